@@ -1,0 +1,68 @@
+"""Sentinel-2 bands: names, order, resolution, unit and quantiles, all in one place.
+
+A SeCo patch stores reflectance as uint8: DN / 10000 clipped to 0..1, times 255, truncated; one step
+is 39.2 DN. The stretch to a picture is tabulated in ``utils.normalization``.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from utils.errors import UserError
+from utils.normalization import IMAGENET_MEAN, IMAGENET_STD, InputSpec
+
+# Ground resolution in metres. The order is that of the SeCo archives; B10 is not in level-2A data.
+RESOLUTION_M = {
+    "B1": 60,
+    "B2": 10,
+    "B3": 10,
+    "B4": 10,
+    "B5": 20,
+    "B6": 20,
+    "B7": 20,
+    "B8": 10,
+    "B8A": 20,
+    "B9": 60,
+    "B11": 20,
+    "B12": 20,
+}
+ALL_BANDS = tuple(RESOLUTION_M)
+RGB_BANDS = ("B4", "B3", "B2")  # red, green, blue: the order of the published encoders
+
+# 2 % and 98 % quantiles of 3,000 random SeCo images, in stored uint8 steps
+# (datasets/seco_dataset.py of the original). None were published for the other bands.
+RGB_QUANTILES = {"B2": (3.0, 88.0), "B3": (2.0, 103.0), "B4": (0.0, 129.0)}
+
+# The original normalises R, G, B by ImageNet; other bands get the mean of these three numbers.
+_MEAN = dict(zip(RGB_BANDS, IMAGENET_MEAN, strict=True))
+_STD = dict(zip(RGB_BANDS, IMAGENET_STD, strict=True))
+_OTHER_MEAN = sum(IMAGENET_MEAN) / 3
+_OTHER_STD = sum(IMAGENET_STD) / 3
+
+
+def check_bands(bands: Sequence[str]) -> tuple[str, ...]:
+    """Return the bands as a tuple; unknown, repeated or no names are a ``UserError``."""
+    unknown = [band for band in bands if band not in RESOLUTION_M]
+    if unknown:
+        raise UserError(f"unknown band {unknown[0]}: the bands are {' '.join(ALL_BANDS)}")
+    if not bands or len(set(bands)) < len(bands):
+        raise UserError(f"--bands needs distinct names, not: {' '.join(bands)}")
+    return tuple(bands)
+
+
+def seco_input_spec(
+    bands: Sequence[str], quantiles: Mapping[str, tuple[float, float]] = RGB_QUANTILES
+) -> InputSpec:
+    """Describe SeCo patches of these bands; a band without quantiles is a ``UserError``."""
+    bands = check_bands(bands)
+    missing = [band for band in bands if band not in quantiles]
+    if missing:
+        raise UserError(
+            f"no quantiles for {' '.join(missing)}: "
+            "run `python datasets/seco_utils.py --data_dir DIR` once"
+        )
+    return InputSpec(
+        bands=bands,
+        low=tuple(quantiles[band][0] for band in bands),
+        high=tuple(quantiles[band][1] for band in bands),
+        mean=tuple(_MEAN.get(band, _OTHER_MEAN) for band in bands),
+        std=tuple(_STD.get(band, _OTHER_STD) for band in bands),
+    )

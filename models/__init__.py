@@ -1,0 +1,1 @@
+"""What is learned from the patches; knows nothing of files."""

@@ -1,0 +1,99 @@
+"""ResNet encoders without their classifier, and the three sources of their weights."""
+
+from argparse import ArgumentParser
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torchvision.models import get_model, list_models
+
+from utils.checkpoint import read_checkpoint
+from utils.errors import UserError
+from utils.normalization import InputSpec
+
+SOURCES = ("random", "imagenet", "pretrain")
+RESNETS = tuple(name for name in list_models() if "resne" in name and "quantized" not in name)
+
+
+class Encoder(nn.Sequential):
+    """Torchvision ResNet up to its pooled features: (B, C, H, W) -> (B, num_features).
+
+    The order of its children (conv1, bn1, relu, maxpool, layer1 to layer4, avgpool, flatten) gives
+    the key names of the published SeCo checkpoints, ``encoder_q.0.weight`` and so on.
+
+    Args:
+        name: Name of a ResNet in torchvision.
+        weights: Name of its weights there, or None for random ones.
+        in_channels: Input bands; the published encoders have 3.
+        norm_layer: Replacement of ``nn.BatchNorm2d``.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        weights: str | None = None,
+        in_channels: int = 3,
+        norm_layer: Callable[..., nn.Module] | None = None,
+    ) -> None:
+        if name not in RESNETS:
+            raise UserError(f"unknown encoder {name}: the known ones are {' '.join(RESNETS)}")
+        if in_channels < 3:
+            raise UserError(f"an encoder needs 3 or more bands, not {in_channels}")
+        resnet = get_model(name, weights=weights, norm_layer=norm_layer)
+        if in_channels != 3:
+            stem = nn.Conv2d(in_channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
+            nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
+            resnet.conv1 = stem
+        super().__init__(*list(resnet.children())[:-1], nn.Flatten())
+        self.num_features: int = resnet.fc.in_features
+
+
+def add_backbone_args(parser: ArgumentParser) -> None:
+    """Add the flags of ``load_encoder``."""
+    parser.add_argument("--backbone_type", choices=SOURCES, default="imagenet", help="weights")
+    parser.add_argument("--base_encoder", default="resnet18", help="ResNet for random and imagenet")
+    parser.add_argument("--ckpt_path", type=Path, help="checkpoint of main_pretrain.py")
+
+
+def load_encoder(
+    source: str, name: str, ckpt_path: Path | None = None
+) -> tuple[Encoder, InputSpec]:
+    """Build an encoder and tell what input it expects.
+
+    ``name`` is ignored for "pretrain", whose checkpoint names its own.
+    """
+    if source == "random":
+        return Encoder(name), InputSpec.of_pictures()
+    if source == "imagenet":  # the weights that pretrained=True meant in 2021
+        return _imagenet_encoder(name), InputSpec.of_pictures()
+    if ckpt_path is None:
+        raise UserError("--backbone_type pretrain needs --ckpt_path")
+    return _pretrained_encoder(ckpt_path)
+
+
+def _imagenet_encoder(name: str) -> Encoder:
+    """Fetch torchvision's weights; no network is the user's problem, not a bug."""
+    try:
+        return Encoder(name, weights="IMAGENET1K_V1")
+    except OSError as error:
+        raise UserError(f"cannot download the ImageNet weights of {name}: {error}") from error
+
+
+def _pretrained_encoder(path: Path) -> tuple[Encoder, InputSpec]:
+    """Rebuild the query encoder of a checkpoint, with the input contract that it carries."""
+    checkpoint = read_checkpoint(path)
+    hyper_parameters: dict[str, Any] = checkpoint.get("hyper_parameters", {})
+    if "base_encoder" not in hyper_parameters or "state_dict" not in checkpoint:
+        raise UserError(f"{path} is not a checkpoint of main_pretrain.py")
+    prefix, state = "encoder_q.", checkpoint["state_dict"]
+    weights = {name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)}
+    if "0.weight" not in weights:
+        raise UserError(f"{path} holds no encoder: no tensor is named {prefix}0.weight")
+    encoder = Encoder(hyper_parameters["base_encoder"], in_channels=weights["0.weight"].shape[1])
+    try:
+        encoder.load_state_dict(weights)
+    except RuntimeError as error:
+        raise UserError(f"{path} does not fit its encoder: {error}") from error
+    contract = hyper_parameters.get("input_spec")
+    return encoder, InputSpec.from_dict(contract) if contract else InputSpec.of_pictures()

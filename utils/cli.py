@@ -1,0 +1,89 @@
+"""Command-line flags that the entry scripts share, and their translation to Lightning 2."""
+
+import argparse
+import os
+import sys
+import warnings
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from utils.errors import UserError
+
+PROTOCOL_HELP = "paper restores the choices of the original, see docs/differences.md"
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Show defaults, and keep the line breaks of the example commands."""
+
+
+def base_parser(
+    description: str | None, *, max_epochs: int, batch_size: int, learning_rate: float
+) -> ArgumentParser:
+    """Create a parser with the flags of every entry script; only defaults differ."""
+    parser = ArgumentParser(
+        description=description, formatter_class=HelpFormatter, allow_abbrev=False
+    )
+    add = parser.add_argument
+    add("--data_dir", type=Path, required=True, help="data set: a folder or a zip")
+    add("--batch_size", type=int, default=batch_size, help="samples per step and process")
+    add("--num_workers", type=int, default=min(8, os.cpu_count() or 1), help="loader processes")
+    add("--learning_rate", type=float, default=learning_rate, help="initial learning rate")
+    add("--max_epochs", type=int, default=max_epochs, help="passes over the training set")
+    add("--gpus", type=int, default=min(1, torch.cuda.device_count()), help="0 runs on the CPU")
+    add("--accelerator", choices=["dp", "ddp"], help="spelling of 2021, both run as ddp")
+    add("--precision", default="32-true", help="for example bf16-mixed")
+    add("--protocol", choices=["corrected", "paper"], default="corrected", help=PROTOCOL_HELP)
+    add("--resume_from_checkpoint", type=Path, help="checkpoint of the run to continue")
+    add("--log_dir", type=Path, default=Path("logs"), help="where runs write their folder")
+    add("--seed", type=int, default=42, help="seed of all generators")
+    add("--debug", action="store_true", help="write neither logs nor checkpoints")
+    return parser
+
+
+def check_device(args: Namespace) -> None:
+    """Refuse GPUs that are not there, rather than training elsewhere than asked."""
+    if args.gpus > torch.cuda.device_count():
+        raise UserError(
+            f"--gpus {args.gpus} was asked for, {torch.cuda.device_count()} found: "
+            "use --gpus 0 for the CPU"
+        )
+
+
+def trainer_kwargs(args: Namespace) -> dict[str, Any]:
+    """Translate flags of Lightning 1.1 into arguments of the Lightning 2 ``Trainer``."""
+    return {
+        "accelerator": "gpu" if args.gpus else "cpu",
+        "devices": args.gpus or 1,
+        "strategy": "ddp" if args.gpus > 1 else "auto",
+        "precision": "16-mixed" if args.precision == "16" else args.precision,
+        "max_epochs": args.max_epochs,
+    }
+
+
+def batch_size_per_process(args: Namespace) -> int:
+    """Split the batch over the GPUs if asked for ``dp``, which did so and is gone in Lightning 2.
+
+    ``ddp`` then takes the same steps, with the same per-GPU batch-norm statistics.
+    """
+    if args.accelerator != "dp" or args.gpus < 2:
+        return args.batch_size
+    if args.batch_size % args.gpus:
+        raise UserError(f"--batch_size {args.batch_size} is not a multiple of --gpus {args.gpus}")
+    warnings.warn("--accelerator dp runs as ddp with the batch split over the GPUs", stacklevel=2)
+    return args.batch_size // args.gpus
+
+
+def run(main: Callable[[], object]) -> None:
+    """Run the ``main`` of a script: a user's error is one sentence and exit code 2."""
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,73 @@
+"""What a run leaves for people and programs: results.json and where it came from."""
+
+import json
+import os
+import platform
+import subprocess
+import time
+from argparse import Namespace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_PACKAGES = ("torch", "torchvision", "pytorch-lightning", "numpy", "rasterio", "pillow")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(content, indent=1, default=str) + "\n")
+    partial.replace(path)
+
+
+def provenance(args: Namespace) -> dict[str, Any]:
+    """Collect arguments, versions, commit and machine of this run."""
+    return {
+        "arguments": dict(sorted(vars(args).items())),
+        "versions": {"python": platform.python_version()}
+        | {package: version(package) for package in _PACKAGES},
+        "git_commit": _git_commit(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else _cpu_name(),
+        "cpu_count": os.cpu_count(),
+    }
+
+
+def write_results(
+    path: Path, args: Namespace, metrics: dict[str, Any], started: float, checkpoint: Path | None
+) -> None:
+    """Write ``results.json`` and print the two closing lines that every entry script ends with.
+
+    Args:
+        path: File to write.
+        args: Flags of the run.
+        metrics: Plain numbers and lists.
+        started: ``time.perf_counter()`` at the start of the run.
+        checkpoint: Encoder that the run wrote, if it wrote one.
+    """
+    seconds = round(time.perf_counter() - started, 2)
+    write_json(path, {"metrics": metrics, "seconds": seconds} | provenance(args))
+    if checkpoint is not None:
+        print(f"checkpoint: {checkpoint}")
+    print(f"results: {path}")
+
+
+def _git_commit() -> str | None:
+    """Return the commit of this folder, with ``+`` if files differ from it; None outside git."""
+    command = ["git", "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
+    root = Path(__file__).parents[1]
+    try:
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+def _cpu_name() -> str:
+    """Return the processor's name where Linux tells it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
