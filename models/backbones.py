@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torchvision
 from torch import nn
 from torchvision.models import get_model, list_models
 
@@ -13,7 +14,7 @@ from utils.errors import UserError
 from utils.normalization import InputSpec
 
 SOURCES = ("random", "imagenet", "pretrain")
-RESNETS = tuple(name for name in list_models() if "resne" in name and "quantized" not in name)
+RESNETS = tuple(name for name in list_models(module=torchvision.models) if "resne" in name)
 
 
 class Encoder(nn.Sequential):
