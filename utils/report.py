@@ -23,6 +23,22 @@ def write_json(path: Path, content: Any) -> None:
     partial.replace(path)
 
 
+def new_run_dir(log_dir: Path, name: str) -> Path:
+    """Create the next free ``<log_dir>/<name>/version_N``; two runs that start at once get two."""
+    parent = log_dir / name
+    parent.mkdir(parents=True, exist_ok=True)
+    taken = [path.name.removeprefix("version_") for path in parent.glob("version_*")]
+    number = max((int(suffix) for suffix in taken if suffix.isdigit()), default=-1) + 1
+    while True:
+        run_dir = parent / f"version_{number}"
+        try:
+            run_dir.mkdir()
+        except FileExistsError:
+            number += 1
+        else:
+            return run_dir
+
+
 def provenance(args: Namespace) -> dict[str, Any]:
     """Collect arguments, versions, commit and machine of this run."""
     return {

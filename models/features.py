@@ -1,0 +1,93 @@
+"""Features of a frozen encoder, computed once and kept in a file."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from models.backbones import Encoder
+from utils.errors import UserError
+from utils.normalization import InputSpec
+
+# Lightning's names of the precisions, and what autocast makes of them.
+AUTOCAST = {
+    "32-true": None,
+    "32": None,
+    "bf16-mixed": torch.bfloat16,
+    "16-mixed": torch.float16,
+    "16": torch.float16,
+}
+
+
+def extract_features(
+    encoder: Encoder,
+    spec: InputSpec,
+    pictures: Tensor,
+    *,
+    batch_size: int,
+    device: torch.device,
+    precision: str,
+) -> Tensor:
+    """Run the encoder in eval mode, without gradients.
+
+    Args:
+        encoder: Moved to the device; no tensor of it changes.
+        spec: Mean and deviation of its pre-training. The stretch is not applied: pictures are
+            stretched already.
+        pictures: uint8, shape (N, 3, H, W).
+        batch_size: Pictures per step.
+        device: Where to compute.
+        precision: A key of ``AUTOCAST``.
+
+    Returns:
+        float32 on the CPU, shape (N, encoder.num_features).
+    """
+    dtype = AUTOCAST[precision]
+    encoder = encoder.to(device, memory_format=torch.channels_last).eval()
+    features = torch.empty(len(pictures), encoder.num_features)
+    with (
+        torch.inference_mode(),
+        torch.autocast(device.type, dtype, enabled=dtype is not None),
+        tqdm(total=len(pictures), desc="features", unit=" images", leave=False) as bar,
+    ):
+        for batch, rows in zip(pictures.split(batch_size), features.split(batch_size), strict=True):
+            inputs = spec.normalize(batch.to(device))
+            rows.copy_(encoder(inputs.contiguous(memory_format=torch.channels_last)))
+            bar.update(len(batch))
+    return features
+
+
+def feature_key(encoder: Encoder, spec: InputSpec, data_fingerprint: str, precision: str) -> str:
+    """Name all that features depend on: sha256 of tensors, input contract, data and precision."""
+    digest = hashlib.sha256()
+    for name, tensor in encoder.state_dict().items():
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
+    contract = json.dumps([spec.to_dict(), data_fingerprint, str(AUTOCAST[precision])])
+    digest.update(contract.encode())
+    return digest.hexdigest()
+
+
+def cached(path: Path, compute: Callable[[], Tensor]) -> Tensor:
+    """Read float32 features from a file, or compute them and write it whole or not at all."""
+    if path.exists():
+        try:
+            return torch.from_numpy(np.load(path, allow_pickle=False))
+        except (ValueError, OSError, EOFError) as error:
+            raise UserError(f"{path} is not a readable array: delete it") from error
+    features = compute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            np.save(file, features.numpy())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return features

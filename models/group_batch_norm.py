@@ -1,0 +1,52 @@
+"""Batch normalisation over groups of a batch, as if each group were on a device of its own.
+
+On one device the query and its key share batch statistics, through which a network can tell which
+images were in its batch instead of learning what they show (MoCo, section 3.3). Several devices
+break that leak with keys shuffled between them; groups do the same on one.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class GroupBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm with statistics over groups of samples while training.
+
+    Parameters, buffers and evaluation are those of ``nn.BatchNorm2d``, so weights load anywhere.
+
+    Args:
+        num_features: Channels.
+        group_size: Samples that share statistics; a last, smaller group joins its predecessor.
+        **kwargs: Passed to ``nn.BatchNorm2d``, which torchvision configures in its own way.
+    """
+
+    def __init__(self, num_features: int, group_size: int, **kwargs: Any) -> None:
+        super().__init__(num_features, **kwargs)
+        self.group_size = group_size
+
+    def forward(self, input: Tensor) -> Tensor:
+        count = max(1, len(input) // self.group_size)
+        if not self.training or count == 1 or self.momentum is None:
+            return super().forward(input)
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+        sizes = [self.group_size] * (count - 1)
+        groups = input.split([*sizes, len(input) - sum(sizes)])
+        # The groups together move the running statistics as far as one whole batch would.
+        momentum = 1 - (1 - self.momentum) ** (1 / count)
+        return torch.cat([self._normalize(group, momentum) for group in groups])
+
+    def _normalize(self, group: Tensor, momentum: float) -> Tensor:
+        return F.batch_norm(
+            group,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            training=True,
+            momentum=momentum,
+            eps=self.eps,
+        )

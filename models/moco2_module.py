@@ -1,0 +1,195 @@
+"""MoCo-v2 with one or several embedding spaces: the model of Seasonal Contrast.
+
+Shapes: B images per process, W processes, C bands, D embedding size, K queued keys, S embedding
+spaces. Features ``v_*`` come from an encoder, projections ``z_*`` from a head.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from pytorch_lightning import LightningModule
+from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+from torch.optim import SGD
+from torch.optim.lr_scheduler import LambdaLR
+
+from models.backbones import Encoder
+from models.contrast import enqueue, info_nce_logits, spread, update_average
+from models.group_batch_norm import GroupBatchNorm2d
+from models.schedule import lr_factor
+from utils.distributed import gather, own_part, shared_permutation, world_size
+
+
+class MocoV2(LightningModule):
+    """Query encoder and heads, their moving averages, and one queue of keys per space.
+
+    Names of arguments and of tensors are those of the original, so that its checkpoints load.
+
+    Args:
+        base_encoder: Name of a torchvision ResNet.
+        emb_dim: Size D of the embeddings.
+        num_negatives: Length K of each queue.
+        emb_spaces: Number S of spaces: 1 for MoCo, 3 for SeCo.
+        encoder_momentum: Momentum of the moving averages.
+        softmax_temperature: Divisor of the similarities.
+        learning_rate: Initial rate of SGD.
+        momentum: Momentum of SGD.
+        weight_decay: Weight decay of SGD.
+        schedule: Epochs at which ``lr_schedule="step"`` divides the rate by ten.
+        lr_schedule: "step" (the original) or "cosine" (to zero at the last epoch).
+        warmup_epochs: Epochs of linear warm-up.
+        in_channels: Bands of the images.
+        bn_group_size: Images that share batch-norm statistics, keys shuffled; 0 = whole batch.
+        log_every_n_steps: Steps between logged values, whose computation waits for the device.
+        input_spec: ``InputSpec.to_dict()`` of the images, which travels in the checkpoint.
+    """
+
+    queue: Tensor
+    queue_ptr: Tensor
+    first_bad_step: Tensor
+
+    def __init__(
+        self,
+        base_encoder: str,
+        emb_dim: int = 128,
+        num_negatives: int = 16384,
+        emb_spaces: int = 1,
+        *,
+        encoder_momentum: float = 0.999,
+        softmax_temperature: float = 0.07,
+        learning_rate: float = 0.03,
+        momentum: float = 0.9,
+        weight_decay: float = 1e-4,
+        schedule: Sequence[int] = (120, 160),
+        lr_schedule: str = "step",
+        warmup_epochs: float = 0,
+        in_channels: int = 3,
+        bn_group_size: int = 0,
+        log_every_n_steps: int = 50,
+        input_spec: dict[str, list[Any]] | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.optimizer = partial(
+            SGD, lr=learning_rate, momentum=momentum, weight_decay=weight_decay
+        )
+        self.lr_factor = partial(
+            lr_factor, kind=lr_schedule, milestones=schedule, warmup_epochs=warmup_epochs
+        )
+        self.log_every_n_steps = log_every_n_steps
+        self.encoder_momentum = encoder_momentum
+        self.softmax_temperature = softmax_temperature
+        self.bn_group_size = bn_group_size
+        norm = partial(GroupBatchNorm2d, group_size=bn_group_size) if bn_group_size else None
+        self.encoder_q = Encoder(base_encoder, in_channels=in_channels, norm_layer=norm)
+        self.encoder_k = Encoder(base_encoder, in_channels=in_channels, norm_layer=norm)
+        self.mlp_dim = self.encoder_q.num_features
+        self.heads_q = _heads(emb_spaces, self.mlp_dim, emb_dim)
+        self.heads_k = _heads(emb_spaces, self.mlp_dim, emb_dim)
+        for query, key in ((self.encoder_q, self.encoder_k), (self.heads_q, self.heads_k)):
+            key.load_state_dict(query.state_dict())
+            key.requires_grad_(False)
+        queue = F.normalize(torch.randn(emb_spaces, emb_dim, num_negatives), dim=1)
+        self.register_buffer("queue", queue)  # (S, D, K)
+        self.register_buffer("queue_ptr", torch.zeros(emb_spaces, 1, dtype=torch.long))
+        self.register_buffer("first_bad_step", torch.tensor(-1), persistent=False)
+
+    def forward(self, img_q: Tensor, img_k: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+        """Update the keys' encoder, score queries against keys, then enqueue the keys.
+
+        Args:
+            img_q: Queries, shape (B, C, H, W).
+            img_k: Keys, one batch per embedding space, each of shape (B, C, H, W).
+
+        Returns:
+            Logits of each space, float32: (B, 1 + K) in space 0 and (B, 1 + K + (S - 1) * B) in the
+            others, whose negatives include the keys of the other views (SeCo, section 3.2).
+            Targets: zeros of shape (B,), for column 0 is the positive.
+        """
+        update_average(self.encoder_k, self.encoder_q, self.encoder_momentum)
+        update_average(self.heads_k, self.heads_q, self.encoder_momentum)
+        v_q = self.encoder_q(img_q)  # (B, mlp_dim)
+        with torch.no_grad():
+            v_k = [self._encode_keys(images, view) for view, images in enumerate(img_k)]
+        queue = self.queue.clone()  # backward needs the queue as it is before it takes the keys
+        logits, keys = [], []
+        for space, (head_q, head_k) in enumerate(zip(self.heads_q, self.heads_k, strict=True)):
+            with torch.no_grad():
+                z_k = [_project(head_k, features) for features in v_k]  # S times (B, D)
+            others = [z.T for view, z in enumerate(z_k) if view != space and space > 0]
+            negatives = torch.cat([queue[space], *others], dim=1)  # (D, K or K + (S - 1) * B)
+            with torch.autocast(self.device.type, enabled=False):
+                logits.append(
+                    info_nce_logits(
+                        _project(head_q, v_q), z_k[space], negatives, self.softmax_temperature
+                    )
+                )
+            keys.append(gather(z_k[space]))
+        enqueue(self.queue, self.queue_ptr, torch.stack(keys))
+        return logits, torch.zeros(len(img_q), dtype=torch.long, device=img_q.device)
+
+    def training_step(self, batch: tuple[Tensor, list[Tensor]], batch_idx: int) -> Tensor:
+        logits, targets = self(*batch)
+        losses = [F.cross_entropy(scores, targets) for scores in logits]
+        loss = torch.stack(losses).sum()  # the sum, not the mean, over the spaces
+        self._note_non_finite(loss)
+        if (self.global_step + 1) % self.log_every_n_steps == 0:
+            self._log(loss, losses, logits)
+        return loss
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        parameters = [*self.encoder_q.parameters(), *self.heads_q.parameters()]
+        optimizer = self.optimizer(parameters)
+        max_epochs = self.trainer.max_epochs or 1
+        steps = self.trainer.estimated_stepping_batches / max_epochs
+
+        scheduler = LambdaLR(optimizer, lambda step: self.lr_factor(step / steps, max_epochs))
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def _encode_keys(self, images: Tensor, view: int) -> Tensor:
+        """Return key features (B, mlp_dim), batch statistics shuffled against the queries'.
+
+        The permutation depends on step and view only, so it is the same in all processes and in a
+        resumed run.
+        """
+        if world_size() == 1 and not self.bn_group_size:
+            return self.encoder_k(images)
+        everything = gather(images)  # (W * B, C, H, W)
+        order = shared_permutation(len(everything), (self.global_step, view), images.device)
+        features = self.encoder_k(own_part(everything[order]))
+        return own_part(gather(features)[order.argsort()])
+
+    def _note_non_finite(self, loss: Tensor) -> None:
+        """Keep the first step whose loss is not finite, on the device: nobody waits for it."""
+        is_first = ~torch.isfinite(loss.detach()) & (self.first_bad_step < 0)
+        self.first_bad_step = torch.where(is_first, self.global_step, self.first_bad_step)
+
+    def _log(self, loss: Tensor, losses: list[Tensor], logits: list[Tensor]) -> None:
+        """Log loss, accuracy and spread of the newest keys of every space, over all processes."""
+        values = {"train/loss": loss.detach()}
+        newest = self.queue_ptr[0] - 1 - torch.arange(len(logits[0]), device=self.device)
+        for space, scores in enumerate(logits):
+            keys = self.queue[space, :, newest % self.queue.shape[2]]  # (D, B)
+            values[f"train/loss_{space}"] = losses[space].detach()
+            values[f"train/accuracy_{space}"] = (scores.argmax(dim=1) == 0).float().mean()
+            values[f"train/spread_{space}"] = spread(keys.T)
+        self.log_dict(values, sync_dist=world_size() > 1)
+
+
+def _heads(count: int, features: int, emb_dim: int) -> nn.ModuleList:
+    """Build one two-layer projection per space; index names are those of the original."""
+    return nn.ModuleList(
+        nn.Sequential(nn.Linear(features, features), nn.ReLU(), nn.Linear(features, emb_dim))
+        for _ in range(count)
+    )
+
+
+def _project(head: nn.Module, features: Tensor) -> Tensor:
+    """Return unit-norm projections in float32, (B, mlp_dim) -> (B, D)."""
+    return F.normalize(head(features).float(), dim=1)

@@ -1,0 +1,108 @@
+"""Colour operations on a batch, each sample with its own factors and its own order.
+
+The operations are those of torchvision and Pillow: brightness, contrast and saturation blend a
+picture with black, with its mean grey and with its grey version; hue turns the colour circle.
+Pictures are floats in 0..255, shape (B, C, H, W). With three bands they are taken as R, G, B; with
+more, grey is the mean of the bands, and hue does not exist.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+BRIGHTNESS, CONTRAST, SATURATION = range(3)
+# ITU-R BT.601, as Pillow converts RGB to L.
+_GREY_WEIGHTS = (0.299, 0.587, 0.114)
+
+
+@dataclass(frozen=True)
+class ColorParams:
+    """What happens to each sample of a batch.
+
+    Attributes:
+        factors: Factor of brightness, contrast and saturation, shape (B, 3); 1 changes nothing.
+        blend_order: Permutation of these three per sample, int64, shape (B, 3).
+        hue: Shift of hue in turns, -0.5..0.5, shape (B,), or None to leave hue alone.
+        hue_slot: How many of the three blends come before hue, 0..3, int64, shape (B,).
+        to_grey: Samples that end as grey pictures, bool, shape (B,).
+    """
+
+    factors: Tensor
+    blend_order: Tensor
+    hue: Tensor | None
+    hue_slot: Tensor
+    to_grey: Tensor
+
+
+def color_jitter(pictures: Tensor, params: ColorParams, round_to_uint8: bool = False) -> Tensor:
+    """Apply all colour operations.
+
+    Hue is by far the dearest operation, so it is computed once, between the blends that come before
+    it and those that come after it; a blend on the wrong side of a sample's hue has factor 1.
+
+    Args:
+        pictures: Shape (B, C, H, W), 0..255.
+        params: What to do with each sample.
+        round_to_uint8: Round after each operation, as 8-bit pictures do.
+    """
+    hue = params.hue if pictures.shape[1] == 3 else None
+    sides = (False, True) if hue is not None else (None,)
+    for after_hue in sides:
+        if after_hue and hue is not None:
+            pictures = _finish(shift_hue(pictures, hue), round_to_uint8)
+        for slot in range(3):
+            operation = params.blend_order[:, slot]
+            factor = params.factors.gather(1, operation[:, None])[:, 0]
+            if after_hue is not None:
+                factor = torch.where((slot >= params.hue_slot) == after_hue, factor, 1.0)
+            pictures = blend(pictures, operation, factor, round_to_uint8)
+    grey = _finish(to_grey(pictures), round_to_uint8)
+    return torch.where(_per_sample(params.to_grey), grey, pictures)
+
+
+def blend(pictures: Tensor, operation: Tensor, factor: Tensor, round_to_uint8: bool) -> Tensor:
+    """Change brightness, contrast or saturation, whichever a sample's ``operation`` says."""
+    grey = _finish(to_grey(pictures), round_to_uint8)  # (B, 1, H, W)
+    mean = _finish(grey.mean(dim=(2, 3), keepdim=True), round_to_uint8)  # (B, 1, 1, 1)
+    base = torch.where(_per_sample(operation == SATURATION), grey, mean)
+    base = base * _per_sample(operation != BRIGHTNESS)
+    return _finish(torch.lerp(base, pictures, _per_sample(factor)), round_to_uint8)
+
+
+def to_grey(pictures: Tensor) -> Tensor:
+    """Return the luminance of RGB, or the mean of other bands, shape (B, 1, H, W)."""
+    if pictures.shape[1] != 3:
+        return pictures.mean(dim=1, keepdim=True)
+    red, green, blue = _GREY_WEIGHTS
+    return pictures[:, :1] * red + pictures[:, 1:2] * green + pictures[:, 2:] * blue
+
+
+def shift_hue(pictures: Tensor, turns: Tensor) -> Tensor:
+    """Turn the hue of RGB pictures; value and saturation (HSV) stay."""
+    red, green, blue = pictures.unbind(dim=1)
+    value = pictures.amax(dim=1)
+    chroma = value - pictures.amin(dim=1)
+    scale = 1 / chroma.clamp(min=1e-6)
+    sixth = torch.where(
+        value == red,
+        (green - blue) * scale,
+        torch.where(value == green, (blue - red) * scale + 2, (red - green) * scale + 4),
+    )
+    sixth = sixth + 6 * turns[:, None, None]
+    channels = []
+    for corner in (5, 3, 1):  # where red, green and blue fall to their minimum on the circle
+        place = (sixth + corner) % 6
+        channels.append(value - chroma * torch.minimum(place, 4 - place).clamp(0, 1))
+    return torch.stack(channels, dim=1)
+
+
+def _per_sample(values: Tensor) -> Tensor:
+    """Shape (B,) so that it broadcasts over pictures."""
+    return values[:, None, None, None]
+
+
+def _finish(pictures: Tensor, round_to_uint8: bool) -> Tensor:
+    """Clip to 0..255, as every 8-bit operation does, and round if asked."""
+    clipped = pictures.clamp(0, 255)
+    return clipped.round() if round_to_uint8 else clipped

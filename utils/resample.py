@@ -1,0 +1,103 @@
+"""Crop, resize, flip and blur as matrices: every one of them is a separable linear map.
+
+A picture X of shape (H, W) becomes ``rows @ X @ columns.T``. Maps are made for a whole batch at
+once; each sample has its own. Shapes: B samples, C bands.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def resize_map(start: Tensor, length: Tensor, in_size: int, out_size: int) -> Tensor:
+    """Cut ``length`` pixels from ``start`` on and scale them, antialiased, to ``out_size``.
+
+    The weights are those of Pillow's bilinear filter: a triangle as wide as the scale, cut off at
+    the border of the crop.
+
+    Args:
+        start: First pixel of the crop, shape (B,).
+        length: Pixels of the crop, shape (B,).
+        in_size: Pixels of the picture along this axis.
+        out_size: Pixels of the result.
+
+    Returns:
+        Maps of shape (B, out_size, in_size); each row sums to 1.
+    """
+    scale = (length / out_size)[:, None, None]
+    pixel = torch.arange(in_size, device=start.device) - start[:, None]  # (B, in), within the crop
+    centre = (torch.arange(out_size, device=start.device)[:, None] + 0.5) * scale  # (B, out, 1)
+    distance = (pixel[:, None] + 0.5 - centre).abs() / scale.clamp(min=1)  # (B, out, in)
+    inside = (pixel >= 0) & (pixel < length[:, None])
+    weights = (1 - distance).clamp(min=0) * inside[:, None]
+    return weights / weights.sum(dim=2, keepdim=True)
+
+
+def blur_map(sigma: Tensor, size: int, max_sigma: float) -> Tensor:
+    """Blur as Pillow's ``GaussianBlur``: three passes of an extended box filter.
+
+    The box is that of Gwosdek et al. 2011, equations 7, 11 and 14; borders repeat the last pixel.
+
+    Args:
+        sigma: Standard deviation in pixels, shape (B,); 0 leaves the picture as it is.
+        size: Pixels along this axis.
+        max_sigma: Upper bound of ``sigma``; sets the width of the filter without a look at it.
+
+    Returns:
+        Maps of shape (B, size, size); each row sums to 1.
+    """
+    taps = _gaussian_taps(sigma, max_sigma)  # (B, 2 * reach + 1)
+    reach = taps.shape[1] // 2
+    output = torch.arange(size, device=sigma.device)[:, None]
+    source = torch.arange(-reach, size + reach, device=sigma.device)
+    tap = (source - output + reach).clamp(-1, 2 * reach + 1) + 1  # 0 and the last are outside
+    padded = torch.nn.functional.pad(taps, (1, 1))
+    spread = padded[:, tap]  # (B, size, size + 2 * reach)
+    blur = spread[:, :, reach : reach + size].clone()
+    blur[:, :, 0] += spread[:, :, :reach].sum(dim=2)
+    blur[:, :, -1] += spread[:, :, reach + size :].sum(dim=2)
+    return blur
+
+
+def _gaussian_taps(sigma: Tensor, max_sigma: float) -> Tensor:
+    """Return the three-fold convolution of the extended box, shape (B, taps)."""
+    reach = math.floor((math.sqrt(4 * max_sigma**2 + 1) - 1) / 2) + 1  # of one box
+    variance = sigma**2 / 3  # of one box
+    whole = ((torch.sqrt(12 * variance + 1) - 1) / 2).floor()
+    part = (2 * whole + 1) * (whole * (whole + 1) - 3 * variance)
+    part = part / (6 * (variance - (whole + 1) ** 2))
+    distance = torch.arange(-reach, reach + 1, device=sigma.device).abs()
+    box = (whole[:, None] + 1 - distance).clamp(0, 1)
+    box = box + part[:, None] * (distance == whole[:, None] + 1)
+    box = box / (2 * (whole + part) + 1)[:, None]
+    return _convolve(_convolve(box, box), box)
+
+
+def _convolve(a: Tensor, b: Tensor) -> Tensor:
+    """Convolve row by row: (B, m) with (B, n) -> (B, m + n - 1)."""
+    result = a.new_zeros(a.shape[0], a.shape[1] + b.shape[1] - 1)
+    for shift in range(b.shape[1]):
+        result[:, shift : shift + a.shape[1]] += a * b[:, shift : shift + 1]
+    return result
+
+
+def resample(pictures: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Apply one map to each axis, as two batched matrix products.
+
+    Args:
+        pictures: Shape (B, C, H, W).
+        rows: Shape (B, h, H).
+        columns: Shape (B, w, W).
+
+    Returns:
+        Float32 pictures of shape (B, C, h, w). On a GPU the products are computed in fp16, whose
+        error stays below 0.2 of 255 (bf16: up to 1.4).
+    """
+    dtype = torch.float16 if pictures.is_cuda else torch.float32
+    batch, bands, height, _ = pictures.shape
+    narrow = pictures.to(dtype).flatten(1, 2) @ columns.mT.to(dtype)  # (B, C * H, w)
+    width = narrow.shape[2]
+    tall = narrow.view(batch, bands, height, width).transpose(1, 2).flatten(2)  # (B, H, C * w)
+    small = rows.to(dtype) @ tall  # (B, h, C * w)
+    return small.view(batch, -1, bands, width).transpose(1, 2).float()
