@@ -121,12 +121,10 @@ class MocoV2(LightningModule):
                 z_k = [_project(head_k, features) for features in v_k]  # S times (B, D)
             others = [z.T for view, z in enumerate(z_k) if view != space and space > 0]
             negatives = torch.cat([queue[space], *others], dim=1)  # (D, K or K + (S - 1) * B)
+            z_q = _project(head_q, v_q)
             with torch.autocast(self.device.type, enabled=False):
-                logits.append(
-                    info_nce_logits(
-                        _project(head_q, v_q), z_k[space], negatives, self.softmax_temperature
-                    )
-                )
+                scores = info_nce_logits(z_q, z_k[space], negatives, self.softmax_temperature)
+            logits.append(scores)
             keys.append(gather(z_k[space]))
         enqueue(self.queue, self.queue_ptr, torch.stack(keys))
         return logits, torch.zeros(len(img_q), dtype=torch.long, device=img_q.device)
