@@ -1,0 +1,90 @@
+"""Patches that cannot be used: what the readers do about them, and how a run keeps account."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from utils.errors import UserError
+
+OnBadPatch = Literal["raise", "skip"]
+MAX_BAD_FRACTION = 0.01  # of the samples of a data set; more than that is not an accident
+LIST_NAME = "bad_patches.txt"
+
+T = TypeVar("T")
+
+
+class BadPatchError(UserError):
+    """A patch that is damaged or empty, as opposed to a data set that breaks the contract.
+
+    Attributes:
+        name: The file, or the folder of an empty patch.
+    """
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name} {reason}: replace it, or go on without with --on_bad_patch skip")
+        self.name = name
+
+
+def first_good(
+    read: Callable[[int], T], index: int, num_samples: int, on_bad_patch: OnBadPatch
+) -> tuple[T, list[str]]:
+    """Read a sample, or if it is bad and may be skipped, the next good one.
+
+    Args:
+        read: Reads the sample of an index.
+        index: Sample asked for.
+        num_samples: Number of samples; the one after the last is the first.
+        on_bad_patch: What a ``BadPatchError`` of ``read`` leads to.
+
+    Returns:
+        What ``read`` returned, and the names of the bad patches met before.
+    """
+    bad: list[str] = []
+    while True:
+        try:
+            return read((index + len(bad)) % num_samples), bad
+        except BadPatchError as error:
+            if on_bad_patch == "raise":
+                raise
+            bad.append(error.name)
+            check_bad_count(bad, num_samples)
+
+
+def check_bad_count(bad: Sequence[str], num_samples: int) -> None:
+    """Stop when too many patches are bad."""
+    if len(bad) > MAX_BAD_FRACTION * num_samples:
+        raise UserError(
+            f"more than {MAX_BAD_FRACTION:.0%} of {num_samples} samples are bad, {len(bad)} so "
+            f"far, such as {bad[0]}: check the copy of the data set"
+        )
+
+
+class BadPatchList:
+    """The distinct bad patches that a run has met, also as a file for its user.
+
+    Args:
+        num_samples: Number of samples of the data set.
+        folder: Where ``bad_patches.txt`` is written; None writes no file.
+    """
+
+    def __init__(self, num_samples: int, folder: Path | None) -> None:
+        self.names: dict[str, None] = {}  # a set that keeps its order
+        self._num_samples = num_samples
+        self._path = folder / LIST_NAME if folder else None
+
+    def add(self, names: Sequence[str]) -> None:
+        """Note bad patches: warn about the first, stop the run when there are too many."""
+        new = [name for name in dict.fromkeys(names) if name not in self.names]
+        if not new:
+            return
+        is_first = not self.names
+        self.names |= dict.fromkeys(new)
+        if self._path:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a") as file:
+                file.writelines(f"{name}\n" for name in new)
+        if is_first:
+            where = f", listed in {self._path}" if self._path else ""
+            warnings.warn(f"skipping bad patches{where}, the first is {new[0]}", stacklevel=2)
+        check_bad_count(list(self.names), self._num_samples)

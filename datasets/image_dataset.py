@@ -1,0 +1,195 @@
+"""Any folder or zip of pictures: one picture is one sample, for users' own imagery."""
+
+import os
+import warnings
+import zipfile
+import zlib
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch.utils.data import Dataset
+
+from datasets.bad_patches import BadPatchError, OnBadPatch, first_good
+from utils.errors import UserError
+from utils.normalization import InputSpec
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
+_BITS_PER_SAMPLE = 258  # tag of TIFF 6.0
+_PNG_DEPTH_OFFSET = 24  # of the bit depth in the IHDR chunk, which is always the first
+_UNREADABLE = (
+    *(OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError),  # Pillow
+    *(zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError),  # zipfile
+)
+
+
+class ImageDataset(Dataset[dict[str, Any]]):
+    """8-bit pictures as RGB, sorted by name; it has the interface of ``SecoDataset``.
+
+    A picture of another size than the first is scaled and cropped around its centre.
+
+    Args:
+        root: Folder, searched with its subfolders, or zip.
+        image_list: File with a name per line; other pictures are left out. A name is relative to
+            ``root``, and leading folders may be left out where the rest is unambiguous.
+        on_bad_patch: Raise ``BadPatchError``, or skip to the next good picture.
+
+    Attributes:
+        names: Names of the pictures relative to ``root``.
+        input_spec: Channels and normalisation.
+        patch_shape: 3, height and width of the first picture.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        image_list: Path | None = None,
+        on_bad_patch: OnBadPatch = "raise",
+    ) -> None:
+        self.root = root
+        self.on_bad_patch = on_bad_patch
+        self.names = list_images(root)
+        if image_list is not None:
+            self.names = _select(self.names, image_list, root)
+        self.input_spec = InputSpec.of_pictures()
+        self._zip: tuple[int, zipfile.ZipFile] | None = None
+        # Shared with the worker processes, so that only one of them warns.
+        self._has_warned = torch.zeros(1, dtype=torch.bool).share_memory_()
+        first, _ = first_good(self._open, 0, len(self), on_bad_patch)
+        self.patch_shape = (3, first.height, first.width)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        """Read the picture of (epoch, index).
+
+        Returns:
+            "patches": uint8, shape (1, 3, H, W); "epoch" and "index" as asked for; "bad": names of
+            the bad pictures in whose place this one was read, normally none.
+        """
+        epoch, index = key
+        patch, bad = first_good(self._read, index, len(self), self.on_bad_patch)
+        patches = torch.from_numpy(patch).permute(2, 0, 1).contiguous()[None]
+        return {"patches": patches, "epoch": epoch, "index": index, "bad": bad}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_zip": None}  # a handle cannot be sent to a spawned worker
+
+    def _read(self, index: int) -> np.ndarray:
+        """Read a picture: uint8, shape (H, W, 3)."""
+        image = self._open(index)
+        size = (self.patch_shape[2], self.patch_shape[1])
+        if image.size != size:
+            self._warn_of_size(index, image.size)
+            image = ImageOps.fit(image, size, Image.Resampling.BICUBIC)  # filters when it shrinks
+        return np.array(image)
+
+    def _open(self, index: int) -> Image.Image:
+        """Decode a picture as RGB."""
+        name = self.names[index]
+        where = str(self.root / name)
+        try:
+            data = self._read_bytes(name)
+            with Image.open(BytesIO(data)) as image:
+                if _bit_depth(image, data) > 8:
+                    raise UserError(f"{where} has more than 8 bits per channel: convert it to 8")
+                picture = image.convert("RGB")
+        except _UNREADABLE as error:
+            state = "is not a readable picture" if self._exists(name) else "is missing"
+            raise BadPatchError(where, state) from error
+        if picture.getbbox() is None:
+            raise BadPatchError(where, "holds only zeros")
+        return picture
+
+    def _read_bytes(self, name: str) -> bytes:
+        if self.root.is_dir():
+            return (self.root / name).read_bytes()
+        # Processes that share an open file move each other's position in it.
+        if self._zip is None or self._zip[0] != os.getpid():
+            self._zip = (os.getpid(), zipfile.ZipFile(self.root))
+        return self._zip[1].read(name)
+
+    def _exists(self, name: str) -> bool:
+        return not self.root.is_dir() or (self.root / name).exists()
+
+    def _warn_of_size(self, index: int, size: tuple[int, int]) -> None:
+        if self._has_warned.item():
+            return
+        self._has_warned.fill_(True)
+        _, height, width = self.patch_shape
+        warnings.warn(
+            f"pictures differ in size: {self.names[index]} has {size[0]} x {size[1]} px; all are "
+            f"scaled and cropped to the {width} x {height} px of {self.names[0]}",
+            stacklevel=2,
+        )
+
+
+def list_images(root: Path) -> list[str]:
+    """List the pictures of a folder or zip, sorted, as names relative to it with slashes."""
+    if not root.exists():
+        raise UserError(f"{root} is missing: --data_dir")
+    if root.is_dir():
+        walk = os.walk(root, followlinks=True)
+        files = [os.path.join(folder, name) for folder, _, names in walk for name in names]  # noqa: PTH118 - fast
+        names = [Path(os.path.relpath(file, root)).as_posix() for file in files]
+    elif zipfile.is_zipfile(root):
+        with zipfile.ZipFile(root) as archive:
+            names = archive.namelist()
+    else:
+        raise UserError(f"{root} is neither a folder nor a zip: --data_dir")
+    names = sorted(name for name in names if _is_image(name))
+    if not names:
+        raise UserError(
+            f"{root} holds neither pictures ({' '.join(SUFFIXES)}) nor SeCo patches "
+            "(PLACE/SCENE/B4.tif): --data_dir"
+        )
+    return names
+
+
+def _is_image(name: str) -> bool:
+    """Tell pictures from other files, and from what macOS leaves beside them."""
+    hidden = any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+    return name.lower().endswith(SUFFIXES) and not hidden
+
+
+def _select(names: list[str], image_list: Path, root: Path) -> list[str]:
+    """Keep the listed names."""
+    if not image_list.is_file():
+        raise UserError(f"there is no file {image_list}: --image_list")
+    lines = (line.strip() for line in image_list.read_text().splitlines())
+    wanted = {line.removeprefix("./"): None for line in lines if line}
+    if not wanted:
+        raise UserError(f"{image_list} names no pictures: --image_list takes a name per line")
+    found: dict[str, list[str]] = {name: [] for name in wanted}
+    for name in names:
+        parts = name.split("/")
+        for start in range(len(parts)):
+            tail = "/".join(parts[start:])
+            if tail in found:
+                found[tail].append(name)
+    missing = [name for name, matches in found.items() if not matches]
+    if missing:
+        raise UserError(
+            f"{len(missing)} of {len(wanted)} names in {image_list} are not in {root}, "
+            f"the first is {missing[0]}"
+        )
+    for name, matches in found.items():
+        if name not in matches and len(matches) > 1:
+            raise UserError(
+                f"{name} in {image_list} may be {matches[0]} or {matches[1]}: add its folder"
+            )
+    return sorted({name if name in matches else matches[0] for name, matches in found.items()})
+
+
+def _bit_depth(image: Image.Image, data: bytes) -> int:
+    """Return the bits per channel of the file; Pillow quietly cuts 16-bit colour down to 8."""
+    if image.format == "PNG":
+        return data[_PNG_DEPTH_OFFSET]
+    if image.format == "TIFF":
+        return max(image.tag_v2.get(_BITS_PER_SAMPLE, (1,)))  # type: ignore[attr-defined]
+    return 8
