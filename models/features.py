@@ -49,7 +49,7 @@ def extract_features(
         float32 on the CPU, shape (N, encoder.num_features).
     """
     dtype = AUTOCAST[precision]
-    encoder = encoder.to(device, memory_format=torch.channels_last).eval()
+    encoder = encoder.to(device).to(memory_format=torch.channels_last).eval()
     features = torch.empty(len(pictures), encoder.num_features)
     with (
         torch.inference_mode(),
@@ -68,7 +68,7 @@ def feature_key(encoder: Encoder, spec: InputSpec, data_fingerprint: str, precis
     digest = hashlib.sha256()
     for name, tensor in encoder.state_dict().items():
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(memoryview(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy()))
     contract = json.dumps([spec.to_dict(), data_fingerprint, str(AUTOCAST[precision])])
     digest.update(contract.encode())
     return digest.hexdigest()

@@ -25,7 +25,8 @@ class FittedProbes:
     Attributes:
         mean: Of every feature over the train set, shape (D,).
         std: Of every feature over the train set, 1 where it is constant, shape (D,).
-        weight: Of standardised features and, in the last row, of the constant 1, (S, D + 1, C).
+        weight: Of standardised features and, in the last column, of the constant 1, shape
+            (S, C, D + 1).
     """
 
     mean: Tensor
@@ -39,7 +40,7 @@ class FittedProbes:
 
     def predict(self, features: Tensor) -> Tensor:
         """Return the most likely class by each probe: int64, shape (S, N)."""
-        return (self.inputs(features) @ self.weight).argmax(-1)
+        return (self.inputs(features) @ self.weight.mT).argmax(-1)
 
 
 def milestones(max_epochs: int) -> list[int]:
@@ -101,12 +102,11 @@ def fit_linear_probe(
         learning_rate: Of Adam (1e-3), divided by ten at 60 % and at 80 % of the epochs.
     """
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    bound = features.shape[1] ** -0.5  # nn.Linear's start: uniform within 1 / sqrt(D)
-    shape = (features.shape[1] + 1, num_classes)
-    weight = torch.stack(
-        [torch.empty(shape).uniform_(-bound, bound, generator=g) for g in generators]
-    )
     labelled = [draw_labelled(labels, labels_per_class, g) for g in generators]
+    weight = torch.empty(len(seeds), num_classes, features.shape[1] + 1)
+    bound = features.shape[1] ** -0.5  # as nn.Linear: uniform within 1 / sqrt(D)
+    for start, generator in zip(weight, generators, strict=True):
+        start.uniform_(-bound, bound, generator=generator)
     std = features.std(dim=0)
     probes = FittedProbes(features.mean(dim=0), torch.where(std > 0, std, 1.0), weight)
     inputs = probes.inputs(features)
@@ -114,17 +114,23 @@ def fit_linear_probe(
     optimizer = Adam([weight], lr=learning_rate, fused=True)
     scheduler = MultiStepLR(optimizer, milestones(max_epochs))
     for _ in trange(max_epochs, desc="probes", unit=" epochs", leave=False):
-        order = torch.stack(
-            [
-                rows[torch.randperm(len(rows), generator=g)]
-                for rows, g in zip(labelled, generators, strict=True)
-            ]
-        )  # (S, M)
-        for batch in order.split(batch_size, dim=1):
-            weight.grad = _gradient(weight, inputs[batch], labels[batch])
+        order = _shuffle(labelled, generators)
+        for rows in order.split(batch_size, dim=1):
+            batch = inputs.index_select(0, rows.flatten()).view(*rows.shape, -1)
+            weight.grad = _gradient(weight, batch, labels[rows])
             optimizer.step()
         scheduler.step()
     return probes
+
+
+def _shuffle(labelled: Sequence[Tensor], generators: Sequence[torch.Generator]) -> Tensor:
+    """Draw every probe's order of its samples: positions, shape (S, M)."""
+    return torch.stack(
+        [
+            rows[torch.randperm(len(rows), generator=generator)]
+            for rows, generator in zip(labelled, generators, strict=True)
+        ]
+    )
 
 
 def _gradient(weight: Tensor, inputs: Tensor, labels: Tensor) -> Tensor:
@@ -134,13 +140,13 @@ def _gradient(weight: Tensor, inputs: Tensor, labels: Tensor) -> Tensor:
     the inputs.
 
     Args:
-        weight: Shape (S, D + 1, C).
+        weight: Shape (S, C, D + 1).
         inputs: Shape (S, B, D + 1).
         labels: int64, shape (S, B).
 
     Returns:
-        The gradient for each probe, shape (S, D + 1, C).
+        The gradient for each probe, shape (S, C, D + 1).
     """
-    error = torch.bmm(inputs, weight).softmax(-1)  # (S, B, C)
+    error = torch.bmm(inputs, weight.mT).softmax(-1)  # (S, B, C)
     error.scatter_add_(-1, labels[..., None], torch.full((*labels.shape, 1), -1.0))
-    return torch.bmm(inputs.mT, error).div_(labels.shape[1])
+    return torch.bmm(error.mT, inputs).div_(labels.shape[1])
