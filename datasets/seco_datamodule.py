@@ -1,7 +1,7 @@
 """From a folder of patches to the views of a training step, in the three modes of SeCo."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -40,11 +40,13 @@ class DataMode:
     Attributes:
         num_dates: Dates of a sample.
         every_date: Each date of a place is a sample of its own.
+        crop_first: Crop before colour and blur, as MoCo does; SeCo changes the whole patch first.
         views: The query, then the key of each embedding space.
     """
 
     num_dates: int
     every_date: bool
+    crop_first: bool
     views: tuple[View, ...]
 
     @property
@@ -54,10 +56,12 @@ class DataMode:
 
 
 DATA_MODES = {
-    "moco": DataMode(1, True, (View(0, True), View(0, True))),
-    "moco_tp": DataMode(2, False, (View(0, True), View(1, True))),
+    "moco": DataMode(1, True, True, (View(0, True), View(0, True))),
+    "moco_tp": DataMode(2, False, True, (View(0, True), View(1, True))),
     # Figure 2 of the paper. Keys 0, 1, 2: all, temporal, synthetic transformations.
-    "seco": DataMode(3, False, (View(0, False), View(1, True), View(2, False), View(0, True))),
+    "seco": DataMode(
+        3, False, False, (View(0, False), View(1, True), View(2, False), View(0, True))
+    ),
 }
 
 
@@ -106,7 +110,7 @@ class SecoDataModule(LightningDataModule):
         batch_size: Samples per step and process.
         num_workers: Processes that read.
         seed: Seed of order, dates and views.
-        augment: Distribution of the views.
+        augment: Distribution of the views; ``data_mode`` decides whether the crop comes first.
         replace_dates: Draw dates with replacement, as the original does.
         on_bad_patch: Raise an error or skip to the next sample, listed in ``log_dir``.
         image_list: File that restricts the pictures, see ``ImageDataset``.
@@ -144,7 +148,7 @@ class SecoDataModule(LightningDataModule):
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.seed = seed
-        self.augment_config = augment
+        self.augment_config = replace(augment, crop_first=self.mode.crop_first)
         self.replace_dates = replace_dates
         self.on_bad_patch = on_bad_patch
         self.image_list = image_list
@@ -156,20 +160,27 @@ class SecoDataModule(LightningDataModule):
         self.dataset = self._seco() if is_seco(self.data_dir) else self._pictures()
         self.input_spec = self.dataset.input_spec
         self._augment = Augment(self.input_spec, self.augment_config)
-        self._bad_patches = BadPatchList(len(self.dataset), self.log_dir)
 
-    def train_dataloader(self) -> DataLoader[dict[str, Any]]:
-        trainer = self.trainer
-        assert trainer is not None  # Lightning calls this
-        world_size, num_samples = trainer.world_size, len(self.dataset)
-        if num_samples < self.batch_size * world_size:
+    def steps_per_epoch(self, world_size: int) -> int:
+        """Return the number of full batches of each process; none at all is a ``UserError``."""
+        num_samples = len(self.dataset)
+        steps = num_samples // (self.batch_size * world_size)
+        if steps == 0:
             raise UserError(
                 f"{self.data_dir} has {num_samples} samples, fewer than one batch of "
                 f"{self.batch_size}{f' in each of {world_size} processes' * (world_size > 1)}: "
                 "lower --batch_size"
             )
+        return steps
+
+    def train_dataloader(self) -> DataLoader[dict[str, Any]]:
+        trainer = self.trainer
+        assert trainer is not None  # Lightning calls this
+        world_size = trainer.world_size
+        self.steps_per_epoch(world_size)
+        self._bad_patches = BadPatchList(len(self.dataset), self.log_dir)
         sampler = SeededSampler(
-            num_samples,
+            len(self.dataset),
             self.seed,
             # Workers of a resumed run read ahead before Lightning's first call of set_epoch.
             epoch=trainer.fit_loop.epoch_progress.current.processed,  # type: ignore[attr-defined]

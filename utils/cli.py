@@ -1,6 +1,7 @@
 """Command-line flags that the entry scripts share, and their translation to Lightning 2."""
 
 import argparse
+import logging
 import os
 import sys
 import warnings
@@ -79,6 +80,9 @@ def batch_size_per_process(args: Namespace) -> int:
 
 def run(main: Callable[[], object]) -> None:
     """Run the ``main`` of a script: a user's error is one sentence and exit code 2."""
+    # Lightning's hints about devices and products, and its own use of what torch renamed.
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="pytorch_lightning.utilities._pytree")
     try:
         main()
     except UserError as error:

@@ -1,0 +1,127 @@
+"""What happens around the training steps: progress, checkpoints, the stop on a loss of NaN."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import Checkpoint
+from tqdm import tqdm
+
+from utils.errors import UserError
+from utils.normalization import InputSpec
+from utils.plots import plot_views
+from utils.report import write_json
+
+_REFRESH_S = 0.5  # on a terminal
+_REFRESH_LOG_S = 30.0  # in a log file, where every refresh is a line
+
+
+class SampleProgress(Callback):
+    """One bar for the whole run, in samples: their rate and the time that is left."""
+
+    def __init__(self, samples_per_step: int) -> None:
+        self.samples_per_step = samples_per_step
+        self.bar: tqdm | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        total = int(trainer.estimated_stepping_batches) * self.samples_per_step
+        self.bar = tqdm(
+            desc="pre-training",
+            total=total,
+            initial=trainer.global_step * self.samples_per_step,
+            unit=" samples",
+            unit_scale=True,
+            mininterval=_REFRESH_S if sys.stderr.isatty() else _REFRESH_LOG_S,
+            dynamic_ncols=True,
+        )
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.bar is None:
+            return
+        loss = trainer.logged_metrics.get("train/loss")
+        if loss is not None and trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            epoch = f"{trainer.current_epoch + 1}/{trainer.max_epochs}"
+            self.bar.set_postfix(epoch=epoch, loss=f"{float(loss):.3f}", refresh=False)
+        self.bar.update(self.samples_per_step)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._close()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+
+class FiniteLoss(Callback):
+    """Stop a run whose loss is not finite, before a checkpoint of it replaces a good one.
+
+    The module notes the first bad step on the device; it is read where values are logged anyway.
+    """
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self._check(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._check(trainer, pl_module)
+
+    def _check(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        step = int(pl_module.first_bad_step)  # type: ignore[arg-type]
+        if step >= 0:
+            raise UserError(
+                f"the loss is not finite at step {step}: lower --learning_rate or use "
+                "--precision 32-true; the last good checkpoint stays as it is"
+            )
+
+
+class SaveCheckpoints(Checkpoint):
+    """Write ``last.ckpt`` after every epoch, and a copy that stays every ``every_n_epochs``.
+
+    Args:
+        folder: Where to write.
+        every_n_epochs: Epochs between the copies that stay.
+        origin: Arguments, versions and commit of the run, written beside the checkpoints.
+    """
+
+    def __init__(self, folder: Path, every_n_epochs: int, origin: dict[str, Any]) -> None:
+        self.folder = folder
+        self.every_n_epochs = every_n_epochs
+        self.origin = origin
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            write_json(self.folder / "arguments.json", self.origin)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        done = trainer.current_epoch + 1
+        trainer.save_checkpoint(self.folder / "last.ckpt", weights_only=False)
+        if done % self.every_n_epochs == 0:
+            trainer.save_checkpoint(self.folder / f"epoch={done}.ckpt", weights_only=False)
+
+
+class ViewsPicture(Callback):
+    """Draw the views of the first batch: what the network is asked to tell apart."""
+
+    def __init__(self, path: Path, spec: InputSpec) -> None:
+        self.path = path
+        self.spec = spec
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.is_global_zero and not self.path.exists():
+            img_q, img_k = batch
+            plot_views(self.path, [img_q, *img_k], self.spec)
