@@ -18,16 +18,21 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from typing import TypeVar
 
 from tqdm import tqdm
 
 from datasets.bands import ALL_BANDS, check_bands
+from datasets.mini_earth_bigearthnet import write_lists, write_patch
 from datasets.mini_earth_covers import COVER_NAMES
 from datasets.mini_earth_files import write_eurosat_image, write_seco_place
+from datasets.mini_earth_oscd import TEST_CITIES, TRAIN_CITIES, choose_cities, write_city
 from utils.cli import HelpFormatter, run
 from utils.errors import UserError
 
+Report = TypeVar("Report")
 MIN_SIZE = 12
+MIN_JOBS_PER_WORKER = 50  # starting a process costs seconds
 CPU_COUNT = os.cpu_count() or 1
 
 
@@ -94,13 +99,55 @@ def write_eurosat(
     _for_each(partial(write_eurosat_image, root, seed=seed, size=size), jobs, num_workers)
 
 
-def _check(size: int, **counts: int) -> None:
+def write_bigearthnet(
+    root: Path, *, num_patches: int, seed: int = 0, num_workers: int = CPU_COUNT
+) -> None:
+    """Write ``BigEarthNet-v1.0/<patch>/`` and, beside it, the lists of splits, snow and clouds.
+
+    Args:
+        root: Folder to create.
+        num_patches: Patches of 120 pixels.
+        seed: Seed of the world.
+        num_workers: Processes; they do not change the bytes.
+    """
+    _check(num_patches=num_patches)
+    _create(root)
+    jobs = [(number,) for number in range(num_patches)]
+    write_lists(
+        root, _for_each(partial(write_patch, root, seed=seed), jobs, num_workers), seed=seed
+    )
+
+
+def write_oscd(
+    root: Path, *, num_cities: int, size: int = 360, seed: int = 0, num_workers: int = CPU_COUNT
+) -> None:
+    """Write cities on two dates with their changes, and ``train.txt`` and ``test.txt``.
+
+    Args:
+        root: Folder to create.
+        num_cities: 2 to 24, as many as the real data set has.
+        size: Side in pixels of 10 m; real cities have some 300 to 800.
+        seed: Seed of the world.
+        num_workers: Processes; they do not change the bytes.
+    """
+    _check(size=size)
+    if not 2 <= num_cities <= len(TRAIN_CITIES) + len(TEST_CITIES):
+        raise UserError(f"--num_cities must be 2 to 24, not {num_cities}: two splits, real names")
+    train, test = choose_cities(num_cities)
+    _create(root)
+    work = partial(write_city, root, seed=seed, size=size)
+    _for_each(work, [(city,) for city in (*train, *test)], num_workers)
+    for split, cities in (("train", train), ("test", test)):
+        (root / f"{split}.txt").write_text(",".join(cities) + "\n")
+
+
+def _check(size: int = MIN_SIZE, **counts: int) -> None:
     """Refuse sizes and counts that make no data set."""
     for name, count in counts.items():
         if count < 1:
-            raise UserError(f"--{name} must be at least 1, not {count}")
+            raise UserError(f"{name} must be at least 1, not {count}")
     if size < MIN_SIZE:
-        raise UserError(f"--size must be at least {MIN_SIZE} pixels, not {size}")
+        raise UserError(f"size must be at least {MIN_SIZE} pixels, not {size}")
 
 
 def _create(root: Path) -> None:
@@ -111,18 +158,24 @@ def _create(root: Path) -> None:
 
 
 def _for_each(
-    work: Callable[..., None], jobs: Sequence[tuple[object, ...]], num_workers: int
-) -> None:
+    work: Callable[..., Report], jobs: Sequence[tuple[object, ...]], num_workers: int
+) -> list[Report]:
     """Do independent jobs under a progress bar, in processes if there are many."""
-    num_workers = min(num_workers, len(jobs) // 50)  # starting a process costs seconds
+    num_workers = min(num_workers, len(jobs) // MIN_JOBS_PER_WORKER)
     bar = partial(tqdm, total=len(jobs), desc="mini Earth", unit="place")
     if num_workers < 2:
-        for job in bar(jobs):
-            work(*job)
-        return
+        return [work(*job) for job in bar(jobs)]
     with ProcessPoolExecutor(num_workers) as pool:
-        for _ in bar(pool.map(work, *zip(*jobs, strict=True), chunksize=8)):
-            pass
+        return list(bar(pool.map(work, *zip(*jobs, strict=True), chunksize=8)))
+
+
+# Per data set: its writer, the writer's name for --num_places, and the optional flags it takes.
+WRITERS: dict[str, tuple[Callable[..., None], str, frozenset[str]]] = {
+    "seco": (write_seco, "num_places", frozenset({"num_dates", "size", "bands", "previews"})),
+    "eurosat": (write_eurosat, "images_per_class", frozenset({"size"})),
+    "bigearthnet": (write_bigearthnet, "num_patches", frozenset()),
+    "oscd": (write_oscd, "num_cities", frozenset({"size"})),
+}
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -131,40 +184,32 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=HelpFormatter, allow_abbrev=False
     )
     add = parser.add_argument
-    add("--dataset", choices=["seco", "eurosat"], required=True, help="layout to write")
+    add("--dataset", choices=WRITERS, required=True, help="layout to write")
     add("--save_path", type=Path, required=True, help="folder to create")
-    add("--num_places", type=int, required=True, help="places; images in all for eurosat")
-    add("--num_dates", type=int, default=5, help="dates per place, seco only")
-    add("--size", type=int, help="side in pixels of 10 m; default: that of the real data set")
+    add("--num_places", type=int, required=True, help="places, patches, cities; eurosat: images")
     add("--seed", type=int, default=0, help="seed of the world")
-    add("--bands", nargs="+", default=list(ALL_BANDS), help="bands, seco only")
-    add("--previews", action="store_true", help="also write RGB previews, seco only")
     add("--num_workers", type=int, default=CPU_COUNT, help="processes")
+    absent = argparse.SUPPRESS  # the defaults are the writers'
+    add("--num_dates", type=int, default=absent, help="seco: dates per place (default: 5)")
+    add("--size", type=int, default=absent, help="side in pixels (default: 264, eurosat 64)")
+    add("--bands", nargs="+", default=absent, help="seco: bands (default: all 12)")
+    add("--previews", action="store_true", default=absent, help="seco: also RGB previews")
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the data set that the flags describe."""
-    args = parse_args(argv)
-    if args.dataset == "seco":
-        write_seco(
-            args.save_path,
-            num_places=args.num_places,
-            num_dates=args.num_dates,
-            size=264 if args.size is None else args.size,
-            seed=args.seed,
-            bands=args.bands,
-            previews=args.previews,
-            num_workers=args.num_workers,
-        )
-    else:
-        write_eurosat(
-            args.save_path,
-            images_per_class=args.num_places // len(COVER_NAMES),
-            size=64 if args.size is None else args.size,
-            seed=args.seed,
-            num_workers=args.num_workers,
-        )
+    args = vars(parse_args(argv))
+    dataset, root, count = args.pop("dataset"), args.pop("save_path"), args.pop("num_places")
+    write, count_name, optional = WRITERS[dataset]
+    unused = sorted(args.keys() - optional - {"seed", "num_workers"})
+    if unused:
+        raise UserError(f"--{unused[0]} means nothing for --dataset {dataset}: leave it out")
+    if dataset == "eurosat":
+        if count % len(COVER_NAMES):
+            raise UserError(f"--num_places {count} is not a multiple of the ten classes")
+        count //= len(COVER_NAMES)
+    write(root, **{count_name: count}, **args)
 
 
 if __name__ == "__main__":

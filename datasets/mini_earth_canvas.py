@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from datasets.mini_earth_surfaces import Surface
 
 Array = NDArray[Any]
+_MAX_PARCELS = 4096
 CELL_M = 5  # two cells per 10 m pixel, so that pixels mix surfaces as real ones do
 
 
@@ -123,7 +124,7 @@ class Parcels:
     """A division of the plane.
 
     Attributes:
-        ids: Parcel of each cell, from 0.
+        ids: Parcel of each cell in 0..4095; distant parcels may share a number.
         edge: Distance to the nearest border in cells.
         u: Coordinate across the strip from its border, in cells.
         v: Coordinate along the strip from the parcel's border, in cells.
@@ -134,14 +135,9 @@ class Parcels:
     u: Array
     v: Array
 
-    @property
-    def count(self) -> int:
-        """Number of parcels."""
-        return int(self.ids.max()) + 1
-
     def pick(self, rng: np.random.Generator, values: Array) -> Array:
         """Give every parcel one of the values: shape of ``ids``."""
-        return np.asarray(values[rng.integers(0, len(values), self.count)][self.ids])
+        return np.asarray(values[rng.integers(0, len(values), _MAX_PARCELS)][self.ids])
 
 
 def strips(rng: np.random.Generator, u: Array, v: Array, width: float, length: float) -> Parcels:
@@ -157,8 +153,7 @@ def strips(rng: np.random.Generator, u: Array, v: Array, width: float, length: f
     rest = along - piece * lengths
     gap = borders[strip].astype(np.float32) - u
     edge = np.minimum(np.minimum(across, gap), np.minimum(rest, lengths - rest))
-    key = strip * 100_000 + piece.astype(np.intp)
-    ids = np.unique(key, return_inverse=True)[1].reshape(u.shape)
+    ids = (strip * 131 + piece.astype(np.intp) * 17) % _MAX_PARCELS
     return Parcels(ids, edge, across, rest)
 
 
@@ -173,10 +168,9 @@ def patches(rng: np.random.Generator, u: Array, v: Array, size: float) -> Parcel
     for step in range(9):
         c = (column + step % 3 - 1).clip(0, side - 1)
         r = (row + step // 3 - 1).clip(0, side - 1)
-        distance = np.hypot(x - c - jitter[0, r, c], y - r - jitter[1, r, c])
+        distance = (x - c - jitter[0, r, c]) ** 2 + (y - r - jitter[1, r, c]) ** 2
         is_nearer = distance < first
         second = np.where(is_nearer, first, np.minimum(second, distance))
         first = np.where(is_nearer, distance, first)
         ids = np.where(is_nearer, r * side + c, ids)
-    ids = np.unique(ids, return_inverse=True)[1].reshape(u.shape)
-    return Parcels(ids, (second - first) * size / 2, u, v)
+    return Parcels(ids % _MAX_PARCELS, (np.sqrt(second) - np.sqrt(first)) * size / 2, u, v)

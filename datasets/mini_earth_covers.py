@@ -61,10 +61,9 @@ def paint_forest(canvas: Canvas, where: Array, rng: np.random.Generator) -> None
     """Crowns in clumps of several kinds of trees, with a few clearings."""
     cells = canvas.cells
     trees = canvas.add(rng, "deciduous", "conifer", "deciduous", "conifer", spread=0.25, days=12)
-    stands = np.digitize(
-        noise(rng, cells, rng.uniform(15, 45)) + rng.normal(0, 0.8), [-0.8, 0, 0.8]
-    )
     crowns = noise(rng, cells, rng.uniform(1.6, 2.6))
+    stand = noise(rng, cells, rng.uniform(15, 45)) + 0.4 * crowns + rng.normal(0, 0.8)
+    stands = np.digitize(stand, [-0.8, 0.0, 0.8])
     rough = rng.uniform(0.12, 0.25)
     height = 14 + 4 * crowns + 12 * noise(rng, cells, 40)
     canvas.put(where, trees[stands], rough * crowns, height)
@@ -111,7 +110,7 @@ def paint_residential(canvas: Canvas, where: Array, rng: np.random.Generator) ->
     canvas.put(where, labels, 0.1 * grain(rng, cells))
     pitch = rng.uniform(4.5, 6.5)
     column, row = np.floor(blocks.u / pitch), np.floor(blocks.v / pitch)
-    plot = (blocks.ids * 64 + column.astype(np.intp) % 8 * 8 + row.astype(np.intp) % 8) % 4096
+    plot = (blocks.ids * 67 + column.astype(np.intp) % 8 * 8 + row.astype(np.intp) % 8) % 4096
     share = rng.uniform(0.5, 0.75)
     inside = (blocks.u / pitch - column < share) & (blocks.v / pitch - row < share)
     built = inside & (blocks.edge > 1.6) & (rng.random(4096) < 0.88)[plot]
@@ -225,7 +224,7 @@ def draw_place(rng: np.random.Generator, cover: str, *, size_px: int) -> Place:
     canvas = Canvas(12 * (-(-size_px // 6)))
     main = cover if cover not in _LINES else str(rng.choice(_AREAS[:-1]))
     everywhere = np.ones((canvas.cells, canvas.cells), bool)
-    _paint(canvas, main, everywhere, rng)
+    paint(canvas, main, everywhere, rng)
     share = rng.uniform(0.62, 1.1)
     if share < 1:
         others = rng.choice([name for name in _AREAS if name != main], 2, replace=False)
@@ -233,14 +232,14 @@ def draw_place(rng: np.random.Generator, cover: str, *, size_px: int) -> Place:
         plan = u / 60 + rng.uniform(0.3, 1.5) * noise(rng, canvas.cells, 60)
         beside = plan > np.quantile(plan, share)
         first = noise(rng, canvas.cells, 80) > -0.5
-        _paint(canvas, str(others[0]), beside & first, rng)
-        _paint(canvas, str(others[1]), beside & ~first, rng)
+        paint(canvas, str(others[0]), beside & first, rng)
+        paint(canvas, str(others[1]), beside & ~first, rng)
     if cover in _LINES:
-        _paint(canvas, cover, everywhere, rng)
+        paint(canvas, cover, everywhere, rng)
     return Place(canvas, draw_climate(rng))
 
 
-def _paint(canvas: Canvas, cover: str, where: Array, rng: np.random.Generator) -> None:
+def paint(canvas: Canvas, cover: str, where: Array, rng: np.random.Generator) -> None:
     """Paint a cover and note it."""
     COVERS[cover](canvas, where, rng)
     canvas.cover[where] = COVER_NAMES.index(cover)

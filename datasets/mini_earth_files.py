@@ -1,7 +1,7 @@
 """Files of the miniature Earth: georeference, GeoTIFF, and one place of each data set's layout."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
@@ -116,6 +116,11 @@ def write_seco_place(
             )
 
 
+def two_digits(band: str) -> str:
+    """Spell a band as ESA's files do: B2 is B02, B8A stays."""
+    return band if len(band) == 3 else f"B0{band[1:]}"
+
+
 def to_dn(reflectance: Array) -> Array:
     """Convert reflectance to digital numbers, reflectance times 10,000: uint16."""
     return np.asarray(np.clip(np.round(reflectance * 10_000), 0, 65_535).astype(np.uint16))
@@ -152,6 +157,7 @@ def write_eurosat_image(root: Path, name: str, number: int, *, seed: int, size: 
     place = draw_place(rng, name, size_px=size)
     day = datetime(2017, 1, 1, tzinfo=UTC) + timedelta(days=int(rng.integers(730)))
     weather = draw_weather(rng, place.climate.latitude, day)
+    weather = replace(weather, haze=weather.haze + 0.03)  # level 1C: the air is not corrected
     # EuroSAT's pictures reach white at about this reflectance.
     pixels = picture(observe(rng, place, weather, ("B4", "B3", "B2")), 0.275)
     image = Image.fromarray(np.ascontiguousarray(pixels[:, :size, :size].transpose(1, 2, 0)))

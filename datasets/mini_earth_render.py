@@ -34,7 +34,7 @@ class Weather:
         water_level: 0..1.
         snow: Share of the ground with snow, 0..1.
         sun_elevation: Degrees above the horizon.
-        haze: Reflectance that the air adds at 0.49 um, 0..0.1.
+        haze: Reflectance that the air adds at 0.49 um, 0.01..0.09.
         gain: Factor of the residual error of the atmospheric correction.
     """
 
@@ -60,10 +60,10 @@ def draw_weather(rng: np.random.Generator, latitude: float, date: datetime) -> W
         day_of_year=day,
         warmth=warmth,
         water_level=float(np.clip(wet, 0, 1)),
-        snow=float(np.clip((1.5 - temperature) / 5 + rng.normal(0, 0.3), 0, 1)),
+        snow=float(np.clip((0.5 - temperature) / 6 + rng.normal(0, 0.2), 0, 1)),
         sun_elevation=float(elevation),
-        haze=float(min(rng.exponential(0.015), 0.08)),
-        gain=float(np.exp(rng.normal(0, 0.12))),
+        haze=float(min(0.01 + rng.exponential(0.015), 0.09)),
+        gain=float(np.exp(rng.normal(-0.2, 0.15))),
     )
 
 
@@ -88,7 +88,7 @@ def observe(
         day_of_year=weather.day_of_year,
         warmth=weather.warmth,
         water_level=weather.water_level,
-        snow_depth=min(1.0, 0.6 + weather.snow),
+        snow_depth=0.08 + 0.17 * weather.snow,
     ).astype(np.float32)
     index = canvas.labels
     if weather.snow:
