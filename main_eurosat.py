@@ -47,7 +47,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
         default=0,
         help="seed of the 60/20/20 split, if there are no lists",
     )
-    add("--feature_batch_size", type=int, default=256, help="images per step through the encoder")
+    add("--feature_batch_size", type=int, default=128, help="images per step through the encoder")
     return parser.parse_args(argv)
 
 
@@ -62,8 +62,12 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         raise UserError(f"EuroSAT's pictures are RGB, the encoder needs {' '.join(spec.bands)}")
     dataset = EurosatDataset(args.data_dir)
     splits = dataset.splits(args.split_seed)
+    labelled = draw_labelled(
+        dataset.labels[splits["train"]], args.labels_per_class, torch.Generator()
+    )  # here already, so that a class too small for it is told before anything slow
     images = dataset.read_images(args.num_workers)
     metrics: dict[str, Any] = {f"num_{split}": len(splits[split]) for split in splits}
+    metrics["num_labelled"] = len(labelled)
     if args.protocol == "paper":
         metrics |= probe_as_paper(args, encoder, images, dataset, splits)
     else:
@@ -119,8 +123,11 @@ def probe_features(
         confusion_matrix(labels, predicted, classes) for predicted in predictions
     ]  # of test
     confusion = torch.stack(matrices).double().mean(0)
-    recall = 100 * confusion.diagonal() / confusion.sum(1)
-    metrics["test/recall"] = dict(zip(dataset.classes, recall.tolist(), strict=True))
+    metrics["test/recall"] = {
+        name: (100 * row[label] / row.sum()).item()
+        for label, (name, row) in enumerate(zip(dataset.classes, confusion, strict=True))
+        if row.sum() > 0
+    }
     metrics["test/confusion"] = confusion.tolist()
     return metrics
 

@@ -253,6 +253,8 @@ def _match_lists(
             else:
                 seen.add(position)
                 positions.append(position)
+        if not lines:
+            raise UserError(f"the list of the {split} split in {container} is empty")
         splits[split] = torch.tensor(positions, dtype=torch.int64)
     for problem, lines in (("not in the data", missing), ("listed twice", repeated)):
         if lines:

@@ -63,14 +63,15 @@ def draw_labelled(
     """
     if labels_per_class is None:
         return torch.arange(len(labels))
+    smallest = int(labels.unique(return_counts=True)[1].min())
+    if labels_per_class > smallest:
+        raise UserError(
+            f"--labels_per_class {labels_per_class} is more than the {smallest} train images of "
+            "the smallest class"
+        )
     chosen = []
     for label in labels.unique():
         members = (labels == label).nonzero().flatten()
-        if len(members) < labels_per_class:
-            raise UserError(
-                f"--labels_per_class {labels_per_class} is more than the {len(members)} train "
-                f"images of class {int(label)}"
-            )
         chosen.append(members[torch.randperm(len(members), generator=generator)[:labels_per_class]])
     return torch.cat(chosen)
 

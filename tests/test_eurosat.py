@@ -1,0 +1,290 @@
+"""EuroSAT as it lies on disk: layouts, split lists, the seeded split and what can be wrong."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from zipfile import ZipFile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from datasets.eurosat_dataset import (
+    SPLITS,
+    EurosatDataset,
+    fingerprint,
+    main,
+    stratified_split,
+    write_split,
+)
+from datasets.image_dataset import ImageDataset
+from utils.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+REAL_ZIP = ROOT.parent / "shared" / "data" / "EuroSAT_RGB.zip"
+CLASSES = ("Forest", "River", "SeaLake")
+
+
+def write_picture(path: Path, seed: int, size: tuple[int, int] = (8, 8), mode: str = "RGB") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+    Image.fromarray(pixels).convert(mode).save(path)
+
+
+def write_classes(root: Path, images_per_class: int = 5) -> Path:
+    """Write ``<Class>/<Class>_<n>.jpg``, and the strays of a desktop."""
+    for label, name in enumerate(CLASSES):
+        for number in range(1, images_per_class + 1):
+            write_picture(root / name / f"{name}_{number}.jpg", 100 * label + number)
+    (root / ".DS_Store").write_bytes(b"stray")
+    (root / "Forest" / "._Forest_1.jpg").write_bytes(b"stray")
+    (root / "Forest" / "notes.txt").write_text("stray")
+    return root
+
+
+def zip_folder(folder: Path, path: Path) -> Path:
+    with ZipFile(path, "w") as archive:
+        for file in sorted(folder.rglob("*")):
+            archive.write(file, file.relative_to(folder))
+    return path
+
+
+def write_lists(folder: Path, lines: Sequence[Sequence[str]], prefix: str = "") -> None:
+    for split, names in zip(SPLITS, lines, strict=True):
+        (folder / f"{prefix}{split}.txt").write_text("\n".join(names) + "\n")
+
+
+def classes_alone(tmp: Path) -> Path:
+    return write_classes(tmp / "pictures")
+
+
+def parent_of_2023(tmp: Path) -> Path:
+    return write_classes(tmp / "parent" / "EuroSAT_RGB").parent
+
+
+def parent_of_2018(tmp: Path) -> Path:
+    return write_classes(tmp / "parent" / "2750").parent
+
+
+def zip_of_2023(tmp: Path) -> Path:
+    return zip_folder(parent_of_2023(tmp), tmp / "EuroSAT_RGB.zip")
+
+
+def zip_of_classes(tmp: Path) -> Path:
+    return zip_folder(classes_alone(tmp), tmp / "any.zip")
+
+
+LAYOUTS = [classes_alone, parent_of_2023, parent_of_2018, zip_of_2023, zip_of_classes]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.__name__)
+def test_every_layout_gives_the_same_pictures_without_strays(
+    layout: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    dataset = EurosatDataset(layout(tmp_path))
+    images = dataset.read_images(num_threads=2)
+
+    assert dataset.classes == CLASSES
+    assert dataset.names == tuple(f"{c}/{c}_{n}.jpg" for c in CLASSES for n in range(1, 6))
+    assert dataset.labels.tolist() == [0] * 5 + [1] * 5 + [2] * 5
+    assert images.shape == (15, 3, 8, 8)
+    assert images.dtype == torch.uint8
+    reference = write_classes(tmp_path / "reference")
+    for name, image in zip(dataset.names, images, strict=True):
+        expected = np.asarray(Image.open(reference / name)).transpose(2, 0, 1)
+        assert np.array_equal(image.numpy(), expected)
+
+
+def test_fingerprint_sees_every_pixel_and_name(tmp_path: Path) -> None:
+    dataset = EurosatDataset(classes_alone(tmp_path))
+    images = dataset.read_images(1)
+    changed = images.clone()
+    changed[7, 1, 2, 3] ^= 1
+    prints = {
+        fingerprint(dataset.names, images),
+        fingerprint(dataset.names, changed),
+        fingerprint(dataset.names[::-1], images),
+    }
+    assert len(prints) == 3
+    assert fingerprint(dataset.names, images.clone()) in prints
+
+
+def test_split_without_lists_is_60_20_20_of_every_class() -> None:
+    labels = torch.tensor([0] * 25 + [1] * 5 + [2] * 13)
+    splits = stratified_split(labels, CLASSES, 0)
+    counts = {split: labels[rows].bincount().tolist() for split, rows in splits.items()}
+    assert counts == {"train": [15, 3, 9], "val": [5, 1, 2], "test": [5, 1, 2]}
+    assert torch.equal(torch.cat(list(splits.values())).sort().values, torch.arange(43))
+
+
+def test_split_depends_on_its_seed_alone() -> None:
+    labels = torch.arange(100) % 3
+    first, again, other = (stratified_split(labels, CLASSES, seed) for seed in (0, 0, 1))
+    assert torch.equal(first["test"], again["test"])
+    assert not torch.equal(first["test"], other["test"])
+
+
+def test_a_class_too_small_to_split_is_an_error() -> None:
+    with pytest.raises(UserError, match="class River has 4 pictures"):
+        stratified_split(torch.tensor([0] * 5 + [1] * 4 + [2] * 5), CLASSES, 0)
+
+
+@pytest.mark.parametrize("prefix", ["", "eurosat-"])
+@pytest.mark.parametrize("where", ["root", "parent", "beside", "zip"])
+def test_public_lists_are_found_and_keep_their_order(
+    where: str, prefix: str, tmp_path: Path
+) -> None:
+    data_dir = parent_of_2023(tmp_path)
+    folder = {"root": data_dir / "EuroSAT_RGB", "beside": tmp_path}.get(where, data_dir)
+    lines = [
+        ["SeaLake_1.jpg", "Forest_2.jpg"],  # the public spelling
+        ["Forest_4.tif"],  # as for the 13-band archive
+        ["2750/River/River_5.jpg", "River/River_1.jpg"],
+    ]
+    write_lists(folder, lines, prefix)
+    if where == "zip":
+        data_dir = zip_folder(data_dir, tmp_path / "EuroSAT_RGB.zip")
+    dataset = EurosatDataset(data_dir)
+    found = {s: [dataset.names[row] for row in rows] for s, rows in dataset.splits(0).items()}
+    assert found == {
+        "train": ["SeaLake/SeaLake_1.jpg", "Forest/Forest_2.jpg"],
+        "val": ["Forest/Forest_4.jpg"],
+        "test": ["River/River_5.jpg", "River/River_1.jpg"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([["Forest_1.jpg", "Forest_77.jpg"], ["Lake_1.jpg"], ["River_1.jpg"]], "2 .*Forest_77"),
+        ([["Forest_1.jpg"], ["River_1.jpg"], ["Forest_1.jpg"]], "1 .*listed twice.*Forest_1"),
+        ([["Forest_1.jpg"], [], ["River_1.jpg"]], "val split .*is empty"),
+    ],
+)
+def test_lists_that_do_not_fit_are_an_error(
+    lines: list[list[str]], message: str, tmp_path: Path
+) -> None:
+    data_dir = classes_alone(tmp_path)
+    write_lists(data_dir, lines)
+    with pytest.raises(UserError, match=message):
+        EurosatDataset(data_dir).splits(0)
+
+
+def test_a_missing_list_is_an_error_rather_than_another_split(tmp_path: Path) -> None:
+    data_dir = classes_alone(tmp_path)
+    (data_dir / "train.txt").write_text("Forest_1.jpg\n")
+    with pytest.raises(UserError, match=r"no val\.txt"):
+        EurosatDataset(data_dir).splits(0)
+
+
+def test_a_plain_name_in_two_folders_needs_its_folder(tmp_path: Path) -> None:
+    for seed, name in enumerate(CLASSES):
+        write_picture(tmp_path / name / "1.jpg", seed)
+    write_lists(tmp_path, [["Forest/1.jpg"], ["River/1.jpg"], ["SeaLake/1.jpg"]])
+    assert [rows.tolist() for rows in EurosatDataset(tmp_path).splits(0).values()] == [
+        [0],
+        [1],
+        [2],
+    ]
+    (tmp_path / "val.txt").write_text("1.jpg\n")
+    with pytest.raises(UserError, match="not in the data"):
+        EurosatDataset(tmp_path).splits(0)
+
+
+@pytest.mark.parametrize("layout", [parent_of_2018, zip_of_2023], ids=["folder", "zip"])
+def test_written_lists_serve_as_public_lists_and_as_image_list(
+    layout: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    data_dir = layout(tmp_path)
+    main(["--data_dir", str(data_dir), "--save_path", str(tmp_path / "lists"), "--split_seed", "3"])
+    dataset = EurosatDataset(data_dir)
+    expected = dataset.splits(3)
+    names = [dataset.names[row] for row in expected["train"]]
+
+    pictures = ImageDataset(data_dir, image_list=tmp_path / "lists" / "train.txt")
+    assert ["/".join(name.split("/")[-2:]) for name in pictures.names] == names
+
+    write_split(tmp_path, dataset.names, expected)  # beside data_dir
+    again = EurosatDataset(data_dir).splits(0)
+    assert {split: rows.tolist() for split, rows in again.items()} == {
+        split: rows.tolist() for split, rows in expected.items()
+    }
+
+
+def test_list_command_runs_as_a_file_and_reports_errors_in_one_line(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "datasets" / "eurosat_dataset.py")]
+    command += ["--data_dir", str(tmp_path / "nowhere"), "--save_path", str(tmp_path / "lists")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == f"error: --data_dir {tmp_path / 'nowhere'} does not exist\n"
+    assert not (tmp_path / "lists").exists()
+
+
+def test_a_folder_without_class_folders_is_an_error(tmp_path: Path) -> None:
+    write_picture(tmp_path / "Forest" / "Forest_1.jpg", 0)  # one class is none
+    with pytest.raises(UserError, match="has no class folders"):
+        EurosatDataset(tmp_path)
+    with pytest.raises(UserError, match="has no class folders"):
+        EurosatDataset(tmp_path / "Forest")
+
+
+def test_a_file_that_is_no_zip_is_an_error(tmp_path: Path) -> None:
+    whole = zip_of_classes(tmp_path).read_bytes()
+    (tmp_path / "cut.zip").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=r"cut\.zip is neither a folder nor a whole zip"):
+        EurosatDataset(tmp_path / "cut.zip")
+
+
+def test_a_truncated_picture_is_named(tmp_path: Path) -> None:
+    path = classes_alone(tmp_path) / "River" / "River_3.jpg"
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(UserError, match=r"River/River_3\.jpg .* is not a readable picture"):
+        EurosatDataset(path.parents[1]).read_images(2)
+
+
+def test_damage_inside_a_zip_is_named(tmp_path: Path) -> None:
+    path = zip_of_classes(tmp_path)
+    content = bytearray(path.read_bytes())
+    content[content.index(b"River/River_3.jpg") + 300] ^= 0xFF  # the checksum tells
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"River/River_3\.jpg .* is not a readable picture"):
+        EurosatDataset(path).read_images(2)
+
+
+@pytest.mark.parametrize(
+    ("size", "mode", "message"),
+    [((8, 9), "RGB", r"one size are needed: SeaLake/SeaLake_2\.jpg"), ((8, 8), "L", "mode L")],
+)
+def test_a_picture_of_another_shape_is_named(
+    size: tuple[int, int], mode: str, message: str, tmp_path: Path
+) -> None:
+    root = classes_alone(tmp_path)
+    write_picture(root / "SeaLake" / "SeaLake_2.jpg", 0, size, mode)
+    with pytest.raises(UserError, match=message):
+        EurosatDataset(root).read_images(2)
+
+
+@pytest.mark.skipif(not REAL_ZIP.exists(), reason="the real images are not here")
+def test_real_eurosat_has_its_published_counts_and_means() -> None:
+    dataset = EurosatDataset(REAL_ZIP)
+    counts = dict(zip(dataset.classes, dataset.labels.bincount().tolist(), strict=True))
+    assert len(dataset) == 27_000
+    assert counts == {
+        "AnnualCrop": 3000,
+        "Forest": 3000,
+        "HerbaceousVegetation": 3000,
+        "Highway": 2500,
+        "Industrial": 2500,
+        "Pasture": 2000,
+        "PermanentCrop": 2500,
+        "Residential": 3000,
+        "River": 2500,
+        "SeaLake": 3000,
+    }
+    assert [len(rows) for rows in dataset.splits(0).values()] == [16_200, 5_400, 5_400]
+    images = dataset.read_images(2)
+    means = torch.stack([images[:, c].float().mean() / 255 for c in range(3)])
+    expected = torch.tensor([0.3444, 0.3803, 0.4078])
+    torch.testing.assert_close(means, expected, rtol=0, atol=1e-4)
