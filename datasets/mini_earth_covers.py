@@ -92,8 +92,8 @@ def paint_pasture(canvas: Canvas, where: Array, rng: np.random.Generator) -> Non
     grass = canvas.add(rng, "grass", "grass", "grass", "dry grass", "crop", spread=0.15, days=25)
     canvas.put(where, meadows.pick(rng, grass), 0.05 * noise(rng, cells, 15))
     bush = canvas.add(rng, "deciduous", "shrub", spread=0.2)
-    gaps = noise(rng, cells, 8) > rng.uniform(0.6, 1.4)
-    hedge = (meadows.edge < rng.uniform(1.1, 1.9)) & ~gaps
+    gaps = noise(rng, cells, 8) > rng.uniform(0.9, 1.7)
+    hedge = (meadows.edge < rng.uniform(1.5, 2.4)) & ~gaps
     trees = noise(rng, cells, 2.5) > 2.6
     rough = 0.15 * grain(rng, cells)
     canvas.put(where & (hedge | trees), bush[rng.integers(2)], rough, 6)
@@ -150,11 +150,11 @@ def paint_highway(canvas: Canvas, where: Array, rng: np.random.Generator) -> Non
         canvas.put(where & (crossing < 3), verge[rng.integers(3)])
         canvas.put(where & (crossing < 1.6), lane)
     distance = np.abs(v - offset - bend * u**2 * 4)
-    half = rng.uniform(3.5, 5.5)
+    half = rng.uniform(4.5, 7.0)
     cars = 0.35 * (grain(rng, cells) > 2.2)
-    canvas.put(where & (distance < half + rng.uniform(1, 4)), verge[rng.integers(3)])
+    canvas.put(where & (distance < half + rng.uniform(2, 5)), verge[rng.integers(3)])
     canvas.put(where & (distance < half), lane, cars)
-    canvas.put(where & (distance < rng.uniform(0.7, 1.2)), verge[rng.integers(3)])
+    canvas.put(where & (distance < rng.uniform(0.9, 1.5)), verge[rng.integers(3)])
 
 
 def paint_river(canvas: Canvas, where: Array, rng: np.random.Generator) -> None:
@@ -186,7 +186,7 @@ def paint_sea_lake(canvas: Canvas, where: Array, rng: np.random.Generator) -> No
     canvas.put(where, waters[np.digitize(plume, [-0.7, 0.7])], texture)
 
 
-# EuroSAT's class of each cover. The last two are lines, drawn over the covers around them.
+# By EuroSAT's names. The last two are lines, drawn across open country.
 COVERS: dict[str, Painter] = {
     "AnnualCrop": paint_annual_crop,
     "Forest": paint_forest,
@@ -201,6 +201,7 @@ COVERS: dict[str, Painter] = {
 }
 COVER_NAMES = tuple(COVERS)
 _LINES = ("Highway", "River")
+_OPEN = ("AnnualCrop", "Forest", "HerbaceousVegetation", "Pasture", "PermanentCrop")
 _AREAS = tuple(name for name in COVERS if name not in _LINES)
 
 
@@ -222,10 +223,10 @@ def draw_place(rng: np.random.Generator, cover: str, *, size_px: int) -> Place:
             whole 60 m pixels.
     """
     canvas = Canvas(12 * (-(-size_px // 6)))
-    main = cover if cover not in _LINES else str(rng.choice(_AREAS[:-1]))
+    main = cover if cover not in _LINES else str(rng.choice(_OPEN))
     everywhere = np.ones((canvas.cells, canvas.cells), bool)
     paint(canvas, main, everywhere, rng)
-    share = rng.uniform(0.62, 1.1)
+    share = rng.uniform(0.68, 1.15)
     if share < 1:
         others = rng.choice([name for name in _AREAS if name != main], 2, replace=False)
         u, _ = frame(rng, canvas.cells)
