@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     )  # here already, so that a class too small for it is told before anything slow
     images = dataset.read_images(args.num_workers)
     metrics: dict[str, Any] = {f"num_{split}": len(splits[split]) for split in splits}
-    metrics["num_labelled"] = len(labelled)
+    metrics |= {"num_labelled": len(labelled), "classes": list(dataset.classes)}
     if args.protocol == "paper":
         metrics |= probe_as_paper(args, encoder, images, dataset, splits)
     else:
