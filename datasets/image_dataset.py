@@ -86,7 +86,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
         size = (self.patch_shape[2], self.patch_shape[1])
         if image.size != size:
             self._warn_of_size(index, image.size)
-            image = ImageOps.fit(image, size, Image.Resampling.BICUBIC)  # filters when it shrinks
+            image = ImageOps.fit(image, size, Image.Resampling.BILINEAR)  # averages to shrink
         return np.array(image)
 
     def _open(self, index: int) -> Image.Image:

@@ -69,7 +69,7 @@ class SecoDataset(Dataset[dict[str, Any]]):
         _check_dates(places, root, 1 if replace else self.num_dates)
         _check_bands_exist(places[0], root, self.bands)
         # Strings "place/scene/scene": few objects, which a forked worker has to copy.
-        self._samples = _split_dates(places) if every_date else places
+        self._samples = split_dates(places) if every_date else places
         self.input_spec = seco_input_spec(self.bands, read_quantiles(root))
         size, _ = first_good(self._read_size, 0, len(self), on_bad_patch)
         self.patch_shape = (len(self.bands), *size)
@@ -148,6 +148,19 @@ def index_places(root: Path, band: str) -> list[str]:
     return places
 
 
+def split_dates(places: Sequence[str]) -> list[str]:
+    """Turn each "place/scene/scene" into one "place/scene" per date."""
+    split = (place.split("/") for place in places)
+    return [f"{place}/{date}" for place, *dates in split for date in dates]
+
+
+def find_bands(root: Path, place: str) -> list[str]:
+    """Return the bands that at least one date of "place/scene/scene" has."""
+    name, *dates = place.split("/")
+    files = {path.name for date in dates for path in (root / name / date).iterdir()}
+    return [band for band in RESOLUTION_M if f"{band}.tif" in files]
+
+
 def read_band(path: Path) -> np.ndarray:
     """Read a single-band uint8 GeoTIFF of shape (height, width)."""
     try:
@@ -184,6 +197,8 @@ def read_quantiles(root: Path) -> dict[str, tuple[float, float]]:
     try:
         measured = json.loads(path.read_text())["quantiles"]
         pairs = {band: (float(low), float(high)) for band, (low, high) in measured.items()}
+        if any(low >= high for low, high in pairs.values()):
+            raise ValueError(pairs)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged: write it again with datasets/seco_utils.py") from error
     return pairs | RGB_QUANTILES
@@ -214,11 +229,6 @@ def _is_date(folder: str, band: str) -> bool:
         return any(e.name.endswith(".tif") and not e.name.startswith(".") for e in entries)
 
 
-def _split_dates(places: list[str]) -> list[str]:
-    split = (place.split("/") for place in places)
-    return [f"{place}/{date}" for place, *dates in split for date in dates]
-
-
 def _check_dates(places: list[str], root: Path, needed: int) -> None:
     for entry in places:
         place, *dates = entry.split("/")
@@ -229,14 +239,12 @@ def _check_dates(places: list[str], root: Path, needed: int) -> None:
             )
 
 
-def _check_bands_exist(entry: str, root: Path, bands: Sequence[str]) -> None:
+def _check_bands_exist(place: str, root: Path, bands: Sequence[str]) -> None:
     """Refuse bands that no date of a place has; one date without is only damaged."""
-    place, *dates = entry.split("/")
-    files = {path.name for date in dates for path in (root / place / date).iterdir()}
-    there = [band for band in RESOLUTION_M if f"{band}.tif" in files]
+    there = find_bands(root, place)
     missing = [band for band in bands if band not in there]
     if missing:
         raise UserError(
-            f"{root} has no band {' '.join(missing)}, as {root / place} shows: "
+            f"{root} has no band {' '.join(missing)}, as its place {place.split('/')[0]} shows: "
             f"choose --bands among {' '.join(there)}"
         )

@@ -1,0 +1,89 @@
+"""Measure the quantiles of all bands of a SeCo data set, for a pre-training beyond RGB.
+
+python datasets/seco_utils.py --data_dir datasets/seco_100k
+
+Writes quantiles.json into the data set, where the reader finds it. Red, green and blue keep the
+published quantiles whatever is measured here.
+"""
+
+import sys
+from pathlib import Path
+
+if not __package__:  # started as a script: the root is not on the path yet
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+
+import numpy as np
+from tqdm import tqdm
+
+from datasets.bands import ALL_BANDS
+from datasets.seco_dataset import QUANTILES_NAME, find_bands, index_places, read_band, split_dates
+from utils.cli import HelpFormatter, run
+from utils.errors import UserError
+from utils.report import write_json
+
+QUANTILES = (0.02, 0.98)  # as the original
+
+
+def measure_histograms(root: Path, num_images: int, seed: int) -> dict[str, np.ndarray]:
+    """Count the stored values of randomly drawn images, all pixels of each.
+
+    Args:
+        root: Folder of the places.
+        num_images: Dates of places to read; all of them if there are fewer.
+        seed: Seed of the draw.
+
+    Returns:
+        Pixels per stored value, shape (256,), for each band that the first place has.
+    """
+    places = index_places(root, ALL_BANDS[0])
+    bands, dates = find_bands(root, places[0]), split_dates(places)
+    rng = np.random.default_rng(seed)
+    drawn = rng.choice(len(dates), min(num_images, len(dates)), replace=False)
+    histograms = {band: np.zeros(256, np.int64) for band in bands}
+    for number in tqdm(sorted(drawn), desc="quantiles", unit=" images", leave=False):
+        for band, histogram in histograms.items():
+            stored = read_band(root / dates[number] / f"{band}.tif")
+            histogram += np.bincount(stored.ravel(), minlength=256)
+    return histograms
+
+
+def histogram_quantile(histogram: np.ndarray, quantile: float) -> int:
+    """Return the smallest value that at least this share of the pixels do not exceed."""
+    cumulated = np.cumsum(histogram)
+    return int(np.searchsorted(cumulated, quantile * cumulated[-1]))
+
+
+def stretch_limits(histogram: np.ndarray) -> tuple[int, int]:
+    """Return the values that become 0 and 255, at least one step apart."""
+    low, high = (histogram_quantile(histogram, quantile) for quantile in QUANTILES)
+    return low, max(high, low + 1)
+
+
+def parse_args(argv: Sequence[str] | None = None) -> Namespace:
+    """Read the command line, or ``argv`` in tests."""
+    parser = ArgumentParser(description=__doc__, formatter_class=HelpFormatter, allow_abbrev=False)
+    parser.add_argument("--data_dir", type=Path, required=True, help="folder of the places")
+    parser.add_argument("--num_images", type=int, default=3000, help="images to read")
+    parser.add_argument("--seed", type=int, default=42, help="seed of their draw")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure and write."""
+    args = parse_args(argv)
+    if args.num_images < 1:
+        raise UserError(f"--num_images must be at least 1, not {args.num_images}")
+    histograms = measure_histograms(args.data_dir, args.num_images, args.seed)
+    limits = {band: stretch_limits(histogram) for band, histogram in histograms.items()}
+    path = args.data_dir / QUANTILES_NAME
+    write_json(path, {"quantiles": limits, "num_images": args.num_images, "seed": args.seed})
+    for band, (low, high) in limits.items():
+        print(f"{band:>3} {low:3d} {high:3d}")
+    print(f"quantiles: {path}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,29 @@
+"""Seeds, and one small copy of each data set for the whole run."""
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from datasets.mini_earth import write_seco
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """Tensors are tiny here: more threads only wait for each other."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def seco_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """6 places x 4 dates x 12 bands, 48 px at 10 m, with previews. Read only: copy to change."""
+    root = tmp_path_factory.mktemp("mini_earth") / "seco"
+    write_seco(root, num_places=6, num_dates=4, size=48, previews=True, num_workers=1)
+    return root

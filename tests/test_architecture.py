@@ -1,0 +1,50 @@
+"""Imports point down: main_* > datasets, models > utils."""
+
+import ast
+import importlib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+MAY_IMPORT = {"datasets": {"datasets", "utils"}, "models": {"models", "utils"}, "utils": {"utils"}}
+FIRST_PARTY = {*MAY_IMPORT, "benchmarks", "tests", *(path.stem for path in ROOT.glob("main_*.py"))}
+FILES = [path for package in MAY_IMPORT for path in sorted((ROOT / package).glob("*.py"))]
+
+
+def imported(path: Path) -> set[str]:
+    """Return the first names of all imports, also of those inside functions."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}: imports are absolute"
+            assert all(alias.name != "*" for alias in node.names), f"{path.name}: name the imports"
+            names.add(node.module or "")
+    return {name.split(".")[0] for name in names}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_imports_point_downwards(path: Path) -> None:
+    assert imported(path) & FIRST_PARTY <= MAY_IMPORT[path.parent.name]
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_our_package_wins_over_an_installed_one_of_its_name(package: str) -> None:
+    module = importlib.import_module(package)
+    assert Path(str(module.__file__)).parent == ROOT / package
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in FILES if "__main__" in p.read_text()], ids=lambda path: path.name
+)
+def test_scripts_in_packages_extend_the_path_before_they_import_ours(path: Path) -> None:
+    """``python datasets/x.py`` starts with ``datasets/`` on the path, not with the root."""
+    body = ast.parse(path.read_text()).body
+    shim = next(node.lineno for node in body if ast.unparse(node).startswith("if not __package__"))
+    assert all(
+        node.lineno > shim
+        for node in body
+        if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] in FIRST_PARTY
+    )

@@ -1,0 +1,103 @@
+"""The contract between stored values and encoder inputs, with numbers worked out by hand."""
+
+import pytest
+import torch
+
+from datasets.bands import (
+    ALL_BANDS,
+    RESOLUTION_M,
+    RGB_BANDS,
+    RGB_QUANTILES,
+    check_bands,
+    seco_input_spec,
+)
+from utils.errors import UserError
+from utils.normalization import InputSpec
+
+# The original's quantiles.npy, typed again from its seco_dataset.py.
+PUBLISHED = {"B2": (3.0, 88.0), "B3": (2.0, 103.0), "B4": (0.0, 129.0)}
+
+
+@pytest.mark.parametrize("band", PUBLISHED)
+def test_stretch_is_the_originals_on_all_256_values(band: str) -> None:
+    low, high = PUBLISHED[band]
+    expected = []
+    for x in range(256):
+        scaled = (x - low) / (high - low) * 255.0  # Python's floats are numpy's float64
+        expected.append(int(min(max(scaled, 0.0), 255.0)))
+    assert seco_input_spec([band]).stretch_table().tolist() == [expected]
+
+
+@pytest.mark.parametrize(
+    ("band", "stored", "picture"),
+    [
+        *(("B2", 3, 0), ("B2", 45, 126), ("B2", 87, 252), ("B2", 88, 255), ("B2", 255, 255)),
+        *(("B3", 1, 0), ("B3", 50, 121), ("B3", 102, 252), ("B3", 103, 255)),
+        *(("B4", 0, 0), ("B4", 64, 126), ("B4", 128, 253), ("B4", 129, 255)),
+    ],
+)
+def test_stretch_of_a_pixel_by_hand(band: str, stored: int, picture: int) -> None:
+    assert seco_input_spec([band]).stretch_table()[0, stored] == picture
+
+
+def test_there_are_the_twelve_bands_of_level_2a() -> None:
+    by_resolution = {
+        resolution: {band for band in ALL_BANDS if RESOLUTION_M[band] == resolution}
+        for resolution in (10, 20, 60)
+    }
+    assert len(ALL_BANDS) == 12
+    assert by_resolution[10] == {"B2", "B3", "B4", "B8"}
+    assert by_resolution[20] == {"B5", "B6", "B7", "B8A", "B11", "B12"}
+    assert by_resolution[60] == {"B1", "B9"}
+
+
+@pytest.mark.parametrize("bands", [("B2", "B3", "B4"), ("B4", "B3", "B2"), ("B3",)])
+def test_channels_follow_the_order_asked_for(bands: tuple[str, ...]) -> None:
+    spec = seco_input_spec(bands)
+    assert spec.bands == bands
+    assert spec.low == tuple(PUBLISHED[band][0] for band in bands)
+    assert spec.high == tuple(PUBLISHED[band][1] for band in bands)
+
+
+def test_red_green_blue_are_normalised_by_imagenet() -> None:
+    spec = seco_input_spec(RGB_BANDS)
+    assert spec.mean == (0.485, 0.456, 0.406)
+    assert spec.std == (0.229, 0.224, 0.225)
+    blue = torch.full((1, 1, 1, 1), 255.0)
+    assert seco_input_spec(["B2"]).normalize(blue).item() == pytest.approx((1 - 0.406) / 0.225)
+
+
+def test_other_bands_take_the_mean_of_the_three() -> None:
+    spec = seco_input_spec(["B8"], RGB_QUANTILES | {"B8": (1.0, 99.0)})
+    assert spec.mean[0] == pytest.approx((0.485 + 0.456 + 0.406) / 3)
+    assert spec.std[0] == pytest.approx((0.229 + 0.224 + 0.225) / 3)
+    assert (spec.low[0], spec.high[0]) == (1.0, 99.0)
+
+
+def test_band_without_quantiles_names_the_command() -> None:
+    with pytest.raises(UserError, match=r"no quantiles for B8 B11: run .*seco_utils.py"):
+        seco_input_spec(["B8", "B4", "B11"])
+
+
+@pytest.mark.parametrize(
+    ("bands", "message"),
+    [
+        (["B4", "B10"], "unknown band B10: .*B8A"),
+        (["B04"], "unknown band B04"),
+        (["B4", "B4"], "distinct names"),
+        ([], "distinct names"),
+    ],
+)
+def test_wrong_bands_are_refused(bands: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        check_bands(bands)
+
+
+def test_contract_survives_a_checkpoint() -> None:
+    spec = seco_input_spec(RGB_BANDS)
+    assert InputSpec.from_dict(spec.to_dict()) == spec
+
+
+def test_pictures_are_not_stretched() -> None:
+    table = InputSpec.of_pictures().stretch_table()
+    assert torch.equal(table, torch.arange(256, dtype=torch.uint8).expand(3, 256))

@@ -1,0 +1,288 @@
+"""Users' own pictures: formats, folder or zip, lists, and files that are not what they seem."""
+
+import pickle
+import shutil
+import warnings
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from datasets.bad_patches import BadPatchError
+from datasets.image_dataset import ImageDataset
+from utils.errors import UserError
+from utils.normalization import IMAGENET_MEAN, IMAGENET_STD
+
+ROOT = Path(__file__).resolve().parents[1]
+EUROSAT = ROOT.parent / "shared" / "data" / "EuroSAT_RGB.zip"
+
+
+def pixels(seed: int, height: int = 8, width: int = 8) -> np.ndarray:
+    return np.random.default_rng(seed).integers(1, 256, (height, width, 3), dtype=np.uint8)
+
+
+def save(path: Path, image: np.ndarray | Image.Image) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(path)
+
+
+def pack(folder: Path, archive: Path) -> Path:
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in sorted(folder.rglob("*"), reverse=True):
+            file.write(path, path.relative_to(folder).as_posix())
+    return archive
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Four pictures in three formats, and what must not be taken for one."""
+    root = tmp_path / "pictures"
+    save(root / "world/b/2.PNG", pixels(2))
+    save(root / "world/b/10.png", pixels(10))
+    save(root / "world/a/1.jpg", pixels(1))
+    save(root / "world/c.tiff", pixels(3))
+    (root / ".DS_Store").touch()
+    (root / "world/labels.csv").touch()
+    save(root / "world/a/._1.jpg", pixels(4))
+    save(root / "__MACOSX/world/a/1.jpg", pixels(5))
+    save(root / ".cache/1.jpg", pixels(6))
+    return root
+
+
+NAMES = ["world/a/1.jpg", "world/b/10.png", "world/b/2.PNG", "world/c.tiff"]
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_pictures_are_sorted_by_name_and_stray_files_ignored(
+    folder: Path, tmp_path: Path, zipped: bool
+) -> None:
+    dataset = ImageDataset(pack(folder, tmp_path / "p.zip") if zipped else folder)
+    assert dataset.names == NAMES
+    assert len(dataset) == 4
+    assert dataset.patch_shape == (3, 8, 8)
+    assert dataset.input_spec.bands == ("R", "G", "B")
+    assert (dataset.input_spec.mean, dataset.input_spec.std) == (IMAGENET_MEAN, IMAGENET_STD)
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_sample_holds_the_pixels_of_its_file(folder: Path, tmp_path: Path, zipped: bool) -> None:
+    dataset = ImageDataset(pack(folder, tmp_path / "p.zip") if zipped else folder)
+    for index, seed in ((1, 10), (2, 2), (3, 3)):  # the lossless ones
+        sample = dataset[4, index]
+        assert sample["patches"].shape == (1, 3, 8, 8)
+        assert sample["patches"].dtype == torch.uint8
+        np.testing.assert_array_equal(sample["patches"][0], pixels(seed).transpose(2, 0, 1))
+        assert (sample["epoch"], sample["index"], sample["bad"]) == (4, index, [])
+    decoded = np.asarray(Image.open(folder / NAMES[0])).transpose(2, 0, 1)
+    np.testing.assert_array_equal(dataset[0, 0]["patches"][0], decoded)
+
+
+def test_every_worker_opens_the_zip_for_itself(folder: Path, tmp_path: Path) -> None:
+    for number in range(30):
+        save(folder / f"more/{number:02}.png", pixels(100 + number))
+    dataset = ImageDataset(pack(folder, tmp_path / "p.zip"))
+    expected = [dataset[0, index]["patches"] for index in range(len(dataset))]  # handle is open
+    keys = [(0, index) for index in range(len(dataset))]
+    loader = DataLoader(dataset, None, sampler=keys, num_workers=2, multiprocessing_context="fork")
+    got = [sample["patches"] for sample in loader]
+    assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+
+
+def test_forked_process_does_not_share_the_open_zip(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = pack(folder, tmp_path / "p.zip")
+    dataset = ImageDataset(archive)
+    opened: list[Path] = []
+
+    class CountingZip(zipfile.ZipFile):
+        def __init__(self, path: Path) -> None:
+            opened.append(path)
+            super().__init__(path)
+
+    monkeypatch.setattr(zipfile, "ZipFile", CountingZip)
+    for process, number in ((1, 1), (1, 1), (2, 2)):
+        monkeypatch.setattr("os.getpid", lambda process=process: process)
+        _ = dataset[0, 2]
+        assert len(opened) == number
+
+
+def test_open_zip_can_be_sent_to_a_spawned_worker(folder: Path, tmp_path: Path) -> None:
+    dataset = ImageDataset(pack(folder, tmp_path / "p.zip"))
+    copy = pickle.loads(pickle.dumps(dataset))
+    assert torch.equal(copy[0, 2]["patches"], dataset[0, 2]["patches"])
+
+
+@pytest.mark.parametrize(
+    "mode", ["L", "P", "RGBA", "LA", "CMYK", "1"], ids=lambda mode: f"mode {mode}"
+)
+def test_other_8_bit_pictures_become_rgb(tmp_path: Path, mode: str) -> None:
+    image = Image.fromarray(pixels(0)).convert(mode)
+    save(tmp_path / ("x.tif" if mode == "CMYK" else "x.png"), image)
+    expected = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+    np.testing.assert_array_equal(ImageDataset(tmp_path)[0, 0]["patches"][0], expected)
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+@pytest.mark.parametrize("dtype", ["uint16", "int16", "float32"])
+@pytest.mark.parametrize("driver", ["PNG", "GTiff"])
+@pytest.mark.parametrize("count", [1, 3])
+def test_more_than_8_bits_are_refused(tmp_path: Path, driver: str, dtype: str, count: int) -> None:
+    if driver == "PNG" and dtype != "uint16":
+        pytest.skip("PNG has no such type")
+    path = tmp_path / f"deep.{'png' if driver == 'PNG' else 'tif'}"
+    size = {"count": count, "height": 8, "width": 8}
+    extra = {"interleave": "pixel", "photometric": "RGB"} if size["count"] == 3 else {}
+    with rasterio.open(
+        path, "w", driver=driver, dtype=dtype, **size, **(extra if driver == "GTiff" else {})
+    ) as file:
+        file.write(np.full((count, 8, 8), 1000, dtype))
+    with pytest.raises(UserError, match=r"deep\.\w+ (has more than 8 bits|is not a readable)"):
+        ImageDataset(tmp_path)
+
+
+def test_16_bit_colour_is_named_as_such(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with rasterio.open(
+            tmp_path / "x.png", "w", driver="PNG", dtype="uint16", count=3, height=4, width=4
+        ) as file:
+            file.write(np.full((3, 4, 4), 1000, np.uint16))
+    with pytest.raises(UserError, match="has more than 8 bits per channel: convert it") as caught:
+        ImageDataset(tmp_path)
+    assert not isinstance(caught.value, BadPatchError)
+
+
+def test_other_sizes_are_scaled_and_cropped_to_the_first_with_one_warning(tmp_path: Path) -> None:
+    save(tmp_path / "0.png", pixels(0, 8, 8))
+    red_between_blue = np.zeros((32, 64, 3), np.uint8)
+    red_between_blue[:, :16, 2] = red_between_blue[:, 48:, 2] = 255
+    red_between_blue[:, 16:48, 0] = 200
+    save(tmp_path / "1.png", red_between_blue)
+    stripes = np.zeros((64, 64, 3), np.uint8)
+    stripes[::2] = 255  # sampled without a filter, this is black or white
+    save(tmp_path / "2.png", stripes)
+    dataset = ImageDataset(tmp_path)
+    with pytest.warns(UserWarning, match=r"1.png has 64 x 32 px; .* the 8 x 8 px of 0.png"):
+        cropped = dataset[0, 1]["patches"]
+    assert cropped.shape == (1, 3, 8, 8)
+    assert (cropped[0, 0, :, 1:-1] == 200).all()
+    assert (cropped[0, 2, :, 1:-1] == 0).all()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        grey = dataset[0, 2]["patches"].float()
+    assert (grey - 127.5).abs().max() < 8
+
+
+def test_zeros_and_damaged_pictures_name_their_file(folder: Path) -> None:
+    jpeg = (folder / NAMES[0]).read_bytes()
+    save(folder / NAMES[1], np.zeros((8, 8, 3), np.uint8))
+    (folder / NAMES[2]).write_bytes(b"no picture")
+    dataset = ImageDataset(folder)
+    (folder / NAMES[0]).write_bytes(jpeg[: len(jpeg) - 40])
+    (folder / NAMES[3]).unlink()
+    reasons = ["is not a readable picture", "holds only zeros"]
+    reasons += ["is not a readable picture", "is missing"]
+    for index, reason in enumerate(reasons):
+        with pytest.raises(BadPatchError, match=reason) as caught:
+            _ = dataset[0, index]
+        assert caught.value.name == str(folder / NAMES[index])
+
+
+def test_damage_inside_a_zip_names_the_picture(folder: Path, tmp_path: Path) -> None:
+    archive = pack(folder, tmp_path / "p.zip")
+    with zipfile.ZipFile(archive) as file:
+        start = file.getinfo(NAMES[1]).header_offset + 60
+    data = bytearray(archive.read_bytes())
+    data[start : start + 20] = bytes(20)
+    archive.write_bytes(data)
+    with pytest.raises(BadPatchError, match=rf"p.zip/{NAMES[1]} is not a readable picture"):
+        _ = ImageDataset(archive)[0, 1]
+
+
+def test_bad_picture_is_skipped_on_request(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.bad_patches.MAX_BAD_FRACTION", 0.5)
+    (folder / NAMES[0]).write_bytes(b"no picture")
+    dataset = ImageDataset(folder, on_bad_patch="skip")
+    sample = dataset[1, 0]
+    assert sample["bad"] == [str(folder / NAMES[0])]
+    assert sample["index"] == 0
+    np.testing.assert_array_equal(sample["patches"][0], pixels(10).transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["world/b/2.PNG", "world/a/1.jpg"],
+        ["b/2.PNG", "a/1.jpg", ""],
+        ["2.PNG", "1.jpg"],
+        ["./world/b/2.PNG", "a/1.jpg", "a/1.jpg"],
+    ],
+)
+def test_list_restricts_the_pictures_with_or_without_their_folders(
+    folder: Path, tmp_path: Path, zipped: bool, lines: list[str]
+) -> None:
+    image_list = tmp_path / "list.txt"
+    image_list.write_text("\n".join(lines) + "\n")
+    root = pack(folder, tmp_path / "p.zip") if zipped else folder
+    assert ImageDataset(root, image_list=image_list).names == ["world/a/1.jpg", "world/b/2.PNG"]
+
+
+def test_exact_name_wins_over_one_in_a_subfolder(tmp_path: Path) -> None:
+    save(tmp_path / "p/1.png", pixels(0))
+    save(tmp_path / "p/a/1.png", pixels(1))
+    (tmp_path / "list").write_text("1.png")
+    assert ImageDataset(tmp_path / "p", image_list=tmp_path / "list").names == ["1.png"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a/1.jpg\nmoon/1.jpg\nmoon/2.jpg\n", r"2 of 3 names in .*list are not in .*moon/1.jpg"),
+        ("\n", "names no pictures"),
+        ("1.jpg", r"1.jpg in .*list may be world/a/1.jpg or world/d/1.jpg: add its folder"),
+    ],
+)
+def test_list_that_fits_no_pictures_is_an_error(
+    folder: Path, tmp_path: Path, content: str, message: str
+) -> None:
+    shutil.copytree(folder / "world/a", folder / "world/d")
+    (tmp_path / "list").write_text(content)
+    with pytest.raises(UserError, match=message):
+        ImageDataset(folder, image_list=tmp_path / "list")
+
+
+def test_wrong_roots_and_lists_are_refused(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.zip").write_text("no zip")
+    cases: list[tuple[Callable[[], object], str]] = [
+        (lambda: ImageDataset(tmp_path / "nowhere"), "nowhere is missing"),
+        (lambda: ImageDataset(tmp_path / "empty"), "empty holds neither pictures"),
+        (lambda: ImageDataset(tmp_path / "text.zip"), "is neither a folder nor a zip"),
+        (
+            lambda: ImageDataset(folder, image_list=tmp_path / "none"),
+            "no file .*none: --image_list",
+        ),
+    ]
+    for make, message in cases:
+        with pytest.raises(UserError, match=message):
+            make()
+
+
+@pytest.mark.skipif(not EUROSAT.exists(), reason="needs the real EuroSAT")
+def test_real_eurosat_is_read_from_its_zip() -> None:
+    dataset = ImageDataset(EUROSAT)
+    assert len(dataset) == 27_000
+    assert dataset.patch_shape == (3, 64, 64)
+    indices = range(0, 27_000, 90)
+    images = torch.cat([dataset[0, index]["patches"] for index in indices]).double() / 255
+    # Means of the whole set, from its description; 300 pictures differ by chance.
+    published = torch.tensor([0.3444, 0.3803, 0.4078], dtype=torch.float64)
+    assert (images.mean((0, 2, 3)) - published).abs().max() < 0.02

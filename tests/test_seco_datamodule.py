@@ -1,0 +1,332 @@
+"""Modes, order, workers, resuming and errors, seen from a training loop."""
+
+import os
+import shutil
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pytorch_lightning import LightningModule, Trainer
+from torch import Tensor
+
+from datasets import seco_datamodule
+from datasets.bad_patches import BadPatchList
+from datasets.bands import RGB_BANDS
+from datasets.image_dataset import ImageDataset
+from datasets.seco_datamodule import DATA_MODES, SecoDataModule, SeededSampler, View, is_seco
+from datasets.seco_dataset import SecoDataset
+from utils.augment import AugmentConfig
+from utils.errors import UserError
+from utils.random import sample_keys
+
+CALM: dict[str, Any] = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False}
+CALM |= {"enable_progress_bar": False, "enable_model_summary": False}
+
+
+def make(data_dir: Path, data_mode: str = "seco", **changes: Any) -> SecoDataModule:
+    options: dict[str, Any] = {
+        "bands": RGB_BANDS,
+        "batch_size": 2,
+        "num_workers": 0,
+        "seed": 3,
+        "augment": AugmentConfig(crop_size=16),
+        "replace_dates": False,
+        "on_bad_patch": "raise",
+        "image_list": None,
+        "log_dir": None,
+    }
+    return SecoDataModule(data_dir, data_mode, **(options | changes))
+
+
+class Recorder(LightningModule):
+    """Trains nothing and keeps every batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.batches: list[tuple[Tensor, list[Tensor]]] = []
+
+    def training_step(self, batch: tuple[Tensor, list[Tensor]]) -> Tensor:
+        self.batches.append(batch)
+        return self.weight.sum()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def fit(
+    datamodule: SecoDataModule, epochs: int, ckpt_path: Path | None = None, **changes: Any
+) -> tuple[Trainer, Recorder]:
+    trainer = Trainer(**(CALM | changes), max_epochs=epochs, use_distributed_sampler=False)
+    recorder = Recorder()
+    trainer.fit(recorder, datamodule, ckpt_path=ckpt_path)
+    return trainer, recorder
+
+
+def assert_same(first: Recorder, second: Recorder) -> None:
+    assert len(first.batches) == len(second.batches) > 0
+    for (q, k), (other_q, other_k) in zip(first.batches, second.batches, strict=True):
+        assert torch.equal(q, other_q)
+        assert all(torch.equal(a, b) for a, b in zip(k, other_k, strict=True))
+
+
+@pytest.fixture
+def many_places(seco_root: Path, tmp_path: Path) -> Path:
+    """101 places with one date each: one bad patch is less than 1 %. Linked, so replace files."""
+    date = next(p for p in sorted(seco_root.glob("*/*")) if p.is_dir())
+    for place in range(101):
+        folder = tmp_path / "places" / f"{place:06}" / date.name
+        folder.mkdir(parents=True)
+        for band in RGB_BANDS:
+            os.link(date / f"{band}.tif", folder / f"{band}.tif")
+    return tmp_path / "places"
+
+
+def break_band(root: Path, place: int) -> Path:
+    path = next((root / f"{place:06}").glob("*/B3.tif"))
+    path.unlink()
+    return path
+
+
+def test_modes_are_those_of_the_paper() -> None:
+    plain, synthetic = False, True
+    expected = {  # q, then k0, k1, ...; T is the synthetic transformation
+        "moco": (1, True, [(0, synthetic), (0, synthetic)]),
+        "moco_tp": (2, False, [(0, synthetic), (1, synthetic)]),
+        "seco": (3, False, [(0, plain), (1, synthetic), (2, plain), (0, synthetic)]),
+    }
+    for name, (num_dates, every_date, views) in expected.items():
+        mode = DATA_MODES[name]
+        assert (mode.num_dates, mode.every_date) == (num_dates, every_date)
+        assert mode.views == tuple(View(*view) for view in views)
+    assert list(DATA_MODES) == list(expected)
+    assert [mode.emb_spaces for mode in DATA_MODES.values()] == [1, 1, 3]
+
+
+@pytest.mark.parametrize("data_mode", DATA_MODES)
+def test_each_view_takes_its_date_stream_and_transformation(
+    seco_root: Path, data_mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[Tensor, Tensor, int, bool]] = []
+
+    class Spy(torch.nn.Module):
+        def __init__(self, *args: object) -> None:
+            super().__init__()
+
+        def forward(self, patches: Tensor, keys: Tensor, stream: int, synthetic: bool) -> Tensor:
+            calls.append((patches, keys, stream, synthetic))
+            return torch.full((1,), float(stream))
+
+    monkeypatch.setattr(seco_datamodule, "Augment", Spy)
+    datamodule = make(seco_root, data_mode)
+    _, recorder = fit(datamodule, 1, limit_train_batches=1)
+
+    mode = DATA_MODES[data_mode]
+    sampler = SeededSampler(len(datamodule.dataset), 3)
+    epochs, indices = zip(*list(sampler)[:2], strict=True)
+    samples = [datamodule.dataset[key]["patches"] for key in list(sampler)[:2]]
+    patches = torch.stack(samples)  # (B, T, C, H, W)
+    keys = sample_keys(3, torch.tensor(epochs), torch.tensor(indices))
+    assert len(calls) == len(mode.views)
+    for stream, (view, call) in enumerate(zip(mode.views, calls, strict=True)):
+        assert torch.equal(call[0], patches[:, view.date])
+        assert torch.equal(call[1], keys)
+        assert call[2:] == (stream, view.synthetic)
+    img_q, img_k = recorder.batches[0]
+    assert [img_q.item(), *(k.item() for k in img_k)] == list(range(len(mode.views)))
+
+
+@pytest.mark.parametrize(("data_mode", "samples"), [("moco", 24), ("moco_tp", 6), ("seco", 6)])
+def test_loop_gets_a_query_and_a_list_of_keys(
+    seco_root: Path, data_mode: str, samples: int
+) -> None:
+    datamodule = make(seco_root, data_mode, bands=("B2", "B3"))
+    _, recorder = fit(datamodule, 1)
+    assert len(recorder.batches) == samples // 2
+    for img_q, img_k in recorder.batches:
+        assert len(img_k) == DATA_MODES[data_mode].emb_spaces
+        assert all(view.shape == (2, 2, 16, 16) for view in [img_q, *img_k])
+        assert all(view.dtype == torch.float32 for view in [img_q, *img_k])
+    assert datamodule.input_spec.bands == ("B2", "B3")
+
+
+def test_number_of_workers_does_not_change_the_views(seco_root: Path) -> None:
+    _, alone = fit(make(seco_root), 2)
+    _, helped = fit(make(seco_root, num_workers=2), 2)
+    assert_same(alone, helped)
+
+
+def test_views_differ_between_epochs_seeds_and_samples(seco_root: Path) -> None:
+    _, recorder = fit(make(seco_root, batch_size=6, num_workers=1), 2)
+    _, other_seed = fit(make(seco_root, batch_size=6, seed=4), 1)
+    queries = [batch[0] for batch in (*recorder.batches, *other_seed.batches)]
+    pictures = torch.cat(queries).flatten(1)
+    assert len(pictures.unique(dim=0)) == 18
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_resumed_run_continues_with_the_views_of_an_unbroken_one(
+    seco_root: Path, tmp_path: Path, num_workers: int
+) -> None:
+    _, unbroken = fit(make(seco_root), 4)
+    checkpoints: dict[str, Any] = {"enable_checkpointing": True, "default_root_dir": tmp_path}
+    trainer, _ = fit(make(seco_root, num_workers=num_workers), 2, **checkpoints)
+    assert trainer.checkpoint_callback is not None
+    saved = Path(trainer.checkpoint_callback.best_model_path)  # type: ignore[attr-defined]
+    _, resumed = fit(make(seco_root, num_workers=num_workers), 4, ckpt_path=saved)
+    unbroken.batches = unbroken.batches[2 * 3 :]
+    assert_same(unbroken, resumed)
+
+
+def test_sampler_visits_every_sample_once_in_a_new_order_per_epoch() -> None:
+    sampler = SeededSampler(50, seed=1)
+    first = list(sampler)
+    sampler.set_epoch(1)
+    second = list(sampler)
+    assert [epoch for epoch, _ in first + second] == [0] * 50 + [1] * 50
+    orders = [[index for _, index in keys] for keys in (first, second)]
+    assert sorted(orders[0]) == sorted(orders[1]) == list(range(50))
+    assert orders[0] != orders[1]
+    assert list(SeededSampler(50, seed=1, epoch=1)) == second
+    assert list(SeededSampler(50, seed=2)) != first
+
+
+def test_processes_share_the_samples_in_equal_parts() -> None:
+    whole = [index for _, index in SeededSampler(11, seed=1)]
+    samplers = [SeededSampler(11, seed=1, rank=rank, world_size=3) for rank in range(3)]
+    parts = [[index for _, index in sampler] for sampler in samplers]
+    assert [len(part) for part in parts] == [len(sampler) for sampler in samplers] == [3, 3, 3]
+    assert [i for step in zip(*parts, strict=True) for i in step] == whole[:9]
+
+
+def test_last_incomplete_batch_is_dropped(seco_root: Path) -> None:
+    _, recorder = fit(make(seco_root, batch_size=4), 1)
+    assert [len(img_q) for img_q, _ in recorder.batches] == [4]
+
+
+def test_fewer_samples_than_a_batch_are_an_error_with_both_numbers(seco_root: Path) -> None:
+    with pytest.raises(UserError, match=r"6 samples, fewer than one batch of 7: lower --batch"):
+        fit(make(seco_root, batch_size=7), 1)
+
+
+def test_error_in_a_worker_reaches_the_user_as_one_sentence(many_places: Path) -> None:
+    path = break_band(many_places, 50)
+    with pytest.raises(UserError) as caught:
+        fit(make(many_places, "moco", num_workers=1, batch_size=10), 1)
+    assert str(caught.value).startswith(f"{path} is missing: ")
+    assert "Traceback" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_skipped_patches_are_listed_and_warned_of_once(many_places: Path, tmp_path: Path) -> None:
+    path = break_band(many_places, 50)
+    datamodule = make(
+        many_places, "moco", batch_size=10, num_workers=1, on_bad_patch="skip", log_dir=tmp_path
+    )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        _, recorder = fit(datamodule, 3)
+    assert len(recorder.batches) == 30
+    assert (tmp_path / "bad_patches.txt").read_text() == f"{path}\n"
+    messages = [str(w.message) for w in caught if "bad patches" in str(w.message)]
+    assert len(messages) == 1
+    assert str(tmp_path / "bad_patches.txt") in messages[0]
+
+
+def test_skipping_stops_above_one_percent(many_places: Path, tmp_path: Path) -> None:
+    for place in (10, 50):
+        break_band(many_places, place)
+    datamodule = make(many_places, "moco", batch_size=10, on_bad_patch="skip", log_dir=tmp_path)
+    with (
+        pytest.warns(UserWarning, match="skipping bad patches"),
+        pytest.raises(UserError, match="more than 1% of 101 samples are bad, 2 so far"),
+    ):
+        fit(datamodule, 2)
+    assert len((tmp_path / "bad_patches.txt").read_text().splitlines()) == 2
+
+
+def test_without_a_log_folder_no_list_is_written(tmp_path: Path) -> None:
+    bad = BadPatchList(200, None)
+    with pytest.warns(UserWarning, match="skipping bad patches, the first is a"):
+        bad.add(["a", "a"])
+    bad.add(["a", "b"])
+    assert list(bad.names) == ["a", "b"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def save_pictures(root: Path, count: int = 6) -> None:
+    for number in range(count):
+        path = root / f"class_{number % 2}" / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        noise = np.random.default_rng(number).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(path)
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_moco_takes_pictures_from_class_folders_or_a_zip(tmp_path: Path, zipped: bool) -> None:
+    save_pictures(tmp_path / "pictures")
+    root = tmp_path / "pictures"
+    if zipped:
+        root = Path(shutil.make_archive(str(tmp_path / "p"), "zip", root))
+    (tmp_path / "list").write_text("0.jpg\n3.jpg\n5.jpg\n")
+    datamodule = make(root, "moco", image_list=tmp_path / "list", num_workers=1)
+    _, recorder = fit(datamodule, 1)
+    assert isinstance(datamodule.dataset, ImageDataset)
+    assert len(datamodule.dataset) == 3
+    assert datamodule.input_spec.bands == ("R", "G", "B")
+    assert [img_q.shape for img_q, _ in recorder.batches] == [(2, 3, 16, 16)]
+
+
+def test_seco_folder_in_mode_moco_is_read_as_patches(seco_root: Path) -> None:
+    datamodule = make(seco_root, "moco")
+    datamodule.setup()
+    assert isinstance(datamodule.dataset, SecoDataset)
+    assert len(datamodule.dataset) == 24
+
+
+def test_layout_is_told_by_band_files_in_places(seco_root: Path, tmp_path: Path) -> None:
+    assert is_seco(seco_root)
+    save_pictures(tmp_path / "pictures")
+    assert not is_seco(tmp_path / "pictures")
+    assert not is_seco(seco_root.parent)
+    assert not is_seco(tmp_path / "nowhere")
+
+
+def setup_error(datamodule: SecoDataModule) -> str:
+    with pytest.raises(UserError) as caught:
+        datamodule.setup()
+    return str(caught.value)
+
+
+def test_wrong_data_is_refused_with_its_remedy(seco_root: Path, tmp_path: Path) -> None:
+    save_pictures(tmp_path / "pictures")
+    pictures = tmp_path / "pictures"
+    (tmp_path / "empty").mkdir()
+    with zipfile.ZipFile(tmp_path / "seco.zip", "w") as archive:
+        archive.write(next(seco_root.glob("*/*/B4.tif")), "000000/date/B4.tif")
+    place = next(p for p in seco_root.iterdir() if p.is_dir())
+
+    assert "needs 3 dates" in setup_error(make(pictures))
+    assert "needs 2 dates of each place, but" in setup_error(make(pictures, "moco_tp"))
+    assert "take --data_mode moco" in setup_error(make(pictures))
+    assert "no --bands to choose" in setup_error(make(pictures, "moco", bands=("B2",)))
+    assert "zip of SeCo patches: unpack it" in setup_error(make(tmp_path / "seco.zip"))
+    assert "zip of SeCo patches: unpack it" in setup_error(make(tmp_path / "seco.zip", "moco"))
+    for level in (place, seco_root.parent):
+        assert "takes the folder of the places" in setup_error(make(level, "moco"))
+    assert "--image_list is for pictures" in setup_error(make(seco_root, image_list=tmp_path))
+    assert "neither pictures" in setup_error(make(tmp_path / "empty"))
+    assert "is missing" in setup_error(make(tmp_path / "nowhere"))
+
+
+def test_batches_of_other_loaders_are_left_alone(seco_root: Path) -> None:
+    datamodule = make(seco_root)
+    datamodule.setup()
+    batch = {"patches": torch.zeros(1)}
+    assert datamodule.on_before_batch_transfer(batch, 0) is batch
+    assert datamodule.on_after_batch_transfer(batch, 0) is batch
