@@ -67,7 +67,8 @@ def blend(pictures: Tensor, operation: Tensor, factor: Tensor, round_to_uint8: b
     mean = _finish(grey.mean(dim=(2, 3), keepdim=True), round_to_uint8)  # (B, 1, 1, 1)
     base = torch.where(_per_sample(operation == SATURATION), grey, mean)
     base = base * _per_sample(operation != BRIGHTNESS)
-    return _finish(torch.lerp(base, pictures, _per_sample(factor)), round_to_uint8)
+    blended = torch.lerp(base, pictures, _per_sample(factor)).clamp(0, 255)
+    return blended.floor() if round_to_uint8 else blended  # Pillow's blend truncates
 
 
 def to_grey(pictures: Tensor) -> Tensor:

@@ -1,0 +1,119 @@
+"""SplitMix64 against its published numbers and against whole numbers of Python."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from utils.random import mix, sample_keys, uniform
+
+MASK = (1 << 64) - 1
+GAMMA = 0x9E3779B97F4A7C15
+INT64 = st.integers(-(1 << 63), (1 << 63) - 1)
+
+
+def slow_mix(x: int) -> int:
+    """One step of SplitMix64 from state x, unsigned."""
+    z = (x + GAMMA) & MASK
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & MASK
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & MASK
+    return z ^ (z >> 31)
+
+
+def signed(x: int) -> int:
+    return x - (1 << 64) if x >> 63 else x
+
+
+def grid(num_epochs: int, num_indices: int) -> tuple[torch.Tensor, torch.Tensor]:
+    pairs = torch.cartesian_prod(torch.arange(num_epochs), torch.arange(num_indices))
+    return pairs[:, 0], pairs[:, 1]
+
+
+@pytest.mark.parametrize(
+    ("seed", "published"),
+    [
+        # The first outputs that other implementations state for these seeds.
+        (0, [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F, 0xF88BB8A8724C81EC]),
+        (1234567, [6457827717110365317, 3203168211198807973, 9817491932198370423]),
+    ],
+)
+def test_mix_gives_the_published_sequence(seed: int, published: list[int]) -> None:
+    states = torch.tensor([signed((seed + n * GAMMA) & MASK) for n in range(len(published))])
+    assert mix(states).tolist() == [signed(number) for number in published]
+
+
+@given(INT64)
+def test_mix_is_the_hash_in_whole_numbers(x: int) -> None:
+    assert mix(torch.tensor([x])).item() == signed(slow_mix(x & MASK))
+
+
+@given(st.integers(0, 1 << 62), st.integers(0, 10**6), st.integers(0, 10**9), st.integers(0, 9))
+def test_numbers_are_the_top_24_bits_of_chained_hashes(
+    seed: int, epoch: int, index: int, stream: int
+) -> None:
+    key = slow_mix(slow_mix(slow_mix(seed) + epoch & MASK) + index & MASK)
+    counter_base = slow_mix(key + stream & MASK)
+    expected = [(slow_mix(counter_base + n & MASK) >> 40) / (1 << 24) for n in range(5)]
+    keys = sample_keys(seed, torch.tensor([epoch]), torch.tensor([index]))
+    assert keys.item() == signed(key)
+    assert uniform(keys, stream, count=5)[0].tolist() == expected
+
+
+def test_no_two_samples_of_many_runs_share_a_stream() -> None:
+    epochs, indices = grid(100, 5000)
+    keys = torch.cat([sample_keys(seed, epochs, indices) for seed in (0, 1, 2, 42)])
+    assert len(torch.unique(keys)) == len(keys)
+
+
+def test_no_two_views_of_a_run_start_from_the_same_counter() -> None:
+    """Two streams would overlap where key + stream, or its hash + counter, meet."""
+    epochs, indices = grid(20, 2000)
+    keys = sample_keys(0, epochs, indices)
+    starts = torch.cat([mix(keys + stream) for stream in range(4)]).sort().values
+    assert (starts.diff() > 48).all()
+
+
+@pytest.mark.parametrize("stream", [0, 3])
+@pytest.mark.parametrize("vary", ["index", "epoch", "counter"])
+def test_numbers_are_uniform_and_uncorrelated_along_every_direction(vary: str, stream: int) -> None:
+    line, zeros = torch.arange(20_000), torch.zeros(20_000, dtype=torch.long)
+    if vary == "counter":
+        numbers = uniform(sample_keys(7, zeros[:1], zeros[:1]), stream, count=20_000)[0]
+    else:
+        epochs, indices = (line, zeros) if vary == "epoch" else (zeros, line)
+        numbers = uniform(sample_keys(7, epochs, indices), stream, count=1)[:, 0]
+    assert stats.kstest(numbers.double().numpy(), "uniform").pvalue > 1e-3
+    correlation = torch.corrcoef(torch.stack([numbers[1:], numbers[:-1]]))[0, 1]
+    assert abs(correlation) < 4 / math.sqrt(20_000)
+
+
+def test_streams_of_a_sample_are_independent() -> None:
+    keys = sample_keys(0, *grid(1, 20_000))
+    views = torch.stack([uniform(keys, stream, count=1)[:, 0] for stream in range(4)])
+    correlation = torch.corrcoef(views) - torch.eye(4)
+    assert correlation.abs().max() < 4 / math.sqrt(20_000)
+
+
+def test_a_sample_has_the_same_numbers_in_any_batch() -> None:
+    epochs, indices = grid(3, 7)
+    numbers = uniform(sample_keys(1, epochs, indices), stream=2, count=6)
+    order = torch.randperm(21)
+    shuffled = uniform(sample_keys(1, epochs[order], indices[order]), stream=2, count=6)
+    alone = uniform(sample_keys(1, epochs[5:6], indices[5:6]), stream=2, count=6)
+    assert torch.equal(shuffled, numbers[order])
+    assert torch.equal(alone, numbers[5:6])
+
+
+def test_more_numbers_continue_the_same_stream() -> None:
+    keys = sample_keys(1, *grid(1, 4))
+    assert torch.equal(uniform(keys, 0, count=9)[:, :4], uniform(keys, 0, count=4))
+
+
+def test_the_largest_number_is_a_valid_position_for_every_count() -> None:
+    """A float32 product must not round up to the count itself."""
+    largest = torch.tensor(1 - 2.0**-24)
+    counts = torch.arange(1, 20_000).float()
+    assert ((largest * counts).floor() == counts - 1).all()
