@@ -114,7 +114,7 @@ class SecoDataModule(LightningDataModule):
         replace_dates: Draw dates with replacement, as the original does.
         on_bad_patch: Raise an error or skip to the next sample, listed in ``log_dir``.
         image_list: File that restricts the pictures, see ``ImageDataset``.
-        log_dir: Folder of ``bad_patches.txt``; None writes none.
+        log_dir: Folder of ``bad_patches.txt``; None writes none. May be set until training starts.
 
     Attributes:
         mode: The chosen ``DataMode``.
@@ -178,7 +178,6 @@ class SecoDataModule(LightningDataModule):
         assert trainer is not None  # Lightning calls this
         world_size = trainer.world_size
         self.steps_per_epoch(world_size)
-        self._bad_patches = BadPatchList(len(self.dataset), self.log_dir)
         sampler = SeededSampler(
             len(self.dataset),
             self.seed,
