@@ -90,11 +90,11 @@ def landscape(height: int, width: int, bands: int = 3, seed: int = 0) -> Tensor:
 
     def structures(size: int) -> np.ndarray:
         coarse = generator.normal(size=(-(-height // size) + 1, -(-width // size) + 1))
-        fine = Image.fromarray(coarse.astype(np.float32)).resize((width, height), Image.BICUBIC)
+        fine = Image.fromarray(coarse.astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC)
         return np.asarray(fine)
 
     shared = 45 * structures(48) + 25 * structures(9)
-    own = [structures(30) * 20 + generator.normal(0, 3, (height, width)) for _ in range(bands)]
+    own = [structures(30) * 30 + generator.normal(0, 3, (height, width)) for _ in range(bands)]
     return torch.from_numpy(np.clip(120 + shared + np.stack(own), 0, 255).astype(np.uint8))
 
 

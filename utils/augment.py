@@ -112,9 +112,10 @@ class Augment(nn.Module):
         pictures = color_jitter(pictures, color, config.round_to_uint8)
         views = resample(pictures, rows, torch.where(flip, columns.flip(1), columns))
         if config.rotate:
-            transpose, flip = draws.below(config.flip_prob), draws.below(config.flip_prob)
-            views = torch.where(transpose[:, None, None, None], views.mT, views)
+            # Transposed first, the second flip would be the first one again.
+            flip, transpose = draws.below(config.flip_prob), draws.below(config.flip_prob)
             views = torch.where(flip[:, None, None, None], views.flip(2), views)
+            views = torch.where(transpose[:, None, None, None], views.mT, views)
         return self._normalize(views)
 
     def _stretch(self, patches: Tensor) -> Tensor:

@@ -1,0 +1,1 @@
+"""Tests; a package, so that no installed one takes its generic name."""
