@@ -21,7 +21,6 @@ from tests.pil_reference import (
     PICTURES,
     View,
     from_pil,
-    landscape,
     moco_view,
     noise,
     seco_view,
