@@ -27,7 +27,14 @@ from models.schedule import SCHEDULES
 from utils.augment import AugmentConfig
 from utils.callbacks import FiniteLoss, SampleProgress, SaveCheckpoints, ViewsPicture
 from utils.checkpoint import WholeCheckpointIO, read_checkpoint
-from utils.cli import base_parser, batch_size_per_process, check_device, run, trainer_kwargs
+from utils.cli import (
+    base_parser,
+    batch_size_per_process,
+    check_device,
+    check_positive,
+    run,
+    trainer_kwargs,
+)
 from utils.errors import UserError
 from utils.plots import plot_training
 from utils.report import new_run_dir, provenance, write_results
@@ -36,7 +43,11 @@ from utils.report import new_run_dir, provenance, write_results
 # docs/training.md.
 PRESETS: dict[str, dict[str, Any]] = {
     "seco": {},
-    "small_images": {},
+    "small_images": {
+        "crop_size": 48,
+        "blur_prob": 0.0,
+        "lr_schedule": "cosine",
+    },
 }
 
 
@@ -96,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> Trainer:
     """Run the pre-training and return its trainer, for tests."""
     started = time.perf_counter()
     args = parse_args(argv)
-    check_device(args)
+    check_flags(args)
     seed_everything(args.seed, workers=True, verbose=False)
     datamodule = make_datamodule(args)
     datamodule.setup("fit")
@@ -120,6 +131,24 @@ def main(argv: Sequence[str] | None = None) -> Trainer:
     if run_dir is not None and trainer.is_global_zero:
         finish(args, trainer, run_dir, started)
     return trainer
+
+
+def check_flags(args: Namespace) -> None:
+    """Refuse flags that cannot work, before anything is read or written."""
+    check_device(args)
+    check_positive(args, "batch_size", "max_epochs", "learning_rate", "emb_dim", "num_negatives")
+    check_positive(args, "softmax_temperature", "crop_size", "save_every_n_epochs")
+    check_positive(args, "log_every_n_steps")
+    low, high = args.crop_scale
+    if not 0 < low <= high <= 1:
+        raise UserError(f"--crop_scale needs 0 < MIN <= MAX <= 1, not {low} {high}")
+    if min(args.color_jitter) < 0 or args.color_jitter[3] > 0.5:
+        raise UserError("--color_jitter needs four strengths from 0 on, the last (hue) up to 0.5")
+    for name in ("jitter_prob", "grayscale_prob", "blur_prob"):
+        if not 0 <= getattr(args, name) <= 1:
+            raise UserError(f"--{name} is a probability, not {getattr(args, name)}")
+    if not 0 <= args.encoder_momentum <= 1:
+        raise UserError(f"--encoder_momentum must be in 0..1, not {args.encoder_momentum}")
 
 
 def make_datamodule(args: Namespace) -> SecoDataModule:

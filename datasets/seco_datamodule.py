@@ -1,6 +1,6 @@
 """From a folder of patches to the views of a training step, in the three modes of SeCo."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -71,13 +71,20 @@ class SeededSampler(Sampler[tuple[int, int]]):
     Args:
         num_samples: Size of the data set.
         seed: Seed of the order.
-        epoch: First epoch; Lightning calls ``set_epoch`` before the others.
+        epoch: Tells the epoch whenever an order begins. Lightning's ``set_epoch`` would come too
+            late for the workers of a resumed run, which read ahead before its first call.
         rank: Number of this process, which takes every ``world_size``-th sample.
         world_size: Number of processes, all of which take equally many samples.
     """
 
     def __init__(
-        self, num_samples: int, seed: int, *, epoch: int = 0, rank: int = 0, world_size: int = 1
+        self,
+        num_samples: int,
+        seed: int,
+        *,
+        epoch: Callable[[], int],
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         self.num_samples = num_samples
         self.seed = seed
@@ -89,13 +96,11 @@ class SeededSampler(Sampler[tuple[int, int]]):
         return self.num_samples // self.world_size
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        seeds = np.random.SeedSequence(self.seed, spawn_key=(self.epoch,))
+        epoch = self.epoch()
+        seeds = np.random.SeedSequence(self.seed, spawn_key=(epoch,))
         order = np.random.default_rng(seeds).permutation(self.num_samples)
         for index in order[self.rank :: self.world_size][: len(self)].tolist():
-            yield self.epoch, index
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
+            yield epoch, index
 
 
 class SecoDataModule(LightningDataModule):
@@ -178,11 +183,11 @@ class SecoDataModule(LightningDataModule):
         assert trainer is not None  # Lightning calls this
         world_size = trainer.world_size
         self.steps_per_epoch(world_size)
+        self._bad_patches = BadPatchList(len(self.dataset), self.log_dir)
         sampler = SeededSampler(
             len(self.dataset),
             self.seed,
-            # Workers of a resumed run read ahead before Lightning's first call of set_epoch.
-            epoch=trainer.fit_loop.epoch_progress.current.processed,  # type: ignore[attr-defined]
+            epoch=lambda: trainer.current_epoch,
             rank=trainer.global_rank,
             world_size=world_size,
         )

@@ -127,7 +127,7 @@ def test_each_view_takes_its_date_stream_and_transformation(
     _, recorder = fit(datamodule, 1, limit_train_batches=1)
 
     mode = DATA_MODES[data_mode]
-    sampler = SeededSampler(len(datamodule.dataset), 3)
+    sampler = SeededSampler(len(datamodule.dataset), 3, epoch=lambda: 0)
     epochs, indices = zip(*list(sampler)[:2], strict=True)
     samples = [datamodule.dataset[key]["patches"] for key in list(sampler)[:2]]
     patches = torch.stack(samples)  # (B, T, C, H, W)
@@ -184,21 +184,23 @@ def test_resumed_run_continues_with_the_views_of_an_unbroken_one(
 
 
 def test_sampler_visits_every_sample_once_in_a_new_order_per_epoch() -> None:
-    sampler = SeededSampler(50, seed=1)
+    epochs = iter((0, 1))
+    sampler = SeededSampler(50, seed=1, epoch=lambda: next(epochs))
     first = list(sampler)
-    sampler.set_epoch(1)
     second = list(sampler)
     assert [epoch for epoch, _ in first + second] == [0] * 50 + [1] * 50
     orders = [[index for _, index in keys] for keys in (first, second)]
     assert sorted(orders[0]) == sorted(orders[1]) == list(range(50))
     assert orders[0] != orders[1]
-    assert list(SeededSampler(50, seed=1, epoch=1)) == second
-    assert list(SeededSampler(50, seed=2)) != first
+    assert list(SeededSampler(50, seed=1, epoch=lambda: 1)) == second
+    assert list(SeededSampler(50, seed=2, epoch=lambda: 0)) != first
 
 
 def test_processes_share_the_samples_in_equal_parts() -> None:
-    whole = [index for _, index in SeededSampler(11, seed=1)]
-    samplers = [SeededSampler(11, seed=1, rank=rank, world_size=3) for rank in range(3)]
+    whole = [index for _, index in SeededSampler(11, seed=1, epoch=lambda: 0)]
+    samplers = [
+        SeededSampler(11, seed=1, epoch=lambda: 0, rank=rank, world_size=3) for rank in range(3)
+    ]
     parts = [[index for _, index in sampler] for sampler in samplers]
     assert [len(part) for part in parts] == [len(sampler) for sampler in samplers] == [3, 3, 3]
     assert [i for step in zip(*parts, strict=True) for i in step] == whole[:9]

@@ -54,6 +54,14 @@ def check_device(args: Namespace) -> None:
         )
 
 
+def check_positive(args: Namespace, *names: str) -> None:
+    """Refuse flags that are zero or negative; None means that a flag was not given."""
+    for name in names:
+        value = getattr(args, name)
+        if value is not None and not value > 0:
+            raise UserError(f"--{name} must be above 0, not {value}")
+
+
 def trainer_kwargs(args: Namespace) -> dict[str, Any]:
     """Translate flags of Lightning 1.1 into arguments of the Lightning 2 ``Trainer``."""
     return {
