@@ -73,12 +73,14 @@ class Augment(nn.Module):
         self.config = config
         table = spec.stretch_table()  # (C, 256)
         self.is_picture = bool((table == torch.arange(256)).all())  # then there is no stretch
-        self.register_buffer("table", table.float().flatten(), persistent=False)
-        self.register_buffer(
-            "row", 256 * torch.arange(len(table), dtype=torch.int32)[:, None, None]
-        )
-        self.register_buffer("mean", 255 * torch.tensor(spec.mean)[:, None, None])
-        self.register_buffer("std", 255 * torch.tensor(spec.std)[:, None, None])
+        buffers = {
+            "table": table.float().flatten(),
+            "row": 256 * torch.arange(len(table), dtype=torch.int32)[:, None, None],
+            "mean": 255 * torch.tensor(spec.mean)[:, None, None],
+            "std": 255 * torch.tensor(spec.std)[:, None, None],
+        }
+        for name, values in buffers.items():  # a checkpoint carries the InputSpec instead
+            self.register_buffer(name, values, persistent=False)
 
     @torch.no_grad()
     def forward(self, patches: Tensor, keys: Tensor, stream: int, synthetic: bool) -> Tensor:
