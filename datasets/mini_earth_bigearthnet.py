@@ -1,6 +1,7 @@
 """BigEarthNet v1.0's layout for the miniature Earth: patch folders, labels and lists."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -43,12 +44,14 @@ def write_patch(root: Path, number: int, *, seed: int) -> PatchReport:
     """Write the folder of one patch: 12 uint16 bands and the labels."""
     rng = np.random.default_rng([seed, 3, number])
     place = draw_place(rng, str(rng.choice(COVER_NAMES)), size_px=SIZE_PX)
-    latitude = abs(place.climate.latitude)  # the archive covers ten countries of Europe
+    # The archive covers ten countries of Europe.
+    latitude = float(np.clip(abs(place.climate.latitude), 37, 62))
+    place = Place(place.canvas, replace(place.climate, latitude=latitude))
     grid = Grid.at(latitude, float(rng.uniform(-9, 28)))
     start = datetime(2017, 6, 1, 10, tzinfo=UTC) + timedelta(
         days=int(rng.integers(365)), seconds=int(rng.integers(7200))
     )
-    weather = draw_weather(rng, place.climate.latitude, start)
+    weather = draw_weather(rng, latitude, start)
     craft = "AB"[int(rng.integers(2))]
     name = f"S2{craft}_MSIL2A_{start:%Y%m%dT%H%M%S}_{number // 90}_{number % 90}"
     folder = root / SUBFOLDER / name

@@ -226,7 +226,7 @@ def draw_place(rng: np.random.Generator, cover: str, *, size_px: int) -> Place:
     main = cover if cover not in _LINES else str(rng.choice(_OPEN))
     everywhere = np.ones((canvas.cells, canvas.cells), bool)
     paint(canvas, main, everywhere, rng)
-    share = rng.uniform(0.68, 1.15)
+    share = rng.uniform(0.72, 1.15)
     if share < 1:
         others = rng.choice([name for name in _AREAS if name != main], 2, replace=False)
         u, _ = frame(rng, canvas.cells)

@@ -157,8 +157,9 @@ def write_eurosat_image(root: Path, name: str, number: int, *, seed: int, size: 
     place = draw_place(rng, name, size_px=size)
     day = datetime(2017, 1, 1, tzinfo=UTC) + timedelta(days=int(rng.integers(730)))
     weather = draw_weather(rng, place.climate.latitude, day)
-    weather = replace(weather, haze=weather.haze + 0.03)  # level 1C: the air is not corrected
-    # EuroSAT's pictures reach white at about this reflectance.
+    # EuroSAT's pictures are free of snow, and level 1C: the air is not corrected.
+    weather = replace(weather, snow=0.0, haze=weather.haze + 0.03)
+    # They reach white at about this reflectance.
     pixels = picture(observe(rng, place, weather, ("B4", "B3", "B2")), 0.275)
     image = Image.fromarray(np.ascontiguousarray(pixels[:, :size, :size].transpose(1, 2, 0)))
     image.save(root / name / f"{name}_{number}.jpg", quality=90)

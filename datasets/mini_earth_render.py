@@ -63,7 +63,7 @@ def draw_weather(rng: np.random.Generator, latitude: float, date: datetime) -> W
         snow=float(np.clip((0.5 - temperature) / 6 + rng.normal(0, 0.2), 0, 1)),
         sun_elevation=float(elevation),
         haze=float(min(0.01 + rng.exponential(0.015), 0.09)),
-        gain=float(np.exp(rng.normal(-0.2, 0.15))),
+        gain=float(np.exp(rng.normal(-0.2, 0.25))),
     )
 
 
