@@ -187,7 +187,8 @@ class SecoDataModule(LightningDataModule):
         sampler = SeededSampler(
             len(self.dataset),
             self.seed,
-            epoch=lambda: trainer.current_epoch,
+            # trainer.current_epoch lags behind when a resumed run starts.
+            epoch=lambda: trainer.fit_loop.epoch_progress.current.processed,  # type: ignore[attr-defined]
             rank=trainer.global_rank,
             world_size=world_size,
         )

@@ -141,10 +141,15 @@ class MocoV2(LightningModule):
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         parameters = [*self.encoder_q.parameters(), *self.heads_q.parameters()]
         optimizer = self.optimizer(parameters)
-        max_epochs = self.trainer.max_epochs or 1
-        steps = self.trainer.estimated_stepping_batches / max_epochs
+        trainer, max_epochs = self.trainer, self.trainer.max_epochs or 1
 
-        scheduler = LambdaLR(optimizer, lambda step: self.lr_factor(step / steps, max_epochs))
+        def factor(step: int) -> float:
+            # Asked for step 0 before the loader exists, when the number of batches is infinite.
+            # trainer.estimated_stepping_batches would start the loader here, and so read ahead
+            # before a resumed run knows its epoch.
+            return self.lr_factor(step / trainer.num_training_batches, max_epochs)
+
+        scheduler = LambdaLR(optimizer, factor)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},

@@ -82,10 +82,12 @@ def test_keys_equal_queries_at_the_start_and_get_no_gradient() -> None:
 def test_the_average_moves_before_the_keys_are_computed_and_they_enter_the_queue_after() -> None:
     model = make(encoder_momentum=0.0)
     with torch.no_grad():
-        model.heads_q[0][2].bias.add_(1.0)
+        model.heads_q[0].get_parameter("2.bias").add_(1.0)
     before = model.queue.clone()
     logits, _ = model(*batch())
-    assert torch.equal(model.heads_k[0][2].bias, model.heads_q[0][2].bias)
+    assert torch.equal(
+        *(head[0].get_parameter("2.bias") for head in (model.heads_k, model.heads_q))
+    )
     assert torch.equal(model.queue[:, :, BATCH:], before[:, :, BATCH:])
     assert not torch.equal(model.queue[:, :, :BATCH], before[:, :, :BATCH])
     assert model.queue_ptr.tolist() == [[BATCH]] * SPACES
@@ -126,7 +128,7 @@ def test_more_bands_enter_the_first_convolution() -> None:
     model = make(in_channels=12, emb_spaces=1)
     images = torch.randn(2, 12, 32, 32)
     logits, _ = model(images, [images])
-    assert model.encoder_q[0].weight.shape[1] == 12
+    assert model.encoder_q.get_parameter("0.weight").shape[1] == 12
     assert logits[0].shape == (2, 1 + QUEUE)
 
 

@@ -27,10 +27,10 @@ class SampleProgress(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        total = int(trainer.estimated_stepping_batches) * self.samples_per_step
+        steps = int(trainer.num_training_batches) * (trainer.max_epochs or 1)
         self.bar = tqdm(
             desc="pre-training",
-            total=total,
+            total=steps * self.samples_per_step,
             initial=trainer.global_step * self.samples_per_step,
             unit=" samples",
             unit_scale=True,
