@@ -91,10 +91,16 @@ def _pretrained_encoder(path: Path) -> tuple[Encoder, InputSpec]:
     weights = {name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)}
     if "0.weight" not in weights:
         raise UserError(f"{path} holds no encoder: no tensor is named {prefix}0.weight")
-    encoder = Encoder(hyper_parameters["base_encoder"], in_channels=weights["0.weight"].shape[1])
-    try:
-        encoder.load_state_dict(weights)
-    except RuntimeError as error:
-        raise UserError(f"{path} does not fit its encoder: {error}") from error
+    name = hyper_parameters["base_encoder"]
+    encoder = Encoder(name, in_channels=weights["0.weight"].shape[1])
+    expected = {key: tensor.shape for key, tensor in encoder.state_dict().items()}
+    found = {key: tensor.shape for key, tensor in weights.items()}
+    wrong = sorted(key for key, _ in expected.items() ^ found.items())
+    if wrong:
+        raise UserError(
+            f"{path} does not fit a {name}: {len(set(wrong))} tensors are missing, too many or of "
+            f"another shape, such as {prefix}{wrong[0]}"
+        )
+    encoder.load_state_dict(weights)
     contract = hyper_parameters.get("input_spec")
     return encoder, InputSpec.from_dict(contract) if contract else InputSpec.of_pictures()

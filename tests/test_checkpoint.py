@@ -1,0 +1,127 @@
+"""Checkpoints are whole, and nothing in them runs."""
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from models.backbones import Encoder, load_encoder
+from utils.checkpoint import WholeCheckpointIO, read_checkpoint
+from utils.errors import UserError
+from utils.normalization import InputSpec
+
+
+class Hostile:
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.target),)
+
+
+def test_a_checkpoint_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "last.ckpt"
+    WholeCheckpointIO().save_checkpoint({"epoch": 3, "tensor": torch.arange(4)}, path)
+    checkpoint = read_checkpoint(path)
+    assert checkpoint["epoch"] == 3
+    assert torch.equal(checkpoint["tensor"], torch.arange(4))
+    assert [file.name for file in path.parent.iterdir()] == ["last.ckpt"]
+
+
+def test_a_failed_save_leaves_the_previous_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "last.ckpt"
+    WholeCheckpointIO().save_checkpoint({"epoch": 1}, path)
+
+    def full_disk(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        WholeCheckpointIO().save_checkpoint({"epoch": 2}, path)
+    assert read_checkpoint(path)["epoch"] == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_code_in_a_checkpoint_is_refused_and_does_not_run(tmp_path: Path) -> None:
+    target = tmp_path / "was_here"
+    torch.save({"state_dict": Hostile(target)}, tmp_path / "zip.ckpt")
+    (tmp_path / "plain.ckpt").write_bytes(pickle.dumps({"state_dict": Hostile(target)}))
+    for name in ("zip.ckpt", "plain.ckpt"):
+        with pytest.raises(UserError, match=name):
+            read_checkpoint(tmp_path / name)
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("cut", [0, 10, 1000])
+def test_a_cut_file_is_named(tmp_path: Path, cut: int) -> None:
+    path = tmp_path / "cut.ckpt"
+    torch.save({"state_dict": {"weight": torch.zeros(1000)}}, path)
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(UserError, match=r"cut\.ckpt") as caught:
+        read_checkpoint(path)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_missing_file_and_another_content_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no checkpoint .*missing\.ckpt"):
+        read_checkpoint(tmp_path / "missing.ckpt")
+    torch.save([1, 2], tmp_path / "list.ckpt")
+    with pytest.raises(UserError, match="holds a list"):
+        read_checkpoint(tmp_path / "list.ckpt")
+
+
+def pretrained(path: Path, **changes: Any) -> Encoder:
+    encoder = Encoder("resnet18")
+    state = {f"encoder_q.{name}": tensor for name, tensor in encoder.state_dict().items()}
+    hyper_parameters = {
+        "base_encoder": "resnet18",
+        "input_spec": InputSpec.of_pictures().to_dict(),
+    }
+    torch.save({"state_dict": state, "hyper_parameters": hyper_parameters} | changes, path)
+    return encoder
+
+
+def test_the_encoder_of_a_checkpoint_comes_with_its_input_contract(tmp_path: Path) -> None:
+    saved = pretrained(tmp_path / "last.ckpt")
+    encoder, spec = load_encoder("pretrain", "resnet50", tmp_path / "last.ckpt")
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(encoder.eval()(images), saved.eval()(images))
+    assert spec == InputSpec.of_pictures()
+
+
+def test_a_checkpoint_without_an_encoder_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    pretrained(path, hyper_parameters={})
+    with pytest.raises(UserError, match="not a checkpoint of main_pretrain"):
+        load_encoder("pretrain", "resnet18", path)
+    pretrained(path, state_dict={})
+    with pytest.raises(UserError, match=r"encoder_q\.0\.weight"):
+        load_encoder("pretrain", "resnet18", path)
+    pretrained(path, hyper_parameters={"base_encoder": "resnet50"})
+    with pytest.raises(UserError, match=r"does not fit a resnet50: \d+ tensors.*encoder_q"):
+        load_encoder("pretrain", "resnet18", path)
+    with pytest.raises(UserError, match="--ckpt_path"):
+        load_encoder("pretrain", "resnet18", None)
+
+
+def test_an_unknown_encoder_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(UserError, match=r"resnet19.*resnet18.*resnet50"):
+        load_encoder("random", "resnet19")
+
+
+def test_imagenet_weights_without_a_network_are_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+
+    def offline(*arguments: Any, **keywords: Any) -> None:
+        raise OSError("the network is down")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    with pytest.raises(UserError, match="ImageNet weights of resnet18"):
+        load_encoder("imagenet", "resnet18")
