@@ -150,6 +150,17 @@ def test_rounded_views_hold_whole_grey_levels() -> None:
     assert views.max() <= 255.001
 
 
+def test_a_cropped_picture_is_rounded_before_blends_cut_decimals_off() -> None:
+    patches, keys = patches_of("noise", 4, 66, 66), keys_of(4)
+    first, last = (
+        Augment(RAW, replace(NEVER, round_to_uint8=True, crop_first=crop_first))(
+            patches, keys, 0, True
+        )
+        for crop_first in (True, False)
+    )
+    assert (first - last).abs().mean() < 0.01
+
+
 @pytest.mark.parametrize("config", [SECO, replace(SECO, crop_first=True, rotate=True)])
 def test_views_of_a_sample_do_not_depend_on_its_batch(config: AugmentConfig) -> None:
     patches, keys = patches_of("landscape", 6, 66, 50), keys_of(6)
