@@ -91,12 +91,12 @@ def paint_pasture(canvas: Canvas, where: Array, rng: np.random.Generator) -> Non
     meadows = patches(rng, u, v, rng.uniform(26, 55))
     grass = canvas.add(rng, "grass", "grass", "grass", "dry grass", "crop", spread=0.15, days=25)
     canvas.put(where, meadows.pick(rng, grass), 0.05 * noise(rng, cells, 15))
-    bush = canvas.add(rng, "deciduous", "shrub", spread=0.2)
+    bush = canvas.add(rng, "conifer", "shrub", spread=0.2)  # seen in every season
     gaps = noise(rng, cells, 8) > rng.uniform(0.9, 1.7)
     hedge = (meadows.edge < rng.uniform(1.5, 2.4)) & ~gaps
     trees = noise(rng, cells, 2.5) > 2.6
     rough = 0.15 * grain(rng, cells)
-    canvas.put(where & (hedge | trees), bush[rng.integers(2)], rough, 6)
+    canvas.put(where & (hedge | trees), bush[rng.integers(2)], rough, 8)
 
 
 def paint_residential(canvas: Canvas, where: Array, rng: np.random.Generator) -> None:
@@ -124,7 +124,7 @@ def paint_industrial(canvas: Canvas, where: Array, rng: np.random.Generator) -> 
     """Large flat halls on paved lots, with parking places and strips of green."""
     cells = canvas.cells
     u, v = frame(rng, cells)
-    lots = strips(rng, u, v, rng.uniform(28, 55), rng.uniform(30, 70))
+    lots = strips(rng, u, v, rng.uniform(24, 42), rng.uniform(26, 55))
     ground = canvas.add(rng, "asphalt", "concrete", "soil", "grass", "asphalt", spread=0.2)
     canvas.put(where, lots.pick(rng, ground), 0.08 * grain(rng, cells))
     margin = lots.pick(rng, rng.uniform(2.5, 8, 6))
@@ -144,7 +144,7 @@ def paint_highway(canvas: Canvas, where: Array, rng: np.random.Generator) -> Non
     bend = rng.uniform(-1, 1) * 0.2 / cells
     offset = rng.uniform(-0.2, 0.2) * cells
     lane = canvas.add(rng, "asphalt", "concrete", spread=0.2)[int(rng.random() < 0.3)]
-    verge = canvas.add(rng, "grass", "dry grass", "soil", spread=0.25)
+    verge = canvas.add(rng, "sand", "dry grass", "soil", spread=0.2)
     if rng.random() < 0.5:
         crossing = np.abs(u + rng.uniform(-0.3, 0.3) * cells + 0.3 * v)
         canvas.put(where & (crossing < 3), verge[rng.integers(3)])
@@ -152,7 +152,7 @@ def paint_highway(canvas: Canvas, where: Array, rng: np.random.Generator) -> Non
     distance = np.abs(v - offset - bend * u**2 * 4)
     half = rng.uniform(4.5, 7.0)
     cars = 0.35 * (grain(rng, cells) > 2.2)
-    canvas.put(where & (distance < half + rng.uniform(2, 5)), verge[rng.integers(3)])
+    canvas.put(where & (distance < half + rng.uniform(2.5, 5)), verge[rng.integers(3)])
     canvas.put(where & (distance < half), lane, cars)
     canvas.put(where & (distance < rng.uniform(0.9, 1.5)), verge[rng.integers(3)])
 
