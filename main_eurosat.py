@@ -26,7 +26,7 @@ from models.backbones import Encoder, add_backbone_args, load_encoder
 from models.features import AUTOCAST, cached, extract_features, feature_key
 from models.linear_probe import draw_labelled, fit_linear_probe
 from models.ssl_finetuner import LinearProbe
-from utils.cli import base_parser, check_device, run, trainer_kwargs
+from utils.cli import base_parser, check_device, check_positive, run, trainer_kwargs
 from utils.errors import UserError
 from utils.metrics import accuracy_percent, confusion_matrix, mean_and_std
 from utils.normalization import InputSpec
@@ -190,10 +190,8 @@ def _check_flags(args: Namespace) -> None:
         raise UserError("--resume_from_checkpoint: probes write no checkpoint, leave it out")
     if args.precision not in AUTOCAST:
         raise UserError(f"unknown --precision {args.precision}: one of {' '.join(AUTOCAST)}")
-    for name in ("batch_size", "max_epochs", "num_seeds", "labels_per_class", "feature_batch_size"):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name} must be at least 1, not {value}")
+    check_positive(args, "batch_size", "max_epochs", "learning_rate", "num_seeds")
+    check_positive(args, "labels_per_class", "feature_batch_size")
 
 
 def _features(

@@ -1,19 +1,19 @@
 """From a folder of patches to the views of a training step, in the three modes of SeCo."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import numpy as np
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from datasets.bad_patches import BadPatchList, OnBadPatch
 from datasets.bands import RESOLUTION_M, RGB_BANDS
 from datasets.image_dataset import ImageDataset
 from datasets.seco_dataset import SecoDataset
+from datasets.seeded_sampler import SeededSampler
 from utils.augment import Augment, AugmentConfig
 from utils.errors import UserError
 from utils.normalization import InputSpec
@@ -63,44 +63,6 @@ DATA_MODES = {
         3, False, False, (View(0, False), View(1, True), View(2, False), View(0, True))
     ),
 }
-
-
-class SeededSampler(Sampler[tuple[int, int]]):
-    """A new order in every epoch, the same for the same seed; yields (epoch, index).
-
-    Args:
-        num_samples: Size of the data set.
-        seed: Seed of the order.
-        epoch: Tells the epoch whenever an order begins. Lightning's ``set_epoch`` would come too
-            late for the workers of a resumed run, which read ahead before its first call.
-        rank: Number of this process, which takes every ``world_size``-th sample.
-        world_size: Number of processes, all of which take equally many samples.
-    """
-
-    def __init__(
-        self,
-        num_samples: int,
-        seed: int,
-        *,
-        epoch: Callable[[], int],
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        self.num_samples = num_samples
-        self.seed = seed
-        self.epoch = epoch
-        self.rank = rank
-        self.world_size = world_size
-
-    def __len__(self) -> int:
-        return self.num_samples // self.world_size
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        epoch = self.epoch()
-        seeds = np.random.SeedSequence(self.seed, spawn_key=(epoch,))
-        order = np.random.default_rng(seeds).permutation(self.num_samples)
-        for index in order[self.rank :: self.world_size][: len(self)].tolist():
-            yield epoch, index
 
 
 class SecoDataModule(LightningDataModule):

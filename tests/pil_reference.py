@@ -90,8 +90,8 @@ def landscape(height: int, width: int, bands: int = 3, seed: int = 0) -> Tensor:
 
     def structures(size: int) -> np.ndarray:
         coarse = generator.normal(size=(-(-height // size) + 1, -(-width // size) + 1))
-        fine = Image.fromarray(coarse.astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC)
-        return np.asarray(fine)
+        image = Image.fromarray(coarse.astype(np.float32))
+        return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
 
     shared = 45 * structures(48) + 25 * structures(9)
     own = [structures(30) * 30 + generator.normal(0, 3, (height, width)) for _ in range(bands)]

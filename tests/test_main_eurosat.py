@@ -246,7 +246,7 @@ def test_checkpoint_of_rgb_patches_is_probed_with_its_own_normalisation(
         (["--gpus", "64"], "--gpus 64 was asked for"),
         (["--resume_from_checkpoint", "last.ckpt"], "probes write no checkpoint"),
         (["--precision", "8"], "unknown --precision 8"),
-        (["--num_seeds", "0"], "--num_seeds must be at least 1"),
+        (["--num_seeds", "0"], "--num_seeds must be above 0"),
         (["--labels_per_class", "7"], "more than the 6 train images"),
         (["--protocol", "paper", "--batch_size", "32"], "more than the 20 val images"),
     ],

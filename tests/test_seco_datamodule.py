@@ -18,8 +18,9 @@ from datasets import seco_datamodule
 from datasets.bad_patches import BadPatchList
 from datasets.bands import RGB_BANDS
 from datasets.image_dataset import ImageDataset
-from datasets.seco_datamodule import DATA_MODES, SecoDataModule, SeededSampler, View, is_seco
+from datasets.seco_datamodule import DATA_MODES, SecoDataModule, View, is_seco
 from datasets.seco_dataset import SecoDataset
+from datasets.seeded_sampler import SeededSampler
 from utils.augment import AugmentConfig
 from utils.errors import UserError
 from utils.random import sample_keys
