@@ -1,0 +1,64 @@
+"""Every command of the README parses, and every file that it names is there."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+import main_eurosat
+import main_pretrain
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```\w*\n(.*?)```", README, flags=re.DOTALL)
+COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line.startswith("python ")]
+PARSERS = {
+    "main_pretrain.py": main_pretrain.parse_args,
+    "main_eurosat.py": main_eurosat.parse_args,
+}
+
+
+def test_the_readme_has_commands_of_every_script() -> None:
+    named = {shlex.split(command)[1] for command in COMMANDS}
+    assert named >= PARSERS.keys()
+    assert {f"main_{name}.py" for name in ("pretrain", "eurosat")} == {
+        path.name for path in ROOT.glob("main_*.py")
+    }
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_of_the_readme_parse(command: str) -> None:
+    _, script, *flags = shlex.split(command)
+    assert (ROOT / script).is_file()
+    if script in PARSERS:
+        PARSERS[script](flags)
+    else:
+        source = (ROOT / script).read_text()
+        assert all(f'"{flag}"' in source for flag in flags if flag.startswith("--"))
+
+
+def test_make_targets_of_the_readme_exist() -> None:
+    targets = set(re.findall(r"^make ([\w-]+)", README, flags=re.MULTILINE))
+    makefile = (ROOT / "Makefile").read_text()
+    assert targets >= {"demo", "test"}
+    assert all(re.search(rf"^{target}:", makefile, flags=re.MULTILINE) for target in targets)
+
+
+def test_links_of_the_readme_lead_to_files() -> None:
+    links = re.findall(r"\]\(((?!https?://)[^)#]+)\)", README)
+    assert links
+    assert all((ROOT / link).exists() for link in links)
+
+
+def test_every_row_of_the_differences_names_a_test_that_exists() -> None:
+    rows = [
+        line for line in (ROOT / "docs/differences.md").read_text().splitlines() if "<a id" in line
+    ]
+    assert rows
+    for row in rows:
+        file = None
+        for name, test in re.findall(r"`(test_\w+\.py)?::(test_\w+)`", row.rsplit("|", 2)[1]):
+            file = name or file
+            assert file, row
+            assert f"def {test}(" in (ROOT / "tests" / file).read_text(), f"{file}::{test}"
