@@ -22,13 +22,14 @@ from utils.cli import HelpFormatter, run
 from utils.plots import save_figure
 from utils.report import new_run_dir, write_results
 
-NUM_PLACES, NUM_DATES, PATCH_SIZE = 1000, 5, 96
+NUM_PLACES, NUM_DATES, PATCH_SIZE = 1000, 5, 64
 IMAGES_PER_CLASS = 300  # 180 to train, 60 for validation, 60 to test
 FEW_LABELS = 10
 PRETRAIN_FLAGS = (
     *("--data_mode", "seco", "--base_encoder", "resnet18", "--precision", "bf16-mixed"),
-    *("--crop_size", "48", "--batch_size", "64", "--num_negatives", "1024"),
-    *("--max_epochs", "20", "--lr_schedule", "cosine", "--warmup_epochs", "0.5"),
+    *("--crop_size", "48", "--crop_scale", "0.3", "1", "--rotate", "--blur_prob", "0"),
+    *("--batch_size", "64", "--num_negatives", "1024"),
+    *("--max_epochs", "30", "--lr_schedule", "cosine", "--warmup_epochs", "0.5"),
     *("--learning_rate", "0.06", "--encoder_momentum", "0.99", "--softmax_temperature", "0.2"),
     *("--num_workers", "1", "--log_every_n_steps", "10"),
 )
