@@ -51,6 +51,19 @@ def test_two_processes_do_what_one_does(tmp_path: Path, monkeypatch: pytest.Monk
         assert result["ranks"].tolist() == [0, 1]
 
 
+def test_gather_keeps_images_whatever_their_layout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NCCL, unlike gloo, moves memory as it lies."""
+
+    def copy_memory(parts: list[Tensor], tensor: Tensor) -> None:
+        for part in parts:
+            part.untyped_storage().copy_(tensor.untyped_storage())
+
+    monkeypatch.setattr("utils.distributed.world_size", lambda: WORLD)
+    monkeypatch.setattr(dist, "all_gather", copy_memory)
+    batch = torch.randn(2, 3, 4, 5).contiguous(memory_format=torch.channels_last)
+    assert torch.equal(gather(batch), torch.cat([batch, batch]))
+
+
 def test_one_process_needs_no_process_group() -> None:
     tensor = torch.arange(6)
     assert world_size() == 1

@@ -20,8 +20,9 @@ def gather(tensor: Tensor) -> Tensor:
     """Concatenate the tensors of all processes in order of rank: (B, ...) -> (W * B, ...)."""
     if world_size() == 1:
         return tensor
+    tensor = tensor.contiguous()  # NCCL copies memory as it lies, and so mixes up other layouts
     parts = [torch.empty_like(tensor) for _ in range(world_size())]
-    dist.all_gather(parts, tensor.contiguous())
+    dist.all_gather(parts, tensor)
     return torch.cat(parts)
 
 
