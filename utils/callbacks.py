@@ -4,10 +4,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 from tqdm import tqdm
 
+from utils.distributed import gather
 from utils.errors import UserError
 from utils.normalization import InputSpec
 from utils.plots import plot_views
@@ -43,10 +45,10 @@ class SampleProgress(Callback):
     ) -> None:
         if self.bar is None:
             return
-        loss = trainer.logged_metrics.get("train/loss")
-        if loss is not None and trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             epoch = f"{trainer.current_epoch + 1}/{trainer.max_epochs}"
-            self.bar.set_postfix(epoch=epoch, loss=f"{float(loss):.3f}", refresh=False)
+            loss = float(trainer.logged_metrics["train/loss"])
+            self.bar.set_postfix(epoch=epoch, loss=f"{loss:.3f}", refresh=False)
         self.bar.update(self.samples_per_step)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -73,18 +75,26 @@ class FiniteLoss(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            self._check(trainer, pl_module)
+            self._check(pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._check(trainer, pl_module)
+        self._check(pl_module)
+        # The last step may have broken what its own, finite loss does not show yet.
+        finite = torch.stack([weights.isfinite().all() for weights in pl_module.parameters()])
+        if not finite.all():
+            self._stop("weights are", trainer.global_step - 1)
 
-    def _check(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        step = int(pl_module.first_bad_step)  # type: ignore[arg-type]
+    def _check(self, pl_module: LightningModule) -> None:
+        # Of all processes: all of them stop, or some would wait for the others for ever.
+        step = int(gather(pl_module.first_bad_step[None]).max())  # type: ignore[index]
         if step >= 0:
-            raise UserError(
-                f"the loss is not finite at step {step}: lower --learning_rate or use "
-                "--precision 32-true; the last good checkpoint stays as it is"
-            )
+            self._stop("loss is", step)
+
+    def _stop(self, what: str, step: int) -> None:
+        raise UserError(
+            f"the {what} not finite at step {step}: lower --learning_rate or use "
+            "--precision 32-true; the last good checkpoint stays as it is"
+        )
 
 
 class SaveCheckpoints(Checkpoint):
