@@ -23,10 +23,10 @@ from torch.utils.data import DataLoader, TensorDataset
 from datasets.bands import RGB_BANDS
 from datasets.eurosat_dataset import EurosatDataset, fingerprint, write_split
 from models.backbones import Encoder, add_backbone_args, load_encoder
-from models.features import AUTOCAST, cached, extract_features, feature_key
+from models.features import cached, extract_features, feature_key
 from models.linear_probe import draw_labelled, fit_linear_probe
 from models.ssl_finetuner import LinearProbe
-from utils.cli import base_parser, check_device, check_positive, run, trainer_kwargs
+from utils.cli import base_parser, check_base_flags, check_positive, run, trainer_kwargs
 from utils.errors import UserError
 from utils.metrics import accuracy_percent, confusion_matrix, mean_and_std
 from utils.normalization import InputSpec
@@ -183,15 +183,12 @@ def print_table(metrics: dict[str, Any]) -> None:
 
 def _check_flags(args: Namespace) -> None:
     """Refuse flags that cannot be met, before anything is read."""
-    check_device(args)
+    check_base_flags(args)
     if args.gpus > 1:
         raise UserError(f"--gpus {args.gpus}: probes run on one device, use --gpus 1")
     if args.resume_from_checkpoint is not None:
         raise UserError("--resume_from_checkpoint: probes write no checkpoint, leave it out")
-    if args.precision not in AUTOCAST:
-        raise UserError(f"unknown --precision {args.precision}: one of {' '.join(AUTOCAST)}")
-    check_positive(args, "batch_size", "max_epochs", "learning_rate", "num_seeds")
-    check_positive(args, "labels_per_class", "feature_batch_size")
+    check_positive(args, "num_seeds", "labels_per_class", "feature_batch_size")
 
 
 def _features(

@@ -30,7 +30,8 @@ from utils.checkpoint import WholeCheckpointIO, read_checkpoint
 from utils.cli import (
     base_parser,
     batch_size_per_process,
-    check_device,
+    check_base_flags,
+    check_not_negative,
     check_positive,
     run,
     trainer_kwargs,
@@ -127,9 +128,10 @@ def main(argv: Sequence[str] | None = None) -> Trainer:
     args.log_every_n_steps = min(args.log_every_n_steps, steps_per_epoch)
     model = make_model(args, datamodule)
     if args.resume_from_checkpoint is not None:
-        check_resumable(args.resume_from_checkpoint, model)
+        check_resumable(args.resume_from_checkpoint, model, args.max_epochs)
 
-    callbacks: list[Callback] = [SampleProgress(datamodule.batch_size), FiniteLoss()]
+    samples_per_step = datamodule.batch_size * max(1, args.gpus)
+    callbacks: list[Callback] = [SampleProgress(samples_per_step), FiniteLoss()]
     run_dir = None if args.debug else new_run_dir(args.log_dir, run_name(args))
     if run_dir is not None:
         datamodule.log_dir = run_dir
@@ -146,10 +148,10 @@ def main(argv: Sequence[str] | None = None) -> Trainer:
 
 def check_flags(args: Namespace) -> None:
     """Refuse flags that cannot work, before anything is read or written."""
-    check_device(args)
-    check_positive(args, "batch_size", "max_epochs", "learning_rate", "emb_dim", "num_negatives")
-    check_positive(args, "softmax_temperature", "crop_size", "save_every_n_epochs")
-    check_positive(args, "log_every_n_steps")
+    check_base_flags(args)
+    check_positive(args, "emb_dim", "num_negatives", "softmax_temperature", "crop_size")
+    check_positive(args, "save_every_n_epochs", "log_every_n_steps")
+    check_not_negative(args, "momentum", "weight_decay", "warmup_epochs", "bn_group_size")
     low, high = args.crop_scale
     if not 0 < low <= high <= 1:
         raise UserError(f"--crop_scale needs 0 < MIN <= MAX <= 1, not {low} {high}")
@@ -190,12 +192,17 @@ def make_datamodule(args: Namespace) -> SecoDataModule:
 
 
 def make_model(args: Namespace, datamodule: SecoDataModule) -> MocoV2:
-    """Build the model for the data; a queue that one step would overwrite is an error."""
+    """Build the model for the data; a queue or a group that does not fit a batch is an error."""
     step = datamodule.batch_size * max(1, args.gpus)
     if args.num_negatives < step:
         raise UserError(
             f"a queue of --num_negatives {args.num_negatives} is smaller than the {step} keys of "
             "a step: raise it, or lower --batch_size"
+        )
+    if args.bn_group_size > datamodule.batch_size:
+        raise UserError(
+            f"--bn_group_size {args.bn_group_size} is more than the {datamodule.batch_size} images "
+            "of a batch: lower it, or 0 for the whole batch"
         )
     model = MocoV2(
         args.base_encoder,
@@ -240,15 +247,23 @@ def make_trainer(args: Namespace, callbacks: list[Callback], run_dir: Path | Non
     )
 
 
-def check_resumable(path: Path, model: MocoV2) -> None:
-    """Refuse to go on with a model of another shape than the checkpoint's."""
-    saved = read_checkpoint(path).get("hyper_parameters", {})
-    for name in ("base_encoder", "emb_dim", "num_negatives", "emb_spaces", "in_channels"):
+def check_resumable(path: Path, model: MocoV2, max_epochs: int) -> None:
+    """Refuse to go on from a finished run, with other inputs, or with flags without effect."""
+    checkpoint = read_checkpoint(path)
+    saved = checkpoint.get("hyper_parameters", {})
+    shape = ("base_encoder", "emb_dim", "num_negatives", "emb_spaces", "in_channels", "input_spec")
+    optimizer = ("learning_rate", "momentum", "weight_decay")  # restored from the checkpoint
+    for name in shape + optimizer:
         if saved.get(name) != model.hparams[name]:
             raise UserError(
                 f"{path} was trained with {name} {saved.get(name)}, not {model.hparams[name]}: "
                 "resume with the flags of its run"
             )
+    done = checkpoint["epoch"] + 1  # checkpoints are written after whole epochs
+    if done >= max_epochs:
+        raise UserError(
+            f"{path} has its {done} epochs already: raise --max_epochs above {done} to go on"
+        )
 
 
 def run_name(args: Namespace) -> str:

@@ -7,7 +7,6 @@ Write the lists of the split alone, for a pre-training that must see the train i
 
 import hashlib
 import sys
-import zlib
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,8 +15,8 @@ from io import BytesIO
 from pathlib import Path, PurePosixPath
 from zipfile import BadZipFile, ZipFile
 
-if not __package__:  # started as a file: the project's folder is not on the path then
-    sys.path.insert(0, str(Path(__file__).parents[1]))
+if not __package__:  # started as a script: the root is not on the path yet
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
 import torch
@@ -25,6 +24,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from datasets.image_dataset import UNREADABLE, read_list
 from utils.cli import HelpFormatter, run
 from utils.errors import UserError
 from utils.random import sample_keys
@@ -117,7 +117,7 @@ class EurosatDataset:
         try:
             with Image.open(BytesIO(read(self.root + name))) as image:
                 pixels, mode = np.asarray(image), image.mode
-        except (OSError, ValueError, SyntaxError, BadZipFile, zlib.error) as error:
+        except UNREADABLE as error:
             raise UserError(
                 f"{name} in {self.data_dir} is not a readable picture: replace it"
             ) from error
@@ -216,7 +216,8 @@ def _read_lists(container: Path, folder: str) -> dict[str, list[str]] | None:
             lists: dict[str, list[str]] = {}
             for split in SPLITS:
                 try:
-                    text = read(f"{folder}{prefix}{split}.txt").decode()
+                    name = f"{folder}{prefix}{split}.txt"
+                    text = read_list(read(name), container / name)
                 except (KeyError, FileNotFoundError):
                     continue
                 lists[split] = [line.strip() for line in text.splitlines() if line.strip()]

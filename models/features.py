@@ -12,17 +12,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from models.backbones import Encoder
+from utils.cli import PRECISIONS
 from utils.errors import UserError
 from utils.normalization import InputSpec
-
-# Lightning's names of the precisions, and what autocast makes of them.
-AUTOCAST = {
-    "32-true": None,
-    "32": None,
-    "bf16-mixed": torch.bfloat16,
-    "16-mixed": torch.float16,
-    "16": torch.float16,
-}
 
 
 def extract_features(
@@ -43,12 +35,12 @@ def extract_features(
         pictures: uint8, shape (N, 3, H, W).
         batch_size: Pictures per step.
         device: Where to compute.
-        precision: A key of ``AUTOCAST``.
+        precision: A key of ``PRECISIONS``.
 
     Returns:
         float32 on the CPU, shape (N, encoder.num_features).
     """
-    dtype = AUTOCAST[precision]
+    dtype = PRECISIONS[precision]
     encoder = encoder.to(device).to(memory_format=torch.channels_last).eval()
     features = torch.empty(len(pictures), encoder.num_features)
     with (
@@ -69,7 +61,7 @@ def feature_key(encoder: Encoder, spec: InputSpec, data_fingerprint: str, precis
     for name, tensor in encoder.state_dict().items():
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(memoryview(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy()))
-    contract = json.dumps([spec.to_dict(), data_fingerprint, str(AUTOCAST[precision])])
+    contract = json.dumps([spec.to_dict(), data_fingerprint, str(PRECISIONS[precision])])
     digest.update(contract.encode())
     return digest.hexdigest()
 

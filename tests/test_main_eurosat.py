@@ -245,7 +245,7 @@ def test_checkpoint_of_rgb_patches_is_probed_with_its_own_normalisation(
         (["--backbone_type", "pretrain", "--ckpt_path", "{tmp}/nir.ckpt"], "needs B8 B4 B3"),
         (["--gpus", "64"], "--gpus 64 was asked for"),
         (["--resume_from_checkpoint", "last.ckpt"], "probes write no checkpoint"),
-        (["--precision", "8"], "unknown --precision 8"),
+        (["--num_workers", "-1"], "--num_workers must be 0 or more"),
         (["--num_seeds", "0"], "--num_seeds must be above 0"),
         (["--labels_per_class", "7"], "more than the 6 train images"),
         (["--protocol", "paper", "--batch_size", "32"], "more than the 20 val images"),

@@ -266,6 +266,15 @@ def test_a_bad_patch_stops_the_run_and_is_named(
         ("--max_epochs 0", "--max_epochs"),
         ("--softmax_temperature 0", "--softmax_temperature"),
         ("--color_jitter 0.4 0.4 0.4 0.9", "--color_jitter"),
+        ("--gpus -1", "--gpus must be 0 or more"),
+        ("--num_workers -1", "--num_workers"),
+        ("--seed -1", "--seed"),
+        ("--seed 4294967296", "--seed must be below"),
+        ("--momentum -1", "--momentum"),
+        ("--weight_decay -1", "--weight_decay"),
+        ("--warmup_epochs -1", "--warmup_epochs"),
+        ("--bn_group_size -2", "--bn_group_size"),
+        ("--bn_group_size 4", "--bn_group_size 4 is more than the 3 images"),
     ],
 )
 def test_flags_that_cannot_work_are_refused_before_anything_is_written(
@@ -276,12 +285,34 @@ def test_flags_that_cannot_work_are_refused_before_anything_is_written(
     assert not list(tmp_path.iterdir())
 
 
-def test_resuming_with_another_shape_is_refused(
-    two_epochs: Path, seco_root: Path, tmp_path: Path
+def test_unknown_precision_is_refused_before_anything_is_written(
+    seco_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        pretrain(seco_root, tmp_path, "--precision", "17")
+    assert "bf16-mixed" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        ("--num_negatives 9", "num_negatives 8, not 9"),
+        ("--bands B2 B3 B4", "input_spec"),
+        ("--learning_rate 0.5", "learning_rate 0.03, not 0.5"),
+        ("--max_epochs 2", "has its 2 epochs already"),
+    ],
+)
+def test_resuming_what_does_not_go_on_is_refused(
+    two_epochs: Path, seco_root: Path, tmp_path: Path, other: str, named: str
 ) -> None:
     flags = ["--resume_from_checkpoint", str(two_epochs / "checkpoints/last.ckpt")]
-    with pytest.raises(UserError, match="num_negatives 8, not 9"):
-        pretrain(seco_root, tmp_path, *flags, "--num_negatives", "9")
+    with pytest.raises(UserError, match=named):
+        pretrain(seco_root, tmp_path, *flags, "--max_epochs", "3", *other.split())
+    assert not list(tmp_path.iterdir())
+
+
+def test_resuming_from_no_checkpoint_is_refused(seco_root: Path, tmp_path: Path) -> None:
     (tmp_path / "text.ckpt").write_text("not a checkpoint")
     flags = ["--resume_from_checkpoint", str(tmp_path / "text.ckpt")]
     with pytest.raises(UserError, match=r"text\.ckpt"):
@@ -297,6 +328,15 @@ def test_a_loss_of_nan_stops_the_run_and_keeps_the_last_good_checkpoint(
     (run_dir,) = run_dirs(tmp_path)
     checkpoint = torch.load(run_dir / "checkpoints/last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 1
+
+
+def test_weights_that_the_last_step_broke_replace_no_checkpoint(
+    seco_root: Path, tmp_path: Path
+) -> None:
+    flags = ["--batch_size", "6", "--max_epochs", "5", "--learning_rate", "1e38"]
+    with pytest.raises(UserError, match="weights are not finite at step 0"):
+        pretrain(seco_root, tmp_path, *flags, "--weight_decay", "1e10")
+    assert not list(tmp_path.rglob("*.ckpt"))
 
 
 def test_user_errors_end_with_one_sentence_and_a_non_zero_exit_code(tmp_path: Path) -> None:

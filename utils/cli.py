@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+import signal
 import sys
 import warnings
 from argparse import ArgumentParser, Namespace
@@ -14,6 +15,14 @@ import torch
 
 from utils.errors import UserError
 
+# Lightning's names of the precisions, and what autocast makes of them.
+PRECISIONS = {
+    "32-true": None,
+    "32": None,
+    "bf16-mixed": torch.bfloat16,
+    "16-mixed": torch.float16,
+    "16": torch.float16,
+}
 PROTOCOL_HELP = "paper restores the choices of the original, see docs/differences.md"
 
 
@@ -36,7 +45,7 @@ def base_parser(
     add("--max_epochs", type=int, default=max_epochs, help="passes over the training set")
     add("--gpus", type=int, default=min(1, torch.cuda.device_count()), help="0 runs on the CPU")
     add("--accelerator", choices=["dp", "ddp"], help="spelling of 2021, both run as ddp")
-    add("--precision", default="32-true", help="for example bf16-mixed")
+    add("--precision", choices=PRECISIONS, default="32-true", help="of the arithmetic")
     add("--protocol", choices=["corrected", "paper"], default="corrected", help=PROTOCOL_HELP)
     add("--resume_from_checkpoint", type=Path, help="checkpoint of the run to continue")
     add("--log_dir", type=Path, default=Path("logs"), help="where runs write their folder")
@@ -45,8 +54,12 @@ def base_parser(
     return parser
 
 
-def check_device(args: Namespace) -> None:
-    """Refuse GPUs that are not there, rather than training elsewhere than asked."""
+def check_base_flags(args: Namespace) -> None:
+    """Refuse values of ``base_parser``'s flags that cannot work, as GPUs that are not there."""
+    check_positive(args, "batch_size", "max_epochs", "learning_rate")
+    check_not_negative(args, "num_workers", "gpus", "seed")
+    if args.seed >= 2**32:
+        raise UserError(f"--seed must be below 2**32, not {args.seed}")
     if args.gpus > torch.cuda.device_count():
         raise UserError(
             f"--gpus {args.gpus} was asked for, {torch.cuda.device_count()} found: "
@@ -60,6 +73,14 @@ def check_positive(args: Namespace, *names: str) -> None:
         value = getattr(args, name)
         if value is not None and not value > 0:
             raise UserError(f"--{name} must be above 0, not {value}")
+
+
+def check_not_negative(args: Namespace, *names: str) -> None:
+    """Refuse flags that are negative."""
+    for name in names:
+        value = getattr(args, name)
+        if not value >= 0:
+            raise UserError(f"--{name} must be 0 or more, not {value}")
 
 
 def trainer_kwargs(args: Namespace) -> dict[str, Any]:
@@ -87,14 +108,21 @@ def batch_size_per_process(args: Namespace) -> int:
 
 
 def run(main: Callable[[], object]) -> None:
-    """Run the ``main`` of a script: a user's error is one sentence and exit code 2."""
+    """Run the ``main`` of a script: an error of user or machine is one sentence and exit code 2."""
     # Lightning's hints about devices and products, and its own use of what torch renamed.
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="pytorch_lightning.utilities._pytree")
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # cleans up
     try:
         main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:  # a full disk, a path that cannot be written: its text names it
+        print(f"error: {error}: free it or choose another path", file=sys.stderr)
+        sys.exit(2)
+    except (MemoryError, torch.OutOfMemoryError):
+        print("error: out of memory: lower the sizes, such as --batch_size", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
