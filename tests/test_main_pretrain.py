@@ -78,6 +78,8 @@ def test_a_run_leaves_whole_files(two_epochs: Path) -> None:
     assert results["versions"]["torch"] == torch.__version__.split("+")[0] or "+" in str(results)
     spaces = [f"train/{kind}_{s}" for s in range(3) for kind in ("loss", "accuracy", "spread")]
     assert set(spaces) <= results["metrics"].keys()
+    of_spaces = [results["metrics"][f"train/loss_{space}"] for space in range(3)]
+    assert results["metrics"]["train/loss"] == pytest.approx(sum(of_spaces))  # not their mean
     with Image.open(two_epochs / "views.png") as picture:
         assert np.asarray(picture.convert("L")).std() > 10
 
