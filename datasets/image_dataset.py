@@ -4,6 +4,7 @@ import os
 import warnings
 import zipfile
 import zlib
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from utils.normalization import InputSpec
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
 _BITS_PER_SAMPLE = 258  # tag of TIFF 6.0
 _PNG_DEPTH_OFFSET = 24  # of the bit depth in the IHDR chunk, which is always the first
-_UNREADABLE = (
+UNREADABLE = (
     *(OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError),  # Pillow
     *(zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError),  # zipfile
 )
@@ -99,7 +100,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
                 if _bit_depth(image, data) > 8:
                     raise UserError(f"{where} has more than 8 bits per channel: convert it to 8")
                 picture = image.convert("RGB")
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             state = "is not a readable picture" if self._exists(name) else "is missing"
             raise BadPatchError(where, state) from error
         if picture.getbbox() is None:
@@ -134,14 +135,13 @@ def list_images(root: Path) -> list[str]:
     if not root.exists():
         raise UserError(f"{root} is missing: --data_dir")
     if root.is_dir():
-        walk = os.walk(root, followlinks=True)
-        files = [os.path.join(folder, name) for folder, _, names in walk for name in names]  # noqa: PTH118 - fast
-        names = [Path(os.path.relpath(file, root)).as_posix() for file in files]
-    elif zipfile.is_zipfile(root):
-        with zipfile.ZipFile(root) as archive:
-            names = archive.namelist()
+        names = [Path(os.path.relpath(file, root)).as_posix() for file in _walk(root)]
     else:
-        raise UserError(f"{root} is neither a folder nor a zip: --data_dir")
+        try:
+            with zipfile.ZipFile(root) as archive:
+                names = archive.namelist()
+        except (zipfile.BadZipFile, OSError) as error:
+            raise UserError(f"{root} is neither a folder nor a whole zip: --data_dir") from error
     names = sorted(name for name in names if _is_image(name))
     if not names:
         raise UserError(
@@ -149,6 +149,17 @@ def list_images(root: Path) -> list[str]:
             "(PLACE/SCENE/B4.tif): --data_dir"
         )
     return names
+
+
+def _walk(root: Path) -> Iterator[str]:
+    """Yield the files of a folder and its subfolders, also of linked ones."""
+    for folder, subfolders, names in os.walk(root, followlinks=True):
+        if Path(folder).is_symlink() and Path(folder).parent.resolve().is_relative_to(
+            Path(folder).resolve()
+        ):
+            subfolders.clear()  # the link leads back to a folder above: round and round
+            continue
+        yield from (os.path.join(folder, name) for name in names)  # noqa: PTH118 - fast
 
 
 def _is_image(name: str) -> bool:
@@ -161,7 +172,7 @@ def _select(names: list[str], image_list: Path, root: Path) -> list[str]:
     """Keep the listed names."""
     if not image_list.is_file():
         raise UserError(f"there is no file {image_list}: --image_list")
-    lines = (line.strip() for line in image_list.read_text().splitlines())
+    lines = (line.strip() for line in read_list(image_list.read_bytes(), image_list).splitlines())
     wanted = {line.removeprefix("./"): None for line in lines if line}
     if not wanted:
         raise UserError(f"{image_list} names no pictures: --image_list takes a name per line")
@@ -184,6 +195,14 @@ def _select(names: list[str], image_list: Path, root: Path) -> list[str]:
                 f"{name} in {image_list} may be {matches[0]} or {matches[1]}: add its folder"
             )
     return sorted({name if name in matches else matches[0] for name, matches in found.items()})
+
+
+def read_list(content: bytes, name: object) -> str:
+    """Decode a list of names; editors on Windows put a mark before UTF-8."""
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name} is not a text in UTF-8: save the list as such") from error
 
 
 def _bit_depth(image: Image.Image, data: bytes) -> int:

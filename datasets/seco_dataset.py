@@ -197,9 +197,9 @@ def read_quantiles(root: Path) -> dict[str, tuple[float, float]]:
     try:
         measured = json.loads(path.read_text())["quantiles"]
         pairs = {band: (float(low), float(high)) for band, (low, high) in measured.items()}
-        if any(low >= high for low, high in pairs.values()):
+        if not all(0 <= low < high <= 256 for low, high in pairs.values()):  # NaN is not either
             raise ValueError(pairs)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} is damaged: write it again with datasets/seco_utils.py") from error
     return pairs | RGB_QUANTILES
 

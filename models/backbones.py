@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 from torchvision.models import get_model, list_models
 
 from utils.checkpoint import read_checkpoint
 from utils.errors import UserError
 from utils.normalization import InputSpec
 
+PREFIX = "encoder_q."  # of the query encoder's tensors in a checkpoint
 SOURCES = ("random", "imagenet", "pretrain")
 RESNETS = tuple(name for name in list_models(module=torchvision.models) if "resne" in name)
 
@@ -64,6 +65,10 @@ def load_encoder(
 
     ``name`` is ignored for "pretrain", whose checkpoint names its own.
     """
+    if source != "pretrain" and ckpt_path is not None:
+        raise UserError(
+            f"--ckpt_path {ckpt_path} is only read with --backbone_type pretrain: add it"
+        )
     if source == "random":
         return Encoder(name), InputSpec.of_pictures()
     if source == "imagenet":  # the weights that pretrained=True meant in 2021
@@ -84,23 +89,44 @@ def _imagenet_encoder(name: str) -> Encoder:
 def _pretrained_encoder(path: Path) -> tuple[Encoder, InputSpec]:
     """Rebuild the query encoder of a checkpoint, with the input contract that it carries."""
     checkpoint = read_checkpoint(path)
-    hyper_parameters: dict[str, Any] = checkpoint.get("hyper_parameters", {})
-    if "base_encoder" not in hyper_parameters or "state_dict" not in checkpoint:
-        raise UserError(f"{path} is not a checkpoint of main_pretrain.py")
-    prefix, state = "encoder_q.", checkpoint["state_dict"]
-    weights = {name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)}
-    if "0.weight" not in weights:
-        raise UserError(f"{path} holds no encoder: no tensor is named {prefix}0.weight")
-    name = hyper_parameters["base_encoder"]
-    encoder = Encoder(name, in_channels=weights["0.weight"].shape[1])
-    expected = {key: tensor.shape for key, tensor in encoder.state_dict().items()}
-    found = {key: tensor.shape for key, tensor in weights.items()}
-    wrong = sorted(key for key, _ in expected.items() ^ found.items())
+    hyper_parameters, state = checkpoint["hyper_parameters"], checkpoint["state_dict"]
+    name = hyper_parameters.get("base_encoder")
+    if not isinstance(name, str) or name not in RESNETS:
+        raise UserError(f"{path} is not a checkpoint of main_pretrain.py: its encoder is {name!r}")
+    encoder = _load_weights(name, state, path)
+    contract = hyper_parameters.get("input_spec")
+    if contract is None:
+        return encoder, InputSpec.of_pictures()
+    try:
+        spec = InputSpec.from_dict(contract)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path} has a damaged input_spec: {error}") from error
+    return encoder, spec
+
+
+def _load_weights(name: str, state: dict[Any, Any], path: Path) -> Encoder:
+    """Build the ResNet and load its tensors; any that do not fit or are NaN are a ``UserError``."""
+    weights = {
+        key.removeprefix(PREFIX): tensor
+        for key, tensor in state.items()
+        if isinstance(key, str) and key.startswith(PREFIX) and isinstance(tensor, Tensor)
+    }
+    stem = weights.get("0.weight")
+    if stem is None or stem.ndim != 4 or stem.shape[1] < 3:
+        raise UserError(
+            f"{path} holds no encoder: {PREFIX}0.weight is no filter of 3 or more bands"
+        )
+    encoder = Encoder(name, in_channels=stem.shape[1])
+    expected = {key: (tensor.shape, tensor.dtype) for key, tensor in encoder.state_dict().items()}
+    found = {key: (tensor.shape, tensor.dtype) for key, tensor in weights.items()}
+    wrong = sorted({key for key, _ in expected.items() ^ found.items()})
     if wrong:
         raise UserError(
-            f"{path} does not fit a {name}: {len(set(wrong))} tensors are missing, too many or of "
-            f"another shape, such as {prefix}{wrong[0]}"
+            f"{path} does not fit a {name}: {len(wrong)} tensors are missing, too many or of "
+            f"another shape or type, such as {PREFIX}{wrong[0]}"
         )
+    broken = [key for key, tensor in weights.items() if not tensor.isfinite().all()]
+    if broken:
+        raise UserError(f"{path} holds numbers that are not finite, such as in {PREFIX}{broken[0]}")
     encoder.load_state_dict(weights)
-    contract = hyper_parameters.get("input_spec")
-    return encoder, InputSpec.from_dict(contract) if contract else InputSpec.of_pictures()
+    return encoder

@@ -13,6 +13,8 @@ from utils.checkpoint import WholeCheckpointIO, read_checkpoint
 from utils.errors import UserError
 from utils.normalization import InputSpec
 
+EMPTY: dict[str, Any] = {"state_dict": {}, "hyper_parameters": {}}
+
 
 class Hostile:
     def __init__(self, target: Path) -> None:
@@ -24,7 +26,7 @@ class Hostile:
 
 def test_a_checkpoint_comes_back_as_it_was_written(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "last.ckpt"
-    WholeCheckpointIO().save_checkpoint({"epoch": 3, "tensor": torch.arange(4)}, path)
+    WholeCheckpointIO().save_checkpoint(EMPTY | {"epoch": 3, "tensor": torch.arange(4)}, path)
     checkpoint = read_checkpoint(path)
     assert checkpoint["epoch"] == 3
     assert torch.equal(checkpoint["tensor"], torch.arange(4))
@@ -35,7 +37,7 @@ def test_a_failed_save_leaves_the_previous_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "last.ckpt"
-    WholeCheckpointIO().save_checkpoint({"epoch": 1}, path)
+    WholeCheckpointIO().save_checkpoint(EMPTY | {"epoch": 1}, path)
 
     def full_disk(descriptor: int) -> None:
         raise OSError(28, "No space left on device")

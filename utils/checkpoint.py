@@ -26,6 +26,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not a readable checkpoint: {reason}") from error
     if not isinstance(checkpoint, dict):
         raise UserError(f"{path} is not a checkpoint: it holds a {type(checkpoint).__name__}")
+    for part in ("state_dict", "hyper_parameters"):
+        if not isinstance(checkpoint.get(part), dict):
+            raise UserError(f"{path} is not a checkpoint of main_pretrain.py: it has no {part}")
     return checkpoint
 
 
@@ -47,6 +50,9 @@ class WholeCheckpointIO(TorchCheckpointIO):
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(target)
+        except RuntimeError as error:  # torch's words for a full disk
+            reason = str(error).splitlines()[0]
+            raise UserError(f"cannot write {target}, is the disk full? {reason}") from error
         finally:
             partial.unlink(missing_ok=True)
 

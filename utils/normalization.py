@@ -4,6 +4,7 @@ A stored value x becomes a picture by the quantile stretch of SeCo, floor(clip((
 (high - low) * 255, 0, 255)), and the picture becomes an input by (picture / 255 - mean) / std.
 """
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -33,6 +34,20 @@ class InputSpec:
     high: tuple[float, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse, with a ``ValueError``, what is no contract: this may come from any file."""
+        columns = (self.low, self.high, self.mean, self.std)
+        if not all(isinstance(band, str) for band in self.bands):
+            raise ValueError("names of bands are strings")
+        if any(len(column) != len(self.bands) for column in columns):
+            raise ValueError("each band has one low, high, mean and std")
+        if not all(math.isfinite(value) for column in columns for value in column):
+            raise ValueError("all numbers are finite")
+        if min(self.std) <= 0 or any(
+            low >= high for low, high in zip(self.low, self.high, strict=True)
+        ):
+            raise ValueError("std is above 0, and high above low")
 
     @classmethod
     def of_pictures(cls) -> "InputSpec":
