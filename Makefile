@@ -8,7 +8,8 @@ setup: $(VENV)/.installed
 
 # uv is only the faster installer; it lives in the environment that it fills.
 $(VENV)/.installed: requirements.txt requirements-dev.txt
-	test -x $(PYTHON) || python3 -m venv $(VENV)
+	python3 -c 'import sys; sys.version_info < (3, 11) and sys.exit("Python 3.11 or newer is needed")'
+	python3 -m venv $(VENV)
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check uv
 	$(PYTHON) -m uv pip install --quiet --python $(PYTHON) -r requirements.txt -r requirements-dev.txt
 	touch $@

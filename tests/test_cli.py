@@ -1,0 +1,45 @@
+"""The flags that the scripts share."""
+
+from argparse import Namespace
+
+import pytest
+import torch
+
+from utils.cli import batch_size_per_process, check_device, check_positive, trainer_kwargs
+from utils.errors import UserError
+
+
+def test_dp_splits_the_batch_over_the_gpus() -> None:
+    args = Namespace(accelerator="dp", gpus=4, batch_size=1024)
+    with pytest.warns(UserWarning, match="runs as ddp"):
+        assert batch_size_per_process(args) == 256
+    args.batch_size = 1022
+    with pytest.raises(UserError, match="1022 is not a multiple of --gpus 4"):
+        batch_size_per_process(args)
+
+
+@pytest.mark.parametrize("accelerator", ["ddp", None])
+def test_ddp_gives_every_gpu_a_whole_batch(accelerator: str | None) -> None:
+    args = Namespace(accelerator=accelerator, gpus=4, batch_size=256)
+    assert batch_size_per_process(args) == 256
+
+
+@pytest.mark.parametrize(
+    ("gpus", "expected"), [(0, ("cpu", 1, "auto")), (1, ("gpu", 1, "auto")), (4, ("gpu", 4, "ddp"))]
+)
+def test_gpus_become_devices_of_lightning(gpus: int, expected: tuple[str, int, str]) -> None:
+    kwargs = trainer_kwargs(Namespace(gpus=gpus, precision="16", max_epochs=3))
+    assert (kwargs["accelerator"], kwargs["devices"], kwargs["strategy"]) == expected
+    assert kwargs["precision"] == "16-mixed"
+
+
+def test_gpus_that_are_not_there_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UserError, match=r"--gpus 2 .*1 found"):
+        check_device(Namespace(gpus=2))
+
+
+@pytest.mark.parametrize("value", [0, -1, float("nan")])
+def test_flags_that_must_be_positive_are_named(value: float) -> None:
+    with pytest.raises(UserError, match="--batch_size must be above 0"):
+        check_positive(Namespace(batch_size=value, other=None), "other", "batch_size")
