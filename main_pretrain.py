@@ -9,6 +9,7 @@ MoCo-v2 on a folder or zip of small pictures:
     --data_mode moco --preset small_images
 """
 
+import math
 import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
@@ -152,10 +153,12 @@ def check_flags(args: Namespace) -> None:
     check_positive(args, "emb_dim", "num_negatives", "softmax_temperature", "crop_size")
     check_positive(args, "save_every_n_epochs", "log_every_n_steps")
     check_not_negative(args, "momentum", "weight_decay", "warmup_epochs", "bn_group_size")
+    if 1 in (args.batch_size, args.bn_group_size):
+        raise UserError("--batch_size and --bn_group_size cannot be 1: batch norm compares images")
     low, high = args.crop_scale
     if not 0 < low <= high <= 1:
         raise UserError(f"--crop_scale needs 0 < MIN <= MAX <= 1, not {low} {high}")
-    if min(args.color_jitter) < 0 or args.color_jitter[3] > 0.5:
+    if not all(0 <= s < math.inf for s in args.color_jitter) or args.color_jitter[3] > 0.5:
         raise UserError("--color_jitter needs four strengths from 0 on, the last (hue) up to 0.5")
     for name in ("jitter_prob", "grayscale_prob", "blur_prob"):
         if not 0 <= getattr(args, name) <= 1:

@@ -261,7 +261,7 @@ def test_wrong_roots_and_lists_are_refused(folder: Path, tmp_path: Path) -> None
     cases: list[tuple[Callable[[], object], str]] = [
         (lambda: ImageDataset(tmp_path / "nowhere"), "nowhere is missing"),
         (lambda: ImageDataset(tmp_path / "empty"), "empty holds neither pictures"),
-        (lambda: ImageDataset(tmp_path / "text.zip"), "is neither a folder nor a zip"),
+        (lambda: ImageDataset(tmp_path / "text.zip"), "is neither a folder nor a whole zip"),
         (
             lambda: ImageDataset(folder, image_list=tmp_path / "none"),
             "no file .*none: --image_list",

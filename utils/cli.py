@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import math
 import os
 import signal
 import sys
@@ -68,19 +69,19 @@ def check_base_flags(args: Namespace) -> None:
 
 
 def check_positive(args: Namespace, *names: str) -> None:
-    """Refuse flags that are zero or negative; None means that a flag was not given."""
+    """Refuse flags that are zero, negative or not finite; None means that a flag was not given."""
     for name in names:
         value = getattr(args, name)
-        if value is not None and not value > 0:
-            raise UserError(f"--{name} must be above 0, not {value}")
+        if value is not None and not 0 < value < math.inf:
+            raise UserError(f"--{name} must be above 0 and finite, not {value}")
 
 
 def check_not_negative(args: Namespace, *names: str) -> None:
-    """Refuse flags that are negative."""
+    """Refuse flags that are negative or not finite."""
     for name in names:
         value = getattr(args, name)
-        if not value >= 0:
-            raise UserError(f"--{name} must be 0 or more, not {value}")
+        if not 0 <= value < math.inf:
+            raise UserError(f"--{name} must be 0 or more and finite, not {value}")
 
 
 def trainer_kwargs(args: Namespace) -> dict[str, Any]:
