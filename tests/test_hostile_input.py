@@ -144,6 +144,16 @@ def test_a_checkpoint_without_its_parts_is_refused(tmp_path: Path, part: str) ->
         read_checkpoint(tmp_path / "x.ckpt")
 
 
+@pytest.mark.parametrize("content", [b"", b"\x80", b"\x80\x02}", b"\x80\x02cos\nsystem\n."])
+def test_bytes_that_are_no_checkpoint_are_refused_without_advice_to_run_them(
+    tmp_path: Path, content: bytes
+) -> None:
+    (tmp_path / "x.ckpt").write_bytes(content)
+    with pytest.raises(UserError, match=r"x\.ckpt is not a readable checkpoint") as caught:
+        read_checkpoint(tmp_path / "x.ckpt")
+    assert "weights_only" not in str(caught.value)
+
+
 def test_a_checkpoint_that_would_not_be_read_is_an_error() -> None:
     with pytest.raises(UserError, match="--backbone_type pretrain"):
         load_encoder("random", "resnet18", Path("last.ckpt"))
