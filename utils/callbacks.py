@@ -132,6 +132,6 @@ class ViewsPicture(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.is_global_zero and not self.path.exists():
+        if trainer.is_global_zero and batch_idx == 0 and not self.path.exists():
             img_q, img_k = batch
             plot_views(self.path, [img_q, *img_k], self.spec)

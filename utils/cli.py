@@ -1,6 +1,7 @@
 """Command-line flags that the entry scripts share, and their translation to Lightning 2."""
 
 import argparse
+import errno
 import logging
 import math
 import os
@@ -23,6 +24,11 @@ PRECISIONS = {
     "bf16-mixed": torch.bfloat16,
     "16-mixed": torch.float16,
     "16": torch.float16,
+}
+# A full disk or a path that cannot be used is not a bug; the error's text names the path.
+_PATH_ERRORS = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
 }
 PROTOCOL_HELP = "paper restores the choices of the original, see docs/differences.md"
 
@@ -119,7 +125,9 @@ def run(main: Callable[[], object]) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except OSError as error:  # a full disk, a path that cannot be written: its text names it
+    except OSError as error:
+        if error.errno not in _PATH_ERRORS:
+            raise
         print(f"error: {error}: free it or choose another path", file=sys.stderr)
         sys.exit(2)
     except (MemoryError, torch.OutOfMemoryError):
