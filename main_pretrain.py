@@ -35,6 +35,7 @@ from utils.cli import (
     check_not_negative,
     check_positive,
     run,
+    share_cores,
     trainer_kwargs,
 )
 from utils.errors import UserError
@@ -121,6 +122,7 @@ def main(argv: Sequence[str] | None = None) -> Trainer:
     started = time.perf_counter()
     args = parse_args(argv)
     check_flags(args)
+    share_cores(args)
     seed_everything(args.seed, workers=True, verbose=False)
     datamodule = make_datamodule(args)
     datamodule.setup("fit")

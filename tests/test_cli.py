@@ -3,8 +3,9 @@
 from argparse import Namespace
 
 import pytest
+import torch
 
-from utils.cli import batch_size_per_process, check_positive, trainer_kwargs
+from utils.cli import batch_size_per_process, check_positive, share_cores, trainer_kwargs
 from utils.errors import UserError
 
 
@@ -36,3 +37,17 @@ def test_gpus_become_devices_of_lightning(gpus: int, expected: tuple[str, int, s
 def test_flags_that_must_be_positive_are_named(value: float) -> None:
     with pytest.raises(UserError, match="--batch_size must be above 0"):
         check_positive(Namespace(batch_size=value, other=None), "other", "batch_size")
+
+
+@pytest.mark.parametrize(("workers", "expected"), [(0, 4), (1, 3), (3, 1), (8, 1)])
+def test_loader_processes_keep_a_core_each(
+    monkeypatch: pytest.MonkeyPatch, workers: int, expected: int
+) -> None:
+    chosen: list[int] = []
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+    share_cores(Namespace(gpus=0, num_workers=workers))
+    assert chosen == [expected]
+    share_cores(Namespace(gpus=1, num_workers=workers))
+    assert chosen == [expected]  # a GPU needs no threads

@@ -101,6 +101,16 @@ def trainer_kwargs(args: Namespace) -> dict[str, Any]:
     }
 
 
+def share_cores(args: Namespace) -> None:
+    """Leave a core to each loader process when the CPU trains.
+
+    Threads wait for each other by spinning: one that lacks a core slows a step many times.
+    """
+    if args.gpus == 0:
+        free = (os.cpu_count() or 1) - args.num_workers
+        torch.set_num_threads(max(1, min(free, torch.get_num_threads())))
+
+
 def batch_size_per_process(args: Namespace) -> int:
     """Split the batch over the GPUs if asked for ``dp``, which did so and is gone in Lightning 2.
 
