@@ -165,9 +165,9 @@ def read_band(path: Path) -> np.ndarray:
     """Read a single-band uint8 GeoTIFF of shape (height, width)."""
     try:
         with warnings.catch_warnings():
-            # SeCo's use as pictures needs no coordinates.
+            # SeCo's use as pictures needs no coordinates, and half of the time would go into them.
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            with rasterio.open(path, driver="GTiff") as file:
+            with rasterio.open(path, driver="GTiff", GEOREF_SOURCES="NONE") as file:
                 if file.count != 1:
                     raise UserError(
                         f"{path} has {file.count} bands, SeCo patches are one file per band: "
