@@ -30,7 +30,7 @@ PRETRAIN_FLAGS = (
     *("--crop_size", "48", "--crop_scale", "0.3", "1", "--rotate", "--blur_prob", "0"),
     # The queue is shorter than the world: a place must not meet its own key of the last epoch.
     *("--batch_size", "32", "--num_negatives", "256"),
-    *("--max_epochs", "24", "--lr_schedule", "cosine", "--warmup_epochs", "0.5"),
+    *("--max_epochs", "30", "--lr_schedule", "cosine", "--warmup_epochs", "0.5"),
     *("--learning_rate", "0.05", "--encoder_momentum", "0.99", "--softmax_temperature", "0.2"),
     *("--num_workers", "1", "--log_every_n_steps", "10"),
 )
