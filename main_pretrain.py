@@ -11,7 +11,7 @@ MoCo-v2 on a folder or zip of small pictures:
 
 import math
 import time
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, BooleanOptionalAction, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -96,7 +96,12 @@ def _add_data_args(parser: ArgumentParser) -> None:
     add("--jitter_prob", type=float, default=views.jitter_prob, help="share of jittered views")
     add("--grayscale_prob", type=float, default=views.grayscale_prob, help="share of grey views")
     add("--blur_prob", type=float, default=views.blur_prob, help="share of blurred views")
-    add("--rotate", action="store_true", help="flip and transpose, for imagery without an up")
+    add(
+        "--rotate",
+        action=BooleanOptionalAction,
+        default=views.rotate,
+        help="flip and transpose, for imagery without an up",
+    )
 
 
 def _add_model_args(parser: ArgumentParser) -> None:

@@ -207,6 +207,7 @@ def test_a_flag_wins_over_its_preset() -> None:
     for flags in (["--preset", "small_images"], []):
         args = parse_args(["--data_dir", "x", *flags, "--softmax_temperature", "0.5"])
         assert args.softmax_temperature == 0.5
+    assert not parse_args(["--data_dir", "x", "--preset", "small_images", "--no-rotate"]).rotate
     preset = parse_args(["--data_dir", "x", "--preset", "small_images"])
     for name, value in PRESETS["small_images"].items():
         assert getattr(preset, name) == value

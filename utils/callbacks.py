@@ -92,8 +92,8 @@ class FiniteLoss(Callback):
 
     def _stop(self, what: str, step: int) -> None:
         raise UserError(
-            f"the {what} not finite at step {step}: lower --learning_rate or use "
-            "--precision 32-true; the last good checkpoint stays as it is"
+            f"the {what} not finite at step {step}: start again with a lower --learning_rate, or "
+            "with --precision 32-true; the last good checkpoint stays as it is"
         )
 
 
