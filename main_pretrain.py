@@ -82,6 +82,7 @@ def _add_data_args(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("--data_mode", choices=DATA_MODES, default="seco", help="which views are contrasted")
     add("--bands", nargs="+", default=list(RGB_BANDS), help="bands of SeCo patches, in order")
+    add("--cache", choices=["mmap", "ram", "gpu"], default="mmap", help="memory of a packed store")
     add("--image_list", type=Path, help="file with the images to use, for --data_mode moco")
     add("--on_bad_patch", choices=["raise", "skip"], default="raise", help="unreadable patches")
     add("--crop_size", type=int, default=views.crop_size, help="pixels of a view")
@@ -198,6 +199,7 @@ def make_datamodule(args: Namespace) -> SecoDataModule:
         on_bad_patch=args.on_bad_patch,
         image_list=args.image_list,
         log_dir=None,
+        cache=args.cache,
     )
 
 

@@ -19,11 +19,16 @@ class BadPatchError(UserError):
 
     Attributes:
         name: The file, or the folder of an empty patch.
+        reason: What is wrong with it.
     """
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(f"{name} {reason}: replace it, or go on without with --on_bad_patch skip")
         self.name = name
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return type(self), (self.name, self.reason)  # from a worker process
 
 
 def first_good(
@@ -49,6 +54,22 @@ def first_good(
                 raise
             bad.append(error.name)
             check_bad_count(bad, num_samples)
+
+
+def first_readable(read: Callable[[int], T], num_patches: int) -> T:
+    """Read the first good patch, as an example of all; the others' errors come when they are due.
+
+    Raises:
+        BadPatchError: The first hundred are all bad.
+    """
+    first: BadPatchError | None = None
+    for patch in range(min(num_patches, 100)):
+        try:
+            return read(patch)
+        except BadPatchError as error:
+            first = first or error
+    assert first is not None
+    raise first
 
 
 def check_bad_count(bad: Sequence[str], num_samples: int) -> None:

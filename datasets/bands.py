@@ -29,6 +29,7 @@ RGB_BANDS = ("B4", "B3", "B2")  # red, green, blue: the order of the published e
 
 # 2 % and 98 % quantiles of 3,000 random SeCo images, in stored uint8 steps
 # (datasets/seco_dataset.py of the original). None were published for the other bands.
+QUANTILES_NAME = "quantiles.json"  # of the file with the others, beside the places
 RGB_QUANTILES = {"B2": (3.0, 88.0), "B3": (2.0, 103.0), "B4": (0.0, 129.0)}
 
 # The original normalises R, G, B by ImageNet; other bands get the mean of these three numbers.

@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from datasets.image_dataset import UNREADABLE, read_list
+from datasets.pictures import UNREADABLE, read_list
 from utils.cli import HelpFormatter, run
 from utils.errors import UserError
 from utils.random import sample_keys

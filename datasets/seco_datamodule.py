@@ -2,22 +2,27 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
+import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from datasets.bad_patches import BadPatchList, OnBadPatch
-from datasets.bands import RESOLUTION_M, RGB_BANDS
-from datasets.image_dataset import ImageDataset
-from datasets.seco_dataset import SecoDataset
+from datasets.open_patches import open_patches
+from datasets.packed_manifest import PICTURE_BANDS
+from datasets.packed_store import PackedStore
+from datasets.patch_dataset import PatchDataset
 from datasets.seeded_sampler import SeededSampler
+from datasets.store_loader import DeviceLoader, StoreLoader
 from utils.augment import Augment, AugmentConfig
 from utils.errors import UserError
 from utils.normalization import InputSpec
 from utils.random import sample_keys
+
+Cache = Literal["mmap", "ram", "gpu"]
 
 
 @dataclass(frozen=True)
@@ -71,17 +76,19 @@ class SecoDataModule(LightningDataModule):
     The ``Trainer`` needs ``use_distributed_sampler=False``.
 
     Args:
-        data_dir: SeCo folder; in mode moco also a folder or zip of pictures.
+        data_dir: SeCo folder or zip, or packed store; in mode moco also a folder or zip of
+            pictures.
         data_mode: Key of ``DATA_MODES``.
         bands: Bands in channel order; pictures have red, green, blue only.
         batch_size: Samples per step and process.
-        num_workers: Processes that read.
+        num_workers: Processes that read; for a packed store, threads.
         seed: Seed of order, dates and views.
         augment: Distribution of the views; ``data_mode`` decides whether the crop comes first.
         replace_dates: Draw dates with replacement, as the original does.
         on_bad_patch: Raise an error or skip to the next sample, listed in ``log_dir``.
         image_list: File that restricts the pictures, see ``ImageDataset``.
         log_dir: Folder of ``bad_patches.txt``; None writes none. May be set until training starts.
+        cache: Where a packed store is read from: its memory map, memory, or the GPU's memory.
 
     Attributes:
         mode: The chosen ``DataMode``.
@@ -89,7 +96,7 @@ class SecoDataModule(LightningDataModule):
         input_spec: Bands, stretch and normalisation of the patches; exists after ``setup``.
     """
 
-    dataset: SecoDataset | ImageDataset
+    dataset: PatchDataset
     input_spec: InputSpec
 
     def __init__(
@@ -106,6 +113,7 @@ class SecoDataModule(LightningDataModule):
         on_bad_patch: OnBadPatch,
         image_list: Path | None,
         log_dir: Path | None,
+        cache: Cache = "mmap",
     ) -> None:
         super().__init__()
         self.data_dir = data_dir
@@ -120,12 +128,32 @@ class SecoDataModule(LightningDataModule):
         self.on_bad_patch = on_bad_patch
         self.image_list = image_list
         self.log_dir = log_dir
+        self.cache = cache
 
     def setup(self, stage: str | None = None) -> None:
         if hasattr(self, "dataset"):  # the script asks for the bands before Lightning calls this
             return
-        self.dataset = self._seco() if is_seco(self.data_dir) else self._pictures()
-        self.input_spec = self.dataset.input_spec
+        source = open_patches(self.data_dir, self.bands, self.image_list)
+        is_pictures = source.bands == PICTURE_BANDS
+        if is_pictures and not self.mode.every_date:
+            raise UserError(
+                f"--data_mode {self.data_mode} needs {self.mode.num_dates} dates of each place, "
+                f"but {self.data_dir} holds pictures: take --data_mode moco"
+            )
+        if self.cache != "mmap" and not isinstance(source, PackedStore):
+            raise UserError(
+                f"--cache {self.cache} is for packed stores, {self.data_dir} is none: "
+                "pack it with datasets/seco_packed.py"
+            )
+        self.dataset = PatchDataset(
+            source,
+            self.mode.num_dates,
+            every_date=self.mode.every_date,
+            replace=self.replace_dates,
+            seed=self.seed,
+            on_bad_patch=self.on_bad_patch,
+        )
+        self.input_spec = source.input_spec
         self._augment = Augment(self.input_spec, self.augment_config)
 
     def steps_per_epoch(self, world_size: int) -> int:
@@ -140,7 +168,7 @@ class SecoDataModule(LightningDataModule):
             )
         return steps
 
-    def train_dataloader(self) -> DataLoader[dict[str, Any]]:
+    def train_dataloader(self) -> DataLoader[dict[str, Any]] | StoreLoader | DeviceLoader:
         trainer = self.trainer
         assert trainer is not None  # Lightning calls this
         world_size = trainer.world_size
@@ -154,6 +182,9 @@ class SecoDataModule(LightningDataModule):
             rank=trainer.global_rank,
             world_size=world_size,
         )
+        device = trainer.strategy.root_device
+        if isinstance(self.dataset.source, PackedStore):
+            return self._store_loader(self.dataset.source, sampler, device)
         return DataLoader(
             _ErrorsAsSamples(self.dataset),
             self.batch_size,
@@ -161,9 +192,20 @@ class SecoDataModule(LightningDataModule):
             num_workers=self.num_workers,
             collate_fn=_collate,
             drop_last=True,  # as the original; the queue and batch norm see full batches only
-            pin_memory=trainer.strategy.root_device.type == "cuda",
+            pin_memory=device.type == "cuda",
             persistent_workers=self.num_workers > 0,
         )
+
+    def _store_loader(
+        self, store: PackedStore, sampler: SeededSampler, device: torch.device
+    ) -> StoreLoader | DeviceLoader:
+        if self.cache == "gpu":
+            if device.type != "cuda":
+                raise UserError("--cache gpu needs a GPU: take --cache ram, or --gpus 1")
+            return DeviceLoader(self.dataset, sampler, self.batch_size, device)
+        if self.cache == "ram":
+            store.load()
+        return StoreLoader(self.dataset, sampler, self.batch_size, self.num_workers, device)
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Take out what is not for the device: an error, or the names of bad patches."""
@@ -195,63 +237,11 @@ class SecoDataModule(LightningDataModule):
     def _is_training(self) -> bool:
         return self.trainer is not None and self.trainer.training
 
-    def _seco(self) -> SecoDataset:
-        if self.image_list is not None:
-            raise UserError(f"--image_list is for pictures, but {self.data_dir} holds SeCo patches")
-        return SecoDataset(
-            self.data_dir,
-            self.bands,
-            self.mode.num_dates,
-            every_date=self.mode.every_date,
-            replace=self.replace_dates,
-            seed=self.seed,
-            on_bad_patch=self.on_bad_patch,
-        )
-
-    def _pictures(self) -> ImageDataset:
-        dataset = ImageDataset(
-            self.data_dir, image_list=self.image_list, on_bad_patch=self.on_bad_patch
-        )
-        _refuse_patches(dataset)
-        if not self.mode.every_date:
-            raise UserError(
-                f"--data_mode {self.data_mode} needs {self.mode.num_dates} dates of each place, "
-                f"but {self.data_dir} holds pictures: take --data_mode moco"
-            )
-        if self.bands != RGB_BANDS:
-            raise UserError(f"{self.data_dir} holds pictures, which have no --bands to choose")
-        return dataset
-
-
-def is_seco(data_dir: Path) -> bool:
-    """Tell ``<place>/<scene>/<band>.tif`` from everything else."""
-    if not data_dir.is_dir():
-        return False
-    return any(_is_band(path.as_posix()) for path in data_dir.glob("[!.]*/[!.]*/*.tif"))
-
-
-def _refuse_patches(dataset: ImageDataset) -> None:
-    """Stop where bands of SeCo patches would be taken for grey pictures."""
-    patch = next((name for name in dataset.names if _is_band(name)), None)
-    if patch is None:
-        return
-    if not dataset.root.is_dir():
-        raise UserError(f"{dataset.root} is a zip of SeCo patches: unpack it first")
-    raise UserError(
-        f"{dataset.root} holds SeCo patches such as {patch}: "
-        "--data_dir takes the folder of the places, for PLACE/SCENE/B4.tif"
-    )
-
-
-def _is_band(name: str) -> bool:
-    path = PurePosixPath(name)
-    return path.suffix == ".tif" and path.stem in RESOLUTION_M
-
 
 class _ErrorsAsSamples(Dataset[dict[str, Any]]):
     """Hands a user's error to the main process as data: a worker would wrap it in its traceback."""
 
-    def __init__(self, dataset: SecoDataset | ImageDataset) -> None:
+    def __init__(self, dataset: PatchDataset) -> None:
         self._dataset = dataset
 
     def __len__(self) -> int:

@@ -18,8 +18,9 @@ from collections.abc import Sequence
 import numpy as np
 from tqdm import tqdm
 
-from datasets.bands import ALL_BANDS
-from datasets.seco_dataset import QUANTILES_NAME, find_bands, index_places, read_band, split_dates
+from datasets.band_files import read_band
+from datasets.bands import ALL_BANDS, QUANTILES_NAME
+from datasets.seco_folder import find_bands, index_places, split_dates
 from utils.cli import HelpFormatter, run
 from utils.errors import UserError
 from utils.report import write_json

@@ -19,7 +19,7 @@ from datasets.eurosat_dataset import (
     stratified_split,
     write_split,
 )
-from datasets.image_dataset import ImageDataset
+from datasets.pictures import Pictures
 from utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -203,7 +203,7 @@ def test_written_lists_serve_as_public_lists_and_as_image_list(
     expected = dataset.splits(3)
     names = [dataset.names[row] for row in expected["train"]]
 
-    pictures = ImageDataset(data_dir, image_list=tmp_path / "lists" / "train.txt")
+    pictures = Pictures(data_dir, tmp_path / "lists" / "train.txt")
     assert ["/".join(name.split("/")[-2:]) for name in pictures.names] == names
 
     write_split(tmp_path, dataset.names, expected)  # beside data_dir

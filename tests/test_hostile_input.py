@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 
 from datasets.eurosat_dataset import EurosatDataset
-from datasets.image_dataset import ImageDataset, list_images
-from datasets.seco_dataset import read_quantiles
+from datasets.pictures import Pictures, list_images
+from datasets.seco_patches import parse_quantiles
 from models.backbones import Encoder, load_encoder
 from utils.checkpoint import WholeCheckpointIO, read_checkpoint
 from utils.cli import run
@@ -34,14 +34,14 @@ def pictures(folder: Path, *names: str) -> Path:
 def test_a_list_from_windows_is_read_without_its_mark(tmp_path: Path) -> None:
     root = pictures(tmp_path / "root", "a.png", "b.png")
     (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbfa.png\r\na.png\r\n")
-    assert ImageDataset(root, image_list=tmp_path / "list.txt").names == ["a.png"]
+    assert Pictures(root, tmp_path / "list.txt").names == ["a.png"]
 
 
 def test_a_list_in_another_encoding_is_named(tmp_path: Path) -> None:
     root = pictures(tmp_path / "root", "a.png")
     (tmp_path / "list.txt").write_text("a.png\n", encoding="utf-16")
     with pytest.raises(UserError, match=r"list\.txt is not a text in UTF-8"):
-        ImageDataset(root, image_list=tmp_path / "list.txt")
+        Pictures(root, tmp_path / "list.txt")
 
 
 def test_a_link_to_a_folder_above_adds_no_pictures(tmp_path: Path) -> None:
@@ -79,9 +79,9 @@ def test_an_encrypted_picture_of_eurosat_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("limits", ["[NaN, NaN]", "[0, Infinity]", "[-9, 3]"])
 def test_quantiles_that_no_byte_has_are_an_error(tmp_path: Path, limits: str) -> None:
-    (tmp_path / "quantiles.json").write_text(f'{{"quantiles": {{"B8": {limits}}}}}')
+    content = f'{{"quantiles": {{"B8": {limits}}}}}'
     with pytest.raises(UserError, match=r"quantiles\.json is damaged"):
-        read_quantiles(tmp_path)
+        parse_quantiles(content.encode(), tmp_path / "quantiles.json")
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,9 @@ from torch import Tensor
 from datasets import seco_datamodule
 from datasets.bad_patches import BadPatchList
 from datasets.bands import RGB_BANDS
-from datasets.image_dataset import ImageDataset
-from datasets.seco_datamodule import DATA_MODES, SecoDataModule, View, is_seco
-from datasets.seco_dataset import SecoDataset
+from datasets.pictures import Pictures
+from datasets.seco_datamodule import DATA_MODES, SecoDataModule, View
+from datasets.seco_patches import SecoPatches, is_seco
 from datasets.seeded_sampler import SeededSampler
 from utils.augment import AugmentConfig
 from utils.errors import UserError
@@ -279,7 +279,7 @@ def test_moco_takes_pictures_from_class_folders_or_a_zip(tmp_path: Path, zipped:
     (tmp_path / "list").write_text("0.jpg\n3.jpg\n5.jpg\n")
     datamodule = make(root, "moco", image_list=tmp_path / "list", num_workers=1)
     _, recorder = fit(datamodule, 1)
-    assert isinstance(datamodule.dataset, ImageDataset)
+    assert isinstance(datamodule.dataset.source, Pictures)
     assert len(datamodule.dataset) == 3
     assert datamodule.input_spec.bands == ("R", "G", "B")
     assert [img_q.shape for img_q, _ in recorder.batches] == [(2, 3, 16, 16)]
@@ -288,7 +288,7 @@ def test_moco_takes_pictures_from_class_folders_or_a_zip(tmp_path: Path, zipped:
 def test_seco_folder_in_mode_moco_is_read_as_patches(seco_root: Path) -> None:
     datamodule = make(seco_root, "moco")
     datamodule.setup()
-    assert isinstance(datamodule.dataset, SecoDataset)
+    assert isinstance(datamodule.dataset.source, SecoPatches)
     assert len(datamodule.dataset) == 24
 
 
@@ -318,8 +318,7 @@ def test_wrong_data_is_refused_with_its_remedy(seco_root: Path, tmp_path: Path) 
     assert "needs 2 dates of each place, but" in setup_error(make(pictures, "moco_tp"))
     assert "take --data_mode moco" in setup_error(make(pictures))
     assert "no --bands to choose" in setup_error(make(pictures, "moco", bands=("B2",)))
-    assert "zip of SeCo patches: unpack it" in setup_error(make(tmp_path / "seco.zip"))
-    assert "zip of SeCo patches: unpack it" in setup_error(make(tmp_path / "seco.zip", "moco"))
+    assert "has 1 date, but" in setup_error(make(tmp_path / "seco.zip", bands=("B4",)))
     for level in (place, seco_root.parent):
         assert "takes the folder of the places" in setup_error(make(level, "moco"))
     assert "--image_list is for pictures" in setup_error(make(seco_root, image_list=tmp_path))

@@ -1,4 +1,4 @@
-"""Any folder or zip of pictures: one picture is one sample, for users' own imagery."""
+"""Any folder or zip of pictures, for users' own imagery."""
 
 import os
 import warnings
@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from torch.utils.data import Dataset
 
-from datasets.bad_patches import BadPatchError, OnBadPatch, first_good
+from datasets.bad_patches import BadPatchError, first_readable
 from utils.errors import UserError
 from utils.normalization import InputSpec
 
@@ -27,8 +26,8 @@ UNREADABLE = (
 )
 
 
-class ImageDataset(Dataset[dict[str, Any]]):
-    """8-bit pictures as RGB, sorted by name; it has the interface of ``SecoDataset``.
+class Pictures:
+    """8-bit pictures as RGB, sorted by name, each a place of its own; a ``PatchSource``.
 
     A picture of another size than the first is scaled and cropped around its centre.
 
@@ -36,59 +35,45 @@ class ImageDataset(Dataset[dict[str, Any]]):
         root: Folder, searched with its subfolders, or zip.
         image_list: File with a name per line; other pictures are left out. A name is relative to
             ``root``, and leading folders may be left out where the rest is unambiguous.
-        on_bad_patch: Raise ``BadPatchError``, or skip to the next good picture.
 
     Attributes:
         names: Names of the pictures relative to ``root``.
+        starts: Number of the first patch of each place, and of all patches; int64, shape (P + 1,).
         input_spec: Channels and normalisation.
         patch_shape: 3, height and width of the first picture.
     """
 
-    def __init__(
-        self,
-        root: Path,
-        *,
-        image_list: Path | None = None,
-        on_bad_patch: OnBadPatch = "raise",
-    ) -> None:
+    bands = ("R", "G", "B")
+
+    def __init__(self, root: Path, image_list: Path | None = None) -> None:
         self.root = root
-        self.on_bad_patch = on_bad_patch
         self.names = list_images(root)
         if image_list is not None:
-            self.names = _select(self.names, image_list, root)
+            kept = select(self.names, image_list, root)
+            self.names = [self.names[index] for index in kept]
+        self.starts = np.arange(len(self.names) + 1)
         self.input_spec = InputSpec.of_pictures()
         self._zip: tuple[int, zipfile.ZipFile] | None = None
         # Shared with the worker processes, so that only one of them warns.
         self._has_warned = torch.zeros(1, dtype=torch.bool).share_memory_()
-        first, _ = first_good(self._open, 0, len(self), on_bad_patch)
+        first = first_readable(self._open, len(self.names))
         self.patch_shape = (3, first.height, first.width)
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
-        """Read the picture of (epoch, index).
-
-        Returns:
-            "patches": uint8, shape (1, 3, H, W); "epoch" and "index" as asked for; "bad": names of
-            the bad pictures in whose place this one was read, normally none.
-        """
-        epoch, index = key
-        patch, bad = first_good(self._read, index, len(self), self.on_bad_patch)
-        patches = torch.from_numpy(patch).permute(2, 0, 1).contiguous()[None]
-        return {"patches": patches, "epoch": epoch, "index": index, "bad": bad}
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_zip": None}  # a handle cannot be sent to a spawned worker
 
-    def _read(self, index: int) -> np.ndarray:
-        """Read a picture: uint8, shape (H, W, 3)."""
-        image = self._open(index)
+    def name(self, patch: int) -> str:
+        """Return the name of a picture relative to the root."""
+        return self.names[patch]
+
+    def read(self, patch: int) -> np.ndarray:
+        """Read a picture: uint8, shape (3, H, W); one that is damaged is a ``BadPatchError``."""
+        image = self._open(patch)
         size = (self.patch_shape[2], self.patch_shape[1])
         if image.size != size:
-            self._warn_of_size(index, image.size)
+            self._warn_of_size(patch, image.size)
             image = ImageOps.fit(image, size, Image.Resampling.BILINEAR)  # averages to shrink
-        return np.array(image)
+        return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
     def _open(self, index: int) -> Image.Image:
         """Decode a picture as RGB."""
@@ -168,8 +153,8 @@ def _is_image(name: str) -> bool:
     return name.lower().endswith(SUFFIXES) and not hidden
 
 
-def _select(names: list[str], image_list: Path, root: Path) -> list[str]:
-    """Keep the listed names."""
+def select(names: list[str], image_list: Path, root: Path) -> list[int]:
+    """Return the sorted indices of the listed names, see ``Pictures``."""
     if not image_list.is_file():
         raise UserError(f"there is no file {image_list}: --image_list")
     lines = (line.strip() for line in read_list(image_list.read_bytes(), image_list).splitlines())
@@ -177,6 +162,7 @@ def _select(names: list[str], image_list: Path, root: Path) -> list[str]:
     if not wanted:
         raise UserError(f"{image_list} names no pictures: --image_list takes a name per line")
     found: dict[str, list[str]] = {name: [] for name in wanted}
+    indices = {name: index for index, name in enumerate(names)}
     for name in names:
         parts = name.split("/")
         for start in range(len(parts)):
@@ -194,7 +180,8 @@ def _select(names: list[str], image_list: Path, root: Path) -> list[str]:
             raise UserError(
                 f"{name} in {image_list} may be {matches[0]} or {matches[1]}: add its folder"
             )
-    return sorted({name if name in matches else matches[0] for name, matches in found.items()})
+    kept = {name if name in matches else matches[0] for name, matches in found.items()}
+    return sorted(indices[name] for name in kept)
 
 
 def read_list(content: bytes, name: object) -> str:

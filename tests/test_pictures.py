@@ -6,6 +6,7 @@ import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,8 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from datasets.bad_patches import BadPatchError
-from datasets.image_dataset import ImageDataset
+from datasets.patch_dataset import PatchDataset
+from datasets.pictures import Pictures
 from utils.errors import UserError
 from utils.normalization import IMAGENET_MEAN, IMAGENET_STD
 
@@ -30,6 +32,10 @@ def pixels(seed: int, height: int = 8, width: int = 8) -> np.ndarray:
 def save(path: Path, image: np.ndarray | Image.Image) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(path)
+
+
+def picture_dataset(root: Path, **kwargs: Any) -> PatchDataset:
+    return PatchDataset(Pictures(root), every_date=True, **kwargs)
 
 
 def pack(folder: Path, archive: Path) -> Path:
@@ -62,17 +68,20 @@ NAMES = ["world/a/1.jpg", "world/b/10.png", "world/b/2.PNG", "world/c.tiff"]
 def test_pictures_are_sorted_by_name_and_stray_files_ignored(
     folder: Path, tmp_path: Path, zipped: bool
 ) -> None:
-    dataset = ImageDataset(pack(folder, tmp_path / "p.zip") if zipped else folder)
-    assert dataset.names == NAMES
+    dataset = picture_dataset(pack(folder, tmp_path / "p.zip") if zipped else folder)
+    assert [dataset.source.name(i) for i in range(4)] == NAMES
     assert len(dataset) == 4
-    assert dataset.patch_shape == (3, 8, 8)
-    assert dataset.input_spec.bands == ("R", "G", "B")
-    assert (dataset.input_spec.mean, dataset.input_spec.std) == (IMAGENET_MEAN, IMAGENET_STD)
+    assert dataset.source.patch_shape == (3, 8, 8)
+    assert dataset.source.input_spec.bands == ("R", "G", "B")
+    assert (dataset.source.input_spec.mean, dataset.source.input_spec.std) == (
+        IMAGENET_MEAN,
+        IMAGENET_STD,
+    )
 
 
 @pytest.mark.parametrize("zipped", [False, True])
 def test_sample_holds_the_pixels_of_its_file(folder: Path, tmp_path: Path, zipped: bool) -> None:
-    dataset = ImageDataset(pack(folder, tmp_path / "p.zip") if zipped else folder)
+    dataset = picture_dataset(pack(folder, tmp_path / "p.zip") if zipped else folder)
     for index, seed in ((1, 10), (2, 2), (3, 3)):  # the lossless ones
         sample = dataset[4, index]
         assert sample["patches"].shape == (1, 3, 8, 8)
@@ -86,7 +95,7 @@ def test_sample_holds_the_pixels_of_its_file(folder: Path, tmp_path: Path, zippe
 def test_every_worker_opens_the_zip_for_itself(folder: Path, tmp_path: Path) -> None:
     for number in range(30):
         save(folder / f"more/{number:02}.png", pixels(100 + number))
-    dataset = ImageDataset(pack(folder, tmp_path / "p.zip"))
+    dataset = picture_dataset(pack(folder, tmp_path / "p.zip"))
     expected = [dataset[0, index]["patches"] for index in range(len(dataset))]  # handle is open
     keys = [(0, index) for index in range(len(dataset))]
     loader = DataLoader(dataset, None, sampler=keys, num_workers=2, multiprocessing_context="fork")
@@ -98,7 +107,7 @@ def test_forked_process_does_not_share_the_open_zip(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     archive = pack(folder, tmp_path / "p.zip")
-    dataset = ImageDataset(archive)
+    dataset = picture_dataset(archive)
     opened: list[Path] = []
 
     class CountingZip(zipfile.ZipFile):
@@ -114,7 +123,7 @@ def test_forked_process_does_not_share_the_open_zip(
 
 
 def test_open_zip_can_be_sent_to_a_spawned_worker(folder: Path, tmp_path: Path) -> None:
-    dataset = ImageDataset(pack(folder, tmp_path / "p.zip"))
+    dataset = picture_dataset(pack(folder, tmp_path / "p.zip"))
     copy = pickle.loads(pickle.dumps(dataset))
     assert torch.equal(copy[0, 2]["patches"], dataset[0, 2]["patches"])
 
@@ -126,7 +135,7 @@ def test_other_8_bit_pictures_become_rgb(tmp_path: Path, mode: str) -> None:
     image = Image.fromarray(pixels(0)).convert(mode)
     save(tmp_path / ("x.tif" if mode == "CMYK" else "x.png"), image)
     expected = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
-    np.testing.assert_array_equal(ImageDataset(tmp_path)[0, 0]["patches"][0], expected)
+    np.testing.assert_array_equal(picture_dataset(tmp_path)[0, 0]["patches"][0], expected)
 
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
@@ -152,7 +161,7 @@ def test_pictures_of_more_than_8_bits_are_refused(
     with rasterio.open(path, "w", driver=driver, dtype=dtype, **size, **colour) as file:
         file.write(np.full((count, 8, 8), 1000, dtype))
     with pytest.raises(UserError, match=rf"deep\.\w+ {reason}"):
-        ImageDataset(tmp_path)
+        picture_dataset(tmp_path)
 
 
 def test_other_sizes_are_scaled_and_cropped_to_the_first_with_one_warning(tmp_path: Path) -> None:
@@ -164,7 +173,7 @@ def test_other_sizes_are_scaled_and_cropped_to_the_first_with_one_warning(tmp_pa
     stripes = np.zeros((64, 64, 3), np.uint8)
     stripes[::2] = 255  # sampled without a filter, this is black or white
     save(tmp_path / "2.png", stripes)
-    dataset = ImageDataset(tmp_path)
+    dataset = picture_dataset(tmp_path)
     with pytest.warns(UserWarning, match=r"1.png has 64 x 32 px; .* the 8 x 8 px of 0.png"):
         cropped = dataset[0, 1]["patches"]
     assert cropped.shape == (1, 3, 8, 8)
@@ -180,7 +189,7 @@ def test_zeros_and_damaged_pictures_name_their_file(folder: Path) -> None:
     jpeg = (folder / NAMES[0]).read_bytes()
     save(folder / NAMES[1], np.zeros((8, 8, 3), np.uint8))
     (folder / NAMES[2]).write_bytes(b"no picture")
-    dataset = ImageDataset(folder)
+    dataset = picture_dataset(folder)
     (folder / NAMES[0]).write_bytes(jpeg[: len(jpeg) - 40])
     (folder / NAMES[3]).unlink()
     reasons = ["is not a readable picture", "holds only zeros"]
@@ -199,13 +208,13 @@ def test_damage_inside_a_zip_names_the_picture(folder: Path, tmp_path: Path) -> 
     data[start : start + 20] = bytes(20)
     archive.write_bytes(data)
     with pytest.raises(BadPatchError, match=rf"p.zip/{NAMES[1]} is not a readable picture"):
-        _ = ImageDataset(archive)[0, 1]
+        _ = picture_dataset(archive)[0, 1]
 
 
 def test_bad_picture_is_skipped_on_request(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.bad_patches.MAX_BAD_FRACTION", 0.5)
     (folder / NAMES[0]).write_bytes(b"no picture")
-    dataset = ImageDataset(folder, on_bad_patch="skip")
+    dataset = picture_dataset(folder, on_bad_patch="skip")
     sample = dataset[1, 0]
     assert sample["bad"] == [str(folder / NAMES[0])]
     assert sample["index"] == 0
@@ -228,14 +237,14 @@ def test_list_restricts_the_pictures_with_or_without_their_folders(
     image_list = tmp_path / "list.txt"
     image_list.write_text("\n".join(lines) + "\n")
     root = pack(folder, tmp_path / "p.zip") if zipped else folder
-    assert ImageDataset(root, image_list=image_list).names == ["world/a/1.jpg", "world/b/2.PNG"]
+    assert Pictures(root, image_list).names == ["world/a/1.jpg", "world/b/2.PNG"]
 
 
 def test_exact_name_wins_over_one_in_a_subfolder(tmp_path: Path) -> None:
     save(tmp_path / "p/1.png", pixels(0))
     save(tmp_path / "p/a/1.png", pixels(1))
     (tmp_path / "list").write_text("1.png")
-    assert ImageDataset(tmp_path / "p", image_list=tmp_path / "list").names == ["1.png"]
+    assert Pictures(tmp_path / "p", tmp_path / "list").names == ["1.png"]
 
 
 @pytest.mark.parametrize(
@@ -252,18 +261,18 @@ def test_list_that_fits_no_pictures_is_an_error(
     shutil.copytree(folder / "world/a", folder / "world/d")
     (tmp_path / "list").write_text(content)
     with pytest.raises(UserError, match=message):
-        ImageDataset(folder, image_list=tmp_path / "list")
+        Pictures(folder, tmp_path / "list")
 
 
 def test_wrong_roots_and_lists_are_refused(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.zip").write_text("no zip")
     cases: list[tuple[Callable[[], object], str]] = [
-        (lambda: ImageDataset(tmp_path / "nowhere"), "nowhere is missing"),
-        (lambda: ImageDataset(tmp_path / "empty"), "empty holds neither pictures"),
-        (lambda: ImageDataset(tmp_path / "text.zip"), "is neither a folder nor a whole zip"),
+        (lambda: Pictures(tmp_path / "nowhere"), "nowhere is missing"),
+        (lambda: Pictures(tmp_path / "empty"), "empty holds neither pictures"),
+        (lambda: Pictures(tmp_path / "text.zip"), "is neither a folder nor a whole zip"),
         (
-            lambda: ImageDataset(folder, image_list=tmp_path / "none"),
+            lambda: Pictures(folder, tmp_path / "none"),
             "no file .*none: --image_list",
         ),
     ]
@@ -274,9 +283,9 @@ def test_wrong_roots_and_lists_are_refused(folder: Path, tmp_path: Path) -> None
 
 @pytest.mark.skipif(not EUROSAT.exists(), reason="needs the real EuroSAT")
 def test_real_eurosat_is_read_from_its_zip() -> None:
-    dataset = ImageDataset(EUROSAT)
+    dataset = picture_dataset(EUROSAT)
     assert len(dataset) == 27_000
-    assert dataset.patch_shape == (3, 64, 64)
+    assert dataset.source.patch_shape == (3, 64, 64)
     indices = range(0, 27_000, 90)
     images = torch.cat([dataset[0, index]["patches"] for index in indices]).double() / 255
     # Means of the whole set, from its description; 300 pictures differ by chance.

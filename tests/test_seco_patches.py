@@ -6,18 +6,22 @@ import subprocess
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import rasterio
 import torch
 
-from datasets import seco_dataset, seco_utils
-from datasets.bad_patches import BadPatchError
-from datasets.bands import ALL_BANDS
-from datasets.seco_dataset import SecoDataset, index_places, read_band, read_quantiles
+from datasets import seco_folder, seco_utils
+from datasets.bad_patches import BadPatchError, OnBadPatch
+from datasets.band_files import read_band
+from datasets.bands import ALL_BANDS, RGB_BANDS
+from datasets.patch_dataset import PatchDataset
+from datasets.seco_folder import index_places
+from datasets.seco_patches import SecoPatches, parse_quantiles
 from utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -41,6 +45,12 @@ def rasterio_read(path: Path) -> np.ndarray:
         return file.read(1)
 
 
+def seco_dataset(
+    root: Path, bands: Sequence[str] = RGB_BANDS, num_dates: int = 3, **kwargs: Any
+) -> PatchDataset:
+    return PatchDataset(SecoPatches(root, bands), num_dates, **kwargs)
+
+
 def folders(root: Path) -> list[str]:
     return sorted(path.name for path in root.iterdir() if path.is_dir())
 
@@ -52,21 +62,21 @@ def copy(seco_root: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def numbered_dates(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., SecoDataset]:
+def numbered_dates(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., PatchDataset]:
     """A data set without pixels: each patch holds the number of its date, from 1."""
 
-    def make(num_places: int, available: int, **kwargs: object) -> SecoDataset:
+    def make(num_places: int, available: int, **kwargs: Any) -> PatchDataset:
         for place in range(num_places):
             for date in range(1, available + 1):
                 folder = tmp_path / str(place) / str(date)
                 folder.mkdir(parents=True)
                 (folder / "B2.tif").touch()
-        return SecoDataset(tmp_path, ["B2"], **kwargs)  # type: ignore[arg-type]
+        return seco_dataset(tmp_path, ["B2"], **kwargs)
 
     def fake_read(path: Path) -> np.ndarray:
         return np.full((1, 1), int(path.parent.name), np.uint8)
 
-    monkeypatch.setattr(seco_dataset, "read_band", fake_read)
+    monkeypatch.setattr(seco_folder, "read_band", fake_read)
     return make
 
 
@@ -104,10 +114,10 @@ def test_dates_are_folders_and_never_previews(seco_root: Path) -> None:
 
 def test_patches_are_what_rasterio_reads_in_the_order_of_the_bands(seco_root: Path) -> None:
     bands = ["B3", "B4", "B2"]
-    dataset = SecoDataset(seco_root, bands, every_date=True)
+    dataset = seco_dataset(seco_root, bands, every_date=True)
     dates = [place / date for place in sorted(seco_root.iterdir()) for date in folders(place)]
     assert len(dataset) == len(dates) == 24
-    assert dataset.patch_shape == (3, 48, 48)
+    assert dataset.source.patch_shape == (3, 48, 48)
     for index in (0, 5, 23):
         sample = dataset[0, index]
         assert sample["patches"].dtype == torch.uint8
@@ -127,7 +137,7 @@ def test_coarse_bands_are_interpolated_between_pixel_centres(
     quantiles = {"quantiles": {band: [0, 255]}}
     (tmp_path / "quantiles.json").write_text(json.dumps(quantiles))
 
-    patch = SecoDataset(tmp_path, ["B2", band], every_date=True)[0, 0]["patches"][0, 1]
+    patch = seco_dataset(tmp_path, ["B2", band], every_date=True)[0, 0]["patches"][0, 1]
 
     for row in range(height):
         for column in range(width):
@@ -142,32 +152,32 @@ def test_coarse_bands_are_interpolated_between_pixel_centres(
 
 def test_all_bands_share_the_10_m_grid(copy: Path) -> None:
     seco_utils.main(["--data_dir", str(copy)])
-    dataset = SecoDataset(copy, ALL_BANDS, num_dates=2)
-    assert dataset.patch_shape == (12, 48, 48)
+    dataset = seco_dataset(copy, ALL_BANDS, num_dates=2)
+    assert dataset.source.patch_shape == (12, 48, 48)
     assert dataset[0, 0]["patches"].shape == (2, 12, 48, 48)
 
 
 def test_only_coarse_bands_still_give_10_m_pixels(copy: Path) -> None:
     seco_utils.main(["--data_dir", str(copy)])
-    assert SecoDataset(copy, ["B1"]).patch_shape == (1, 48, 48)
-    assert SecoDataset(copy, ["B1", "B12"]).patch_shape == (2, 48, 48)
+    assert seco_dataset(copy, ["B1"]).source.patch_shape == (1, 48, 48)
+    assert seco_dataset(copy, ["B1", "B12"]).source.patch_shape == (2, 48, 48)
 
 
 def test_size_that_60_m_do_not_divide_is_covered_by_rounded_pixels(tmp_path: Path) -> None:
     write_tif(tmp_path / "0/0/B2.tif", np.ones((64, 64), np.uint8))
     write_tif(tmp_path / "0/0/B1.tif", np.ones((11, 10), np.uint8))
     (tmp_path / "quantiles.json").write_text('{"quantiles": {"B1": [0, 9]}}')
-    assert SecoDataset(tmp_path, ["B1", "B2"], 1)[0, 0]["patches"].shape == (1, 2, 64, 64)
+    assert seco_dataset(tmp_path, ["B1", "B2"], 1)[0, 0]["patches"].shape == (1, 2, 64, 64)
 
 
-def test_dates_of_a_sample_are_different(numbered_dates: Callable[..., SecoDataset]) -> None:
+def test_dates_of_a_sample_are_different(numbered_dates: Callable[..., PatchDataset]) -> None:
     dataset = numbered_dates(20, 3, num_dates=3)
     for key in [(epoch, index) for epoch in range(5) for index in range(20)]:
         assert sorted(dataset[key]["patches"].flatten().tolist()) == [1, 2, 3]
 
 
 def test_every_order_of_dates_is_equally_likely(
-    numbered_dates: Callable[..., SecoDataset],
+    numbered_dates: Callable[..., PatchDataset],
 ) -> None:
     dataset = numbered_dates(4, 4, num_dates=2)
     draws = Counter(
@@ -181,7 +191,7 @@ def test_every_order_of_dates_is_equally_likely(
 
 
 def test_paper_protocol_draws_dates_with_replacement(
-    numbered_dates: Callable[..., SecoDataset],
+    numbered_dates: Callable[..., PatchDataset],
 ) -> None:
     dataset = numbered_dates(4, 5, num_dates=3, replace=True)
     distinct = Counter(
@@ -193,7 +203,7 @@ def test_paper_protocol_draws_dates_with_replacement(
     assert distinct[1] / 2000 == pytest.approx(0.04, abs=0.02)
 
 
-def test_no_two_samples_share_a_stream(numbered_dates: Callable[..., SecoDataset]) -> None:
+def test_no_two_samples_share_a_stream(numbered_dates: Callable[..., PatchDataset]) -> None:
     dataset = numbered_dates(20, 40, num_dates=20)
     keys = [(epoch, index) for epoch in range(20) for index in range(20)]
     draws = {tuple(dataset[key]["patches"].flatten().tolist()) for key in keys}
@@ -201,20 +211,20 @@ def test_no_two_samples_share_a_stream(numbered_dates: Callable[..., SecoDataset
 
 
 def test_sample_is_a_function_of_seed_epoch_and_index(
-    numbered_dates: Callable[..., SecoDataset], tmp_path: Path
+    numbered_dates: Callable[..., PatchDataset], tmp_path: Path
 ) -> None:
     dataset = numbered_dates(6, 40, num_dates=20, seed=7)
-    again = SecoDataset(tmp_path, ["B2"], 20, seed=7)
+    again = seco_dataset(tmp_path, ["B2"], 20, seed=7)
     forward = [dataset[3, index]["patches"] for index in range(6)]
     backward = [again[3, index]["patches"] for index in reversed(range(6))]
     assert all(torch.equal(a, b) for a, b in zip(forward, reversed(backward), strict=True))
-    other_seed = SecoDataset(tmp_path, ["B2"], 20, seed=8)
+    other_seed = seco_dataset(tmp_path, ["B2"], 20, seed=8)
     assert not torch.equal(forward[0], other_seed[3, 0]["patches"])
     assert not torch.equal(forward[0], dataset[4, 0]["patches"])
 
 
 def test_one_date_is_enough_for_drawing_with_replacement(
-    numbered_dates: Callable[..., SecoDataset],
+    numbered_dates: Callable[..., PatchDataset],
 ) -> None:
     assert (
         numbered_dates(1, 1, num_dates=3, replace=True)[0, 0]["patches"].tolist() == [[[[1]]]] * 3
@@ -226,25 +236,25 @@ def test_too_few_dates_name_the_place_and_the_need(copy: Path) -> None:
     for date in folders(place)[1:]:
         shutil.rmtree(place / date)
     with pytest.raises(UserError, match=rf"{place.name} has 1 date, .* needs 3 of each place"):
-        SecoDataset(copy)
-    assert len(SecoDataset(copy, every_date=True)) == 21
+        seco_dataset(copy)
+    assert len(seco_dataset(copy, every_date=True)) == 21
 
 
 def test_wrong_roots_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nowhere is missing: --data_dir"):
-        SecoDataset(tmp_path / "nowhere")
+        seco_dataset(tmp_path / "nowhere")
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="file is not a folder: --data_dir"):
-        SecoDataset(tmp_path / "file")
+    with pytest.raises(UserError, match="file is not a whole zip"):
+        seco_dataset(tmp_path / "file")
     with pytest.raises(UserError, match="holds no SeCo places"):
-        SecoDataset(tmp_path)
+        seco_dataset(tmp_path)
 
 
 def test_band_that_the_data_set_does_not_have_is_refused_at_once(copy: Path) -> None:
     for path in copy.rglob("B8.tif"):
         path.unlink()
     with pytest.raises(UserError, match=r"no band B8, .* choose --bands among B1 B2 B3 B4 B5 "):
-        SecoDataset(copy, ["B8", "B4"])
+        seco_dataset(copy, ["B8", "B4"])
 
 
 def first_date(root: Path) -> Path:
@@ -286,7 +296,7 @@ def not_a_tiff(folder: Path) -> None:
 def test_damaged_band_names_its_file(copy: Path, damage: Damage, reason: str) -> None:
     damage(first_date(copy))
     with pytest.raises(BadPatchError, match=reason) as caught:
-        SecoDataset(copy, every_date=True)[0, 0]
+        seco_dataset(copy, every_date=True)[0, 0]
     assert caught.value.name == str(first_date(copy) / "B3.tif")
     assert "--on_bad_patch skip" in str(caught.value)
 
@@ -296,10 +306,10 @@ def test_patch_of_zeros_names_its_folder(copy: Path) -> None:
     for band in ("B2", "B3", "B4"):
         write_tif(folder / f"{band}.tif", np.zeros((48, 48), np.uint8))
     with pytest.raises(BadPatchError, match="holds only zeros") as caught:
-        SecoDataset(copy, every_date=True)[0, 0]
+        seco_dataset(copy, every_date=True)[0, 0]
     assert caught.value.name == str(folder)
     write_tif(folder / "B3.tif", np.eye(48, dtype=np.uint8))
-    assert SecoDataset(copy, every_date=True)[0, 0]["bad"] == []
+    assert seco_dataset(copy, every_date=True)[0, 0]["bad"] == []
 
 
 @pytest.mark.parametrize(
@@ -312,11 +322,11 @@ def test_patch_of_zeros_names_its_folder(copy: Path) -> None:
 )
 @pytest.mark.parametrize("on_bad_patch", ["raise", "skip"])
 def test_broken_contract_is_an_error_that_cannot_be_skipped(
-    copy: Path, image: np.ndarray, reason: str, on_bad_patch: seco_dataset.OnBadPatch
+    copy: Path, image: np.ndarray, reason: str, on_bad_patch: OnBadPatch
 ) -> None:
     write_tif(first_date(copy) / "B3.tif", image)
     with pytest.raises(UserError, match=reason) as caught:
-        SecoDataset(copy, every_date=True, on_bad_patch=on_bad_patch)[0, 0]
+        seco_dataset(copy, every_date=True, on_bad_patch=on_bad_patch)[0, 0]
     assert not isinstance(caught.value, BadPatchError)
 
 
@@ -328,7 +338,7 @@ def test_place_of_another_size_is_refused(copy: Path) -> None:
     for path in other.rglob("B[234].tif"):
         write_tif(path, np.ones((96, 96), np.uint8))
     with pytest.raises(UserError, match=rf"{other}.* has 96 x 96 px .* need the same size"):
-        SecoDataset(copy)[0, 3]
+        seco_dataset(copy)[0, 3]
 
 
 def test_skipped_patch_is_replaced_by_the_next_good_one(
@@ -338,7 +348,7 @@ def test_skipped_patch_is_replaced_by_the_next_good_one(
     dates = [place / date for place in sorted(copy.iterdir()) for date in folders(place)]
     for folder in (dates[0], dates[22], dates[23]):
         truncate(folder)
-    dataset = SecoDataset(copy, every_date=True, on_bad_patch="skip")
+    dataset = seco_dataset(copy, every_date=True, on_bad_patch="skip")
     sample = dataset[5, 22]
     assert torch.equal(sample["patches"], dataset[0, 1]["patches"])
     assert (sample["epoch"], sample["index"]) == (5, 22)
@@ -349,13 +359,13 @@ def test_skipped_patch_is_replaced_by_the_next_good_one(
 def test_too_many_bad_patches_in_a_row_end_the_search(copy: Path) -> None:
     truncate(first_date(copy))
     with pytest.raises(UserError, match=r"more than 1% of 24 samples are bad, 1 so far, such as"):
-        SecoDataset(copy, every_date=True, on_bad_patch="skip")[0, 0]
+        seco_dataset(copy, every_date=True, on_bad_patch="skip")[0, 0]
 
 
 def test_rgb_keeps_the_published_quantiles(copy: Path) -> None:
     measured = {"B4": [50, 60], "B8": [7, 90]}
     (copy / "quantiles.json").write_text(json.dumps({"quantiles": measured}))
-    spec = SecoDataset(copy, ["B4", "B8"]).input_spec
+    spec = seco_dataset(copy, ["B4", "B8"]).source.input_spec
     assert spec.low == (0.0, 7.0)
     assert spec.high == (129.0, 90.0)
 
@@ -364,9 +374,8 @@ def test_rgb_keeps_the_published_quantiles(copy: Path) -> None:
     "content", ["", "{}", '{"quantiles": {"B8": 3}}', "[]", '{"quantiles": {"B8": [9, 9]}}']
 )
 def test_damaged_quantiles_are_an_error(tmp_path: Path, content: str) -> None:
-    (tmp_path / "quantiles.json").write_text(content)
     with pytest.raises(UserError, match=r"quantiles\.json is damaged"):
-        read_quantiles(tmp_path)
+        parse_quantiles(content.encode(), tmp_path / "quantiles.json")
 
 
 def test_quantiles_are_those_of_all_pixels(copy: Path) -> None:

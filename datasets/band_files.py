@@ -1,0 +1,52 @@
+"""One band of a SeCo patch as a single-band uint8 GeoTIFF."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.io import DatasetReader, MemoryFile
+
+from datasets.bad_patches import BadPatchError
+from utils.errors import UserError
+
+# SeCo's use as pictures needs no coordinates, and half of the time would go into them.
+_OPTIONS = {"driver": "GTiff", "GEOREF_SOURCES": "NONE"}
+UNREADABLE = "is not a readable GeoTIFF"
+
+
+def read_band(path: Path) -> np.ndarray:
+    """Read a band of shape (height, width) from a file."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with rasterio.open(path, **_OPTIONS) as file:
+                return _read(file, str(path))
+    except RasterioError as error:
+        raise BadPatchError(str(path), UNREADABLE if path.exists() else "is missing") from error
+
+
+def decode_band(data: bytes, name: str) -> np.ndarray:
+    """Read a band of shape (height, width) from the bytes of a file."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with MemoryFile(data) as memory, memory.open(**_OPTIONS) as file:
+                return _read(file, name)
+    except RasterioError as error:
+        raise BadPatchError(name, UNREADABLE) from error
+
+
+def _read(file: DatasetReader, name: str) -> np.ndarray:
+    if file.count != 1:
+        raise UserError(
+            f"{name} has {file.count} bands, SeCo patches are one file per band: "
+            "--data_dir is not a SeCo data set"
+        )
+    if file.dtypes[0] != "uint8":
+        raise UserError(
+            f"{name} holds {file.dtypes[0]} reflectance, SeCo patches are uint8 "
+            "(255 times reflectance): convert them first"
+        )
+    return file.read(1)

@@ -1,0 +1,51 @@
+"""Find out what ``--data_dir`` is, and open it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from datasets.bands import RGB_BANDS
+from datasets.packed_store import PackedStore, is_packed
+from datasets.pictures import Pictures
+from datasets.seco_patches import SecoPatches, is_band, is_seco
+from utils.errors import UserError
+
+Patches = SecoPatches | Pictures | PackedStore
+
+
+def open_patches(data_dir: Path, bands: Sequence[str], image_list: Path | None = None) -> Patches:
+    """Open a packed store, a SeCo folder or zip, or a folder or zip of pictures.
+
+    Args:
+        data_dir: What the user named.
+        bands: Bands of SeCo patches in channel order; pictures have red, green, blue only.
+        image_list: File that restricts the pictures, see ``Pictures``.
+    """
+    bands = tuple(bands)
+    if is_packed(data_dir):
+        store = PackedStore(data_dir, bands, image_list)
+        if store.manifest.kind == "pictures":
+            _refuse_bands(data_dir, bands)
+        return store
+    if is_seco(data_dir):
+        if image_list is not None:
+            raise UserError(f"--image_list is for pictures, but {data_dir} holds SeCo patches")
+        return SecoPatches(data_dir, bands)
+    pictures = Pictures(data_dir, image_list)
+    _refuse_patches(pictures)
+    _refuse_bands(data_dir, bands)
+    return pictures
+
+
+def _refuse_bands(data_dir: Path, bands: tuple[str, ...]) -> None:
+    if bands != RGB_BANDS:
+        raise UserError(f"{data_dir} holds pictures, which have no --bands to choose")
+
+
+def _refuse_patches(pictures: Pictures) -> None:
+    """Stop where bands of SeCo patches would be taken for grey pictures."""
+    patch = next((name for name in pictures.names if is_band(name)), None)
+    if patch is not None:
+        raise UserError(
+            f"{pictures.root} holds SeCo patches such as {patch}: "
+            "--data_dir takes the folder of the places, for PLACE/SCENE/B4.tif"
+        )

@@ -1,0 +1,1 @@
+"""What every store of patches offers, and how the one behind ``--data_dir`` is found."""

@@ -1,0 +1,78 @@
+"""Pack a SeCo folder or zip, or pictures, into a few large files that a training reads at once.
+
+A SeCo folder, or its zip without unpacking it:
+  python datasets/seco_packed.py --data_dir seco_100k.zip --save_path datasets/seco_100k_packed
+
+Pictures, for --data_mode moco:
+  python datasets/seco_packed.py --data_dir EuroSAT_RGB.zip --save_path datasets/eurosat_packed
+
+An interrupted packing goes on when the same command runs again. Check a store, after copying it:
+  python datasets/seco_packed.py --verify --save_path datasets/seco_100k_packed
+"""
+
+import sys
+from pathlib import Path
+
+if not __package__:  # started as a script: the root is not on the path yet
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import os
+import time
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+
+from datasets.bands import RGB_BANDS
+from datasets.open_patches import open_patches
+from datasets.packed_manifest import MANIFEST_NAME, Manifest
+from datasets.packed_store import PackedStore
+from datasets.packing import pack, verify
+from utils.cli import HelpFormatter, check_not_negative, run
+from utils.errors import UserError
+
+
+def parse_args(argv: Sequence[str] | None = None) -> Namespace:
+    """Read the command line, or ``argv`` in tests."""
+    parser = ArgumentParser(description=__doc__, formatter_class=HelpFormatter, allow_abbrev=False)
+    add = parser.add_argument
+    add("--data_dir", type=Path, help="SeCo folder or zip, or folder or zip of pictures")
+    add("--save_path", type=Path, required=True, help="folder of the store")
+    add("--bands", nargs="+", default=list(RGB_BANDS), help="bands of SeCo patches to pack")
+    add("--num_workers", type=int, default=min(8, os.cpu_count() or 1), help="processes")
+    add("--verify", action="store_true", help="only hash the shards of a store again")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Pack or verify."""
+    args = parse_args(argv)
+    check_not_negative(args, "num_workers")
+    started = time.perf_counter()
+    if args.verify:
+        manifest = verify(args.save_path, args.num_workers)
+        print(f"verified: {describe(manifest)}")
+        return
+    if args.data_dir is None:
+        raise UserError("--data_dir is missing: the folder or zip to pack")
+    source = open_patches(args.data_dir, args.bands)
+    if isinstance(source, PackedStore):
+        raise UserError(f"{args.data_dir} is packed already: --data_dir takes its source")
+    if args.save_path.resolve().is_relative_to(args.data_dir.resolve()):
+        raise UserError(f"--save_path {args.save_path} lies in --data_dir: choose one beside it")
+    manifest = pack(source, args.save_path, args.num_workers)
+    print(f"packed in {time.perf_counter() - started:.0f} s: {describe(manifest)}")
+    print(f"store: {args.save_path}")
+
+
+def describe(manifest: Manifest) -> str:
+    """Tell in a line what a store holds."""
+    size = manifest.num_patches * sum(manifest.row_bytes(group) for group in manifest.groups)
+    flawed = len({flaw.patch for flaw in manifest.flaws})
+    return (
+        f"{manifest.num_patches} patches of {len(manifest.places)} places, "
+        f"{' '.join(manifest.bands)}, {manifest.height} x {manifest.width} px, {size / 1e9:.2f} GB"
+        f"{f', {flawed} flawed patches listed in {MANIFEST_NAME}' * (flawed > 0)}"
+    )
+
+
+if __name__ == "__main__":
+    run(main)
