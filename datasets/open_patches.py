@@ -5,6 +5,7 @@ from pathlib import Path
 
 from datasets.bands import RGB_BANDS
 from datasets.packed_store import PackedStore, is_packed
+from datasets.packing_journal import JOURNAL_NAME
 from datasets.pictures import Pictures
 from datasets.seco_patches import SecoPatches, is_band, is_seco
 from utils.errors import UserError
@@ -26,6 +27,11 @@ def open_patches(data_dir: Path, bands: Sequence[str], image_list: Path | None =
         if store.manifest.kind == "pictures":
             _refuse_bands(data_dir, bands)
         return store
+    if (data_dir / JOURNAL_NAME).exists():
+        raise UserError(
+            f"{data_dir} is not packed to the end: run the same command of datasets/seco_packed.py "
+            "again, which goes on where it stopped"
+        )
     if is_seco(data_dir):
         if image_list is not None:
             raise UserError(f"--image_list is for pictures, but {data_dir} holds SeCo patches")

@@ -118,6 +118,8 @@ def plan_groups(bands: tuple[str, ...], num_patches: int, pixels: int) -> tuple[
 def read_manifest(root: Path) -> Manifest:
     """Read and check the manifest of a store, which may come from anyone."""
     path = root / MANIFEST_NAME
+    if not path.is_file():
+        raise UserError(f"{root} is no packed store: it has no {MANIFEST_NAME}")
     try:
         content = json.loads(path.read_bytes())
         if content["format"] != FORMAT:
@@ -173,8 +175,8 @@ def _check(manifest: Manifest) -> None:
     for flaw in manifest.flaws:
         if type(flaw.patch) is not int or not 0 <= flaw.patch < manifest.num_patches:
             raise ValueError(f"patch {flaw.patch}")
-        if flaw.band not in (None, *bands):
-            raise ValueError(f"band {flaw.band}")
+        if flaw.band not in (None, *bands) or not isinstance(flaw.reason, str):
+            raise ValueError(f"flaw of patch {flaw.patch}")
 
 
 def _check_shards(group: Group, num_patches: int) -> None:

@@ -101,7 +101,7 @@ def split_member(name: str) -> tuple[str, str, str] | None:
     """
     *above, place, scene, file = name.split("/") if name.count("/") > 1 else ("", "", "")
     band = file.removesuffix(".tif")
-    if band == file or band not in _BITS or name.startswith((".", "__MACOSX/")) or "/." in name:
+    if band == file or band not in _BITS or name[0] == "." or "/." in name or "__MACOSX/" in name:
         return None
     return "".join(f"{folder}/" for folder in above), f"{place}/{scene}", band
 

@@ -1,0 +1,104 @@
+"""A SeCo zip read in place holds what its unpacked folder holds."""
+
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from datasets import seco_utils
+from datasets.bad_patches import BadPatchError
+from datasets.bands import ALL_BANDS
+from datasets.seco_patches import SecoPatches, is_seco
+from utils.errors import UserError
+
+
+def zip_folder(root: Path, path: Path, prefix: str = "", method: int = 8) -> Path:
+    """Pack a folder in an order that is not sorted."""
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for file in sorted(root.rglob("*"), key=lambda file: file.name[::-1]):
+            archive.write(file, f"{prefix}{file.relative_to(root).as_posix()}")
+    return path
+
+
+@pytest.fixture
+def copy(seco_root: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(seco_root, tmp_path / "copy"))
+
+
+@pytest.mark.parametrize("prefix", ["", "seco_100k/", "data/sets/seco/"])
+@pytest.mark.parametrize("method", [0, 8])
+def test_zip_holds_what_the_folder_holds(
+    copy: Path, tmp_path: Path, prefix: str, method: int
+) -> None:
+    seco_utils.main(["--data_dir", str(copy)])
+    (copy / ".DS_Store").touch()
+    shutil.copytree(next(copy.glob("[0-9]*")), copy / "__MACOSX" / "000000")
+    folder = SecoPatches(copy, ALL_BANDS)
+    packed = SecoPatches(zip_folder(copy, tmp_path / "s.zip", prefix, method), ALL_BANDS)
+    assert packed.places == [place for place in folder.places if "__MACOSX" not in place]
+    assert packed.patch_shape == folder.patch_shape
+    assert packed.input_spec == folder.input_spec
+    for patch in range(int(packed.starts[-1])):
+        np.testing.assert_array_equal(packed.read(patch), folder.read(patch))
+        assert packed.name(patch) == folder.name(patch)
+
+
+def test_previews_are_no_places(seco_root: Path, tmp_path: Path) -> None:
+    assert list(seco_root.glob("*/*.tif"))
+    packed = SecoPatches(zip_folder(seco_root, tmp_path / "s.zip", "above/"))
+    assert packed.places == SecoPatches(seco_root).places
+
+
+def test_missing_and_damaged_bands_are_told_as_in_the_folder(copy: Path, tmp_path: Path) -> None:
+    dates = [path for path in sorted(copy.glob("*/*")) if path.is_dir()]
+    (dates[1] / "B3.tif").unlink()
+    (dates[2] / "B4.tif").write_bytes(b"no picture")
+    (dates[3] / "B2.tif").write_bytes((dates[3] / "B2.tif").read_bytes()[:200])
+    folder = SecoPatches(copy)
+    packed = SecoPatches(zip_folder(copy, tmp_path / "s.zip"))
+    for patch in (1, 2, 3):
+        with pytest.raises(BadPatchError) as expected:
+            folder.read(patch)
+        with pytest.raises(BadPatchError) as caught:
+            packed.read(patch)
+        assert caught.value.reason == expected.value.reason
+        assert caught.value.name == expected.value.name.replace(str(copy), str(tmp_path / "s.zip"))
+
+
+def test_bytes_that_changed_in_the_zip_are_found(seco_root: Path, tmp_path: Path) -> None:
+    path = zip_folder(seco_root, tmp_path / "s.zip", method=0)
+    first = SecoPatches(path)
+    with zipfile.ZipFile(path) as archive:
+        info = archive.getinfo(f"{first.name(0)}/B4.tif")
+    data = bytearray(path.read_bytes())
+    data[info.header_offset + 400] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(BadPatchError, match=r"s\.zip/.*/B4\.tif is not a readable GeoTIFF"):
+        SecoPatches(path).read(0)
+
+
+def test_wrong_zips_are_refused(seco_root: Path, tmp_path: Path) -> None:
+    path = zip_folder(seco_root, tmp_path / "two.zip", "a/")
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.write(next(seco_root.glob("*/*/B4.tif")), "b/000000/date/B4.tif")
+    with pytest.raises(UserError, match="holds places in a/ and in b/: keep one"):
+        SecoPatches(path)
+    with zipfile.ZipFile(tmp_path / "none.zip", "w") as archive:
+        archive.writestr("a/b.txt", "text")
+    assert not is_seco(tmp_path / "none.zip")
+    with pytest.raises(UserError, match="holds no SeCo places"):
+        SecoPatches(tmp_path / "none.zip")
+    with zipfile.ZipFile(tmp_path / "rgb.zip", "w") as archive:
+        for file in next(seco_root.glob("*/*/B4.tif")).parent.glob("B[234].tif"):
+            archive.write(file, f"000000/date/{file.name}")
+    with pytest.raises(UserError, match=r"no band B8, as its place 000000 shows: .* B2 B3 B4"):
+        SecoPatches(tmp_path / "rgb.zip", ["B8"])
+
+
+def test_damaged_quantiles_in_a_zip_are_an_error(copy: Path, tmp_path: Path) -> None:
+    (copy / "quantiles.json").write_text("{}")
+    packed = SecoPatches(zip_folder(copy, tmp_path / "s.zip"))
+    with pytest.raises(UserError, match=r"quantiles\.json is damaged"):
+        _ = packed.input_spec
