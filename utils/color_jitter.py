@@ -50,21 +50,21 @@ def color_jitter(pictures: Tensor, params: ColorParams, round_to_uint8: bool = F
     sides = (False, True) if hue is not None else (None,)
     for after_hue in sides:
         if after_hue and hue is not None:
-            pictures = _finish(shift_hue(pictures, hue), round_to_uint8)
+            pictures = finish(shift_hue(pictures, hue), round_to_uint8)
         for slot in range(3):
             operation = params.blend_order[:, slot]
             factor = params.factors.gather(1, operation[:, None])[:, 0]
             if after_hue is not None:
                 factor = torch.where((slot >= params.hue_slot) == after_hue, factor, 1.0)
             pictures = blend(pictures, operation, factor, round_to_uint8)
-    grey = _finish(to_grey(pictures), round_to_uint8)
+    grey = finish(to_grey(pictures), round_to_uint8)
     return torch.where(_per_sample(params.to_grey), grey, pictures)
 
 
 def blend(pictures: Tensor, operation: Tensor, factor: Tensor, round_to_uint8: bool) -> Tensor:
     """Change brightness, contrast or saturation, whichever a sample's ``operation`` says."""
-    grey = _finish(to_grey(pictures), round_to_uint8)  # (B, 1, H, W)
-    mean = _finish(grey.mean(dim=(2, 3), keepdim=True), round_to_uint8)  # (B, 1, 1, 1)
+    grey = finish(to_grey(pictures), round_to_uint8)  # (B, 1, H, W)
+    mean = finish(grey.mean(dim=(2, 3), keepdim=True), round_to_uint8)  # (B, 1, 1, 1)
     base = torch.where(_per_sample(operation == SATURATION), grey, mean)
     base = base * _per_sample(operation != BRIGHTNESS)
     blended = torch.lerp(base, pictures, _per_sample(factor)).clamp(0, 255)
@@ -76,26 +76,30 @@ def to_grey(pictures: Tensor) -> Tensor:
     if pictures.shape[1] != 3:
         return pictures.mean(dim=1, keepdim=True)
     red, green, blue = _GREY_WEIGHTS
-    return pictures[:, :1] * red + pictures[:, 1:2] * green + pictures[:, 2:] * blue
+    grey = pictures[:, :1] * red
+    return grey.add_(pictures[:, 1:2], alpha=green).add_(pictures[:, 2:], alpha=blue)
 
 
 def shift_hue(pictures: Tensor, turns: Tensor) -> Tensor:
     """Turn the hue of RGB pictures; value and saturation (HSV) stay."""
     red, green, blue = pictures.unbind(dim=1)
-    value = pictures.amax(dim=1)
-    chroma = value - pictures.amin(dim=1)
+    value = torch.maximum(torch.maximum(red, green), blue)
+    chroma = value - torch.minimum(torch.minimum(red, green), blue)
     scale = 1 / chroma.clamp(min=1e-6)
-    sixth = torch.where(
-        value == red,
-        (green - blue) * scale,
-        torch.where(value == green, (blue - red) * scale + 2, (red - green) * scale + 4),
+    # Which band is the largest decides; lerp by 0 or 1 chooses exactly, and faster than where.
+    sixth = torch.lerp(
+        (red - green).mul_(scale).add_(4),
+        (blue - red).mul_(scale).add_(2),
+        (value == green).float(),
     )
-    sixth = sixth + 6 * turns[:, None, None]
-    channels = []
-    for corner in (5, 3, 1):  # where red, green and blue fall to their minimum on the circle
-        place = (sixth + corner) % 6
-        channels.append(value - chroma * torch.minimum(place, 4 - place).clamp(0, 1))
-    return torch.stack(channels, dim=1)
+    sixth = torch.lerp(sixth, (green - blue).mul_(scale), (value == red).float())
+    sixth = sixth.add_(6 * turns[:, None, None])
+    sixth = sixth.sub_((sixth / 6).floor_().mul_(6))  # on the circle of 0..6; cheaper than %
+    # On the circle red falls to its minimum at 5, green at 3 and blue at 1. A band rises, stays and
+    # falls around 2, and around 8, which is 2 again.
+    corners = torch.arange(0.0, -5.0, -2.0, device=pictures.device)[:, None, None]
+    rise = (sixth[:, None] + corners).abs_().sub_(3).abs_().clamp_(1, 2)
+    return rise.mul_(chroma[:, None]).add_((value - 2 * chroma)[:, None])
 
 
 def _per_sample(values: Tensor) -> Tensor:
@@ -103,7 +107,7 @@ def _per_sample(values: Tensor) -> Tensor:
     return values[:, None, None, None]
 
 
-def _finish(pictures: Tensor, round_to_uint8: bool) -> Tensor:
-    """Clip to 0..255, as every 8-bit operation does, and round if asked."""
-    clipped = pictures.clamp(0, 255)
-    return clipped.round() if round_to_uint8 else clipped
+def finish(pictures: Tensor, round_to_uint8: bool) -> Tensor:
+    """Clip to 0..255, as every 8-bit operation does, and round if asked; changes its argument."""
+    clipped = pictures.clamp_(0, 255)
+    return clipped.round_() if round_to_uint8 else clipped

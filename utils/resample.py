@@ -47,7 +47,7 @@ def blur_map(sigma: Tensor, size: int, max_sigma: float) -> Tensor:
     Returns:
         Maps of shape (B, size, size); each row sums to 1.
     """
-    taps = _gaussian_taps(sigma, max_sigma)  # (B, 2 * reach + 1)
+    taps = gaussian_taps(sigma, max_sigma)  # (B, 2 * reach + 1)
     reach = taps.shape[1] // 2
     output = torch.arange(size, device=sigma.device)[:, None]
     source = torch.arange(-reach, size + reach, device=sigma.device)
@@ -60,7 +60,7 @@ def blur_map(sigma: Tensor, size: int, max_sigma: float) -> Tensor:
     return blur
 
 
-def _gaussian_taps(sigma: Tensor, max_sigma: float) -> Tensor:
+def gaussian_taps(sigma: Tensor, max_sigma: float) -> Tensor:
     """Return the three-fold convolution of the extended box, shape (B, taps)."""
     reach = math.floor((math.sqrt(4 * max_sigma**2 + 1) - 1) / 2) + 1  # of one box
     variance = sigma**2 / 3  # of one box

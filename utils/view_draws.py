@@ -1,0 +1,205 @@
+"""What makes the views of a batch: the numbers drawn for every sample.
+
+All of them are a function of the samples' keys (``utils.random``), whatever the device and the
+batch. Shapes: B samples.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from utils.augment_cpu import View
+from utils.color_jitter import ColorParams
+from utils.random import uniform
+from utils.resample import gaussian_taps
+
+_MAX_RATIO = 4 / 3  # of width to height; the default of torchvision's RandomResizedCrop
+_TRIES = 10  # crops that RandomResizedCrop tries before it takes the largest
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Distribution of the views; the defaults are those of MoCo-v2 and SeCo.
+
+    Attributes:
+        crop_size: Height and width of a view in pixels.
+        crop_scale: Range of the crop's share of the patch.
+        color_jitter: Strength of brightness, contrast, saturation (factors in 1 - s .. 1 + s) and
+            hue (turns in -s .. s, at most 0.5).
+        jitter_prob: Probability of colour jitter.
+        grayscale_prob: Probability of a grey picture.
+        blur_prob: Probability of blur.
+        blur_sigma: Range of its standard deviation in pixels.
+        flip_prob: Probability of a horizontal flip.
+        rotate: Also flip vertically and transpose, each with ``flip_prob``: all eight positions of
+            a square, for imagery without an up.
+        crop_first: Crop before colour and blur, as MoCo does, rather than after, as SeCo does.
+        round_to_uint8: Round after each operation, as the 8-bit pictures of the original did.
+    """
+
+    crop_size: int = 224
+    crop_scale: tuple[float, float] = (0.2, 1.0)
+    color_jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1)
+    jitter_prob: float = 0.8
+    grayscale_prob: float = 0.2
+    blur_prob: float = 0.5
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    flip_prob: float = 0.5
+    rotate: bool = False
+    crop_first: bool = False
+    round_to_uint8: bool = False
+
+
+@dataclass(frozen=True)
+class ViewDraws:
+    """What happens to each sample of a batch.
+
+    Attributes:
+        boxes: Top, left, height and width of the crop in pixels, float32, shape (B, 4).
+        color: Colour jitter and grey; None leaves plain crops.
+        sigma: Standard deviation of the blur in pixels, 0 is none, shape (B,).
+        max_sigma: Its upper bound.
+        flips: Whether left and right change places, then top and bottom, then rows and columns;
+            bool, shape (B, 3).
+    """
+
+    boxes: Tensor
+    color: ColorParams | None
+    sigma: Tensor
+    max_sigma: float
+    flips: Tensor
+
+    def views(self) -> list[View]:
+        """Return plain numbers, sample by sample."""
+        boxes = self.boxes.int().tolist()
+        if self.color is None:
+            return [View(tuple(box)) for box in boxes]
+        hue = self.color.hue
+        turns = [0.0] * len(boxes) if hue is None else hue.tolist()
+        columns = zip(
+            boxes,
+            self.color.blend_order.tolist(),
+            self.color.factors.tolist(),
+            turns,
+            self.color.hue_slot.tolist(),
+            self.color.to_grey.tolist(),
+            gaussian_taps(self.sigma, self.max_sigma).tolist(),
+            self.flips.tolist(),
+            strict=True,
+        )
+        return [
+            View(
+                tuple(box),
+                tuple((operation, factors[operation]) for operation in order),
+                turn,
+                slot,
+                grey,
+                _without_zeros(taps),
+                *flips,
+            )
+            for box, order, factors, turn, slot, grey, taps, flips in columns
+        ]
+
+
+def _without_zeros(taps: list[float]) -> tuple[float, ...]:
+    """Cut off the zeros at both ends of a symmetric filter."""
+    first = next(number for number, weight in enumerate(taps) if weight)
+    return tuple(taps[first : len(taps) - first])
+
+
+def draw_views(
+    keys: Tensor, stream: int, synthetic: bool, size: tuple[int, int], config: AugmentConfig
+) -> ViewDraws:
+    """Draw a view of each sample.
+
+    Args:
+        keys: Streams of the samples (``utils.random.sample_keys``), int64, shape (B,).
+        stream: Number of the view, so that the views of a sample differ.
+        synthetic: Draw everything; else only a crop.
+        size: Height and width of the patches.
+        config: Distribution of the views.
+    """
+    draws = Draws(keys, stream)
+    boxes = crop_boxes(draws, *size, config.crop_scale)
+    never = torch.zeros(len(keys), dtype=torch.bool, device=keys.device)
+    if not synthetic:
+        return ViewDraws(
+            boxes, None, torch.zeros_like(boxes[:, 0]), 0, never[:, None].expand(-1, 3)
+        )
+    color, sigma = color_params(draws, config), blur_sigma(draws, config)
+    flips = [draws.below(config.flip_prob), never, never]
+    if config.rotate:
+        flips[1:] = draws.below(config.flip_prob), draws.below(config.flip_prob)
+    return ViewDraws(boxes, color, sigma, config.blur_sigma[1], torch.stack(flips, dim=1))
+
+
+class Draws:
+    """Successive uniform numbers of every sample of a batch; a call takes the next ``count``."""
+
+    def __init__(self, keys: Tensor, stream: int) -> None:
+        self._values = uniform(keys, stream, count=48)  # (B, 48), more than a view uses
+        self._used = 0
+
+    def __call__(self, count: int) -> Tensor:
+        """Return numbers in [0, 1), shape (B, count)."""
+        start, self._used = self._used, self._used + count
+        return self._values[:, start : self._used]
+
+    def between(self, low: float, high: float, count: int = 1) -> Tensor:
+        """Return numbers in [low, high), shape (B, count)."""
+        return low + (high - low) * self(count)
+
+    def below(self, probability: float) -> Tensor:
+        """Return True with this probability, shape (B,)."""
+        return self(1)[:, 0] < probability
+
+
+def crop_boxes(draws: Draws, height: int, width: int, scale: tuple[float, float]) -> Tensor:
+    """Draw boxes as torchvision's ``RandomResizedCrop``: the first of ten tries that fits.
+
+    Returns:
+        Top, left, height and width of each box in pixels, float32, shape (B, 4).
+    """
+    area = height * width * draws.between(*scale, count=_TRIES)  # (B, 10)
+    ratio = draws.between(-math.log(_MAX_RATIO), math.log(_MAX_RATIO), count=_TRIES).exp()
+    widths, heights = (area * ratio).sqrt().round(), (area / ratio).sqrt().round()
+    fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
+    first = fits.int().argmax(dim=1, keepdim=True)
+    any_fits = fits.any(dim=1)
+    fallback_width = min(width, round(height * _MAX_RATIO))
+    fallback_height = min(height, round(width * _MAX_RATIO))
+    box_width = torch.where(any_fits, widths.gather(1, first)[:, 0], fallback_width)
+    box_height = torch.where(any_fits, heights.gather(1, first)[:, 0], fallback_height)
+    place = draws(2)
+    top = torch.where(
+        any_fits, (place[:, 0] * (height - box_height + 1)).floor(), (height - fallback_height) // 2
+    )
+    left = torch.where(
+        any_fits, (place[:, 1] * (width - box_width + 1)).floor(), (width - fallback_width) // 2
+    )
+    return torch.stack([top, left, box_height, box_width], dim=1)
+
+
+def color_params(draws: Draws, config: AugmentConfig) -> ColorParams:
+    """Draw what ``ColorJitter`` (in random order) and ``RandomGrayscale`` do to each sample."""
+    brightness, contrast, saturation, hue = config.color_jitter
+    apply = draws.below(config.jitter_prob)
+    factors = torch.cat(
+        [draws.between(max(0.0, 1 - s), 1 + s) for s in (brightness, contrast, saturation)], dim=1
+    )
+    shift = draws.between(-hue, hue)[:, 0]
+    return ColorParams(
+        factors=torch.where(apply[:, None], factors, 1.0),
+        blend_order=draws(3).argsort(dim=1),
+        hue=shift * apply if hue else None,
+        hue_slot=(draws(1)[:, 0] * 4).long(),
+        to_grey=draws.below(config.grayscale_prob),
+    )
+
+
+def blur_sigma(draws: Draws, config: AugmentConfig) -> Tensor:
+    """Draw the standard deviation of the blur, 0 where there is none, shape (B,)."""
+    sigma = draws.between(*config.blur_sigma)[:, 0]
+    return sigma * draws.below(config.blur_prob)
