@@ -13,13 +13,15 @@ if not __package__:  # started as a script: the root is not on the path yet
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from datasets.band_files import read_band
 from datasets.bands import ALL_BANDS, QUANTILES_NAME
+from datasets.packed_store import PackedStore, is_packed
 from datasets.seco_folder import find_bands, index_places, split_dates
 from utils.cli import HelpFormatter, run
 from utils.errors import UserError
@@ -39,16 +41,40 @@ def measure_histograms(root: Path, num_images: int, seed: int) -> dict[str, np.n
     Returns:
         Pixels per stored value, shape (256,), for each band that the first place has.
     """
-    places = index_places(root, ALL_BANDS[0])
-    bands, dates = find_bands(root, places[0]), split_dates(places)
+    if root.is_file():
+        raise UserError(
+            f"{root} is a file: pack it with datasets/seco_packed.py, and measure the store"
+        )
+    bands, dates, read = _open_store(root) if is_packed(root) else _open_folder(root)
     rng = np.random.default_rng(seed)
     drawn = rng.choice(len(dates), min(num_images, len(dates)), replace=False)
     histograms = {band: np.zeros(256, np.int64) for band in bands}
     for number in tqdm(sorted(drawn), desc="quantiles", unit=" images", leave=False):
         for band, histogram in histograms.items():
-            stored = read_band(root / dates[number] / f"{band}.tif")
-            histogram += np.bincount(stored.ravel(), minlength=256)
+            histogram += np.bincount(read(dates[number], band).ravel(), minlength=256)
     return histograms
+
+
+def _open_folder(root: Path) -> tuple[list[str], Sequence[Any], Callable[[Any, str], np.ndarray]]:
+    """Return bands, dates, and what reads a band of one, in the pixels that are stored."""
+    places = index_places(root, ALL_BANDS[0])
+    dates = split_dates(places)
+    return (
+        find_bands(root, places[0]),
+        dates,
+        lambda date, band: read_band(root / date / f"{band}.tif"),
+    )
+
+
+def _open_store(root: Path) -> tuple[list[str], Sequence[Any], Callable[[Any, str], np.ndarray]]:
+    """Return the same of a packed store, whose bands all have pixels of 10 m."""
+    store = PackedStore(root)
+    bands = list(store.bands)
+    return (
+        bands,
+        range(int(store.starts[-1])),
+        lambda date, band: store.read(date)[bands.index(band)],
+    )
 
 
 def histogram_quantile(histogram: np.ndarray, quantile: float) -> int:
@@ -66,7 +92,9 @@ def stretch_limits(histogram: np.ndarray) -> tuple[int, int]:
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     """Read the command line, or ``argv`` in tests."""
     parser = ArgumentParser(description=__doc__, formatter_class=HelpFormatter, allow_abbrev=False)
-    parser.add_argument("--data_dir", type=Path, required=True, help="folder of the places")
+    parser.add_argument(
+        "--data_dir", type=Path, required=True, help="folder of the places, or packed store"
+    )
     parser.add_argument("--num_images", type=int, default=3000, help="images to read")
     parser.add_argument("--seed", type=int, default=42, help="seed of their draw")
     return parser.parse_args(argv)

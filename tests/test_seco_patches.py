@@ -15,10 +15,11 @@ import pytest
 import rasterio
 import torch
 
-from datasets import seco_folder, seco_utils
+from datasets import seco_folder, seco_packed, seco_utils
 from datasets.bad_patches import BadPatchError, OnBadPatch
 from datasets.band_files import read_band
 from datasets.bands import ALL_BANDS, RGB_BANDS
+from datasets.packed_store import PackedStore
 from datasets.patch_dataset import PatchDataset
 from datasets.seco_folder import index_places
 from datasets.seco_patches import SecoPatches, parse_quantiles
@@ -409,6 +410,23 @@ def test_quantiles_of_a_part_are_drawn_by_seed(
     read.clear()
     seco_utils.measure_histograms(seco_root, num_images=3, seed=1)
     assert set(read) != first
+
+
+def test_quantiles_of_a_store_are_those_of_its_source(copy: Path, tmp_path: Path) -> None:
+    """A zip has no room for the file: what it is packed into does."""
+    archive = shutil.make_archive(str(tmp_path / "s"), "zip", copy)
+    with pytest.raises(UserError, match=r"s\.zip is a file: pack it .* and measure the store"):
+        seco_utils.main(["--data_dir", archive])
+    store = str(tmp_path / "store")
+    flags = ["--save_path", store, "--bands", *RGB_BANDS, "B8", "--num_workers", "0"]
+    seco_packed.main(["--data_dir", archive, *flags])
+    for root in (str(copy), store):
+        seco_utils.main(["--data_dir", root])
+    of_store = json.loads((tmp_path / "store" / "quantiles.json").read_text())["quantiles"]
+    of_folder = json.loads((copy / "quantiles.json").read_text())["quantiles"]
+    assert of_store == {band: of_folder[band] for band in (*RGB_BANDS, "B8")}
+    patches = SecoPatches(copy, ["B8", "B4"])
+    assert PackedStore(tmp_path / "store", ["B8", "B4"]).input_spec == patches.input_spec
 
 
 def test_flat_band_can_still_be_stretched() -> None:
