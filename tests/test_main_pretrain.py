@@ -16,6 +16,7 @@ from torch import Tensor
 
 from main_pretrain import PRESETS, main, make_datamodule, make_model, parse_args
 from utils.errors import UserError
+from utils.launch import World
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = [
@@ -180,9 +181,9 @@ def test_flags_of_the_original_reach_their_objects(seco_root: Path) -> None:
         "--momentum 0.8 --weight_decay 0.01 --batch_size 5 --num_workers 3 --max_epochs 7 "
         "--schedule 4 6 --gpus 0 --accelerator ddp --precision 32 --debug".split()
     )
-    datamodule = make_datamodule(args)
+    datamodule = make_datamodule(args, World())
     datamodule.setup("fit")
-    model = make_model(args, datamodule)
+    model = make_model(args, datamodule, samples_per_step=5)
     hparams: Any = model.hparams
     assert (hparams.base_encoder, hparams.emb_dim, hparams.num_negatives) == ("resnet34", 64, 96)
     assert hparams.emb_spaces == 1
@@ -218,7 +219,7 @@ def test_the_paper_protocol_restores_draw_and_rounding(
     seco_root: Path, protocol: str, is_paper: bool
 ) -> None:
     args = parse_args(["--data_dir", str(seco_root), "--protocol", protocol])
-    datamodule = make_datamodule(args)
+    datamodule = make_datamodule(args, World())
     assert datamodule.replace_dates is is_paper
     assert datamodule.augment_config.round_to_uint8 is is_paper
 
