@@ -119,8 +119,10 @@ def share_cores(args: Namespace, num_processes: int) -> None:
 def run(main: Callable[[], object]) -> None:
     """Run the ``main`` of a script: an error of user or machine is one sentence and exit code 2."""
     # Lightning's hints about devices and products, and its own use of what torch renamed.
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for library in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="pytorch_lightning.utilities._pytree")
+    warnings.filterwarnings("ignore", message=".*broadcast_buffers. is deprecated")
     signal.signal(signal.SIGTERM, exit_on_signal)
     try:
         main()
