@@ -1,11 +1,17 @@
 """The flags that the scripts share."""
 
+import signal
 from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.demos.boring_classes import BoringModel
 
-from utils.cli import check_positive, share_cores, trainer_kwargs
+from utils.cli import GRACE_S, check_positive, run, share_cores, trainer_kwargs
 from utils.errors import UserError
 
 
@@ -37,3 +43,52 @@ def test_processes_and_their_loaders_keep_a_core_each(
     assert chosen == [expected]
     share_cores(Namespace(gpus=1, num_workers=workers), processes)
     assert chosen == [expected]  # a GPU needs no threads
+
+
+@pytest.fixture
+def _restored_signals() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+class Interrupt(Callback):
+    def on_train_batch_start(self, *arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+
+@pytest.mark.usefixtures("_restored_signals")
+def test_ctrl_c_while_lightning_trains_has_its_own_exit_code(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def main() -> None:
+        Trainer(
+            accelerator="cpu",
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            default_root_dir=tmp_path,
+            callbacks=[Interrupt()],
+        ).fit(BoringModel())
+
+    with pytest.raises(SystemExit) as caught:
+        run(main)
+    assert caught.value.code == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "interrupted"
+
+
+@pytest.mark.usefixtures("_restored_signals")
+@pytest.mark.parametrize(("rank", "expected"), [("0", []), ("1", [GRACE_S])])
+def test_other_processes_let_the_first_one_report(
+    monkeypatch: pytest.MonkeyPatch, rank: str, expected: list[float]
+) -> None:
+    def main() -> None:
+        raise UserError("wrong")
+
+    waited: list[float] = []
+    monkeypatch.setattr("time.sleep", waited.append)
+    monkeypatch.setenv("RANK", rank)
+    with pytest.raises(SystemExit):
+        run(main)
+    assert waited == expected
