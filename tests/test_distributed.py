@@ -204,6 +204,7 @@ def test_every_step_has_the_same_samples_for_any_number_of_processes(world: int)
         ({"RANK": "3", "LOCAL_RANK": "1"}, 3),
         ({"SLURM_PROCID": "2"}, 2),
         ({"LOCAL_RANK": "1"}, 1),
+        ({"LOCAL_RANK": "1", "SLURM_PROCID": "0"}, 1),  # in an interactive job of SLURM
     ],
 )
 def test_launchers_tell_the_rank(

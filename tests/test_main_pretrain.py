@@ -154,7 +154,8 @@ def test_compiled_encoders_keep_the_names_of_their_tensors(
     two_epochs: Path, seco_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compiled: list[torch.nn.Module] = []
-    monkeypatch.setattr(torch.nn.Module, "compile", compiled.append)  # takes minutes on the CPU
+    # Compiling takes minutes on the CPU.
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiled.append(module))
     run_dir = pretrain(seco_root, tmp_path, "--max_epochs", "1", "--compile")
     assert [type(module).__name__ for module in compiled] == ["Encoder", "Encoder"]
     names = tensors(run_dir / "checkpoints/last.ckpt").keys()
@@ -173,6 +174,18 @@ def test_results_tell_which_precision_was_chosen(
     with pytest.raises(Stopped) as stopped:
         pretrain(seco_root, tmp_path, *flags.split())
     assert stopped.value.args[0].precision == expected
+
+
+def test_the_picture_shows_shuffled_keys_beside_their_queries(
+    seco_root: Path, tmp_path: Path
+) -> None:
+    flags = ["--max_epochs", "1", "--batch_size", "4"]
+    pictures = []
+    for number, more in enumerate(([], ["--bn_group_size", "2"])):
+        run_dir = pretrain(seco_root, tmp_path / str(number), *flags, *more)
+        with Image.open(run_dir / "views.png") as picture:
+            pictures.append(np.asarray(picture.convert("RGB")).astype(int))
+    assert np.abs(pictures[0] - pictures[1]).max() <= 2
 
 
 def test_debug_writes_nothing(seco_root: Path, tmp_path: Path) -> None:

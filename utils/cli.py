@@ -113,7 +113,10 @@ def share_cores(args: Namespace, num_processes: int) -> None:
     """
     if args.gpus == 0:
         free = (os.cpu_count() or 1) // num_processes - args.num_workers
-        torch.set_num_threads(max(1, min(free, torch.get_num_threads())))
+        threads = max(1, min(free, torch.get_num_threads()))
+        torch.set_num_threads(threads)
+        if num_processes > 1:  # else Lightning counts cores, without the loaders
+            os.environ["OMP_NUM_THREADS"] = str(threads)
 
 
 def run(main: Callable[[], object]) -> None:

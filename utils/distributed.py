@@ -22,7 +22,7 @@ def rank() -> int:
 
 def launched_rank() -> int:
     """Return the number of this process as its launcher says, before processes are connected."""
-    names = ("RANK", "SLURM_PROCID", "LOCAL_RANK")  # torchrun, SLURM, Lightning
+    names = ("RANK", "LOCAL_RANK", "SLURM_PROCID")  # torchrun, Lightning, SLURM
     return next((int(os.environ[name]) for name in names if name in os.environ), 0)
 
 

@@ -99,7 +99,8 @@ def launch_kwargs(world: World) -> dict[str, Any]:
     """Translate to arguments of the Lightning ``Trainer``.
 
     Buffers are not sent from the first process to the others at every step: the queues are equal
-    anyway, and statistics of batch norm are each process's own.
+    anyway, drawn from one seed and filled with the same keys, and statistics of batch norm are each
+    process's own.
     """
     strategy = DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
     return {
