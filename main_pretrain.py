@@ -9,9 +9,8 @@ MoCo-v2 on a folder or zip of small pictures:
     --data_mode moco --preset small_images
 """
 
-import math
 import time
-from argparse import ArgumentParser, BooleanOptionalAction, Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,12 +24,10 @@ from datasets.bands import RGB_BANDS
 from datasets.seco_datamodule import DATA_MODES, SecoDataModule
 from models.moco2_module import MocoV2
 from models.schedule import SCHEDULES
-from utils.augment import AugmentConfig
-from utils.callbacks import FiniteLoss, SampleProgress, SaveCheckpoints, ViewsPicture
-from utils.checkpoint import WholeCheckpointIO, read_checkpoint
+from utils.callbacks import EndTogether, FiniteLoss, SampleProgress, SaveCheckpoints, ViewsPicture
+from utils.checkpoint import WholeCheckpointIO, check_resumable
 from utils.cli import (
     base_parser,
-    batch_size_per_process,
     check_base_flags,
     check_not_negative,
     check_positive,
@@ -39,8 +36,17 @@ from utils.cli import (
     trainer_kwargs,
 )
 from utils.errors import UserError
+from utils.launch import (
+    World,
+    add_launch_args,
+    batch_size_per_process,
+    launch_kwargs,
+    planned_world,
+)
 from utils.plots import plot_training
+from utils.precision import PRECISIONS, auto_precision
 from utils.report import new_run_dir, provenance, write_results
+from utils.view_args import add_view_args, augment_config, check_view_flags
 
 # Other defaults for other data; a flag on the command line still wins. How the numbers were found:
 # docs/training.md.
@@ -67,7 +73,14 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     """Read the command line, or ``argv`` in tests."""
-    parser = base_parser(__doc__, max_epochs=200, batch_size=256, learning_rate=0.03)
+    parser = base_parser(
+        __doc__,
+        max_epochs=200,
+        batch_size=256,
+        learning_rate=0.03,
+        precisions=("auto", *PRECISIONS),
+    )
+    add_launch_args(parser)
     _add_data_args(parser)
     _add_model_args(parser)
     parser.add_argument("--preset", choices=PRESETS, default="seco", help="set of defaults")
@@ -78,31 +91,13 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
 
 def _add_data_args(parser: ArgumentParser) -> None:
     """Add the flags of the patches and their views."""
-    views = AugmentConfig()
     add = parser.add_argument
     add("--data_mode", choices=DATA_MODES, default="seco", help="which views are contrasted")
     add("--bands", nargs="+", default=list(RGB_BANDS), help="bands of SeCo patches, in order")
     add("--cache", choices=["mmap", "ram", "gpu"], default="mmap", help="memory of a packed store")
     add("--image_list", type=Path, help="file with the images to use, for --data_mode moco")
     add("--on_bad_patch", choices=["raise", "skip"], default="raise", help="unreadable patches")
-    add("--crop_size", type=int, default=views.crop_size, help="pixels of a view")
-    add("--crop_scale", type=float, nargs=2, default=views.crop_scale, help="share of the patch")
-    add(
-        "--color_jitter",
-        type=float,
-        nargs=4,
-        default=views.color_jitter,
-        help="strength of brightness, contrast, saturation and hue",
-    )
-    add("--jitter_prob", type=float, default=views.jitter_prob, help="share of jittered views")
-    add("--grayscale_prob", type=float, default=views.grayscale_prob, help="share of grey views")
-    add("--blur_prob", type=float, default=views.blur_prob, help="share of blurred views")
-    add(
-        "--rotate",
-        action=BooleanOptionalAction,
-        default=views.rotate,
-        help="flip and transpose, for imagery without an up",
-    )
+    add_view_args(parser)
 
 
 def _add_model_args(parser: ArgumentParser) -> None:
@@ -119,6 +114,7 @@ def _add_model_args(parser: ArgumentParser) -> None:
     add("--schedule", type=int, nargs="*", default=[120, 160], help="epochs of the x0.1 steps")
     add("--lr_schedule", choices=SCHEDULES, default="step", help="shape of the learning rate")
     add("--warmup_epochs", type=float, default=0, help="epochs of linear warm-up")
+    add("--compile", action="store_true", help="compile the encoders; pays off on a GPU")
     add("--save_every_n_epochs", type=int, default=50, help="epochs between kept checkpoints")
     add("--log_every_n_steps", type=int, default=50, help="steps between logged values")
 
@@ -128,27 +124,33 @@ def main(argv: Sequence[str] | None = None) -> Trainer:
     started = time.perf_counter()
     args = parse_args(argv)
     check_flags(args)
-    share_cores(args)
+    world = planned_world(args)
+    if args.precision == "auto":
+        is_paper = args.protocol == "paper"
+        args.precision = "32-true" if is_paper else auto_precision(on_gpu=args.gpus > 0)
+    share_cores(args, world.per_node)
     seed_everything(args.seed, workers=True, verbose=False)
-    datamodule = make_datamodule(args)
+    datamodule = make_datamodule(args, world)
     datamodule.setup("fit")
     # Logging waits for the device, so it is rare; a short run logs every epoch at least.
-    steps_per_epoch = datamodule.steps_per_epoch(world_size=max(1, args.gpus))
+    steps_per_epoch = datamodule.steps_per_epoch(world.size)
     args.log_every_n_steps = min(args.log_every_n_steps, steps_per_epoch)
-    model = make_model(args, datamodule)
+    samples_per_step = datamodule.batch_size * world.size
+    model = make_model(args, datamodule, samples_per_step)
     if args.resume_from_checkpoint is not None:
-        check_resumable(args.resume_from_checkpoint, model, args.max_epochs)
+        check_resumable(
+            args.resume_from_checkpoint, model.hparams, samples_per_step, args.max_epochs
+        )
 
-    samples_per_step = datamodule.batch_size * max(1, args.gpus)
-    callbacks: list[Callback] = [SampleProgress(samples_per_step), FiniteLoss()]
-    run_dir = None if args.debug else new_run_dir(args.log_dir, run_name(args))
+    run_dir = make_run_dir(args, world)
+    callbacks: list[Callback] = [EndTogether(), SampleProgress(samples_per_step), FiniteLoss()]
     if run_dir is not None:
-        datamodule.log_dir = run_dir
+        datamodule.log_dir = run_dir if world.rank == 0 else None
         callbacks.append(ViewsPicture(run_dir / "views.png", datamodule.input_spec))
         callbacks.append(
             SaveCheckpoints(run_dir / "checkpoints", args.save_every_n_epochs, provenance(args))
         )
-    trainer = make_trainer(args, callbacks, run_dir)
+    trainer = make_trainer(args, world, callbacks, run_dir)
     trainer.fit(model, datamodule, ckpt_path=args.resume_from_checkpoint)
     if run_dir is not None and trainer.is_global_zero:
         finish(args, trainer, run_dir, started)
@@ -158,58 +160,41 @@ def main(argv: Sequence[str] | None = None) -> Trainer:
 def check_flags(args: Namespace) -> None:
     """Refuse flags that cannot work, before anything is read or written."""
     check_base_flags(args)
+    check_view_flags(args)
     check_positive(args, "emb_dim", "num_negatives", "softmax_temperature", "crop_size")
     check_positive(args, "save_every_n_epochs", "log_every_n_steps")
     check_not_negative(args, "momentum", "weight_decay", "warmup_epochs", "bn_group_size")
     if 1 in (args.batch_size, args.bn_group_size):
         raise UserError("--batch_size and --bn_group_size cannot be 1: batch norm compares images")
-    low, high = args.crop_scale
-    if not 0 < low <= high <= 1:
-        raise UserError(f"--crop_scale needs 0 < MIN <= MAX <= 1, not {low} {high}")
-    if not all(0 <= s < math.inf for s in args.color_jitter) or args.color_jitter[3] > 0.5:
-        raise UserError("--color_jitter needs four strengths from 0 on, the last (hue) up to 0.5")
-    for name in ("jitter_prob", "grayscale_prob", "blur_prob"):
-        if not 0 <= getattr(args, name) <= 1:
-            raise UserError(f"--{name} is a probability, not {getattr(args, name)}")
     if not 0 <= args.encoder_momentum <= 1:
         raise UserError(f"--encoder_momentum must be in 0..1, not {args.encoder_momentum}")
 
 
-def make_datamodule(args: Namespace) -> SecoDataModule:
-    """Describe the data and the views."""
-    augment = AugmentConfig(
-        crop_size=args.crop_size,
-        crop_scale=tuple(args.crop_scale),
-        color_jitter=tuple(args.color_jitter),
-        jitter_prob=args.jitter_prob,
-        grayscale_prob=args.grayscale_prob,
-        blur_prob=args.blur_prob,
-        rotate=args.rotate,
-        round_to_uint8=args.protocol == "paper",
-    )
+def make_datamodule(args: Namespace, world: World) -> SecoDataModule:
+    """Describe the data and the views; keys are shuffled where a batch has several parts."""
     return SecoDataModule(
         args.data_dir,
         args.data_mode,
         bands=args.bands,
-        batch_size=batch_size_per_process(args),
+        batch_size=batch_size_per_process(args, world),
         num_workers=args.num_workers,
         seed=args.seed,
-        augment=augment,
+        augment=augment_config(args),
         replace_dates=args.protocol == "paper",
         on_bad_patch=args.on_bad_patch,
         image_list=args.image_list,
         log_dir=None,
         cache=args.cache,
+        shuffle_keys=world.size > 1 or args.bn_group_size > 0,
     )
 
 
-def make_model(args: Namespace, datamodule: SecoDataModule) -> MocoV2:
+def make_model(args: Namespace, datamodule: SecoDataModule, samples_per_step: int) -> MocoV2:
     """Build the model for the data; a queue or a group that does not fit a batch is an error."""
-    step = datamodule.batch_size * max(1, args.gpus)
-    if args.num_negatives < step:
+    if args.num_negatives < samples_per_step:
         raise UserError(
-            f"a queue of --num_negatives {args.num_negatives} is smaller than the {step} keys of "
-            "a step: raise it, or lower --batch_size"
+            f"a queue of --num_negatives {args.num_negatives} is smaller than the "
+            f"{samples_per_step} keys of a step: raise it, or lower --batch_size"
         )
     if args.bn_group_size > datamodule.batch_size:
         raise UserError(
@@ -234,10 +219,23 @@ def make_model(args: Namespace, datamodule: SecoDataModule) -> MocoV2:
         log_every_n_steps=args.log_every_n_steps,
         input_spec=datamodule.input_spec.to_dict(),
     )
+    if args.compile:  # in place: the names of the tensors stay
+        model.encoder_q.compile()
+        model.encoder_k.compile()
     return model.to(memory_format=torch.channels_last)
 
 
-def make_trainer(args: Namespace, callbacks: list[Callback], run_dir: Path | None) -> Trainer:
+def make_run_dir(args: Namespace, world: World) -> Path | None:
+    """Create the folder of the run in the first process; the others never write, in any folder."""
+    if args.debug:
+        return None
+    name = f"pretrain-{args.data_mode}-{args.base_encoder}"  # what is learned
+    return new_run_dir(args.log_dir, name) if world.rank == 0 else args.log_dir / name
+
+
+def make_trainer(
+    args: Namespace, world: World, callbacks: list[Callback], run_dir: Path | None
+) -> Trainer:
     """Configure Lightning; without a run folder nothing is logged or saved."""
     logger: list[Logger] = []
     if run_dir is not None:
@@ -246,7 +244,7 @@ def make_trainer(args: Namespace, callbacks: list[Callback], run_dir: Path | Non
             TensorBoardLogger(run_dir, name="", version="", default_hp_metric=False),
         ]
     return Trainer(
-        **trainer_kwargs(args),
+        **trainer_kwargs(args) | launch_kwargs(world),
         logger=logger or False,
         callbacks=callbacks,
         plugins=[WholeCheckpointIO()],
@@ -257,30 +255,6 @@ def make_trainer(args: Namespace, callbacks: list[Callback], run_dir: Path | Non
         enable_model_summary=False,
         benchmark=True,
     )
-
-
-def check_resumable(path: Path, model: MocoV2, max_epochs: int) -> None:
-    """Refuse to go on from a finished run, with other inputs, or with flags without effect."""
-    checkpoint = read_checkpoint(path)
-    saved = checkpoint.get("hyper_parameters", {})
-    shape = ("base_encoder", "emb_dim", "num_negatives", "emb_spaces", "in_channels", "input_spec")
-    optimizer = ("learning_rate", "momentum", "weight_decay")  # restored from the checkpoint
-    for name in shape + optimizer:
-        if saved.get(name) != model.hparams[name]:
-            raise UserError(
-                f"{path} was trained with {name} {saved.get(name)}, not {model.hparams[name]}: "
-                "resume with the flags of its run"
-            )
-    done = checkpoint["epoch"] + 1  # checkpoints are written after whole epochs
-    if done >= max_epochs:
-        raise UserError(
-            f"{path} has its {done} epochs already: raise --max_epochs above {done} to go on"
-        )
-
-
-def run_name(args: Namespace) -> str:
-    """Name the folder of the run by what is learned."""
-    return f"pretrain-{args.data_mode}-{args.base_encoder}"
 
 
 def finish(args: Namespace, trainer: Trainer, run_dir: Path, started: float) -> None:

@@ -18,6 +18,7 @@ from datasets.patch_dataset import PatchDataset
 from datasets.seeded_sampler import SeededSampler
 from datasets.store_loader import DeviceLoader, StoreLoader
 from utils.augment import Augment, AugmentConfig
+from utils.distributed import exchange, shared_permutation, to_device
 from utils.errors import UserError
 from utils.normalization import InputSpec
 from utils.random import sample_keys
@@ -89,6 +90,7 @@ class SecoDataModule(LightningDataModule):
         image_list: File that restricts the pictures, see ``ImageDataset``.
         log_dir: Folder of ``bad_patches.txt``; None writes none. May be set until training starts.
         cache: Where a packed store is read from: its memory map, memory, or the GPU's memory.
+        shuffle_keys: Encode keys in other batches, or groups of batch norm, than their queries.
 
     Attributes:
         mode: The chosen ``DataMode``.
@@ -114,6 +116,7 @@ class SecoDataModule(LightningDataModule):
         image_list: Path | None,
         log_dir: Path | None,
         cache: Cache = "mmap",
+        shuffle_keys: bool = False,
     ) -> None:
         super().__init__()
         self.data_dir = data_dir
@@ -129,6 +132,7 @@ class SecoDataModule(LightningDataModule):
         self.image_list = image_list
         self.log_dir = log_dir
         self.cache = cache
+        self.shuffle_keys = shuffle_keys
 
     def setup(self, stage: str | None = None) -> None:
         if hasattr(self, "dataset"):  # the script asks for the bands before Lightning calls this
@@ -218,21 +222,37 @@ class SecoDataModule(LightningDataModule):
 
     def on_after_batch_transfer(
         self, batch: Any, dataloader_idx: int
-    ) -> tuple[Tensor, list[Tensor]] | Any:
-        """Turn uint8 patches (B, T, C, H, W) into the query and a list of keys.
+    ) -> tuple[Tensor, list[Tensor], Tensor | None] | Any:
+        """Turn uint8 patches (B, T, C, H, W) into the query, a list of keys, and their order.
 
-        Each is of shape (B, C, crop_size, crop_size), normalised, on the device of the patches.
+        Views are of shape (B, C, crop_size, crop_size), normalised, on the device of the patches.
+        With ``shuffle_keys`` the patches of the keys are first exchanged between all processes, by
+        a permutation that is the order; else it is None.
         """
         if not self._is_training():
             return batch
+        trainer = self.trainer
+        assert trainer is not None
         patches = batch["patches"]
         keys = sample_keys(self.seed, batch["epoch"], batch["index"])
         augment = self._augment.to(patches.device)
-        img_q, *img_k = (
+        query, *views = self.mode.views
+        img_q = augment(patches[:, query.date], keys, 0, query.synthetic)
+        order = None
+        if self.shuffle_keys:
+            order = shared_permutation(len(patches) * trainer.world_size, trainer.global_step)
+            patches, keys = exchange(patches, order), exchange(keys, order)
+            order = to_device(order, patches.device)
+        img_k = [
             augment(patches[:, view.date], keys, stream, view.synthetic)
-            for stream, view in enumerate(self.mode.views)
-        )
-        return img_q, img_k
+            for stream, view in enumerate(views, start=1)
+        ]
+        return img_q, img_k, order
+
+    def state_dict(self) -> dict[str, Any]:
+        """Note the global batch, on which the schedule of a run depends, in its checkpoints."""
+        assert self.trainer is not None  # Lightning calls this
+        return {"samples_per_step": self.batch_size * self.trainer.world_size}
 
     def _is_training(self) -> bool:
         return self.trainer is not None and self.trainer.training

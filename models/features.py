@@ -12,9 +12,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from models.backbones import Encoder
-from utils.cli import PRECISIONS
 from utils.errors import UserError
 from utils.normalization import InputSpec
+from utils.precision import PRECISIONS
 
 
 def extract_features(

@@ -1,7 +1,12 @@
 """MoCo-v2 with one or several embedding spaces: the model of Seasonal Contrast.
 
 Shapes: B images per process, W processes, C bands, D embedding size, K queued keys, S embedding
-spaces. Features ``v_*`` come from an encoder, projections ``z_*`` from a head.
+spaces, each with a key view of its own. Features ``v_*`` come from an encoder, projections ``z_*``
+from a head.
+
+Processes share the gradient, the queues and the keys of all, so that W of them take the step that
+one would take on the global batch. Only batch norm stays each process's own, as in MoCo; its
+running statistics differ a little, and those of the first process are the ones in a checkpoint.
 """
 
 from collections.abc import Sequence
@@ -20,7 +25,7 @@ from models.backbones import Encoder
 from models.contrast import enqueue, info_nce_logits, spread, update_average
 from models.group_batch_norm import GroupBatchNorm2d
 from models.schedule import lr_factor
-from utils.distributed import gather, own_part, shared_permutation, world_size
+from utils.distributed import gather, own_part, unshuffle, world_size
 
 
 class MocoV2(LightningModule):
@@ -42,7 +47,7 @@ class MocoV2(LightningModule):
         lr_schedule: "step" (the original) or "cosine" (to zero at the last epoch).
         warmup_epochs: Epochs of linear warm-up.
         in_channels: Bands of the images.
-        bn_group_size: Images that share batch-norm statistics, keys shuffled; 0 = whole batch.
+        bn_group_size: Images that share batch-norm statistics; 0 = the batch of the process.
         log_every_n_steps: Steps between logged values, whose computation waits for the device.
         input_spec: ``InputSpec.to_dict()`` of the images, which travels in the checkpoint.
     """
@@ -97,39 +102,43 @@ class MocoV2(LightningModule):
         self.register_buffer("queue_ptr", torch.zeros(emb_spaces, 1, dtype=torch.long))
         self.register_buffer("first_bad_step", torch.tensor(-1), persistent=False)
 
-    def forward(self, img_q: Tensor, img_k: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+    def forward(
+        self, img_q: Tensor, img_k: Sequence[Tensor], order: Tensor | None = None
+    ) -> tuple[list[Tensor], Tensor]:
         """Update the keys' encoder, score queries against keys, then enqueue the keys.
 
         Args:
             img_q: Queries, shape (B, C, H, W).
             img_k: Keys, one batch per embedding space, each of shape (B, C, H, W).
+            order: Permutation by which ``exchange`` has shuffled the keys of all processes, shape
+                (W * B,); None if they lie beside their queries.
 
         Returns:
-            Logits of each space, float32: (B, 1 + K) in space 0 and (B, 1 + K + (S - 1) * B) in the
-            others, whose negatives include the keys of the other views (SeCo, section 3.2).
+            Logits of each space, float32: (B, 1 + K) in space 0 and (B, 1 + K + (S - 1) * W * B) in
+            the others, whose negatives include the keys of the other views (SeCo, section 3.2).
             Targets: zeros of shape (B,), for column 0 is the positive.
         """
         update_average(self.encoder_k, self.encoder_q, self.encoder_momentum)
         update_average(self.heads_k, self.heads_q, self.encoder_momentum)
         v_q = self.encoder_q(img_q)  # (B, mlp_dim)
-        with torch.no_grad():
-            v_k = [self._encode_keys(images, view) for view, images in enumerate(img_k)]
-        queue = self.queue.clone()  # backward needs the queue as it is before it takes the keys
-        logits, keys = [], []
-        for space, (head_q, head_k) in enumerate(zip(self.heads_q, self.heads_k, strict=True)):
-            with torch.no_grad():
-                z_k = [_project(head_k, features) for features in v_k]  # S times (B, D)
-            others = [z.T for view, z in enumerate(z_k) if view != space and space > 0]
-            negatives = torch.cat([queue[space], *others], dim=1)  # (D, K or K + (S - 1) * B)
-            z_q = _project(head_q, v_q)
+        z_k = self._encode_keys(img_k, order)  # (W * B, S views, S spaces, D)
+        own, logits = own_part(z_k), []
+        for space, head in enumerate(self.heads_q):
+            others = [z_k[:, v, space].T for v in range(len(img_k)) if v != space and space > 0]
+            # cat copies: backward needs the queue as it is before it takes the keys.
+            negatives = torch.cat([self.queue[space], *others], dim=1)  # (D, K + (S - 1) * W * B)
+            z_q = _project(head, v_q)
             with torch.autocast(self.device.type, enabled=False):
-                scores = info_nce_logits(z_q, z_k[space], negatives, self.softmax_temperature)
-            logits.append(scores)
-            keys.append(gather(z_k[space]))
-        enqueue(self.queue, self.queue_ptr, torch.stack(keys))
+                logits.append(
+                    info_nce_logits(z_q, own[:, space, space], negatives, self.softmax_temperature)
+                )
+        newest = torch.stack([z_k[:, space, space] for space in range(len(img_k))])
+        enqueue(self.queue, self.queue_ptr, newest)
         return logits, torch.zeros(len(img_q), dtype=torch.long, device=img_q.device)
 
-    def training_step(self, batch: tuple[Tensor, list[Tensor]], batch_idx: int) -> Tensor:
+    def training_step(
+        self, batch: tuple[Tensor, list[Tensor], Tensor | None], batch_idx: int
+    ) -> Tensor:
         logits, targets = self(*batch)
         losses = [F.cross_entropy(scores, targets) for scores in logits]
         loss = torch.stack(losses).sum()  # the sum, not the mean, over the spaces
@@ -155,30 +164,29 @@ class MocoV2(LightningModule):
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
 
-    def _encode_keys(self, images: Tensor, view: int) -> Tensor:
-        """Return key features (B, mlp_dim), batch statistics shuffled against the queries'.
+    @torch.no_grad()
+    def _encode_keys(self, img_k: Sequence[Tensor], order: Tensor | None) -> Tensor:
+        """Return the keys of all processes in every space, beside their queries again.
 
-        The permutation depends on step and view only, so it is the same in all processes and in a
-        resumed run.
+        Each view has a forward pass of its own, for they do not share batch statistics. Shape
+        (W * B, S views, S spaces, D), float32.
         """
-        if world_size() == 1 and not self.bn_group_size:
-            return self.encoder_k(images)
-        everything = gather(images)  # (W * B, C, H, W)
-        order = shared_permutation(len(everything), (self.global_step, view), images.device)
-        features = self.encoder_k(own_part(everything[order]))
-        return own_part(gather(features)[order.argsort()])
+        v_k = torch.stack([self.encoder_k(images) for images in img_k], dim=1)  # (B, S, mlp_dim)
+        z_k = torch.stack([_project(head, v_k) for head in self.heads_k], dim=2)
+        return gather(z_k) if order is None else unshuffle(z_k, order)
 
     def _note_non_finite(self, loss: Tensor) -> None:
         """Keep the first step whose loss is not finite, on the device: nobody waits for it."""
         is_first = ~torch.isfinite(loss.detach()) & (self.first_bad_step < 0)
-        self.first_bad_step = torch.where(is_first, self.global_step, self.first_bad_step)
+        self.first_bad_step.masked_fill_(is_first, self.global_step)
 
     def _log(self, loss: Tensor, losses: list[Tensor], logits: list[Tensor]) -> None:
         """Log loss, accuracy and spread of the newest keys of every space, over all processes."""
         values = {"train/loss": loss.detach()}
-        newest = self.queue_ptr[0] - 1 - torch.arange(len(logits[0]), device=self.device)
+        count = len(logits[0]) * world_size()
+        newest = self.queue_ptr[0] - 1 - torch.arange(count, device=self.device)
         for space, scores in enumerate(logits):
-            keys = self.queue[space, :, newest % self.queue.shape[2]]  # (D, B)
+            keys = self.queue[space, :, newest % self.queue.shape[2]]  # (D, W * B)
             values[f"train/loss_{space}"] = losses[space].detach()
             values[f"train/accuracy_{space}"] = (scores.argmax(dim=1) == 0).float().mean()
             values[f"train/spread_{space}"] = spread(keys.T)
@@ -194,5 +202,5 @@ def _heads(count: int, features: int, emb_dim: int) -> nn.ModuleList:
 
 
 def _project(head: nn.Module, features: Tensor) -> Tensor:
-    """Return unit-norm projections in float32, (B, mlp_dim) -> (B, D)."""
-    return F.normalize(head(features).float(), dim=1)
+    """Return unit-norm projections in float32, (..., mlp_dim) -> (..., D)."""
+    return F.normalize(head(features).float(), dim=-1)

@@ -1,35 +1,25 @@
 """The flags that the scripts share."""
 
+import os
+import signal
 from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.demos.boring_classes import BoringModel
 
-from utils.cli import batch_size_per_process, check_positive, share_cores, trainer_kwargs
+from utils.cli import GRACE_S, check_positive, run, share_cores, trainer_kwargs
 from utils.errors import UserError
 
 
-def test_dp_splits_the_batch_over_the_gpus() -> None:
-    args = Namespace(accelerator="dp", gpus=4, batch_size=1024)
-    with pytest.warns(UserWarning, match="runs as ddp"):
-        assert batch_size_per_process(args) == 256
-    args.batch_size = 1022
-    with pytest.raises(UserError, match="1022 is not a multiple of --gpus 4"):
-        batch_size_per_process(args)
-
-
-@pytest.mark.parametrize("accelerator", ["ddp", None])
-def test_ddp_gives_every_gpu_a_whole_batch(accelerator: str | None) -> None:
-    args = Namespace(accelerator=accelerator, gpus=4, batch_size=256)
-    assert batch_size_per_process(args) == 256
-
-
-@pytest.mark.parametrize(
-    ("gpus", "expected"), [(0, ("cpu", 1, "auto")), (1, ("gpu", 1, "auto")), (4, ("gpu", 4, "ddp"))]
-)
-def test_gpus_become_devices_of_lightning(gpus: int, expected: tuple[str, int, str]) -> None:
+@pytest.mark.parametrize(("gpus", "expected"), [(0, "cpu"), (1, "gpu")])
+def test_flags_become_arguments_of_lightning(gpus: int, expected: str) -> None:
     kwargs = trainer_kwargs(Namespace(gpus=gpus, precision="16", max_epochs=3))
-    assert (kwargs["accelerator"], kwargs["devices"], kwargs["strategy"]) == expected
+    assert (kwargs["accelerator"], kwargs["devices"], kwargs["max_epochs"]) == (expected, 1, 3)
     assert kwargs["precision"] == "16-mixed"
 
 
@@ -39,15 +29,69 @@ def test_flags_that_must_be_positive_are_named(value: float) -> None:
         check_positive(Namespace(batch_size=value, other=None), "other", "batch_size")
 
 
-@pytest.mark.parametrize(("workers", "expected"), [(0, 4), (1, 3), (3, 1), (8, 1)])
-def test_loader_processes_keep_a_core_each(
-    monkeypatch: pytest.MonkeyPatch, workers: int, expected: int
+@pytest.mark.parametrize(
+    ("processes", "workers", "expected"),
+    [(1, 0, 4), (1, 1, 3), (1, 3, 1), (1, 8, 1), (2, 0, 2), (2, 1, 1), (4, 0, 1), (8, 0, 1)],
+)
+def test_processes_and_their_loaders_keep_a_core_each(
+    monkeypatch: pytest.MonkeyPatch, processes: int, workers: int, expected: int
 ) -> None:
     chosen: list[int] = []
     monkeypatch.setattr("os.cpu_count", lambda: 4)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     monkeypatch.setattr(torch, "set_num_threads", chosen.append)
-    share_cores(Namespace(gpus=0, num_workers=workers))
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    share_cores(Namespace(gpus=0, num_workers=workers), processes)
+    assert os.environ["OMP_NUM_THREADS"] == str(expected if processes > 1 else 4)
     assert chosen == [expected]
-    share_cores(Namespace(gpus=1, num_workers=workers))
+    share_cores(Namespace(gpus=1, num_workers=workers), processes)
     assert chosen == [expected]  # a GPU needs no threads
+
+
+@pytest.fixture
+def _restored_signals() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+class Interrupt(Callback):
+    def on_train_batch_start(self, *arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+
+@pytest.mark.usefixtures("_restored_signals")
+def test_ctrl_c_while_lightning_trains_has_its_own_exit_code(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def main() -> None:
+        Trainer(
+            accelerator="cpu",
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            default_root_dir=tmp_path,
+            callbacks=[Interrupt()],
+        ).fit(BoringModel())
+
+    with pytest.raises(SystemExit) as caught:
+        run(main)
+    assert caught.value.code == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "interrupted"
+
+
+@pytest.mark.usefixtures("_restored_signals")
+@pytest.mark.parametrize(("rank", "expected"), [("0", []), ("1", [GRACE_S])])
+def test_other_processes_let_the_first_one_report(
+    monkeypatch: pytest.MonkeyPatch, rank: str, expected: list[float]
+) -> None:
+    def main() -> None:
+        raise UserError("wrong")
+
+    waited: list[float] = []
+    monkeypatch.setattr("time.sleep", waited.append)
+    monkeypatch.setenv("RANK", rank)
+    with pytest.raises(SystemExit):
+        run(main)
+    assert waited == expected

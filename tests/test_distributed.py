@@ -1,54 +1,158 @@
-"""Two processes on the CPU (gloo) train on one global batch."""
+"""Processes on the CPU (gloo) take together the step that one process takes on the global batch."""
 
+import multiprocessing
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+import torch.nn.functional as F
 from torch import Tensor
 
+from datasets.seeded_sampler import SeededSampler
 from models.moco2_module import MocoV2
-from utils.distributed import gather, own_part, shared_permutation, world_size
+from utils.distributed import (
+    exchange,
+    gather,
+    launched_rank,
+    own_part,
+    rank,
+    shared_permutation,
+    unshuffle,
+    world_size,
+)
 
-WORLD, BATCH = 2, 4
+BATCH, SPACES, STEP = 4, 3, 7
 
 
-def model() -> MocoV2:
-    torch.manual_seed(0)
-    return MocoV2("resnet18", emb_dim=8, num_negatives=16, emb_spaces=1).eval()
-
-
-def images() -> Tensor:
-    return torch.randn(2, WORLD * BATCH, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-
-
-def work(rank: int, folder: str) -> None:
+def work(
+    rank: int, world: int, folder: Path, task: Callable[[], dict[str, Any]], file_name: str
+) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=WORLD)
+    store = f"file://{folder}/{file_name}.rendezvous"
+    dist.init_process_group("gloo", store, rank=rank, world_size=world)
     try:
-        moco, (queries, keys) = model(), images()
-        logits, _ = moco(own_part(queries), [own_part(keys)])
-        permutation = shared_permutation(10, (3, 1), torch.device("cpu"))
-        result = {"logits": logits[0], "queue": moco.queue, "permutation": permutation}
-        torch.save(result | {"ranks": gather(torch.tensor([rank]))}, f"{folder}/{rank}.pt")
+        torch.save(task(), folder / f"{file_name}.{rank}.pt")
     finally:
         dist.destroy_process_group()
 
 
-def test_two_processes_do_what_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")  # the machine's name need not resolve
-    mp.spawn(work, args=(str(tmp_path),), nprocs=WORLD)
-    results = [torch.load(tmp_path / f"{rank}.pt") for rank in range(WORLD)]
-    whole, (queries, keys) = model(), images()
-    expected, _ = whole(queries, [keys])
+def run_ranks(world: int, folder: Path, task: Callable[[], dict[str, Any]]) -> list[dict[str, Any]]:
+    """Run a function in connected processes and return what each of them returned."""
+    name = task.__name__
+    # The server imports torch once, its processes are copies of it.
+    multiprocessing.get_context("forkserver").set_forkserver_preload([__name__])
+    mp.start_processes(work, (world, folder, task, name), nprocs=world, start_method="forkserver")
+    return [torch.load(folder / f"{name}.{rank}.pt") for rank in range(world)]
 
-    logits = torch.cat([result["logits"] for result in results])
-    torch.testing.assert_close(logits, expected[0], rtol=0, atol=1e-4)
+
+@pytest.fixture(autouse=True)
+def _loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")  # the machine's name need not resolve
+
+
+def model() -> MocoV2:
+    torch.manual_seed(0)
+    return MocoV2("resnet18", emb_dim=8, num_negatives=40, emb_spaces=SPACES)
+
+
+def images(world: int) -> list[Tensor]:
+    """Query and keys of the global batch."""
+    generator = torch.Generator().manual_seed(1)
+    return list(torch.randn(1 + SPACES, world * BATCH, 3, 32, 32, generator=generator))
+
+
+def step(moco: MocoV2, img_q: Tensor, img_k: list[Tensor], order: Tensor | None) -> dict[str, Any]:
+    """Take gradients and fill the queue."""
+    logits, targets = moco(img_q, img_k, order)
+    torch.stack([F.cross_entropy(scores, targets) for scores in logits]).sum().backward()
+    gradients = {name: p.grad for name, p in moco.named_parameters() if p.grad is not None}
+    return {"logits": logits, "queue": moco.queue, "gradients": gradients}
+
+
+# --- what the processes do ---------------------------------------------------------------------
+
+
+def exchange_rows() -> dict[str, Any]:
+    rows = torch.arange(BATCH * 6).view(BATCH, 1, 2, 3) + 100 * rank()
+    result: dict[str, Any] = {"gathered": gather(rows)}
+    for dtype in (torch.uint8, torch.int64):
+        order = shared_permutation(BATCH * world_size(), STEP)
+        moved = exchange(rows.to(dtype), order)
+        expected = own_part(gather(rows.to(dtype))[order])
+        result[str(dtype)] = torch.equal(moved, expected) and moved.dtype == dtype
+        result[f"{dtype} returns"] = torch.equal(unshuffle(moved, order), gather(rows.to(dtype)))
+    return result | {"order": order}
+
+
+def step_in_eval_mode() -> dict[str, Any]:
+    query, *keys = images(world_size())
+    order = shared_permutation(len(query), STEP)
+    shuffled = [exchange(own_part(key), order) for key in keys]
+    result = step(model().eval(), own_part(query), shuffled, order)
+    for gradient in result["gradients"].values():  # as DDP does
+        dist.all_reduce(gradient)
+        gradient /= world_size()
+    return result
+
+
+def step_in_train_mode() -> dict[str, Any]:
+    query, *keys = images(world_size())
+    order = shared_permutation(len(query), STEP)
+    return step(model(), own_part(query), [exchange(own_part(key), order) for key in keys], order)
+
+
+# --- what comes out ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_exchanged_rows_are_those_of_the_permuted_global_batch(world: int, tmp_path: Path) -> None:
+    results = run_ranks(world, tmp_path, exchange_rows)
     for result in results:
-        torch.testing.assert_close(result["queue"], whole.queue, rtol=0, atol=1e-5)
-        assert torch.equal(result["permutation"], results[0]["permutation"])
-        assert result["ranks"].tolist() == [0, 1]
+        flags = [value for name, value in result.items() if name.startswith("torch.")]
+        assert flags == [True] * 4
+        assert torch.equal(result["order"], results[0]["order"])
+        assert result["gathered"][:, 0, 0, 0].tolist() == [
+            100 * rank + 6 * row for rank in range(world) for row in range(BATCH)
+        ]
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_processes_take_the_step_of_one_with_the_global_batch(world: int, tmp_path: Path) -> None:
+    """In eval mode, where statistics of batch norm do not depend on the batch."""
+    results = run_ranks(world, tmp_path, step_in_eval_mode)
+    query, *keys = images(world)
+    expected = step(model().eval(), query, keys, None)
+    for space in range(SPACES):
+        logits = torch.cat([result["logits"][space] for result in results])
+        torch.testing.assert_close(logits, expected["logits"][space], rtol=0, atol=1e-4)
+    for result in results:
+        torch.testing.assert_close(result["queue"], expected["queue"], rtol=0, atol=1e-6)
+        for name, gradient in expected["gradients"].items():
+            torch.testing.assert_close(result["gradients"][name], gradient, rtol=0, atol=1e-6)
+
+
+def test_keys_share_statistics_with_the_samples_beside_which_they_are_shuffled(
+    tmp_path: Path,
+) -> None:
+    world = 2
+    results = run_ranks(world, tmp_path, step_in_train_mode)
+    query, *keys = images(world)
+    order = shared_permutation(len(query), STEP)
+    moco = model()
+    expected = moco.queue.clone()  # (S, D, K)
+    with torch.no_grad():
+        for space, key in enumerate(keys):
+            parts = [moco.encoder_k(part) for part in key[order].chunk(world)]
+            projected = F.normalize(moco.heads_k[space](torch.cat(parts)), dim=1)
+            expected[space, :, order] = projected.T
+    beside_their_queries = step(model(), query, keys, None)["queue"]
+    for result in results:
+        torch.testing.assert_close(result["queue"], expected, rtol=0, atol=1e-5)
+        assert (result["queue"] - beside_their_queries).abs().max() > 0.01
 
 
 def test_gather_keeps_images_whatever_their_layout(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,24 +162,56 @@ def test_gather_keeps_images_whatever_their_layout(monkeypatch: pytest.MonkeyPat
         for part in parts:
             part.untyped_storage().copy_(tensor.untyped_storage())
 
-    monkeypatch.setattr("utils.distributed.world_size", lambda: WORLD)
+    monkeypatch.setattr("utils.distributed.world_size", lambda: 2)
     monkeypatch.setattr(dist, "all_gather", copy_memory)
     batch = torch.randn(2, 3, 4, 5).contiguous(memory_format=torch.channels_last)
     assert torch.equal(gather(batch), torch.cat([batch, batch]))
 
 
 def test_one_process_needs_no_process_group() -> None:
-    tensor = torch.arange(6)
+    tensor, order = torch.arange(6), torch.tensor([3, 0, 5, 1, 2, 4])
     assert world_size() == 1
     assert torch.equal(gather(tensor), tensor)
     assert torch.equal(own_part(tensor), tensor)
+    assert exchange(tensor, order).tolist() == order.tolist()
+    assert torch.equal(unshuffle(exchange(tensor, order), order), tensor)
 
 
-def test_permutations_differ_between_steps_and_views() -> None:
-    device = torch.device("cpu")
-    drawn = {
-        tuple(shared_permutation(50, (step, view), device).tolist())
-        for step in range(20)
-        for view in range(3)
-    }
-    assert len(drawn) == 60
+def test_permutations_differ_between_steps() -> None:
+    drawn = {tuple(shared_permutation(50, step).tolist()) for step in range(20)}
+    assert len(drawn) == 20
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_every_step_has_the_same_samples_for_any_number_of_processes(world: int) -> None:
+    samples, batch = 107, 8  # of all processes; the last, partial batch is left out
+    loaders = [
+        list(SeededSampler(samples, 3, epoch=lambda: 5, rank=rank, world_size=world))
+        for rank in range(world)
+    ]
+    alone = list(SeededSampler(samples, 3, epoch=lambda: 5))
+    own = batch // world
+    assert {len(loader) // own for loader in loaders} == {samples // batch}
+    for number in range(samples // batch):
+        together = [key for loader in loaders for key in loader[number * own :][:own]]
+        assert sorted(together) == sorted(alone[number * batch :][:batch])
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, 0),
+        ({"RANK": "3", "LOCAL_RANK": "1"}, 3),
+        ({"SLURM_PROCID": "2"}, 2),
+        ({"LOCAL_RANK": "1"}, 1),
+        ({"LOCAL_RANK": "1", "SLURM_PROCID": "0"}, 1),  # in an interactive job of SLURM
+    ],
+)
+def test_launchers_tell_the_rank(
+    variables: dict[str, str], expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert launched_rank() == expected

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from torch import Tensor
 
 from main_pretrain import PRESETS, main, make_datamodule, make_model, parse_args
 from utils.errors import UserError
+from utils.launch import World
+from utils.precision import PRECISIONS
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = [
@@ -57,6 +60,14 @@ def pretrain(data_dir: Path, log_dir: Path, *flags: str) -> Path:
     return created
 
 
+class Stopped(Exception):
+    """Holds the arguments that a run would have gone on with."""
+
+
+def stop_at(args: Namespace, *others: object) -> None:
+    raise Stopped(args)
+
+
 @pytest.fixture(scope="module")
 def two_epochs(seco_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     log_dir = tmp_path_factory.mktemp("logs")
@@ -75,6 +86,7 @@ def test_a_run_leaves_whole_files(two_epochs: Path) -> None:
     assert results["metrics"]["steps"] == 4
     assert results["metrics"]["epochs"] == 2
     assert results["arguments"]["crop_size"] == 32
+    assert results["arguments"]["precision"] in PRECISIONS  # not "auto"
     assert results["versions"]["torch"] == torch.__version__.split("+")[0] or "+" in str(results)
     spaces = [f"train/{kind}_{s}" for s in range(3) for kind in ("loss", "accuracy", "spread")]
     assert set(spaces) <= results["metrics"].keys()
@@ -138,6 +150,44 @@ def test_grouped_batch_norm_resumes_with_the_same_bits(seco_root: Path, tmp_path
     assert_equal(tensors(whole / "last.ckpt"), tensors(resumed / "checkpoints/last.ckpt"))
 
 
+def test_compiled_encoders_keep_the_names_of_their_tensors(
+    two_epochs: Path, seco_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[torch.nn.Module] = []
+    # Compiling takes minutes on the CPU.
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiled.append(module))
+    run_dir = pretrain(seco_root, tmp_path, "--max_epochs", "1", "--compile")
+    assert [type(module).__name__ for module in compiled] == ["Encoder", "Encoder"]
+    names = tensors(run_dir / "checkpoints/last.ckpt").keys()
+    assert names == tensors(two_epochs / "checkpoints/last.ckpt").keys()
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [("", "16-mixed"), ("--protocol paper", "32-true"), ("--precision 32", "32")],
+)
+def test_results_tell_which_precision_was_chosen(
+    seco_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str, expected: str
+) -> None:
+    monkeypatch.setattr("main_pretrain.auto_precision", lambda on_gpu: "16-mixed")
+    monkeypatch.setattr("main_pretrain.make_trainer", stop_at)
+    with pytest.raises(Stopped) as stopped:
+        pretrain(seco_root, tmp_path, *flags.split())
+    assert stopped.value.args[0].precision == expected
+
+
+def test_the_picture_shows_shuffled_keys_beside_their_queries(
+    seco_root: Path, tmp_path: Path
+) -> None:
+    flags = ["--max_epochs", "1", "--batch_size", "4"]
+    pictures = []
+    for number, more in enumerate(([], ["--bn_group_size", "2"])):
+        run_dir = pretrain(seco_root, tmp_path / str(number), *flags, *more)
+        with Image.open(run_dir / "views.png") as picture:
+            pictures.append(np.asarray(picture.convert("RGB")).astype(int))
+    assert np.abs(pictures[0] - pictures[1]).max() <= 2
+
+
 def test_debug_writes_nothing(seco_root: Path, tmp_path: Path) -> None:
     main(["--data_dir", str(seco_root), "--log_dir", str(tmp_path), *SMALL, "--debug"]
          + ["--max_epochs", "1"])  # fmt: skip
@@ -180,9 +230,9 @@ def test_flags_of_the_original_reach_their_objects(seco_root: Path) -> None:
         "--momentum 0.8 --weight_decay 0.01 --batch_size 5 --num_workers 3 --max_epochs 7 "
         "--schedule 4 6 --gpus 0 --accelerator ddp --precision 32 --debug".split()
     )
-    datamodule = make_datamodule(args)
+    datamodule = make_datamodule(args, World())
     datamodule.setup("fit")
-    model = make_model(args, datamodule)
+    model = make_model(args, datamodule, samples_per_step=5)
     hparams: Any = model.hparams
     assert (hparams.base_encoder, hparams.emb_dim, hparams.num_negatives) == ("resnet34", 64, 96)
     assert hparams.emb_spaces == 1
@@ -218,7 +268,7 @@ def test_the_paper_protocol_restores_draw_and_rounding(
     seco_root: Path, protocol: str, is_paper: bool
 ) -> None:
     args = parse_args(["--data_dir", str(seco_root), "--protocol", protocol])
-    datamodule = make_datamodule(args)
+    datamodule = make_datamodule(args, World())
     assert datamodule.replace_dates is is_paper
     assert datamodule.augment_config.round_to_uint8 is is_paper
 
@@ -309,6 +359,7 @@ def test_unknown_precision_is_refused_before_anything_is_written(
         ("--bands B2 B3 B4", "input_spec"),
         ("--learning_rate 0.5", "learning_rate 0.03, not 0.5"),
         ("--max_epochs 2", "has its 2 epochs already"),
+        ("--batch_size 2", "3 samples per step, not 2"),
     ],
 )
 def test_resuming_what_does_not_go_on_is_refused(

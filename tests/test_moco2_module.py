@@ -9,6 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.moco2_module import MocoV2
+from utils.augment import Augment, AugmentConfig
+from utils.distributed import exchange, shared_permutation, to_device
+from utils.normalization import InputSpec
 
 SPACES, DIM, QUEUE, BATCH = 3, 16, 10, 4
 
@@ -169,6 +172,33 @@ def test_the_loss_falls_below_chance_on_a_few_images() -> None:
         losses.append(loss.item())
     assert losses[4] == pytest.approx(log(25), abs=1.0)
     assert sum(losses[-4:]) / 4 < log(25) - 1.5
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_cpu_never_waits_for_the_gpu() -> None:
+    moco = make(num_negatives=40, bn_group_size=2).cuda()
+    optimizer = moco.optimizer([*moco.encoder_q.parameters(), *moco.heads_q.parameters()])
+    augment = Augment(InputSpec.of_pictures(), AugmentConfig(crop_size=32)).cuda()
+    patches = torch.randint(256, (8, 3, 48, 48), dtype=torch.uint8).cuda()
+    keys = torch.arange(8).cuda()
+
+    def step(number: int) -> None:
+        order = shared_permutation(8, number)
+        moved, moved_keys = exchange(patches, order), exchange(keys, order)
+        img_k = [augment(moved, moved_keys, stream, True) for stream in range(SPACES)]
+        img_q = augment(patches, keys, SPACES, False)
+        loss = moco.training_step((img_q, img_k, to_device(order, patches.device)), number)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    step(0)  # libraries start
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for number in range(1, 4):
+            step(number)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_the_first_bad_step_is_remembered() -> None:

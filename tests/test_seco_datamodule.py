@@ -25,6 +25,7 @@ from utils.augment import AugmentConfig
 from utils.errors import UserError
 from utils.random import sample_keys
 
+Batch = tuple[Tensor, list[Tensor], Tensor | None]
 CALM: dict[str, Any] = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False}
 CALM |= {"enable_progress_bar": False, "enable_model_summary": False}
 
@@ -50,9 +51,9 @@ class Recorder(LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(1))
-        self.batches: list[tuple[Tensor, list[Tensor]]] = []
+        self.batches: list[Batch] = []
 
-    def training_step(self, batch: tuple[Tensor, list[Tensor]]) -> Tensor:
+    def training_step(self, batch: Batch) -> Tensor:
         self.batches.append(batch)
         return self.weight.sum()
 
@@ -71,7 +72,7 @@ def fit(
 
 def assert_same(first: Recorder, second: Recorder) -> None:
     assert len(first.batches) == len(second.batches) > 0
-    for (q, k), (other_q, other_k) in zip(first.batches, second.batches, strict=True):
+    for (q, k, _), (other_q, other_k, _) in zip(first.batches, second.batches, strict=True):
         assert torch.equal(q, other_q)
         assert all(torch.equal(a, b) for a, b in zip(k, other_k, strict=True))
 
@@ -138,7 +139,7 @@ def test_each_view_takes_its_date_stream_and_transformation(
         assert torch.equal(call[0], patches[:, view.date])
         assert torch.equal(call[1], keys)
         assert call[2:] == (stream, view.synthetic)
-    img_q, img_k = recorder.batches[0]
+    img_q, img_k, _ = recorder.batches[0]
     assert [img_q.item(), *(k.item() for k in img_k)] == list(range(len(mode.views)))
 
 
@@ -149,11 +150,29 @@ def test_loop_gets_a_query_and_a_list_of_keys(
     datamodule = make(seco_root, data_mode, bands=("B2", "B3"))
     _, recorder = fit(datamodule, 1)
     assert len(recorder.batches) == samples // 2
-    for img_q, img_k in recorder.batches:
+    for img_q, img_k, _ in recorder.batches:
         assert len(img_k) == DATA_MODES[data_mode].emb_spaces
         assert all(view.shape == (2, 2, 16, 16) for view in [img_q, *img_k])
         assert all(view.dtype == torch.float32 for view in [img_q, *img_k])
     assert datamodule.input_spec.bands == ("B2", "B3")
+
+
+def test_shuffled_keys_are_the_same_views_in_another_order(seco_root: Path) -> None:
+    _, plain = fit(make(seco_root, batch_size=6), 2)
+    _, shuffled = fit(make(seco_root, batch_size=6, shuffle_keys=True), 2)
+    orders = []
+    for (q, keys, none), (same_q, shuffled_keys, order) in zip(
+        plain.batches, shuffled.batches, strict=True
+    ):
+        assert none is None
+        assert order is not None
+        assert torch.equal(q, same_q)
+        for key, moved in zip(keys, shuffled_keys, strict=True):
+            torch.testing.assert_close(key[order], moved)
+            assert not torch.equal(key, moved)
+        orders.append(order.tolist())
+    assert [sorted(order) for order in orders] == [list(range(6))] * 2
+    assert orders[0] != orders[1]  # a new one at every step
 
 
 def test_number_of_workers_does_not_change_the_views(seco_root: Path) -> None:
@@ -209,7 +228,7 @@ def test_processes_share_the_samples_in_equal_parts() -> None:
 
 def test_last_incomplete_batch_is_dropped(seco_root: Path) -> None:
     _, recorder = fit(make(seco_root, batch_size=4), 1)
-    assert [len(img_q) for img_q, _ in recorder.batches] == [4]
+    assert [len(img_q) for img_q, _, _ in recorder.batches] == [4]
 
 
 def test_fewer_samples_than_a_batch_are_an_error_with_both_numbers(seco_root: Path) -> None:
@@ -282,7 +301,7 @@ def test_moco_takes_pictures_from_class_folders_or_a_zip(tmp_path: Path, zipped:
     assert isinstance(datamodule.dataset.source, Pictures)
     assert len(datamodule.dataset) == 3
     assert datamodule.input_spec.bands == ("R", "G", "B")
-    assert [img_q.shape for img_q, _ in recorder.batches] == [(2, 3, 16, 16)]
+    assert [img_q.shape for img_q, _, _ in recorder.batches] == [(2, 3, 16, 16)]
 
 
 def test_seco_folder_in_mode_moco_is_read_as_patches(seco_root: Path) -> None:

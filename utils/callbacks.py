@@ -1,6 +1,10 @@
-"""What happens around the training steps: progress, checkpoints, the stop on a loss of NaN."""
+"""What happens around the training steps: progress, checkpoints, and how a run ends."""
 
+import signal
+import subprocess
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +13,8 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 from tqdm import tqdm
 
-from utils.distributed import gather
+from utils.cli import GRACE_S, exit_on_signal
+from utils.distributed import gather, own_part, unshuffle
 from utils.errors import UserError
 from utils.normalization import InputSpec
 from utils.plots import plot_views
@@ -128,10 +133,54 @@ class ViewsPicture(Callback):
     def __init__(self, path: Path, spec: InputSpec) -> None:
         self.path = path
         self.spec = spec
+        self.is_drawn = False
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.is_global_zero and batch_idx == 0 and not self.path.exists():
-            img_q, img_k = batch
+        if self.is_drawn:
+            return
+        self.is_drawn = True
+        img_q, img_k, order = batch
+        if order is not None:  # the keys of this process's queries may be in another process
+            img_k = [own_part(unshuffle(views, order)) for views in img_k]
+        if trainer.is_global_zero:
             plot_views(self.path, [img_q, *img_k], self.spec)
+
+
+class EndTogether(Callback):
+    """When one of several processes fails, all of them end, with its exit code.
+
+    The process that fails says why. The first one may have files to finish, the others never.
+    """
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.world_size > 1:
+            # Lightning's handler sends a message, for which a failed process no longer waits.
+            first = trainer.is_global_zero
+            signal.signal(signal.SIGTERM, exit_on_signal if first else signal.SIG_DFL)
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        children = getattr(trainer.strategy.launcher, "procs", [])  # if Lightning started them
+        lost_another = trainer.world_size > 1 and isinstance(exception, RuntimeError)
+        code = _wait_for_failure(children) if lost_another else 0
+        for child in children:
+            child.kill()  # a process that waits for another one in vain hears no other signal
+        if code:
+            sys.exit(code)
+
+
+def _wait_for_failure(children: Sequence[subprocess.Popen[bytes]]) -> int:
+    """Return the exit code of the first child that failed; 0 if none does within the grace time.
+
+    Without children, another launcher ends this process meanwhile, if another process failed.
+    """
+    deadline = time.monotonic() + GRACE_S
+    while time.monotonic() < deadline:
+        for child in children:
+            if child.poll():
+                return max(1, child.returncode)
+        time.sleep(0.05)
+    return 0

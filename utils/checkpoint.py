@@ -2,6 +2,7 @@
 
 import os
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,40 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         if not isinstance(checkpoint.get(part), dict):
             raise UserError(f"{path} is not a checkpoint of main_pretrain.py: it has no {part}")
     return checkpoint
+
+
+def check_resumable(
+    path: Path, hparams: Mapping[str, Any], samples_per_step: int, max_epochs: int
+) -> None:
+    """Refuse to go on from a finished run, with other inputs, or with flags without effect.
+
+    Args:
+        path: Checkpoint of the run to continue.
+        hparams: Hyper-parameters of the model that is to continue it.
+        samples_per_step: Samples of a step in all processes together.
+        max_epochs: Epochs that the whole run shall have.
+    """
+    checkpoint = read_checkpoint(path)
+    saved = checkpoint.get("hyper_parameters", {})
+    shape = ("base_encoder", "emb_dim", "num_negatives", "emb_spaces", "in_channels", "input_spec")
+    optimizer = ("learning_rate", "momentum", "weight_decay")  # restored from the checkpoint
+    for name in shape + optimizer:
+        if saved.get(name) != hparams[name]:
+            raise UserError(
+                f"{path} was trained with {name} {saved.get(name)}, not {hparams[name]}: "
+                "resume with the flags of its run"
+            )
+    before = checkpoint.get("SecoDataModule", {}).get("samples_per_step", samples_per_step)
+    if before != samples_per_step:  # epochs would have another number of steps
+        raise UserError(
+            f"{path} was trained with {before} samples per step, not {samples_per_step}: resume "
+            "with its --batch_size times its number of processes"
+        )
+    done = checkpoint["epoch"] + 1  # checkpoints are written after whole epochs
+    if done >= max_epochs:
+        raise UserError(
+            f"{path} has its {done} epochs already: raise --max_epochs above {done} to go on"
+        )
 
 
 class WholeCheckpointIO(TorchCheckpointIO):

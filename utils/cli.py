@@ -7,29 +7,27 @@ import math
 import os
 import signal
 import sys
+import time
 import warnings
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 import torch
 
+from utils.distributed import launched_rank
 from utils.errors import UserError
+from utils.precision import PRECISIONS
 
-# Lightning's names of the precisions, and what autocast makes of them.
-PRECISIONS = {
-    "32-true": None,
-    "32": None,
-    "bf16-mixed": torch.bfloat16,
-    "16-mixed": torch.float16,
-    "16": torch.float16,
-}
 # A full disk or a path that cannot be used is not a bug; the error's text names the path.
 _PATH_ERRORS = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM),
     *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
 }
+# Time for the launcher to end a process that fails only because another one did.
+GRACE_S = 5.0
 PROTOCOL_HELP = "paper restores the choices of the original, see docs/differences.md"
 
 
@@ -38,9 +36,17 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
 
 
 def base_parser(
-    description: str | None, *, max_epochs: int, batch_size: int, learning_rate: float
+    description: str | None,
+    *,
+    max_epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    precisions: Sequence[str] = tuple(PRECISIONS),
 ) -> ArgumentParser:
-    """Create a parser with the flags of every entry script; only defaults differ."""
+    """Create a parser with the flags of every entry script; only defaults differ.
+
+    ``precisions`` are the choices of ``--precision``, the default first.
+    """
     parser = ArgumentParser(
         description=description, formatter_class=HelpFormatter, allow_abbrev=False
     )
@@ -52,7 +58,7 @@ def base_parser(
     add("--max_epochs", type=int, default=max_epochs, help="passes over the training set")
     add("--gpus", type=int, default=min(1, torch.cuda.device_count()), help="0 runs on the CPU")
     add("--accelerator", choices=["dp", "ddp"], help="spelling of 2021, both run as ddp")
-    add("--precision", choices=PRECISIONS, default="32-true", help="of the arithmetic")
+    add("--precision", choices=precisions, default=precisions[0], help="of the arithmetic")
     add("--protocol", choices=["corrected", "paper"], default="corrected", help=PROTOCOL_HELP)
     add("--resume_from_checkpoint", type=Path, help="checkpoint of the run to continue")
     add("--log_dir", type=Path, default=Path("logs"), help="where runs write their folder")
@@ -94,55 +100,62 @@ def trainer_kwargs(args: Namespace) -> dict[str, Any]:
     """Translate flags of Lightning 1.1 into arguments of the Lightning 2 ``Trainer``."""
     return {
         "accelerator": "gpu" if args.gpus else "cpu",
-        "devices": args.gpus or 1,
-        "strategy": "ddp" if args.gpus > 1 else "auto",
+        "devices": 1,
         "precision": "16-mixed" if args.precision == "16" else args.precision,
         "max_epochs": args.max_epochs,
     }
 
 
-def share_cores(args: Namespace) -> None:
-    """Leave a core to each loader process when the CPU trains.
+def share_cores(args: Namespace, num_processes: int) -> None:
+    """Leave a core to each loader process when ``num_processes`` of this machine's CPU train.
 
     Threads wait for each other by spinning: one that lacks a core slows a step many times.
     """
     if args.gpus == 0:
-        free = (os.cpu_count() or 1) - args.num_workers
-        torch.set_num_threads(max(1, min(free, torch.get_num_threads())))
-
-
-def batch_size_per_process(args: Namespace) -> int:
-    """Split the batch over the GPUs if asked for ``dp``, which did so and is gone in Lightning 2.
-
-    ``ddp`` then takes the same steps, with the same per-GPU batch-norm statistics.
-    """
-    if args.accelerator != "dp" or args.gpus < 2:
-        return args.batch_size
-    if args.batch_size % args.gpus:
-        raise UserError(f"--batch_size {args.batch_size} is not a multiple of --gpus {args.gpus}")
-    warnings.warn("--accelerator dp runs as ddp with the batch split over the GPUs", stacklevel=2)
-    return args.batch_size // args.gpus
+        free = (os.cpu_count() or 1) // num_processes - args.num_workers
+        threads = max(1, min(free, torch.get_num_threads()))
+        torch.set_num_threads(threads)
+        if num_processes > 1:  # else Lightning counts cores, without the loaders
+            os.environ["OMP_NUM_THREADS"] = str(threads)
 
 
 def run(main: Callable[[], object]) -> None:
     """Run the ``main`` of a script: an error of user or machine is one sentence and exit code 2."""
     # Lightning's hints about devices and products, and its own use of what torch renamed.
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for library in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="pytorch_lightning.utilities._pytree")
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # cleans up
+    warnings.filterwarnings("ignore", message=".*broadcast_buffers. is deprecated")
+    signal.signal(signal.SIGTERM, exit_on_signal)
     try:
         main()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _leave(f"error: {error}", 2)
     except OSError as error:
         if error.errno not in _PATH_ERRORS:
             raise
-        print(f"error: {error}: free it or choose another path", file=sys.stderr)
-        sys.exit(2)
+        _leave(f"error: {error}: free it or choose another path", 2)
     except (MemoryError, torch.OutOfMemoryError):
-        print("error: out of memory: lower the sizes, such as --batch_size", file=sys.stderr)
-        sys.exit(2)
+        _leave("error: out of memory: lower the sizes, such as --batch_size", 2)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        _leave("interrupted", 130)
+    except SystemExit as leaving:  # Lightning's answer to Ctrl-C
+        if isinstance(leaving.__context__, KeyboardInterrupt):
+            _leave("interrupted", 130)
+        raise
+
+
+def exit_on_signal(number: int, frame: FrameType | None) -> NoReturn:
+    """Leave as after an error, so that what is half written is cleaned up."""
+    sys.exit(128 + number)
+
+
+def _leave(text: str, code: int) -> NoReturn:
+    """Report and exit; of several processes that fail alike, the first one reports.
+
+    The others wait, for the end of the first one ends them.
+    """
+    if launched_rank() > 0:
+        time.sleep(GRACE_S)
+    print(text, file=sys.stderr)
+    sys.exit(code)

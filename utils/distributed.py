@@ -1,4 +1,9 @@
-"""Exchange between processes; for a single process everything is the identity."""
+"""Exchange between processes; for a single process everything is the identity.
+
+Shapes: B samples per process, W processes.
+"""
+
+import os
 
 import torch
 import torch.distributed as dist
@@ -15,6 +20,12 @@ def rank() -> int:
     return dist.get_rank() if world_size() > 1 else 0
 
 
+def launched_rank() -> int:
+    """Return the number of this process as its launcher says, before processes are connected."""
+    names = ("RANK", "LOCAL_RANK", "SLURM_PROCID")  # torchrun, Lightning, SLURM
+    return next((int(os.environ[name]) for name in names if name in os.environ), 0)
+
+
 @torch.no_grad()
 def gather(tensor: Tensor) -> Tensor:
     """Concatenate the tensors of all processes in order of rank: (B, ...) -> (W * B, ...)."""
@@ -26,13 +37,55 @@ def gather(tensor: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def shared_permutation(size: int, seed: tuple[int, int], device: torch.device) -> Tensor:
-    """Draw a permutation of ``range(size)`` from a step and a view: the same in all processes."""
-    step, view = seed
-    generator = torch.Generator(device).manual_seed(step * 1000 + view)
-    return torch.randperm(size, generator=generator, device=device)
-
-
 def own_part(tensor: Tensor) -> Tensor:
     """Return this process's share of a gathered tensor: (W * B, ...) -> (B, ...)."""
     return tensor.chunk(world_size())[rank()]
+
+
+def shared_permutation(size: int, step: int) -> Tensor:
+    """Draw a permutation of ``range(size)`` from a step, on the CPU: the same in all processes."""
+    return torch.randperm(size, generator=torch.Generator().manual_seed(step))
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy from the CPU without waiting for the device."""
+    pinned = tensor.pin_memory() if device.type == "cuda" else tensor
+    return pinned.to(device, non_blocking=True)
+
+
+@torch.no_grad()
+def exchange(tensor: Tensor, order: Tensor) -> Tensor:
+    """Return this process's share of the permuted global batch; each row travels once.
+
+    Equals ``own_part(gather(tensor)[order])``, without the rows that go elsewhere.
+
+    Args:
+        tensor: This process's rows, shape (B, ...).
+        order: Permutation of the W * B rows of all processes, on the CPU, equal in all of them.
+
+    Returns:
+        Rows of shape (B, ...): row i of process r is row ``order[r * B + i]`` of all.
+    """
+    batch, this = len(tensor), rank()
+    source, row = order // batch, order % batch
+    if world_size() == 1:
+        return tensor.index_select(0, to_device(row, tensor.device))
+    target = torch.arange(len(order)) // batch
+    counts = torch.zeros(world_size(), world_size(), dtype=torch.long)
+    counts.index_put_((source, target), torch.ones_like(order), accumulate=True)
+    sent = tensor.index_select(0, to_device(row[source == this], tensor.device))
+    received = torch.empty_like(sent)
+    dist.all_to_all_single(received, sent, counts[:, this].tolist(), counts[this].tolist())
+    # Rows arrive by source; within a source, in the order in which they are wanted.
+    arrival = own_part(source).argsort(stable=True)
+    return received.index_select(0, to_device(arrival.argsort(), tensor.device))
+
+
+def unshuffle(tensor: Tensor, order: Tensor) -> Tensor:
+    """Gather rows that ``exchange`` has moved, in their original order: (B, ...) -> (W * B, ...).
+
+    Args:
+        tensor: This process's share of the permuted rows, shape (B, ...).
+        order: The permutation, on the device of the rows.
+    """
+    return gather(tensor)[order.argsort()]
