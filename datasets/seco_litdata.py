@@ -5,6 +5,7 @@ to ``PatchDataset``, so that a stream gives the samples that the folder gives; o
 LitData's: chunks at random, and the places of a chunk at random.
 """
 
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,9 +32,14 @@ from utils.report import write_json
 CHUNK_BYTES = 2**26  # 64 MiB, LitData's choice for object storage
 
 
-def is_litdata(data_dir: str) -> bool:
-    """Tell the address of a bucket, or a folder of LitData chunks, from everything else."""
-    return "://" in data_dir or (Path(data_dir) / INDEX_NAME).is_file()
+def is_litdata(data_dir: Path) -> bool:
+    """Tell a bucket, or a folder of LitData chunks, from everything else."""
+    return "://" in address(data_dir) or (data_dir / INDEX_NAME).is_file()
+
+
+def address(data_dir: Path) -> str:
+    """Return what the user has typed: a ``Path`` makes "s3:/bucket" of "s3://bucket"."""
+    return re.sub(r"^(\w{2,}):/(?!/)", r"\1://", str(data_dir))
 
 
 def write_litdata(
@@ -149,30 +155,33 @@ class StreamedPlaces:
     """The patches of a set in chunks, a ``PatchSource`` for the place at hand.
 
     Args:
-        root: Address of a bucket with prefix (``s3://``, ``gs://``), or folder.
-        bands: Bands that the set must have, in this order; None takes them as they are.
+        data_dir: Bucket with prefix (``s3://``, ``gs://``), or folder.
 
     Raises:
         UserError: Nothing is there, it is damaged, or it is none of ours.
     """
 
-    def __init__(self, root: str, bands: Sequence[str] | None = None) -> None:
+    def __init__(self, data_dir: Path) -> None:
         require_litdata()
-        self.root = root.rstrip("/")
+        self.root = address(data_dir)
         text = fetch(self.root, MANIFEST_NAME)
         self.manifest = parse_manifest(text, f"{self.root}/{MANIFEST_NAME}")
         self.starts = self.manifest.starts
         self.patch_shape = self.manifest.patch_shape
         self.input_spec = self.manifest.input_spec
-        if bands is not None and tuple(bands) != self.input_spec.bands:
-            raise UserError(
-                f"{root} holds the bands {' '.join(self.input_spec.bands)}, not {' '.join(bands)}: "
-                "change --bands, or write another set"
-            )
+        self.bands = self.input_spec.bands
         self.index = fetch(self.root, INDEX_NAME)
         check_index(self.index, len(self.starts) - 1, f"{self.root}/{INDEX_NAME}")
         self._first = 0  # patch at hand
         self._at_hand = np.empty((0, *self.patch_shape), np.uint8)
+
+    def check_bands(self, bands: Sequence[str]) -> None:
+        """Refuse other bands than those of the set, or another order: chunks come as a whole."""
+        if tuple(bands) != self.bands:
+            raise UserError(
+                f"{self.root} holds the bands {' '.join(self.bands)}, not {' '.join(bands)}: "
+                "change --bands, or write another set"
+            )
 
     def name(self, patch: int) -> str:
         """Return "place/date" in numbers: the set does not keep the names of the source."""

@@ -106,7 +106,7 @@ def upload(s3: Any, folder: Path, prefix: str) -> None:
 def make_loader(
     root: str | Path, mode: str = "seco", num_workers: int = 0, epoch: int = 2, **options: Any
 ) -> LitDataLoader:
-    dataset = PatchDataset(StreamedPlaces(str(root)), seed=7, **MODES[mode])  # type: ignore[arg-type]
+    dataset = PatchDataset(StreamedPlaces(Path(root)), seed=7, **MODES[mode])  # type: ignore[arg-type]
     return LitDataLoader(dataset, BATCH_SIZE, num_workers, epoch=lambda: epoch, **options)
 
 
@@ -192,7 +192,7 @@ def test_bad_patches_are_skipped_as_by_the_source(tmp_path: Path, mode: str) -> 
     source = Numbered(300, bad)
     manifest = write_litdata(source, tmp_path / "set", chunk_bytes=CHUNK_BYTES)
     assert manifest.bad == {patch: (f"patch/{patch}", "is torn") for patch in bad}
-    places = StreamedPlaces(str(tmp_path / "set"))
+    places = StreamedPlaces(tmp_path / "set")
     dataset = PatchDataset(places, seed=7, on_bad_patch="skip", **MODES[mode])  # type: ignore[arg-type]
     batches = [
         batch
@@ -258,12 +258,12 @@ def test_a_bucket_that_cannot_be_read_says_what_to_check(
     bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(UserError, match=r"s3://seco-test/nothing has no places.json: check the"):
-        StreamedPlaces(f"s3://{BUCKET}/nothing")
+        StreamedPlaces(Path(f"s3://{BUCKET}/nothing"))
     with pytest.raises(UserError, match=r"s3://nobody/nothing has no places.json: check the"):
-        StreamedPlaces("s3://nobody/nothing")
+        StreamedPlaces(Path("s3://nobody/nothing"))
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")  # nobody answers
     with pytest.raises(UserError, match=r"Could not connect .* check the address, the credentials"):
-        StreamedPlaces(bucket)
+        StreamedPlaces(Path(bucket))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
@@ -271,7 +271,7 @@ def test_a_bucket_that_cannot_be_read_says_what_to_check(
     with pytest.raises(
         UserError, match=r"locate credentials.*: check the address, the credentials"
     ):
-        StreamedPlaces(bucket)
+        StreamedPlaces(Path(bucket))
 
 
 def test_a_chunk_that_a_bucket_lacks_is_named(s3: Any, copy: Path, tmp_path: Path) -> None:
@@ -284,7 +284,7 @@ def test_a_chunk_that_a_bucket_lacks_is_named(s3: Any, copy: Path, tmp_path: Pat
 
 def test_another_kind_of_address_is_refused() -> None:
     with pytest.raises(UserError, match="https://host/set is not streamed: --data_dir takes s3://"):
-        StreamedPlaces("https://host/set")
+        StreamedPlaces(Path("https://host/set"))
 
 
 def test_a_google_bucket_names_the_package_that_it_needs() -> None:
@@ -293,7 +293,7 @@ def test_a_google_bucket_names_the_package_that_it_needs() -> None:
     with pytest.raises(
         UserError, match=r"gs://bucket/set needs .*: pip install google-cloud-storage"
     ):
-        StreamedPlaces("gs://bucket/set")
+        StreamedPlaces(Path("gs://bucket/set"))
 
 
 @pytest.mark.parametrize("use", [lambda path: write_litdata(Numbered(), path), StreamedPlaces])
@@ -302,7 +302,7 @@ def test_a_missing_litdata_is_told_with_its_remedy(
 ) -> None:
     monkeypatch.setitem(sys.modules, "litdata", None)
     with pytest.raises(UserError, match="need LitData: pip install litdata"):
-        use(tmp_path / "new" if use is not StreamedPlaces else str(root))
+        use(tmp_path / "new" if use is not StreamedPlaces else root)
     assert not list(tmp_path.iterdir())
 
 
@@ -326,7 +326,7 @@ def test_a_set_of_pickles_is_refused_before_anything_is_loaded(root: Path, tmp_p
     shutil.copy(root / MANIFEST_NAME, folder)
     assert json.loads((folder / INDEX_NAME).read_text())["config"]["data_format"] == ["pickle"]
     with pytest.raises(UserError, match=r"items of the format \['pickle'\], which could run code"):
-        StreamedPlaces(str(folder))
+        StreamedPlaces(folder)
     assert not mark.exists()
 
 
@@ -366,7 +366,7 @@ def test_an_index_that_lies_about_its_items_runs_nothing(copy: Path, tmp_path: P
 def test_a_damaged_index_is_refused(copy: Path, part: str, value: object) -> None:
     edit(copy / INDEX_NAME, part, value)
     with pytest.raises(UserError, match=r"index\.json (is damaged|declares)"):
-        StreamedPlaces(str(copy))
+        StreamedPlaces(copy)
 
 
 @pytest.mark.parametrize(
@@ -389,7 +389,7 @@ def test_a_damaged_index_is_refused(copy: Path, part: str, value: object) -> Non
 def test_a_damaged_manifest_is_refused(copy: Path, part: str, value: object) -> None:
     edit(copy / MANIFEST_NAME, part, value)
     with pytest.raises(UserError, match=r"places\.json (is damaged|has format version 2)"):
-        StreamedPlaces(str(copy))
+        StreamedPlaces(copy)
 
 
 @pytest.mark.parametrize("text", ["", "null", "[]", "{", "[" * 100_000, "\xff"])
@@ -397,7 +397,7 @@ def test_a_damaged_manifest_is_refused(copy: Path, part: str, value: object) -> 
 def test_what_is_no_json_of_ours_is_refused(copy: Path, name: str, text: str) -> None:
     (copy / name).write_bytes(text.encode("latin-1"))
     with pytest.raises(UserError, match=f"{name} is damaged"):
-        StreamedPlaces(str(copy))
+        StreamedPlaces(copy)
 
 
 def edit(path: Path, part: str, value: object) -> None:
@@ -413,10 +413,10 @@ def edit(path: Path, part: str, value: object) -> None:
 
 def test_a_folder_without_manifest_or_with_other_bands_is_refused(copy: Path) -> None:
     with pytest.raises(UserError, match="holds the bands B4 B8, not B8 B4: change --bands"):
-        StreamedPlaces(str(copy), ["B8", "B4"])
+        StreamedPlaces(copy).check_bands(["B8", "B4"])
     (copy / MANIFEST_NAME).unlink()
     with pytest.raises(UserError, match=r"copy has no places\.json: check the address, or write"):
-        StreamedPlaces(str(copy))
+        StreamedPlaces(copy)
 
 
 @pytest.mark.parametrize("damage", ["missing", "short", "empty", "scrambled"])
@@ -468,7 +468,7 @@ def test_workers_write_the_same_set(root: Path, tmp_path: Path) -> None:
 
 
 def test_addresses_and_folders_of_chunks_are_told_from_others(root: Path, tmp_path: Path) -> None:
-    assert is_litdata(str(root))
-    assert is_litdata("s3://bucket/prefix")
-    assert not is_litdata(str(tmp_path))
-    assert not is_litdata(str(tmp_path / "missing"))
+    assert is_litdata(root)
+    assert is_litdata(Path("s3://bucket/prefix"))
+    assert not is_litdata(tmp_path)
+    assert not is_litdata(tmp_path / "missing")
