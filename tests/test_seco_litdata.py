@@ -22,8 +22,11 @@ from datasets import seco_litdata
 from datasets.bad_patches import BadPatchError
 from datasets.litdata_loader import LitDataLoader
 from datasets.litdata_manifest import INDEX_NAME, MANIFEST_NAME
+from datasets.open_patches import open_patches
 from datasets.patch_dataset import PatchDataset
 from datasets.seco_litdata import StreamedPlaces, is_litdata, write_litdata
+from datasets.seco_packed import main as pack
+from main_pretrain import main as pretrain
 from utils.errors import UserError
 from utils.normalization import InputSpec
 
@@ -472,3 +475,69 @@ def test_addresses_and_folders_of_chunks_are_told_from_others(root: Path, tmp_pa
     assert is_litdata(Path("s3://bucket/prefix"))
     assert not is_litdata(tmp_path)
     assert not is_litdata(tmp_path / "missing")
+
+
+def test_the_command_writes_what_the_folder_holds(
+    seco_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "set"
+    flags = ["--bands", "B4", "B3", "B8", "--num_workers", "0", "--format", "litdata"]
+    shutil.copytree(seco_root, tmp_path / "source")
+    quantiles = {"quantiles": {"B8": [0, 100]}}
+    (tmp_path / "source" / "quantiles.json").write_text(json.dumps(quantiles))
+    pack(["--data_dir", str(tmp_path / "source"), "--save_path", str(folder), *flags])
+    out = capsys.readouterr().out
+    assert "24 patches of 6 places, B4 B3 B8, 48 x 48 px, 0.00 GB" in out
+    places = open_patches(folder, ["B4", "B3", "B8"])
+    source = open_patches(tmp_path / "source", ["B4", "B3", "B8"])
+    assert places.input_spec == source.input_spec
+    for every_date in (False, True):
+        dataset = PatchDataset(places, every_date=every_date)
+        expected = PatchDataset(source, every_date=every_date)
+        batches = list(LitDataLoader(dataset, 1, 0, epoch=lambda: 4))
+        assert sorted(indices(batches)) == list(range(len(expected)))
+        for batch in batches:
+            assert torch.equal(batch["patches"][0], expected[4, int(batch["index"])]["patches"])
+
+
+def test_a_training_from_a_bucket_resumes_as_if_unbroken(
+    s3: Any, seco_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LITDATA_CACHE_DIR", str(tmp_path / "cache"))
+    pack(["--data_dir", str(seco_root), "--save_path", str(tmp_path / "set"), "--format=litdata"])
+    upload(s3, tmp_path / "set", "run")
+    flags = ["--data_dir", f"s3://{BUCKET}/run", "--batch_size", "2", "--num_negatives", "8"]
+    flags += ["--crop_size", "32", "--num_workers", "0", "--gpus", "0"]
+    pretrain([*flags, "--log_dir", str(tmp_path / "whole"), "--max_epochs", "2"])
+    pretrain([*flags, "--log_dir", str(tmp_path / "first"), "--max_epochs", "1"])
+    (first,) = (tmp_path / "first").rglob("last.ckpt")
+    rest = ["--max_epochs", "2", "--resume_from_checkpoint", str(first)]
+    pretrain([*flags, "--log_dir", str(tmp_path / "rest"), *rest])
+    states = []
+    for name in ("whole", "rest"):
+        (path,) = (tmp_path / name).rglob("last.ckpt")
+        states.append(torch.load(path, weights_only=True)["state_dict"])
+    assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
+    assert list((tmp_path / "cache").rglob("chunk-*.bin"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--bands", "B8"], "holds the bands B4 B8, not B8: change --bands"),
+        (["--image_list", "list.txt"], "--image_list is for pictures, but .* holds LitData chunks"),
+        (["--cache", "ram"], "--cache ram is for packed stores"),
+    ],
+)
+def test_flags_that_do_not_fit_a_stream_are_refused(
+    root: Path, flags: list[str], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        pretrain(["--data_dir", str(root), "--gpus", "0", "--bands", "B4", "B8", *flags])
+
+
+def test_chunks_are_not_packed_again(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="in chunks already: --data_dir takes its source"):
+        pack(["--data_dir", str(root), "--save_path", str(tmp_path / "x"), "--bands", "B4", "B8"])
+    with pytest.raises(UserError, match="--verify is for packed stores"):
+        pack(["--save_path", str(root), "--verify", "--format", "litdata"])
