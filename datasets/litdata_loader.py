@@ -11,10 +11,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
+import torch
 from filelock import FileLock
 from litdata import StreamingDataLoader, StreamingDataset
-from torch.utils.data import default_collate
 
+from datasets.bad_patches import BadPatchError
 from datasets.litdata_manifest import INDEX_NAME, storage_options
 from datasets.litdata_places import Item, PlaceLoader
 from datasets.patch_dataset import PatchDataset
@@ -155,19 +157,34 @@ class _Collate:
     epoch: int
 
     def __call__(self, items: list[Item]) -> dict[str, Any]:
-        source = self.dataset.source
+        dataset, source = self.dataset, self.dataset.source
         assert isinstance(source, StreamedPlaces)
-        samples = []
+        indices = torch.tensor([index for index, _ in items])
+        epochs = torch.full_like(indices, self.epoch)
+        patches = torch.empty(len(items), dataset.num_dates, *source.patch_shape, dtype=torch.uint8)
+        names: list[str] = []
+        rows = zip(items, dataset.draw(epochs, indices).tolist(), patches.numpy(), strict=True)
         try:
-            for index, stored in items:
+            for (index, stored), drawn, target in rows:
                 if isinstance(stored, str):
                     raise UserError(
                         f"{source.root}: {stored}: check the connection and the copy of the set"
                     )
-                source.hold(source.place_of(index) if self.dataset.every_date else index, stored)
-                samples.append(self.dataset[self.epoch, index])
+                source.hold(source.place_of(index) if dataset.every_date else index, stored)
+                names += self._copy(source, index, drawn, target)
         except UserError as error:
             return {"error": str(error)}
-        names = [name for sample in samples for name in sample.pop("bad")]
-        batch: dict[str, Any] = default_collate(samples)
-        return batch | {"bad": names}
+        return {"patches": patches, "epoch": epochs, "index": indices, "bad": names}
+
+    def _copy(
+        self, source: StreamedPlaces, index: int, drawn: list[int], target: np.ndarray
+    ) -> list[str]:
+        """Copy the patches of a sample, (T, C, H, W); return the names of bad ones."""
+        try:
+            for patch, pixels in zip(drawn, target, strict=True):
+                pixels[:] = source.read(patch)
+        except BadPatchError:  # the data set knows which sample stands in
+            sample = self.dataset[self.epoch, index]
+            target[:] = sample["patches"]
+            return list(sample["bad"])
+        return []

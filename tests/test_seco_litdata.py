@@ -5,7 +5,7 @@ import os
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ import boto3
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 import torch.multiprocessing as mp
 from litdata.streaming.writer import BinaryWriter
 from moto.server import ThreadedMotoServer
@@ -27,19 +26,21 @@ from datasets.patch_dataset import PatchDataset
 from datasets.seco_litdata import StreamedPlaces, is_litdata, write_litdata
 from datasets.seco_packed import main as pack
 from main_pretrain import main as pretrain
+from tests.stream_process import (
+    BATCH_SIZE,
+    MODES,
+    SEED,
+    WORLD,
+    Batches,
+    assert_equal,
+    make_loader,
+    work,
+)
 from utils.errors import UserError
 from utils.normalization import InputSpec
 
-BATCH_SIZE = 4
 CHUNK_BYTES = 1000  # about six places
 BUCKET = "seco-test"
-WORLD = 2
-MODES = {
-    "seco": {"num_dates": 3},
-    "paper": {"num_dates": 3, "replace": True},
-    "moco": {"every_date": True},
-}
-Batches = list[dict[str, Any]]
 
 
 class Numbered:
@@ -106,28 +107,13 @@ def upload(s3: Any, folder: Path, prefix: str) -> None:
         s3.upload_file(str(path), BUCKET, f"{prefix}/{path.name}")
 
 
-def make_loader(
-    root: str | Path, mode: str = "seco", num_workers: int = 0, epoch: int = 2, **options: Any
-) -> LitDataLoader:
-    dataset = PatchDataset(StreamedPlaces(Path(root)), seed=7, **MODES[mode])  # type: ignore[arg-type]
-    return LitDataLoader(dataset, BATCH_SIZE, num_workers, epoch=lambda: epoch, **options)
-
-
 def indices(batches: Batches) -> list[int]:
     return [index for batch in batches for index in batch["index"].tolist()]
 
 
-def assert_equal(batches: Batches, expected: Batches) -> None:
-    assert len(batches) == len(expected) > 0
-    for batch, wanted in zip(batches, expected, strict=True):
-        assert batch["bad"] == wanted["bad"]
-        for name in ("patches", "epoch", "index"):
-            assert torch.equal(batch[name], wanted[name])
-
-
 def assert_samples_of(source: Numbered, batches: Batches, mode: str, **options: Any) -> None:
     """Compare each sample with what the source itself gives for its (epoch, index)."""
-    dataset = PatchDataset(source, seed=7, **MODES[mode], **options)  # type: ignore[arg-type]
+    dataset = PatchDataset(source, seed=SEED, **MODES[mode], **options)
     for batch in batches:
         assert batch["patches"].dtype == torch.uint8
         keys = zip(batch["epoch"].tolist(), batch["index"].tolist(), strict=True)
@@ -196,7 +182,7 @@ def test_bad_patches_are_skipped_as_by_the_source(tmp_path: Path, mode: str) -> 
     manifest = write_litdata(source, tmp_path / "set", chunk_bytes=CHUNK_BYTES)
     assert manifest.bad == {patch: (f"patch/{patch}", "is torn") for patch in bad}
     places = StreamedPlaces(tmp_path / "set")
-    dataset = PatchDataset(places, seed=7, on_bad_patch="skip", **MODES[mode])  # type: ignore[arg-type]
+    dataset = PatchDataset(places, seed=SEED, on_bad_patch="skip", **MODES[mode])
     batches = [
         batch
         for epoch in range(3)
@@ -223,27 +209,6 @@ def test_a_bucket_streams_what_the_folder_does(
     assert list(cache.rglob("*.bin"))
 
 
-def work(rank: int, bucket: str, folder: str, num_workers: int) -> None:
-    """One of two processes: stream an epoch and save what came."""
-    address = {"init_method": f"file://{folder}/gloo", "rank": rank, "world_size": WORLD}
-    dist.init_process_group("gloo", **address)  # type: ignore[arg-type]
-    loader = make_loader(
-        bucket,
-        num_workers=num_workers,
-        rank=rank,
-        world_size=WORLD,
-        cache_dir=Path(folder, "cache"),
-    )
-    batches = list(loader)
-    lengths: list[int] = [0] * WORLD
-    dist.all_gather_object(lengths, len(batches))
-    assert lengths == [len(loader)] * WORLD == [50 // (BATCH_SIZE * WORLD)] * WORLD
-    loader.load_state_dict({"epoch": 2, "batches": 3})
-    assert_equal(list(loader), batches[3:])
-    torch.save(batches, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
-
-
 # Below a spawned process the workers are spawned too, which imports everything once more.
 @pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_two_processes_share_a_bucket_and_take_each_sample_once(
@@ -253,7 +218,7 @@ def test_two_processes_share_a_bucket_and_take_each_sample_once(
     mp.spawn(work, args=(bucket, str(tmp_path), num_workers), nprocs=WORLD)
     batches = [batch for rank in range(WORLD) for batch in torch.load(tmp_path / f"{rank}.pt")]
     assert set(Counter(indices(batches)).values()) == {1}
-    assert len(indices(batches)) == 48  # of 50: full batches only
+    assert len(indices(batches)) == 48  # of 50: full batches only, equally many in each process
     assert_samples_of(Numbered(), batches, "seco")
 
 
@@ -500,25 +465,42 @@ def test_the_command_writes_what_the_folder_holds(
             assert torch.equal(batch["patches"][0], expected[4, int(batch["index"])]["patches"])
 
 
-def test_a_training_from_a_bucket_resumes_as_if_unbroken(
+@pytest.fixture
+def flags(
     s3: Any, seco_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+) -> Callable[..., list[str]]:
+    """Flags of a small training from a bucket, which has three batches."""
     monkeypatch.setenv("LITDATA_CACHE_DIR", str(tmp_path / "cache"))
     pack(["--data_dir", str(seco_root), "--save_path", str(tmp_path / "set"), "--format=litdata"])
     upload(s3, tmp_path / "set", "run")
-    flags = ["--data_dir", f"s3://{BUCKET}/run", "--batch_size", "2", "--num_negatives", "8"]
-    flags += ["--crop_size", "32", "--num_workers", "0", "--gpus", "0"]
-    pretrain([*flags, "--log_dir", str(tmp_path / "whole"), "--max_epochs", "2"])
-    pretrain([*flags, "--log_dir", str(tmp_path / "first"), "--max_epochs", "1"])
+
+    def make(log_dir: str, max_epochs: int) -> list[str]:
+        texts = f"--data_dir s3://{BUCKET}/run --log_dir {tmp_path / log_dir} --batch_size 2"
+        texts += f" --max_epochs {max_epochs} --num_negatives 8 --crop_size 32 --num_workers 0"
+        return [*texts.split(), "--gpus", "0"]
+
+    return make
+
+
+def test_a_training_reads_from_a_bucket(flags: Callable[..., list[str]], tmp_path: Path) -> None:
+    trainer = pretrain([*flags("logs", max_epochs=1), "--debug"])
+    assert trainer.global_step == 3
+    assert list((tmp_path / "cache").rglob("chunk-*.bin"))
+
+
+@pytest.mark.slow
+def test_a_resumed_training_from_a_bucket_is_as_if_unbroken(
+    flags: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    pretrain(flags("whole", max_epochs=2))
+    pretrain(flags("first", max_epochs=1))
     (first,) = (tmp_path / "first").rglob("last.ckpt")
-    rest = ["--max_epochs", "2", "--resume_from_checkpoint", str(first)]
-    pretrain([*flags, "--log_dir", str(tmp_path / "rest"), *rest])
+    pretrain([*flags("rest", max_epochs=2), "--resume_from_checkpoint", str(first)])
     states = []
     for name in ("whole", "rest"):
         (path,) = (tmp_path / name).rglob("last.ckpt")
         states.append(torch.load(path, weights_only=True)["state_dict"])
     assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
-    assert list((tmp_path / "cache").rglob("chunk-*.bin"))
 
 
 @pytest.mark.parametrize(
