@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from filelock import FileLock
 from litdata import StreamingDataLoader, StreamingDataset
+from torch.utils.data import get_worker_info
 
 from datasets.bad_patches import BadPatchError
 from datasets.litdata_manifest import INDEX_NAME, storage_options
@@ -162,6 +163,8 @@ class _Collate:
         indices = torch.tensor([index for index, _ in items])
         epochs = torch.full_like(indices, self.epoch)
         patches = torch.empty(len(items), dataset.num_dates, *source.patch_shape, dtype=torch.uint8)
+        if get_worker_info() is not None:
+            patches.share_memory_()  # now, while it is empty: a worker would copy it afterwards
         names: list[str] = []
         rows = zip(items, dataset.draw(epochs, indices).tolist(), patches.numpy(), strict=True)
         try:
