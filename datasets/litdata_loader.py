@@ -28,11 +28,12 @@ DEFAULT_CACHE_DIR = Path.home() / ".cache" / "seco_litdata"
 
 
 class LitDataLoader:
-    """Batches of a stream, each a function of (seed, epoch) and its number in the epoch.
+    """Batches of a stream.
 
     Every process takes equally many full batches, and no sample is taken twice in an epoch. The
-    order depends on the number of processes and of workers, the samples do not. Its state for a
-    checkpoint is the epoch and the number of batches taken in it.
+    order is a function of (seed, epoch) and of the numbers of processes, workers and samples per
+    batch; the samples depend on none of these numbers. A batch comes out of few chunks: if every
+    date is a sample, it has several dates of the same place, unlike a batch from elsewhere.
 
     Args:
         dataset: Samples; their source is the stream.
@@ -67,14 +68,26 @@ class LitDataLoader:
         self.cache_dir = cache_dir or Path(os.environ.get("LITDATA_CACHE_DIR", DEFAULT_CACHE_DIR))
         self._taken = {"epoch": -1, "batches": 0}
         self._resume_at: dict[str, int] | None = None
+        # What an order depends on, beside the seed and the epoch.
+        self._numbers = {
+            "batch_size": batch_size,
+            "num_workers": num_workers,
+            "world_size": world_size,
+        }
 
     def __len__(self) -> int:
         return len(self.dataset) // (self.batch_size * self.world_size)
 
     def state_dict(self) -> dict[str, int]:
-        return dict(self._taken)
+        return self._taken | self._numbers
 
     def load_state_dict(self, state: dict[str, int]) -> None:
+        numbers = {name: state[name] for name in self._numbers}
+        if state["batches"] % len(self) and numbers != self._numbers:
+            raise UserError(
+                f"the checkpoint was written within an epoch with {numbers}, not {self._numbers}: "
+                "resume with these numbers, or from a checkpoint between epochs"
+            )
         self._resume_at = dict(state)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -82,7 +95,7 @@ class LitDataLoader:
         self._taken = {"epoch": self.epoch(), "batches": 0}
         if state is not None and state["epoch"] == self._taken["epoch"]:
             self._taken["batches"] = state["batches"] % len(self)
-        for batch in self._open(**self._taken):
+        for batch in self._open(self._taken["epoch"], self._taken["batches"]):
             self._taken["batches"] += 1
             yield batch
 

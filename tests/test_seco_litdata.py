@@ -16,6 +16,7 @@ import torch
 import torch.multiprocessing as mp
 from litdata.streaming.writer import BinaryWriter
 from moto.server import ThreadedMotoServer
+from pytorch_lightning import LightningModule, Trainer
 
 from datasets import seco_litdata
 from datasets.bad_patches import BadPatchError
@@ -166,12 +167,77 @@ def test_a_resumed_epoch_goes_on_with_the_next_batch(
         assert_equal(list(resumed), whole)  # only the first epoch was a rest
 
 
+def test_a_broken_epoch_does_not_go_on_in_another_order(root: Path) -> None:
+    killed = make_loader(root)
+    next(iter(killed))
+    with pytest.raises(UserError, match=r"within an epoch with .*'world_size': 1.*: resume with"):
+        make_loader(root, world_size=2).load_state_dict(killed.state_dict())
+    list(killed)  # a whole epoch
+    make_loader(root, world_size=2).load_state_dict(killed.state_dict())
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 5])
+def test_processes_take_equally_many_batches_and_nothing_twice(root: Path, world_size: int) -> None:
+    loaders = [make_loader(root, rank=r, world_size=world_size) for r in range(world_size)]
+    shares = [indices(list(loader)) for loader in loaders]
+    assert {len(share) for share in shares} == {50 // (BATCH_SIZE * world_size) * BATCH_SIZE}
+    assert set(Counter(index for share in shares for index in share).values()) == {1}
+
+
 def test_a_state_after_a_whole_epoch_begins_the_next_one(root: Path) -> None:
     done = make_loader(root, epoch=2)
     list(done)
     resumed = make_loader(root, epoch=3)
     resumed.load_state_dict(done.state_dict())
     assert_equal(list(resumed), list(make_loader(root, epoch=3)))
+
+
+class Recorder(LightningModule):
+    """Notes the samples of its steps, and saves a checkpoint after one of them."""
+
+    def __init__(self, root: Path, save_after: int, path: Path) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1))
+        self.root, self.save_after, self.path = root, save_after, path
+        self.seen: list[tuple[int, list[int]]] = []
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    def train_dataloader(self) -> LitDataLoader:
+        progress = self.trainer.fit_loop.epoch_progress
+        dataset = PatchDataset(StreamedPlaces(self.root))
+        return LitDataLoader(dataset, BATCH_SIZE, 0, epoch=lambda: progress.current.processed)  # type: ignore[attr-defined]
+
+    def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
+        self.seen.append((int(batch["epoch"][0]), batch["index"].tolist()))
+        return self.weight.sum()
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        if len(self.seen) == self.save_after:
+            self.trainer.save_checkpoint(self.path)
+
+
+@pytest.mark.parametrize("save_after", [5, 12, 17])
+def test_lightning_resumes_within_an_epoch(root: Path, tmp_path: Path, save_after: int) -> None:
+    def fit(checkpoint: Path | None) -> list[tuple[int, list[int]]]:
+        model = Recorder(root, save_after, tmp_path / "new.ckpt")
+        trainer = Trainer(
+            accelerator="cpu",
+            max_epochs=2,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+        )
+        trainer.fit(model, ckpt_path=checkpoint, weights_only=True)
+        return model.seen
+
+    whole = fit(None)
+    assert len(whole) == 24
+    shutil.move(tmp_path / "new.ckpt", tmp_path / "saved.ckpt")
+    assert fit(tmp_path / "saved.ckpt") == whole[save_after:]
 
 
 @pytest.mark.parametrize("mode", MODES)
