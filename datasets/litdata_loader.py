@@ -128,11 +128,11 @@ class LitDataLoader:
     def _open_stream(self) -> StreamingDataset:
         source = self.dataset.source
         assert isinstance(source, StreamedPlaces)
-        with _only_one(self.cache_dir, source.root), TemporaryDirectory() as folder:
+        with _only_one(self.cache_dir, source.address), TemporaryDirectory() as folder:
             # LitData gets the index that was checked, and not another one that comes after it.
             Path(folder, INDEX_NAME).write_bytes(source.index)
             stream = StreamingDataset(
-                source.root,
+                source.address,
                 cache_dir=str(self.cache_dir),
                 index_path=folder,
                 item_loader=PlaceLoader(source.starts, self.dataset.every_date),
@@ -140,7 +140,7 @@ class LitDataLoader:
                 item_shuffle_window=0,  # among all items of a chunk
                 drop_last=True,
                 seed=self.dataset.seed,
-                storage_options=storage_options(source.root),
+                storage_options=storage_options(source.address),
             )
         # LitData guesses these from the environment. For several nodes it keeps chunks on the node
         # that has them, but reads one that two nodes share twice, and their batches may differ in
@@ -184,7 +184,7 @@ class _Collate:
             for (index, stored), drawn, target in rows:
                 if isinstance(stored, str):
                     raise UserError(
-                        f"{source.root}: {stored}: check the connection and the copy of the set"
+                        f"{source.address}: {stored}: check the connection and the copy of the set"
                     )
                 source.hold(source.place_of(index) if dataset.every_date else index, stored)
                 names += self._copy(source, index, drawn, target)

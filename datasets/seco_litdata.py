@@ -163,15 +163,16 @@ class StreamedPlaces:
 
     def __init__(self, data_dir: Path) -> None:
         require_litdata()
-        self.root = address(data_dir)
-        text = fetch(self.root, MANIFEST_NAME)
-        self.manifest = parse_manifest(text, f"{self.root}/{MANIFEST_NAME}")
+        self.root = data_dir
+        self.address = address(data_dir)
+        text = fetch(self.address, MANIFEST_NAME)
+        self.manifest = parse_manifest(text, f"{self.address}/{MANIFEST_NAME}")
         self.starts = self.manifest.starts
         self.patch_shape = self.manifest.patch_shape
         self.input_spec = self.manifest.input_spec
         self.bands = self.input_spec.bands
-        self.index = fetch(self.root, INDEX_NAME)
-        check_index(self.index, len(self.starts) - 1, f"{self.root}/{INDEX_NAME}")
+        self.index = fetch(self.address, INDEX_NAME)
+        check_index(self.index, len(self.starts) - 1, f"{self.address}/{INDEX_NAME}")
         self._first = 0  # patch at hand
         self._at_hand = np.empty((0, *self.patch_shape), np.uint8)
 
@@ -179,7 +180,7 @@ class StreamedPlaces:
         """Refuse other bands than those of the set, or another order: chunks come as a whole."""
         if tuple(bands) != self.bands:
             raise UserError(
-                f"{self.root} holds the bands {' '.join(self.bands)}, not {' '.join(bands)}: "
+                f"{self.address} holds the bands {' '.join(self.bands)}, not {' '.join(bands)}: "
                 "change --bands, or write another set"
             )
 
@@ -197,8 +198,8 @@ class StreamedPlaces:
         expected = self.manifest.item_patches(place) * patch_bytes(self)
         if len(stored) != expected:
             raise UserError(
-                f"{self.root} has {len(stored)} instead of {expected} bytes for place {place}: it "
-                "is damaged, copy or write it again"
+                f"{self.address} has {len(stored)} instead of {expected} bytes for place {place}: "
+                "it is damaged, copy or write it again"
             )
         self._first = int(self.starts[place])
         self._at_hand = stored.reshape(-1, *self.patch_shape)
