@@ -4,17 +4,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datasets.bands import RGB_BANDS
+from datasets.packed_manifest import PICTURE_BANDS
 from datasets.packed_store import PackedStore, is_packed
 from datasets.packing_journal import JOURNAL_NAME
 from datasets.pictures import Pictures
+from datasets.seco_litdata import StreamedPlaces, is_litdata
 from datasets.seco_patches import SecoPatches, is_band, is_seco
 from utils.errors import UserError
 
-Patches = SecoPatches | Pictures | PackedStore
+Patches = SecoPatches | Pictures | PackedStore | StreamedPlaces
 
 
 def open_patches(data_dir: Path, bands: Sequence[str], image_list: Path | None = None) -> Patches:
-    """Open a packed store, a SeCo folder or zip, or a folder or zip of pictures.
+    """Open a packed store, a SeCo folder or zip, a folder or zip of pictures, or a stream.
 
     Args:
         data_dir: What the user named.
@@ -32,6 +34,15 @@ def open_patches(data_dir: Path, bands: Sequence[str], image_list: Path | None =
             f"{data_dir} is not packed to the end: run the same command of datasets/seco_packed.py "
             "again, which goes on where it stopped"
         )
+    if is_litdata(data_dir):
+        if image_list is not None:
+            raise UserError(f"--image_list is for pictures, but {data_dir} holds LitData chunks")
+        places = StreamedPlaces(data_dir)
+        if places.bands == PICTURE_BANDS:
+            _refuse_bands(data_dir, bands)
+        else:
+            places.check_bands(bands)
+        return places
     if is_seco(data_dir):
         if image_list is not None:
             raise UserError(f"--image_list is for pictures, but {data_dir} holds SeCo patches")

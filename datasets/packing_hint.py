@@ -11,6 +11,7 @@ from datasets.bands import RGB_BANDS
 from datasets.packed_manifest import PICTURE_BANDS
 from datasets.packed_store import PackedStore
 from datasets.patch_dataset import PatchDataset
+from datasets.seco_litdata import StreamedPlaces
 
 _SAMPLES = 4
 
@@ -22,9 +23,9 @@ def packing_hint(dataset: PatchDataset, data_dir: Path) -> str | None:
     holds them.
 
     Returns:
-        A sentence; None for a store, or where nothing can be measured.
+        A sentence; None for a store or a stream, or where nothing can be measured.
     """
-    if isinstance(dataset.source, PackedStore):
+    if isinstance(dataset.source, PackedStore | StreamedPlaces):
         return None
     started = time.perf_counter()
     try:

@@ -1,12 +1,12 @@
 """From a folder of patches to the views of a training step, in the three modes of SeCo."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pytorch_lightning import LightningDataModule
+from pytorch_lightning import LightningDataModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
@@ -15,6 +15,7 @@ from datasets.open_patches import open_patches
 from datasets.packed_manifest import PICTURE_BANDS
 from datasets.packed_store import PackedStore
 from datasets.patch_dataset import PatchDataset
+from datasets.seco_litdata import StreamedPlaces
 from datasets.seeded_sampler import SeededSampler
 from datasets.store_loader import DeviceLoader, StoreLoader
 from utils.augment import Augment, AugmentConfig
@@ -77,8 +78,8 @@ class SecoDataModule(LightningDataModule):
     The ``Trainer`` needs ``use_distributed_sampler=False``.
 
     Args:
-        data_dir: SeCo folder or zip, or packed store; in mode moco also a folder or zip of
-            pictures.
+        data_dir: SeCo folder or zip, packed store, or LitData chunks in a folder or bucket; in mode
+            moco also a folder or zip of pictures.
         data_mode: Key of ``DATA_MODES``.
         bands: Bands in channel order; pictures have red, green, blue only.
         batch_size: Samples per step and process.
@@ -172,21 +173,21 @@ class SecoDataModule(LightningDataModule):
             )
         return steps
 
-    def train_dataloader(self) -> DataLoader[dict[str, Any]] | StoreLoader | DeviceLoader:
+    def train_dataloader(self) -> Iterable[dict[str, Any]]:
         trainer = self.trainer
         assert trainer is not None  # Lightning calls this
-        world_size = trainer.world_size
-        self.steps_per_epoch(world_size)
+        self.steps_per_epoch(trainer.world_size)
         self._bad_patches = BadPatchList(len(self.dataset), self.log_dir)
+        device = trainer.strategy.root_device
+        if isinstance(self.dataset.source, StreamedPlaces):
+            return self._litdata_loader(trainer, device)
         sampler = SeededSampler(
             len(self.dataset),
             self.seed,
-            # trainer.current_epoch lags behind when a resumed run starts.
-            epoch=lambda: trainer.fit_loop.epoch_progress.current.processed,  # type: ignore[attr-defined]
+            epoch=lambda: _epoch(trainer),
             rank=trainer.global_rank,
-            world_size=world_size,
+            world_size=trainer.world_size,
         )
-        device = trainer.strategy.root_device
         if isinstance(self.dataset.source, PackedStore):
             return self._store_loader(self.dataset.source, sampler, device)
         return DataLoader(
@@ -198,6 +199,19 @@ class SecoDataModule(LightningDataModule):
             drop_last=True,  # as the original; the queue and batch norm see full batches only
             pin_memory=device.type == "cuda",
             persistent_workers=self.num_workers > 0,
+        )
+
+    def _litdata_loader(self, trainer: Trainer, device: torch.device) -> Iterable[dict[str, Any]]:
+        from datasets.litdata_loader import LitDataLoader  # needs LitData, which is optional
+
+        return LitDataLoader(
+            self.dataset,
+            self.batch_size,
+            self.num_workers,
+            epoch=lambda: _epoch(trainer),
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+            pin_memory=device.type == "cuda",
         )
 
     def _store_loader(
@@ -256,6 +270,11 @@ class SecoDataModule(LightningDataModule):
 
     def _is_training(self) -> bool:
         return self.trainer is not None and self.trainer.training
+
+
+def _epoch(trainer: Trainer) -> int:
+    """Return the epoch that begins; ``trainer.current_epoch`` lags behind in a resumed run."""
+    return trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
 
 
 class _ErrorsAsSamples(Dataset[dict[str, Any]]):

@@ -6,6 +6,9 @@ A SeCo folder, or its zip without unpacking it:
 Pictures, for --data_mode moco:
   python datasets/seco_packed.py --data_dir EuroSAT_RGB.zip --save_path datasets/eurosat_packed
 
+Chunks for LitData, to be copied to a bucket that --data_dir s3://BUCKET/PREFIX then streams from:
+  python datasets/seco_packed.py --data_dir seco_100k.zip --save_path seco_100k --format litdata
+
 An interrupted packing goes on when the same command runs again. Check a store, after copying it:
   python datasets/seco_packed.py --verify --save_path datasets/seco_100k_packed
 """
@@ -16,16 +19,20 @@ from pathlib import Path
 if not __package__:  # started as a script: the root is not on the path yet
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+import math
 import os
 import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 
+from datasets import litdata_manifest
 from datasets.bands import RGB_BANDS
+from datasets.litdata_manifest import PlacesManifest
 from datasets.open_patches import open_patches
 from datasets.packed_manifest import MANIFEST_NAME, Manifest
 from datasets.packed_store import PackedStore
 from datasets.packing import pack, verify
+from datasets.seco_litdata import StreamedPlaces, write_litdata
 from utils.cli import HelpFormatter, check_not_negative, run
 from utils.errors import UserError
 
@@ -37,6 +44,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     add("--data_dir", type=Path, help="SeCo folder or zip, or folder or zip of pictures")
     add("--save_path", type=Path, required=True, help="folder of the store")
     add("--bands", nargs="+", default=list(RGB_BANDS), help="bands of SeCo patches to pack")
+    add("--format", choices=["raw", "litdata"], default="raw", help="store, or chunks to stream")
     add("--num_workers", type=int, default=min(8, os.cpu_count() or 1), help="processes")
     add("--verify", action="store_true", help="only hash the shards of a store again")
     return parser.parse_args(argv)
@@ -48,19 +56,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_not_negative(args, "num_workers")
     started = time.perf_counter()
     if args.verify:
+        if args.format != "raw":
+            raise UserError("--verify is for packed stores, which --format litdata does not write")
         manifest = verify(args.save_path, args.num_workers)
         print(f"verified: {describe(manifest)}")
         return
     if args.data_dir is None:
         raise UserError("--data_dir is missing: the folder or zip to pack")
     source = open_patches(args.data_dir, args.bands)
-    if isinstance(source, PackedStore):
-        raise UserError(f"{args.data_dir} is packed already: --data_dir takes its source")
     if args.save_path.resolve().is_relative_to(args.data_dir.resolve()):
         raise UserError(f"--save_path {args.save_path} lies in --data_dir: choose one beside it")
-    manifest = pack(source, args.save_path, args.num_workers)
-    print(f"packed in {time.perf_counter() - started:.0f} s: {describe(manifest)}")
-    print(f"store: {args.save_path}")
+    if isinstance(source, StreamedPlaces):
+        raise UserError(f"{args.data_dir} is in chunks already: --data_dir takes its source")
+    if args.format == "litdata":
+        packed = describe_places(write_litdata(source, args.save_path, args.num_workers))
+    elif isinstance(source, PackedStore):
+        raise UserError(f"{args.data_dir} is packed already: --data_dir takes its source")
+    else:
+        packed = describe(pack(source, args.save_path, args.num_workers))
+    print(f"packed in {time.perf_counter() - started:.0f} s: {packed}")
+    print(f"{'chunks' if args.format == 'litdata' else 'store'}: {args.save_path}")
 
 
 def describe(manifest: Manifest) -> str:
@@ -71,6 +86,17 @@ def describe(manifest: Manifest) -> str:
         f"{manifest.num_patches} patches of {len(manifest.places)} places, "
         f"{' '.join(manifest.bands)}, {manifest.height} x {manifest.width} px, {size / 1e9:.2f} GB"
         f"{f', {flawed} flawed patches listed in {MANIFEST_NAME}' * (flawed > 0)}"
+    )
+
+
+def describe_places(manifest: PlacesManifest) -> str:
+    """Tell in a line what a set of chunks holds."""
+    bands, (_, height, width) = manifest.input_spec.bands, manifest.patch_shape
+    num_patches, num_bad = int(manifest.starts[-1]), len(manifest.bad)
+    return (
+        f"{num_patches} patches of {len(manifest.starts) - 1} places, {' '.join(bands)}, "
+        f"{height} x {width} px, {num_patches * math.prod(manifest.patch_shape) / 1e9:.2f} GB"
+        f"{f', {num_bad} bad patches listed in {litdata_manifest.MANIFEST_NAME}' * (num_bad > 0)}"
     )
 
 
