@@ -78,8 +78,9 @@ class MocoV2(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        # Foreach on a GPU, by default. On a CPU fused=True would save 12 ms per step of a ResNet-18,
-        # but torch 2.15 is silently wrong where a gradient does not lie in memory as its weight.
+        # Foreach on a GPU, by default. On a CPU fused=True would save 12 ms per step of a
+        # ResNet-18, but torch 2.15 is silently wrong where a gradient does not lie in memory as
+        # its weight.
         self.optimizer = partial(
             SGD, lr=learning_rate, momentum=momentum, weight_decay=weight_decay
         )
