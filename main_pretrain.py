@@ -9,6 +9,7 @@ MoCo-v2 on a folder or zip of small pictures:
     --data_mode moco --preset small_images
 """
 
+import sys
 import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
@@ -21,6 +22,8 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from datasets.bands import RGB_BANDS
+from datasets.packed_store import is_packed
+from datasets.packing_hint import packing_hint
 from datasets.seco_datamodule import DATA_MODES, SecoDataModule
 from models.moco2_module import MocoV2
 from models.schedule import SCHEDULES
@@ -123,15 +126,12 @@ def main(argv: Sequence[str] | None = None) -> Trainer:
     """Run the pre-training and return its trainer, for tests."""
     started = time.perf_counter()
     args = parse_args(argv)
-    check_flags(args)
-    world = planned_world(args)
-    if args.precision == "auto":
-        is_paper = args.protocol == "paper"
-        args.precision = "32-true" if is_paper else auto_precision(on_gpu=args.gpus > 0)
-    share_cores(args, world.per_node)
-    seed_everything(args.seed, workers=True, verbose=False)
+    world = prepare(args)
     datamodule = make_datamodule(args, world)
     datamodule.setup("fit")
+    hint = packing_hint(datamodule.dataset, args.data_dir) if world.rank == 0 else None
+    if hint is not None:
+        print(hint, file=sys.stderr)
     # Logging waits for the device, so it is rare; a short run logs every epoch at least.
     steps_per_epoch = datamodule.steps_per_epoch(world.size)
     args.log_every_n_steps = min(args.log_every_n_steps, steps_per_epoch)
@@ -155,6 +155,19 @@ def main(argv: Sequence[str] | None = None) -> Trainer:
     if run_dir is not None and trainer.is_global_zero:
         finish(args, trainer, run_dir, started)
     return trainer
+
+
+def prepare(args: Namespace) -> World:
+    """Check and resolve the flags, share the cores, seed all generators."""
+    check_flags(args)
+    world = planned_world(args)
+    if args.precision == "auto":
+        is_paper = args.protocol == "paper"
+        args.precision = "32-true" if is_paper else auto_precision(on_gpu=args.gpus > 0)
+    # The threads that read a packed store only copy, a hundredth of the time.
+    share_cores(args.gpus, world.per_node, 0 if is_packed(args.data_dir) else args.num_workers)
+    seed_everything(args.seed, workers=True, verbose=False)
+    return world
 
 
 def check_flags(args: Namespace) -> None:

@@ -22,6 +22,7 @@ from datasets.bad_patches import first_good
 from datasets.packed_store import PackedStore
 from datasets.patch_dataset import PatchDataset
 from datasets.seeded_sampler import SeededSampler
+from utils.distributed import to_device
 
 _AHEAD = 2  # batches that wait for the device
 # One more is being filled, one is in use, and one may still be when the next is asked for.
@@ -142,11 +143,11 @@ class DeviceLoader:
         """Yield batches as ``StoreLoader`` does."""
         for epochs, indices in draw_batches(self):
             patches, bad = draw_good(self.dataset, epochs, indices)
-            numbers = upload(patches, self.device)
+            numbers = to_device(patches, self.device)
             yield {
                 "patches": self._patches[numbers],
-                "epoch": upload(epochs, self.device),
-                "index": upload(indices, self.device),
+                "epoch": to_device(epochs, self.device),
+                "index": to_device(indices, self.device),
                 "bad": bad,
             }
 
@@ -182,13 +183,6 @@ def draw_good(dataset: PatchDataset, epochs: Tensor, indices: Tensor) -> tuple[T
     return patches, names
 
 
-def upload(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy to a device without waiting for it."""
-    if device.type != "cuda":
-        return tensor
-    return tensor.pin_memory().to(device, non_blocking=True)
-
-
 class _Buffer:
     """Room for the patches of a batch, pinned where a GPU reads it, and their way to the device."""
 
@@ -210,7 +204,7 @@ class _Buffer:
         if self._stream is None or self._uploaded is None:
             return numbers | {"patches": self.patches}
         with torch.cuda.stream(self._stream):
-            batch: dict[str, Any] = {k: upload(v, self.device) for k, v in numbers.items()}
+            batch: dict[str, Any] = {k: to_device(v, self.device) for k, v in numbers.items()}
             batch["patches"] = self.patches.to(self.device, non_blocking=True)
             self._uploaded.record(self._stream)
         return batch | {"uploaded": self._uploaded}

@@ -41,10 +41,10 @@ def test_processes_and_their_loaders_keep_a_core_each(
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     monkeypatch.setattr(torch, "set_num_threads", chosen.append)
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
-    share_cores(Namespace(gpus=0, num_workers=workers), processes)
+    share_cores(0, processes, workers)
     assert os.environ["OMP_NUM_THREADS"] == str(expected if processes > 1 else 4)
     assert chosen == [expected]
-    share_cores(Namespace(gpus=1, num_workers=workers), processes)
+    share_cores(1, processes, workers)
     assert chosen == [expected]  # a GPU needs no threads
 
 

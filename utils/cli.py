@@ -106,13 +106,13 @@ def trainer_kwargs(args: Namespace) -> dict[str, Any]:
     }
 
 
-def share_cores(args: Namespace, num_processes: int) -> None:
-    """Leave a core to each loader process when ``num_processes`` of this machine's CPU train.
+def share_cores(gpus: int, num_processes: int, num_loaders: int) -> None:
+    """Leave a core to each loader of ``num_processes`` that train on this machine's CPU.
 
     Threads wait for each other by spinning: one that lacks a core slows a step many times.
     """
-    if args.gpus == 0:
-        free = (os.cpu_count() or 1) // num_processes - args.num_workers
+    if gpus == 0:
+        free = (os.cpu_count() or 1) // num_processes - num_loaders
         threads = max(1, min(free, torch.get_num_threads()))
         torch.set_num_threads(threads)
         if num_processes > 1:  # else Lightning counts cores, without the loaders
