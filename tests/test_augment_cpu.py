@@ -38,7 +38,7 @@ def both(
     stored = patches(len(spec.bands), *size)
     draws = draw_views(keys(), 3, synthetic, size, config)
     scale = augment.std
-    return augment(stored, keys(), 3, synthetic) * scale, augment._batched(stored, draws) * scale
+    return augment._one_by_one(stored, draws) * scale, augment._batched(stored, draws) * scale
 
 
 @pytest.mark.parametrize("spec", [PICTURES, RGB, MANY], ids=["pictures", "rgb", "many"])
@@ -93,9 +93,17 @@ def test_each_operation_alone_is_the_same(changes: dict[str, object]) -> None:
     assert (one_by_one - batched).abs().max() < 0.02
 
 
+def test_path_is_chosen_by_the_size_of_a_patch() -> None:
+    augment = Augment(RGB, AugmentConfig(crop_size=32))
+    for size, path in ((64, augment._batched), (65, augment._one_by_one)):
+        stored = patches(3, size, size)
+        draws = draw_views(keys(), 1, True, (size, size), augment.config)
+        assert torch.equal(augment(stored, keys(), 1, True), path(stored, draws))
+
+
 def test_number_of_threads_changes_no_bit() -> None:
     augment = Augment(RGB, AugmentConfig(crop_size=32))
-    stored = patches(3, 48, 48)
+    stored = patches(3, 80, 80)
     alone = augment(stored, keys(), 1, True)
     torch.set_num_threads(3)
     try:
@@ -107,7 +115,7 @@ def test_number_of_threads_changes_no_bit() -> None:
 
 
 def test_patches_stay_as_they_are() -> None:
-    stored = patches(3, 48, 48)
+    stored = patches(3, 80, 80)
     before = stored.clone()
-    Augment(PICTURES, AugmentConfig(crop_size=48))(stored, keys(), 1, True)
+    Augment(PICTURES, AugmentConfig(crop_size=80))(stored, keys(), 1, True)
     assert torch.equal(stored, before)

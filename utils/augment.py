@@ -2,7 +2,8 @@
 
 All randomness is a function of the samples' keys (``utils.random``), and drawn for whole batches
 (``utils.view_draws``). A GPU works on whole batches, without a loop over samples and without
-waiting for the device; a CPU makes one view after the other (``utils.augment_cpu``).
+waiting for the device; a CPU makes one view after the other (``utils.augment_cpu``), unless
+patches are small.
 
 SeCo applies, at the full size of a patch, colour jitter, grey, blur and flip, and then crops; MoCo
 crops first. Blur, flip, crop and resize are one linear map per axis (``utils.resample``).
@@ -18,6 +19,8 @@ from utils.color_jitter import color_jitter
 from utils.normalization import InputSpec
 from utils.resample import blur_map, resample, resize_map
 from utils.view_draws import AugmentConfig, ViewDraws, draw_views
+
+_SMALL_PATCH = 3 * 64 * 64  # values; a batch of such patches is faster as a whole, also on a CPU
 
 
 class Augment(nn.Module):
@@ -70,8 +73,9 @@ class Augment(nn.Module):
         """
         height, width = patches.shape[2:]
         draws = draw_views(keys, stream, synthetic, (height, width), self.config)
-        on_cpu = patches.device.type == "cpu"
-        return self._one_by_one(patches, draws) if on_cpu else self._batched(patches, draws)
+        if patches.is_cpu and patches[0].numel() > _SMALL_PATCH:
+            return self._one_by_one(patches, draws)
+        return self._batched(patches, draws)
 
     def _batched(self, patches: Tensor, draws: ViewDraws) -> Tensor:
         """Make all views at once, without a look at what was drawn."""
