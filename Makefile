@@ -18,7 +18,7 @@ demo: setup
 	$(PYTHON) -m benchmarks.demo
 
 test: setup
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest -n 2 --dist worksteal
 
 test-all: setup
 	$(PYTHON) -m pytest -m "slow or not slow"
