@@ -295,7 +295,7 @@ def _run(
     if num_workers == 0:
         yield from ((chunk, writer(chunk)) for chunk in chunks)
         return
-    left = iter(chunks)
+    left, num_workers = iter(chunks), min(num_workers, max(1, len(chunks)))
     with ProcessPoolExecutor(num_workers, initializer=_start_worker, initargs=(writer,)) as pool:
         try:
             # Few at a time, so that an error ends the work soon.

@@ -53,7 +53,7 @@ class StoreLoader:
         self.dataset = dataset
         self.sampler = sampler
         self.batch_size = batch_size
-        self.num_threads = max(1, num_threads)
+        self.num_threads = min(max(1, num_threads), batch_size)
         self.device = device
         self._store = _store(dataset)
         self._buffers: list[_Buffer] = []

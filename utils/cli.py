@@ -51,7 +51,7 @@ def base_parser(
         description=description, formatter_class=HelpFormatter, allow_abbrev=False
     )
     add = parser.add_argument
-    add("--data_dir", type=Path, required=True, help="data set: a folder or a zip")
+    add("--data_dir", type=Path, required=True, help="data set, see README.md")
     add("--batch_size", type=int, default=batch_size, help="samples per step and process")
     add("--num_workers", type=int, default=min(8, os.cpu_count() or 1), help="loader processes")
     add("--learning_rate", type=float, default=learning_rate, help="initial learning rate")
