@@ -48,7 +48,7 @@ class PackedStore:
         is_pictures = self.manifest.kind == "pictures"
         self.bands = self.manifest.bands if is_pictures else tuple(bands or self.manifest.bands)
         _check_bands(self.bands, self.manifest.bands, root)
-        _check_shards(self.manifest, root)
+        check_shards(self.manifest, root)
         if is_pictures:
             self.starts = np.arange(len(self.manifest.places) + 1)
         else:
@@ -226,7 +226,7 @@ def _check_bands(bands: Sequence[str], there: Sequence[str], root: Path) -> None
         )
 
 
-def _check_shards(manifest: Manifest, root: Path) -> None:
+def check_shards(manifest: Manifest, root: Path) -> None:
     """Refuse a store of which a part is missing."""
     for group in manifest.groups:
         for shard in group.shards:
@@ -234,7 +234,9 @@ def _check_shards(manifest: Manifest, root: Path) -> None:
             found = path.stat().st_size if path.is_file() else None
             if found != size:
                 state = "is missing" if found is None else f"has {found} bytes instead of {size}"
-                raise UserError(f"{path} {state}: copy the store again, or pack the data again")
+                raise UserError(
+                    f"{path} {state}: copy the store again, or delete it and pack the data again"
+                )
 
 
 def _find_error(

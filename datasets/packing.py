@@ -1,4 +1,4 @@
-"""Writing a packed store: many processes, resumable, and never more than a chunk is lost.
+"""Writing a packed store: many processes, resumable, and little is lost.
 
 The shards are laid out before the first patch is read, so that each patch has its place and a chunk
 of patches can be written by any process at any time. A journal notes the finished chunks; an
@@ -35,13 +35,14 @@ from datasets.packed_manifest import (
     plan_groups,
     read_manifest,
 )
+from datasets.packed_store import check_shards
 from datasets.packing_journal import JOURNAL_NAME, LOCK_NAME, Journal
 from datasets.pictures import Pictures
 from datasets.seco_patches import SecoPatches
 from utils.errors import UserError
 from utils.report import write_json
 
-_CHUNK = 64  # patches; what an interruption costs at most, per process
+_CHUNK = 64  # patches; at a time and process
 _SYNC_BYTES = 2**28  # written between two waits for the disk
 _SPARE_BYTES = 2**26  # for the manifest and the journal
 _HASH_BYTES = 2**24
@@ -68,9 +69,9 @@ def pack(source: Source, save_path: Path, num_workers: int) -> Manifest:
     with _lock(save_path):
         if (save_path / MANIFEST_NAME).exists():
             return _complete(plan, save_path)
-        journal = Journal(save_path / JOURNAL_NAME, plan)
-        journal.open()
         _check_free_disk(plan, save_path)
+        journal = Journal(save_path / JOURNAL_NAME, plan, source.root)
+        journal.open()
         _create_shards(plan, save_path, journal)
         flaws = _write_chunks(source, plan, save_path, journal, num_workers)
         plan = replace(plan, groups=_hash_groups(plan, save_path, num_workers), flaws=flaws)
@@ -91,6 +92,7 @@ def plan_store(source: Source) -> Manifest:
 def verify(save_path: Path, num_workers: int) -> Manifest:
     """Hash every shard of a store again; one that differs from the manifest is a ``UserError``."""
     manifest = read_manifest(save_path)
+    check_shards(manifest, save_path)
     hashed = _hash_groups(manifest, save_path, num_workers)
     damaged = [
         str(save_path / shard.file)
@@ -116,17 +118,24 @@ def _lock(save_path: Path) -> Iterator[None]:
             raise UserError(
                 f"another process packs into {save_path}: wait for it, or choose another folder"
             ) from error
-        yield
-        (save_path / LOCK_NAME).unlink(missing_ok=True)
+        try:
+            yield
+        finally:
+            (save_path / LOCK_NAME).unlink(missing_ok=True)
 
 
 def _complete(plan: Manifest, save_path: Path) -> Manifest:
     """Return the manifest of a store that is finished, if it is the one asked for."""
     found = read_manifest(save_path)
-    if (found.places, found.bands) != (plan.places, plan.bands):
+    bare = tuple(
+        replace(group, shards=tuple(replace(shard, sha256="") for shard in group.shards))
+        for group in found.groups
+    )
+    if replace(found, groups=bare, flaws=()) != plan:
         raise UserError(
             f"{save_path} is a store of other data or --bands: choose another --save_path"
         )
+    check_shards(found, save_path)
     return found
 
 

@@ -4,8 +4,6 @@ import shlex
 import time
 from pathlib import Path
 
-import numpy as np
-
 from datasets.bad_patches import BadPatchError
 from datasets.bands import RGB_BANDS
 from datasets.packed_manifest import PICTURE_BANDS
@@ -33,17 +31,17 @@ def packing_hint(dataset: PatchDataset, data_dir: Path) -> str | None:
     except (BadPatchError, IndexError):
         return None
     reading_s = (time.perf_counter() - started) / _SAMPLES
-    buffer = np.empty_like(samples[0])
     started = time.perf_counter()
-    for sample in samples:
-        np.copyto(buffer, sample)
-    copying_s = (time.perf_counter() - started) / _SAMPLES
+    copies = [sample.copy() for sample in samples]
+    copying_s = (time.perf_counter() - started) / len(copies)
     bands = dataset.source.input_spec.bands
     choice = [] if bands in (RGB_BANDS, PICTURE_BANDS) else ["--bands", *bands]
-    target = data_dir.with_name(f"{data_dir.name.removesuffix('.zip')}_packed")
+    root = data_dir if data_dir.name not in ("", "..") else data_dir.resolve()
+    target = root.with_name(f"{root.name.removesuffix('.zip')}_packed")
     command = ["--data_dir", str(data_dir), "--save_path", str(target), *choice]
     return (
-        f"reading a sample takes {1000 * reading_s:.1f} ms of a core, from a packed store about "
-        f"{1000 * copying_s:.2f} ms, {reading_s / copying_s:.0f} times as fast; pack it once with\n"
+        f"reading a sample takes {1000 * reading_s:.1f} ms of a core, copying one out of a packed "
+        f"store about {1000 * copying_s:.2g} ms, {reading_s / copying_s:.0f} times as fast; pack "
+        "it once with\n"
         f"  python datasets/seco_packed.py {shlex.join(command)}"
     )

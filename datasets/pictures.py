@@ -125,9 +125,9 @@ def list_images(root: Path) -> list[str]:
         try:
             with zipfile.ZipFile(root) as archive:
                 names = archive.namelist()
-        except (zipfile.BadZipFile, OSError) as error:
+        except (zipfile.BadZipFile, NotImplementedError, OSError) as error:
             raise UserError(f"{root} is neither a folder nor a whole zip: --data_dir") from error
-    names = sorted(name for name in names if _is_image(name))
+    names = sorted({name for name in names if _is_image(name)})
     if not names:
         raise UserError(
             f"{root} holds neither pictures ({' '.join(SUFFIXES)}) nor SeCo patches "

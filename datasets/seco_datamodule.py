@@ -1,4 +1,4 @@
-"""From a folder of patches to the views of a training step, in the three modes of SeCo."""
+"""From stored patches to the views of a training step, in the three modes of SeCo."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -88,7 +88,7 @@ class SecoDataModule(LightningDataModule):
         augment: Distribution of the views; ``data_mode`` decides whether the crop comes first.
         replace_dates: Draw dates with replacement, as the original does.
         on_bad_patch: Raise an error or skip to the next sample, listed in ``log_dir``.
-        image_list: File that restricts the pictures, see ``ImageDataset``.
+        image_list: File that restricts the pictures, see ``Pictures``.
         log_dir: Folder of ``bad_patches.txt``; None writes none. May be set until training starts.
         cache: Where a packed store is read from: its memory map, memory, or the GPU's memory.
         shuffle_keys: Encode keys in other batches, or groups of batch norm, than their queries.

@@ -64,6 +64,7 @@ def write_litdata(
             many patches are bad.
     """
     require_litdata()
+    save_path = save_path.resolve()
     partial = save_path.with_name(f"{save_path.name}.partial")
     for path in (save_path, partial):
         if path.exists():

@@ -9,7 +9,8 @@ Pictures, for --data_mode moco:
 Chunks for LitData, to be copied to a bucket that --data_dir s3://BUCKET/PREFIX then streams from:
   python datasets/seco_packed.py --data_dir seco_100k.zip --save_path seco_100k --format litdata
 
-An interrupted packing goes on when the same command runs again. Check a store, after copying it:
+An interrupted packing of a store goes on when the same command runs again. Check a store, after
+copying it:
   python datasets/seco_packed.py --verify --save_path datasets/seco_100k_packed
 """
 
@@ -32,7 +33,7 @@ from datasets.open_patches import open_patches
 from datasets.packed_manifest import MANIFEST_NAME, Manifest
 from datasets.packed_store import PackedStore
 from datasets.packing import pack, verify
-from datasets.seco_litdata import StreamedPlaces, write_litdata
+from datasets.seco_litdata import StreamedPlaces, address, write_litdata
 from utils.cli import HelpFormatter, check_not_negative, run
 from utils.errors import UserError
 
@@ -63,6 +64,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     if args.data_dir is None:
         raise UserError("--data_dir is missing: the folder or zip to pack")
+    if "://" in address(args.save_path):
+        raise UserError(
+            f"--save_path {address(args.save_path)} is no local folder: write to one, and copy it"
+        )
     source = open_patches(args.data_dir, args.bands)
     if args.save_path.resolve().is_relative_to(args.data_dir.resolve()):
         raise UserError(f"--save_path {args.save_path} lies in --data_dir: choose one beside it")

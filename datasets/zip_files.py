@@ -66,7 +66,7 @@ class ZipFiles:
                 file.seek(start)
                 for _ in range(count):
                     yield _read_directory_entry(file)
-        except (struct.error, ValueError) as error:
+        except (struct.error, ValueError, OverflowError) as error:
             raise UserError(f"{self.path} is not a whole zip: download or copy it again") from error
 
     def read(self, member: ZipMember) -> bytes:
@@ -87,7 +87,8 @@ class ZipFiles:
         data = os.pread(self._descriptor, member.stored_bytes, start)
         if member.method == _DEFLATED:
             try:
-                data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, member.size)
+                limit = max(1, member.size)  # 0 would be none
+                data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, limit)
             except zlib.error as error:
                 raise ValueError(str(error)) from error
         elif member.method != _STORED:
@@ -140,6 +141,9 @@ def _read_zip64(extra: bytes, *numbers: int) -> list[int]:
         field, length = struct.unpack_from("<HH", extra, at)
         if field == _ZIP64_FIELD:
             wide = iter(struct.unpack_from(f"<{length // 8}Q", extra, at + 4))
-            return [next(wide, -1) if number == _IN_ZIP64 else number for number in numbers]
+            found = [next(wide, -1) if number == _IN_ZIP64 else number for number in numbers]
+            if not all(0 <= number < 2**63 for number in found):
+                raise ValueError("no numbers of bytes")
+            return found
         at += 4 + length
     raise ValueError("no zip64 field")

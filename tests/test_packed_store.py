@@ -49,7 +49,9 @@ def test_store_cut_short_names_its_file(store: Path) -> None:
     with pytest.raises(UserError, match=r"rgb-00000\.u8 has 165887 bytes instead of 165888: copy"):
         PackedStore(store)
     path.unlink()
-    with pytest.raises(UserError, match=r"rgb-00000\.u8 is missing: copy the store again, or pack"):
+    with pytest.raises(
+        UserError, match=r"rgb-00000\.u8 is missing: copy the store again, or delete"
+    ):
         PackedStore(store)
 
 

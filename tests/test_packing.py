@@ -253,7 +253,7 @@ def test_lost_shard_of_an_interrupted_packing_is_written_again(copy: Path, tmp_p
     shutil.copytree(tmp_path / "whole", tmp_path / "store")
     plan = packing.plan_store(SecoPatches(copy))
     (tmp_path / "store" / "manifest.json").unlink()
-    journal = packing.Journal(tmp_path / "store" / "packing.jsonl", plan)
+    journal = packing.Journal(tmp_path / "store" / "packing.jsonl", plan, copy)
     journal.forget()
     journal.add(0, [])
     journal.flush()
@@ -361,7 +361,7 @@ def begun_with_other_bands(copy: Path, store: Path) -> None:
     packed_with_other_bands(copy, store)
     (store / "manifest.json").unlink()
     plan = packing.plan_store(SecoPatches(copy, ["B2"]))
-    packing.Journal(store / "packing.jsonl", plan).forget()
+    packing.Journal(store / "packing.jsonl", plan, copy).forget()
 
 
 @pytest.mark.parametrize(
@@ -418,3 +418,35 @@ def test_killed_worker_is_told_in_one_sentence(
     monkeypatch.setattr(SecoPatches, "read_plane", die)
     with pytest.raises(UserError, match="was killed, perhaps for lack of memory: run the same"):
         pack(copy, tmp_path / "store", "--num_workers", "1")
+
+
+def test_another_source_does_not_go_on_with_a_packing(copy: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    store.mkdir()
+    plan = packing.plan_store(SecoPatches(copy))
+    packing.Journal(store / "packing.jsonl", plan, copy).open()
+    other = Path(shutil.copytree(copy, tmp_path / "other"))
+    with pytest.raises(UserError, match="or its source has changed"):
+        pack(other, store)
+    pack(copy, store)
+
+
+def test_journal_without_a_line_is_begun_again(copy: Path, tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "packing.jsonl").touch()
+    pack(copy, tmp_path / "store")
+    assert (tmp_path / "store" / "manifest.json").exists()
+
+
+def test_broken_store_is_not_taken_for_complete(copy: Path, tmp_path: Path) -> None:
+    pack(copy, tmp_path / "store")
+    (tmp_path / "store" / "rgb-00000.u8").unlink()
+    with pytest.raises(UserError, match=r"rgb-00000\.u8 is missing: .* or delete it"):
+        pack(copy, tmp_path / "store")
+    with pytest.raises(UserError, match=r"rgb-00000\.u8 is missing: .* or delete it"):
+        seco_packed.main(["--verify", "--save_path", str(tmp_path / "store")])
+
+
+def test_bucket_is_no_place_to_pack_into(copy: Path) -> None:
+    with pytest.raises(UserError, match=r"s3://bucket/prefix is no local folder"):
+        pack(copy, Path("s3://bucket/prefix"))

@@ -29,11 +29,11 @@ def test_ratio_is_that_of_the_times(seco_root: Path) -> None:
     dataset = PatchDataset(open_patches(seco_root, RGB_BANDS))
     hint = packing_hint.packing_hint(dataset, seco_root)
     assert hint is not None
-    found = re.search(r"takes ([\d.]+) ms of a core, .* about ([\d.]+) ms, (\d+) times", hint)
+    found = re.search(r"takes ([\d.]+) ms of a core, .* about ([\d.e-]+) ms, (\d+) times", hint)
     assert found is not None
     reading, copying, ratio = map(float, found.groups())
-    assert reading > copying
-    assert ratio > 10
+    assert reading > copying > 0
+    assert abs(ratio / (reading / copying) - 1) < 0.1  # both are rounded
 
 
 def test_no_hint_where_nothing_can_be_measured(seco_root: Path) -> None:

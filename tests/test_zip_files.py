@@ -107,15 +107,32 @@ def test_directory_that_lies_is_an_error(
         files.read(member)
 
 
-def test_bomb_ends_at_the_size_that_it_declares(tmp_path: Path) -> None:
+@pytest.mark.parametrize("declared", [0, 5])
+def test_bomb_ends_at_the_size_that_it_declares(
+    tmp_path: Path, declared: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = write(tmp_path / "z.zip", {"a": bytes(10**7)})
     data = bytearray(path.read_bytes())
     at = data.rfind(b"PK\1\2")
-    data[at + 24 : at + 28] = struct.pack("<L", 5)
+    data[at + 24 : at + 28] = struct.pack("<L", declared)
     path.write_bytes(data)
     files = ZipFiles(path)
+    inflated: list[int] = []
+
+    class Spy:
+        def __init__(self, bits: int) -> None:
+            self.inner = real(bits)
+
+        def decompress(self, data: bytes, limit: int) -> bytes:
+            out = self.inner.decompress(data, limit)
+            inflated.append(len(out))
+            return out
+
+    real = zip_files.zlib.decompressobj
+    monkeypatch.setattr(zip_files.zlib, "decompressobj", Spy)
     with pytest.raises(ValueError, match="checksum"):
         files.read(next(files.members())[1])
+    assert inflated == [max(1, declared)]
 
 
 def test_encrypted_member_is_told(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from utils.color_jitter import BRIGHTNESS, SATURATION, finish, shift_hue, to_gre
 
 @dataclass(frozen=True)
 class View:
-    """What makes one view of one patch, as plain numbers; see ``utils.augment.Draws``.
+    """What makes one view of one patch, as plain numbers; see ``utils.view_draws.ViewDraws``.
 
     Attributes:
         box: Top, left, height and width of the crop.

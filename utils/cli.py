@@ -24,7 +24,7 @@ from utils.precision import PRECISIONS
 # A full disk or a path that cannot be used is not a bug; the error's text names the path.
 _PATH_ERRORS = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM),
-    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
+    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EFBIG),
 }
 # Time for the launcher to end a process that fails only because another one did.
 GRACE_S = 5.0

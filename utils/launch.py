@@ -57,7 +57,9 @@ def planned_world(args: Namespace) -> World:
         world = _from_slurm(world)
     else:
         local_rank = int(os.environ.get("LOCAL_RANK", 0))
-        rank = LightningEnvironment().node_rank() * world.per_node + local_rank
+        # One node has no number, though a cluster may have left one in the environment.
+        node_rank = LightningEnvironment().node_rank() if world.num_nodes > 1 else 0
+        rank = node_rank * world.per_node + local_rank
         world = World(world.num_nodes, world.per_node, rank)
     if args.gpus and world.per_node > torch.cuda.device_count():
         raise UserError(

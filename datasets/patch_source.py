@@ -1,1 +1,0 @@
-"""What every store of patches offers, and how the one behind ``--data_dir`` is found."""
