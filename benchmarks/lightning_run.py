@@ -1,5 +1,6 @@
 """The training with Lightning: the data module, model and trainer of main_pretrain.py itself."""
 
+import gc
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -32,7 +33,9 @@ def trainer_rate(flags: list[str], *, warm_up: int, steps: int, in_memory: bool 
     trainer = main_pretrain.make_trainer(args, World(), [FiniteLoss(), stopwatch], None)
     trainer.fit_loop.epoch_loop.max_steps = warm_up + steps
     trainer.fit(model, datamodule)
-    return steps * datamodule.batch_size / stopwatch.seconds
+    del trainer, model, datamodule  # they hold each other, and gigabytes: Python is in no hurry
+    gc.collect()
+    return steps * args.batch_size / stopwatch.seconds
 
 
 def repeat_first(load: Callable[[], Iterable[dict[str, Any]]]) -> Callable[[], "Repeated"]:

@@ -1,5 +1,6 @@
 """The benchmark: its arithmetic against closed forms, its pieces against what they stand for."""
 
+import gc
 import json
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from benchmarks import throughput
 from benchmarks.archive import Archive, copy_folder, write_folder
 from benchmarks.bare_loop import SECO, BareLoop, seco_views
 from benchmarks.input_cases import input_cases, store_loader
+from benchmarks.lightning_run import trainer_rate
 from benchmarks.reference_pipeline import ReferenceDataset, reference_loader
 from benchmarks.roofline import StepCost, roofline, step_cost
 from benchmarks.targets import Target, check_targets, loader_gap, ms_per_1024_views, ratio
@@ -113,6 +115,16 @@ def test_bare_loop_takes_the_step_of_the_model() -> None:
     model.load_state_dict(state)
     BareLoop(model, None).step(views[0], views[1:])
     torch.testing.assert_close(weight.detach(), expected)
+
+
+def test_trainings_with_lightning_do_not_pile_up(archive: Archive) -> None:
+    flags = ["--data_dir", str(archive.store), "--precision", "32-true", "--gpus", "0"]
+    flags += ["--batch_size", "4", "--crop_size", "32", "--num_negatives", "8"]
+    alive = []
+    for in_memory in (True, False, True):
+        assert trainer_rate(flags, warm_up=1, steps=1, in_memory=in_memory) > 0
+        alive.append(sum(type(thing) is MocoV2 for thing in gc.get_objects()))
+    assert alive[2] == alive[0]
 
 
 def test_archive_holds_small_jpeg_files_of_every_place(archive: Archive) -> None:
