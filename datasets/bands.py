@@ -7,7 +7,7 @@ is 39.2 DN. The stretch to a picture is tabulated in ``utils.normalization``.
 from collections.abc import Mapping, Sequence
 
 from utils.errors import UserError
-from utils.normalization import IMAGENET_MEAN, IMAGENET_STD, InputSpec
+from utils.normalization import InputSpec, imagenet_statistics
 
 # Ground resolution in metres. The order is that of the SeCo archives; B10 is not in level-2A data.
 RESOLUTION_M = {
@@ -32,12 +32,6 @@ RGB_BANDS = ("B4", "B3", "B2")  # red, green, blue: the order of the published e
 QUANTILES_NAME = "quantiles.json"  # of the file with the others, beside the places
 RGB_QUANTILES = {"B2": (3.0, 88.0), "B3": (2.0, 103.0), "B4": (0.0, 129.0)}
 
-# The original normalises R, G, B by ImageNet; other bands get the mean of these three numbers.
-_MEAN = dict(zip(RGB_BANDS, IMAGENET_MEAN, strict=True))
-_STD = dict(zip(RGB_BANDS, IMAGENET_STD, strict=True))
-_OTHER_MEAN = sum(IMAGENET_MEAN) / 3
-_OTHER_STD = sum(IMAGENET_STD) / 3
-
 
 def check_bands(bands: Sequence[str]) -> tuple[str, ...]:
     """Return the bands as a tuple; unknown, repeated or no names are a ``UserError``."""
@@ -60,10 +54,11 @@ def seco_input_spec(
             f"no quantiles for {' '.join(missing)}: "
             "run `python datasets/seco_utils.py --data_dir DIR` once"
         )
+    mean, std = imagenet_statistics(bands)  # as the original does for red, green and blue
     return InputSpec(
         bands=bands,
         low=tuple(quantiles[band][0] for band in bands),
         high=tuple(quantiles[band][1] for band in bands),
-        mean=tuple(_MEAN.get(band, _OTHER_MEAN) for band in bands),
-        std=tuple(_STD.get(band, _OTHER_STD) for band in bands),
+        mean=mean,
+        std=std,
     )

@@ -5,6 +5,7 @@ A stored value x becomes a picture by the quantile stretch of SeCo, floor(clip((
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,6 +16,10 @@ from torch import Tensor
 # Mean and standard deviation of ImageNet in 0..1, order R, G, B (torchvision documentation).
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+# What a stored uint8 value is: 255 times reflectance, or the brightness of an ordinary picture.
+UNITS = ("reflectance", "picture")
+PICTURE_BANDS = ("R", "G", "B")
+PICTURE_LETTERS = {"B4": "R", "B3": "G", "B2": "B"}  # of Sentinel-2's red, green and blue
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,7 @@ class InputSpec:
         high: Stored value per band that the stretch maps to 255; above ``low``.
         mean: Mean per band, subtracted from the stretched picture in 0..1.
         std: Standard deviation per band, the divisor that follows.
+        unit: One of ``UNITS``.
     """
 
     bands: tuple[str, ...]
@@ -34,12 +40,15 @@ class InputSpec:
     high: tuple[float, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    unit: str = "reflectance"
 
     def __post_init__(self) -> None:
         """Refuse, with a ``ValueError``, what is no contract: this may come from any file."""
         columns = (self.low, self.high, self.mean, self.std)
         if not all(isinstance(band, str) for band in self.bands):
             raise ValueError("names of bands are strings")
+        if self.unit not in UNITS:
+            raise ValueError(f"the unit is one of {' '.join(UNITS)}")
         if any(len(column) != len(self.bands) for column in columns):
             raise ValueError("each band has one low, high, mean and std")
         if not all(math.isfinite(value) for column in columns for value in column):
@@ -50,18 +59,27 @@ class InputSpec:
             raise ValueError("std is above 0, and high above low")
 
     @classmethod
-    def of_pictures(cls) -> "InputSpec":
-        """Describe ordinary 8-bit RGB pictures: no stretch, ImageNet mean and deviation."""
-        return cls(("R", "G", "B"), (0.0,) * 3, (255.0,) * 3, IMAGENET_MEAN, IMAGENET_STD)
+    def of_pictures(cls, bands: Sequence[str] = PICTURE_BANDS) -> "InputSpec":
+        """Describe 8-bit pictures of any bands: no stretch, mean and deviation of ImageNet.
+
+        Red, green and blue get ImageNet's own numbers, other bands the mean of the three.
+        """
+        mean, std = imagenet_statistics(bands)
+        count = len(bands)
+        return cls(tuple(bands), (0.0,) * count, (255.0,) * count, mean, std, unit="picture")
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "InputSpec":
-        """Read what ``to_dict`` wrote."""
-        return cls(**{name: tuple(column) for name, column in values.items()})
+        """Read what ``to_dict`` wrote, also before it wrote the unit."""
+        columns = dict(values)
+        is_picture = tuple(columns["bands"]) == PICTURE_BANDS
+        unit = columns.pop("unit", "picture" if is_picture else "reflectance")
+        return cls(**{name: tuple(column) for name, column in columns.items()}, unit=unit)
 
-    def to_dict(self) -> dict[str, list[Any]]:
+    def to_dict(self) -> dict[str, Any]:
         """Return plain builtins, for a checkpoint or JSON."""
-        return {name: list(column) for name, column in asdict(self).items()}
+        columns = {name: value for name, value in asdict(self).items() if name != "unit"}
+        return {name: list(column) for name, column in columns.items()} | {"unit": self.unit}
 
     def stretch_table(self) -> Tensor:
         """Tabulate the stretch in float64, as the original computes it: uint8, shape (C, 256)."""
@@ -75,3 +93,17 @@ class InputSpec:
         mean = torch.tensor(self.mean, device=pictures.device)[:, None, None]
         std = torch.tensor(self.std, device=pictures.device)[:, None, None]
         return (pictures.float() / 255 - mean) / std
+
+
+def imagenet_statistics(bands: Sequence[str]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return ImageNet's mean and deviation per band; other than red, green and blue get the mean.
+
+    Bands are named R, G, B in pictures, and B4, B3, B2 by Sentinel-2.
+    """
+    means = dict(zip(PICTURE_BANDS, IMAGENET_MEAN, strict=True))
+    stds = dict(zip(PICTURE_BANDS, IMAGENET_STD, strict=True))
+    letters = [PICTURE_LETTERS.get(band, band) for band in bands]
+    return (
+        tuple(means.get(letter, sum(IMAGENET_MEAN) / 3) for letter in letters),
+        tuple(stds.get(letter, sum(IMAGENET_STD) / 3) for letter in letters),
+    )
