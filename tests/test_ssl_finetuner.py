@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from models.backbones import Encoder
-from models.ssl_finetuner import SSLFineTuner
+from models.ssl_finetuner import SSLFineTuner, finetune
 from utils.metrics import accuracy_percent
 from utils.normalization import InputSpec
 
@@ -47,8 +47,8 @@ def model(**changes: Any) -> SSLFineTuner:
     return SSLFineTuner(Encoder("resnet18"), 2, **(settings | changes))
 
 
-def fit(module: SSLFineTuner, data: Squares, max_epochs: int = 2, **settings: Any) -> Trainer:
-    trainer = Trainer(
+def make_trainer(max_epochs: int) -> Trainer:
+    return Trainer(
         accelerator="cpu",
         max_epochs=max_epochs,
         logger=False,
@@ -57,6 +57,10 @@ def fit(module: SSLFineTuner, data: Squares, max_epochs: int = 2, **settings: An
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
+
+
+def fit(module: SSLFineTuner, data: Squares, max_epochs: int = 2, **settings: Any) -> Trainer:
+    trainer = make_trainer(max_epochs)
     loader = DataLoader(data, batch_size=8)
     trainer.fit(module, loader, loader, **settings)
     return trainer
@@ -145,6 +149,19 @@ def test_two_classes_of_squares_are_told_apart() -> None:
     module = model()
     fit(module, Squares(48), max_epochs=3)
     assert module.best_score > 90
+
+
+def test_finetuning_scores_the_held_out_sets_by_the_best_epoch() -> None:
+    scores = iter([2.0, 1.0])
+    module = model(score=lambda *_: next(scores))
+    data = {"train": Squares(17), "val": Squares(6), "test": Squares(11)}
+    logits = finetune(make_trainer(2), module, data, batch_size=8, num_workers=0)
+    assert module.best_epoch == 1
+    with torch.no_grad():
+        for split in ("val", "test"):
+            expected = module.eval()(data[split].pictures)
+            torch.testing.assert_close(logits[split], expected, rtol=0, atol=1e-4)
+    assert all(torch.equal(t, module.best_state[name]) for name, t in module.state_dict().items())
 
 
 def test_a_resumed_run_remembers_its_best_epoch(tmp_path: Path) -> None:
