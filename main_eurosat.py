@@ -13,6 +13,7 @@ import time
 from argparse import Namespace
 from collections.abc import Sequence
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,16 +21,16 @@ from pytorch_lightning import Trainer, seed_everything
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from datasets.bands import RGB_BANDS
 from datasets.eurosat_dataset import EurosatDataset, fingerprint, write_split
 from models.backbones import Encoder, add_backbone_args, load_encoder
 from models.features import cached, extract_features, feature_key
-from models.linear_probe import draw_labelled, fit_linear_probe
-from models.ssl_finetuner import LinearProbe
+from models.linear_probe import Validation, draw_labelled, fit_linear_probe, milestones
+from models.ssl_finetuner import SSLFineTuner
 from utils.cli import base_parser, check_base_flags, check_positive, run, trainer_kwargs
 from utils.errors import UserError
-from utils.metrics import accuracy_percent, confusion_matrix, mean_and_std
-from utils.normalization import InputSpec
+from utils.evaluation import seeds, summarise
+from utils.input_transform import DataSpec, InputTransform, input_transform
+from utils.metrics import accuracy_percent, batch_mean, confusion_matrix
 from utils.plots import plot_confusion
 from utils.report import new_run_dir, write_results
 
@@ -58,8 +59,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     _check_flags(args)
     seed_everything(args.seed, workers=True, verbose=False)
     encoder, spec = load_encoder(args.backbone_type, args.base_encoder, args.ckpt_path)
-    if spec.bands not in (InputSpec.of_pictures().bands, RGB_BANDS):
-        raise UserError(f"EuroSAT's pictures are RGB, the encoder needs {' '.join(spec.bands)}")
+    norm = "paper" if args.protocol == "paper" else "auto"
+    transform = input_transform(spec, DataSpec.of_pictures("EuroSAT"), norm)
     dataset = EurosatDataset(args.data_dir)
     splits = dataset.splits(args.split_seed)
     labelled = draw_labelled(
@@ -69,9 +70,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     metrics: dict[str, Any] = {f"num_{split}": len(splits[split]) for split in splits}
     metrics |= {"num_labelled": len(labelled), "classes": list(dataset.classes)}
     if args.protocol == "paper":
-        metrics |= probe_as_paper(args, encoder, images, dataset, splits)
+        metrics |= probe_as_paper(args, encoder, transform, images, dataset, splits)
     else:
-        metrics |= probe_features(args, encoder, spec, images, dataset, splits)
+        metrics |= probe_features(args, encoder, transform, images, dataset, splits)
     print_table(metrics)
     if not args.debug:
         run_dir = new_run_dir(args.log_dir, f"eurosat-{args.backbone_type}")
@@ -90,22 +91,27 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 def probe_features(
     args: Namespace,
     encoder: Encoder,
-    spec: InputSpec,
+    transform: InputTransform,
     images: Tensor,
     dataset: EurosatDataset,
     splits: dict[str, Tensor],
 ) -> dict[str, Any]:
     """Fit the probes on features of the frozen encoder; percentages on val and on test."""
     began = time.perf_counter()
-    features, were_cached = _features(args, encoder, spec, images, dataset)
+    features, were_cached = _features(args, encoder, transform, images, dataset)
     extracted = time.perf_counter()
-    train, classes = splits["train"], len(dataset.classes)
+    train, val, classes = splits["train"], splits["val"], len(dataset.classes)
+    labels = dataset.labels[train]
     probes = fit_linear_probe(
         features[train],
-        dataset.labels[train],
+        labels,
         classes,
-        seeds=_seeds(args),
-        labels_per_class=args.labels_per_class,
+        seeds=seeds(args),
+        rows=[
+            draw_labelled(labels, args.labels_per_class, torch.Generator().manual_seed(seed))
+            for seed in seeds(args)
+        ],
+        validation=Validation(features[val], dataset.labels[val], _accuracy),
         max_epochs=args.max_epochs,
         batch_size=args.batch_size,
         learning_rate=args.learning_rate,
@@ -116,9 +122,10 @@ def probe_features(
         "seconds_probes": round(time.perf_counter() - extracted, 2),
     }
     for split in ("val", "test"):
-        labels, predictions = dataset.labels[splits[split]], probes.predict(features[splits[split]])
+        labels = dataset.labels[splits[split]]
+        predictions = probes.logits(features[splits[split]]).argmax(-1)
         accuracies = [accuracy_percent(labels, predicted) for predicted in predictions]
-        metrics |= _summary(f"{split}/accuracy", accuracies)
+        metrics |= summarise(f"{split}/accuracy", accuracies)
     matrices = [
         confusion_matrix(labels, predicted, classes) for predicted in predictions
     ]  # of test
@@ -135,13 +142,14 @@ def probe_features(
 def probe_as_paper(
     args: Namespace,
     encoder: Encoder,
+    transform: InputTransform,
     images: Tensor,
     dataset: EurosatDataset,
     splits: dict[str, Tensor],
 ) -> dict[str, Any]:
     """Train as the original does, see docs/differences.md: a percentage on val alone."""
     accuracies = []
-    for seed in _seeds(args):
+    for seed in seeds(args):
         seed_everything(seed, workers=True, verbose=False)
         labels, generator = dataset.labels, torch.Generator().manual_seed(seed)
         drawn = draw_labelled(labels[splits["train"]], args.labels_per_class, generator)
@@ -152,10 +160,17 @@ def probe_as_paper(
                     f"--batch_size {args.batch_size} is more than the {len(rows)} {split} images, "
                     "and --protocol paper drops the last batch if it is not full"
                 )
-            data = TensorDataset(images[rows], labels[rows])
+            data = TensorDataset(images[rows], labels[rows], torch.arange(len(rows)))
             loaders[split] = DataLoader(data, args.batch_size, split == "train", drop_last=True)
-        probe = LinearProbe(
-            deepcopy(encoder), len(dataset.classes), args.learning_rate, args.max_epochs
+        probe = SSLFineTuner(
+            deepcopy(encoder),
+            len(dataset.classes),
+            normalize=transform.normalize,
+            multi_label=False,
+            score=partial(batch_mean, _accuracy, batch_size=args.batch_size),
+            learning_rate=args.learning_rate,
+            milestones=milestones(args.max_epochs),
+            freeze_backbone=True,
         )
         trainer = Trainer(
             **trainer_kwargs(args),
@@ -165,8 +180,8 @@ def probe_as_paper(
             num_sanity_val_steps=0,
         )
         trainer.fit(probe, loaders["train"], loaders["val"])
-        accuracies.append(trainer.callback_metrics["val/accuracy_batch_mean"].item())
-    return _summary("val/accuracy_batch_mean", accuracies)
+        accuracies.append(trainer.callback_metrics["val/score"].item())
+    return summarise("val/accuracy_batch_mean", accuracies)
 
 
 def print_table(metrics: dict[str, Any]) -> None:
@@ -192,37 +207,35 @@ def _check_flags(args: Namespace) -> None:
 
 
 def _features(
-    args: Namespace, encoder: Encoder, spec: InputSpec, images: Tensor, dataset: EurosatDataset
+    args: Namespace,
+    encoder: Encoder,
+    transform: InputTransform,
+    images: Tensor,
+    dataset: EurosatDataset,
 ) -> tuple[Tensor, bool]:
     """Return the features of all images, (N, D), and whether an earlier run computed them."""
 
     def compute() -> Tensor:
         return extract_features(
             encoder,
-            spec,
-            images,
-            batch_size=args.feature_batch_size,
+            transform,
+            images.split(args.feature_batch_size),
+            len(images),
             device=torch.device("cuda" if args.gpus else "cpu"),
             precision=args.precision,
         )
 
     if args.debug:
         return compute(), False
-    key = feature_key(encoder, spec, fingerprint(dataset.names, images), args.precision)
+    key = feature_key(encoder, transform, fingerprint(dataset.names, images), args.precision)
     path = args.log_dir / "features" / f"{key}.npy"
     were_cached = path.exists()
     return cached(path, compute), were_cached
 
 
-def _seeds(args: Namespace) -> range:
-    """Return the seed of every probe."""
-    return range(args.seed, args.seed + args.num_seeds)
-
-
-def _summary(name: str, values: list[float]) -> dict[str, Any]:
-    """Return the mean, the sample standard deviation and the raw values under their names."""
-    average, std = mean_and_std(values)
-    return {name: average, f"{name}_std": std, f"{name}_per_seed": values}
+def _accuracy(labels: Tensor, logits: Tensor) -> float:
+    """Return the accuracy of the most likely classes in percent."""
+    return accuracy_percent(labels, logits.argmax(-1))
 
 
 if __name__ == "__main__":

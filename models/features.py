@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +13,16 @@ from tqdm import tqdm
 
 from models.backbones import Encoder
 from utils.errors import UserError
-from utils.normalization import InputSpec
+from utils.input_transform import InputTransform
 from utils.precision import PRECISIONS
 
 
 def extract_features(
     encoder: Encoder,
-    spec: InputSpec,
-    pictures: Tensor,
+    transform: InputTransform,
+    batches: Iterable[Tensor],
+    count: int,
     *,
-    batch_size: int,
     device: torch.device,
     precision: str,
 ) -> Tensor:
@@ -30,10 +30,9 @@ def extract_features(
 
     Args:
         encoder: Moved to the device; no tensor of it changes.
-        spec: Mean and deviation of its pre-training. The stretch is not applied: pictures are
-            stretched already.
-        pictures: uint8, shape (N, 3, H, W).
-        batch_size: Pictures per step.
+        transform: Normalises pictures for the encoder.
+        batches: Pictures, uint8, shape (B, C, H, W) each, ``count`` of them together.
+        count: N.
         device: Where to compute.
         precision: A key of ``PRECISIONS``.
 
@@ -42,26 +41,32 @@ def extract_features(
     """
     dtype = PRECISIONS[precision]
     encoder = encoder.to(device).to(memory_format=torch.channels_last).eval()
-    features = torch.empty(len(pictures), encoder.num_features)
+    features = torch.empty(count, encoder.num_features)
+    done = 0
     with (
         torch.inference_mode(),
         torch.autocast(device.type, dtype, enabled=dtype is not None),
-        tqdm(total=len(pictures), desc="features", unit=" images", leave=False) as bar,
+        tqdm(total=count, desc="features", unit=" images", leave=False) as bar,
     ):
-        for batch, rows in zip(pictures.split(batch_size), features.split(batch_size), strict=True):
-            inputs = spec.normalize(batch.to(device))
+        for batch in batches:
+            inputs = transform.normalize(batch.to(device))
+            rows = features[done : done + len(batch)]
             rows.copy_(encoder(inputs.contiguous(memory_format=torch.channels_last)))
+            done += len(batch)
             bar.update(len(batch))
+    assert done == count
     return features
 
 
-def feature_key(encoder: Encoder, spec: InputSpec, data_fingerprint: str, precision: str) -> str:
-    """Name all that features depend on: sha256 of tensors, input contract, data and precision."""
+def feature_key(
+    encoder: Encoder, transform: InputTransform, data_fingerprint: str, precision: str
+) -> str:
+    """Name all that features depend on: sha256 of tensors, transform, data and precision."""
     digest = hashlib.sha256()
     for name, tensor in encoder.state_dict().items():
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(memoryview(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy()))
-    contract = json.dumps([spec.to_dict(), data_fingerprint, str(PRECISIONS[precision])])
+    contract = json.dumps([transform.fingerprint(), data_fingerprint, str(PRECISIONS[precision])])
     digest.update(contract.encode())
     return digest.hexdigest()
 

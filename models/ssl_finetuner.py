@@ -1,56 +1,167 @@
 """Classifiers that are trained through an encoder rather than on its cached features."""
 
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
 import torch
 import torch.nn.functional as F
-from pytorch_lightning import LightningModule
+from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import Adam
 from torch.optim.lr_scheduler import MultiStepLR
+from torch.utils.data import DataLoader, Dataset
 
 from models.backbones import Encoder
-from models.linear_probe import milestones
+from utils.distributed import gather
 
 
-class LinearProbe(LightningModule):
-    """The original's probe on EuroSAT, kept to reproduce its numbers (``--protocol paper``).
+class SSLFineTuner(LightningModule):
+    """An encoder with a linear classifier on top, trained together or the classifier alone.
 
-    No gradient reaches the encoder, yet it is not frozen: in train mode it normalises by the
-    statistics of the batch, and its running statistics, which validation uses, drift towards
-    EuroSAT. Pictures are only divided by 255. The accuracy is a mean over validation batches.
+    Validation looks at the whole set and keeps the weights of the best epoch, in ``best_state``.
+    ``Trainer.test`` leaves the logits of the whole set, in the order of its rows, in
+    ``test_logits``. Batches are (uint8 pictures, targets, rows in the data set).
 
     Args:
-        encoder: Its batch-norm buffers change.
-        num_classes: Outputs of the linear layer.
-        learning_rate: Of Adam, divided by ten at 60 % and at 80 % of the epochs.
-        max_epochs: Epochs of the schedule.
+        encoder: Trained in place.
+        num_classes: Outputs of the classifier.
+        normalize: Turns uint8 pictures into the encoder's inputs.
+        multi_label: Whether a sample has any number of labels rather than one class.
+        score: Of the validation set: takes targets and logits, larger is better.
+        learning_rate: Of Adam.
+        milestones: Epochs after which the rate is divided by ten.
+        dropout: Share of the features that are left out in training (0.2 in the original's
+            BigEarthNet).
+        freeze_backbone: Whether no gradient reaches the encoder.
+        encoder_in_train_mode: Whether its batch norm uses, and learns, the statistics of batches
+            while the classifier trains; in the original yes on EuroSAT, no on BigEarthNet.
     """
 
     def __init__(
-        self, encoder: Encoder, num_classes: int, learning_rate: float, max_epochs: int
+        self,
+        encoder: Encoder,
+        num_classes: int,
+        *,
+        normalize: Callable[[Tensor], Tensor],
+        multi_label: bool,
+        score: Callable[[Tensor, Tensor], float],
+        learning_rate: float,
+        milestones: Sequence[int] = (),
+        dropout: float = 0.0,
+        freeze_backbone: bool = False,
+        encoder_in_train_mode: bool = True,
     ) -> None:
         super().__init__()
-        self.encoder = encoder
+        self.encoder = encoder.requires_grad_(not freeze_backbone)
         self.classifier = nn.Linear(encoder.num_features, num_classes)
+        self.dropout = nn.Dropout(dropout)
+        self.normalize = normalize
+        self.multi_label = multi_label
+        self.score = score
         self.learning_rate = learning_rate
-        self.max_epochs = max_epochs
+        self.milestones = milestones
+        self.encoder_in_train_mode = encoder_in_train_mode
+        self.best_score, self.best_epoch = -torch.inf, 0
+        self.best_state: dict[str, Tensor] = {}
+        self.validation: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.test_logits = torch.empty(0, num_classes)
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """Classify pictures: uint8, (B, 3, H, W) -> logits, (B, num_classes)."""
-        with torch.no_grad():
-            features = self.encoder(pictures.float() / 255)
-        return self.classifier(features)
+        """Classify pictures: uint8, (B, C, H, W) -> logits, float32, (B, num_classes)."""
+        features = self.encoder(self.normalize(pictures))
+        return self.classifier(self.dropout(features)).float()
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        pictures, labels = batch
-        loss = F.cross_entropy(self(pictures), labels)
+    def on_train_epoch_start(self) -> None:
+        self.encoder.train(self.encoder_in_train_mode)
+
+    def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:
+        pictures, targets = batch[:2]
+        logits = self(pictures)
+        if self.multi_label:
+            loss = F.multilabel_soft_margin_loss(logits, targets.float())
+        else:
+            loss = F.cross_entropy(logits, targets)
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        pictures, labels = batch
-        accuracy = 100 * (self(pictures).argmax(1) == labels).float().mean()
-        self.log("val/accuracy_batch_mean", accuracy, prog_bar=True)
+    def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
+        pictures, targets, rows = batch
+        self.validation.append((rows, targets, self(pictures)))
+
+    def on_validation_epoch_end(self) -> None:
+        _, targets, logits = self.validation_outputs()
+        score = self.score(targets, logits)
+        self.log("val/score", score, prog_bar=True)
+        if score > self.best_score:
+            self.best_score, self.best_epoch = score, self.current_epoch + 1
+            self.best_state = {k: v.detach().cpu().clone() for k, v in self.state_dict().items()}
+
+    def test_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        self.test_logits = self.validation_outputs()[2]
+
+    def validation_outputs(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return rows, targets and logits of the validation, each row once, in order; and forget.
+
+        A sampler of several processes repeats rows to give each as many.
+        """
+        parts = [torch.cat(column) for column in zip(*self.validation, strict=True)]
+        self.validation.clear()
+        rows, targets, logits = (gather(part).cpu() for part in parts)
+        order = rows.argsort(stable=True)
+        order = order[rows[order].diff(prepend=rows.new_tensor([-1])) > 0]
+        return rows[order], targets[order], logits[order]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        best = {"score": self.best_score, "epoch": self.best_epoch, "state": self.best_state}
+        checkpoint["best"] = best
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        best = checkpoint["best"]
+        self.best_score, self.best_epoch = best["score"], best["epoch"]
+        self.best_state = best["state"]
 
     def configure_optimizers(self) -> tuple[list[Adam], list[MultiStepLR]]:
-        optimizer = Adam(self.classifier.parameters(), lr=self.learning_rate)
-        return [optimizer], [MultiStepLR(optimizer, milestones(self.max_epochs))]
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        optimizer = Adam(trained, lr=self.learning_rate)
+        return [optimizer], [MultiStepLR(optimizer, list(self.milestones))]
+
+
+def finetune(
+    trainer: Trainer,
+    module: SSLFineTuner,
+    data: Mapping[str, Dataset[Any]],
+    *,
+    batch_size: int,
+    num_workers: int,
+    ckpt_path: Path | None = None,
+) -> dict[str, Tensor]:
+    """Train on ``data["train"]``, go back to the best epoch on ``data["val"]``, and score.
+
+    Args:
+        trainer: Of one or several processes; all of them return the same.
+        module: Ends with the weights of its best epoch.
+        data: Samples are (uint8 picture, target, row).
+        batch_size: Samples per step and process.
+        num_workers: Loader processes.
+        ckpt_path: Checkpoint of a run to continue.
+
+    Returns:
+        Logits of "val" and, if it is there, of "test": float32, shape (N, num_classes).
+    """
+    load = partial(DataLoader, num_workers=num_workers, persistent_workers=num_workers > 0)
+    # A last batch of one picture would have no deviation to normalise by.
+    is_one_left = len(data["train"]) % batch_size == 1  # type: ignore[arg-type]
+    train = load(data["train"], batch_size, shuffle=True, drop_last=is_one_left)
+    held_out = {split: load(data[split], batch_size) for split in ("val", "test") if split in data}
+    trainer.fit(module, train, held_out["val"], ckpt_path=ckpt_path, weights_only=True)
+    module.load_state_dict(module.best_state)
+    logits = {}
+    for split, loader in held_out.items():
+        trainer.test(module, loader, verbose=False)
+        logits[split] = module.test_logits
+    return logits

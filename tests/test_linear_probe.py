@@ -9,6 +9,8 @@ from torch import Tensor
 
 from models.linear_probe import (
     FittedProbes,
+    Validation,
+    _drop,
     _gradient,
     draw_labelled,
     fit_linear_probe,
@@ -27,9 +29,11 @@ def clouds(count: int, dim: int = 6, classes: int = 4) -> tuple[Tensor, Tensor]:
 
 
 def fit(features: Tensor, labels: Tensor, **changes: object) -> FittedProbes:
+    seeds = changes.get("seeds", [0])
     settings: dict[str, object] = {
         "seeds": [0],
-        "labels_per_class": None,
+        "rows": [torch.arange(len(features)) for _ in seeds],  # type: ignore[attr-defined]
+        "validation": None,
         "max_epochs": 20,
         "batch_size": 16,
         "learning_rate": 1e-2,
@@ -74,22 +78,64 @@ def test_accuracy_is_that_of_logistic_regression() -> None:
     mean, std = features.mean(0), features.std(0)
     reference = LogisticRegression(C=1.0).fit(((features - mean) / std).numpy(), labels.numpy())
     expected = 100 * np.mean(reference.predict(((others - mean) / std).numpy()) == answers.numpy())
-    predictions = fit(features, labels).predict(others)[0]
+    predictions = fit(features, labels).logits(others)[0].argmax(1)
     assert accuracy_percent(answers, predictions) == pytest.approx(expected, abs=1.0)
 
 
 def test_a_probe_does_not_depend_on_its_neighbours() -> None:
     features, labels = clouds(60)
-    together = fit(features, labels, seeds=[5, 6, 7], labels_per_class=10).weight
-    alone = fit(features, labels, seeds=[6], labels_per_class=10).weight
+    rows = [torch.randperm(60)[:40] for _ in range(3)]
+    together = fit(features, labels, seeds=[5, 6, 7], rows=rows, dropout=0.5).weight
+    alone = fit(features, labels, seeds=[6], rows=rows[1:2], dropout=0.5).weight
     torch.testing.assert_close(together[1], alone[0], rtol=0, atol=1e-5)
     assert (together[0] - together[1]).abs().max() > 1e-2
 
 
 def test_units_and_offsets_of_features_do_not_matter() -> None:
     features, labels = clouds(80)
-    scaled = fit(features * 4 - 8, labels).predict(features * 4 - 8)
-    assert torch.equal(fit(features, labels).predict(features), scaled)
+    scaled = fit(features * 4 - 8, labels).logits(features * 4 - 8)
+    same = fit(features, labels).logits(features)
+    assert torch.equal(same.argmax(-1), scaled.argmax(-1))
+    raw = fit(features * 4 - 8, labels, standardise=False).logits(features * 4 - 8)
+    assert not torch.equal(same.argmax(-1), raw.argmax(-1))
+
+
+def test_gradient_of_labels_is_that_of_the_soft_margin_loss() -> None:
+    weight = torch.randn(2, 4, 7, requires_grad=True)
+    inputs, labels = torch.randn(2, 5, 7), torch.randint(2, (2, 5, 4)).float()
+    for probe in range(2):
+        logits = inputs[probe] @ weight[probe].T
+        F.multilabel_soft_margin_loss(logits, labels[probe]).backward()
+    expected = weight.grad
+    assert expected is not None
+    torch.testing.assert_close(_gradient(weight.detach(), inputs, labels), expected)
+
+
+def test_dropout_leaves_features_out_and_keeps_their_expectation() -> None:
+    batch = torch.ones(2, 500, 21)
+    _drop(batch, 0.2, [torch.Generator().manual_seed(seed) for seed in (0, 1)])
+    features = batch[..., :-1]
+    assert sorted(features.unique().tolist()) == [0, 1.25]
+    assert features.mean().item() == pytest.approx(1, abs=0.02)
+    assert (batch[..., -1] == 1).all()
+    assert not torch.equal(batch[0], batch[1])
+
+
+def test_the_epoch_with_the_best_validation_score_is_kept() -> None:
+    features, labels = clouds(80)
+    scores = iter([0.1, 0.5, 0.2, 0.5, 0.3])
+    seen = []
+
+    def score(targets: Tensor, logits: Tensor) -> float:
+        assert torch.equal(targets, labels[:20])
+        seen.append(logits.clone())
+        return next(scores)
+
+    validation = Validation(features[:20], labels[:20], score)
+    probes = fit(features, labels, max_epochs=5, validation=validation)
+    assert probes.epochs == [2]  # the first of equal ones
+    assert torch.equal(probes.logits(features[:20])[0], seen[1])
+    assert torch.equal(fit(features, labels, max_epochs=5).logits(features[:20])[0], seen[4])
 
 
 def test_a_constant_feature_is_harmless() -> None:

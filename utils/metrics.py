@@ -1,10 +1,15 @@
-"""Numbers that summarise predictions, over a whole data set."""
+"""Numbers that summarise predictions, over a whole data set, and how sure they are.
 
-from collections.abc import Sequence
+Shapes: N samples, C classes. ``weights`` count each sample so many times; a bootstrap draws them.
+"""
+
+from collections.abc import Callable, Sequence
 from statistics import mean, stdev
 
 import torch
 from torch import Tensor
+
+RESAMPLES = 200  # of a bootstrap
 
 
 def confusion_matrix(labels: Tensor, predictions: Tensor, num_classes: int) -> Tensor:
@@ -19,9 +24,135 @@ def confusion_matrix(labels: Tensor, predictions: Tensor, num_classes: int) -> T
     return torch.bincount(cells, minlength=num_classes**2).view(num_classes, num_classes)
 
 
-def accuracy_percent(labels: Tensor, predictions: Tensor) -> float:
+def accuracy_percent(labels: Tensor, predictions: Tensor, weights: Tensor | None = None) -> float:
     """Return the share of right predictions of the whole set, 0..100."""
-    return 100 * (labels == predictions).double().mean().item()
+    right = (labels == predictions).double()
+    if weights is None:
+        return 100 * right.mean().item()
+    return 100 * (right @ weights.double() / weights.sum()).item()
+
+
+class RankedScores:
+    """Scores of one yes-no question, sorted once for many weightings.
+
+    Args:
+        targets: Whether the answer is yes, shape (M,).
+        scores: Larger means rather yes, shape (M,).
+    """
+
+    def __init__(self, targets: Tensor, scores: Tensor) -> None:
+        ranked, self.order = scores.sort(descending=True)
+        self.positive = targets[self.order].double()
+        is_last = torch.ones(len(ranked), dtype=torch.bool)
+        is_last[:-1] = ranked[1:] != ranked[:-1]
+        self.last = is_last.nonzero().flatten()  # of each run of equal scores
+
+    def average_precision(self, weights: Tensor | None = None) -> float:
+        """Return the sum of (R_n - R_(n-1)) P_n over the distinct thresholds, as scikit-learn.
+
+        Not a number where no answer is yes.
+        """
+        ones = torch.ones_like(self.positive)
+        weight = ones if weights is None else weights.double()[self.order]
+        true = (weight * self.positive).cumsum(0)[self.last]
+        count = weight.cumsum(0)[self.last]
+        gained = true.diff(prepend=true.new_zeros(1)) / true[-1]
+        return (gained * true / count.clamp(min=1e-300)).sum().item()
+
+
+class MultiLabelScores:
+    """Average precision of multi-label scores: of all decisions together, and per class.
+
+    Args:
+        targets: Multi-hot, shape (N, C).
+        scores: Shape (N, C).
+    """
+
+    def __init__(self, targets: Tensor, scores: Tensor) -> None:
+        self.num_classes = targets.shape[1]
+        self.all = RankedScores(targets.flatten(), scores.flatten())
+        self.each = [RankedScores(*pair) for pair in zip(targets.T, scores.T, strict=True)]
+
+    def micro(self, weights: Tensor | None = None) -> float:
+        """Return the average precision over all samples and classes, in percent."""
+        if weights is not None:
+            weights = weights.repeat_interleave(self.num_classes)
+        return 100 * self.all.average_precision(weights)
+
+    def per_class(self, weights: Tensor | None = None) -> list[float]:
+        """Return the average precision of each class in percent, NaN for one without samples."""
+        return [100 * ranked.average_precision(weights) for ranked in self.each]
+
+    def macro(self, weights: Tensor | None = None) -> float:
+        """Return the mean over the classes that have samples, in percent."""
+        return torch.tensor(self.per_class(weights), dtype=torch.float64).nanmean().item()
+
+
+def multi_label_f1(targets: Tensor, predictions: Tensor) -> tuple[float, float]:
+    """Return F1 in percent over all decisions (micro), and its mean over the classes (macro).
+
+    A class without samples and predictions counts 0, as in scikit-learn.
+
+    Args:
+        targets: Multi-hot, shape (N, C).
+        predictions: Multi-hot, shape (N, C).
+    """
+    targets, predictions = targets.bool(), predictions.bool()
+    true = (targets & predictions).sum(0).double()
+    wrong = (targets ^ predictions).sum(0).double()
+    micro = 2 * true.sum() / (2 * true.sum() + wrong.sum()).clamp(min=1)
+    macro = (2 * true / (2 * true + wrong).clamp(min=1)).mean()
+    return 100 * micro.item(), 100 * macro.item()
+
+
+def detection_scores(true: int, false: int, missed: int) -> dict[str, float]:
+    """Return precision, recall, F1 and IoU in percent; 0 where nothing is found or there.
+
+    Args:
+        true: Pixels or samples found that are there.
+        false: Found, but not there.
+        missed: There, but not found.
+    """
+    return {
+        "precision": 100 * true / max(1, true + false),
+        "recall": 100 * true / max(1, true + missed),
+        "f1": 100 * 2 * true / max(1, 2 * true + false + missed),
+        "iou": 100 * true / max(1, true + false + missed),
+    }
+
+
+def batch_mean(metric: Callable[[Tensor, Tensor], float], *data: Tensor, batch_size: int) -> float:
+    """Return the mean of a metric over whole batches, as the original does; the rest is dropped.
+
+    Args:
+        metric: Takes a batch of each of ``data``.
+        data: Tensors of N rows.
+        batch_size: Rows per batch, at most N.
+    """
+    whole = [rows[: len(rows) // batch_size * batch_size].split(batch_size) for rows in data]
+    return mean(metric(*batch) for batch in zip(*whole, strict=True))
+
+
+def bootstrap_interval(
+    statistic: Callable[[Tensor], float], count: int, seed: int, resamples: int = RESAMPLES
+) -> tuple[float, float]:
+    """Return the 95 % percentile interval of a statistic under resampling of the samples.
+
+    Args:
+        statistic: Takes how often each sample was drawn, int64, shape (count,).
+        count: Number of samples.
+        seed: Seed of the draws.
+        resamples: Number of draws.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    values = [
+        statistic(torch.randint(count, (count,), generator=generator).bincount(minlength=count))
+        for _ in range(resamples)
+    ]
+    low, high = torch.tensor(values, dtype=torch.float64).nanquantile(
+        torch.tensor([0.025, 0.975], dtype=torch.float64)
+    )
+    return low.item(), high.item()
 
 
 def mean_and_std(values: Sequence[float]) -> tuple[float, float | None]:

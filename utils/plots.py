@@ -1,7 +1,7 @@
 """Pictures of results, drawn without a window and without pyplot's global state."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +41,50 @@ def plot_confusion(path: Path, confusion: Tensor, classes: Sequence[str], title:
     for (row, column), value in np.ndenumerate(share):
         color = "white" if value > 50 else "black"
         axes.text(column, row, f"{value:.1f}", ha="center", va="center", color=color, fontsize=8)
+    save_figure(figure, path)
+
+
+def plot_per_class(path: Path, values: Mapping[str, float], title: str) -> None:
+    """Draw one bar per class, in percent, the largest on top; a class without a value is empty.
+
+    Args:
+        path: PNG to write.
+        values: Percentage of each class, perhaps NaN.
+        title: Text above the picture.
+    """
+    ranked = sorted(values, key=lambda name: -np.nan_to_num(values[name], nan=-1))
+    figure = Figure(figsize=(9, 1 + 0.3 * len(values)), layout="constrained")
+    axes = figure.add_subplot()
+    bars = axes.barh(ranked, np.nan_to_num([values[name] for name in ranked]), color="tab:blue")
+    labels = ["-" if np.isnan(values[name]) else f"{values[name]:.1f}" for name in ranked]
+    axes.bar_label(bars, labels, padding=3)
+    axes.set(xlim=(0, 105), title=title, xlabel="percent")
+    axes.invert_yaxis()
+    save_figure(figure, path)
+
+
+def plot_label_curve(
+    path: Path, curves: Mapping[str, Mapping[float, tuple[float, float | None]]], metric: str
+) -> None:
+    """Draw a metric over the share of the labels, one line per method.
+
+    Args:
+        path: PNG to write.
+        curves: For each method and share of the labels, mean and deviation in percent.
+        metric: Name of the vertical axis.
+    """
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.add_subplot()
+    for name, points in curves.items():
+        fracs = sorted(points)
+        means = [points[frac][0] for frac in fracs]
+        stds = [points[frac][1] or 0.0 for frac in fracs]
+        axes.errorbar(
+            [100 * frac for frac in fracs], means, stds, marker="o", capsize=3, label=name
+        )
+    axes.set(xscale="log", xlabel="train labels in percent", ylabel=metric)
+    axes.grid(alpha=0.3)
+    axes.legend()
     save_figure(figure, path)
 
 

@@ -1,0 +1,114 @@
+"""What the downstream scripts share: their flags, how results are summarised, what they export."""
+
+import os
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from torch import Tensor
+
+from utils.cli import check_positive
+from utils.errors import UserError
+from utils.metrics import mean_and_std
+from utils.subset import check_fraction
+
+_PREDICTION_SUFFIXES = (".npz", ".parquet")
+
+
+def add_evaluation_args(parser: ArgumentParser, num_seeds: int = 3) -> None:
+    """Add the flags of repetitions, label shares and exports."""
+    add = parser.add_argument
+    add(
+        "--num_seeds",
+        type=int,
+        default=num_seeds,
+        help="repetitions; they use --seed, --seed + 1 and so on",
+    )
+    add(
+        "--train_frac",
+        type=float,
+        nargs="+",
+        default=[1.0],
+        help="share of the train labels; several make a curve",
+    )
+    add("--val_frac", type=float, default=1.0, help="share of the validation set")
+    add("--save_predictions", type=Path, help="FILE.npz or FILE.parquet for the test predictions")
+
+
+def check_evaluation_flags(args: Namespace) -> None:
+    """Refuse values that cannot work, before anything is read."""
+    check_positive(args, "num_seeds")
+    for frac in args.train_frac:
+        check_fraction("train_frac", frac)
+    check_fraction("val_frac", args.val_frac)
+    if len(set(args.train_frac)) < len(args.train_frac):
+        raise UserError("--train_frac names a share twice: each is one point of the curve")
+    path = args.save_predictions
+    if path is not None and path.suffix not in _PREDICTION_SUFFIXES:
+        raise UserError(f"--save_predictions {path} must end in .npz or .parquet")
+
+
+def input_norm(args: Namespace) -> str:
+    """Return what ``--input_norm`` says, or what the protocol says where it was not given."""
+    return args.input_norm or ("paper" if args.protocol == "paper" else "auto")
+
+
+def seeds(args: Namespace) -> range:
+    """Return the seed of every repetition."""
+    return range(args.seed, args.seed + args.num_seeds)
+
+
+def summarise(
+    name: str, per_seed: Sequence[float], interval: tuple[float, float] | None = None
+) -> dict[str, Any]:
+    """Return mean, sample deviation, raw values and, if given, the 95 % interval of a metric."""
+    average, std = mean_and_std(per_seed)
+    summary = {name: average, f"{name}_std": std, f"{name}_per_seed": list(per_seed)}
+    return summary if interval is None else summary | {f"{name}_interval": list(interval)}
+
+
+def format_metric(metrics: dict[str, Any], name: str) -> str:
+    """Return one line for a table: mean, deviation, interval and raw values."""
+    std, interval = metrics[f"{name}_std"], metrics.get(f"{name}_interval")
+    spread = "" if std is None else f" +- {std:.2f}"
+    bounds = "" if interval is None else f"  95 % {interval[0]:.2f} .. {interval[1]:.2f}"
+    raw = " ".join(f"{value:.2f}" for value in metrics[f"{name}_per_seed"])
+    return f"{name:28s}{metrics[name]:6.2f}{spread} %{bounds}  ({raw})"
+
+
+def save_predictions(
+    path: Path,
+    names: Sequence[str],
+    targets: Tensor,
+    scores: Tensor,
+    embeddings: Tensor | None = None,
+) -> None:
+    """Write predictions whole or not at all, as an npz (no pickles) or a parquet file.
+
+    Args:
+        path: ``.npz`` or ``.parquet``.
+        names: Name of each sample.
+        targets: Classes, (N,), or multi-hot labels, (N, C).
+        scores: Of the first seed, shape (N, C).
+        embeddings: Features, shape (N, D), if there are any.
+    """
+    arrays = {"targets": targets.numpy(), "scores": scores.float().numpy()}
+    if embeddings is not None:
+        arrays["embeddings"] = embeddings.numpy()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            if path.suffix == ".npz":
+                arrays["names"] = np.array(names, dtype=np.str_)
+                np.savez(file, **arrays)  # type: ignore[arg-type]
+            else:
+                columns = {name: array.tolist() for name, array in arrays.items()}
+                pq.write_table(pa.table({"names": list(names)} | columns), file)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
