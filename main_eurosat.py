@@ -117,13 +117,14 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             seconds = round(time.perf_counter() - began, 2)
             results[name][f"{frac:g}"] = measure(args, task, predictions[name]) | {
                 "num_labelled": len(rows[0]),
-                "seconds": seconds,
+                "seconds_probes": seconds,
             }
     if world.rank == 0:
         first = next(name for name in methods if name.startswith(args.method[0]))
         metrics |= {f"num_{split}": len(rows) for split, rows in task.splits.items()}
         metrics |= {"classes": list(task.classes), **list(results[first].values())[-1]}
-        report(args, task, metrics | {"by_method": results}, predictions[first], started)
+        metrics["by_method"] = results
+        report(args, task, metrics, predictions[first], started)
     return metrics
 
 
