@@ -7,7 +7,7 @@ is 39.2 DN. The stretch to a picture is tabulated in ``utils.normalization``.
 from collections.abc import Mapping, Sequence
 
 from utils.errors import UserError
-from utils.normalization import InputSpec, imagenet_statistics
+from utils.normalization import RGB_QUANTILES, InputSpec, quantile_spec
 
 # Ground resolution in metres. The order is that of the SeCo archives; B10 is not in level-2A data.
 RESOLUTION_M = {
@@ -27,10 +27,7 @@ RESOLUTION_M = {
 ALL_BANDS = tuple(RESOLUTION_M)
 RGB_BANDS = ("B4", "B3", "B2")  # red, green, blue: the order of the published encoders
 
-# 2 % and 98 % quantiles of 3,000 random SeCo images, in stored uint8 steps
-# (datasets/seco_dataset.py of the original). None were published for the other bands.
 QUANTILES_NAME = "quantiles.json"  # of the file with the others, beside the places
-RGB_QUANTILES = {"B2": (3.0, 88.0), "B3": (2.0, 103.0), "B4": (0.0, 129.0)}
 
 
 def check_bands(bands: Sequence[str]) -> tuple[str, ...]:
@@ -54,11 +51,4 @@ def seco_input_spec(
             f"no quantiles for {' '.join(missing)}: "
             "run `python datasets/seco_utils.py --data_dir DIR` once"
         )
-    mean, std = imagenet_statistics(bands)  # as the original does for red, green and blue
-    return InputSpec(
-        bands=bands,
-        low=tuple(quantiles[band][0] for band in bands),
-        high=tuple(quantiles[band][1] for band in bands),
-        mean=mean,
-        std=std,
-    )
+    return quantile_spec(bands, quantiles)

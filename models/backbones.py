@@ -1,21 +1,19 @@
 """ResNet encoders without their classifier, and the three sources of their weights."""
 
 from argparse import ArgumentParser
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-import torchvision
-from torch import Tensor, nn
-from torchvision.models import get_model, list_models
+from torch import nn
 
-from utils.checkpoint import read_checkpoint
+from utils.encoder_file import SEQUENTIAL, read_encoder_file
 from utils.errors import UserError
-from utils.normalization import InputSpec
+from utils.input_transform import INPUT_NORMS
+from utils.normalization import PICTURE_BANDS, PICTURE_LETTERS, InputSpec
+from utils.resnets import build_resnet
 
-PREFIX = "encoder_q."  # of the query encoder's tensors in a checkpoint
+DEFAULT_ENCODER = "resnet18"  # of the original
 SOURCES = ("random", "imagenet", "pretrain")
-RESNETS = tuple(name for name in list_models(module=torchvision.models) if "resne" in name)
 
 
 class Encoder(nn.Sequential):
@@ -38,95 +36,86 @@ class Encoder(nn.Sequential):
         in_channels: int = 3,
         norm_layer: Callable[..., nn.Module] | None = None,
     ) -> None:
-        if name not in RESNETS:
-            raise UserError(f"unknown encoder {name}: the known ones are {' '.join(RESNETS)}")
         if in_channels < 3:
             raise UserError(f"an encoder needs 3 or more bands, not {in_channels}")
-        resnet = get_model(name, weights=weights, norm_layer=norm_layer)
-        if in_channels != 3:
-            stem = nn.Conv2d(in_channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
-            nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
-            resnet.conv1 = stem
+        resnet = build_resnet(name, weights=weights, in_channels=in_channels, norm_layer=norm_layer)
         super().__init__(*list(resnet.children())[:-1], nn.Flatten())
         self.num_features: int = resnet.fc.in_features
 
 
 def add_backbone_args(parser: ArgumentParser) -> None:
-    """Add the flags of ``load_encoder``."""
-    parser.add_argument("--backbone_type", choices=SOURCES, default="imagenet", help="weights")
-    parser.add_argument("--base_encoder", default="resnet18", help="ResNet for random and imagenet")
-    parser.add_argument("--ckpt_path", type=Path, help="checkpoint of main_pretrain.py")
+    """Add the flags of ``load_encoder`` and of ``input_transform``."""
+    add = parser.add_argument
+    add("--backbone_type", choices=SOURCES, default="imagenet", help="where weights come from")
+    add(
+        "--base_encoder",
+        help=f"any torchvision ResNet; by default the checkpoint's, else {DEFAULT_ENCODER}",
+    )
+    add("--ckpt_path", type=Path, help="encoder to load, see checkpoints/README.md")
+    add("--bands", nargs="+", help="bands in channel order; by default the encoder's, else RGB")
+    add(
+        "--input_norm",
+        choices=INPUT_NORMS,
+        help="by default auto (as in the pre-training), under --protocol paper the original's",
+    )
 
 
 def load_encoder(
-    source: str, name: str, ckpt_path: Path | None = None
+    source: str,
+    name: str | None = None,
+    ckpt_path: Path | None = None,
+    bands: Sequence[str] | None = None,
 ) -> tuple[Encoder, InputSpec]:
     """Build an encoder and tell what input it expects.
 
-    ``name`` is ignored for "pretrain", whose checkpoint names its own.
+    Args:
+        source: One of ``SOURCES``.
+        name: A torchvision ResNet. None stands for the checkpoint's own, else the default; a
+            checkpoint of another one is a ``UserError``.
+        ckpt_path: Any file that ``utils.encoder_file`` reads, for "pretrain" only.
+        bands: Channels of a random encoder. Pre-trained ones have their own, and others are a
+            ``UserError``; a file that does not name its bands takes these names.
     """
-    if source != "pretrain" and ckpt_path is not None:
+    if bands is not None and len(set(bands)) < len(bands):
+        raise UserError(f"--bands needs distinct names, not: {' '.join(bands)}")
+    if source == "pretrain":
+        if ckpt_path is None:
+            raise UserError("--backbone_type pretrain needs --ckpt_path")
+        return _pretrained_encoder(ckpt_path, name, bands)
+    if ckpt_path is not None:
         raise UserError(
             f"--ckpt_path {ckpt_path} is only read with --backbone_type pretrain: add it"
         )
-    if source == "random":
-        return Encoder(name), InputSpec.of_pictures()
-    if source == "imagenet":  # the weights that pretrained=True meant in 2021
-        return _imagenet_encoder(name), InputSpec.of_pictures()
-    if ckpt_path is None:
-        raise UserError("--backbone_type pretrain needs --ckpt_path")
-    return _pretrained_encoder(ckpt_path)
+    name, bands = name or DEFAULT_ENCODER, tuple(bands or PICTURE_BANDS)
+    if source == "imagenet":
+        return _imagenet_encoder(name, bands), InputSpec.of_pictures(bands)
+    return Encoder(name, in_channels=len(bands)), InputSpec.of_pictures(bands)
 
 
-def _imagenet_encoder(name: str) -> Encoder:
+def _imagenet_encoder(name: str, bands: tuple[str, ...]) -> Encoder:
     """Fetch torchvision's weights; no network is the user's problem, not a bug."""
+    if tuple(PICTURE_LETTERS.get(band, band) for band in bands) != PICTURE_BANDS:
+        raise UserError(
+            f"--backbone_type imagenet was trained on red, green and blue, not on "
+            f"{' '.join(bands)}: leave --bands out, or take --backbone_type random"
+        )
     try:
-        return Encoder(name, weights="IMAGENET1K_V1")
+        return Encoder(name, weights="IMAGENET1K_V1")  # what pretrained=True meant in 2021
     except OSError as error:
         raise UserError(f"cannot download the ImageNet weights of {name}: {error}") from error
 
 
-def _pretrained_encoder(path: Path) -> tuple[Encoder, InputSpec]:
-    """Rebuild the query encoder of a checkpoint, with the input contract that it carries."""
-    checkpoint = read_checkpoint(path)
-    hyper_parameters, state = checkpoint["hyper_parameters"], checkpoint["state_dict"]
-    name = hyper_parameters.get("base_encoder")
-    if not isinstance(name, str) or name not in RESNETS:
-        raise UserError(f"{path} is not a checkpoint of main_pretrain.py: its encoder is {name!r}")
-    encoder = _load_weights(name, state, path)
-    contract = hyper_parameters.get("input_spec")
-    if contract is None:
-        return encoder, InputSpec.of_pictures()
-    try:
-        spec = InputSpec.from_dict(contract)
-    except (TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path} has a damaged input_spec: {error}") from error
+def _pretrained_encoder(
+    path: Path, name: str | None, bands: Sequence[str] | None
+) -> tuple[Encoder, InputSpec]:
+    """Rebuild the encoder of a file, with the input contract that it carries."""
+    file = read_encoder_file(path, name)
+    spec = file.input_spec(bands)
+    encoder = Encoder(file.architecture, in_channels=file.in_channels)
+    positions = {child: position for position, child in SEQUENTIAL.items()}
+    state = {}
+    for key, tensor in file.tensors.items():
+        child, _, rest = key.partition(".")
+        state[f"{positions[child]}.{rest}"] = tensor
+    encoder.load_state_dict(state)
     return encoder, spec
-
-
-def _load_weights(name: str, state: dict[Any, Any], path: Path) -> Encoder:
-    """Build the ResNet and load its tensors; any that do not fit or are NaN are a ``UserError``."""
-    weights = {
-        key.removeprefix(PREFIX): tensor
-        for key, tensor in state.items()
-        if isinstance(key, str) and key.startswith(PREFIX) and isinstance(tensor, Tensor)
-    }
-    stem = weights.get("0.weight")
-    if stem is None or stem.ndim != 4 or stem.shape[1] < 3:
-        raise UserError(
-            f"{path} holds no encoder: {PREFIX}0.weight is no filter of 3 or more bands"
-        )
-    encoder = Encoder(name, in_channels=stem.shape[1])
-    expected = {key: (tensor.shape, tensor.dtype) for key, tensor in encoder.state_dict().items()}
-    found = {key: (tensor.shape, tensor.dtype) for key, tensor in weights.items()}
-    wrong = sorted({key for key, _ in expected.items() ^ found.items()})
-    if wrong:
-        raise UserError(
-            f"{path} does not fit a {name}: {len(wrong)} tensors are missing, too many or of "
-            f"another shape or type, such as {PREFIX}{wrong[0]}"
-        )
-    broken = [key for key, tensor in weights.items() if not tensor.isfinite().all()]
-    if broken:
-        raise UserError(f"{path} holds numbers that are not finite, such as in {PREFIX}{broken[0]}")
-    encoder.load_state_dict(weights)
-    return encoder

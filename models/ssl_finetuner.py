@@ -1,14 +1,17 @@
 """Classifiers that are trained through an encoder rather than on its cached features."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from pytorch_lightning import LightningModule
+from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import Adam
 from torch.optim.lr_scheduler import MultiStepLR
+from torch.utils.data import DataLoader, Dataset
 
 from models.backbones import Encoder
 from utils.distributed import gather
@@ -18,6 +21,8 @@ class SSLFineTuner(LightningModule):
     """An encoder with a linear classifier on top, trained together or the classifier alone.
 
     Validation looks at the whole set and keeps the weights of the best epoch, in ``best_state``.
+    ``Trainer.test`` leaves the logits of the whole set, in the order of its rows, in
+    ``test_logits``. Batches are (uint8 pictures, targets, rows in the data set).
 
     Args:
         encoder: Trained in place.
@@ -61,6 +66,7 @@ class SSLFineTuner(LightningModule):
         self.best_score, self.best_epoch = -torch.inf, 0
         self.best_state: dict[str, Tensor] = {}
         self.validation: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.test_logits = torch.empty(0, num_classes)
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Classify pictures: uint8, (B, C, H, W) -> logits, float32, (B, num_classes)."""
@@ -92,6 +98,12 @@ class SSLFineTuner(LightningModule):
             self.best_score, self.best_epoch = score, self.current_epoch + 1
             self.best_state = {k: v.detach().cpu().clone() for k, v in self.state_dict().items()}
 
+    def test_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        self.test_logits = self.validation_outputs()[2]
+
     def validation_outputs(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return rows, targets and logits of the validation, each row once, in order; and forget.
 
@@ -117,3 +129,39 @@ class SSLFineTuner(LightningModule):
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         optimizer = Adam(trained, lr=self.learning_rate)
         return [optimizer], [MultiStepLR(optimizer, list(self.milestones))]
+
+
+def finetune(
+    trainer: Trainer,
+    module: SSLFineTuner,
+    data: Mapping[str, Dataset[Any]],
+    *,
+    batch_size: int,
+    num_workers: int,
+    ckpt_path: Path | None = None,
+) -> dict[str, Tensor]:
+    """Train on ``data["train"]``, go back to the best epoch on ``data["val"]``, and score.
+
+    Args:
+        trainer: Of one or several processes; all of them return the same.
+        module: Ends with the weights of its best epoch.
+        data: Samples are (uint8 picture, target, row).
+        batch_size: Samples per step and process.
+        num_workers: Loader processes.
+        ckpt_path: Checkpoint of a run to continue.
+
+    Returns:
+        Logits of "val" and, if it is there, of "test": float32, shape (N, num_classes).
+    """
+    load = partial(DataLoader, num_workers=num_workers, persistent_workers=num_workers > 0)
+    # A last batch of one picture would have no deviation to normalise by.
+    is_one_left = len(data["train"]) % batch_size == 1  # type: ignore[arg-type]
+    train = load(data["train"], batch_size, shuffle=True, drop_last=is_one_left)
+    held_out = {split: load(data[split], batch_size) for split in ("val", "test") if split in data}
+    trainer.fit(module, train, held_out["val"], ckpt_path=ckpt_path, weights_only=True)
+    module.load_state_dict(module.best_state)
+    logits = {}
+    for split, loader in held_out.items():
+        trainer.test(module, loader, verbose=False)
+        logits[split] = module.test_logits
+    return logits

@@ -13,18 +13,21 @@ from PIL import Image
 from torch import Tensor
 
 import main_eurosat
-from datasets.bands import RGB_BANDS, seco_input_spec
+from datasets.bands import RGB_BANDS
 from datasets.eurosat_dataset import EurosatDataset
 from datasets.mini_earth import write_eurosat
+from models import picture_task
 from models.backbones import Encoder, load_encoder
 from models.features import cached, extract_features, feature_key
-from models.ssl_finetuner import LinearProbe
+from models.ssl_finetuner import SSLFineTuner
 from utils.errors import UserError
+from utils.input_transform import DataSpec, input_transform
 from utils.normalization import InputSpec
 from utils.plots import plot_confusion
 from utils.report import new_run_dir
 
 ROOT = Path(__file__).resolve().parents[1]
+DATA = DataSpec.of_pictures("EuroSAT")
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +51,9 @@ def tensors(encoder: Encoder) -> dict[str, Tensor]:
 
 
 def tiny_features(encoder: Encoder, images: Tensor, **changes: Any) -> Tensor:
-    settings: dict[str, Any] = {"batch_size": 4, "precision": "32-true"}
-    settings |= {"device": torch.device("cpu")} | changes
-    return extract_features(encoder, InputSpec.of_pictures(), images, **settings)
+    settings: dict[str, Any] = {"precision": "32-true", "device": torch.device("cpu")} | changes
+    transform = input_transform(InputSpec.of_pictures(), DATA, "auto")
+    return extract_features(encoder, transform, images.split(4), len(images), **settings)
 
 
 def save_checkpoint(path: Path, bands: tuple[str, ...]) -> None:
@@ -154,18 +157,18 @@ def test_bf16_features_are_close_but_not_equal() -> None:
 
 def test_key_of_features_depends_on_all_that_they_depend_on() -> None:
     encoder, spec = load_encoder("random", "resnet18")
-    other_spec = seco_input_spec(RGB_BANDS)
-    key = feature_key(encoder, spec, "data", "32-true")
-    assert key == feature_key(encoder, spec, "data", "32")  # two names of one precision
+    transform, other = (input_transform(spec, DATA, norm) for norm in ("auto", "none"))
+    key = feature_key(encoder, transform, "data", "32-true")
+    assert key == feature_key(encoder, transform, "data", "32")  # two names of one precision
     keys = {
         key,
-        feature_key(encoder, other_spec, "data", "32"),
-        feature_key(encoder, spec, "other", "32"),
-        feature_key(encoder, spec, "data", "bf16-mixed"),
+        feature_key(encoder, other, "data", "32"),
+        feature_key(encoder, transform, "other", "32"),
+        feature_key(encoder, transform, "data", "bf16-mixed"),
     }
     with torch.no_grad():
         encoder.state_dict()["1.running_mean"][3] += 1e-3
-    assert len(keys | {feature_key(encoder, spec, "data", "32")}) == 5
+    assert len(keys | {feature_key(encoder, transform, "data", "32")}) == 5
 
 
 def test_features_that_fail_leave_no_file(tmp_path: Path) -> None:
@@ -189,13 +192,13 @@ def test_paper_protocol_drifts_statistics_but_no_weights_and_drops_the_last_batc
     encoder, spec = load_encoder("random", "resnet18")
     before, probes = tensors(encoder), []
 
-    class Recorded(LinearProbe):
-        def __init__(self, *args: Any) -> None:
-            super().__init__(*args)
+    class Recorded(SSLFineTuner):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
             probes.append(self)
 
     monkeypatch.setattr(main_eurosat, "load_encoder", lambda *_: (encoder, spec))
-    monkeypatch.setattr(main_eurosat, "LinearProbe", Recorded)
+    monkeypatch.setattr(picture_task, "SSLFineTuner", Recorded)
     paper = ["--protocol", "paper", "--batch_size", "16", "--num_seeds", "1", "--debug"]
     metrics = main_eurosat.main([*flags, *paper])
 
@@ -206,21 +209,12 @@ def test_paper_protocol_drifts_statistics_but_no_weights_and_drops_the_last_batc
     assert probe.encoder.state_dict()["1.num_batches_tracked"] == 3 * 3  # of 60 images, 48 count
     dataset = EurosatDataset(data_dir)
     rows = dataset.splits(0)["val"][:16]  # of 20
+    images = dataset.read_images(input_transform(spec, dataset.spec, "paper"), 1)
     with torch.no_grad():
-        logits = probe.classifier(probe.encoder(dataset.read_images(1)[rows] / 255))
+        logits = probe.classifier(probe.encoder(images[rows] / 255))
     accuracy = 100 * (logits.argmax(1) == dataset.labels[rows]).float().mean().item()
     assert metrics["val/accuracy_batch_mean"] == pytest.approx(accuracy, abs=1e-3)
     assert "test/accuracy" not in metrics
-
-
-def test_paper_probe_trains_its_layer_alone_by_the_original_schedule() -> None:
-    probe = LinearProbe(Encoder("resnet18"), 10, learning_rate=1e-3, max_epochs=100)
-    (optimizer,), (scheduler,) = probe.configure_optimizers()
-    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    assert [id(p) for p in trained] == [id(probe.classifier.weight), id(probe.classifier.bias)]
-    assert sorted(scheduler.milestones) == [60, 80]
-    probe(torch.zeros(2, 3, 32, 32, dtype=torch.uint8)).sum().backward()
-    assert all(parameter.grad is None for parameter in probe.encoder.parameters())
 
 
 def test_checkpoint_of_rgb_patches_is_probed_with_its_own_normalisation(
@@ -242,11 +236,23 @@ def test_checkpoint_of_rgb_patches_is_probed_with_its_own_normalisation(
         (["--backbone_type", "pretrain"], "needs --ckpt_path"),
         (["--backbone_type", "pretrain", "--ckpt_path", "{tmp}/none.ckpt"], "there is no check"),
         (["--backbone_type", "pretrain", "--ckpt_path", "{tmp}/text.ckpt"], "not a readable check"),
-        (["--backbone_type", "pretrain", "--ckpt_path", "{tmp}/nir.ckpt"], "needs B8 B4 B3"),
+        (
+            ["--backbone_type", "pretrain", "--ckpt_path", "{tmp}/nir.ckpt"],
+            "trained on B8 B4 B3, but EuroSAT in RGB has no B8",
+        ),
         (["--gpus", "64"], "--gpus 64 was asked for"),
-        (["--resume_from_checkpoint", "last.ckpt"], "probes write no checkpoint"),
+        (["--resume_from_checkpoint", "last.ckpt"], "writes no checkpoint"),
         (["--num_workers", "-1"], "--num_workers must be 0 or more"),
         (["--num_seeds", "0"], "--num_seeds must be above 0"),
+        (["--train_frac", "0.05", "1"], "--train_frac 0.05 leaves no sample of .* and more"),
+        (["--train_frac", "0.5", "--labels_per_class", "2"], "exclude each other"),
+        (["--method", "knn", "--labels_per_class", "1"], "10 labelled images are fewer than 20"),
+        (["--method", "knn", "linear", "--protocol", "paper"], "paper is the original's linear"),
+        (["--split", "spatial"], "--split spatial needs eurosat-spatial-train.txt"),
+        (["--bands", "B8", "B4", "B3"], "trained on B8 B4 B3, but EuroSAT in RGB has no B8"),
+        (["--save_predictions", "{tmp}/p.csv"], "must end in .npz or .parquet"),
+        (["--finetune_epochs", "0"], "--finetune_epochs must be above 0"),
+        (["--data_dir", "{tmp}/cut.zip"], "cut.zip is not a whole zip"),
         (["--labels_per_class", "7"], "more than the 6 train images"),
         (["--protocol", "paper", "--batch_size", "32"], "more than the 20 val images"),
     ],
@@ -255,6 +261,7 @@ def test_bad_input_is_one_sentence_and_leaves_nothing_behind(
     extra: list[str], message: str, flags: list[str], tmp_path: Path
 ) -> None:
     (tmp_path / "text.ckpt").write_text("not a checkpoint")
+    (tmp_path / "cut.zip").write_bytes(b"PK")
     save_checkpoint(tmp_path / "nir.ckpt", ("B8", "B4", "B3"))
     with pytest.raises(UserError, match=message) as caught:
         main_eurosat.main([*flags, *[part.format(tmp=tmp_path) for part in extra]])

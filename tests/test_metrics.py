@@ -16,8 +16,6 @@ from utils.metrics import (
     multi_label_f1,
 )
 
-EXACT = {"rel": 0, "abs": 1e-9}
-
 
 def predictions(count: int, classes: int, levels: int | None) -> tuple[Tensor, Tensor]:
     """Random labels and scores; few levels make many ties."""
@@ -34,9 +32,9 @@ def test_average_precision_is_scikit_learns(levels: int | None) -> None:
     arguments = targets.numpy(), scores.numpy()
     micro = sk.average_precision_score(*arguments, average="micro")
     each = sk.average_precision_score(*arguments, average=None)
-    assert ours.micro() / 100 == pytest.approx(micro, **EXACT)
-    assert ours.macro() / 100 == pytest.approx(np.mean(each), **EXACT)
-    assert np.array(ours.per_class()) / 100 == pytest.approx(each, **EXACT)
+    assert ours.micro() / 100 == pytest.approx(micro, rel=0, abs=1e-9)
+    assert ours.macro() / 100 == pytest.approx(np.mean(each), rel=0, abs=1e-9)
+    assert np.array(ours.per_class()) / 100 == pytest.approx(each, rel=0, abs=1e-9)
 
 
 def test_weighted_average_precision_is_that_of_repeated_samples() -> None:
@@ -46,8 +44,8 @@ def test_weighted_average_precision_is_that_of_repeated_samples() -> None:
     repeated = MultiLabelScores(
         targets.repeat_interleave(weights, 0), scores.repeat_interleave(weights, 0)
     )
-    assert ours.micro(weights) == pytest.approx(repeated.micro(), **EXACT)
-    assert ours.per_class(weights) == pytest.approx(repeated.per_class(), **EXACT)
+    assert ours.micro(weights) == pytest.approx(repeated.micro(), rel=0, abs=1e-9)
+    assert ours.per_class(weights) == pytest.approx(repeated.per_class(), rel=0, abs=1e-9)
 
 
 def test_a_class_without_samples_has_no_average_precision_and_leaves_the_mean_alone() -> None:
@@ -55,7 +53,7 @@ def test_a_class_without_samples_has_no_average_precision_and_leaves_the_mean_al
     with_empty = torch.cat([targets, torch.zeros(50, 1, dtype=torch.bool)], 1)
     ours = MultiLabelScores(with_empty, torch.cat([scores, torch.randn(50, 1)], 1))
     assert np.isnan(ours.per_class()[3])
-    assert ours.macro() == pytest.approx(MultiLabelScores(targets, scores).macro(), **EXACT)
+    assert ours.macro() == pytest.approx(MultiLabelScores(targets, scores).macro(), rel=0, abs=1e-9)
 
 
 def test_f1_of_labels_is_scikit_learns() -> None:
@@ -65,7 +63,7 @@ def test_f1_of_labels_is_scikit_learns() -> None:
     micro, macro = multi_label_f1(targets, predicted)
     for ours, average in ((micro, "micro"), (macro, "macro")):
         expected = sk.f1_score(targets.numpy(), predicted.numpy(), average=average, zero_division=0)
-        assert ours / 100 == pytest.approx(expected, **EXACT)
+        assert ours / 100 == pytest.approx(expected, rel=0, abs=1e-9)
 
 
 def test_scores_of_a_detection_are_scikit_learns() -> None:
@@ -79,7 +77,9 @@ def test_scores_of_a_detection_are_scikit_learns() -> None:
         "f1": sk.f1_score(truth, found),
         "iou": sk.jaccard_score(truth, found),
     }
-    assert ours == pytest.approx({name: 100 * value for name, value in expected.items()}, **EXACT)
+    assert ours == pytest.approx(
+        {name: 100 * value for name, value in expected.items()}, rel=0, abs=1e-9
+    )
     assert detection_scores(0, 0, 0) == dict.fromkeys(expected, 0.0)
 
 

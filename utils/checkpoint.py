@@ -1,7 +1,7 @@
-"""Checkpoints: written whole or not at all, read without running anything in them."""
+"""Checkpoints of a run: written whole or not at all, and checked before a run goes on."""
 
 import os
-import pickle
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,26 +10,16 @@ import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from utils.errors import UserError
+from utils.normalization import InputSpec
+from utils.torch_files import read_torch_file
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint on the CPU; whatever is wrong with the file is a ``UserError``.
+    """Read a checkpoint of Lightning on the CPU; whatever is wrong with it is a ``UserError``.
 
-    Nothing but tensors and builtins is accepted (``weights_only=True``): a file from a stranger
-    cannot run code.
+    Nothing in it is run (``utils.torch_files``).
     """
-    if not path.is_file():
-        raise UserError(f"there is no checkpoint {path}")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:  # torch's text advises to run what is in the file
-        raise UserError(
-            f"{path} is not a readable checkpoint: it is damaged, or holds more than tensors and "
-            "builtins, which might run code"
-        ) from error
-    except Exception as error:  # damage meets torch's reader anywhere
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} is not a readable checkpoint: {reason}") from error
+    checkpoint = read_torch_file(path)
     if not isinstance(checkpoint, dict):
         raise UserError(f"{path} is not a checkpoint: it holds a {type(checkpoint).__name__}")
     for part in ("state_dict", "hyper_parameters"):
@@ -50,14 +40,19 @@ def check_resumable(
         max_epochs: Epochs that the whole run shall have.
     """
     checkpoint = read_checkpoint(path)
-    saved = checkpoint.get("hyper_parameters", {})
+    saved = checkpoint["hyper_parameters"]
+    if "input_spec" not in saved:  # of the original's code, or of Lightning 1.1 altogether
+        raise UserError(
+            f"{path} was not written by this main_pretrain.py, so its run cannot be continued: "
+            "its encoder can be used with --backbone_type pretrain --ckpt_path"
+        )
     shape = ("base_encoder", "emb_dim", "num_negatives", "emb_spaces", "in_channels", "input_spec")
     optimizer = ("learning_rate", "momentum", "weight_decay")  # restored from the checkpoint
     for name in shape + optimizer:
-        if saved.get(name) != hparams[name]:
+        if not _equal(name, saved.get(name), hparams[name]):
             raise UserError(
-                f"{path} was trained with {name} {saved.get(name)}, not {hparams[name]}: "
-                "resume with the flags of its run"
+                f"{path} was trained with {name} {reprlib.repr(saved.get(name))}, not "
+                f"{hparams[name]}: resume with the flags of its run"
             )
     before = checkpoint.get("SecoDataModule", {}).get("samples_per_step", samples_per_step)
     if before != samples_per_step:  # epochs would have another number of steps
@@ -70,6 +65,16 @@ def check_resumable(
         raise UserError(
             f"{path} has its {done} epochs already: raise --max_epochs above {done} to go on"
         )
+
+
+def _equal(name: str, saved: Any, wanted: Any) -> bool:
+    """Compare hyper-parameters; an ``input_spec`` from before it had a unit means the same."""
+    if name != "input_spec" or saved is None or wanted is None:
+        return bool(saved == wanted)
+    try:
+        return InputSpec.from_dict(saved) == InputSpec.from_dict(wanted)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return False
 
 
 class WholeCheckpointIO(TorchCheckpointIO):

@@ -105,7 +105,7 @@ def save_predictions(
         with partial.open("wb") as file:
             if path.suffix == ".npz":
                 arrays["names"] = np.array(names, dtype=np.str_)
-                np.savez(file, **arrays)  # type: ignore[arg-type] - of its allow_pickle
+                np.savez(file, **arrays)  # type: ignore[arg-type]
             else:
                 columns = {name: array.tolist() for name, array in arrays.items()}
                 pq.write_table(pa.table({"names": list(names)} | columns), file)

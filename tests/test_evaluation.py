@@ -1,0 +1,99 @@
+"""What the downstream scripts export, read back."""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from utils.errors import UserError
+from utils.evaluation import (
+    add_evaluation_args,
+    check_evaluation_flags,
+    format_metric,
+    input_norm,
+    save_predictions,
+    seeds,
+    summarise,
+)
+from utils.plots import plot_label_curve, plot_per_class
+
+NAMES = ["Ärea_1", "b", "c"]
+TARGETS, SCORES = torch.tensor([2, 0, 1]), torch.rand(3, 4)
+EMBEDDINGS = torch.randn(3, 5)
+
+
+def test_npz_predictions_come_back_without_pickles(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "p.npz"
+    save_predictions(path, NAMES, TARGETS, SCORES, EMBEDDINGS)
+    content = np.load(path, allow_pickle=False)
+    assert content["names"].tolist() == NAMES
+    assert np.array_equal(content["targets"], TARGETS)
+    assert np.array_equal(content["scores"], SCORES)
+    assert np.array_equal(content["embeddings"], EMBEDDINGS)
+    assert [file.name for file in path.parent.iterdir()] == ["p.npz"]
+
+
+def test_parquet_predictions_come_back(tmp_path: Path) -> None:
+    labels = torch.tensor([[1, 0], [0, 0], [1, 1]])
+    save_predictions(tmp_path / "p.parquet", NAMES, labels, SCORES)
+    table = pq.read_table(tmp_path / "p.parquet").to_pydict()
+    assert table["names"] == NAMES
+    assert table["targets"] == labels.tolist()
+    assert table["scores"] == SCORES.tolist()
+
+
+def flags(*argv: str) -> Namespace:
+    parser = ArgumentParser()
+    add_evaluation_args(parser)
+    return parser.parse_args(argv)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--num_seeds", "0"], "--num_seeds must be above 0"),
+        (["--train_frac", "0.1", "0"], "--train_frac is a share"),
+        (["--train_frac", "0.1", "0.1"], "names a share twice"),
+        (["--val_frac", "1.1"], "--val_frac is a share"),
+        (["--save_predictions", "p.csv"], r"p\.csv must end in \.npz or \.parquet"),
+    ],
+)
+def test_bad_flags_are_named(argv: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        check_evaluation_flags(flags(*argv))
+
+
+def test_the_protocol_chooses_the_normalisation_that_was_not_given() -> None:
+    assert input_norm(Namespace(input_norm=None, protocol="paper")) == "paper"
+    assert input_norm(Namespace(input_norm=None, protocol="corrected")) == "auto"
+    assert input_norm(Namespace(input_norm="none", protocol="paper")) == "none"
+    assert list(seeds(Namespace(seed=5, num_seeds=3))) == [5, 6, 7]
+
+
+def test_a_summary_has_mean_deviation_values_and_interval() -> None:
+    metrics = summarise("test/map_micro", [1.0, 3.0], (0.5, 3.5))
+    assert metrics == {
+        "test/map_micro": 2.0,
+        "test/map_micro_std": pytest.approx(2**0.5),
+        "test/map_micro_per_seed": [1.0, 3.0],
+        "test/map_micro_interval": [0.5, 3.5],
+    }
+    line = format_metric(metrics, "test/map_micro")
+    expected = "test/map_micro 2.00 +- 1.41 % 95 % 0.50 .. 3.50 (1.00 3.00)"
+    assert " ".join(line.split()) == expected
+    assert "+-" not in format_metric(summarise("a", [1.0]), "a")
+
+
+def test_pictures_of_curves_and_classes_are_drawn(tmp_path: Path) -> None:
+    curves: dict[str, dict[float, tuple[float, float | None]]] = {
+        "linear": {0.01: (40.0, 2.0), 0.1: (60.0, 1.0)},
+        "5-NN": {0.1: (50.0, None)},
+    }
+    plot_label_curve(tmp_path / "curve.png", curves, "accuracy in percent")
+    plot_per_class(tmp_path / "classes.png", {"Sea": 99.0, "Beach": float("nan")}, "AP")
+    for name in ("curve.png", "classes.png"):
+        assert np.asarray(Image.open(tmp_path / name).convert("L")).std() > 5

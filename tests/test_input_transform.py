@@ -1,0 +1,102 @@
+"""What an encoder sees of a data set, pixel by pixel in plain Python."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from datasets.bands import RGB_BANDS, RGB_QUANTILES, seco_input_spec
+from utils.errors import UserError
+from utils.input_transform import DataSpec, input_transform
+from utils.normalization import IMAGENET_MEAN, IMAGENET_STD, InputSpec
+
+REFLECTANCE = DataSpec(
+    "Landscapes",
+    ("B2", "B3", "B4", "B8"),
+    (100.0, 200.0, -50.0, 400.0),
+    (2100.0, 1200.0, 950.0, 4400.0),
+)
+PICTURES = DataSpec.of_pictures("Photographs")
+DN = st.integers(0, 65_535)
+
+
+def input_of(dn: int, band: str, spec: InputSpec, norm: str) -> float:
+    """Push one pixel of one band through, beside other bands of zeros."""
+    transform = input_transform(spec, REFLECTANCE, norm)
+    stored = np.zeros((len(transform.bands), 1, 1), np.uint16)
+    channel = transform.bands.index(band)
+    stored[channel] = dn
+    picture = torch.from_numpy(transform.to_picture(stored))
+    assert picture.dtype == torch.uint8
+    return transform.normalize(picture[None])[0, channel].item()
+
+
+@given(DN, st.sampled_from(RGB_BANDS))
+def test_a_seco_encoder_sees_reflectance_as_its_patches_store_it(dn: int, band: str) -> None:
+    stored = int(min(dn / 10_000, 1) * 255 + 1e-9)  # uint8, cut off
+    low, high = RGB_QUANTILES[band]
+    picture = int(min(max((stored - low) / (high - low) * 255, 0), 255))
+    channel = RGB_BANDS.index(band)
+    expected = (picture / 255 - IMAGENET_MEAN[channel]) / IMAGENET_STD[channel]
+    spec = seco_input_spec(RGB_BANDS)
+    assert input_of(dn, band, spec, "auto") == pytest.approx(expected, abs=1e-5)
+
+
+@given(
+    DN, st.sampled_from(REFLECTANCE.bands), st.sampled_from(["auto", "imagenet", "paper", "none"])
+)
+def test_an_encoder_of_pictures_sees_the_picture_of_the_data_set(
+    dn: int, band: str, norm: str
+) -> None:
+    index = REFLECTANCE.bands.index(band)
+    low, high = REFLECTANCE.low[index], REFLECTANCE.high[index]
+    picture = int(min(max((dn - low) / (high - low) * 255, 0), 255))
+    expected = picture / 255
+    if norm == "none":
+        expected = int(min(dn / 10_000, 1) * 255 + 1e-9) / 255
+    elif norm != "paper":
+        order = {"B4": 0, "B3": 1, "B2": 2}
+        mean = IMAGENET_MEAN[order[band]] if band in order else sum(IMAGENET_MEAN) / 3
+        std = IMAGENET_STD[order[band]] if band in order else sum(IMAGENET_STD) / 3
+        expected = (expected - mean) / std
+    spec = InputSpec.of_pictures(("B8", "B4", "B3", "B2"))
+    assert input_of(dn, band, spec, norm) == pytest.approx(expected, abs=1e-5)
+
+
+def test_channels_come_in_the_order_of_the_encoder() -> None:
+    assert input_transform(InputSpec.of_pictures(), REFLECTANCE, "auto").bands == RGB_BANDS
+    assert input_transform(seco_input_spec(RGB_BANDS), PICTURES, "auto").bands == ("R", "G", "B")
+    turned = input_transform(seco_input_spec(("B2", "B4")), PICTURES, "auto")
+    assert turned.bands == ("B", "R")
+    assert turned.mean == (IMAGENET_MEAN[2], IMAGENET_MEAN[0])
+
+
+@pytest.mark.parametrize("norm", ["auto", "imagenet", "paper", "none"])
+def test_pictures_are_never_stretched(norm: str) -> None:
+    transform = input_transform(seco_input_spec(RGB_BANDS), PICTURES, norm)
+    stored = np.arange(256, dtype=np.uint8).reshape(1, 16, 16).repeat(3, 0)
+    assert np.array_equal(transform.to_picture(stored), stored)
+
+
+def test_an_encoder_of_other_bands_is_refused() -> None:
+    spec = InputSpec(("B4", "B12"), (0.0,) * 2, (255.0,) * 2, (0.0,) * 2, (1.0,) * 2)
+    with pytest.raises(UserError, match="trained on B4 B12, but Photographs has no B12"):
+        input_transform(spec, PICTURES, "auto")
+    with pytest.raises(UserError, match="Landscapes has no B12"):
+        input_transform(spec, REFLECTANCE, "paper")
+
+
+def test_transforms_that_differ_have_different_fingerprints() -> None:
+    specs = (InputSpec.of_pictures(), seco_input_spec(RGB_BANDS), seco_input_spec(RGB_BANDS[::-1]))
+    norms = ("auto", "imagenet", "paper", "none")
+    transforms = [input_transform(spec, REFLECTANCE, norm) for spec in specs for norm in norms]
+    distinct = {(t.bands, t.table.tobytes(), t.mean, t.std) for t in transforms}
+    assert len({t.fingerprint() for t in transforms}) == len(distinct)
+
+
+def test_contracts_without_a_unit_are_those_of_before() -> None:
+    for spec in (InputSpec.of_pictures(), seco_input_spec(RGB_BANDS)):
+        values = spec.to_dict()
+        assert values.pop("unit") == spec.unit
+        assert InputSpec.from_dict(values) == spec

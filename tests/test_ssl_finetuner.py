@@ -1,0 +1,181 @@
+"""Fine-tuning: what is trained, what is kept, what is scored."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from pytorch_lightning import Trainer
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from models.backbones import Encoder
+from models.ssl_finetuner import SSLFineTuner, finetune
+from utils.metrics import accuracy_percent
+from utils.normalization import InputSpec
+
+
+class Squares(Dataset[tuple[Tensor, Tensor, int]]):
+    """Dark and bright pictures: uint8, (3, 32, 32), class, row."""
+
+    def __init__(self, count: int, multi_label: bool = False) -> None:
+        self.targets = torch.arange(count) % 2
+        levels = 60 + 120 * self.targets[:, None, None, None]
+        self.pictures = (levels + torch.randint(60, (count, 3, 32, 32))).to(torch.uint8)
+        if multi_label:
+            self.targets = F.one_hot(self.targets, 3)
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, int]:
+        return self.pictures[index], self.targets[index], index
+
+
+def accuracy(targets: Tensor, logits: Tensor) -> float:
+    return accuracy_percent(targets, logits.argmax(1))
+
+
+def model(**changes: Any) -> SSLFineTuner:
+    settings: dict[str, Any] = {
+        "normalize": InputSpec.of_pictures().normalize,
+        "multi_label": False,
+        "score": accuracy,
+        "learning_rate": 1e-3,
+    }
+    return SSLFineTuner(Encoder("resnet18"), 2, **(settings | changes))
+
+
+def make_trainer(max_epochs: int) -> Trainer:
+    return Trainer(
+        accelerator="cpu",
+        max_epochs=max_epochs,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+
+
+def fit(module: SSLFineTuner, data: Squares, max_epochs: int = 2, **settings: Any) -> Trainer:
+    trainer = make_trainer(max_epochs)
+    loader = DataLoader(data, batch_size=8)
+    trainer.fit(module, loader, loader, **settings)
+    return trainer
+
+
+def tensors(module: SSLFineTuner) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+def changed(before: dict[str, Tensor], module: SSLFineTuner) -> set[str]:
+    """Say which kinds of tensors differ."""
+    kinds = set()
+    for name, tensor in module.state_dict().items():
+        if not torch.equal(tensor, before[name]):
+            part = name.split(".")[0]
+            is_statistic = "running" in name or "num_batches" in name
+            kinds.add(f"{part} {'statistics' if is_statistic else 'weights'}")
+    return kinds
+
+
+@pytest.mark.parametrize("freeze", [False, True])
+@pytest.mark.parametrize("train_mode", [False, True])
+def test_what_changes_in_training(freeze: bool, train_mode: bool) -> None:
+    module = model(freeze_backbone=freeze, encoder_in_train_mode=train_mode)
+    before = tensors(module)
+    fit(module, Squares(16), max_epochs=1)
+    expected = {"classifier weights"}
+    expected |= set() if freeze else {"encoder weights"}
+    expected |= {"encoder statistics"} if train_mode else set()
+    assert changed(before, module) == expected
+
+
+def test_the_best_epoch_is_kept_and_scored_on_the_whole_set() -> None:
+    scores, seen = iter([1.0, 3.0, 3.0, 2.0]), list[Tensor]()
+
+    def score(targets: Tensor, logits: Tensor) -> float:
+        assert torch.equal(targets, data.targets)  # in order, the last batch too
+        seen.append(logits.clone())
+        return next(scores)
+
+    data = Squares(19)
+    module = model(score=score)
+    fit(module, data, max_epochs=4)
+    assert module.best_epoch == 2
+    assert module.best_score == 3.0
+    module.load_state_dict(module.best_state)
+    with torch.no_grad():
+        torch.testing.assert_close(module.eval()(data.pictures), seen[1], rtol=0, atol=1e-4)
+
+
+def test_rows_that_a_sampler_repeats_count_once() -> None:
+    module = model()
+    logits = torch.randn(5, 2)
+    module.validation = [
+        (torch.tensor([3, 0, 2]), torch.tensor([1, 0, 0]), logits[[3, 0, 2]]),
+        (torch.tensor([4, 0, 1]), torch.tensor([0, 0, 1]), logits[[4, 0, 1]]),
+    ]
+    rows, targets, ordered = module.validation_outputs()
+    assert rows.tolist() == [0, 1, 2, 3, 4]
+    assert targets.tolist() == [0, 1, 0, 1, 0]
+    assert torch.equal(ordered, logits)
+    assert module.validation == []
+
+
+def test_labels_are_learned_by_the_soft_margin_loss() -> None:
+    data = Squares(8, multi_label=True)
+    module = SSLFineTuner(
+        Encoder("resnet18"),
+        3,
+        normalize=InputSpec.of_pictures().normalize,
+        multi_label=True,
+        score=lambda *_: 0.0,
+        learning_rate=1e-3,
+    )
+    module.log = lambda *_, **__: None  # type: ignore[method-assign]
+    batch = (data.pictures, data.targets, torch.arange(8))
+    loss = module.training_step(batch, 0)
+    logits = module(data.pictures)
+    expected = -(
+        data.targets * F.logsigmoid(logits) + (1 - data.targets) * F.logsigmoid(-logits)
+    ).mean()
+    torch.testing.assert_close(loss, expected)
+
+
+def test_two_classes_of_squares_are_told_apart() -> None:
+    module = model()
+    fit(module, Squares(48), max_epochs=3)
+    assert module.best_score > 90
+
+
+def test_finetuning_scores_the_held_out_sets_by_the_best_epoch() -> None:
+    scores = iter([2.0, 1.0])
+    module = model(score=lambda *_: next(scores))
+    data = {"train": Squares(17), "val": Squares(6), "test": Squares(11)}
+    logits = finetune(make_trainer(2), module, data, batch_size=8, num_workers=0)
+    assert module.best_epoch == 1
+    with torch.no_grad():
+        for split in ("val", "test"):
+            expected = module.eval()(data[split].pictures)
+            torch.testing.assert_close(logits[split], expected, rtol=0, atol=1e-4)
+    assert all(torch.equal(t, module.best_state[name]) for name, t in module.state_dict().items())
+
+
+def test_a_resumed_run_remembers_its_best_epoch(tmp_path: Path) -> None:
+    scores = iter([5.0, 1.0, 2.0])
+    module = model(score=lambda *_: next(scores))
+    trainer = fit(module, Squares(8), max_epochs=2)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    other = model(score=lambda *_: next(scores))
+    fit(other, Squares(8), max_epochs=3, ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+    assert (other.best_epoch, other.best_score) == (1, 5.0)
+    assert all(torch.equal(other.best_state[name], t) for name, t in module.best_state.items())
+
+
+def test_the_rate_falls_at_the_milestones() -> None:
+    (optimizer,), (scheduler,) = model(milestones=[6, 8]).configure_optimizers()
+    assert sorted(scheduler.milestones) == [6, 8]
+    assert optimizer.param_groups[0]["lr"] == 1e-3

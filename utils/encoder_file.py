@@ -1,0 +1,262 @@
+"""One form for every file that holds the encoder of the SeCo family.
+
+Read are checkpoints of main_pretrain.py, the published ones of SeCo and CACo (Lightning 1.1), bare
+state dicts under the names of ``nn.Sequential`` (CACo), of torchvision or of timm (torchgeo),
+safetensors, and folders of ``utils.export --format timm``.
+"""
+
+import hashlib
+import json
+import reprlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from utils.errors import UserError
+from utils.normalization import PICTURE_BANDS, SECO_SPEC, InputSpec
+from utils.resnets import RESNETS, encoder_tensors
+from utils.torch_files import read_torch_file
+
+PREFIX = "encoder_q."  # of the query encoder's tensors in a checkpoint
+# Position of a child in nn.Sequential(*resnet.children()), and its name in torchvision.
+SEQUENTIAL = dict(
+    zip("014567", ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4"), strict=True)
+)
+# torchgeo's converted SeCo encoders, by the start of their sha256, which ends their file names.
+_TORCHGEO_SECO = ("cefca942", "018bf397")
+_MAX_BANDS = 1000
+_COUNTER = ".num_batches_tracked"  # absent from files before torch 0.4.1
+_SHOWN = 3  # tensors named in an error
+
+
+@dataclass(frozen=True)
+class EncoderFile:
+    """What a file tells of an encoder.
+
+    Attributes:
+        path: The file, for messages.
+        architecture: One of ``RESNETS``.
+        tensors: All of its tensors but the classifier's, under torchvision's names.
+        spec: The input contract that the file carries or is known for, else None.
+    """
+
+    path: Path
+    architecture: str
+    tensors: dict[str, Tensor]
+    spec: InputSpec | None
+
+    @property
+    def in_channels(self) -> int:
+        """Bands of the first filter."""
+        return self.tensors["conv1.weight"].shape[1]
+
+    def input_spec(self, bands: Sequence[str] | None = None) -> InputSpec:
+        """Return the contract; ``bands`` name the channels of a file that does not tell them.
+
+        Without a contract the encoder is one of 8-bit pictures, red, green and blue unless
+        ``bands`` say otherwise. Bands that are not the file's are a ``UserError``.
+        """
+        if self.spec is not None:
+            if bands is not None and tuple(bands) != self.spec.bands:
+                raise UserError(
+                    f"{self.path} was trained on {' '.join(self.spec.bands)}, not on "
+                    f"{' '.join(bands)}: leave --bands out"
+                )
+            return self.spec
+        spec = InputSpec.of_pictures(bands or PICTURE_BANDS)
+        if len(spec.bands) != self.in_channels:
+            raise UserError(
+                f"{self.path} takes {self.in_channels} bands and does not name them: give "
+                f"{self.in_channels} names with --bands, not {' '.join(spec.bands)}"
+            )
+        return spec
+
+
+@dataclass(frozen=True)
+class _Content:
+    """A file as it was read: nothing of it is checked yet."""
+
+    state: Mapping[Any, Any]
+    architecture: object = None
+    contract: object = None  # as ``InputSpec.to_dict`` writes it
+    spec: InputSpec | None = None  # known from elsewhere
+
+
+def read_encoder_file(path: Path, architecture: str | None = None) -> EncoderFile:
+    """Read an encoder; what is missing, too much, misshaped or not finite is a ``UserError``.
+
+    Args:
+        path: File, or folder that ``utils.export --format timm`` wrote.
+        architecture: What the user asked for; a file of another one is an error.
+    """
+    content = _read(path)
+    tensors = _torchvision_names(content.state, path)
+    stem = tensors.get("conv1.weight")
+    if stem is None or stem.ndim != 4 or not 3 <= stem.shape[1] <= _MAX_BANDS:
+        raise UserError(f"{path} holds no encoder: conv1.weight is no filter of 3 or more bands")
+    name = _named(content.architecture, path) or _nearest(tensors, stem.shape[1])
+    if architecture not in (None, name):
+        raise UserError(
+            f"{path} holds a {name}, but --base_encoder asks for {architecture}: leave it out"
+        )
+    if not any(key.endswith(_COUNTER) for key in tensors):
+        counters = [key for key in encoder_tensors(name, 3) if key.endswith(_COUNTER)]
+        tensors |= {key: torch.tensor(0) for key in counters}
+    _check_tensors(tensors, name, path)
+    spec = _read_contract(content.contract, path) or content.spec
+    if spec is not None and len(spec.bands) != stem.shape[1]:
+        raise UserError(
+            f"{path} contradicts itself: its first filter takes {stem.shape[1]} bands, its "
+            f"contract names {len(spec.bands)}"
+        )
+    return EncoderFile(path, name, tensors, spec)
+
+
+def _read(path: Path) -> _Content:
+    """Open a file by what it is, not by its name."""
+    if path.is_dir():
+        return _read_timm_folder(path)
+    if not path.is_file():
+        raise UserError(f"there is no checkpoint {path}")
+    with path.open("rb") as file:
+        start = file.read(9)
+    return _read_safetensors(path) if start[8:] == b"{" else _read_torch(path)
+
+
+def _read_torch(path: Path) -> _Content:
+    """Read a checkpoint of Lightning, or a bare state dict."""
+    content = read_torch_file(path)
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is not a checkpoint: it holds a {type(content).__name__}")
+    state = content.get("state_dict", content)
+    if not isinstance(state, dict):
+        raise UserError(f"{path} is not a checkpoint: its state_dict is no dict")
+    if any(isinstance(key, str) and key.startswith(PREFIX) for key in state):
+        return _of_pretraining(content, state)
+    metadata = getattr(state, "_metadata", None)
+    known = metadata.get("contract") if isinstance(metadata, dict) else None
+    if isinstance(known, dict):
+        return _Content(state, known.get("architecture"), known.get("input_spec"))
+    if "0.weight" in state or _sha256(path).startswith(_TORCHGEO_SECO):
+        return _Content(state, spec=SECO_SPEC)
+    return _Content(state)
+
+
+def _of_pretraining(content: dict[Any, Any], state: dict[Any, Any]) -> _Content:
+    """Take the query encoder; before us, all of SeCo's code trained on SeCo's pictures."""
+    encoder = {
+        key.removeprefix(PREFIX): value
+        for key, value in state.items()
+        if isinstance(key, str) and key.startswith(PREFIX)
+    }
+    hparams = content.get("hyper_parameters")
+    hparams = hparams if isinstance(hparams, dict) else {}
+    spec = InputSpec.of_pictures() if "input_spec" in hparams else SECO_SPEC
+    return _Content(encoder, hparams.get("base_encoder"), hparams.get("input_spec"), spec)
+
+
+def _read_safetensors(path: Path) -> _Content:
+    """Read tensors and header, which holds text only."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        contract = json.loads(header.get("input_spec", "null"))
+    except (SafetensorError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not a readable safetensors file: {error}") from error
+    return _Content(state, header.get("architecture"), contract)
+
+
+def _read_timm_folder(path: Path) -> _Content:
+    """Read the folder that timm opens as local-dir: the weights' header has the contract too."""
+    weights = path / "model.safetensors"
+    if not weights.is_file():
+        raise UserError(f"{path} is a folder without model.safetensors: give a checkpoint")
+    return _read_safetensors(weights)
+
+
+def _torchvision_names(state: Mapping[Any, Any], path: Path) -> dict[str, Tensor]:
+    """Rename positions in ``nn.Sequential``, and drop the classifier of others."""
+    if "0.weight" not in state:
+        state = {
+            key: value
+            for key, value in state.items()
+            if not (isinstance(key, str) and key.startswith("fc."))
+        }
+    tensors: dict[str, Tensor] = {}
+    for key, value in state.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise UserError(f"{path} holds no encoder: {reprlib.repr(key)} is no named tensor")
+        child, dot, rest = key.partition(".")
+        tensors[SEQUENTIAL.get(child, child) + dot + rest] = value
+    if len(tensors) < len(state):
+        raise UserError(f"{path} names a tensor twice, as torchvision does and by position")
+    return tensors
+
+
+def _named(architecture: object, path: Path) -> str | None:
+    """Return the architecture that a file names; None if it names none."""
+    if architecture is None or (isinstance(architecture, str) and architecture in RESNETS):
+        return architecture
+    raise UserError(
+        f"{path} holds no encoder known here: its encoder is {reprlib.repr(architecture)}, not "
+        f"one of {' '.join(RESNETS)}"
+    )
+
+
+def _nearest(tensors: dict[str, Tensor], in_channels: int) -> str:
+    """Return the ResNet that shares the most tensors, in name and shape, and lacks the fewest."""
+    found = {(key, tensor.shape) for key, tensor in tensors.items()}
+
+    def difference(name: str) -> int:
+        table = encoder_tensors(name, in_channels)
+        return len(found ^ {(key, shape) for key, (shape, _) in table.items()})
+
+    return min(RESNETS, key=difference)
+
+
+def _check_tensors(tensors: dict[str, Tensor], name: str, path: Path) -> None:
+    """Compare with the tensors of the architecture, then look for numbers that are none."""
+    table = encoder_tensors(name, tensors["conv1.weight"].shape[1])
+    shared = tensors.keys() & table.keys()
+    faults = {
+        "missing": sorted(table.keys() - tensors.keys()),
+        "too many": sorted(tensors.keys() - table.keys()),
+        "of another shape or type": sorted(
+            key for key in shared if (tensors[key].shape, tensors[key].dtype) != table[key]
+        ),
+    }
+    told = [
+        f"{len(keys)} {fault} ({', '.join(keys[:_SHOWN])}{', ...' if len(keys) > _SHOWN else ''})"
+        for fault, keys in faults.items()
+        if keys
+    ]
+    if told:
+        raise UserError(f"{path} does not fit a {name}: of its tensors {', '.join(told)}")
+    broken = sorted(key for key, tensor in tensors.items() if not tensor.isfinite().all())
+    if broken:
+        raise UserError(
+            f"{path} holds numbers that are not finite, in {len(broken)} tensors such as "
+            f"{broken[0]}"
+        )
+
+
+def _read_contract(contract: object, path: Path) -> InputSpec | None:
+    """Read the contract that a file carries; a damaged one is a ``UserError``."""
+    if contract is None:
+        return None
+    try:
+        return InputSpec.from_dict(contract)  # type: ignore[arg-type]  # checked by the errors
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path} has a damaged input_spec: {error}") from error
+
+
+def _sha256(path: Path) -> str:
+    """Hash a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
