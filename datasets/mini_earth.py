@@ -80,6 +80,7 @@ def write_eurosat(
     images_per_class: int,
     size: int = 64,
     seed: int = 0,
+    all_bands: bool = False,
     num_workers: int = CPU_COUNT,
 ) -> None:
     """Write ``<Class>/<Class>_<n>.jpg`` as in EuroSAT's RGB archive, n from 1.
@@ -89,6 +90,7 @@ def write_eurosat(
         images_per_class: Images in each of the ten classes.
         size: Side in pixels; 64 in the archive.
         seed: Seed of the world.
+        all_bands: Write .tif with 13 bands, as in the other archive, of the same places.
         num_workers: Processes; they do not change the bytes.
     """
     _check(size=size, images_per_class=images_per_class)
@@ -96,7 +98,8 @@ def write_eurosat(
     for name in COVER_NAMES:
         (root / name).mkdir()
     jobs = [(name, number + 1) for name in COVER_NAMES for number in range(images_per_class)]
-    _for_each(partial(write_eurosat_image, root, seed=seed, size=size), jobs, num_workers)
+    work = partial(write_eurosat_image, root, seed=seed, size=size, all_bands=all_bands)
+    _for_each(work, jobs, num_workers)
 
 
 def write_bigearthnet(
@@ -172,7 +175,7 @@ def _for_each(
 # Per data set: its writer, the writer's name for --num_places, and the optional flags it takes.
 WRITERS: dict[str, tuple[Callable[..., None], str, frozenset[str]]] = {
     "seco": (write_seco, "num_places", frozenset({"num_dates", "size", "bands", "previews"})),
-    "eurosat": (write_eurosat, "images_per_class", frozenset({"size"})),
+    "eurosat": (write_eurosat, "images_per_class", frozenset({"size", "all_bands"})),
     "bigearthnet": (write_bigearthnet, "num_patches", frozenset()),
     "oscd": (write_oscd, "num_cities", frozenset({"size"})),
 }
@@ -194,6 +197,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--size", type=int, default=absent, help="side in pixels (default: 264, eurosat 64)")
     add("--bands", nargs="+", default=absent, help="seco: bands (default: all 12)")
     add("--previews", action="store_true", default=absent, help="seco: also RGB previews")
+    add("--all_bands", action="store_true", default=absent, help="eurosat: 13 bands, not RGB")
     return parser.parse_args(argv)
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 from rasterio.crs import CRS
 from rasterio.transform import from_origin
 
+from datasets.eurosat_files import EUROSAT_BANDS
 from datasets.mini_earth_covers import COVER_NAMES, draw_place
 from datasets.mini_earth_render import RESOLUTION_M, draw_weather, observe
 
@@ -151,15 +152,34 @@ def _scene_properties(
     }
 
 
-def write_eurosat_image(root: Path, name: str, number: int, *, seed: int, size: int) -> None:
-    """Write ``<name>/<name>_<number>.jpg``: a place that this cover dominates, on any day."""
+def write_eurosat_image(
+    root: Path, name: str, number: int, *, seed: int, size: int, all_bands: bool
+) -> None:
+    """Write ``<name>/<name>_<number>``: a place that this cover dominates, on any day.
+
+    A .jpg, or the 13 bands of the same place on the same day as a .tif: level-1C digital numbers,
+    all on the 10 m grid (cells are repeated, the archive interpolates).
+    """
     rng = np.random.default_rng([seed, 2, COVER_NAMES.index(name), number])
     place = draw_place(rng, name, size_px=size)
     day = datetime(2017, 1, 1, tzinfo=UTC) + timedelta(days=int(rng.integers(730)))
     weather = draw_weather(rng, place.climate.latitude, day)
     # EuroSAT's pictures are free of snow, and level 1C: the air is not corrected.
     weather = replace(weather, snow=0.0, haze=weather.haze + 0.03)
-    # They reach white at about this reflectance.
-    pixels = picture(observe(rng, place, weather, ("B4", "B3", "B2")), 0.275)
+    # Each band draws its noise in turn: red, green and blue first, so that both files see the same.
+    bands = dict.fromkeys(("B4", "B3", "B2") + (EUROSAT_BANDS if all_bands else ()))
+    images = observe(rng, place, weather, tuple(bands))
+    path = root / name / f"{name}_{number}.jpg"
+    if all_bands:
+        stack = np.stack([_on_10_m_grid(to_dn(images[b]), b) for b in EUROSAT_BANDS])
+        grid = Grid.at(place.climate.latitude, float(rng.uniform(-9, 28)))
+        write_geotiff(path.with_suffix(".tif"), stack[:, :size, :size], grid, 10)
+        return
+    pixels = picture(images, 0.275)  # they reach white at about this reflectance
     image = Image.fromarray(np.ascontiguousarray(pixels[:, :size, :size].transpose(1, 2, 0)))
-    image.save(root / name / f"{name}_{number}.jpg", quality=90)
+    image.save(path, quality=90)
+
+
+def _on_10_m_grid(image: Array, band: str) -> Array:
+    """Repeat the cells of a coarser band."""
+    return image.repeat(RESOLUTION_M[band] // 10, 0).repeat(RESOLUTION_M[band] // 10, 1)

@@ -82,7 +82,7 @@ class Pictures:
         try:
             data = self._read_bytes(name)
             with Image.open(BytesIO(data)) as image:
-                if _bit_depth(image, data) > 8:
+                if bit_depth(image, data) > 8:
                     raise UserError(f"{where} has more than 8 bits per channel: convert it to 8")
                 picture = image.convert("RGB")
         except UNREADABLE as error:
@@ -192,7 +192,7 @@ def read_list(content: bytes, name: object) -> str:
         raise UserError(f"{name} is not a text in UTF-8: save the list as such") from error
 
 
-def _bit_depth(image: Image.Image, data: bytes) -> int:
+def bit_depth(image: Image.Image, data: bytes) -> int:
     """Return the bits per channel of the file; Pillow quietly cuts 16-bit colour down to 8."""
     if image.format == "PNG":
         return data[_PNG_DEPTH_OFFSET]

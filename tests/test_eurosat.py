@@ -10,17 +10,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
-from datasets.eurosat_dataset import (
-    SPLITS,
-    EurosatDataset,
-    fingerprint,
-    main,
-    stratified_split,
-    write_split,
-)
+from datasets.eurosat_dataset import RGB_DATA, EurosatDataset, fingerprint, main
+from datasets.eurosat_splits import SPLITS, stratified_split, write_split
 from datasets.pictures import Pictures
 from utils.errors import UserError
+from utils.input_transform import input_transform
+from utils.normalization import InputSpec
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL_ZIP = ROOT.parent / "shared" / "data" / "EuroSAT_RGB.zip"
@@ -42,6 +39,11 @@ def write_classes(root: Path, images_per_class: int = 5) -> Path:
     (root / "Forest" / "._Forest_1.jpg").write_bytes(b"stray")
     (root / "Forest" / "notes.txt").write_text("stray")
     return root
+
+
+def read_rgb(dataset: EurosatDataset, num_threads: int = 1) -> Tensor:
+    transform = input_transform(InputSpec.of_pictures(), RGB_DATA, "auto")
+    return dataset.read_images(transform, num_threads)
 
 
 def zip_folder(folder: Path, path: Path) -> Path:
@@ -84,7 +86,7 @@ def test_every_layout_gives_the_same_pictures_without_strays(
     layout: Callable[[Path], Path], tmp_path: Path
 ) -> None:
     dataset = EurosatDataset(layout(tmp_path))
-    images = dataset.read_images(num_threads=2)
+    images = read_rgb(dataset, num_threads=2)
 
     assert dataset.classes == CLASSES
     assert dataset.names == tuple(f"{c}/{c}_{n}.jpg" for c in CLASSES for n in range(1, 6))
@@ -99,7 +101,7 @@ def test_every_layout_gives_the_same_pictures_without_strays(
 
 def test_fingerprint_sees_every_pixel_and_name(tmp_path: Path) -> None:
     dataset = EurosatDataset(classes_alone(tmp_path))
-    images = dataset.read_images(1)
+    images = read_rgb(dataset)
     changed = images.clone()
     changed[7, 1, 2, 3] ^= 1
     prints = {
@@ -159,7 +161,8 @@ def test_public_lists_are_found_and_keep_their_order(
     ("lines", "message"),
     [
         ([["Forest_1.jpg", "Forest_77.jpg"], ["Lake_1.jpg"], ["River_1.jpg"]], "2 .*Forest_77"),
-        ([["Forest_1.jpg"], ["River_1.jpg"], ["Forest_1.jpg"]], "1 .*listed twice.*Forest_1"),
+        ([["Forest_1.jpg"], ["River_1.jpg"], ["Forest_1.tif"]], "1 .*in two lists.*Forest_1"),
+        ([["Forest_1.jpg"] * 2, ["River_1.jpg"], ["River_2.jpg"]], "1 .*listed twice.*Forest_1"),
         ([["Forest_1.jpg"], [], ["River_1.jpg"]], "val split .*is empty"),
     ],
 )
@@ -233,7 +236,7 @@ def test_a_folder_without_class_folders_is_an_error(tmp_path: Path) -> None:
 def test_a_file_that_is_no_zip_is_an_error(tmp_path: Path) -> None:
     whole = zip_of_classes(tmp_path).read_bytes()
     (tmp_path / "cut.zip").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match=r"cut\.zip is neither a folder nor a whole zip"):
+    with pytest.raises(UserError, match=r"cut\.zip is not a whole zip: download or copy it again"):
         EurosatDataset(tmp_path / "cut.zip")
 
 
@@ -241,7 +244,7 @@ def test_a_truncated_picture_is_named(tmp_path: Path) -> None:
     path = classes_alone(tmp_path) / "River" / "River_3.jpg"
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(UserError, match=r"River/River_3\.jpg .* is not a readable picture"):
-        EurosatDataset(path.parents[1]).read_images(2)
+        read_rgb(EurosatDataset(path.parents[1]), 2)
 
 
 def test_damage_inside_a_zip_is_named(tmp_path: Path) -> None:
@@ -250,7 +253,7 @@ def test_damage_inside_a_zip_is_named(tmp_path: Path) -> None:
     content[content.index(b"River/River_3.jpg") + 300] ^= 0xFF  # the checksum tells
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"River/River_3\.jpg .* is not a readable picture"):
-        EurosatDataset(path).read_images(2)
+        read_rgb(EurosatDataset(path), 2)
 
 
 @pytest.mark.parametrize(
@@ -263,7 +266,7 @@ def test_a_picture_of_another_shape_is_named(
     root = classes_alone(tmp_path)
     write_picture(root / "SeaLake" / "SeaLake_2.jpg", 0, size, mode)
     with pytest.raises(UserError, match=message):
-        EurosatDataset(root).read_images(2)
+        read_rgb(EurosatDataset(root), 2)
 
 
 @pytest.mark.skipif(not REAL_ZIP.exists(), reason="the real images are not here")
@@ -284,7 +287,7 @@ def test_real_eurosat_has_its_published_counts_and_means() -> None:
         "SeaLake": 3000,
     }
     assert [len(rows) for rows in dataset.splits(0).values()] == [16_200, 5_400, 5_400]
-    images = dataset.read_images(2)
+    images = read_rgb(dataset, 2)
     means = torch.stack([images[:, c].float().mean() / 255 for c in range(3)])
     expected = torch.tensor([0.3444, 0.3803, 0.4078])
     torch.testing.assert_close(means, expected, rtol=0, atol=1e-4)

@@ -13,13 +13,14 @@ import pytest
 import torch
 from PIL import Image
 
-from datasets.eurosat_dataset import EurosatDataset
+from datasets.eurosat_dataset import RGB_DATA, EurosatDataset
 from datasets.pictures import Pictures, list_images
 from datasets.seco_patches import parse_quantiles
 from models.backbones import Encoder, load_encoder
 from utils.checkpoint import WholeCheckpointIO, read_checkpoint
 from utils.cli import run
 from utils.errors import UserError
+from utils.input_transform import input_transform
 from utils.normalization import InputSpec
 
 
@@ -73,8 +74,9 @@ def test_an_encrypted_picture_of_eurosat_is_named(tmp_path: Path) -> None:
     content[6] |= 1
     content[content.find(b"PK\x01\x02") + 8] |= 1
     path.write_bytes(content)
+    transform = input_transform(InputSpec.of_pictures(), RGB_DATA, "auto")
     with pytest.raises(UserError, match=r"A/A_1\.png in .*z\.zip is not a readable picture"):
-        EurosatDataset(path).read_images(1)
+        EurosatDataset(path).read_images(transform, 1)
 
 
 @pytest.mark.parametrize("limits", ["[NaN, NaN]", "[0, Infinity]", "[-9, 3]"])

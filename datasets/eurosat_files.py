@@ -1,0 +1,164 @@
+"""The files of EuroSAT, in a zip or a folder, and how one of them becomes an array."""
+
+from collections.abc import Iterator, Sequence
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from rasterio.errors import RasterioError
+from rasterio.io import MemoryFile
+
+from datasets.pictures import UNREADABLE, bit_depth
+from datasets.zip_files import MAX_MEMBER_BYTES, ZipFiles
+from utils.errors import UserError
+
+# Folders of the archives: RGB of 2023 and of 2018, 13 bands of 2023 and of 2018; "" stands for
+# class folders without a parent.
+ROOTS = (
+    *("EuroSAT_RGB/", "2750/", "EuroSAT_MS/"),
+    *("ds/images/remote_sensing/otherDatasets/sentinel_2/tif/", ""),
+)
+# Bands of a GeoTIFF in the order of the file: B8A comes last, not after B8 (torchgeo issue 2458).
+EUROSAT_BANDS = (
+    *("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8"),
+    *("B9", "B10", "B11", "B12", "B8A"),
+)
+
+_RGB_SUFFIXES = (".jpg", ".jpeg", ".png")
+_BANDS_SUFFIXES = (".tif", ".tiff")
+_SUFFIXES = _RGB_SUFFIXES + _BANDS_SUFFIXES
+_MAX_SIDE_PX = 1024  # of a picture; those of the archives have 64
+# Coordinates are not needed, and half of the time would go into them.
+_GEOTIFF = {"driver": "GTiff", "GEOREF_SOURCES": "NONE"}
+
+
+class SmallFiles:
+    """A zip or a folder, read by name from any thread.
+
+    Attributes:
+        path: The zip or folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if not path.exists():
+            raise UserError(f"--data_dir {path} does not exist")
+        self.path = path
+        self._zip = None if path.is_dir() else ZipFiles(path)
+        self._members = dict(self._zip.members()) if self._zip else {}
+
+    def below(self, root: str) -> list[str]:
+        """List what lies one folder below a root, with ``/`` between folders."""
+        if self._zip:
+            return [name for name in self._members if name.startswith(root)]
+        return [path.relative_to(self.path).as_posix() for path in self.path.glob(f"{root}*/*")]
+
+    def read(self, name: str) -> bytes:
+        """Read a file.
+
+        Raises:
+            FileNotFoundError: There is none of this name.
+            ValueError: It is damaged or far too large.
+        """
+        if self._zip:
+            if name not in self._members:
+                raise FileNotFoundError(name)
+            return self._zip.read(self._members[name])
+        with (self.path / name).open("rb") as file:
+            data = file.read(MAX_MEMBER_BYTES + 1)
+        if len(data) > MAX_MEMBER_BYTES:
+            raise ValueError("too large for a picture")
+        return data
+
+
+def find_pictures(files: SmallFiles) -> tuple[str, list[str]]:
+    """Find the class folders, and ``<Class>/<file>`` of every picture in them, sorted.
+
+    Returns:
+        Prefix of the class folders, one of ``ROOTS``, and the names below it.
+    """
+    found = {root: sorted(_class_files(files.below(root), root)) for root in ROOTS}
+    found = {
+        root: names
+        for root, names in found.items()
+        if len({name.split("/")[0] for name in names}) > 1
+    }
+    if not found:
+        raise UserError(
+            f"{files.path} has no class folders with JPEG, PNG or TIFF pictures: --data_dir takes "
+            "a zip of EuroSAT, the folder of its classes or the parent of that folder"
+        )
+    archives = [root for root in found if root]
+    if len(archives) > 1:
+        raise UserError(
+            f"{files.path} holds {archives[0]} and {archives[1]}: --data_dir takes one of them"
+        )
+    root = next(iter(found))  # "" is the last one
+    names = found[root]
+    if len({is_geotiff(name) for name in names}) > 1:
+        raise UserError(
+            f"{files.path} mixes RGB pictures and GeoTIFFs, such as {names[0]} and "
+            f"{next(n for n in names if is_geotiff(n) != is_geotiff(names[0]))}: keep one kind"
+        )
+    return root, names
+
+
+def is_geotiff(name: str) -> bool:
+    """Tell the 13 bands from an RGB picture."""
+    return name.lower().endswith(_BANDS_SUFFIXES)
+
+
+def _class_files(paths: Sequence[str], root: str) -> Iterator[str]:
+    """Yield ``<Class>/<file>`` of the pictures exactly one folder below ``root``."""
+    for path in paths:
+        parts = path.removeprefix(root).split("/")
+        hidden = any(part.startswith((".", "__")) for part in parts)  # ._x.jpg, __MACOSX/
+        if len(parts) == 2 and not hidden and parts[1].lower().endswith(_SUFFIXES):
+            yield "/".join(parts)
+
+
+def read_picture(files: SmallFiles, path: str, channels: Sequence[int]) -> np.ndarray:
+    """Read some channels of a picture; one that breaks the contract is a ``UserError``.
+
+    Args:
+        files: Where it lies.
+        path: Its name there.
+        channels: Positions in red, green, blue or in ``EUROSAT_BANDS``.
+
+    Returns:
+        uint8 of RGB or uint16 digital numbers, shape (len(channels), H, W).
+    """
+    where = f"{path} in {files.path}"
+    try:
+        data = files.read(path)
+        return (_read_geotiff if is_geotiff(path) else _read_rgb)(data, channels, where)
+    except (*UNREADABLE, RasterioError) as error:
+        raise UserError(f"{where} is not a readable picture: replace it") from error
+
+
+def _read_rgb(data: bytes, channels: Sequence[int], where: str) -> np.ndarray:
+    with Image.open(BytesIO(data), formats=("JPEG", "PNG")) as image:
+        _check_size(image.width, image.height, where)
+        if image.mode != "RGB" or bit_depth(image, data) != 8:
+            raise UserError(f"{where} is a picture of mode {image.mode}, not 8-bit RGB: convert it")
+        return np.asarray(image).transpose(2, 0, 1)[list(channels)]
+
+
+def _read_geotiff(data: bytes, channels: Sequence[int], where: str) -> np.ndarray:
+    if not data:
+        raise ValueError("empty")  # rasterio would take it for a file to be written
+    with MemoryFile(data) as memory, memory.open(**_GEOTIFF) as file:
+        _check_size(file.width, file.height, where)
+        if file.count != len(EUROSAT_BANDS) or set(file.dtypes) != {"uint16"}:
+            raise UserError(
+                f"{where} has {file.count} bands of {file.dtypes[0]}, EuroSAT's GeoTIFFs have "
+                f"{len(EUROSAT_BANDS)} of uint16: --data_dir takes these or the RGB pictures"
+            )
+        return file.read([channel + 1 for channel in channels])
+
+
+def _check_size(width: int, height: int, where: str) -> None:
+    if max(width, height) > _MAX_SIDE_PX:
+        raise UserError(
+            f"{where} has {width} x {height} px: pictures have at most {_MAX_SIDE_PX}, EuroSAT's 64"
+        )

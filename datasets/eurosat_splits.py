@@ -1,0 +1,133 @@
+"""Splits of EuroSAT: the public lists, random or by longitude, or a seeded stratified split."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+
+import torch
+from torch import Tensor
+
+from datasets.eurosat_files import SmallFiles
+from datasets.pictures import read_list
+from utils.errors import UserError
+from utils.random import sample_keys
+
+SPLITS = ("train", "val", "test")
+# Names of the public lists, <prefix><split>.txt, by kind of split. Random: of Neumann et al. 2019,
+# and as torchgeo names them. Spatial: torchgeo's, train, val and test are apart in longitude.
+LIST_PREFIXES = {"random": ("", "eurosat-"), "spatial": ("eurosat-spatial-",)}
+
+
+def stratified_split(labels: Tensor, classes: Sequence[str], split_seed: int) -> dict[str, Tensor]:
+    """Split every class 60/20/20, by the hash of (seed, label, position in ``labels``).
+
+    A hash stays what it is from one version of a library to the next, unlike a shuffle.
+
+    Args:
+        labels: Label of every picture, int64, shape (N,).
+        classes: Names of the labels, for the error.
+        split_seed: Seed of the split.
+
+    Returns:
+        Sorted positions in ``labels`` for each of ``SPLITS``; together all of them.
+    """
+    keys = sample_keys(split_seed, labels, torch.arange(len(labels)))
+    parts: dict[str, list[Tensor]] = {split: [] for split in SPLITS}
+    for label, name in enumerate(classes):
+        members = (labels == label).nonzero().flatten()
+        if len(members) < 5:
+            raise UserError(
+                f"class {name} has {len(members)} pictures: a 60/20/20 split needs 5 or more"
+            )
+        shuffled = members[keys[members].argsort()]
+        fifth = len(members) // 5
+        sizes = [len(members) - 2 * fifth, fifth, fifth]
+        for split, part in zip(SPLITS, shuffled.split(sizes), strict=True):
+            parts[split].append(part)
+    return {split: torch.cat(part).sort().values for split, part in parts.items()}
+
+
+def write_split(folder: Path, names: Sequence[str], splits: Mapping[str, Tensor]) -> None:
+    """Write ``train.txt``, ``val.txt`` and ``test.txt`` with lines ``<Class>/<file>``.
+
+    Put them into or beside ``--data_dir`` and they act as the public lists; ``main_pretrain.py``
+    takes them as ``--image_list``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, positions in splits.items():
+        partial = folder / f".{split}.txt.partial"
+        partial.write_text("".join(f"{names[index]}\n" for index in positions.tolist()))
+        partial.replace(folder / f"{split}.txt")
+
+
+def read_lists(files: SmallFiles, folder: str, kind: str) -> dict[str, list[str]] | None:
+    """Read the lines of the three lists of a kind in one folder; None if it has none of them."""
+    for prefix in LIST_PREFIXES[kind]:
+        lists: dict[str, list[str]] = {}
+        for split in SPLITS:
+            name = f"{folder}{prefix}{split}.txt"
+            try:
+                text = read_list(files.read(name), files.path / name)
+            except FileNotFoundError:
+                continue
+            except ValueError as error:
+                raise UserError(f"{name} in {files.path} is not readable: replace it") from error
+            lists[split] = [line.strip() for line in text.splitlines() if line.strip()]
+        missing = [f"{prefix}{split}.txt" for split in SPLITS if split not in lists]
+        if lists and missing:
+            raise UserError(
+                f"{files.path} has lists of a split, but no {missing[0]}: add it or take the "
+                "others away"
+            )
+        if lists:
+            return lists
+    return None
+
+
+def match_lists(
+    lists: Mapping[str, Sequence[str]], names: Sequence[str], container: Path
+) -> dict[str, Tensor]:
+    """Find the pictures of each list, whatever their folder prefix and suffix, in its order.
+
+    Args:
+        lists: Lines of each of ``SPLITS``; the public ones name a .jpg also for a .tif.
+        names: ``<Class>/<file>`` of the pictures.
+        container: Where the lists lie, for errors.
+
+    Returns:
+        Positions in ``names`` for each of ``SPLITS``, int64.
+    """
+    positions = _positions(names)
+    splits: dict[str, list[int]] = {split: [] for split in lists}
+    problems: dict[str, list[str]] = {"not in the data": [], "listed twice": [], "in two lists": []}
+    seen: dict[int, str] = {}
+    for split, lines in lists.items():
+        if not lines:
+            raise UserError(f"the list of the {split} split in {container} is empty: fill it")
+        for line in lines:
+            path = PurePosixPath(line).with_suffix("")
+            position = positions.get("/".join(path.parts[-2:]), positions.get(path.name))
+            if position is None:
+                problems["not in the data"].append(line)
+            elif position in seen:
+                twice = seen[position] == split
+                problems["listed twice" if twice else "in two lists"].append(line)
+            else:
+                seen[position] = split
+                splits[split].append(position)
+    for problem, lines in problems.items():
+        if lines:
+            raise UserError(
+                f"{len(lines)} names of the split lists in {container} are {problem}, the first "
+                f"is {lines[0]}: correct the lists or take them away"
+            )
+    return {split: torch.tensor(rows, dtype=torch.int64) for split, rows in splits.items()}
+
+
+def _positions(names: Sequence[str]) -> dict[str, int | None]:
+    """Number names without suffix, with and without their folder; None: more than one."""
+    positions: dict[str, int | None] = {}
+    for index, name in enumerate(names):
+        path = PurePosixPath(name).with_suffix("")
+        positions[str(path)] = index
+        positions[path.name] = None if path.name in positions else index
+    return positions
