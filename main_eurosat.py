@@ -1,241 +1,300 @@
-r"""Train linear classifiers on EuroSAT (Helber et al. 2018, 2019) from a frozen encoder.
+r"""Judge an encoder by EuroSAT (Helber et al. 2018, 2019): probes, neighbours, fine-tuning.
+
+A linear classifier on the frozen encoder, and other methods on the same features:
 
 python main_eurosat.py --data_dir EuroSAT_RGB.zip \
   --backbone_type pretrain --ckpt_path checkpoints/seco_resnet18_1m.ckpt
+python main_eurosat.py --data_dir EuroSAT_RGB.zip --method linear lbfgs knn \
+  --backbone_type pretrain --ckpt_path checkpoints/seco_resnet18_1m.ckpt
 
-With few labels, from the same cached features:
+Through the encoder, as a curve over shares of the labels:
 
-python main_eurosat.py --data_dir EuroSAT_RGB.zip --labels_per_class 10 \
+python main_eurosat.py --data_dir EuroSAT_RGB.zip --method finetune --train_frac 0.01 0.1 1 \
   --backbone_type pretrain --ckpt_path checkpoints/seco_resnet18_1m.ckpt
 """
 
+import sys
 import time
 from argparse import Namespace
 from collections.abc import Sequence
-from copy import deepcopy
 from functools import partial
 from typing import Any
 
 import torch
 from pytorch_lightning import Trainer, seed_everything
 from torch import Tensor
-from torch.utils.data import DataLoader, TensorDataset
 
-from datasets.eurosat_dataset import EurosatDataset, fingerprint, write_split
+from datasets.eurosat_dataset import EurosatDataset, fingerprint
+from datasets.eurosat_splits import LIST_PREFIXES, write_split
 from models.backbones import Encoder, add_backbone_args, load_encoder
 from models.features import cached, extract_features, feature_key
-from models.linear_probe import Validation, draw_labelled, fit_linear_probe, milestones
-from models.ssl_finetuner import SSLFineTuner
-from utils.cli import base_parser, check_base_flags, check_positive, run, trainer_kwargs
+from models.picture_task import PictureTask, finetune_each, train_layer_each
+from models.probes import (
+    Labelled,
+    Method,
+    Predictions,
+    accuracy,
+    draw_rows,
+    probe_by_adam,
+    probe_by_lbfgs,
+    vote_of_neighbours,
+)
+from utils.classification import accuracies, by_class, print_results, write_pictures
+from utils.cli import (
+    base_parser,
+    check_base_flags,
+    check_positive,
+    run,
+    share_cores,
+    trainer_kwargs,
+)
 from utils.errors import UserError
-from utils.evaluation import seeds, summarise
-from utils.input_transform import DataSpec, InputTransform, input_transform
-from utils.metrics import accuracy_percent, batch_mean, confusion_matrix
-from utils.plots import plot_confusion
+from utils.evaluation import (
+    add_evaluation_args,
+    check_evaluation_flags,
+    input_norm,
+    save_predictions,
+    seeds,
+    summarise,
+)
+from utils.input_transform import input_transform
+from utils.launch import (
+    World,
+    add_launch_args,
+    batch_size_per_process,
+    launch_kwargs,
+    planned_world,
+)
+from utils.metrics import batch_mean
 from utils.report import new_run_dir, write_results
+from utils.subset import stratified_subset
+
+METHODS = ("linear", "lbfgs", "knn", "finetune")
+NEIGHBOURS = (5, 20)
 
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     """Read the command line, or ``argv`` in tests."""
     parser = base_parser(__doc__, max_epochs=100, batch_size=32, learning_rate=1e-3)
     add_backbone_args(parser)
+    add_evaluation_args(parser)
+    add_launch_args(parser)
     add = parser.add_argument
-    add("--num_seeds", type=int, default=3, help="probes; they use --seed, --seed + 1 and so on")
-    add("--labels_per_class", type=int, help="train on so many random images per class, not on all")
     add(
-        "--split_seed",
-        type=int,
-        default=0,
-        help="seed of the 60/20/20 split, if there are no lists",
+        "--method",
+        choices=METHODS,
+        nargs="+",
+        default=["linear"],
+        help="Adam on a linear layer; L-BFGS, its strength chosen on val; 5 and 20 neighbours; "
+        "training through the encoder",
     )
+    add("--finetune_epochs", type=int, default=30, help="as --max_epochs, for finetune")
+    add("--finetune_learning_rate", type=float, default=1e-4, help="as --learning_rate")
+    add("--labels_per_class", type=int, help="train on so many random images per class, not on all")
+    add("--split", choices=LIST_PREFIXES, default="random", help="spatial: apart in longitude")
+    add("--split_seed", type=int, default=0, help="of the 60/20/20 split, if there are no lists")
     add("--feature_batch_size", type=int, default=128, help="images per step through the encoder")
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Probe an encoder, write the run's folder and return the metrics."""
+    """Judge an encoder, write the run's folder and return the metrics."""
     started = time.perf_counter()
     args = parse_args(argv)
-    _check_flags(args)
+    check_flags(args)
+    world = plan_processes(args)
+    if world.rank > 0 and "finetune" not in args.method:
+        return {}  # its launcher started more processes than there is work for
     seed_everything(args.seed, workers=True, verbose=False)
-    encoder, spec = load_encoder(args.backbone_type, args.base_encoder, args.ckpt_path)
-    norm = "paper" if args.protocol == "paper" else "auto"
-    transform = input_transform(spec, DataSpec.of_pictures("EuroSAT"), norm)
-    dataset = EurosatDataset(args.data_dir)
-    splits = dataset.splits(args.split_seed)
-    labelled = draw_labelled(
-        dataset.labels[splits["train"]], args.labels_per_class, torch.Generator()
-    )  # here already, so that a class too small for it is told before anything slow
-    images = dataset.read_images(args.num_workers)
-    metrics: dict[str, Any] = {f"num_{split}": len(splits[split]) for split in splits}
-    metrics |= {"num_labelled": len(labelled), "classes": list(dataset.classes)}
-    if args.protocol == "paper":
-        metrics |= probe_as_paper(args, encoder, transform, images, dataset, splits)
-    else:
-        metrics |= probe_features(args, encoder, transform, images, dataset, splits)
-    print_table(metrics)
-    if not args.debug:
-        run_dir = new_run_dir(args.log_dir, f"eurosat-{args.backbone_type}")
-        write_split(run_dir, dataset.names, splits)
-        if "test/confusion" in metrics:
-            plot_confusion(
-                run_dir / "confusion.png",
-                torch.tensor(metrics["test/confusion"]),
-                dataset.classes,
-                f"EuroSAT test, {args.backbone_type}: {metrics['test/accuracy']:.1f} %",
-            )
-        write_results(run_dir / "results.json", args, metrics, started, checkpoint=None)
+    task, draws = load_task(args)
+    methods, metrics = make_methods(args, task, world)
+    results: dict[str, dict[str, Any]] = {name: {} for name in methods}
+    predictions: dict[str, Predictions] = {}  # of the largest share, which comes last
+    for name, method in methods.items():
+        for frac, rows in draws.items():
+            began = time.perf_counter()
+            predictions[name] = method(rows)
+            seconds = round(time.perf_counter() - began, 2)
+            results[name][f"{frac:g}"] = measure(args, task, predictions[name]) | {
+                "num_labelled": len(rows[0]),
+                "seconds_probes": seconds,
+            }
+    if world.rank == 0:
+        first = next(name for name in methods if name.startswith(args.method[0]))
+        metrics |= {f"num_{split}": len(rows) for split, rows in task.splits.items()}
+        metrics |= {"classes": list(task.classes), **list(results[first].values())[-1]}
+        metrics["by_method"] = results
+        report(args, task, metrics, predictions[first], started)
     return metrics
 
 
-def probe_features(
-    args: Namespace,
-    encoder: Encoder,
-    transform: InputTransform,
-    images: Tensor,
-    dataset: EurosatDataset,
-    splits: dict[str, Tensor],
-) -> dict[str, Any]:
-    """Fit the probes on features of the frozen encoder; percentages on val and on test."""
-    began = time.perf_counter()
-    features, were_cached = _features(args, encoder, transform, images, dataset)
-    extracted = time.perf_counter()
-    train, val, classes = splits["train"], splits["val"], len(dataset.classes)
-    labels = dataset.labels[train]
-    probes = fit_linear_probe(
-        features[train],
-        labels,
-        classes,
-        seeds=seeds(args),
-        rows=[
-            draw_labelled(labels, args.labels_per_class, torch.Generator().manual_seed(seed))
-            for seed in seeds(args)
-        ],
-        validation=Validation(features[val], dataset.labels[val], _accuracy),
-        max_epochs=args.max_epochs,
-        batch_size=args.batch_size,
-        learning_rate=args.learning_rate,
-    )
-    metrics: dict[str, Any] = {
-        "features_were_cached": were_cached,
-        "seconds_features": round(extracted - began, 2),
-        "seconds_probes": round(time.perf_counter() - extracted, 2),
-    }
-    for split in ("val", "test"):
-        labels = dataset.labels[splits[split]]
-        predictions = probes.logits(features[splits[split]]).argmax(-1)
-        accuracies = [accuracy_percent(labels, predicted) for predicted in predictions]
-        metrics |= summarise(f"{split}/accuracy", accuracies)
-    matrices = [
-        confusion_matrix(labels, predicted, classes) for predicted in predictions
-    ]  # of test
-    confusion = torch.stack(matrices).double().mean(0)
-    metrics["test/recall"] = {
-        name: (100 * row[label] / row.sum()).item()
-        for label, (name, row) in enumerate(zip(dataset.classes, confusion, strict=True))
-        if row.sum() > 0
-    }
-    metrics["test/confusion"] = confusion.tolist()
-    return metrics
-
-
-def probe_as_paper(
-    args: Namespace,
-    encoder: Encoder,
-    transform: InputTransform,
-    images: Tensor,
-    dataset: EurosatDataset,
-    splits: dict[str, Tensor],
-) -> dict[str, Any]:
-    """Train as the original does, see docs/differences.md: a percentage on val alone."""
-    accuracies = []
-    for seed in seeds(args):
-        seed_everything(seed, workers=True, verbose=False)
-        labels, generator = dataset.labels, torch.Generator().manual_seed(seed)
-        drawn = draw_labelled(labels[splits["train"]], args.labels_per_class, generator)
-        loaders = {}
-        for split, rows in (("train", splits["train"][drawn]), ("val", splits["val"])):
-            if len(rows) < args.batch_size:
-                raise UserError(
-                    f"--batch_size {args.batch_size} is more than the {len(rows)} {split} images, "
-                    "and --protocol paper drops the last batch if it is not full"
-                )
-            data = TensorDataset(images[rows], labels[rows], torch.arange(len(rows)))
-            loaders[split] = DataLoader(data, args.batch_size, split == "train", drop_last=True)
-        probe = SSLFineTuner(
-            deepcopy(encoder),
-            len(dataset.classes),
-            normalize=transform.normalize,
-            multi_label=False,
-            score=partial(batch_mean, _accuracy, batch_size=args.batch_size),
-            learning_rate=args.learning_rate,
-            milestones=milestones(args.max_epochs),
-            freeze_backbone=True,
-        )
-        trainer = Trainer(
-            **trainer_kwargs(args),
-            logger=False,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-        )
-        trainer.fit(probe, loaders["train"], loaders["val"])
-        accuracies.append(trainer.callback_metrics["val/score"].item())
-    return summarise("val/accuracy_batch_mean", accuracies)
-
-
-def print_table(metrics: dict[str, Any]) -> None:
-    """Print one line per accuracy, and the recall of every class where it was measured."""
-    for name in ("val/accuracy", "test/accuracy", "val/accuracy_batch_mean"):
-        if name in metrics:
-            std = metrics[f"{name}_std"]
-            spread = "" if std is None else f" +- {std:.2f}"
-            raw = " ".join(f"{value:.2f}" for value in metrics[f"{name}_per_seed"])
-            print(f"{name:24s}{metrics[name]:6.2f}{spread} %  ({raw})")
-    for name, recall in metrics.get("test/recall", {}).items():
-        print(f"  recall {name:22s}{recall:6.2f} %")
-
-
-def _check_flags(args: Namespace) -> None:
+def check_flags(args: Namespace) -> None:
     """Refuse flags that cannot be met, before anything is read."""
     check_base_flags(args)
-    if args.gpus > 1:
-        raise UserError(f"--gpus {args.gpus}: probes run on one device, use --gpus 1")
+    check_evaluation_flags(args)
+    check_positive(args, "labels_per_class", "feature_batch_size")
+    check_positive(args, "finetune_epochs", "finetune_learning_rate")
     if args.resume_from_checkpoint is not None:
-        raise UserError("--resume_from_checkpoint: probes write no checkpoint, leave it out")
-    check_positive(args, "num_seeds", "labels_per_class", "feature_batch_size")
+        raise UserError("--resume_from_checkpoint: this script writes no checkpoint, leave it out")
+    if args.labels_per_class is not None and args.train_frac != [1.0]:
+        raise UserError("--labels_per_class and --train_frac exclude each other: leave one out")
+    if args.protocol == "paper" and args.method != ["linear"]:
+        raise UserError("--protocol paper is the original's linear probe: leave --method out")
 
 
-def _features(
-    args: Namespace,
-    encoder: Encoder,
-    transform: InputTransform,
-    images: Tensor,
-    dataset: EurosatDataset,
-) -> tuple[Tensor, bool]:
-    """Return the features of all images, (N, D), and whether an earlier run computed them."""
+def plan_processes(args: Namespace) -> World:
+    """Tell which process this is; only fine-tuning has work for several."""
+    world = planned_world(args)
+    if world.size > 1 and world.rank == 0 and set(args.method) != {"finetune"}:
+        print("probes run on one device: only finetune uses the others", file=sys.stderr)
+    share_cores(args.gpus, world.per_node if "finetune" in args.method else 1, 0)
+    return world
 
-    def compute() -> Tensor:
-        return extract_features(
-            encoder,
-            transform,
-            images.split(args.feature_batch_size),
-            len(images),
-            device=torch.device("cuda" if args.gpus else "cpu"),
-            precision=args.precision,
+
+def load_task(args: Namespace) -> tuple[PictureTask, dict[float, list[Tensor]]]:
+    """Load encoder, split and, last, for it takes longest, the pictures.
+
+    Returns:
+        The task, and for each share of the labels the labelled rows of its train split, once per
+        repetition.
+    """
+    encoder, spec = load_encoder(args.backbone_type, args.base_encoder, args.ckpt_path, args.bands)
+    data = EurosatDataset(args.data_dir)
+    transform = input_transform(spec, data.spec, input_norm(args))
+    splits = data.splits(args.split_seed, args.split)
+    kept = stratified_subset(data.labels[splits["val"]], args.val_frac, args.seed)
+    splits["val"] = splits["val"][kept]
+    draw = partial(draw_rows, data.labels[splits["train"]], data.classes, seeds(args))
+    draws = {
+        frac: draw(frac=frac, labels_per_class=args.labels_per_class)
+        for frac in sorted(args.train_frac)
+    }
+    check_counts(args, min(len(rows[0]) for rows in draws.values()), len(splits["val"]))
+    images = data.read_images(transform, args.num_workers)
+    task = PictureTask(encoder, transform, images, data.names, data.labels, data.classes, splits)
+    return task, draws
+
+
+def check_counts(args: Namespace, num_labelled: int, num_val: int) -> None:
+    """Refuse fewer images than a method needs."""
+    if "knn" in args.method and num_labelled < max(NEIGHBOURS):
+        raise UserError(
+            f"{num_labelled} labelled images are fewer than {max(NEIGHBOURS)} neighbours: leave "
+            "knn out, or take more labels"
         )
+    for split, count in (("train", num_labelled), ("val", num_val)):
+        if args.protocol == "paper" and count < args.batch_size:
+            raise UserError(
+                f"--batch_size {args.batch_size} is more than the {count} {split} images, and "
+                "--protocol paper drops the last batch if it is not full"
+            )
 
+
+def make_methods(
+    args: Namespace, task: PictureTask, world: World
+) -> tuple[dict[str, Method], dict[str, Any]]:
+    """Return the methods by name, and what their features cost."""
+    on_batches = {"seeds": seeds(args), "max_epochs": args.max_epochs}
+    on_batches |= {"batch_size": args.batch_size, "learning_rate": args.learning_rate}
+    if args.protocol == "paper":
+        train = partial(train_layer_each, task, make_trainer=partial(make_trainer, args))
+        return {"linear": partial(train, **on_batches)}, {}
+    methods: dict[str, Method] = {}
+    cost: dict[str, Any] = {}
+    if world.rank == 0 and set(args.method) != {"finetune"}:
+        data, cost = read_features(args, task)
+        shared = (data, len(task.classes))
+        methods["linear"] = partial(probe_by_adam, *shared, **on_batches)
+        methods["lbfgs"] = partial(probe_by_lbfgs, *shared)
+        methods |= {f"knn{k}": partial(vote_of_neighbours, *shared, k=k) for k in NEIGHBOURS}
+    if "finetune" in args.method:
+        methods["finetune"] = finetuning(args, task, world)
+    return {n: m for n, m in methods.items() if n.rstrip("0123456789") in args.method}, cost
+
+
+def finetuning(args: Namespace, task: PictureTask, world: World) -> Method:
+    """Bind the flags of the fine-tuning."""
+    test = task.images[task.splits["test"]] if args.save_predictions and world.rank == 0 else None
+    return partial(
+        finetune_each,
+        task,
+        seeds=seeds(args),
+        make_trainer=partial(make_trainer, args, **launch_kwargs(world)),
+        max_epochs=args.finetune_epochs,
+        batch_size=batch_size_per_process(args, world),
+        learning_rate=args.finetune_learning_rate,
+        embed=None if test is None else partial(encode, args, task, images=test),
+    )
+
+
+def make_trainer(args: Namespace, max_epochs: int, **processes: Any) -> Trainer:
+    """Configure Lightning, which writes nothing here."""
+    return Trainer(
+        **trainer_kwargs(args) | processes | {"max_epochs": max_epochs},
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+
+
+def read_features(args: Namespace, task: PictureTask) -> tuple[dict[str, Labelled], dict[str, Any]]:
+    """Return features and classes of every split, and what they cost."""
+    began = time.perf_counter()
+    compute = partial(encode, args, task, task.encoder, task.images)
     if args.debug:
-        return compute(), False
-    key = feature_key(encoder, transform, fingerprint(dataset.names, images), args.precision)
-    path = args.log_dir / "features" / f"{key}.npy"
-    were_cached = path.exists()
-    return cached(path, compute), were_cached
+        features, were_cached = compute(), False
+    else:
+        data = fingerprint(task.names, task.images)
+        key = feature_key(task.encoder, task.transform, data, args.precision)
+        path = args.log_dir / "features" / f"{key}.npy"
+        were_cached = path.exists()
+        features = cached(path, compute)
+    splits = {s: Labelled(features[rows], task.labels_of(s)) for s, rows in task.splits.items()}
+    seconds = round(time.perf_counter() - began, 2)
+    return splits, {"features_were_cached": were_cached, "seconds_features": seconds}
 
 
-def _accuracy(labels: Tensor, logits: Tensor) -> float:
-    """Return the accuracy of the most likely classes in percent."""
-    return accuracy_percent(labels, logits.argmax(-1))
+def encode(args: Namespace, task: PictureTask, encoder: Encoder, images: Tensor) -> Tensor:
+    """Compute the features of pictures, (N, D)."""
+    return extract_features(
+        encoder,
+        task.transform,
+        images.split(args.feature_batch_size),
+        len(images),
+        device=torch.device("cuda" if args.gpus else "cpu"),
+        precision=args.precision,
+    )
+
+
+def measure(args: Namespace, task: PictureTask, predictions: Predictions) -> dict[str, Any]:
+    """Return percentages on val and test, or the original's mean over batches of val."""
+    scores = predictions.scores
+    if args.protocol == "paper":
+        score = partial(batch_mean, accuracy, task.labels_of("val"), batch_size=args.batch_size)
+        return summarise("val/accuracy_batch_mean", [score(values) for values in scores["val"]])
+    metrics = accuracies("val", task.labels_of("val"), scores["val"])
+    metrics |= accuracies("test", task.labels_of("test"), scores["test"], interval_seed=args.seed)
+    metrics |= by_class("test", task.labels_of("test"), scores["test"], task.classes)
+    return metrics | predictions.chosen
+
+
+def report(
+    args: Namespace, task: PictureTask, metrics: dict[str, Any], shown: Predictions, started: float
+) -> None:
+    """Print the results, and write those files that the flags ask for."""
+    print_results(metrics)
+    if args.save_predictions is not None:
+        split = "test" if "test" in shown.scores else "val"
+        names = [task.names[row] for row in task.splits[split].tolist()]
+        targets, scores = task.labels_of(split), shown.scores[split][0]
+        save_predictions(args.save_predictions, names, targets, scores, shown.embeddings)
+    if args.debug:
+        return
+    run_dir = new_run_dir(args.log_dir, f"eurosat-{args.backbone_type}")
+    write_split(run_dir, task.names, task.splits)
+    write_pictures(run_dir, metrics, f"EuroSAT, {args.backbone_type}")
+    write_results(run_dir / "results.json", args, metrics, started, checkpoint=None)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import main_eurosat
 from datasets.bands import RGB_BANDS
 from datasets.eurosat_dataset import EurosatDataset
 from datasets.mini_earth import write_eurosat
+from models import picture_task
 from models.backbones import Encoder, load_encoder
 from models.features import cached, extract_features, feature_key
 from models.ssl_finetuner import SSLFineTuner
@@ -197,7 +198,7 @@ def test_paper_protocol_drifts_statistics_but_no_weights_and_drops_the_last_batc
             probes.append(self)
 
     monkeypatch.setattr(main_eurosat, "load_encoder", lambda *_: (encoder, spec))
-    monkeypatch.setattr(main_eurosat, "SSLFineTuner", Recorded)
+    monkeypatch.setattr(picture_task, "SSLFineTuner", Recorded)
     paper = ["--protocol", "paper", "--batch_size", "16", "--num_seeds", "1", "--debug"]
     metrics = main_eurosat.main([*flags, *paper])
 
@@ -208,8 +209,9 @@ def test_paper_protocol_drifts_statistics_but_no_weights_and_drops_the_last_batc
     assert probe.encoder.state_dict()["1.num_batches_tracked"] == 3 * 3  # of 60 images, 48 count
     dataset = EurosatDataset(data_dir)
     rows = dataset.splits(0)["val"][:16]  # of 20
+    images = dataset.read_images(input_transform(spec, dataset.spec, "paper"), 1)
     with torch.no_grad():
-        logits = probe.classifier(probe.encoder(dataset.read_images(1)[rows] / 255))
+        logits = probe.classifier(probe.encoder(images[rows] / 255))
     accuracy = 100 * (logits.argmax(1) == dataset.labels[rows]).float().mean().item()
     assert metrics["val/accuracy_batch_mean"] == pytest.approx(accuracy, abs=1e-3)
     assert "test/accuracy" not in metrics
@@ -236,12 +238,21 @@ def test_checkpoint_of_rgb_patches_is_probed_with_its_own_normalisation(
         (["--backbone_type", "pretrain", "--ckpt_path", "{tmp}/text.ckpt"], "not a readable check"),
         (
             ["--backbone_type", "pretrain", "--ckpt_path", "{tmp}/nir.ckpt"],
-            "trained on B8 B4 B3, but EuroSAT has no B8",
+            "trained on B8 B4 B3, but EuroSAT in RGB has no B8",
         ),
         (["--gpus", "64"], "--gpus 64 was asked for"),
-        (["--resume_from_checkpoint", "last.ckpt"], "probes write no checkpoint"),
+        (["--resume_from_checkpoint", "last.ckpt"], "writes no checkpoint"),
         (["--num_workers", "-1"], "--num_workers must be 0 or more"),
         (["--num_seeds", "0"], "--num_seeds must be above 0"),
+        (["--train_frac", "0.05", "1"], "--train_frac 0.05 leaves no sample of .* and more"),
+        (["--train_frac", "0.5", "--labels_per_class", "2"], "exclude each other"),
+        (["--method", "knn", "--labels_per_class", "1"], "10 labelled images are fewer than 20"),
+        (["--method", "knn", "linear", "--protocol", "paper"], "paper is the original's linear"),
+        (["--split", "spatial"], "--split spatial needs eurosat-spatial-train.txt"),
+        (["--bands", "B8", "B4", "B3"], "trained on B8 B4 B3, but EuroSAT in RGB has no B8"),
+        (["--save_predictions", "{tmp}/p.csv"], "must end in .npz or .parquet"),
+        (["--finetune_epochs", "0"], "--finetune_epochs must be above 0"),
+        (["--data_dir", "{tmp}/cut.zip"], "cut.zip is not a whole zip"),
         (["--labels_per_class", "7"], "more than the 6 train images"),
         (["--protocol", "paper", "--batch_size", "32"], "more than the 20 val images"),
     ],
@@ -250,6 +261,7 @@ def test_bad_input_is_one_sentence_and_leaves_nothing_behind(
     extra: list[str], message: str, flags: list[str], tmp_path: Path
 ) -> None:
     (tmp_path / "text.ckpt").write_text("not a checkpoint")
+    (tmp_path / "cut.zip").write_bytes(b"PK")
     save_checkpoint(tmp_path / "nir.ckpt", ("B8", "B4", "B3"))
     with pytest.raises(UserError, match=message) as caught:
         main_eurosat.main([*flags, *[part.format(tmp=tmp_path) for part in extra]])

@@ -24,9 +24,9 @@ from utils.torch_files import read_torch_file
 
 PREFIX = "encoder_q."  # of the query encoder's tensors in a checkpoint
 # Position of a child in nn.Sequential(*resnet.children()), and its name in torchvision.
-SEQUENTIAL = {
-    **{"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"},
-}
+SEQUENTIAL = dict(
+    zip("014567", ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4"), strict=True)
+)
 # torchgeo's converted SeCo encoders, by the start of their sha256, which ends their file names.
 _TORCHGEO_SECO = ("cefca942", "018bf397")
 _MAX_BANDS = 1000
@@ -192,8 +192,8 @@ def _torchvision_names(state: Mapping[Any, Any], path: Path) -> dict[str, Tensor
     for key, value in state.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise UserError(f"{path} holds no encoder: {reprlib.repr(key)} is no named tensor")
-        child, _, rest = key.partition(".")
-        tensors[f"{SEQUENTIAL.get(child, child)}.{rest}"] = value
+        child, dot, rest = key.partition(".")
+        tensors[SEQUENTIAL.get(child, child) + dot + rest] = value
     if len(tensors) < len(state):
         raise UserError(f"{path} names a tensor twice, as torchvision does and by position")
     return tensors

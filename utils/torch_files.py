@@ -2,9 +2,12 @@
 
 Such a file is a pickle: a program that may name any function of Python and call it. Four gates
 stand before the content: the size of the file, a zip whose entries are stored and not packed, a
-pickle that names nothing but the table below, and ``torch.load(weights_only=True)``, which looks
+pickle that names nothing but the tables below, and ``torch.load(weights_only=True)``, which looks
 names up in tables of its own and never imports one. The names that Lightning 1.1 left in the
 published checkpoints are answered with ``Inert``, so neither Lightning nor its code is needed.
+
+The third gate is our own, for ``torch.serialization.get_unsafe_globals_in_checkpoint`` reads zips
+alone, and torch's table is longer than ours: ``bytearray(2**40)`` would pass it.
 """
 
 import io
@@ -23,6 +26,9 @@ MAX_FILE_BYTES = 16 * 2**30
 # The pickle holds names and shapes, the tensors lie beside it: 0.7 MB for the largest ResNet.
 MAX_PICKLE_BYTES = 4 * 2**20
 MAX_ENTRIES = 100_000  # of a zip: one per tensor
+# Uses of a tuple that was built before, such as Adam's betas in several groups. Tuples of the same
+# tuples, 60 deep, are a few hundred bytes, but as a key of a dict they would be hashed for years.
+MAX_REUSED_TUPLES = 30
 _LEGACY_PICKLES = 5  # magic number, version, machine, content and list of storages
 _LIGHTNING = "pytorch_lightning"
 _STORAGES = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
@@ -43,6 +49,14 @@ class Inert:
         pass
 
 
+# What the pickler of torch.save does, in protocol 2.
+_OPCODES = {
+    *("PROTO", "STOP", "MARK", "GLOBAL", "REDUCE", "NEWOBJ", "BUILD", "BINPERSID"),
+    *("NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
+    *("BINUNICODE", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"),
+    *("EMPTY_LIST", "APPEND", "APPENDS", "EMPTY_DICT", "SETITEM", "SETITEMS"),
+    *("BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET"),
+}
 # What a pickle may name: containers and tensors, which torch itself makes, ...
 _PLAIN = {
     "collections.OrderedDict",
@@ -71,7 +85,7 @@ def read_torch_file(path: Path) -> Any:
     with path.open("rb") as file:
         try:
             for pickled in _pickles(file, path, size):
-                _check_names(pickled, path)
+                _check_pickle(pickled, path)
             file.seek(0)
             foreign: list[Callable[..., Any] | tuple[Callable[..., Any], str]]
             foreign = [(stub, name) for name, stub in _FOREIGN.items()]
@@ -120,13 +134,24 @@ def _pickle_of_zip(file: BinaryIO, path: Path, size: int) -> bytes:
         return archive.read(pickled)
 
 
-def _check_names(pickled: bytes, path: Path) -> None:
-    """Refuse a pickle that names anything but what weights need."""
-    named = {
-        str(argument).replace(" ", ".", 1)
-        for opcode, argument, _ in pickletools.genops(pickled)
-        if opcode.name in ("GLOBAL", "INST")
-    }
+def _check_pickle(pickled: bytes, path: Path) -> None:
+    """Refuse a pickle that does or names anything but what weights need."""
+    named, reused, tuples, top_is_tuple = set(), 0, set(), False
+    for opcode, argument, _ in pickletools.genops(pickled):
+        if opcode.name not in _OPCODES:
+            raise UserError(
+                f"{path} is not a readable checkpoint: it uses {opcode.name}, which torch.save "
+                "does not write and which might run code"
+            )
+        if opcode.name == "GLOBAL":
+            named.add(str(argument).replace(" ", ".", 1))
+        if opcode.name in ("BINPUT", "LONG_BINPUT"):
+            tuples.update([argument] if top_is_tuple else [])
+        elif opcode.name in ("BINGET", "LONG_BINGET"):
+            top_is_tuple = argument in tuples
+            reused += top_is_tuple
+        elif opcode.name != "PROTO":
+            top_is_tuple = opcode.name.startswith("TUPLE")
     refused = sorted(named - _PLAIN - _FOREIGN.keys())
     if refused:
         more = f" and {len(refused) - 3} more" if len(refused) > 3 else ""
@@ -134,6 +159,8 @@ def _check_names(pickled: bytes, path: Path) -> None:
             f"{path} is not a readable checkpoint: it holds {', '.join(refused[:3])}{more}, which "
             "might run code, and weights need none of it"
         )
+    if reused > MAX_REUSED_TUPLES:
+        raise UserError(f"{path} is not a readable checkpoint: it nests tuples without end")
 
 
 def _reason(error: Exception) -> str:

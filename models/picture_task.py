@@ -1,0 +1,171 @@
+"""Classifiers on pictures in memory, one class each, trained through a copy of an encoder.
+
+Shapes: N pictures, S repetitions, C classes.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from pytorch_lightning import Trainer, seed_everything
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from models.backbones import Encoder
+from models.linear_probe import milestones
+from models.probes import HELD_OUT, Predictions, accuracy
+from models.ssl_finetuner import SSLFineTuner, finetune
+from utils.input_transform import InputTransform
+from utils.metrics import batch_mean
+
+MakeTrainer = Callable[[int], Trainer]  # takes the number of epochs
+
+
+class LabelledPictures(Dataset[tuple[Tensor, Tensor, int]]):
+    """Some of the pictures in memory, for a loader: (picture, label, position among them).
+
+    Args:
+        images: All pictures, uint8, shape (N, C, H, W).
+        labels: Label of all pictures, int64, shape (N,).
+        rows: The pictures to give, int64, shape (M,).
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor, rows: Tensor) -> None:
+        self.images = images
+        self.labels = labels
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, int]:
+        row = self.rows[index]
+        return self.images[row], self.labels[row], index
+
+
+@dataclass(frozen=True)
+class PictureTask:
+    """A data set as an encoder sees it.
+
+    Attributes:
+        encoder: The encoder to judge; no tensor of it changes.
+        transform: From its pictures to its inputs.
+        images: All pictures, uint8, shape (N, C, H, W).
+        names: Of the pictures, N of them.
+        labels: Their classes, int64, shape (N,).
+        classes: Names of the classes.
+        splits: Rows of train, val and test.
+    """
+
+    encoder: Encoder
+    transform: InputTransform
+    images: Tensor
+    names: Sequence[str]
+    labels: Tensor
+    classes: Sequence[str]
+    splits: Mapping[str, Tensor]
+
+    def labels_of(self, split: str) -> Tensor:
+        """Return the classes of a split."""
+        return self.labels[self.splits[split]]
+
+    def pictures(self, split: str, rows: Tensor | None = None) -> LabelledPictures:
+        """Return the pictures of a split, or of some rows of it."""
+        chosen = self.splits[split] if rows is None else self.splits[split][rows]
+        return LabelledPictures(self.images, self.labels, chosen)
+
+    def classifier(
+        self,
+        seed: int,
+        *,
+        score: Callable[[Tensor, Tensor], float],
+        max_epochs: int,
+        learning_rate: float,
+        freeze_backbone: bool,
+    ) -> SSLFineTuner:
+        """Put a classifier on a copy of the encoder, and seed what follows."""
+        seed_everything(seed, workers=True, verbose=False)
+        return SSLFineTuner(
+            deepcopy(self.encoder),
+            len(self.classes),
+            normalize=self.transform.normalize,
+            multi_label=False,
+            score=score,
+            learning_rate=learning_rate,
+            milestones=milestones(max_epochs),
+            freeze_backbone=freeze_backbone,
+        )
+
+
+def finetune_each(
+    task: PictureTask,
+    rows: Sequence[Tensor],
+    *,
+    seeds: Sequence[int],
+    make_trainer: MakeTrainer,
+    max_epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    embed: Callable[[Encoder], Tensor] | None = None,
+) -> Predictions:
+    """Fine-tune the encoder per repetition; the accuracy on val chooses its epoch.
+
+    Args:
+        task: Encoder and data.
+        rows: Labelled rows of the train split for each repetition.
+        seeds: Of classifier and order, one per repetition.
+        make_trainer: Its trainers may have several processes, each of which calls this.
+        max_epochs: Passes over the labelled rows.
+        batch_size: Pictures per step and process.
+        learning_rate: Of Adam, divided by ten at 60 % and at 80 % of the epochs.
+        embed: Returns the features of the test set by the first repetition's encoder.
+    """
+    scores: dict[str, list[Tensor]] = {split: [] for split in HELD_OUT}
+    epochs: list[float] = []
+    embeddings = None
+    build = partial(task.classifier, max_epochs=max_epochs, learning_rate=learning_rate)
+    for seed, chosen in zip(seeds, rows, strict=True):
+        module = build(seed, score=accuracy, freeze_backbone=False)
+        data = {split: task.pictures(split) for split in HELD_OUT}
+        data["train"] = task.pictures("train", chosen)
+        trainer = make_trainer(max_epochs)
+        logits = finetune(trainer, module, data, batch_size=batch_size, num_workers=0)
+        for split, values in logits.items():
+            scores[split].append(values)
+        epochs.append(module.best_epoch)
+        if embed is not None and embeddings is None:
+            embeddings = embed(module.encoder)
+    stacked = {split: torch.stack(logits) for split, logits in scores.items()}
+    return Predictions(stacked, {"best_epochs": epochs}, embeddings)
+
+
+def train_layer_each(
+    task: PictureTask,
+    rows: Sequence[Tensor],
+    *,
+    seeds: Sequence[int],
+    make_trainer: MakeTrainer,
+    max_epochs: int,
+    batch_size: int,
+    learning_rate: float,
+) -> Predictions:
+    """Train a layer per repetition as the original does, on an encoder that is never in eval mode.
+
+    No gradient reaches the encoder, but its batch norm uses the statistics of batches in training,
+    and learns them. A last batch that is not full is dropped, the last epoch is kept, and val alone
+    is scored. Arguments are those of ``finetune_each``.
+    """
+    scores = []
+    build = partial(task.classifier, max_epochs=max_epochs, learning_rate=learning_rate)
+    score = partial(batch_mean, accuracy, batch_size=batch_size)
+    val = DataLoader(task.pictures("val"), batch_size)
+    for seed, chosen in zip(seeds, rows, strict=True):
+        module = build(seed, score=score, freeze_backbone=True)
+        labelled = task.pictures("train", chosen)
+        trainer = make_trainer(max_epochs)
+        trainer.fit(module, DataLoader(labelled, batch_size, shuffle=True, drop_last=True), val)
+        trainer.test(module, val, verbose=False)
+        scores.append(module.test_logits)
+    return Predictions({"val": torch.stack(scores)})

@@ -1,0 +1,198 @@
+"""Hand an encoder to other programs, with the contract of its input as metadata.
+
+python -m utils.export --ckpt_path seco_resnet18_1m.ckpt --format safetensors \
+  --save_path seco_resnet18_1m.safetensors
+
+Every file that --backbone_type pretrain takes is taken here too. The formats hold the encoder
+without a classifier, under torchvision's names; --backbone_type pretrain reads all but onnx back.
+
+torchvision  state dict, the contract in its _metadata
+timm         folder for timm.create_model("local-dir:FOLDER", pretrained=True)
+safetensors  tensors, the contract in the header
+onnx         graph from normalised pictures (B, C, H, W) to features (B, D), the contract in
+             metadata_props; needs the packages onnx and onnxscript
+"""
+
+import sys
+from pathlib import Path
+
+if not __package__:  # started as a script: the root is not on the path yet
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import json
+import logging
+import shutil
+import warnings
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import nn
+from torchvision.models import ResNet
+
+from utils.cli import HelpFormatter, run
+from utils.encoder_file import read_encoder_file
+from utils.errors import UserError
+from utils.normalization import InputSpec
+from utils.resnets import build_resnet
+
+_PIXELS = 224  # of the example from which the ONNX graph is traced, and of timm's default
+
+
+@dataclass(frozen=True)
+class Model:
+    """An encoder as torchvision builds it, in eval mode, and what it expects.
+
+    Attributes:
+        architecture: One of ``utils.resnets.RESNETS``.
+        resnet: Its classifier is the identity.
+        spec: Contract of the input.
+    """
+
+    architecture: str
+    resnet: ResNet
+    spec: InputSpec
+
+    def contract(self) -> dict[str, Any]:
+        """Return the metadata of all formats, as plain builtins."""
+        return {"architecture": self.architecture, "input_spec": self.spec.to_dict()}
+
+    def header(self) -> dict[str, str]:
+        """Return the metadata as text, for formats that hold nothing else."""
+        return {
+            "architecture": self.architecture,
+            "input_spec": json.dumps(self.spec.to_dict()),
+        }
+
+
+def parse_args(argv: Sequence[str] | None = None) -> Namespace:
+    """Read the command line, or ``argv`` in tests."""
+    parser = ArgumentParser(
+        prog="python -m utils.export",
+        description=__doc__,
+        formatter_class=HelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--ckpt_path", type=Path, required=True, help="encoder, see checkpoints/README.md")
+    add("--format", choices=WRITERS, required=True, help="see above")
+    add("--save_path", type=Path, required=True, help="file or folder, must not exist")
+    add("--bands", nargs="+", help="names of the channels, for a file that does not tell them")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> Path:
+    """Write the encoder whole or not at all, and return where."""
+    args = parse_args(argv)
+    target: Path = args.save_path
+    if target.exists():
+        raise UserError(f"{target} exists: choose another --save_path, or delete it")
+    model = load_model(args.ckpt_path, args.bands)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.partial")
+    _remove(partial)  # of a run that was killed
+    try:
+        WRITERS[args.format](model, partial)
+        partial.replace(target)
+    except (RuntimeError, SafetensorError) as error:  # words of the writers for a full disk
+        reason = str(error).splitlines()[0]
+        raise UserError(f"cannot write {target}, is the disk full? {reason}") from error
+    finally:
+        _remove(partial)
+    print(f"{target}: {model.architecture} on {' '.join(model.spec.bands)}")
+    return target
+
+
+def load_model(path: Path, bands: Sequence[str] | None = None) -> Model:
+    """Read any file of an encoder; ``bands`` name the channels if the file does not."""
+    file = read_encoder_file(path)
+    resnet = build_resnet(file.architecture, in_channels=file.in_channels)
+    resnet.fc = nn.Identity()
+    resnet.load_state_dict(file.tensors)
+    return Model(file.architecture, resnet.eval(), file.input_spec(bands))
+
+
+def write_torchvision(model: Model, path: Path) -> None:
+    """Write a state dict; torch keeps its ``_metadata`` and ignores what it does not know there."""
+    state = model.resnet.state_dict()
+    state._metadata["contract"] = model.contract()
+    torch.save(state, path)
+
+
+def write_safetensors(model: Model, path: Path) -> None:
+    """Write tensors and header."""
+    state = {name: tensor.contiguous() for name, tensor in model.resnet.state_dict().items()}
+    save_file(state, path, {"format": "pt"} | model.header())
+
+
+def write_timm(model: Model, path: Path) -> None:
+    """Write the folder that timm opens without a network.
+
+    timm names these ResNets and their tensors as torchvision does. Its ``mean`` and ``std`` are
+    for pictures that are stretched already.
+    """
+    spec, channels = model.spec, len(model.spec.bands)
+    config = model.contract() | {
+        "num_classes": 0,
+        "num_features": model.resnet.inplanes,
+        "model_args": {"in_chans": channels},
+        "pretrained_cfg": {
+            "input_size": [channels, _PIXELS, _PIXELS],
+            "mean": list(spec.mean),
+            "std": list(spec.std),
+            "num_classes": 0,
+            # timm would turn a first filter that it knows into one of other bands
+            "first_conv": "conv1" if channels == 3 else None,
+            "classifier": "fc",
+        },
+    }
+    path.mkdir()
+    write_safetensors(model, path / "model.safetensors")
+    (path / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+
+
+def write_onnx(model: Model, path: Path) -> None:
+    """Write one file with any number of pictures of any size as input."""
+    try:
+        import onnxscript  # noqa: F401  # optional, and what torch exports with
+    except ImportError as error:
+        raise UserError("--format onnx needs more: pip install onnx onnxscript") from error
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    sizes = {0: "batch", 2: "height", 3: "width"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch, about its own exporter
+        program = torch.onnx.export(
+            model.resnet,
+            (torch.zeros(2, len(model.spec.bands), _PIXELS, _PIXELS),),
+            input_names=["input"],
+            output_names=["features"],
+            dynamic_shapes=[{axis: torch.export.Dim(name) for axis, name in sizes.items()}],
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None  # it is, without a path
+    program.model.metadata_props.update(model.header())
+    program.save(path, external_data=False)
+
+
+def _remove(path: Path) -> None:
+    """Delete a file or a folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+
+
+WRITERS: dict[str, Callable[[Model, Path], None]] = {
+    "torchvision": write_torchvision,
+    "timm": write_timm,
+    "safetensors": write_safetensors,
+    "onnx": write_onnx,
+}
+
+
+if __name__ == "__main__":
+    run(main)
