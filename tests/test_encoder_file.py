@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+import math
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -21,6 +23,7 @@ from utils import encoder_file
 from utils.checkpoint import check_resumable, read_checkpoint
 from utils.encoder_file import SEQUENTIAL, read_encoder_file
 from utils.errors import UserError
+from utils.input_transform import DataSpec, input_transform
 from utils.normalization import SECO_SPEC, InputSpec
 from utils.resnets import RESNETS, encoder_tensors
 
@@ -76,6 +79,22 @@ def test_seco_has_one_contract_for_data_and_published_encoders() -> None:
     assert seco_input_spec(RGB_BANDS) == SECO_SPEC
     assert SECO_SPEC.bands == ("B4", "B3", "B2")
     assert (SECO_SPEC.low, SECO_SPEC.high) == ((0, 2, 3), (129, 103, 88))
+
+
+@pytest.mark.parametrize("row", [(0, "B4", 0, 129, 0.485, 0.229), (2, "B2", 3, 88, 0.406, 0.225)])
+def test_the_contract_of_seco_is_the_formula_of_its_model_card(
+    row: tuple[int, str, float, float, float, float],
+) -> None:
+    channel, band, low, high, mean, std = row
+    data = DataSpec("Sentinel-2", ("B2", "B3", "B4"), (0.0,) * 3, (1.0,) * 3)
+    transform = input_transform(SECO_SPEC, data, "auto")
+    assert transform.bands[channel] == band
+    for dn in (0, 100, 117, 118, 1000, 3450, 5059, 9999, 10_000, 65_535):
+        stored = math.floor(255 * min(dn / 10_000, 1))
+        picture = math.floor(min(max(255 * (stored - low) / (high - low), 0), 255))
+        pixels = torch.from_numpy(transform.to_picture(np.full((3, 1, 1), dn, np.uint16)))
+        x = transform.normalize(pixels[None])[0, channel].item()
+        assert x == pytest.approx((picture / 255 - mean) / std, abs=1e-6)
 
 
 def test_objects_of_lightning_are_nothing_but_dicts_and_stubs(legacy: Path) -> None:
