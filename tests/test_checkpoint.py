@@ -96,6 +96,12 @@ def test_the_encoder_of_a_checkpoint_comes_with_its_input_contract(tmp_path: Pat
     assert spec == InputSpec.of_pictures()
 
 
+def test_a_checkpoint_of_ours_without_a_contract_is_one_of_pictures(tmp_path: Path) -> None:
+    hyper_parameters = {"base_encoder": "resnet18", "input_spec": None}
+    pretrained(tmp_path / "last.ckpt", hyper_parameters=hyper_parameters)
+    assert load_encoder("pretrain", None, tmp_path / "last.ckpt")[1] == InputSpec.of_pictures()
+
+
 def test_a_checkpoint_without_an_encoder_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
     pretrained(path, state_dict={})

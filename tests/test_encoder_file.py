@@ -195,7 +195,7 @@ def changed(path: Path, plain: State, change: Callable[[dict[Any, Any]], Any]) -
         (lambda s: s.update(head=s["fc.bias"]), r"tensors 1 too many \(head\)$"),
         (
             lambda s: s.update({f"layer9.{i}": s["fc.bias"] for i in range(5)}),
-            r"5 too many \(layer9\.0, layer9\.1, layer9\.2, \.\.\.\)",
+            r"5 too many \(layer9\.0, layer9\.1, layer9\.2 and 2 more\)",
         ),
         (
             lambda s: s.update({"bn1.bias": torch.zeros(3)}),
@@ -205,6 +205,10 @@ def changed(path: Path, plain: State, change: Callable[[dict[Any, Any]], Any]) -
         (
             lambda s: s.update({"bn1.bias": torch.full((64,), torch.inf)}),
             r"not finite, in 1 tensors such as bn1\.bias",
+        ),
+        (
+            lambda s: s.update({"\x1b[2J" + "x" * 10**5: s["fc.bias"]}),
+            r"1 too many \('\\x1b\[2Jx{70,80}\.\.\.\)",
         ),
         (lambda s: s.update({7: 7}), "7 is no named tensor"),
         (lambda s: s.update({"bn1.bias": [0.0]}), r"bn1\.bias' is no named tensor"),
@@ -249,7 +253,8 @@ def test_bands_name_the_channels_of_a_file_that_does_not(tmp_path: Path, plain: 
 def test_bands_that_are_not_the_encoders_are_an_error(legacy: Path) -> None:
     with pytest.raises(UserError, match=r"trained on B4 B3 B2, not on B2 B3 B4: leave --bands out"):
         load_encoder("pretrain", None, legacy, ["B2", "B3", "B4"])
-    assert load_encoder("pretrain", None, legacy, ["B4", "B3", "B2"])[1] == SECO_SPEC
+    for bands in (["B4", "B3", "B2"], ["R", "G", "B"]):  # the same, as pictures name them
+        assert load_encoder("pretrain", None, legacy, bands)[1] == SECO_SPEC
 
 
 def test_a_random_encoder_takes_any_bands() -> None:
