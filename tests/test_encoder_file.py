@@ -257,24 +257,6 @@ def test_bands_that_are_not_the_encoders_are_an_error(legacy: Path) -> None:
         assert load_encoder("pretrain", None, legacy, bands)[1] == SECO_SPEC
 
 
-def test_a_random_encoder_takes_any_bands() -> None:
-    encoder, spec = load_encoder("random", None, None, ["B2", "B3", "B4", "B8"])
-    assert encoder(torch.zeros(2, 4, 32, 32)).shape == (2, 512)
-    assert spec == InputSpec.of_pictures(["B2", "B3", "B4", "B8"])
-    with pytest.raises(UserError, match="distinct names, not: B2 B2 B3"):
-        load_encoder("random", None, None, ["B2", "B2", "B3"])
-
-
-def test_imagenet_has_red_green_and_blue_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match="trained on red, green and blue, not on B8 B4 B3"):
-        load_encoder("imagenet", None, None, ["B8", "B4", "B3"])
-    monkeypatch.setattr(
-        "torchvision.models._api.load_state_dict_from_url",
-        lambda *_, **__: torchvision.models.resnet18().state_dict(),
-    )
-    assert load_encoder("imagenet", None, None, ["B4", "B3", "B2"])[1].bands == ("B4", "B3", "B2")
-
-
 def test_a_contract_of_other_bands_than_the_first_filter_is_refused(
     tmp_path: Path, plain: State
 ) -> None:

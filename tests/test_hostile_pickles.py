@@ -88,6 +88,7 @@ def test_a_name_neither_controls_the_terminal_nor_fills_it(tmp_path: Path) -> No
         named("pytorch_lightning.utilities.parsing", "AttributeDict") + b")\x81" + STATE + b"b",
         named("collections", "OrderedDict") + b")R" + value([1, 2]) + b"b",
         named("collections", "Counter") + value((5,)) + b"R",
+        b"\x80\x03N",  # another protocol
         named("torch", "FloatStorage") + b")R",
         named("torch", "FloatStorage") + b")\x81",
         named("torch._utils", "_rebuild_tensor_v2") + b")R",
@@ -258,7 +259,7 @@ def test_damage_is_refused_or_harmless(tmp_path: Path, as_zip: bool) -> None:
     path, generator = tmp_path / "x.ckpt", random.Random(0)
     content = {"state_dict": {"a": torch.arange(4.0)}, "hyper_parameters": {"b": Counter("aab")}}
     torch.save(content, path, _use_new_zipfile_serialization=as_zip)
-    whole, num_refused = path.read_bytes(), 0
+    whole, refusals = path.read_bytes(), []
     for _ in range(300):
         damaged = bytearray(whole)
         place = generator.randrange(len(damaged))
@@ -269,6 +270,6 @@ def test_damage_is_refused_or_harmless(tmp_path: Path, as_zip: bool) -> None:
         try:
             read_torch_file(path)
         except UserError as error:
-            num_refused += 1
-            assert str(error).isprintable()
-    assert num_refused > 150
+            refusals.append(str(error))
+    assert len(refusals) > 150
+    assert all(text.isprintable() for text in refusals)

@@ -138,7 +138,7 @@ def _check_pickle(pickled: bytes, path: Path) -> None:
     """Refuse a pickle that does or names anything but what weights need."""
     named, reused, tuples, top_is_tuple = set(), 0, set(), False
     for opcode, argument, _ in pickletools.genops(pickled):
-        if opcode.name not in _OPCODES:
+        if opcode.name not in _OPCODES or (opcode.name == "PROTO" and argument != 2):
             raise UserError(
                 f"{path} is not a readable checkpoint: it uses {opcode.name}, which torch.save "
                 "does not write and which might run code"
