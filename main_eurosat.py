@@ -39,6 +39,7 @@ from models.probes import (
     probe_by_lbfgs,
     vote_of_neighbours,
 )
+from utils.callbacks import EndTogether
 from utils.classification import accuracies, by_class, print_results, write_pictures
 from utils.cli import (
     base_parser,
@@ -69,6 +70,7 @@ from utils.metrics import batch_mean
 from utils.report import new_run_dir, write_results
 from utils.subset import stratified_subset
 
+# Adam on a linear layer, L-BFGS with its strength chosen on val, neighbours: on frozen features.
 METHODS = ("linear", "lbfgs", "knn", "finetune")
 NEIGHBOURS = (5, 20)
 
@@ -80,14 +82,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     add_evaluation_args(parser)
     add_launch_args(parser)
     add = parser.add_argument
-    add(
-        "--method",
-        choices=METHODS,
-        nargs="+",
-        default=["linear"],
-        help="Adam on a linear layer; L-BFGS, its strength chosen on val; 5 and 20 neighbours; "
-        "training through the encoder",
-    )
+    add("--method", choices=METHODS, nargs="+", default=["linear"], help="the first one leads")
     add("--finetune_epochs", type=int, default=30, help="as --max_epochs, for finetune")
     add("--finetune_learning_rate", type=float, default=1e-4, help="as --learning_rate")
     add("--labels_per_class", type=int, help="train on so many random images per class, not on all")
@@ -197,7 +192,7 @@ def make_methods(
     on_batches = {"seeds": seeds(args), "max_epochs": args.max_epochs}
     on_batches |= {"batch_size": args.batch_size, "learning_rate": args.learning_rate}
     if args.protocol == "paper":
-        train = partial(train_layer_each, task, make_trainer=partial(make_trainer, args))
+        train = partial(train_layer_each, task, make_trainer=partial(make_trainer, args, World()))
         return {"linear": partial(train, **on_batches)}, {}
     methods: dict[str, Method] = {}
     cost: dict[str, Any] = {}
@@ -219,7 +214,7 @@ def finetuning(args: Namespace, task: PictureTask, world: World) -> Method:
         finetune_each,
         task,
         seeds=seeds(args),
-        make_trainer=partial(make_trainer, args, **launch_kwargs(world)),
+        make_trainer=partial(make_trainer, args, world),
         max_epochs=args.finetune_epochs,
         batch_size=batch_size_per_process(args, world),
         learning_rate=args.finetune_learning_rate,
@@ -227,10 +222,11 @@ def finetuning(args: Namespace, task: PictureTask, world: World) -> Method:
     )
 
 
-def make_trainer(args: Namespace, max_epochs: int, **processes: Any) -> Trainer:
+def make_trainer(args: Namespace, world: World, max_epochs: int) -> Trainer:
     """Configure Lightning, which writes nothing here."""
     return Trainer(
-        **trainer_kwargs(args) | processes | {"max_epochs": max_epochs},
+        **trainer_kwargs(args) | launch_kwargs(world) | {"max_epochs": max_epochs},
+        callbacks=[EndTogether()],
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,
