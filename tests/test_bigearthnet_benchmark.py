@@ -1,0 +1,36 @@
+"""The benchmark of BigEarthNet measures what it says."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import bigearthnet
+
+
+def test_benchmark_reports_ratios_and_probe_times(
+    bigearthnet_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bigearthnet, "RESULTS", tmp_path / "bigearthnet.json")
+    monkeypatch.setattr(bigearthnet, "NUM_TRAIN", 50)
+    flags = ["--num_patches", "8", "--repeats", "3", "--probe_epochs", "2", "--num_val", "20"]
+    found = bigearthnet.main(["--data_dir", str(bigearthnet_root), *flags, "--json"])
+    assert found["lmdb_over_geotiff"]["RGB"] > 2
+    assert len(found["patches_per_second"]["LMDB, RGB"]["values"]) == 3
+    assert sorted(found["probe_seconds_by_num_val"]) == [0, 20]
+    written = json.loads((tmp_path / "bigearthnet.json").read_text())
+    assert written["lmdb_over_geotiff"] == found["lmdb_over_geotiff"]
+
+
+def test_reading_cases_read_what_they_name(
+    bigearthnet_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, listing = bigearthnet.find_folder(bigearthnet_root)
+    seen: list[int] = []
+    plain = type(source).read
+    monkeypatch.setattr(
+        type(source), "read", lambda s, n, bands: seen.append(len(bands)) or plain(s, n, bands)
+    )
+    for work in bigearthnet.reading_cases(source, listing.splits["train"][:2]).values():
+        work()
+    assert seen == [3, 3, 12, 12, 3, 3]
