@@ -87,7 +87,7 @@ class PictureTask:
     ) -> SSLFineTuner:
         """Put a classifier on a copy of the encoder, and seed what follows."""
         seed_everything(seed, workers=True, verbose=False)
-        encoder = deepcopy(self.encoder)
+        encoder = deepcopy(self.encoder).train()
         if not freeze_backbone:
             # Faster; and the same in all processes, though the first one has computed features.
             encoder.to(memory_format=torch.channels_last)
