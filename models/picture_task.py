@@ -87,8 +87,12 @@ class PictureTask:
     ) -> SSLFineTuner:
         """Put a classifier on a copy of the encoder, and seed what follows."""
         seed_everything(seed, workers=True, verbose=False)
+        encoder = deepcopy(self.encoder).train()
+        if not freeze_backbone:
+            # Faster; and the same in all processes, though the first one has computed features.
+            encoder.to(memory_format=torch.channels_last)
         return SSLFineTuner(
-            deepcopy(self.encoder),
+            encoder,
             len(self.classes),
             normalize=self.transform.normalize,
             multi_label=False,
@@ -116,7 +120,7 @@ def finetune_each(
         task: Encoder and data.
         rows: Labelled rows of the train split for each repetition.
         seeds: Of classifier and order, one per repetition.
-        make_trainer: Its trainers may have several processes, each of which calls this.
+        make_trainer: Of one or several processes, each of which calls this.
         max_epochs: Passes over the labelled rows.
         batch_size: Pictures per step and process.
         learning_rate: Of Adam, divided by ten at 60 % and at 80 % of the epochs.
@@ -124,12 +128,12 @@ def finetune_each(
     """
     scores: dict[str, list[Tensor]] = {split: [] for split in HELD_OUT}
     epochs: list[float] = []
-    embeddings = None
+    embeddings: Tensor | None = None
     build = partial(task.classifier, max_epochs=max_epochs, learning_rate=learning_rate)
     for seed, chosen in zip(seeds, rows, strict=True):
         module = build(seed, score=accuracy, freeze_backbone=False)
-        data = {split: task.pictures(split) for split in HELD_OUT}
-        data["train"] = task.pictures("train", chosen)
+        data = {"train": task.pictures("train", chosen)}
+        data |= {split: task.pictures(split) for split in HELD_OUT}
         trainer = make_trainer(max_epochs)
         logits = finetune(trainer, module, data, batch_size=batch_size, num_workers=0)
         for split, values in logits.items():
