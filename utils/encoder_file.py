@@ -123,6 +123,8 @@ def _read(path: Path) -> _Content:
         return _read_timm_folder(path)
     if not path.is_file():
         raise UserError(f"there is no checkpoint {path}")
+    if path.suffix == ".onnx":
+        raise UserError(f"{path} is a graph for other programs: give what it was exported from")
     with path.open("rb") as file:
         start = file.read(9)
     return _read_safetensors(path) if start[8:] == b"{" else _read_torch(path)

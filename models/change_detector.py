@@ -1,0 +1,141 @@
+"""Training of a change detector, and its scores: LightningModule around ``SegmentationModel``."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from pytorch_lightning import LightningModule
+from torch import Tensor
+from torch.optim import Adam
+from torch.optim.lr_scheduler import ExponentialLR
+
+from models.backbones import Encoder
+from models.segmentation import LEVELS, SegmentationModel
+from utils.change_scores import best_threshold, count_changes, mean_of_batches
+from utils.errors import UserError
+
+WEIGHT_DECAY = 1e-4  # this and the next as in the original
+DECAY_PER_EPOCH = 0.95  # of the learning rate
+
+Batch = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+class ChangeDetector(LightningModule):
+    """Finds what changed between two dates, (B, C, H, W) uint8 each.
+
+    A batch holds both dates, uint8, whether each pixel changed, and whether it counts, bool,
+    (B, H, W). Validation chooses the threshold with the best F1 over all its pixels, and keeps the
+    weights of the epoch in which this was highest, in ``best_state``.
+
+    Args:
+        encoder: Used in place.
+        normalize: Turns uint8 pictures into the encoder's inputs.
+        hyper_parameters: Plain values that describe the run, for its checkpoints.
+        learning_rate: Of Adam; it shrinks by ``DECAY_PER_EPOCH``.
+        pos_weight: Weight of a changed pixel in the loss; an unchanged one has 1.
+        levels: Features that are compared, see ``SiameseEncoder``.
+        finetune_backbone: Whether the encoder is trained, too.
+        encoder_in_train_mode: Whether its batch norm uses, and learns, the statistics of batches
+            while the decoder trains.
+        mean_over_batches: Whether validation is as in the original: precision, recall and F1 at
+            0.5, averaged over batches, and no choice of an epoch.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        normalize: Callable[[Tensor], Tensor],
+        hyper_parameters: dict[str, Any],
+        learning_rate: float,
+        pos_weight: float = 1.0,
+        levels: Sequence[int] = LEVELS,
+        finetune_backbone: bool = False,
+        encoder_in_train_mode: bool = False,
+        mean_over_batches: bool = False,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(hyper_parameters)
+        self.model = SegmentationModel(encoder.requires_grad_(finetune_backbone), levels)
+        self.normalize = normalize
+        self.learning_rate = learning_rate
+        self.pos_weight = torch.tensor(pos_weight)
+        self.encoder_in_train_mode = encoder_in_train_mode
+        self.mean_over_batches = mean_over_batches
+        self.counts: list[Tensor] = []
+        self.best_f1, self.best_epoch, self.threshold = -torch.inf, 0, 0.5
+        self.best_state: dict[str, Tensor] = {}
+
+    def train(self, mode: bool = True) -> "ChangeDetector":
+        """Switch to training, except for a frozen encoder's batch norm."""
+        super().train(mode)
+        self.model.siamese.train(mode and self.encoder_in_train_mode)
+        return self
+
+    def forward(self, image_1: Tensor, image_2: Tensor) -> Tensor:
+        """Return logits of change, (B, H, W), of two dates, uint8, (B, C, H, W)."""
+        return self.model(self.normalize(image_1), self.normalize(image_2)).float()
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        image_1, image_2, mask, valid = batch
+        loss = masked_loss(self(image_1, image_2), mask, valid, self.pos_weight.to(self.device))
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(mask))
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        image_1, image_2, mask, valid = batch
+        probability = self(image_1, image_2).sigmoid()
+        self.counts.append(count_changes(probability[valid], mask[valid]))
+
+    def on_validation_epoch_end(self) -> None:
+        if not all(parameter.isfinite().all() for parameter in self.parameters()):
+            raise UserError(
+                f"weights are not finite after epoch {self.current_epoch + 1}: start again with a "
+                "lower --learning_rate, or with --precision 32-true"
+            )
+        counts = torch.stack(self.counts)  # (batches, 3, thresholds)
+        self.counts.clear()
+        if self.mean_over_batches:
+            for name, value in mean_of_batches(counts).items():
+                self.log(f"val/{name}_batch_mean", value, prog_bar=name == "f1")
+            return
+        threshold, f1 = best_threshold(counts.sum(0))
+        self.log_dict({"val/f1": f1, "val/threshold": threshold}, prog_bar=True)
+        if f1 > self.best_f1:
+            self.best_f1, self.best_epoch = f1, self.current_epoch + 1
+            self.threshold = threshold
+            self.best_state = {k: v.detach().cpu().clone() for k, v in self.state_dict().items()}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["best"] = {
+            "f1": self.best_f1,
+            "epoch": self.best_epoch,
+            "threshold": self.threshold,
+            "state": self.best_state,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        best = checkpoint["best"]
+        self.best_f1, self.best_epoch = best["f1"], best["epoch"]
+        self.threshold, self.best_state = best["threshold"], best["state"]
+
+    def configure_optimizers(self) -> tuple[list[Adam], list[ExponentialLR]]:
+        # A list: the original's set has another order in a resumed run, and Adam's moments follow.
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        optimizer = Adam(trained, lr=self.learning_rate, weight_decay=WEIGHT_DECAY)
+        return [optimizer], [ExponentialLR(optimizer, DECAY_PER_EPOCH)]
+
+
+def masked_loss(logits: Tensor, mask: Tensor, valid: Tensor, pos_weight: Tensor) -> Tensor:
+    """Return the mean binary cross-entropy of the pixels that count.
+
+    Args:
+        logits: Shape (B, H, W).
+        mask: Whether a pixel changed, shape (B, H, W).
+        valid: Whether it counts, shape (B, H, W).
+        pos_weight: Weight of changed pixels.
+    """
+    return F.binary_cross_entropy_with_logits(
+        logits[valid], mask[valid].to(logits.dtype), pos_weight=pos_weight
+    )

@@ -1,0 +1,247 @@
+"""The change detector: levels, decoder, loss and scores against slow re-statements."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from datasets.oscd_dataset import ChangeDetectionDataset
+from datasets.oscd_files import City
+from models.backbones import Encoder
+from models.change_detector import ChangeDetector, masked_loss
+from models.segmentation import (
+    LEVELS,
+    LEVELS_OF_THE_ORIGINAL,
+    DecoderBlock,
+    SegmentationModel,
+    SiameseEncoder,
+)
+from utils.change_scores import THRESHOLDS, best_threshold, count_changes, mean_of_batches
+from utils.errors import UserError
+
+
+def images(side: int = 64, bands: int = 3, count: int = 2) -> Tensor:
+    return torch.randint(0, 256, (2, count, bands, side, side), dtype=torch.uint8)
+
+
+def detector(encoder: Encoder | None = None, **changes: object) -> ChangeDetector:
+    settings: dict[str, object] = {"learning_rate": 1e-3, "hyper_parameters": {}}
+    settings |= {"normalize": lambda pictures: pictures / 255} | changes
+    return ChangeDetector(encoder or Encoder("resnet18"), **settings)  # type: ignore[arg-type]
+
+
+def slow_levels(encoder: Encoder, x: Tensor, *, before_batch_norm: bool) -> list[Tensor]:
+    """Name what the levels are, instead of counting children."""
+    conv1, bn1, relu, maxpool, *layers = list(encoder)[:8]
+    raw = conv1(x)
+    activated = relu(bn1(raw))
+    levels, out = [raw if before_batch_norm else activated], maxpool(activated)
+    for layer in layers:
+        out = layer(out)
+        levels.append(out)
+    return levels
+
+
+def randomise_statistics(module: nn.Module) -> None:
+    """Give batch norm something to do in eval mode."""
+    for name, statistic in module.named_buffers():
+        if name.endswith(("running_mean", "running_var")):
+            nn.init.uniform_(statistic, 0.5, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "channels"),
+    [("resnet18", [64, 64, 128, 256, 512]), ("resnet50", [64, 256, 512, 1024, 2048])],
+)
+@pytest.mark.parametrize("before_batch_norm", [False, True])
+def test_levels_are_differences_of_the_two_dates_features(
+    name: str, channels: list[int], before_batch_norm: bool
+) -> None:
+    encoder = Encoder(name)
+    randomise_statistics(encoder)
+    levels = LEVELS_OF_THE_ORIGINAL if before_batch_norm else LEVELS
+    siamese = SiameseEncoder(encoder, levels)
+    assert siamese.channels == channels
+    date_1, date_2 = torch.rand(2, 1, 3, 64, 64)
+    with torch.no_grad():
+        one = slow_levels(encoder, date_1, before_batch_norm=before_batch_norm)
+        two = slow_levels(encoder, date_2, before_batch_norm=before_batch_norm)
+        differences = siamese(date_1, date_2)
+    assert [level.shape[-1] for level in differences] == [32, 16, 8, 4, 2]
+    for difference, a, b in zip(differences, one, two, strict=True):
+        torch.testing.assert_close(difference, (a - b).abs())
+
+
+def test_decoder_block_enlarges_shrinks_joins_and_normalises() -> None:
+    block = DecoderBlock(6, 4, dropout=0.5).eval()
+    randomise_statistics(block)
+    coarse, fine = torch.randn(1, 6, 3, 3), torch.randn(1, 4, 6, 6)
+    large = torch.empty(1, 6, 6, 6)
+    for row in range(6):
+        for column in range(6):
+            large[..., row, column] = coarse[..., row // 2, column // 2]
+    shrunk = F.conv2d(large, block.shrink.weight, block.shrink.bias, padding=1)
+    joined = F.conv2d(torch.cat([shrunk, fine], 1), block.join.weight, padding=1)
+    statistics = (block.norm.running_mean, block.norm.running_var)
+    mean, var = (values[:, None, None] for values in statistics if values is not None)
+    torch.testing.assert_close(block(coarse, fine), ((joined - mean) / (var + 1e-5).sqrt()).relu())
+    out = block.train()(coarse.expand(64, -1, -1, -1), fine.expand(64, -1, -1, -1))
+    dropped = (out == 0).all(dim=(2, 3))  # whole channels
+    assert 0.3 < dropped.float().mean() < 0.7
+
+
+@pytest.mark.parametrize("size", [(96, 96), (75, 101), (33, 40)])
+def test_any_size_of_image_gives_a_logit_per_pixel(size: tuple[int, int]) -> None:
+    model = SegmentationModel(Encoder("resnet18", in_channels=5)).eval()
+    date_1, date_2 = torch.rand(2, 2, 5, *size)
+    assert model(date_1, date_2).shape == (2, *size)
+
+
+def test_size_that_32_does_not_divide_is_enlarged_by_repetition_and_cut() -> None:
+    coarse = torch.arange(38.0)[None, None, None]
+    enlarged = F.interpolate(coarse, size=(1, 75))[0, 0, 0]  # as the decoder does
+    assert enlarged.tolist() == [column // 2 for column in range(75)]
+
+
+def test_equal_dates_have_no_difference_whatever_the_encoder() -> None:
+    date = torch.rand(1, 3, 64, 64)
+    siamese = SiameseEncoder(Encoder("resnet18"))
+    assert all(not level.any() for level in siamese(date, date))
+
+
+def test_parameters_are_the_encoder_and_the_decoder_and_all_are_used() -> None:
+    model = SegmentationModel(Encoder("resnet18")).train()
+    model(*torch.rand(2, 2, 3, 64, 64)).sum().backward()
+    unused = [name for name, parameter in model.named_parameters() if parameter.grad is None]
+    assert unused == []
+
+
+def test_loss_is_the_mean_over_valid_pixels_with_weighted_changes() -> None:
+    logits, mask = torch.randn(2, 5, 5), torch.rand(2, 5, 5) < 0.3
+    valid = torch.rand(2, 5, 5) < 0.8
+    total, count = 0.0, 0
+    for logit, changed, counts in zip(
+        logits.flatten().tolist(), mask.flatten().tolist(), valid.flatten().tolist(), strict=True
+    ):
+        if counts:
+            probability = 1 / (1 + np.exp(-logit))
+            total -= 7 * np.log(probability) if changed else np.log(1 - probability)
+            count += 1
+    loss = masked_loss(logits, mask, valid, torch.tensor(7.0))
+    assert loss.item() == pytest.approx(total / count, rel=1e-5)
+
+
+def test_what_lies_in_the_filling_changes_neither_loss_nor_gradient_nor_counts() -> None:
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 256, (2, 3, 40, 40), dtype=np.uint8)
+    city = City("rio", pictures[0], pictures[1], rng.random((40, 40)) < 0.3, None, None)
+    dataset = ChangeDetectionDataset([city], 32)
+    batch = [torch.stack(column) for column in zip(*(dataset[i] for i in range(4)), strict=True)]
+    module = detector().train()
+    logits = module(batch[0], batch[1]).detach()
+    results = []
+    for filling in (False, True):
+        mask, valid = batch[2] | (filling & ~batch[3]), batch[3]
+        scores = torch.where(valid, logits, 50.0 if filling else -50.0).requires_grad_()
+        loss = masked_loss(scores, mask, valid, torch.tensor(1.0))
+        loss.backward()
+        gradient = scores.grad
+        assert gradient is not None
+        assert not gradient[~valid].any()
+        results.append((loss.detach(), gradient, count_changes(scores[valid], mask[valid])))
+    assert (~batch[3]).sum() == 4 * 32 * 32 - 40 * 40
+    for one, other in zip(*results, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_frozen_means_that_no_tensor_changes_and_no_gradient_is_computed() -> None:
+    encoder = Encoder("resnet18")
+    before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+    module = detector(encoder).train()
+    (optimizer,), _ = module.configure_optimizers()
+    date_1, date_2 = images()
+    mask = torch.ones(2, 64, 64, dtype=torch.bool)
+    decoder_before = module.model.head.weight.clone()
+    for _ in range(2):
+        masked_loss(module(date_1, date_2), mask, mask, module.pos_weight).backward()
+        optimizer.step()
+    assert not torch.equal(module.model.head.weight, decoder_before)
+    for name, tensor in encoder.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+    assert all(parameter.grad is None for parameter in encoder.parameters())
+
+
+def test_in_train_mode_statistics_of_the_frozen_encoder_drift_but_no_weights() -> None:
+    encoder = Encoder("resnet18")
+    before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+    module = detector(encoder, encoder_in_train_mode=True).train()
+    date_1, date_2 = images()
+    module(date_1, date_2)
+    for name, tensor in encoder.state_dict().items():
+        is_statistic = "running" in name or "num_batches" in name
+        assert torch.equal(tensor, before[name]) != is_statistic, name
+    assert encoder.state_dict()["1.num_batches_tracked"] == 2  # each date on its own
+    module.eval()(date_1, date_2)
+    assert encoder.state_dict()["1.num_batches_tracked"] == 2
+
+
+def test_optimiser_takes_parameters_in_their_order_and_the_encoder_on_demand() -> None:
+    for finetune in (False, True):
+        module = detector(finetune_backbone=finetune)
+        (optimizer,), (scheduler,) = module.configure_optimizers()
+        (group,) = optimizer.param_groups
+        expected = [
+            id(parameter)
+            for name, parameter in module.named_parameters()
+            if finetune or not name.startswith("model.siamese.")
+        ]
+        assert [id(parameter) for parameter in group["params"]] == expected
+        assert group["weight_decay"] == 1e-4
+        assert scheduler.gamma == 0.95
+
+
+def test_counts_are_those_of_a_slow_loop_over_thresholds() -> None:
+    probability = torch.rand(400).mul(50).round().div(50)  # many lie on a threshold
+    mask = torch.rand(400) < 0.2
+    counts = count_changes(probability, mask)
+    assert counts.shape == (3, len(THRESHOLDS))
+    for column, threshold in enumerate(THRESHOLDS):
+        limit = torch.tensor(threshold).item()  # in float32, as the probabilities are
+        found = [value >= limit for value in probability.tolist()]
+        pairs = list(zip(found, mask.tolist(), strict=True))
+        assert counts[:, column].tolist() == [
+            *(pairs.count((True, True)), pairs.count((True, False)), pairs.count((False, True)))
+        ]
+
+
+def test_best_threshold_is_that_of_the_highest_f1() -> None:
+    probability, mask = torch.tensor([0.1, 0.35, 0.355, 0.9]), torch.tensor([0, 0, 1, 1]).bool()
+    assert best_threshold(count_changes(probability, mask)) == (0.11, pytest.approx(80))
+    probability[2] = 0.365
+    assert best_threshold(count_changes(probability, mask)) == (0.36, 100)
+
+
+def test_mean_over_batches_is_the_mean_of_each_batchs_scores() -> None:
+    batches = [(torch.rand(50), torch.rand(50) < 0.4) for _ in range(3)]
+    batches.append((torch.zeros(50), torch.zeros(50, dtype=torch.bool)))  # all scores are 0
+    means = mean_of_batches(torch.stack([count_changes(*batch) for batch in batches]))
+    totals = {"precision": 0.0, "recall": 0.0, "f1": 0.0}
+    for probability, mask in batches[:3]:
+        found = probability >= 0.5
+        true = (found & mask).sum().item()
+        precision, recall = true / found.sum().item(), true / mask.sum().item()
+        totals["precision"] += 25 * precision
+        totals["recall"] += 25 * recall
+        totals["f1"] += 25 * 2 * precision * recall / (precision + recall)
+    assert means == pytest.approx(totals)
+
+
+def test_weights_that_are_not_finite_stop_the_run_before_they_are_kept() -> None:
+    module = detector()
+    module.counts.append(count_changes(torch.rand(9), torch.rand(9) < 0.5))
+    with torch.no_grad():
+        module.model.head.weight[0, 3] = torch.nan
+    with pytest.raises(UserError, match=r"not finite after epoch 1: .*lower --learning_rate"):
+        module.on_validation_epoch_end()
+    assert module.best_state == {}
