@@ -20,7 +20,7 @@ from models.linear_probe import Validation, fit_linear_probe
 from models.probes import HELD_OUT, Labelled, Predictions
 from models.ssl_finetuner import SSLFineTuner
 from utils.input_transform import InputTransform
-from utils.metrics import RankedScores
+from utils.metrics import average_precision
 
 
 class Pictures(Protocol):
@@ -141,7 +141,7 @@ class LabelTask:
 
 def map_micro(targets: Tensor, scores: Tensor) -> float:
     """Return the average precision of all decisions of a set in percent: (N, C), (N, C)."""
-    return 100 * RankedScores(targets.flatten(), scores.flatten()).average_precision()
+    return 100 * average_precision(targets.flatten(), scores.flatten())
 
 
 def probe_each(
