@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import main_oscd
 from matplotlib.figure import Figure
 
 import main_bigearthnet
 import main_eurosat
-import main_oscd
 from benchmarks import demo
 from datasets.mini_earth import write_bigearthnet, write_eurosat, write_oscd, write_seco
 from utils.cli import HelpFormatter, run
@@ -115,10 +115,14 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 def write_worlds(args: Namespace, run_dir: Path) -> None:
     """Write the miniature data sets; each is another part of the world."""
     if args.ckpt_path is None:
-        size = {"size": demo.PATCH_SIZE, "num_dates": demo.NUM_DATES}
-        bands = ("B4", "B3", "B2")
-        places = args.num_places
-        write_seco(run_dir / "seco", num_places=places, seed=args.seed, bands=bands, **size)
+        write_seco(
+            run_dir / "seco",
+            num_places=args.num_places,
+            num_dates=demo.NUM_DATES,
+            size=demo.PATCH_SIZE,
+            seed=args.seed,
+            bands=("B4", "B3", "B2"),
+        )
     seed = args.seed + 1000
     write_eurosat(run_dir / "eurosat", images_per_class=args.images_per_class, seed=seed)
     write_bigearthnet(run_dir / "bigearthnet", num_patches=args.num_patches, seed=seed)

@@ -204,6 +204,16 @@ def test_what_cannot_be_probed_is_told_before_the_training(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_run_can_be_probed_on_bigearthnet(
+    seco_root: Path, bigearthnet_root: Path, tmp_path: Path
+) -> None:
+    flags = ["--max_epochs", "1", "--online_data_dir", str(bigearthnet_root)]
+    run_dir = pretrain(seco_root, tmp_path, *flags, "--online_max_epochs", "1")
+    results = (run_dir / "results.json").read_text()
+    assert "online/linear_map_micro" in results
+    assert "online/knn_map_micro" in results
+
+
 def two_processes(seco_root: Path, log_dir: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     modes = ["--data_mode", "moco_tp", "--max_epochs", "2"]
     done = pretrain_in_two_processes(seco_root, log_dir, *modes, *flags)
