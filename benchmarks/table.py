@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import main_oscd
 from matplotlib.figure import Figure
 
 import main_bigearthnet
 import main_eurosat
+import main_oscd
 from benchmarks import demo
 from datasets.mini_earth import write_bigearthnet, write_eurosat, write_oscd, write_seco
 from utils.cli import HelpFormatter, run
