@@ -22,7 +22,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from benchmarks.timing import Measure, Rates, interleave, rate
 from datasets.bands import ALL_BANDS, RGB_BANDS
@@ -33,10 +32,10 @@ from datasets.bigearthnet_lists import Listing
 from datasets.bigearthnet_lmdb import PatchLmdb
 from datasets.bigearthnet_writer import write_lmdb
 from datasets.mini_earth import write_bigearthnet
+from models.label_task import map_micro
 from models.linear_probe import Validation, fit_linear_probe
 from utils.cli import HelpFormatter, check_positive, run
 from utils.input_transform import input_transform
-from utils.metrics import RankedScores
 from utils.normalization import InputSpec
 from utils.report import provenance, write_json
 
@@ -140,11 +139,14 @@ def reading_cases(patches: PatchSource, names: Sequence[str]) -> dict[str, Calla
 
 
 def measure_probe(num_val: int, epochs: int) -> float:
-    """Fit a probe on random features; ``num_val`` of the same choose its epoch. In seconds."""
+    """Fit a probe as main_bigearthnet.py does, on random features: seconds.
+
+    ``num_val`` of the same features choose its epoch.
+    """
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(max(NUM_TRAIN, num_val), NUM_FEATURES, generator=generator)
     targets = (torch.rand(len(features), NUM_CLASSES, generator=generator) < 0.15).float()
-    validation = Validation(features[:num_val], targets[:num_val], micro_average_precision)
+    validation = Validation(features[:num_val], targets[:num_val], map_micro)
     started = time.perf_counter()
     fit_linear_probe(
         features[:NUM_TRAIN],
@@ -158,11 +160,6 @@ def measure_probe(num_val: int, epochs: int) -> float:
         learning_rate=1e-3,
     )
     return time.perf_counter() - started
-
-
-def micro_average_precision(targets: Tensor, logits: Tensor) -> float:
-    """Score as main_bigearthnet.py does to choose the epoch."""
-    return RankedScores(targets.flatten(), logits.flatten()).average_precision()
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import os
 import sys
 from argparse import ArgumentParser
 from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
 
 if not __package__:  # started as a script: the root is not on the path yet
@@ -72,6 +73,13 @@ class BigEarthNetPictures(Dataset[tuple[Tensor, Tensor, int]]):
             for row, plane in zip(self.transform.table, planes, strict=True)
         ]
         return torch.from_numpy(np.stack(picture)), self.targets[item], item
+
+    def take(self, rows: Tensor) -> "BigEarthNetPictures":
+        """Return some of the pictures, numbered anew: int64, shape (M,)."""
+        part = copy(self)
+        part.names = tuple(self.names[row] for row in rows.tolist())
+        part.targets = self.targets[rows]
+        return part
 
     def fingerprint(self) -> str:
         """Identify what the pictures are made of."""

@@ -147,6 +147,10 @@ class ChangeDetectionDataset(Dataset[Sample]):
             ]
         )
 
+    def keep(self, rows: Tensor) -> None:
+        """Forget all tiles but those with these numbers."""
+        self.tiles = [self.tiles[row] for row in rows.tolist()]
+
     def _cut(self, number: int, row: int, column: int) -> np.ndarray:
         """Stack both dates, mask and validity of a tile: uint8, (2 C + 2, side, side)."""
         city, side = self.cities[number], self.patch_size

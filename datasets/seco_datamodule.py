@@ -16,7 +16,7 @@ from datasets.packed_manifest import PICTURE_BANDS
 from datasets.packed_store import PackedStore
 from datasets.patch_dataset import PatchDataset
 from datasets.seco_litdata import StreamedPlaces
-from datasets.seeded_sampler import SeededSampler
+from datasets.seeded_sampler import SeededSampler, epoch_of
 from datasets.store_loader import DeviceLoader, StoreLoader
 from utils.augment import Augment, AugmentConfig
 from utils.distributed import exchange, shared_permutation, to_device
@@ -184,7 +184,7 @@ class SecoDataModule(LightningDataModule):
         sampler = SeededSampler(
             len(self.dataset),
             self.seed,
-            epoch=lambda: _epoch(trainer),
+            epoch=lambda: epoch_of(trainer),
             rank=trainer.global_rank,
             world_size=trainer.world_size,
         )
@@ -208,7 +208,7 @@ class SecoDataModule(LightningDataModule):
             self.dataset,
             self.batch_size,
             self.num_workers,
-            epoch=lambda: _epoch(trainer),
+            epoch=lambda: epoch_of(trainer),
             rank=trainer.global_rank,
             world_size=trainer.world_size,
             pin_memory=device.type == "cuda",
@@ -270,11 +270,6 @@ class SecoDataModule(LightningDataModule):
 
     def _is_training(self) -> bool:
         return self.trainer is not None and self.trainer.training
-
-
-def _epoch(trainer: Trainer) -> int:
-    """Return the epoch that begins; ``trainer.current_epoch`` lags behind in a resumed run."""
-    return trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
 
 
 class _ErrorsAsSamples(Dataset[dict[str, Any]]):

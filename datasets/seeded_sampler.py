@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 
 import numpy as np
+from pytorch_lightning import Trainer
 from torch.utils.data import Sampler
 
 
@@ -42,3 +43,8 @@ class SeededSampler(Sampler[tuple[int, int]]):
         order = np.random.default_rng(seeds).permutation(self.num_samples)
         for index in order[self.rank :: self.world_size][: len(self)].tolist():
             yield epoch, index
+
+
+def epoch_of(trainer: Trainer) -> int:
+    """Return the epoch that begins; ``trainer.current_epoch`` lags behind in a resumed run."""
+    return trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]

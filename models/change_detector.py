@@ -1,4 +1,4 @@
-"""Training of a change detector, and its scores: LightningModule around ``SegmentationModel``."""
+"""What a change detector learns from, and what it keeps: LightningModule of SegmentationModel."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,6 +14,7 @@ from models.backbones import Encoder
 from models.segmentation import LEVELS, SegmentationModel
 from utils.change_scores import best_threshold, count_changes, mean_of_batches
 from utils.errors import UserError
+from utils.random import sample_keys
 
 WEIGHT_DECAY = 1e-4  # this and the next as in the original
 DECAY_PER_EPOCH = 0.95  # of the learning rate
@@ -32,6 +33,7 @@ class ChangeDetector(LightningModule):
         encoder: Used in place.
         normalize: Turns uint8 pictures into the encoder's inputs.
         hyper_parameters: Plain values that describe the run, for its checkpoints.
+        seed: Of the dropout, which every epoch begins anew, so that it can be resumed.
         learning_rate: Of Adam; it shrinks by ``DECAY_PER_EPOCH``.
         pos_weight: Weight of a changed pixel in the loss; an unchanged one has 1.
         levels: Features that are compared, see ``SiameseEncoder``.
@@ -48,6 +50,7 @@ class ChangeDetector(LightningModule):
         *,
         normalize: Callable[[Tensor], Tensor],
         hyper_parameters: dict[str, Any],
+        seed: int,
         learning_rate: float,
         pos_weight: float = 1.0,
         levels: Sequence[int] = LEVELS,
@@ -59,6 +62,7 @@ class ChangeDetector(LightningModule):
         self.save_hyperparameters(hyper_parameters)
         self.model = SegmentationModel(encoder.requires_grad_(finetune_backbone), levels)
         self.normalize = normalize
+        self.seed = seed
         self.learning_rate = learning_rate
         self.pos_weight = torch.tensor(pos_weight)
         self.encoder_in_train_mode = encoder_in_train_mode
@@ -77,10 +81,15 @@ class ChangeDetector(LightningModule):
         """Return logits of change, (B, H, W), of two dates, uint8, (B, C, H, W)."""
         return self.model(self.normalize(image_1), self.normalize(image_2)).float()
 
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        if batch_idx == 0:
+            epoch, first = torch.tensor([self.current_epoch]), torch.tensor([0])
+            torch.manual_seed(int(sample_keys(self.seed, epoch, first)))
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         image_1, image_2, mask, valid = batch
         loss = masked_loss(self(image_1, image_2), mask, valid, self.pos_weight.to(self.device))
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(mask))
+        self.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

@@ -1,11 +1,14 @@
 """The benchmark of BigEarthNet measures what it says."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks import bigearthnet
+from datasets.bigearthnet_folder import PatchFolder
 
 
 def test_benchmark_reports_ratios_and_probe_times(
@@ -27,10 +30,13 @@ def test_reading_cases_read_what_they_name(
 ) -> None:
     source, listing = bigearthnet.find_folder(bigearthnet_root)
     seen: list[int] = []
-    plain = type(source).read
-    monkeypatch.setattr(
-        type(source), "read", lambda s, n, bands: seen.append(len(bands)) or plain(s, n, bands)
-    )
+    plain = PatchFolder.read
+
+    def counted(self: PatchFolder, name: str, bands: Sequence[str]) -> list[np.ndarray]:
+        seen.append(len(bands))
+        return plain(self, name, bands)
+
+    monkeypatch.setattr(PatchFolder, "read", counted)
     for work in bigearthnet.reading_cases(source, listing.splits["train"][:2]).values():
         work()
     assert seen == [3, 3, 12, 12, 3, 3]

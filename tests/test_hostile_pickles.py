@@ -2,9 +2,11 @@
 
 import io
 import pickle
+import random
 import tarfile
 import warnings
 import zipfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -72,6 +74,13 @@ def test_a_known_gadget_is_refused_by_its_name(tmp_path: Path, name: str) -> Non
         assert name in text or name.startswith(("an ", "a "))
 
 
+def test_a_name_neither_controls_the_terminal_nor_fills_it(tmp_path: Path) -> None:
+    for file, content in files(named("os", "\x1b[2J" + "x" * 10**5)).items():
+        text = refused(tmp_path / file, content)
+        assert text.isprintable()
+        assert len(text) < 500
+
+
 @pytest.mark.parametrize(
     "instructions",
     [
@@ -79,6 +88,7 @@ def test_a_known_gadget_is_refused_by_its_name(tmp_path: Path, name: str) -> Non
         named("pytorch_lightning.utilities.parsing", "AttributeDict") + b")\x81" + STATE + b"b",
         named("collections", "OrderedDict") + b")R" + value([1, 2]) + b"b",
         named("collections", "Counter") + value((5,)) + b"R",
+        b"\x80\x03N",  # another protocol
         named("torch", "FloatStorage") + b")R",
         named("torch", "FloatStorage") + b")\x81",
         named("torch._utils", "_rebuild_tensor_v2") + b")R",
@@ -234,3 +244,32 @@ def test_deep_nesting_neither_crashes_nor_is_printed(tmp_path: Path) -> None:
         with pytest.raises(UserError) as caught:
             load_encoder("pretrain", None, path)
         assert len(str(caught.value)) < 500
+
+
+def test_a_zip_with_countless_entries_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch_files, "MAX_ENTRIES", 2)
+    assert "odd directory" in refused(tmp_path / "x.ckpt", zip_file(b"\x80\x02N."))
+
+
+@pytest.mark.parametrize("as_zip", [True, False])
+def test_damage_is_refused_or_harmless(tmp_path: Path, as_zip: bool) -> None:
+    """Bytes are changed, lost or added at random: no other error, no hang, no crash."""
+    path, generator = tmp_path / "x.ckpt", random.Random(0)
+    content = {"state_dict": {"a": torch.arange(4.0)}, "hyper_parameters": {"b": Counter("aab")}}
+    torch.save(content, path, _use_new_zipfile_serialization=as_zip)
+    whole, refusals = path.read_bytes(), []
+    for _ in range(300):
+        damaged = bytearray(whole)
+        place = generator.randrange(len(damaged))
+        damaged[place : place + generator.randrange(3)] = generator.randbytes(
+            generator.randrange(3)
+        )
+        path.write_bytes(damaged)
+        try:
+            read_torch_file(path)
+        except UserError as error:
+            refusals.append(str(error))
+    assert len(refusals) > 150
+    assert all(text.isprintable() for text in refusals)

@@ -1,12 +1,18 @@
 """Scores of change maps, from pixels that are counted over a whole data set."""
 
+from collections.abc import Sequence
+from statistics import mean
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from utils.metrics import detection_scores
+from utils.evaluation import summarise
+from utils.metrics import bootstrap_interval, detection_scores
 
 # A pixel counts as changed from this probability on: 0.01, 0.02 ... 0.99.
 THRESHOLDS = tuple(percent / 100 for percent in range(1, 100))
+SCORES = ("precision", "recall", "f1", "iou")
 _HALF = THRESHOLDS.index(0.5)
 
 
@@ -52,3 +58,34 @@ def mean_of_batches(counts: Tensor) -> dict[str, float]:
         name: sum(scores[name] for scores in batches) / len(batches)
         for name in ("precision", "recall", "f1")
     }
+
+
+def summarise_cities(counts: Tensor, cities: Sequence[str], seed: int) -> dict[str, Any]:
+    """Return the scores over all pixels of all cities, and those of each city.
+
+    The 95 % interval is of the mean over the repetitions when cities are drawn anew, with
+    replacement: pixels of a city are too much alike to be drawn one by one.
+
+    Args:
+        counts: Pixels found, false and missed: int64, shape (repetitions, cities, 3).
+        cities: Their names.
+        seed: Seed of the bootstrap.
+    """
+    summary: dict[str, Any] = {}
+    for name in SCORES:
+
+        def score(weights: Tensor, name: str = name) -> list[float]:
+            totals = (weights[:, None] * counts).sum(1).tolist()
+            return [detection_scores(*total)[name] for total in totals]
+
+        per_seed = score(torch.ones(len(cities), dtype=torch.int64))
+        interval = bootstrap_interval(lambda w: mean(score(w)), len(cities), seed)
+        summary |= summarise(f"test/{name}", per_seed, interval)
+    summary["test/cities"] = {
+        city: {
+            name: mean(detection_scores(*row)[name] for row in counts[:, number].tolist())
+            for name in SCORES
+        }
+        for number, city in enumerate(cities)
+    }
+    return summary

@@ -83,6 +83,9 @@ def plot_label_curve(
             [100 * frac for frac in fracs], means, stds, marker="o", capsize=3, label=name
         )
     axes.set(xscale="log", xlabel="train labels in percent", ylabel=metric)
+    shares = sorted({100 * frac for points in curves.values() for frac in points})
+    axes.set_xticks(shares, [f"{share:g}" for share in shares])
+    axes.minorticks_off()
     axes.grid(alpha=0.3)
     axes.legend()
     save_figure(figure, path)

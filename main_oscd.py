@@ -1,0 +1,292 @@
+r"""Train change detectors on OSCD (Daudt et al. 2018), by default on a frozen encoder.
+
+python main_oscd.py --data_dir datasets/oscd \
+  --backbone_type pretrain --ckpt_path checkpoints/seco_resnet18_1m.ckpt
+
+Everything as the original does it, its scores included:
+
+python main_oscd.py --data_dir datasets/oscd --protocol paper \
+  --backbone_type pretrain --ckpt_path checkpoints/seco_resnet18_1m.ckpt
+"""
+
+import time
+from argparse import Namespace
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import seed_everything
+from torch import Tensor
+
+from datasets.oscd_datamodule import ChangeDetectionDataModule
+from datasets.oscd_dataset import (
+    OSCD_DATA,
+    WholeCities,
+    city_splits,
+    read_cities,
+    unchanged_per_changed,
+)
+from datasets.oscd_files import City
+from datasets.oscd_maps import save_probabilities, write_maps
+from models.backbones import Encoder, add_backbone_args, load_encoder
+from models.change_detector import ChangeDetector
+from models.change_runs import check_same_run, fit_detector, predict_changes
+from models.segmentation import LEVELS, LEVELS_OF_THE_ORIGINAL
+from utils.change_scores import SCORES, THRESHOLDS, count_changes, summarise_cities
+from utils.cli import base_parser, check_base_flags, check_positive, run, trainer_kwargs
+from utils.errors import UserError
+from utils.evaluation import (
+    add_evaluation_args,
+    check_evaluation_flags,
+    format_metric,
+    input_norm,
+    seeds,
+    summarise,
+)
+from utils.input_transform import InputTransform, input_transform
+from utils.plots import plot_label_curve
+from utils.report import new_run_dir, provenance, write_results
+
+MIN_PATCH_SIZE = 32  # pixels: 32 of them are one of the coarsest level
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What all repetitions share.
+
+    Attributes:
+        args: Flags.
+        encoder: To be copied.
+        transform: From stored values to its inputs.
+        cities: To train on, to validate and to test.
+        hyper_parameters: For checkpoints, so that only the same run continues them.
+    """
+
+    args: Namespace
+    encoder: Encoder
+    transform: InputTransform
+    cities: dict[str, list[City]]
+    hyper_parameters: dict[str, Any]
+
+    @property
+    def is_paper(self) -> bool:
+        """Whether the choices of the original are restored."""
+        return self.args.protocol == "paper"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one detector found.
+
+    Attributes:
+        threshold: Probability from which on a pixel counts as changed.
+        validation: Scores of the detector on the validation set.
+        probabilities: Of change in every test city, float32, (H, W) each.
+        counts: Pixels found, false and missed in every test city, int64, (cities, 3).
+    """
+
+    threshold: float
+    validation: dict[str, float]
+    probabilities: list[Tensor]
+    counts: Tensor
+
+
+def parse_args(argv: Sequence[str] | None = None) -> Namespace:
+    """Read the command line, or ``argv`` in tests."""
+    parser = base_parser(__doc__, max_epochs=100, batch_size=32, learning_rate=1e-3)
+    add_backbone_args(parser)
+    add_evaluation_args(parser)
+    add = parser.add_argument
+    add("--patch_size", type=int, default=96, help="side in pixels of the tiles to train on")
+    add(
+        "--pos_weight",
+        type=_weight,
+        default=1.0,
+        help="weight of changed pixels in the loss, or auto: all changed ones weigh as much as "
+        "all others",
+    )
+    add("--finetune_backbone", action="store_true", help="train the encoder, too")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Train and test the detectors, write the run's folder and return the metrics."""
+    started = time.perf_counter()
+    args = parse_args(argv)
+    _check_flags(args)
+    experiment = prepare(args)
+    run_dir = None if args.debug else new_run_dir(args.log_dir, f"oscd-{args.backbone_type}")
+    curve: dict[float, dict[str, Any]] = {}
+    for frac in sorted(args.train_frac):  # the largest share is the last, and the one reported
+        folder = run_dir
+        if folder is not None and len(args.train_frac) > 1:
+            folder = folder / f"frac={frac:g}"
+        outcomes = [
+            repeat(experiment, seed, frac, folder and folder / f"seed={seed}")
+            for seed in seeds(args)
+        ]
+        curve[frac] = summarise_outcomes(experiment, outcomes)
+    metrics = {f"num_{split}_cities": len(cities) for split, cities in experiment.cities.items()}
+    metrics |= curve[frac] | ({"curve": curve} if len(curve) > 1 else {})
+    print_table(metrics)
+    maps = (experiment.cities["test"], outcomes[0].probabilities, outcomes[0].threshold)
+    if args.save_predictions is not None:
+        save_probabilities(args.save_predictions, *maps)
+    if run_dir is not None and folder is not None:
+        write_maps(run_dir / "maps", *maps, experiment.transform.bands)
+        if len(curve) > 1:
+            points = {share: (m["test/f1"], m["test/f1_std"]) for share, m in curve.items()}
+            plot_label_curve(run_dir / "label_curve.png", {args.backbone_type: points}, "test F1")
+        name = "last.ckpt" if experiment.is_paper else "best.ckpt"
+        checkpoint = folder / f"seed={args.seed}" / name
+        write_results(run_dir / "results.json", args, metrics, started, checkpoint)
+    return metrics
+
+
+def prepare(args: Namespace) -> Experiment:
+    """Read encoder and cities, and refuse what cannot work before anything is written."""
+    seed_everything(args.seed, workers=True, verbose=False)
+    encoder, spec = load_encoder(
+        args.backbone_type, args.base_encoder, args.ckpt_path, bands=args.bands
+    )
+    transform = input_transform(spec, OSCD_DATA, input_norm(args))
+    is_paper = args.protocol == "paper"
+    cities = {
+        split: read_cities(args.data_dir, names, transform, aligned=not is_paper)
+        for split, names in city_splits(args.data_dir).items()
+    }
+    if is_paper:  # all training cities are trained on, and the test cities validated
+        cities |= {"train": cities["train"] + cities["val"], "val": cities["test"]}
+    ratio = unchanged_per_changed(cities["train"])
+    flags = ("protocol", "backbone_type", "learning_rate", "batch_size", "patch_size")
+    hyper_parameters = {name: getattr(args, name) for name in flags} | {
+        "pos_weight": ratio if args.pos_weight == "auto" else args.pos_weight,
+        "finetune_backbone": args.finetune_backbone,
+        "encoder_parameters": sum(parameter.numel() for parameter in encoder.parameters()),
+        "input_spec": spec.to_dict(),
+        "input_transform": transform.fingerprint(),
+        "train_cities": [city.name for city in cities["train"]],
+    }
+    experiment = Experiment(args, encoder, transform, cities, hyper_parameters)
+    load_data(experiment, args.seed, min(args.train_frac))
+    if args.resume_from_checkpoint is not None:
+        own = build_detector(experiment, args.seed, args.train_frac[0]).hparams
+        check_same_run(args.resume_from_checkpoint, own, args.max_epochs)
+    return experiment
+
+
+def load_data(experiment: Experiment, seed: int, frac: float) -> ChangeDetectionDataModule:
+    """Cut a share of the training cities into tiles, and choose what to validate on."""
+    args = experiment.args
+    return ChangeDetectionDataModule(
+        experiment.cities["train"],
+        experiment.cities["val"],
+        patch_size=args.patch_size,
+        batch_size=args.batch_size,
+        num_workers=args.num_workers,
+        seed=seed,
+        train_frac=frac,
+        only_full_batches=experiment.is_paper,
+    )
+
+
+def build_detector(experiment: Experiment, seed: int, frac: float) -> ChangeDetector:
+    """Put a new decoder on a copy of the encoder."""
+    args, is_paper = experiment.args, experiment.is_paper
+    seed_everything(seed, workers=True, verbose=False)
+    return ChangeDetector(
+        deepcopy(experiment.encoder),
+        normalize=experiment.transform.normalize,
+        hyper_parameters=experiment.hyper_parameters | {"seed": seed, "train_frac": frac},
+        seed=seed,
+        learning_rate=args.learning_rate,
+        pos_weight=experiment.hyper_parameters["pos_weight"],
+        levels=LEVELS_OF_THE_ORIGINAL if is_paper else LEVELS,
+        finetune_backbone=args.finetune_backbone,
+        encoder_in_train_mode=is_paper or args.finetune_backbone,
+        mean_over_batches=is_paper,
+    )
+
+
+def repeat(experiment: Experiment, seed: int, frac: float, folder: Path | None) -> Outcome:
+    """Train a detector and find the changes of the test cities; checkpoints go to the folder."""
+    args, cities = experiment.args, WholeCities(experiment.cities["test"])
+    detector = build_detector(experiment, seed, frac)
+    validation = fit_detector(
+        detector,
+        load_data(experiment, seed, frac),
+        trainer_kwargs(args),
+        folder=folder,
+        origin=provenance(args),
+        ckpt_path=args.resume_from_checkpoint,
+    )
+    samples = [cities[index] for index in range(len(cities))]
+    probabilities = predict_changes(
+        detector,
+        [sample[:2] for sample in samples],
+        device=torch.device("cuda" if args.gpus else "cpu"),
+        precision=args.precision,
+    )
+    column = THRESHOLDS.index(detector.threshold)
+    counts = [
+        count_changes(probability.flatten(), mask.flatten())[:, column]
+        for probability, (_, _, mask, _) in zip(probabilities, samples, strict=True)
+    ]
+    return Outcome(detector.threshold, validation, probabilities, torch.stack(counts))
+
+
+def summarise_outcomes(experiment: Experiment, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """Return validation and test scores of all seeds."""
+    metrics: dict[str, Any] = {}
+    for name in outcomes[0].validation:
+        metrics |= summarise(name, [outcome.validation[name] for outcome in outcomes])
+    counts = torch.stack([outcome.counts for outcome in outcomes])
+    names = [city.name for city in experiment.cities["test"]]
+    return metrics | summarise_cities(counts, names, experiment.args.seed)
+
+
+def print_table(metrics: dict[str, Any]) -> None:
+    """Print the scores of all pixels, and F1 of every test city."""
+    names = (
+        "val/f1",
+        *(f"val/{name}_batch_mean" for name in SCORES),
+        *(f"test/{n}" for n in SCORES),
+    )
+    for name in names:
+        if name in metrics:
+            print(format_metric(metrics, name))
+    for city, scores in metrics["test/cities"].items():
+        print(f"  f1 {city:25s}{scores['f1']:6.2f} %")
+
+
+def _check_flags(args: Namespace) -> None:
+    """Refuse flags that cannot be met, before anything is read."""
+    check_base_flags(args)
+    check_evaluation_flags(args)
+    if args.pos_weight != "auto":
+        check_positive(args, "pos_weight")
+    if args.gpus > 1:
+        raise UserError(f"--gpus {args.gpus}: OSCD is small and trains on one device, use --gpus 1")
+    if args.patch_size < MIN_PATCH_SIZE:
+        raise UserError(f"--patch_size must be {MIN_PATCH_SIZE} or more, not {args.patch_size}")
+    if args.val_frac != 1:
+        raise UserError("--val_frac: the cities to validate on are few, leave it out")
+    if args.save_predictions is not None and args.save_predictions.suffix != ".npz":
+        raise UserError(f"--save_predictions {args.save_predictions}: maps are written as .npz")
+    if args.resume_from_checkpoint is not None and (args.num_seeds, len(args.train_frac)) != (1, 1):
+        raise UserError(
+            "--resume_from_checkpoint continues one detector: add --num_seeds 1, the --seed of its "
+            "folder and one --train_frac"
+        )
+
+
+def _weight(text: str) -> float | str:
+    """Parse ``--pos_weight``."""
+    return text if text == "auto" else float(text)
+
+
+if __name__ == "__main__":
+    run(main)

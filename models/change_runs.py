@@ -1,0 +1,119 @@
+"""Runs of a change detector: training and its checkpoints, resuming, and maps of whole images."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningDataModule, Trainer
+from pytorch_lightning.loggers import CSVLogger
+from torch import Tensor
+
+from models.change_detector import ChangeDetector
+from utils.callbacks import SaveCheckpoints
+from utils.checkpoint import WholeCheckpointIO, read_checkpoint
+from utils.errors import UserError
+from utils.precision import PRECISIONS
+
+
+def fit_detector(
+    detector: ChangeDetector,
+    data: LightningDataModule,
+    trainer_arguments: Mapping[str, Any],
+    *,
+    folder: Path | None,
+    origin: dict[str, Any],
+    ckpt_path: Path | None,
+) -> dict[str, float]:
+    """Train a detector, and give it the weights of its best epoch if it keeps them.
+
+    Args:
+        detector: Trained in place.
+        data: Its batches.
+        trainer_arguments: Device, precision and epochs.
+        folder: Where to write metrics.csv, last.ckpt after every epoch, and best.ckpt; None
+            writes nothing.
+        origin: Arguments, versions and commit of the run, written beside the checkpoints.
+        ckpt_path: Checkpoint of the run to continue.
+
+    Returns:
+        Scores of the validation, of the best epoch or else of the last one.
+    """
+    max_epochs = trainer_arguments["max_epochs"]
+    trainer = Trainer(
+        **trainer_arguments,
+        logger=False if folder is None else CSVLogger(folder, name="", version=""),
+        callbacks=[] if folder is None else [SaveCheckpoints(folder, max_epochs + 1, origin)],
+        plugins=[WholeCheckpointIO()],
+        enable_checkpointing=folder is not None,
+        enable_model_summary=False,
+        log_every_n_steps=1,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+    )
+    trainer.fit(detector, data, ckpt_path=ckpt_path, weights_only=True)
+    if not detector.best_state:
+        scores = sorted(trainer.callback_metrics.items())
+        return {name: value.item() for name, value in scores if name.startswith("val/")}
+    detector.load_state_dict(detector.best_state)
+    if folder is not None:
+        hyper_parameters = dict(detector.hparams) | {"threshold": detector.threshold}
+        content = {"hyper_parameters": hyper_parameters, "state_dict": detector.best_state}
+        WholeCheckpointIO().save_checkpoint(content, folder / "best.ckpt")
+    return {
+        "val/f1": detector.best_f1,
+        "val/threshold": detector.threshold,
+        "val/epoch": detector.best_epoch,
+    }
+
+
+@torch.inference_mode()
+def predict_changes(
+    detector: ChangeDetector,
+    pairs: Iterable[tuple[Tensor, Tensor]],
+    *,
+    device: torch.device,
+    precision: str,
+) -> list[Tensor]:
+    """Return the probability of change of every pixel, each image whole and at once.
+
+    Args:
+        detector: Moved to the device, used in eval mode.
+        pairs: Both dates, uint8, (C, H, W) each, of any size.
+        device: Where to compute.
+        precision: A key of ``PRECISIONS``.
+
+    Returns:
+        float32 on the CPU, shape (H, W) each.
+    """
+    dtype = PRECISIONS[precision]
+    detector = detector.to(device).eval()
+    with torch.autocast(device.type, dtype, enabled=dtype is not None):
+        return [
+            detector(*(date[None].to(device) for date in pair))[0].sigmoid().cpu() for pair in pairs
+        ]
+
+
+def check_same_run(path: Path, hyper_parameters: Mapping[str, Any], max_epochs: int) -> None:
+    """Refuse to go on from a checkpoint of another run, or of one that has its epochs.
+
+    Args:
+        path: Checkpoint of a ``ChangeDetector``.
+        hyper_parameters: Those of the run that is to continue it.
+        max_epochs: Epochs that the whole run shall have.
+    """
+    checkpoint = read_checkpoint(path)
+    saved = checkpoint["hyper_parameters"]
+    for name, value in hyper_parameters.items():
+        if name not in saved or saved[name] != value:
+            raise UserError(
+                f"{path} is of a run with {name} {saved.get(name)}, not {value}: resume with the "
+                "flags of its run"
+            )
+    if "best" not in checkpoint or "epoch" not in checkpoint:
+        raise UserError(f"{path} cannot be continued: take the last.ckpt of its run")
+    done = checkpoint["epoch"] + 1  # checkpoints are written after whole epochs
+    if done >= max_epochs:
+        raise UserError(
+            f"{path} has its {done} epochs already: raise --max_epochs above {done} to go on"
+        )
