@@ -1,5 +1,6 @@
 """Runs of a change detector: training and its checkpoints, resuming, and maps of whole images."""
 
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -51,14 +52,16 @@ def fit_detector(
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
     )
-    trainer.fit(detector, data, ckpt_path=ckpt_path, weights_only=True)
+    with warnings.catch_warnings():  # a frozen encoder is meant to be
+        warnings.filterwarnings("ignore", message=".*in eval mode at the start of training")
+        trainer.fit(detector, data, ckpt_path=ckpt_path, weights_only=True)
     if not detector.best_state:
         scores = sorted(trainer.callback_metrics.items())
         return {name: value.item() for name, value in scores if name.startswith("val/")}
-    detector.load_state_dict(detector.best_state)
+    detector.load_best_state()
     if folder is not None:
         hyper_parameters = dict(detector.hparams) | {"threshold": detector.threshold}
-        content = {"hyper_parameters": hyper_parameters, "state_dict": detector.best_state}
+        content = {"hyper_parameters": hyper_parameters, "state_dict": detector.state_dict()}
         WholeCheckpointIO().save_checkpoint(content, folder / "best.ckpt")
     return {
         "val/f1": detector.best_f1,

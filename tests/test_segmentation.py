@@ -26,7 +26,7 @@ def images(side: int = 64, bands: int = 3, count: int = 2) -> Tensor:
 
 
 def detector(encoder: Encoder | None = None, **changes: object) -> ChangeDetector:
-    settings: dict[str, object] = {"learning_rate": 1e-3, "hyper_parameters": {}}
+    settings: dict[str, object] = {"learning_rate": 1e-3, "hyper_parameters": {}, "seed": 0}
     settings |= {"normalize": lambda pictures: pictures / 255} | changes
     return ChangeDetector(encoder or Encoder("resnet18"), **settings)  # type: ignore[arg-type]
 
