@@ -1,8 +1,8 @@
-# make setup | demo | bench | test | test-all | lint
+# make setup | demo | table | bench | test | test-all | lint
 VENV ?= .venv
 PYTHON := $(VENV)/bin/python
 
-.PHONY: setup demo bench test test-all lint format
+.PHONY: setup demo table bench test test-all lint format
 
 setup: $(VENV)/.installed
 
@@ -16,6 +16,9 @@ $(VENV)/.installed: requirements.txt requirements-dev.txt
 
 demo: setup
 	$(PYTHON) -m benchmarks.demo
+
+table: setup
+	$(PYTHON) -m benchmarks.table
 
 bench: setup
 	$(PYTHON) -m benchmarks.throughput --quick

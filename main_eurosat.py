@@ -1,14 +1,12 @@
 r"""Judge an encoder by EuroSAT (Helber et al. 2018, 2019): probes, neighbours, fine-tuning.
 
 A linear classifier on the frozen encoder, and other methods on the same features:
-
 python main_eurosat.py --data_dir EuroSAT_RGB.zip \
   --backbone_type pretrain --ckpt_path checkpoints/seco_resnet18_1m.ckpt
 python main_eurosat.py --data_dir EuroSAT_RGB.zip --method linear lbfgs knn \
   --backbone_type pretrain --ckpt_path checkpoints/seco_resnet18_1m.ckpt
 
 Through the encoder, as a curve over shares of the labels:
-
 python main_eurosat.py --data_dir EuroSAT_RGB.zip --method finetune --train_frac 0.01 0.1 1 \
   --backbone_type pretrain --ckpt_path checkpoints/seco_resnet18_1m.ckpt
 """
@@ -39,6 +37,7 @@ from models.probes import (
     probe_by_lbfgs,
     vote_of_neighbours,
 )
+from utils.callbacks import EndTogether
 from utils.classification import accuracies, by_class, print_results, write_pictures
 from utils.cli import (
     base_parser,
@@ -69,7 +68,12 @@ from utils.metrics import batch_mean
 from utils.report import new_run_dir, write_results
 from utils.subset import stratified_subset
 
-METHODS = ("linear", "lbfgs", "knn", "finetune")
+METHODS = {
+    "linear": "a linear layer by Adam",
+    "lbfgs": "logistic regression, its strength chosen on val",
+    "knn": "votes of 5 and of 20 neighbours",
+    "finetune": "training through the encoder",
+}
 NEIGHBOURS = (5, 20)
 
 
@@ -80,14 +84,8 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     add_evaluation_args(parser)
     add_launch_args(parser)
     add = parser.add_argument
-    add(
-        "--method",
-        choices=METHODS,
-        nargs="+",
-        default=["linear"],
-        help="Adam on a linear layer; L-BFGS, its strength chosen on val; 5 and 20 neighbours; "
-        "training through the encoder",
-    )
+    meanings = ", ".join(METHODS.values()) + "; the first one stands on top of the results"
+    add("--method", choices=METHODS, nargs="+", default=["linear"], help=meanings)
     add("--finetune_epochs", type=int, default=30, help="as --max_epochs, for finetune")
     add("--finetune_learning_rate", type=float, default=1e-4, help="as --learning_rate")
     add("--labels_per_class", type=int, help="train on so many random images per class, not on all")
@@ -164,11 +162,9 @@ def load_task(args: Namespace) -> tuple[PictureTask, dict[float, list[Tensor]]]:
     splits = data.splits(args.split_seed, args.split)
     kept = stratified_subset(data.labels[splits["val"]], args.val_frac, args.seed)
     splits["val"] = splits["val"][kept]
-    draw = partial(draw_rows, data.labels[splits["train"]], data.classes, seeds(args))
-    draws = {
-        frac: draw(frac=frac, labels_per_class=args.labels_per_class)
-        for frac in sorted(args.train_frac)
-    }
+    labels, per_class = data.labels[splits["train"]], args.labels_per_class
+    draw = partial(draw_rows, labels, data.classes, seeds(args), labels_per_class=per_class)
+    draws = {frac: draw(frac=frac) for frac in sorted(args.train_frac)}
     check_counts(args, min(len(rows[0]) for rows in draws.values()), len(splits["val"]))
     images = data.read_images(transform, args.num_workers)
     task = PictureTask(encoder, transform, images, data.names, data.labels, data.classes, splits)
@@ -197,7 +193,7 @@ def make_methods(
     on_batches = {"seeds": seeds(args), "max_epochs": args.max_epochs}
     on_batches |= {"batch_size": args.batch_size, "learning_rate": args.learning_rate}
     if args.protocol == "paper":
-        train = partial(train_layer_each, task, make_trainer=partial(make_trainer, args))
+        train = partial(train_layer_each, task, make_trainer=partial(make_trainer, args, World()))
         return {"linear": partial(train, **on_batches)}, {}
     methods: dict[str, Method] = {}
     cost: dict[str, Any] = {}
@@ -209,7 +205,8 @@ def make_methods(
         methods |= {f"knn{k}": partial(vote_of_neighbours, *shared, k=k) for k in NEIGHBOURS}
     if "finetune" in args.method:
         methods["finetune"] = finetuning(args, task, world)
-    return {n: m for n, m in methods.items() if n.rstrip("0123456789") in args.method}, cost
+    asked = tuple(args.method)
+    return {name: m for name, m in methods.items() if name.startswith(asked)}, cost
 
 
 def finetuning(args: Namespace, task: PictureTask, world: World) -> Method:
@@ -219,7 +216,7 @@ def finetuning(args: Namespace, task: PictureTask, world: World) -> Method:
         finetune_each,
         task,
         seeds=seeds(args),
-        make_trainer=partial(make_trainer, args, **launch_kwargs(world)),
+        make_trainer=partial(make_trainer, args, world),
         max_epochs=args.finetune_epochs,
         batch_size=batch_size_per_process(args, world),
         learning_rate=args.finetune_learning_rate,
@@ -227,10 +224,11 @@ def finetuning(args: Namespace, task: PictureTask, world: World) -> Method:
     )
 
 
-def make_trainer(args: Namespace, max_epochs: int, **processes: Any) -> Trainer:
+def make_trainer(args: Namespace, world: World, max_epochs: int) -> Trainer:
     """Configure Lightning, which writes nothing here."""
     return Trainer(
-        **trainer_kwargs(args) | processes | {"max_epochs": max_epochs},
+        **trainer_kwargs(args) | launch_kwargs(world) | {"max_epochs": max_epochs},
+        callbacks=[EndTogether()],
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,
@@ -284,17 +282,16 @@ def report(
 ) -> None:
     """Print the results, and write those files that the flags ask for."""
     print_results(metrics)
+    if not args.debug:
+        run_dir = new_run_dir(args.log_dir, f"eurosat-{args.backbone_type}")
+        write_split(run_dir, task.names, task.splits)
+        write_pictures(run_dir, metrics, f"EuroSAT, {args.backbone_type}")
+        write_results(run_dir / "results.json", args, metrics, started, checkpoint=None)
     if args.save_predictions is not None:
         split = "test" if "test" in shown.scores else "val"
         names = [task.names[row] for row in task.splits[split].tolist()]
         targets, scores = task.labels_of(split), shown.scores[split][0]
         save_predictions(args.save_predictions, names, targets, scores, shown.embeddings)
-    if args.debug:
-        return
-    run_dir = new_run_dir(args.log_dir, f"eurosat-{args.backbone_type}")
-    write_split(run_dir, task.names, task.splits)
-    write_pictures(run_dir, metrics, f"EuroSAT, {args.backbone_type}")
-    write_results(run_dir / "results.json", args, metrics, started, checkpoint=None)
 
 
 if __name__ == "__main__":

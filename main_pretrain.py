@@ -14,7 +14,6 @@ import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from pytorch_lightning import Trainer, seed_everything
@@ -22,11 +21,13 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from datasets.bands import RGB_BANDS
+from datasets.online_data import read_online_data
 from datasets.packed_store import is_packed
 from datasets.packing_hint import packing_hint
 from datasets.seco_datamodule import DATA_MODES, SecoDataModule
 from models.moco2_module import MocoV2
 from models.schedule import SCHEDULES
+from models.ssl_online import SSLOnlineEvaluator, add_online_args
 from utils.callbacks import EndTogether, FiniteLoss, SampleProgress, SaveCheckpoints, ViewsPicture
 from utils.checkpoint import WholeCheckpointIO, check_resumable
 from utils.cli import (
@@ -46,32 +47,12 @@ from utils.launch import (
     launch_kwargs,
     planned_world,
 )
+from utils.normalization import InputSpec
 from utils.plots import plot_training
 from utils.precision import PRECISIONS, auto_precision
+from utils.presets import PRESETS
 from utils.report import new_run_dir, provenance, write_results
 from utils.view_args import add_view_args, augment_config, check_view_flags
-
-# Other defaults for other data; a flag on the command line still wins. How the numbers were found:
-# docs/training.md.
-PRESETS: dict[str, dict[str, Any]] = {
-    "seco": {},
-    "small_images": {
-        "data_mode": "moco",
-        "crop_size": 48,
-        "color_jitter": [0.4, 0.4, 0.4, 0.0],
-        "grayscale_prob": 0.1,
-        "blur_prob": 0.0,
-        "rotate": True,
-        "batch_size": 128,
-        "num_negatives": 4096,
-        "encoder_momentum": 0.99,
-        "softmax_temperature": 0.2,
-        "learning_rate": 0.06,
-        "lr_schedule": "cosine",
-        "warmup_epochs": 1.0,
-        "max_epochs": 30,
-    },
-}
 
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
@@ -86,6 +67,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     add_launch_args(parser)
     _add_data_args(parser)
     _add_model_args(parser)
+    add_online_args(parser)
     parser.add_argument("--preset", choices=PRESETS, default="seco", help="set of defaults")
     preset = parser.parse_known_args(argv)[0].preset
     parser.set_defaults(**PRESETS[preset])
@@ -142,8 +124,10 @@ def main(argv: Sequence[str] | None = None) -> Trainer:
             args.resume_from_checkpoint, model.hparams, samples_per_step, args.max_epochs
         )
 
+    online = make_online_evaluator(args, world, datamodule.input_spec)
     run_dir = make_run_dir(args, world)
     callbacks: list[Callback] = [EndTogether(), SampleProgress(samples_per_step), FiniteLoss()]
+    callbacks += online
     if run_dir is not None:
         datamodule.log_dir = run_dir if world.rank == 0 else None
         callbacks.append(ViewsPicture(run_dir / "views.png", datamodule.input_spec))
@@ -176,6 +160,7 @@ def check_flags(args: Namespace) -> None:
     check_view_flags(args)
     check_positive(args, "emb_dim", "num_negatives", "softmax_temperature", "crop_size")
     check_positive(args, "save_every_n_epochs", "log_every_n_steps")
+    check_positive(args, "online_max_epochs", "online_val_every_n_epoch")
     check_not_negative(args, "momentum", "weight_decay", "warmup_epochs", "bn_group_size")
     if 1 in (args.batch_size, args.bn_group_size):
         raise UserError("--batch_size and --bn_group_size cannot be 1: batch norm compares images")
@@ -236,6 +221,26 @@ def make_model(args: Namespace, datamodule: SecoDataModule, samples_per_step: in
         model.encoder_q.compile()
         model.encoder_k.compile()
     return model.to(memory_format=torch.channels_last)
+
+
+def make_online_evaluator(
+    args: Namespace, world: World, spec: InputSpec
+) -> list[SSLOnlineEvaluator]:
+    """Read the labelled pictures in the first process, which probes alone; none without data."""
+    if args.online_data_dir is None:
+        return []
+    pictures = None
+    if world.rank == 0:
+        pictures = read_online_data(args.online_data_dir, spec, args.num_workers)
+    return [
+        SSLOnlineEvaluator(
+            pictures,
+            max_epochs=args.online_max_epochs,
+            every_n_epochs=args.online_val_every_n_epoch,
+            seed=args.seed,
+            precision=args.precision,
+        )
+    ]
 
 
 def make_run_dir(args: Namespace, world: World) -> Path | None:

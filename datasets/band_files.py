@@ -29,6 +29,8 @@ def read_band(path: Path) -> np.ndarray:
 
 def decode_band(data: bytes, name: str) -> np.ndarray:
     """Read a band of shape (height, width) from the bytes of a file."""
+    if not data:  # rasterio would take it for a file to be written
+        raise BadPatchError(name, UNREADABLE)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)

@@ -65,7 +65,7 @@ _EUROSAT_LISTS = tuple(
 # Official split without patches of snow, cloud or shadow: columns S2, S1.
 _BIGEARTHNET_LISTS = tuple(
     _BigEarthNet(
-        f"bigearthnet-{split}.csv",
+        f"{split}.csv",
         (
             "https://git.tu-berlin.de/rsim/BigEarthNet-MM_19-classes_models/-/raw/"
             f"9a5be07346ab0884b2d9517475c27ef9db9b5104/splits/{split}.csv?inline=false",

@@ -123,18 +123,20 @@ class EurosatDataset:
                 stop = min(start + _CHUNK, len(self))
                 for index in range(start, stop):
                     image = read(index)
-                    if image.shape != first.shape:
-                        raise UserError(
-                            f"pictures of one size are needed: {self.names[index]} in "
-                            f"{self.data_dir} has {image.shape[1:]} px, {self.names[0]} "
-                            f"{first.shape[1:]}"
-                        )
+                    self._check_size(index, image.shape, first.shape)
                     images[index] = image
                 return stop - start
 
             for count in pool.map(fill, range(0, len(self), _CHUNK)):
                 bar.update(count)
         return torch.from_numpy(images)
+
+    def _check_size(self, index: int, shape: tuple[int, ...], first: tuple[int, ...]) -> None:
+        if shape != first:
+            raise UserError(
+                f"pictures of one size are needed: {self.names[index]} in {self.data_dir} has "
+                f"{shape[1:]} px, {self.names[0]} {first[1:]}"
+            )
 
     def splits(self, split_seed: int, kind: str = "random") -> dict[str, Tensor]:
         """Return the public split where its lists are at hand, else a stratified 60/20/20 one.

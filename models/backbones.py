@@ -9,7 +9,7 @@ from torch import nn
 from utils.encoder_file import SEQUENTIAL, read_encoder_file
 from utils.errors import UserError
 from utils.input_transform import INPUT_NORMS
-from utils.normalization import PICTURE_BANDS, PICTURE_LETTERS, InputSpec
+from utils.normalization import PICTURE_BANDS, InputSpec, letters
 from utils.resnets import build_resnet
 
 DEFAULT_ENCODER = "resnet18"  # of the original
@@ -94,9 +94,9 @@ def load_encoder(
 
 def _imagenet_encoder(name: str, bands: tuple[str, ...]) -> Encoder:
     """Fetch torchvision's weights; no network is the user's problem, not a bug."""
-    if tuple(PICTURE_LETTERS.get(band, band) for band in bands) != PICTURE_BANDS:
+    if letters(bands) != PICTURE_BANDS:
         raise UserError(
-            f"--backbone_type imagenet was trained on red, green and blue, not on "
+            "--backbone_type imagenet was trained on red, green and blue, not on "
             f"{' '.join(bands)}: leave --bands out, or take --backbone_type random"
         )
     try:

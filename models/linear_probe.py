@@ -106,8 +106,10 @@ def fit_linear_probe(
     max_epochs: int,
     batch_size: int,
     learning_rate: float,
+    lr_milestones: Sequence[int] | None = None,
     standardise: bool = True,
     dropout: float = 0.0,
+    drop_last: bool = False,
 ) -> FittedProbes:
     """Fit one probe per seed by Adam, all in the same matrix products.
 
@@ -123,9 +125,11 @@ def fit_linear_probe(
         validation: Chooses the epoch of each probe; None keeps the last.
         max_epochs: Passes over the labelled samples (100 in the original).
         batch_size: Samples per step; the last batch of an epoch may be smaller.
-        learning_rate: Of Adam, divided by ten at 60 % and at 80 % of the epochs.
+        learning_rate: Of Adam, divided by ten at each milestone.
+        lr_milestones: Epochs; by default 60 % and 80 % of all.
         standardise: Whether features are scaled by the train set's mean and deviation.
         dropout: Share of the features that a step leaves out (0.2 in the original's BigEarthNet).
+        drop_last: Whether an epoch leaves out a last batch that is not full, as the original's.
     """
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     weight = torch.empty(len(seeds), num_classes, features.shape[1] + 1)
@@ -137,10 +141,13 @@ def fit_linear_probe(
     chooser = _Chooser(probes, validation)
 
     optimizer = Adam([weight], lr=learning_rate, fused=True)
-    scheduler = MultiStepLR(optimizer, milestones(max_epochs))
+    falls = milestones(max_epochs) if lr_milestones is None else list(lr_milestones)
+    scheduler = MultiStepLR(optimizer, falls)
     with _one_thread():
         for epoch in trange(max_epochs, desc="probes", unit=" epochs", leave=False):
             order = _shuffle(rows, generators)
+            if drop_last:
+                order = order[:, : order.shape[1] // batch_size * batch_size]
             for step in order.split(batch_size, dim=1):
                 batch = inputs.index_select(0, step.flatten()).view(*step.shape, -1)
                 if dropout:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, Protocol
 
 import torch
 from pytorch_lightning import Trainer, seed_everything
@@ -87,8 +88,12 @@ class PictureTask:
     ) -> SSLFineTuner:
         """Put a classifier on a copy of the encoder, and seed what follows."""
         seed_everything(seed, workers=True, verbose=False)
+        encoder = deepcopy(self.encoder).train()
+        if not freeze_backbone:
+            # Faster; and the same in all processes, though the first one has computed features.
+            encoder.to(memory_format=torch.channels_last)
         return SSLFineTuner(
-            deepcopy(self.encoder),
+            encoder,
             len(self.classes),
             normalize=self.transform.normalize,
             multi_label=False,
@@ -99,8 +104,26 @@ class PictureTask:
         )
 
 
+class Task(Protocol):
+    """What fine-tuning needs to know of a data set: ``PictureTask``, or one with other labels."""
+
+    def pictures(self, split: str, rows: Tensor | None = None) -> Dataset[Any]:
+        """Return the (picture, target, position) of a split, or of some rows of it."""
+
+    def classifier(
+        self,
+        seed: int,
+        *,
+        score: Callable[[Tensor, Tensor], float],
+        max_epochs: int,
+        learning_rate: float,
+        freeze_backbone: bool,
+    ) -> SSLFineTuner:
+        """Put a classifier on a copy of the encoder, and seed what follows."""
+
+
 def finetune_each(
-    task: PictureTask,
+    task: Task,
     rows: Sequence[Tensor],
     *,
     seeds: Sequence[int],
@@ -108,33 +131,51 @@ def finetune_each(
     max_epochs: int,
     batch_size: int,
     learning_rate: float,
+    score: Callable[[Tensor, Tensor], float] = accuracy,
+    held_out: Sequence[str] = HELD_OUT,
+    num_workers: int = 0,
+    select_epoch: bool = True,
+    drop_last: bool = False,
     embed: Callable[[Encoder], Tensor] | None = None,
 ) -> Predictions:
-    """Fine-tune the encoder per repetition; the accuracy on val chooses its epoch.
+    """Fine-tune the encoder per repetition; the score on val chooses its epoch.
 
     Args:
         task: Encoder and data.
         rows: Labelled rows of the train split for each repetition.
         seeds: Of classifier and order, one per repetition.
-        make_trainer: Its trainers may have several processes, each of which calls this.
+        make_trainer: Of one or several processes, each of which calls this.
         max_epochs: Passes over the labelled rows.
         batch_size: Pictures per step and process.
         learning_rate: Of Adam, divided by ten at 60 % and at 80 % of the epochs.
+        score: Takes targets and logits of val, larger is better.
+        held_out: Splits to score.
+        num_workers: Loader processes.
+        select_epoch: Whether val chooses an epoch; else the last one is kept.
+        drop_last: Whether training leaves out a last batch that is not full.
         embed: Returns the features of the test set by the first repetition's encoder.
     """
-    scores: dict[str, list[Tensor]] = {split: [] for split in HELD_OUT}
+    scores: dict[str, list[Tensor]] = {split: [] for split in held_out}
     epochs: list[float] = []
-    embeddings = None
+    embeddings: Tensor | None = None
     build = partial(task.classifier, max_epochs=max_epochs, learning_rate=learning_rate)
     for seed, chosen in zip(seeds, rows, strict=True):
-        module = build(seed, score=accuracy, freeze_backbone=False)
-        data = {split: task.pictures(split) for split in HELD_OUT}
-        data["train"] = task.pictures("train", chosen)
+        module = build(seed, score=score, freeze_backbone=False)
+        data = {"train": task.pictures("train", chosen)}
+        data |= {split: task.pictures(split) for split in held_out}
         trainer = make_trainer(max_epochs)
-        logits = finetune(trainer, module, data, batch_size=batch_size, num_workers=0)
+        logits = finetune(
+            trainer,
+            module,
+            data,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            select_epoch=select_epoch,
+            drop_last=drop_last,
+        )
         for split, values in logits.items():
             scores[split].append(values)
-        epochs.append(module.best_epoch)
+        epochs.append(module.best_epoch if select_epoch else max_epochs)
         if embed is not None and embeddings is None:
             embeddings = embed(module.encoder)
     stacked = {split: torch.stack(logits) for split, logits in scores.items()}

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import MultiStepLR
 from torch.utils.data import DataLoader, Dataset
 
 from models.backbones import Encoder
-from utils.distributed import gather
+from utils.distributed import copy_from_first, gather
 
 
 class SSLFineTuner(LightningModule):
@@ -86,6 +86,10 @@ class SSLFineTuner(LightningModule):
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
+    def on_validation_epoch_start(self) -> None:
+        # Each process has running statistics of its own; one encoder is judged, the first one's.
+        copy_from_first(self.encoder.buffers())
+
     def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
         pictures, targets, rows = batch
         self.validation.append((rows, targets, self(pictures)))
@@ -97,6 +101,9 @@ class SSLFineTuner(LightningModule):
         if score > self.best_score:
             self.best_score, self.best_epoch = score, self.current_epoch + 1
             self.best_state = {k: v.detach().cpu().clone() for k, v in self.state_dict().items()}
+
+    def on_test_epoch_start(self) -> None:
+        copy_from_first(self.encoder.buffers())
 
     def test_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
         self.validation_step(batch, batch_idx)
@@ -138,6 +145,8 @@ def finetune(
     *,
     batch_size: int,
     num_workers: int,
+    select_epoch: bool = True,
+    drop_last: bool = False,
     ckpt_path: Path | None = None,
 ) -> dict[str, Tensor]:
     """Train on ``data["train"]``, go back to the best epoch on ``data["val"]``, and score.
@@ -148,6 +157,8 @@ def finetune(
         data: Samples are (uint8 picture, target, row).
         batch_size: Samples per step and process.
         num_workers: Loader processes.
+        select_epoch: Whether to go back to the best epoch; else the last one is kept.
+        drop_last: Whether training leaves out a last batch that is not full, as the original's.
         ckpt_path: Checkpoint of a run to continue.
 
     Returns:
@@ -155,11 +166,13 @@ def finetune(
     """
     load = partial(DataLoader, num_workers=num_workers, persistent_workers=num_workers > 0)
     # A last batch of one picture would have no deviation to normalise by.
-    is_one_left = len(data["train"]) % batch_size == 1  # type: ignore[arg-type]
-    train = load(data["train"], batch_size, shuffle=True, drop_last=is_one_left)
+    share = -(-len(data["train"]) // trainer.world_size)  # type: ignore[arg-type]
+    is_one_left = share % batch_size == 1
+    train = load(data["train"], batch_size, shuffle=True, drop_last=drop_last or is_one_left)
     held_out = {split: load(data[split], batch_size) for split in ("val", "test") if split in data}
     trainer.fit(module, train, held_out["val"], ckpt_path=ckpt_path, weights_only=True)
-    module.load_state_dict(module.best_state)
+    if select_epoch:
+        module.load_state_dict(module.best_state)
     logits = {}
     for split, loader in held_out.items():
         trainer.test(module, loader, verbose=False)

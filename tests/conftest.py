@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from datasets.mini_earth import write_seco
+from datasets.mini_earth import write_bigearthnet, write_seco
 
 
 @pytest.fixture(autouse=True)
@@ -26,4 +26,12 @@ def seco_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """6 places x 4 dates x 12 bands, 48 px at 10 m, with previews. Read only: copy to change."""
     root = tmp_path_factory.mktemp("mini_earth") / "seco"
     write_seco(root, num_places=6, num_dates=4, size=48, previews=True, num_workers=1)
+    return root
+
+
+@pytest.fixture(scope="session")
+def bigearthnet_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """50 patches of BigEarthNet v1 in 30 + 10 + 10, with lists. Read only: copy to change."""
+    root = tmp_path_factory.mktemp("mini_earth") / "bigearthnet"
+    write_bigearthnet(root, num_patches=50, num_workers=1)
     return root

@@ -43,19 +43,20 @@ PLACES: dict[str, Any] = {
 @contextmanager
 def lightning_of_2021() -> Iterator[None]:
     """Put the three objects where Lightning 1.1 had them, for as long as a file is written."""
-    before = {module: sys.modules.get(module) for module in PLACES}
+    modules = ("pytorch_lightning", *PLACES)  # the package stands for itself, imported or not
+    before = {module: sys.modules.get(module) for module in modules}
     try:
+        sys.modules |= {module: ModuleType(module) for module in modules}
         for module, item in PLACES.items():
-            sys.modules[module] = ModuleType(module)
             setattr(sys.modules[module], item.__name__, item)
             item.__module__ = module
         yield
     finally:
+        for item in PLACES.values():
+            item.__module__ = __name__
         for module, original in before.items():
-            PLACES[module].__module__ = __name__
-            if original is None:
-                del sys.modules[module]
-            else:
+            del sys.modules[module]
+            if original is not None:
                 sys.modules[module] = original
 
 

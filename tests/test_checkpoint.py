@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from models.backbones import Encoder, load_encoder
-from utils.checkpoint import WholeCheckpointIO, read_checkpoint
+from utils.checkpoint import WholeCheckpointIO, check_resumable, read_checkpoint
 from utils.errors import UserError
-from utils.normalization import InputSpec
+from utils.normalization import SECO_SPEC, InputSpec
 
 EMPTY: dict[str, Any] = {"state_dict": {}, "hyper_parameters": {}}
 
@@ -96,6 +96,12 @@ def test_the_encoder_of_a_checkpoint_comes_with_its_input_contract(tmp_path: Pat
     assert spec == InputSpec.of_pictures()
 
 
+def test_a_checkpoint_of_ours_without_a_contract_is_one_of_pictures(tmp_path: Path) -> None:
+    hyper_parameters = {"base_encoder": "resnet18", "input_spec": None}
+    pretrained(tmp_path / "last.ckpt", hyper_parameters=hyper_parameters)
+    assert load_encoder("pretrain", None, tmp_path / "last.ckpt")[1] == InputSpec.of_pictures()
+
+
 def test_a_checkpoint_without_an_encoder_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
     pretrained(path, state_dict={})
@@ -124,3 +130,42 @@ def test_imagenet_weights_without_a_network_are_one_sentence(
     monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
     with pytest.raises(UserError, match="ImageNet weights of resnet18"):
         load_encoder("imagenet", "resnet18")
+
+
+def resumable(path: Path, **changes: Any) -> dict[str, Any]:
+    """Write a checkpoint of a run of 10 epochs and return the hyper-parameters that continue it."""
+    hparams = {
+        **{"base_encoder": "resnet18", "emb_dim": 4, "num_negatives": 16, "emb_spaces": 1},
+        **{"in_channels": 3, "input_spec": InputSpec.of_pictures().to_dict()},
+        **{"learning_rate": 0.03, "momentum": 0.9, "weight_decay": 1e-4},
+    }
+    torch.save({"state_dict": {}, "hyper_parameters": hparams | changes, "epoch": 9}, path)
+    return hparams
+
+
+def test_a_run_goes_on_from_a_checkpoint_of_before_the_contract_had_a_unit(tmp_path: Path) -> None:
+    old = InputSpec.of_pictures().to_dict()
+    del old["unit"]
+    hparams = resumable(tmp_path / "x.ckpt", input_spec=old)
+    check_resumable(tmp_path / "x.ckpt", hparams, 256, max_epochs=11)
+    with pytest.raises(UserError, match="has its 10 epochs already"):
+        check_resumable(tmp_path / "x.ckpt", hparams, 256, max_epochs=10)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"base_encoder": "resnet50"},
+        {"learning_rate": 0.1},
+        {"input_spec": SECO_SPEC.to_dict()},
+        {"input_spec": None},
+        {"input_spec": [1]},
+        {"emb_dim": [[[[[[[[0]]]]]]]]},
+    ],
+)
+def test_a_run_does_not_go_on_with_other_hyper_parameters(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
+    hparams = resumable(tmp_path / "x.ckpt", **change)
+    with pytest.raises(UserError, match=rf"trained with {next(iter(change))} .*resume with the"):
+        check_resumable(tmp_path / "x.ckpt", hparams, 256, max_epochs=11)

@@ -13,7 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from datasets.seeded_sampler import SeededSampler
+from models.backbones import Encoder
 from models.moco2_module import MocoV2
+from models.ssl_finetuner import SSLFineTuner
 from utils.distributed import (
     exchange,
     gather,
@@ -103,6 +105,23 @@ def step_in_train_mode() -> dict[str, Any]:
     query, *keys = images(world_size())
     order = shared_permutation(len(query), STEP)
     return step(model(), own_part(query), [exchange(own_part(key), order) for key in keys], order)
+
+
+def judge_one_encoder() -> dict[str, Any]:
+    tuner = SSLFineTuner(
+        Encoder("resnet18"),
+        num_classes=2,
+        normalize=Tensor.float,
+        multi_label=True,
+        score=lambda *_: 0.0,
+        learning_rate=1.0,
+    )
+    tuner.encoder.get_buffer("1.running_mean").fill_(rank())
+    tuner.on_validation_epoch_start()
+    validated = tuner.encoder.get_buffer("1.running_mean").clone()
+    tuner.encoder.get_buffer("1.running_mean").fill_(5 + rank())
+    tuner.on_test_epoch_start()
+    return {"validated": validated, "tested": tuner.encoder.get_buffer("1.running_mean")}
 
 
 # --- what comes out ----------------------------------------------------------------------------
@@ -215,3 +234,9 @@ def test_launchers_tell_the_rank(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert launched_rank() == expected
+
+
+def test_one_encoder_is_judged_with_the_statistics_of_the_first_process(tmp_path: Path) -> None:
+    for result in run_ranks(2, tmp_path, judge_one_encoder):
+        assert result["validated"].eq(0).all()
+        assert result["tested"].eq(5).all()

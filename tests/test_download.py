@@ -1,5 +1,7 @@
 """Downloads from a server that misbehaves in all the ways of the internet."""
 
+import errno
+import fcntl
 import hashlib
 import shutil
 import signal
@@ -116,6 +118,18 @@ def test_a_part_that_does_not_say_where_it_belongs_is_refused(
     with pytest.raises(UserError, match="a part of the file without its place"):
         fetch(remote(server.url), tmp_path, patience)
     assert (tmp_path / ".data.bin.partial").read_bytes() == CONTENT[:HALF]
+
+
+def test_a_part_of_a_file_of_unknown_length_is_known_to_be_cut(
+    server: FileServer, tmp_path: Path, patience: Patience
+) -> None:
+    (tmp_path / ".data.bin.partial").write_bytes(CONTENT[:HALF])
+    place = {"Content-Range": f"bytes {HALF}-{len(CONTENT) - 1}/*"}
+    cut = Answer(206, place, CONTENT[HALF:], breaks_after=1000)
+    server.answers = [cut]
+    path = fetch(remote(server.url, size=None), tmp_path, patience)
+    assert path.read_bytes() == CONTENT
+    assert server.ranges == [f"bytes={HALF}-", f"bytes={HALF + 1000}-"]
 
 
 def test_a_file_that_changes_on_the_server_is_not_mixed(
@@ -336,6 +350,17 @@ def test_a_killed_process_is_resumed_to_the_same_bytes(
     assert partial.read_bytes() == CONTENT[:HALF]
     assert fetch(remote(server.url), tmp_path).read_bytes() == CONTENT
     assert server.ranges == [None, f"bytes={HALF}-"]
+    assert only_the_file_is_left(tmp_path)
+
+
+def test_a_file_system_without_locks_can_be_downloaded_to(
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(descriptor: int, kind: int) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    fetch(remote(server.url), tmp_path)
     assert only_the_file_is_left(tmp_path)
 
 

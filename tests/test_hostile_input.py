@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from datasets.band_files import decode_band
 from datasets.eurosat_dataset import RGB_DATA, EurosatDataset
 from datasets.pictures import Pictures, list_images
 from datasets.seco_patches import parse_quantiles
@@ -77,6 +78,11 @@ def test_an_encrypted_picture_of_eurosat_is_named(tmp_path: Path) -> None:
     transform = input_transform(InputSpec.of_pictures(), RGB_DATA, "auto")
     with pytest.raises(UserError, match=r"A/A_1\.png in .*z\.zip is not a readable picture"):
         EurosatDataset(path).read_images(transform, 1)
+
+
+def test_an_empty_band_is_named() -> None:
+    with pytest.raises(UserError, match=r"1/scene/B4\.tif is not a readable GeoTIFF"):
+        decode_band(b"", "1/scene/B4.tif")
 
 
 @pytest.mark.parametrize("limits", ["[NaN, NaN]", "[0, Infinity]", "[-9, 3]"])

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 import main_eurosat
-from datasets.bands import RGB_BANDS
+from datasets.bands import ALL_BANDS, RGB_BANDS
 from datasets.eurosat_dataset import EurosatDataset
 from datasets.mini_earth import write_eurosat
 from models import picture_task
@@ -240,6 +240,10 @@ def test_checkpoint_of_rgb_patches_is_probed_with_its_own_normalisation(
             ["--backbone_type", "pretrain", "--ckpt_path", "{tmp}/nir.ckpt"],
             "trained on B8 B4 B3, but EuroSAT in RGB has no B8",
         ),
+        (
+            ["--backbone_type", "pretrain", "--ckpt_path", "{tmp}/twelve.ckpt"],
+            "trained on B1 .* B12, but EuroSAT in RGB has no B1 B5 B6 B7 B8 B8A B9 B11 B12",
+        ),
         (["--gpus", "64"], "--gpus 64 was asked for"),
         (["--resume_from_checkpoint", "last.ckpt"], "writes no checkpoint"),
         (["--num_workers", "-1"], "--num_workers must be 0 or more"),
@@ -263,6 +267,7 @@ def test_bad_input_is_one_sentence_and_leaves_nothing_behind(
     (tmp_path / "text.ckpt").write_text("not a checkpoint")
     (tmp_path / "cut.zip").write_bytes(b"PK")
     save_checkpoint(tmp_path / "nir.ckpt", ("B8", "B4", "B3"))
+    save_checkpoint(tmp_path / "twelve.ckpt", ALL_BANDS)
     with pytest.raises(UserError, match=message) as caught:
         main_eurosat.main([*flags, *[part.format(tmp=tmp_path) for part in extra]])
     assert "\n" not in str(caught.value)

@@ -10,6 +10,7 @@ from utils.metrics import (
     MultiLabelScores,
     RankedScores,
     accuracy_percent,
+    average_precision,
     batch_mean,
     bootstrap_interval,
     detection_scores,
@@ -35,6 +36,15 @@ def test_average_precision_is_scikit_learns(levels: int | None) -> None:
     assert ours.micro() / 100 == pytest.approx(micro, rel=0, abs=1e-9)
     assert ours.macro() / 100 == pytest.approx(np.mean(each), rel=0, abs=1e-9)
     assert np.array(ours.per_class()) / 100 == pytest.approx(each, rel=0, abs=1e-9)
+
+
+@pytest.mark.parametrize("levels", [None, 1, 4])
+def test_average_precision_by_sorted_values_is_scikit_learns(levels: int | None) -> None:
+    targets, scores = (tensor.flatten() for tensor in predictions(500, 7, levels))
+    expected = sk.average_precision_score(targets.numpy(), scores.numpy())
+    assert average_precision(targets, scores) == pytest.approx(expected, rel=0, abs=1e-9)
+    assert average_precision(targets.float(), scores) == average_precision(targets, scores)
+    assert np.isnan(average_precision(torch.zeros(500 * 7), scores))
 
 
 def test_weighted_average_precision_is_that_of_repeated_samples() -> None:

@@ -4,6 +4,7 @@ Shapes: B samples per process, W processes.
 """
 
 import os
+from collections.abc import Iterable
 
 import torch
 import torch.distributed as dist
@@ -35,6 +36,14 @@ def gather(tensor: Tensor) -> Tensor:
     parts = [torch.empty_like(tensor) for _ in range(world_size())]
     dist.all_gather(parts, tensor)
     return torch.cat(parts)
+
+
+@torch.no_grad()
+def copy_from_first(tensors: Iterable[Tensor]) -> None:
+    """Overwrite tensors by those of the first process."""
+    if world_size() > 1:
+        for tensor in tensors:
+            dist.broadcast(tensor, src=0)
 
 
 def own_part(tensor: Tensor) -> Tensor:

@@ -138,7 +138,7 @@ def fetch(file: RemoteFile, folder: Path, patience: Patience | None = None) -> P
                 return target
             reasons.append(f"{urlsplit(url).hostname}: {reason}")
             print(f"{file.name} from {reasons[-1]}", file=sys.stderr)
-    rest = f", which goes on with {partial}" if partial.exists() else ""
+    rest = f", which goes on with {partial} unless you delete it" if partial.exists() else ""
     raise UserError(
         f"{file.name} could not be downloaded from any address ({'; '.join(reasons)}): start the "
         f"same command again later{rest}"
@@ -168,6 +168,7 @@ def _fetch_from(url: str, file: RemoteFile, partial: Path, patience: Patience) -
                 bar.write(f"{file.name}: {failure}, again in {wait_s:.0f} s", file=sys.stderr)
                 patience.sleep(wait_s)
                 continue
+            bar.set_postfix_str("verifying")
             defect = file.defect(partial)
             if defect is None:
                 return None

@@ -17,8 +17,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from utils.errors import UserError
-from utils.normalization import PICTURE_BANDS, SECO_SPEC, InputSpec
+from utils.errors import UserError, listed, quoted
+from utils.normalization import PICTURE_BANDS, SECO_SPEC, InputSpec, letters
 from utils.resnets import RESNETS, encoder_tensors
 from utils.torch_files import read_torch_file
 
@@ -31,7 +31,6 @@ SEQUENTIAL = dict(
 _TORCHGEO_SECO = ("cefca942", "018bf397")
 _MAX_BANDS = 1000
 _COUNTER = ".num_batches_tracked"  # absent from files before torch 0.4.1
-_SHOWN = 3  # tensors named in an error
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ class EncoderFile:
         ``bands`` say otherwise. Bands that are not the file's are a ``UserError``.
         """
         if self.spec is not None:
-            if bands is not None and tuple(bands) != self.spec.bands:
+            if bands is not None and letters(bands) != letters(self.spec.bands):
                 raise UserError(
                     f"{self.path} was trained on {' '.join(self.spec.bands)}, not on "
                     f"{' '.join(bands)}: leave --bands out"
@@ -123,6 +122,8 @@ def _read(path: Path) -> _Content:
         return _read_timm_folder(path)
     if not path.is_file():
         raise UserError(f"there is no checkpoint {path}")
+    if path.suffix == ".onnx":
+        raise UserError(f"{path} is a graph for other programs: give what it was exported from")
     with path.open("rb") as file:
         start = file.read(9)
     return _read_safetensors(path) if start[8:] == b"{" else _read_torch(path)
@@ -168,7 +169,9 @@ def _read_safetensors(path: Path) -> _Content:
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         contract = json.loads(header.get("input_spec", "null"))
     except (SafetensorError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not a readable safetensors file: {error}") from error
+        raise UserError(
+            f"{path} is not a readable safetensors file: {quoted(str(error), 200)}"
+        ) from error
     return _Content(state, header.get("architecture"), contract)
 
 
@@ -231,11 +234,7 @@ def _check_tensors(tensors: dict[str, Tensor], name: str, path: Path) -> None:
             key for key in shared if (tensors[key].shape, tensors[key].dtype) != table[key]
         ),
     }
-    told = [
-        f"{len(keys)} {fault} ({', '.join(keys[:_SHOWN])}{', ...' if len(keys) > _SHOWN else ''})"
-        for fault, keys in faults.items()
-        if keys
-    ]
+    told = [f"{len(keys)} {fault} ({listed(keys)})" for fault, keys in faults.items() if keys]
     if told:
         raise UserError(f"{path} does not fit a {name}: of its tensors {', '.join(told)}")
     broken = sorted(key for key, tensor in tensors.items() if not tensor.isfinite().all())
@@ -253,7 +252,7 @@ def _read_contract(contract: object, path: Path) -> InputSpec | None:
     try:
         return InputSpec.from_dict(contract)  # type: ignore[arg-type]  # checked by the errors
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path} has a damaged input_spec: {error}") from error
+        raise UserError(f"{path} has a damaged input_spec: {quoted(str(error), 200)}") from error
 
 
 def _sha256(path: Path) -> str:

@@ -145,7 +145,7 @@ def write_timm(model: Model, path: Path) -> None:
             "mean": list(spec.mean),
             "std": list(spec.std),
             "num_classes": 0,
-            # timm would turn a first filter that it knows into one of other bands
+            # versions of timm make a first filter that they know one of three bands
             "first_conv": "conv1" if channels == 3 else None,
             "classifier": "fc",
         },

@@ -150,13 +150,13 @@ class HttpSource:
 
 
 def _content_range(text: str, size: int | None) -> tuple[int, int | None]:
-    """Read ``bytes first-last/total``: the first byte, and the total, or ``size`` for ``*``."""
+    """Read ``bytes first-last/total``: the first byte, and the total as far as it is known."""
     unit, _, rest = text.partition(" ")
     span, _, total = rest.partition("/")
     first, _, last = span.partition("-")
     if unit != "bytes" or not first.isdecimal() or not last.isdecimal():
         raise Refused(f"a part of the file without its place ({text or 'no Content-Range'})")
-    return int(first), int(total) if total.isdecimal() else size
+    return int(first), int(total) if total.isdecimal() else size or int(last) + 1
 
 
 def _write(response: HTTPResponse, partial: Path, start: int, total: int | None, bar: tqdm) -> int:

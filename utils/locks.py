@@ -1,5 +1,6 @@
 """One process at a time."""
 
+import errno
 import fcntl
 import os
 import sys
@@ -7,10 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+# Of network file systems that were mounted without locks.
+_WITHOUT_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
+
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold ``path`` against other processes, which wait; the system lets go of it with a process.
+
+    Where the file system knows no locks, nobody waits.
 
     Args:
         path: File that exists only as long as somebody holds it.
@@ -35,6 +41,9 @@ def _lock(descriptor: int, path: Path) -> None:
     except BlockingIOError:
         print(f"another process holds {path}: waiting for it", file=sys.stderr)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in _WITHOUT_LOCKS:
+            raise
 
 
 def _is_still(path: Path, descriptor: int) -> bool:

@@ -3,9 +3,11 @@
 Shapes: N samples, C classes. ``weights`` count each sample so many times; a bootstrap draws them.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from statistics import mean, stdev
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -58,6 +60,28 @@ class RankedScores:
         count = weight.cumsum(0)[self.last]
         gained = true.diff(prepend=true.new_zeros(1)) / true[-1]
         return (gained * true / count.clamp(min=1e-300)).sum().item()
+
+
+def average_precision(targets: Tensor, scores: Tensor) -> float:
+    """Return what ``RankedScores`` does without weights, in half of the time.
+
+    Each answer travels as the lowest bit of its score's bits, so that numbers are sorted rather
+    than positions. A probe is scored on val after every epoch: that took most of its time.
+
+    Args:
+        targets: Whether the answer is yes, shape (M,).
+        scores: float32, larger means rather yes, shape (M,).
+    """
+    bits = (scores.float() + 0.0).numpy().view(np.int32)  # + 0.0: there is no negative zero
+    keys = np.where(bits < 0, bits ^ 0x7FFFFFFF, bits).astype(np.int64)  # in order of the scores
+    packed = np.sort(-2 * keys + (targets == 0).numpy())
+    true = np.cumsum(packed & 1 == 0)
+    is_last = np.append(np.diff(packed >> 1) != 0, True)  # of each run of equal scores
+    last = np.flatnonzero(is_last)
+    found = true[last].astype(np.float64)
+    if found[-1] == 0:
+        return math.nan
+    return float((np.diff(found, prepend=0.0) * found / (last + 1)).sum() / found[-1])
 
 
 class MultiLabelScores:

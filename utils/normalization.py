@@ -48,8 +48,10 @@ class InputSpec:
     def __post_init__(self) -> None:
         """Refuse, with a ``ValueError``, what is no contract: this may come from any file."""
         columns = (self.low, self.high, self.mean, self.std)
-        if not all(isinstance(band, str) for band in self.bands):
-            raise ValueError("names of bands are strings")
+        if not all(isinstance(band, str) and 0 < len(band) < 40 for band in self.bands):
+            raise ValueError("names of bands are short strings")
+        if not all(band.isprintable() for band in self.bands):
+            raise ValueError("names of bands are printable")
         if self.unit not in UNITS:
             raise ValueError(f"the unit is one of {' '.join(UNITS)}")
         if any(len(column) != len(self.bands) for column in columns):
@@ -98,6 +100,11 @@ class InputSpec:
         return (pictures.float() / 255 - mean) / std
 
 
+def letters(bands: Sequence[str]) -> tuple[str, ...]:
+    """Name bands as pictures do: B4, B3 and B2 are R, G and B, others keep their names."""
+    return tuple(PICTURE_LETTERS.get(band, band) for band in bands)
+
+
 def imagenet_statistics(bands: Sequence[str]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return ImageNet's mean and deviation per band; other than red, green and blue get the mean.
 
@@ -105,10 +112,9 @@ def imagenet_statistics(bands: Sequence[str]) -> tuple[tuple[float, ...], tuple[
     """
     means = dict(zip(PICTURE_BANDS, IMAGENET_MEAN, strict=True))
     stds = dict(zip(PICTURE_BANDS, IMAGENET_STD, strict=True))
-    letters = [PICTURE_LETTERS.get(band, band) for band in bands]
     return (
-        tuple(means.get(letter, sum(IMAGENET_MEAN) / 3) for letter in letters),
-        tuple(stds.get(letter, sum(IMAGENET_STD) / 3) for letter in letters),
+        tuple(means.get(letter, sum(IMAGENET_MEAN) / 3) for letter in letters(bands)),
+        tuple(stds.get(letter, sum(IMAGENET_STD) / 3) for letter in letters(bands)),
     )
 
 

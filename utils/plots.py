@@ -83,6 +83,9 @@ def plot_label_curve(
             [100 * frac for frac in fracs], means, stds, marker="o", capsize=3, label=name
         )
     axes.set(xscale="log", xlabel="train labels in percent", ylabel=metric)
+    shares = sorted({100 * frac for points in curves.values() for frac in points})
+    axes.set_xticks(shares, [f"{share:g}" for share in shares])
+    axes.minorticks_off()
     axes.grid(alpha=0.3)
     axes.legend()
     save_figure(figure, path)
@@ -115,19 +118,31 @@ def plot_views(path: Path, views: Sequence[Tensor], spec: InputSpec, count: int 
 def plot_training(path: Path, metrics_csv: Path) -> None:
     """Draw loss, accuracy and spread of every embedding space over the steps of a run.
 
+    Probes during the run get a panel of their own.
+
     Args:
         path: PNG to write.
         metrics_csv: File of Lightning's ``CSVLogger``.
     """
     with metrics_csv.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    figure = Figure(figsize=(12, 3.5), layout="constrained")
-    titles = {"loss": "loss", "accuracy": "accuracy", "spread": "spread of the keys (0 = collapse)"}
-    for axes, (kind, title) in zip(figure.subplots(1, 3), titles.items(), strict=True):
-        for column in sorted(rows[0] if rows else ()):
-            if column.startswith(f"train/{kind}_"):
+    columns = sorted(rows[0] if rows else ())
+    panels = {
+        "loss": ("train/loss_", "space "),
+        "accuracy": ("train/accuracy_", "space "),
+        "spread of the keys (0 = collapse)": ("train/spread_", "space "),
+    }
+    if any(column.startswith("online/") for column in columns):
+        panels["probes of the encoder, %"] = ("online/", "")
+    figure = Figure(figsize=(4 * len(panels), 3.5), layout="constrained")
+    for axes, (title, (prefix, word)) in zip(
+        figure.subplots(1, len(panels)), panels.items(), strict=True
+    ):
+        for column in columns:
+            if column.startswith(prefix):
                 points = [(int(row["step"]), float(row[column])) for row in rows if row[column]]
-                axes.plot(*zip(*points, strict=True), label=f"space {column.rsplit('_', 1)[1]}")
+                label = f"{word}{column.removeprefix(prefix)}"
+                axes.plot(*zip(*points, strict=True), label=label, marker="." * (len(points) < 2))
         axes.set(title=title, xlabel="step")
         axes.legend()
     save_figure(figure, path)

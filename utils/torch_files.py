@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from utils.errors import UserError
+from utils.errors import UserError, listed, quoted
 
 # A wide_resnet101_2 with its moving average, momentum and queues has 1.6 GB.
 MAX_FILE_BYTES = 16 * 2**30
@@ -138,7 +138,7 @@ def _check_pickle(pickled: bytes, path: Path) -> None:
     """Refuse a pickle that does or names anything but what weights need."""
     named, reused, tuples, top_is_tuple = set(), 0, set(), False
     for opcode, argument, _ in pickletools.genops(pickled):
-        if opcode.name not in _OPCODES:
+        if opcode.name not in _OPCODES or (opcode.name == "PROTO" and argument != 2):
             raise UserError(
                 f"{path} is not a readable checkpoint: it uses {opcode.name}, which torch.save "
                 "does not write and which might run code"
@@ -154,10 +154,9 @@ def _check_pickle(pickled: bytes, path: Path) -> None:
             top_is_tuple = opcode.name.startswith("TUPLE")
     refused = sorted(named - _PLAIN - _FOREIGN.keys())
     if refused:
-        more = f" and {len(refused) - 3} more" if len(refused) > 3 else ""
         raise UserError(
-            f"{path} is not a readable checkpoint: it holds {', '.join(refused[:3])}{more}, which "
-            "might run code, and weights need none of it"
+            f"{path} is not a readable checkpoint: it holds {listed(refused)}, which might run "
+            "code, and weights need none of it"
         )
     if reused > MAX_REUSED_TUPLES:
         raise UserError(f"{path} is not a readable checkpoint: it nests tuples without end")
@@ -168,4 +167,4 @@ def _reason(error: Exception) -> str:
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
     if "weights_only" in text or "eights only" in text:
         return "it is damaged, or holds more than tensors and builtins, which might run code"
-    return text
+    return quoted(text, limit=200)

@@ -1,0 +1,179 @@
+"""All three downstream scripts on the miniature Earth, by both protocols: ``make table``.
+
+Pre-trains a ResNet-18 as ``make demo`` does (or takes ``--ckpt_path``), then runs main_eurosat.py,
+main_bigearthnet.py and main_oscd.py with it and with the random encoder that it started from. The
+numbers show that the protocols run and differ; they say nothing about the real data sets.
+"""
+
+import time
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+import main_bigearthnet
+import main_eurosat
+import main_oscd
+from benchmarks import demo
+from datasets.mini_earth import write_bigearthnet, write_eurosat, write_oscd, write_seco
+from utils.cli import HelpFormatter, run
+from utils.plots import save_figure
+from utils.report import new_run_dir, write_results
+
+ENCODERS = ("random", "pretrain")
+COMMON = ("--precision", "bf16-mixed", "--num_workers", "1", "--gpus", "0")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One line of the table.
+
+    Attributes:
+        name: Data set and method.
+        main: Of the script.
+        folder: Of the data set in the run's folder.
+        flags: Of the script.
+        metric: Key of its result.
+    """
+
+    name: str
+    main: Callable[[Sequence[str]], dict[str, Any]]
+    folder: str
+    flags: tuple[str, ...]
+    metric: str
+
+
+_EUROSAT = ("EuroSAT", main_eurosat.main, "eurosat")
+_LINEAR = ("--num_seeds", "3", "--max_epochs", "100")
+_BIGEARTHNET = ("BigEarthNet", main_bigearthnet.main, "bigearthnet")
+_PROBE = ("--freeze_backbone", "--learning_rate", "1e-3", "--batch_size", "64", *_LINEAR)
+_TUNE = ("--learning_rate", "1e-3", "--batch_size", "32", "--max_epochs", "10", "--num_seeds", "1")
+_OSCD = ("OSCD", main_oscd.main, "oscd")
+_CHANGE = ("--max_epochs", "40", "--batch_size", "8", "--num_seeds", "2")
+_PAPER = ("--protocol", "paper")
+TRIALS = (
+    *(
+        Trial(f"{name}, {what}", main, folder, flags, metric)
+        for (name, main, folder), what, flags, metric in (
+            (_EUROSAT, "linear", _LINEAR, "test/accuracy"),
+            (_EUROSAT, "L-BFGS", ("--method", "lbfgs", "--num_seeds", "1"), "test/accuracy"),
+            (_EUROSAT, "5-NN", ("--method", "knn", "--num_seeds", "1"), "test/accuracy"),
+            (
+                _EUROSAT,
+                "linear, paper",
+                (*_PAPER, "--num_seeds", "1", "--max_epochs", "20"),
+                "val/accuracy_batch_mean",
+            ),
+            (_BIGEARTHNET, "linear", _PROBE, "test/map_micro"),
+            (_BIGEARTHNET, "linear, paper", (*_PROBE, *_PAPER), "val/map_micro_batch_mean"),
+            (_BIGEARTHNET, "fine-tuning", _TUNE, "test/map_micro"),
+            (_OSCD, "frozen", _CHANGE, "test/f1"),
+            (_OSCD, "frozen, paper", (*_CHANGE, *_PAPER), "val/f1_batch_mean"),
+        )
+    ),
+)
+
+
+def parse_args(argv: Sequence[str] | None = None) -> Namespace:
+    """Read the command line, or ``argv`` in tests."""
+    parser = ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+    add = parser.add_argument
+    add("--log_dir", type=Path, default=Path("logs"), help="where to write")
+    add("--ckpt_path", type=Path, help="encoder of an earlier demo, instead of pre-training one")
+    add("--seed", type=int, default=0, help="seed of world, training and probes")
+    add("--num_places", type=int, default=demo.NUM_PLACES, help="places to pre-train on")
+    add("--images_per_class", type=int, default=200, help="of EuroSAT")
+    add("--num_patches", type=int, default=800, help="of BigEarthNet")
+    add("--num_cities", type=int, default=8, help="of OSCD")
+    add("--max_epochs", type=int, help="of the pre-training, if not the demo's")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Fill the table and return it: for each trial the result of each encoder."""
+    started = time.perf_counter()
+    args = parse_args(argv)
+    run_dir = new_run_dir(args.log_dir, "table")
+    write_worlds(args, run_dir)
+    checkpoint = args.ckpt_path or demo.pretrain(args, run_dir)
+    table = {}
+    for trial in TRIALS:
+        print(f"== {trial.name}")
+        table[trial.name] = {
+            encoder: measure(args, run_dir, trial, encoder, checkpoint) for encoder in ENCODERS
+        }
+    print_table(table)
+    plot_table(run_dir / "table.png", table)
+    print(f"picture: {run_dir / 'table.png'}")
+    write_results(run_dir / "results.json", args, table, started, checkpoint)
+    return table
+
+
+def write_worlds(args: Namespace, run_dir: Path) -> None:
+    """Write the miniature data sets; each is another part of the world."""
+    if args.ckpt_path is None:
+        write_seco(
+            run_dir / "seco",
+            num_places=args.num_places,
+            num_dates=demo.NUM_DATES,
+            size=demo.PATCH_SIZE,
+            seed=args.seed,
+            bands=("B4", "B3", "B2"),
+        )
+    seed = args.seed + 1000
+    write_eurosat(run_dir / "eurosat", images_per_class=args.images_per_class, seed=seed)
+    write_bigearthnet(run_dir / "bigearthnet", num_patches=args.num_patches, seed=seed)
+    write_oscd(run_dir / "oscd", num_cities=args.num_cities, size=240, seed=seed)
+
+
+def measure(
+    args: Namespace, run_dir: Path, trial: Trial, encoder: str, checkpoint: Path
+) -> dict[str, Any]:
+    """Run a script and return its metric: mean, deviation and raw values, in percent."""
+    flags = ["--data_dir", run_dir / trial.folder, "--log_dir", run_dir, "--seed", args.seed]
+    flags += ["--backbone_type", encoder]
+    if encoder == "pretrain":
+        flags += ["--ckpt_path", checkpoint]
+    metrics = trial.main([*COMMON, *trial.flags, *map(str, flags)])
+    return {
+        "metric": trial.metric,
+        "mean": metrics[trial.metric],
+        "std": metrics[f"{trial.metric}_std"],
+        "per_seed": metrics[f"{trial.metric}_per_seed"],
+    }
+
+
+def print_table(table: dict[str, dict[str, dict[str, Any]]]) -> None:
+    """Print the table in Markdown, as it stands in README.md."""
+    print("\n| miniature Earth | metric | random | pre-trained |\n|---|---|---|---|")
+    for name, row in table.items():
+        cells = [
+            f"{cell['mean']:.1f}" + ("" if cell["std"] is None else f" ± {cell['std']:.1f}")
+            for cell in row.values()
+        ]
+        print(f"| {name} | `{row['random']['metric']}` | {' | '.join(cells)} |")
+
+
+def plot_table(path: Path, table: dict[str, dict[str, dict[str, Any]]]) -> None:
+    """Draw the table as pairs of bars."""
+    figure = Figure(figsize=(9, 1 + 0.6 * len(table)), layout="constrained")
+    axes = figure.add_subplot()
+    for place, (encoder, color) in enumerate(zip(ENCODERS, ("tab:grey", "tab:green"), strict=True)):
+        rows = [row + 0.4 * place - 0.2 for row in range(len(table))]
+        cells = [row[encoder] for row in table.values()]
+        spreads = [cell["std"] or 0.0 for cell in cells]
+        heights = [cell["mean"] for cell in cells]
+        bars = axes.barh(rows, heights, 0.38, xerr=spreads, color=color, label=encoder)
+        axes.bar_label(bars, fmt="%.1f", padding=6)
+    axes.set_yticks(range(len(table)), list(table))
+    axes.set(xlim=(0, 110), xlabel="percent", title="the miniature Earth, seed 0")
+    axes.invert_yaxis()
+    axes.legend()
+    save_figure(figure, path)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,300 @@
+r"""Judge an encoder by BigEarthNet (Sumbul et al. 2019): linear probe or fine-tuning, multi-label.
+
+A linear classifier on the frozen encoder, from 10 % of the labels, and as a curve:
+
+python main_bigearthnet.py --gpus 4 --accelerator dp --batch_size 1024 \
+  --data_dir BigEarthNet-LMDB --lmdb --train_frac 0.1 --freeze_backbone --learning_rate 1e-3 \
+  --backbone_type pretrain --ckpt_path checkpoints/seco_resnet18_1m.ckpt
+python main_bigearthnet.py --data_dir BigEarthNet-LMDB --lmdb --train_frac 0.01 0.1 1 \
+  --freeze_backbone --learning_rate 1e-3 --batch_size 1024 \
+  --backbone_type pretrain --ckpt_path checkpoints/seco_resnet18_1m.ckpt
+
+Through the encoder:
+
+python main_bigearthnet.py --gpus 4 --accelerator dp --batch_size 1024 \
+  --data_dir BigEarthNet-LMDB --lmdb --train_frac 0.1 --learning_rate 1e-5 \
+  --backbone_type pretrain --ckpt_path checkpoints/seco_resnet18_1m.ckpt
+"""
+
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from pytorch_lightning import Trainer, seed_everything
+from torch import Tensor
+
+from datasets.bigearthnet_bands import BIGEARTHNET_SPEC
+from datasets.bigearthnet_datamodule import BigEarthNetDataModule, draw_splits
+from datasets.bigearthnet_dataset import IMAGE_SIZE
+from datasets.bigearthnet_index import open_bigearthnet
+from datasets.bigearthnet_labels import CLASS_NAMES
+from models.backbones import Encoder, add_backbone_args, load_encoder
+from models.label_task import (
+    LabelTask,
+    Pictures,
+    map_micro,
+    probe_each,
+)
+from models.picture_task import finetune_each
+from models.probes import Labelled, Method, Predictions
+from utils.cli import (
+    base_parser,
+    check_base_flags,
+    check_positive,
+    run,
+    share_cores,
+    trainer_kwargs,
+)
+from utils.errors import UserError
+from utils.evaluation import (
+    add_evaluation_args,
+    check_evaluation_flags,
+    input_norm,
+    save_predictions,
+    seeds,
+)
+from utils.input_transform import input_transform
+from utils.launch import (
+    World,
+    add_launch_args,
+    batch_size_per_process,
+    launch_kwargs,
+    planned_world,
+)
+from utils.multi_label import (
+    batch_mean_of_micro,
+    label_metrics,
+    per_class_precision,
+    print_results,
+    write_pictures,
+)
+from utils.report import new_run_dir, write_results
+
+TRAINING: dict[str, dict[str, Any]] = {  # of each protocol
+    "corrected": {"select_epoch": True, "drop_last": False},
+    "paper": {"select_epoch": False, "drop_last": True},
+}
+
+
+def parse_args(argv: Sequence[str] | None = None) -> Namespace:
+    """Read the command line, or ``argv`` in tests."""
+    parser = base_parser(__doc__, max_epochs=100, batch_size=256, learning_rate=1e-5)
+    add_backbone_args(parser)
+    add_evaluation_args(parser)
+    add_launch_args(parser)
+    add = parser.add_argument
+    add("--lmdb", action="store_true", help="read what datasets/bigearthnet_dataset.py writes")
+    add("--freeze_backbone", action="store_true", help="linear probe; the original's rate is 1e-3")
+    add("--milestones", type=int, nargs="*", default=[60, 80], help="epochs; rate x0.1 after each")
+    add("--num_classes", type=int, choices=CLASS_NAMES, default=19, help="43: of version 1 only")
+    add("--image_size", type=int, default=IMAGE_SIZE, help="side of the pictures in pixels")
+    add("--feature_batch_size", type=int, default=128, help="images per step through the encoder")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Judge an encoder, write the run's folder and return the metrics."""
+    started = time.perf_counter()
+    args = parse_args(argv)
+    check_flags(args)
+    world = plan_processes(args)
+    if world.rank > 0 and args.freeze_backbone:
+        return {}  # its launcher started more processes than there is work for
+    seed_everything(args.seed, workers=True, verbose=False)
+    task, data = load_task(args, world)
+    method, metrics = make_method(args, task, data.draws, world)
+    results: dict[str, dict[str, Any]] = {}
+    for frac, rows in data.draws.items():
+        began = time.perf_counter()
+        predictions = method(rows)
+        seconds = round(time.perf_counter() - began, 2)
+        if world.rank == 0:
+            results[f"{frac:g}"] = measure(args, task, predictions) | {
+                "num_labelled": len(rows[0]),
+                "seconds_training": seconds,
+            }
+    if world.rank == 0:
+        metrics |= {f"num_{split}": len(targets) for split, targets in task.targets.items()}
+        metrics |= {"left_out": data.index.left_out, "classes": list(task.classes)}
+        metrics |= {**list(results.values())[-1], "by_train_frac": results}  # the largest share
+        report(args, task, metrics, predictions, started)
+    return metrics
+
+
+def check_flags(args: Namespace) -> None:
+    """Refuse flags that cannot be met, before anything is read."""
+    check_base_flags(args)
+    check_evaluation_flags(args)
+    check_positive(args, "image_size", "feature_batch_size")
+    if args.resume_from_checkpoint is not None:
+        raise UserError("--resume_from_checkpoint: this script writes no checkpoint, leave it out")
+
+
+def plan_processes(args: Namespace) -> World:
+    """Tell which process this is; a probe on cached features has work for one."""
+    world = planned_world(args)
+    if world.size > 1 and world.rank == 0 and args.freeze_backbone:
+        print("a frozen encoder's features are computed once, on one device", file=sys.stderr)
+    share_cores(args.gpus, 1 if args.freeze_backbone else world.per_node, 0)
+    return world
+
+
+def load_task(args: Namespace, world: World) -> tuple[LabelTask, BigEarthNetDataModule]:
+    """Load encoder and data set, and draw the labelled patches."""
+    paper = args.protocol == "paper"
+    encoder, spec = load_encoder(args.backbone_type, args.base_encoder, args.ckpt_path, args.bands)
+    transform = input_transform(spec, BIGEARTHNET_SPEC, input_norm(args))
+    index = open_bigearthnet(
+        args.data_dir, lmdb=args.lmdb, num_classes=args.num_classes, keep_unlabelled=paper
+    )
+    if world.rank == 0:
+        print(index.summary(), file=sys.stderr)
+    data = draw_splits(
+        index,
+        transform,
+        image_size=args.image_size,
+        train_fracs=args.train_frac,
+        val_frac=args.val_frac,
+        seeds=seeds(args),
+        with_replacement=paper,
+    )
+    counts = {split: len(targets) for split, targets in data.targets.items()}
+    counts["train"] = min(len(rows[0]) for rows in data.draws.values())
+    for split, count in counts.items():
+        if paper and count < args.batch_size:
+            raise UserError(
+                f"--batch_size {args.batch_size} is more than the {count} {split} patches, and "
+                "--protocol paper drops the last batch if it is not full"
+            )
+    task = LabelTask(
+        encoder=encoder,
+        transform=transform,
+        data=data.pictures,
+        targets=data.targets,
+        classes=index.classes,
+        milestones=args.milestones,
+        dropout=0.2 if paper else 0.0,
+        encoder_in_train_mode=not paper,
+    )
+    return task, data
+
+
+def make_method(
+    args: Namespace, task: LabelTask, draws: dict[float, list[Tensor]], world: World
+) -> tuple[Method, dict[str, Any]]:
+    """Return what trains on labelled rows, and what its features cost."""
+    per_process = batch_size_per_process(args, world)
+    shared = {"seeds": seeds(args), "max_epochs": args.max_epochs}
+    shared |= {"learning_rate": args.learning_rate, **TRAINING[args.protocol]}
+    if not args.freeze_backbone:
+        shown = task.pictures(task.held_out[-1])
+
+        def embed(tuned: Encoder) -> Tensor:
+            return encode(args, task, shown, tuned)[0]
+
+        return partial(
+            finetune_each,
+            task,
+            **shared,
+            batch_size=per_process,
+            make_trainer=partial(make_trainer, args, world),
+            score=map_micro,
+            held_out=task.held_out,
+            num_workers=args.num_workers,
+            embed=embed if args.save_predictions and world.rank == 0 else None,
+        ), {}
+    needed = torch.cat([rows for each in draws.values() for rows in each]).unique()
+    data, cost = read_features(args, task, needed)
+
+    def probe(rows: Sequence[Tensor]) -> Predictions:
+        return probe_each(
+            data,
+            [torch.searchsorted(needed, chosen) for chosen in rows],
+            **shared,
+            batch_size=per_process * world.size,
+            milestones=args.milestones,
+            standardise=args.protocol != "paper",
+            dropout=task.dropout,
+        )
+
+    return probe, cost
+
+
+def make_trainer(args: Namespace, world: World, max_epochs: int) -> Trainer:
+    """Configure Lightning, which writes nothing here."""
+    return Trainer(
+        **trainer_kwargs(args) | launch_kwargs(world) | {"max_epochs": max_epochs},
+        check_val_every_n_epoch=10 if args.protocol == "paper" else 1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+
+
+def read_features(
+    args: Namespace, task: LabelTask, needed: Tensor
+) -> tuple[dict[str, Labelled], dict[str, Any]]:
+    """Return features and labels of the train rows that are needed and of the other splits."""
+    began = time.perf_counter()
+    data, were_cached = {}, []
+    for split, targets in task.targets.items():
+        rows = needed if split == "train" else torch.arange(len(targets))
+        features, was_cached = encode(args, task, task.pictures(split, rows))
+        data[split] = Labelled(features, targets[rows].float())
+        were_cached.append(was_cached)
+    seconds = round(time.perf_counter() - began, 2)
+    return data, {"features_were_cached": all(were_cached), "seconds_features": seconds}
+
+
+def encode(
+    args: Namespace, task: LabelTask, pictures: Pictures, encoder: Encoder | None = None
+) -> tuple[Tensor, bool]:
+    """Compute features of pictures, (N, D), by the task's encoder unless another one is given."""
+    is_cached = encoder is None and not args.debug
+    return task.features(
+        pictures,
+        encoder=encoder,
+        cache_dir=args.log_dir / "features" if is_cached else None,
+        batch_size=args.feature_batch_size,
+        num_workers=args.num_workers,
+        device=torch.device("cuda" if args.gpus else "cpu"),
+        precision=args.precision,
+    )
+
+
+def measure(args: Namespace, task: LabelTask, predictions: Predictions) -> dict[str, Any]:
+    """Return percentages on val and test, or the original's mean over batches of val."""
+    targets, scores = task.targets, predictions.scores
+    if args.protocol == "paper":
+        return batch_mean_of_micro(targets["val"], scores["val"], args.batch_size)
+    metrics = label_metrics("val", targets["val"], scores["val"])
+    metrics |= label_metrics("test", targets["test"], scores["test"], interval_seed=args.seed)
+    metrics |= per_class_precision("test", targets["test"], scores["test"], task.classes)
+    return metrics | predictions.chosen
+
+
+def report(
+    args: Namespace, task: LabelTask, metrics: dict[str, Any], shown: Predictions, started: float
+) -> None:
+    """Print the results, and write those files that the flags ask for."""
+    print_results(metrics)
+    split = task.held_out[-1]  # test, if it was scored
+    if args.save_predictions is not None:
+        targets, scores = task.targets[split], shown.scores[split][0]
+        names = task.data[split].names
+        save_predictions(args.save_predictions, names, targets, scores, shown.embeddings)
+    if args.debug:
+        return
+    mode = "probe" if args.freeze_backbone else "finetune"
+    run_dir = new_run_dir(args.log_dir, f"bigearthnet-{mode}-{args.backbone_type}")
+    write_pictures(run_dir, metrics, f"BigEarthNet, {args.backbone_type}")
+    write_results(run_dir / "results.json", args, metrics, started, checkpoint=None)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,27 @@
+"""Encoders are built for the bands that they are asked for, or refuse them."""
+
+import pytest
+import torch
+import torchvision
+
+from models.backbones import load_encoder
+from utils.errors import UserError
+from utils.normalization import InputSpec
+
+
+def test_a_random_encoder_takes_any_bands() -> None:
+    encoder, spec = load_encoder("random", None, None, ["B2", "B3", "B4", "B8"])
+    assert encoder(torch.zeros(2, 4, 32, 32)).shape == (2, 512)
+    assert spec == InputSpec.of_pictures(["B2", "B3", "B4", "B8"])
+    with pytest.raises(UserError, match="distinct names, not: B2 B2 B3"):
+        load_encoder("random", None, None, ["B2", "B2", "B3"])
+
+
+def test_imagenet_has_red_green_and_blue_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="trained on red, green and blue, not on B8 B4 B3"):
+        load_encoder("imagenet", None, None, ["B8", "B4", "B3"])
+    monkeypatch.setattr(
+        "torchvision.models._api.load_state_dict_from_url",
+        lambda *_, **__: torchvision.models.resnet18().state_dict(),
+    )
+    assert load_encoder("imagenet", None, None, ["B4", "B3", "B2"])[1].bands == ("B4", "B3", "B2")

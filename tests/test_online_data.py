@@ -1,0 +1,103 @@
+"""Which data set a folder is, and what the probes of a pre-training get from it."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from datasets.bigearthnet_dataset import BigEarthNetPictures
+from datasets.bigearthnet_dataset import main as write_lmdb
+from datasets.bigearthnet_index import open_bigearthnet
+from datasets.eurosat_dataset import EurosatDataset
+from datasets.mini_earth import write_eurosat
+from datasets.online_data import read_online_data
+from utils.errors import UserError
+from utils.labelled_pictures import LabelledPictures
+from utils.normalization import InputSpec
+
+SECO_RGB = InputSpec(  # red, green, blue as SeCo stores and stretches them
+    ("B4", "B3", "B2"), (0, 2, 3), (129, 103, 88), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+)
+
+
+@pytest.fixture(scope="module")
+def eurosat(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("online") / "EuroSAT_RGB"
+    write_eurosat(root, images_per_class=5, size=32, num_workers=1)
+    return root
+
+
+def same(first: LabelledPictures, second: LabelledPictures) -> bool:
+    names = ("train", "train_targets", "val", "val_targets")
+    return all(torch.equal(getattr(first, name), getattr(second, name)) for name in names)
+
+
+def test_eurosat_gives_its_splits(eurosat: Path) -> None:
+    found = read_online_data(eurosat, SECO_RGB, 1)
+    dataset = EurosatDataset(eurosat)
+    splits = dataset.splits(0)
+    images = dataset.read_images(found.transform, 1)
+    assert torch.equal(found.train, images[splits["train"]])
+    assert torch.equal(found.val, images[splits["val"]])
+    assert torch.equal(found.val_targets, dataset.labels[splits["val"]])
+    assert not found.is_multi_label
+    assert found.num_classes == 10
+    assert found.transform.mean == SECO_RGB.mean  # normalised as in the pre-training
+
+
+def test_a_zip_is_eurosat_too(eurosat: Path, tmp_path: Path) -> None:
+    archive = shutil.make_archive(str(tmp_path / "EuroSAT"), "zip", eurosat.parent, eurosat.name)
+    assert same(
+        read_online_data(eurosat, SECO_RGB, 1), read_online_data(Path(archive), SECO_RGB, 1)
+    )
+
+
+def test_bigearthnet_gives_a_share_of_its_splits(bigearthnet_root: Path) -> None:
+    found = read_online_data(bigearthnet_root, SECO_RGB, 1, fewest_patches=4)
+    index = open_bigearthnet(bigearthnet_root)
+    assert len(found.train) == len(found.train_targets) == 4
+    assert len(found.val) == len(found.val_targets) == 4
+    assert found.is_multi_label
+    assert found.num_classes == 19
+    every = BigEarthNetPictures(index, index.splits["val"], found.transform)
+    known = {every[item][0].numpy().tobytes(): every.targets[item] for item in range(len(every))}
+    assert all(
+        torch.equal(known[picture.numpy().tobytes()], targets)
+        for picture, targets in zip(found.val, found.val_targets, strict=True)
+    )
+    assert same(found, read_online_data(bigearthnet_root, SECO_RGB, 2, fewest_patches=4))
+
+
+def test_an_lmdb_of_bigearthnet_gives_the_same(bigearthnet_root: Path, tmp_path: Path) -> None:
+    flags = ["--bands", "B4", "B3", "B2", "--num_workers", "1"]
+    write_lmdb(["--data_dir", str(bigearthnet_root), "--save_dir", str(tmp_path / "db"), *flags])
+    expected = read_online_data(bigearthnet_root, SECO_RGB, 1, fewest_patches=3)
+    assert same(expected, read_online_data(tmp_path / "db", SECO_RGB, 1, fewest_patches=3))
+    assert same(expected, read_online_data(tmp_path, SECO_RGB, 1, fewest_patches=3))
+
+
+def test_the_share_is_one_percent_but_all_of_a_small_part(
+    bigearthnet_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = bigearthnet_root / "BigEarthNet-v1.0"
+    sizes = [len(rows) for rows in open_bigearthnet(root).splits.values()][:2]
+    found = read_online_data(root, SECO_RGB, 1)
+    assert [len(found.train), len(found.val)] == sizes
+    monkeypatch.setattr("datasets.online_data.BIGEARTHNET_SHARE", 0.2)
+    found = read_online_data(root, SECO_RGB, 1, fewest_patches=1)
+    assert [len(found.train), len(found.val)] == [round(size / 5) for size in sizes]
+
+
+def test_an_encoder_of_other_bands_is_refused_before_anything_is_read(
+    bigearthnet_root: Path, eurosat: Path
+) -> None:
+    many = InputSpec(("B8", "B10", "B4"), (0,) * 3, (255,) * 3, (0.5,) * 3, (0.2,) * 3)
+    for root, named in ((bigearthnet_root, "BigEarthNet has no B10"), (eurosat, "has no B8")):
+        with pytest.raises(UserError, match=named):
+            read_online_data(root, many, 1)
+
+
+def test_a_folder_of_something_else_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="has no class folders"):
+        read_online_data(tmp_path, SECO_RGB, 1)
