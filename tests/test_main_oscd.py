@@ -22,6 +22,7 @@ import main_oscd
 from datasets import mini_earth
 from models.backbones import Encoder, load_encoder
 from models.change_detector import ChangeDetector
+from tests.legacy_checkpoint import write_legacy_checkpoint
 from utils.change_maps import COLORS, paint_outcome, plot_change_map, write_geotiff
 from utils.change_scores import summarise_cities
 from utils.checkpoint import read_checkpoint
@@ -410,6 +411,17 @@ def test_checkpoint_is_read_with_its_own_bands_and_stretch(
         assert torch.equal(tensor, state[name])
 
 
+def test_checkpoint_of_the_original_is_read(flags: list[str], tmp_path: Path) -> None:
+    released = write_legacy_checkpoint(tmp_path / "seco.ckpt")
+    extra = ["--backbone_type", "pretrain", "--ckpt_path", str(tmp_path / "seco.ckpt")]
+    experiment = main_oscd.prepare(main_oscd.parse_args([*flags, *extra]))
+    for name, tensor in experiment.encoder.state_dict().items():
+        assert torch.equal(tensor, released.state_dict()[name]), name
+    assert experiment.transform.bands == ("B4", "B3", "B2")
+    metrics = main_oscd.main([*flags, *extra, "--debug"])
+    assert 0 <= metrics["test/f1"] <= 100
+
+
 def test_the_originals_command_parses_with_its_defaults() -> None:
     args = main_oscd.parse_args(
         ["--data_dir", "datasets/oscd", "--backbone_type", "pretrain", "--ckpt_path", "a.ckpt"]
@@ -438,13 +450,17 @@ def test_debug_writes_nothing(flags: list[str], tmp_path: Path) -> None:
         (["--resume_from_checkpoint", "{tmp}/none.ckpt"], "there is no checkpoint"),
         (["--resume_from_checkpoint", "a.ckpt", "--train_frac", "0.1", "1"], "one --train_frac"),
         (["--protocol", "paper", "--batch_size", "19"], "19 is more than the 18 training tiles"),
+        (["--data_dir", "{tmp}/still"], "no pixel changed in bercy: there is nothing to find"),
         (["--bands", "B4", "B3", "B13"], "OSCD has no B13"),
         (["--protocol", "paper", "--bands", "B4", "B3", "B5"], "take bands of one resolution"),
     ],
 )
 def test_bad_input_is_one_sentence_and_leaves_nothing_behind(
-    extra: list[str], message: str, flags: list[str], tmp_path: Path
+    extra: list[str], message: str, flags: list[str], tmp_path: Path, data_dir: Path
 ) -> None:
+    if extra[-1] == "{tmp}/still":
+        shutil.copytree(data_dir, tmp_path / "still")
+        Image.new("L", (SIDE, SIDE)).save(tmp_path / "still/bercy/cm/cm.png")
     with pytest.raises(UserError, match=message) as caught:
         main_oscd.main([*flags, *[part.format(tmp=tmp_path) for part in extra]])
     assert "\n" not in str(caught.value)
