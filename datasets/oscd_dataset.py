@@ -81,7 +81,7 @@ def city_splits(data_dir: Path) -> dict[str, list[str]]:
 def read_cities(
     data_dir: Path, names: Sequence[str], transform: InputTransform, *, aligned: bool = True
 ) -> list[City]:
-    """Read cities into memory, see ``read_city``; the 24 take 40 MB per band."""
+    """Read cities into memory, see ``read_city``; the 24 take 20 MB per band."""
     found = find_cities(data_dir)
     return [read_city(name, found[name], transform, aligned=aligned) for name in names]
 

@@ -40,18 +40,7 @@ def fit_detector(
     Returns:
         Scores of the validation, of the best epoch or else of the last one.
     """
-    max_epochs = trainer_arguments["max_epochs"]
-    trainer = Trainer(
-        **trainer_arguments,
-        logger=False if folder is None else CSVLogger(folder, name="", version=""),
-        callbacks=[] if folder is None else [SaveCheckpoints(folder, max_epochs + 1, origin)],
-        plugins=[WholeCheckpointIO()],
-        enable_checkpointing=folder is not None,
-        enable_model_summary=False,
-        log_every_n_steps=1,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-    )
+    trainer = _trainer(trainer_arguments, folder, origin)
     with warnings.catch_warnings():  # a frozen encoder is meant to be
         warnings.filterwarnings("ignore", message=".*in eval mode at the start of training")
         trainer.fit(detector, data, ckpt_path=ckpt_path, weights_only=True)
@@ -68,6 +57,22 @@ def fit_detector(
         "val/threshold": detector.threshold,
         "val/epoch": detector.best_epoch,
     }
+
+
+def _trainer(arguments: Mapping[str, Any], folder: Path | None, origin: dict[str, Any]) -> Trainer:
+    """Build a trainer that writes into the folder, or nothing."""
+    never = arguments["max_epochs"] + 1  # a copy of last.ckpt that stays
+    return Trainer(
+        **arguments,
+        logger=False if folder is None else CSVLogger(folder, name="", version=""),
+        callbacks=[] if folder is None else [SaveCheckpoints(folder, never, origin)],
+        plugins=[WholeCheckpointIO()],
+        enable_checkpointing=folder is not None,
+        enable_model_summary=False,
+        log_every_n_steps=1,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+    )
 
 
 @torch.inference_mode()

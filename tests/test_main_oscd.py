@@ -23,8 +23,6 @@ from datasets import mini_earth
 from models.backbones import Encoder, load_encoder
 from models.change_detector import ChangeDetector
 from tests.legacy_checkpoint import write_legacy_checkpoint
-from utils.change_maps import COLORS, paint_outcome, plot_change_map, write_geotiff
-from utils.change_scores import summarise_cities
 from utils.checkpoint import read_checkpoint
 from utils.errors import UserError
 from utils.normalization import InputSpec
@@ -170,20 +168,6 @@ def test_global_scores_equal_a_slow_recount_of_the_maps(finished: Finished, data
         total = {name: total[name] + count[name] for name in total}
     for name, value in slow_scores(**total).items():
         assert metrics[f"test/{name}_per_seed"][0] == pytest.approx(value)
-
-
-def test_scores_of_cities_and_their_interval_are_means_over_the_repetitions() -> None:
-    counts = torch.tensor([[[5, 1, 2], [3, 3, 3]], [[0, 4, 7], [9, 1, 0]]])
-    summary = summarise_cities(counts, ["a", "b"], seed=0)
-    f1 = {"a": (slow_scores(5, 1, 2)["f1"] + 0) / 2}
-    f1["b"] = (slow_scores(3, 3, 3)["f1"] + slow_scores(9, 1, 0)["f1"]) / 2
-    assert {city: scores["f1"] for city, scores in summary["test/cities"].items()} == (
-        pytest.approx(f1)
-    )
-    per_seed = [slow_scores(8, 4, 5)["f1"], slow_scores(9, 5, 7)["f1"]]
-    assert summary["test/f1_per_seed"] == pytest.approx(per_seed)
-    # Two cities are drawn as a and a, a and b, or b and b.
-    assert summary["test/f1_interval"] == pytest.approx([f1["a"], f1["b"]])
 
 
 def slow_scores(true: int, false: int, missed: int) -> dict[str, float]:
@@ -483,25 +467,3 @@ def test_script_reports_bad_input_on_stderr_with_exit_code_2(tmp_path: Path) -> 
     assert done.stderr.startswith(f"error: {tmp_path / 'nowhere'} is no folder")
     assert done.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
-
-
-def test_pictures_color_right_false_and_missed_changes(tmp_path: Path) -> None:
-    mask = np.array([[True, True], [False, False]])
-    found = np.array([[True, False], [True, False]])
-    colors = [tuple(color) for color in paint_outcome(mask, found).reshape(4, 3).tolist()]
-    assert colors == [COLORS["found"], COLORS["missed"], COLORS["false alarm"], (0, 0, 0)]
-    green = np.zeros((3, 2, 2), np.uint8)
-    green[1] = 200
-    plot_change_map(tmp_path / "a.png", (green, green), mask, found, "a city")
-    drawn = {
-        tuple(color)
-        for color in np.asarray(Image.open(tmp_path / "a.png"))[..., :3].reshape(-1, 3).tolist()
-    }
-    assert {*COLORS.values(), (0, 200, 0)} <= drawn
-    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
-
-
-def test_maps_of_images_without_coordinates_are_written_without(tmp_path: Path) -> None:
-    write_geotiff(tmp_path / "a.tif", np.ones((3, 4), np.uint8), None, None)
-    with pytest.warns(rasterio.errors.NotGeoreferencedWarning):
-        assert read(tmp_path / "a.tif").tolist() == [[1] * 4] * 3
