@@ -160,10 +160,10 @@ def prepare(args: Namespace) -> Experiment:
     }
     if is_paper:  # all training cities are trained on, and the test cities validated
         cities |= {"train": cities["train"] + cities["val"], "val": cities["test"]}
-    ratio = unchanged_per_changed(cities["train"])
+    ratios = {split: unchanged_per_changed(cities[split]) for split in cities}
     flags = ("protocol", "backbone_type", "learning_rate", "batch_size", "patch_size")
     hyper_parameters = {name: getattr(args, name) for name in flags} | {
-        "pos_weight": ratio if args.pos_weight == "auto" else args.pos_weight,
+        "pos_weight": ratios["train"] if args.pos_weight == "auto" else args.pos_weight,
         "finetune_backbone": args.finetune_backbone,
         "encoder_parameters": sum(parameter.numel() for parameter in encoder.parameters()),
         "input_spec": spec.to_dict(),

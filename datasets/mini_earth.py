@@ -26,7 +26,8 @@ from datasets.bands import ALL_BANDS, check_bands
 from datasets.mini_earth_bigearthnet import write_lists, write_patch
 from datasets.mini_earth_covers import COVER_NAMES
 from datasets.mini_earth_files import write_eurosat_image, write_seco_place
-from datasets.mini_earth_oscd import TEST_CITIES, TRAIN_CITIES, choose_cities, write_city
+from datasets.mini_earth_oscd import choose_cities, write_city
+from datasets.oscd_cities import TEST_CITIES, TRAIN_CITIES
 from utils.cli import HelpFormatter, run
 from utils.errors import UserError
 

@@ -15,38 +15,10 @@ from datasets.mini_earth_covers import Place, draw_place, paint
 from datasets.mini_earth_files import Grid, to_dn, two_digits, write_geotiff
 from datasets.mini_earth_render import RESOLUTION_M, draw_weather, observe
 from datasets.mini_earth_surfaces import SENSOR_BANDS
+from datasets.oscd_cities import TEST_CITIES, TRAIN_CITIES
 
 Array = NDArray[Any]
 
-# The cities of the real data set, so that its readers find the names that they know.
-TRAIN_CITIES = (
-    "aguasclaras",
-    "bercy",
-    "bordeaux",
-    "nantes",
-    "paris",
-    "rennes",
-    "saclay_e",
-    "abudhabi",
-    "cupertino",
-    "pisa",
-    "beihai",
-    "hongkong",
-    "beirut",
-    "mumbai",
-)
-TEST_CITIES = (
-    "brasilia",
-    "montpellier",
-    "norcia",
-    "rio",
-    "saclay_w",
-    "valencia",
-    "dubai",
-    "lasvegas",
-    "milano",
-    "chongqing",
-)
 _SURROUNDINGS = ("Residential", "Industrial", "AnnualCrop", "Pasture", "HerbaceousVegetation")
 _NEW = ("Industrial", "Residential")
 

@@ -72,12 +72,14 @@ class ChangeDetectionDataModule(LightningDataModule):
     def _load_tiles(self, tiles: ChangeDetectionDataset, num_workers: int) -> DataLoader[Sample]:
         trainer: Any = self.trainer
         assert isinstance(trainer, Trainer)
+        # A last batch of one small tile would have no deviation to normalise by.
+        is_one_left = len(tiles) % self.batch_size == 1
         return DataLoader(
             tiles,
             self.batch_size,
             sampler=SeededSampler(len(tiles), self.seed, epoch=lambda: epoch_of(trainer)),
             num_workers=num_workers,
-            drop_last=self.only_full_batches,
+            drop_last=self.only_full_batches or (is_one_left and len(tiles) > 1),
             persistent_workers=num_workers > 0,
             pin_memory=torch.cuda.is_available(),
         )

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from datasets.oscd_cities import TEST_CITIES, TRAIN_CITIES
 from datasets.oscd_files import City, find_cities, read_city, read_city_list
 from utils.errors import UserError
 from utils.input_transform import DataSpec, InputTransform
@@ -41,17 +42,6 @@ OSCD_DATA = DataSpec(
     low=tuple(low for low, _ in QUANTILES.values()),
     high=tuple(high for _, high in QUANTILES.values()),
 )
-# The data set's own train.txt and test.txt, for copies without them (https://rcdaudt.github.io/oscd).
-CITIES = {
-    "train": (
-        *("abudhabi", "aguasclaras", "beihai", "beirut", "bercy", "bordeaux", "cupertino"),
-        *("hongkong", "mumbai", "nantes", "paris", "pisa", "rennes", "saclay_e"),
-    ),
-    "test": (
-        *("brasilia", "chongqing", "dubai", "lasvegas", "milano", "montpellier", "norcia"),
-        *("rio", "saclay_w", "valencia"),
-    ),
-}
 _VALIDATION_EVERY = 4
 
 # Both dates, uint8, (C, H, W) each; whether pixels changed, and whether they count, bool, (H, W).
@@ -63,8 +53,11 @@ def city_splits(data_dir: Path) -> dict[str, list[str]]:
 
     A name in two lists or a listed city without images is a ``UserError``.
     """
-    listed = {split: read_city_list(data_dir, split) or list(CITIES[split]) for split in CITIES}
-    train, test = (sorted(set(listed[split])) for split in CITIES)
+    known = {"train": TRAIN_CITIES, "test": TEST_CITIES}
+    lists = {split: read_city_list(data_dir, split) for split in known}
+    train, test = (
+        sorted(set(known[split] if names is None else names)) for split, names in lists.items()
+    )
     leaked = sorted(set(train) & set(test))
     if leaked:
         raise UserError(f"{leaked[0]} is in train.txt and in test.txt of {data_dir}: remove one")
@@ -76,8 +69,11 @@ def city_splits(data_dir: Path) -> dict[str, list[str]]:
             f"{', '.join(missing[:5])}: add them, or write the cities that you have into train.txt "
             "and test.txt"
         )
-    if len(train) < 2:
-        raise UserError(f"{data_dir} has {len(train)} training cities: two are needed at least")
+    if len(train) < 2 or not test:
+        raise UserError(
+            f"train.txt and test.txt of {data_dir} name {len(train)} and {len(test)} cities: two "
+            "to train and validate and one to test are needed at least"
+        )
     val = train[_VALIDATION_EVERY - 1 :: _VALIDATION_EVERY] or train[-1:]
     return {"train": [name for name in train if name not in val], "val": val, "test": test}
 
@@ -85,7 +81,7 @@ def city_splits(data_dir: Path) -> dict[str, list[str]]:
 def read_cities(
     data_dir: Path, names: Sequence[str], transform: InputTransform, *, aligned: bool = True
 ) -> list[City]:
-    """Read cities into memory, see ``read_city``; the 24 take 40 MB per band."""
+    """Read cities into memory, see ``read_city``; the 24 take 20 MB per band."""
     found = find_cities(data_dir)
     return [read_city(name, found[name], transform, aligned=aligned) for name in names]
 
@@ -195,6 +191,6 @@ def unchanged_per_changed(cities: Sequence[City]) -> float:
     if changed == 0:
         raise UserError(
             f"no pixel changed in {', '.join(city.name for city in cities)}: there is nothing to "
-            "learn"
+            "find, are these the right change maps?"
         )
     return (sum(city.mask.size for city in cities) - changed) / changed

@@ -65,11 +65,13 @@ class ChangeDetector(LightningModule):
         self.seed = seed
         self.learning_rate = learning_rate
         self.pos_weight = torch.tensor(pos_weight)
+        self.finetune_backbone = finetune_backbone
         self.encoder_in_train_mode = encoder_in_train_mode
         self.mean_over_batches = mean_over_batches
         self.counts: list[Tensor] = []
         self.best_f1, self.best_epoch, self.threshold = -torch.inf, 0, 0.5
         self.best_state: dict[str, Tensor] = {}
+        self.train()
 
     def train(self, mode: bool = True) -> "ChangeDetector":
         """Switch to training, except for a frozen encoder's batch norm."""
@@ -114,7 +116,15 @@ class ChangeDetector(LightningModule):
         if f1 > self.best_f1:
             self.best_f1, self.best_epoch = f1, self.current_epoch + 1
             self.threshold = threshold
-            self.best_state = {k: v.detach().cpu().clone() for k, v in self.state_dict().items()}
+            self.best_state = {
+                name: tensor.detach().cpu().clone()
+                for name, tensor in self.state_dict().items()
+                if self.finetune_backbone or not name.startswith("model.siamese.")
+            }
+
+    def load_best_state(self) -> None:
+        """Return to the weights of the best epoch; a frozen encoder has them anyway."""
+        self.load_state_dict(self.state_dict() | self.best_state)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["best"] = {

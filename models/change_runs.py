@@ -1,5 +1,6 @@
 """Runs of a change detector: training and its checkpoints, resuming, and maps of whole images."""
 
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -39,11 +40,32 @@ def fit_detector(
     Returns:
         Scores of the validation, of the best epoch or else of the last one.
     """
-    max_epochs = trainer_arguments["max_epochs"]
-    trainer = Trainer(
-        **trainer_arguments,
+    trainer = _trainer(trainer_arguments, folder, origin)
+    with warnings.catch_warnings():  # a frozen encoder is meant to be
+        warnings.filterwarnings("ignore", message=".*in eval mode at the start of training")
+        trainer.fit(detector, data, ckpt_path=ckpt_path, weights_only=True)
+    if not detector.best_state:
+        scores = sorted(trainer.callback_metrics.items())
+        return {name: value.item() for name, value in scores if name.startswith("val/")}
+    detector.load_best_state()
+    if folder is not None:
+        hyper_parameters = dict(detector.hparams) | {"threshold": detector.threshold}
+        content = {"hyper_parameters": hyper_parameters, "state_dict": detector.state_dict()}
+        WholeCheckpointIO().save_checkpoint(content, folder / "best.ckpt")
+    return {
+        "val/f1": detector.best_f1,
+        "val/threshold": detector.threshold,
+        "val/epoch": detector.best_epoch,
+    }
+
+
+def _trainer(arguments: Mapping[str, Any], folder: Path | None, origin: dict[str, Any]) -> Trainer:
+    """Build a trainer that writes into the folder, or nothing."""
+    never = arguments["max_epochs"] + 1  # a copy of last.ckpt that stays
+    return Trainer(
+        **arguments,
         logger=False if folder is None else CSVLogger(folder, name="", version=""),
-        callbacks=[] if folder is None else [SaveCheckpoints(folder, max_epochs + 1, origin)],
+        callbacks=[] if folder is None else [SaveCheckpoints(folder, never, origin)],
         plugins=[WholeCheckpointIO()],
         enable_checkpointing=folder is not None,
         enable_model_summary=False,
@@ -51,20 +73,6 @@ def fit_detector(
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
     )
-    trainer.fit(detector, data, ckpt_path=ckpt_path, weights_only=True)
-    if not detector.best_state:
-        scores = sorted(trainer.callback_metrics.items())
-        return {name: value.item() for name, value in scores if name.startswith("val/")}
-    detector.load_state_dict(detector.best_state)
-    if folder is not None:
-        hyper_parameters = dict(detector.hparams) | {"threshold": detector.threshold}
-        content = {"hyper_parameters": hyper_parameters, "state_dict": detector.best_state}
-        WholeCheckpointIO().save_checkpoint(content, folder / "best.ckpt")
-    return {
-        "val/f1": detector.best_f1,
-        "val/threshold": detector.threshold,
-        "val/epoch": detector.best_epoch,
-    }
 
 
 @torch.inference_mode()

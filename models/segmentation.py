@@ -37,9 +37,11 @@ class SiameseEncoder(nn.Module):
         self.levels = tuple(levels)
         stem = encoder[0]
         assert isinstance(stem, nn.Conv2d)
-        encoder.eval()  # whose statistics a probe must not touch
+        was_training = encoder.training
+        encoder.eval()  # whose statistics a look must not touch
         with torch.no_grad():
             features = self.features(torch.zeros(1, stem.in_channels, 32, 32))
+        encoder.train(was_training)
         self.channels = [level.shape[1] for level in features]
 
     def forward(self, date_1: Tensor, date_2: Tensor) -> list[Tensor]:

@@ -12,8 +12,8 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from datasets import mini_earth
+from datasets.oscd_cities import TEST_CITIES, TRAIN_CITIES
 from datasets.oscd_dataset import (
-    CITIES,
     OSCD_DATA,
     QUANTILES,
     ChangeDetectionDataset,
@@ -135,13 +135,12 @@ def test_unpacked_archives_are_read_as_a_merged_folder(merged: Path, tmp_path: P
 
 
 def test_every_fourth_training_city_is_for_validation(tmp_path: Path) -> None:
-    for names in CITIES.values():
-        for name in names:
-            (tmp_path / name / "imgs_1_rect").mkdir(parents=True)
+    for name in TRAIN_CITIES + TEST_CITIES:
+        (tmp_path / name / "imgs_1_rect").mkdir(parents=True)
     splits = city_splits(tmp_path)  # no lists: the names of the data set
     assert splits["val"] == ["beirut", "hongkong", "pisa"]
-    assert splits["test"] == sorted(mini_earth.TEST_CITIES)
-    assert sorted(splits["train"] + splits["val"]) == sorted(mini_earth.TRAIN_CITIES)
+    assert splits["test"] == sorted(TEST_CITIES)
+    assert sorted(splits["train"] + splits["val"]) == sorted(TRAIN_CITIES)
     (tmp_path / "train.txt").write_text("rennes,\npisa , mumbai\n")
     assert city_splits(tmp_path)["train"] == ["mumbai", "pisa"]  # of fewer than four: the last
     assert city_splits(tmp_path)["val"] == ["rennes"]
@@ -325,7 +324,11 @@ def _eight_bits(root: Path) -> None:
             lambda root: (root / "test.txt").write_text("brasilia,aguasclaras"),
             r"aguasclaras is in train\.txt and in test\.txt",
         ),
-        (lambda root: (root / "train.txt").write_text("aguasclaras"), "has 1 training cities"),
+        (
+            lambda root: (root / "train.txt").write_text("aguasclaras"),
+            "name 1 and 2 cities: two to train",
+        ),
+        (lambda root: (root / "test.txt").write_text("\n"), "name 2 and 0 cities"),
         (lambda root: (root / "train.txt").unlink(), r"12 of OSCD's cities have no images .*: abu"),
     ],
 )
