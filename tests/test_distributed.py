@@ -12,7 +12,6 @@ import torch.multiprocessing as mp
 import torch.nn.functional as F
 from torch import Tensor
 
-from datasets.seeded_sampler import SeededSampler
 from models.backbones import Encoder
 from models.moco2_module import MocoV2
 from models.ssl_finetuner import SSLFineTuner
@@ -26,6 +25,7 @@ from utils.distributed import (
     unshuffle,
     world_size,
 )
+from utils.seeded_sampler import SeededSampler
 
 BATCH, SPACES, STEP = 4, 3, 7
 
