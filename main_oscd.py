@@ -33,9 +33,10 @@ from datasets.oscd_files import City
 from datasets.oscd_maps import save_probabilities, write_maps
 from models.backbones import Encoder, add_backbone_args, load_encoder
 from models.change_detector import ChangeDetector
-from models.change_runs import check_same_run, fit_detector, predict_changes
+from models.change_runs import fit_detector, predict_changes
 from models.segmentation import LEVELS, LEVELS_OF_THE_ORIGINAL
 from utils.change_scores import SCORES, THRESHOLDS, count_changes, summarise_cities
+from utils.checkpoint import check_same_run
 from utils.cli import base_parser, check_base_flags, check_positive, run, trainer_kwargs
 from utils.errors import UserError
 from utils.evaluation import (

@@ -39,6 +39,19 @@ def new_run_dir(log_dir: Path, name: str) -> Path:
             return run_dir
 
 
+def run_dir_of_rank(args: Namespace, name: str, rank: int) -> Path | None:
+    """Create the run's folder in the first process; the others never write, whatever the folder.
+
+    Args:
+        args: With ``--debug`` there is no folder.
+        name: Of the kind of run.
+        rank: Number of this process.
+    """
+    if args.debug:
+        return None
+    return new_run_dir(args.log_dir, name) if rank == 0 else args.log_dir / name
+
+
 def provenance(args: Namespace) -> dict[str, Any]:
     """Collect arguments, versions, commit and machine of this run."""
     return {
