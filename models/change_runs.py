@@ -6,15 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning import LightningDataModule, Trainer
-from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
 from models.change_detector import ChangeDetector
-from utils.callbacks import SampleProgress, SaveCheckpoints
 from utils.checkpoint import WholeCheckpointIO
 from utils.precision import PRECISIONS
+from utils.run_trainer import run_trainer
 
 
 def fit_detector(
@@ -40,7 +38,7 @@ def fit_detector(
     Returns:
         Scores of the validation, of the best epoch or else of the last one.
     """
-    trainer = _trainer(trainer_arguments, folder, origin)
+    trainer = run_trainer("change detection", trainer_arguments, folder, folder, origin)
     with warnings.catch_warnings():  # a frozen encoder is meant to be
         warnings.filterwarnings("ignore", message=".*in eval mode at the start of training")
         trainer.fit(detector, data, ckpt_path=ckpt_path, weights_only=True)
@@ -57,25 +55,6 @@ def fit_detector(
         "val/threshold": detector.threshold,
         "val/epoch": detector.best_epoch,
     }
-
-
-def _trainer(arguments: Mapping[str, Any], folder: Path | None, origin: dict[str, Any]) -> Trainer:
-    """Build a trainer that writes into the folder, or nothing."""
-    callbacks: list[Callback] = [SampleProgress("change detection")]
-    if folder is not None:
-        callbacks.append(SaveCheckpoints(folder, origin))
-    return Trainer(
-        **arguments,
-        logger=False if folder is None else CSVLogger(folder, name="", version=""),
-        callbacks=callbacks,
-        plugins=[WholeCheckpointIO()],
-        enable_checkpointing=folder is not None,
-        enable_progress_bar=False,  # ours counts samples
-        enable_model_summary=False,
-        log_every_n_steps=1,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-    )
 
 
 @torch.inference_mode()

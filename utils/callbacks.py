@@ -66,13 +66,14 @@ class SampleProgress(Callback):
 
     def _show(self, trainer: Trainer, bar: tqdm) -> None:
         """Read the loss, which waits for the device and so is rare, and the scores."""
-        scores = {
+        shown = {"epoch": f"{trainer.current_epoch + 1}/{trainer.max_epochs}"}
+        shown |= {"loss": f"{float(self.loss):.3f}"}
+        shown |= {
             name.removeprefix("val/"): f"{float(score):.4g}"
             for name, score in trainer.progress_bar_metrics.items()
             if name.startswith("val/")
         }
-        epoch = f"{trainer.current_epoch + 1}/{trainer.max_epochs}"
-        bar.set_postfix(epoch=epoch, loss=f"{float(self.loss):.3f}", **scores, refresh=False)
+        bar.set_postfix(shown, refresh=False)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._close()

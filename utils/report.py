@@ -52,6 +52,11 @@ def run_dir_of_rank(args: Namespace, name: str, rank: int) -> Path | None:
     return new_run_dir(args.log_dir, name) if rank == 0 else args.log_dir / name
 
 
+def share_dir(run_dir: Path | None, frac: float, num_shares: int) -> Path | None:
+    """Return the folder of one share of the labels, which the only share does not need."""
+    return run_dir if run_dir is None or num_shares == 1 else run_dir / f"frac={frac:g}"
+
+
 def provenance(args: Namespace) -> dict[str, Any]:
     """Collect arguments, versions, commit and machine of this run."""
     return {
