@@ -101,7 +101,7 @@ class SSLFineTuner(LightningModule):
             loss = F.multilabel_soft_margin_loss(logits, targets.float())
         else:
             loss = F.cross_entropy(logits, targets)
-        self.log("train/loss", loss, on_step=False, on_epoch=True)
+        self.log("train/loss", loss, on_step=False, on_epoch=True, sync_dist=True)
         return loss
 
     def on_validation_epoch_start(self) -> None:
@@ -115,7 +115,7 @@ class SSLFineTuner(LightningModule):
     def on_validation_epoch_end(self) -> None:
         _, targets, logits = self.validation_outputs()
         score = self.score(targets, logits)
-        self.log("val/score", score, prog_bar=True)
+        self.log("val/score", score, prog_bar=True, sync_dist=True)
         if score > self.best_score:
             self.best_score, self.best_epoch = score, self.current_epoch + 1
             self.best_state = {k: v.detach().cpu().clone() for k, v in self.state_dict().items()}

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from datasets.bands import RGB_BANDS, RGB_QUANTILES, seco_input_spec
 from utils.errors import UserError
-from utils.input_transform import DataSpec, input_transform
-from utils.normalization import IMAGENET_MEAN, IMAGENET_STD, InputSpec
+from utils.input_transform import INPUT_NORMS, DataSpec, input_transform
+from utils.normalization import IMAGENET_MEAN, IMAGENET_STD, SECO_SPEC, InputSpec
 
 REFLECTANCE = DataSpec(
     "Landscapes",
@@ -100,3 +100,17 @@ def test_contracts_without_a_unit_are_those_of_before() -> None:
         values = spec.to_dict()
         assert values.pop("unit") == spec.unit
         assert InputSpec.from_dict(values) == spec
+
+
+@pytest.mark.parametrize("input_norm", INPUT_NORMS)
+@pytest.mark.parametrize("data", [PICTURES, REFLECTANCE])
+@pytest.mark.parametrize("spec", [SECO_SPEC, InputSpec.of_pictures()])
+def test_what_is_trained_on_inputs_gets_them_again_by_its_own_contract(
+    spec: InputSpec, data: DataSpec, input_norm: str
+) -> None:
+    first = input_transform(spec, data, input_norm)
+    again = input_transform(first.spec, data, "auto")
+    assert again.bands == first.bands
+    assert np.array_equal(again.table, first.table)
+    assert (again.mean, again.std) == (first.mean, first.std)
+    assert InputSpec.from_dict(first.spec.to_dict()) == first.spec
