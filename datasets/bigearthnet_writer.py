@@ -9,6 +9,7 @@ import hashlib
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -124,6 +125,11 @@ def _read_blocks(
         for block in blocks:
             values, ahead = ahead, next(results, None)
             yield list(zip(block, values or (), strict=True))
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a process that read was killed, perhaps for its memory: run the same command again, "
+            "which goes on, with fewer --num_workers"
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
