@@ -43,6 +43,7 @@ class FileServer(ThreadingHTTPServer):
         self.conditions: list[str | None] = []
         self.paths: list[str] = []
         self.stop_stalling = threading.Event()
+        self.hung_up = threading.Event()  # set when a client leaves in the middle of an answer
 
     @property
     def url(self) -> str:
@@ -90,8 +91,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         ends = [end for end in (answer.breaks_after, answer.stalls_after) if end is not None]
-        self.wfile.write(body[: min(ends, default=len(body))])
-        self.wfile.flush()
+        try:
+            self.wfile.write(body[: min(ends, default=len(body))])
+            self.wfile.flush()
+        except ConnectionError:
+            self.server.hung_up.set()
         if answer.stalls_after is not None:
             self.server.stop_stalling.wait(30)
 

@@ -234,11 +234,21 @@ def test_another_size_is_noticed_before_anything_is_downloaded(
     assert (tmp_path / ".data.bin.partial").read_bytes() == CONTENT[:HALF]
 
 
-def test_an_endless_answer_ends(server: FileServer, tmp_path: Path, patience: Patience) -> None:
-    endless = CONTENT * 3
-    server.answers = [Answer(content=endless, without_length=True)]
+def test_an_endless_answer_is_left(server: FileServer, tmp_path: Path, patience: Patience) -> None:
+    server.answers = [Answer(content=CONTENT * 64, without_length=True)]
     with pytest.raises(UserError, match="wrong bytes"):
         fetch(remote(server.url), tmp_path, patience)
+    assert server.hung_up.wait(10)
+
+
+def test_fewer_bytes_than_are_there_do_not_replace_them(
+    server: FileServer, tmp_path: Path, patience: Patience
+) -> None:
+    (tmp_path / ".data.bin.partial").write_bytes(CONTENT[:HALF])
+    server.answers = [Answer(content=b"Welcome", ignores_range=True)]
+    with pytest.raises(UserError, match=f"7 bytes, though {HALF} are there .* unless you delete"):
+        fetch(remote(server.url, size=None), tmp_path, patience)
+    assert (tmp_path / ".data.bin.partial").read_bytes() == CONTENT[:HALF]
 
 
 def test_a_page_of_a_hotel_does_not_replace_what_was_got(
@@ -329,27 +339,29 @@ def start(url: str, folder: Path) -> "subprocess.Popen[str]":
 
 
 def wait_for_bytes(partial: Path, count: int) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 20
     while not partial.exists() or partial.stat().st_size < count:
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("number", "count"), [(signal.SIGKILL, 100), (signal.SIGTERM, HALF), (signal.SIGINT, HALF)]
+)
 def test_a_killed_process_is_resumed_to_the_same_bytes(
-    server: FileServer, tmp_path: Path, number: signal.Signals
+    server: FileServer, tmp_path: Path, number: signal.Signals, count: int
 ) -> None:
-    server.answers = [Answer(stalls_after=HALF)]
+    server.answers = [Answer(stalls_after=count)]
     process = start(server.url, tmp_path)
     partial = tmp_path / ".data.bin.partial"
-    wait_for_bytes(partial, HALF)
+    wait_for_bytes(partial, count)
     process.send_signal(number)
     process.communicate()
     expected = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: -2}
     assert process.returncode == expected[number]
-    assert partial.read_bytes() == CONTENT[:HALF]
+    assert partial.read_bytes() == CONTENT[:count]
     assert fetch(remote(server.url), tmp_path).read_bytes() == CONTENT
-    assert server.ranges == [None, f"bytes={HALF}-"]
+    assert server.ranges == [None, f"bytes={count}-"]
     assert only_the_file_is_left(tmp_path)
 
 

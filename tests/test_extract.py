@@ -18,6 +18,7 @@ from utils.errors import UserError
 from utils.extract import extract
 from utils.unpack_writer import Limits, UnpackWriter, safe_parts
 
+EVIL = b"evil"
 LIMITS = Limits(members=50, bytes=2**22, ratio=100, ratio_from=2**20)
 
 
@@ -109,6 +110,7 @@ TAR_ATTACKS = {
     "folder as file": tar(info("a/b"), info("a")),
     "too many": tar(*(info(str(number)) for number in range(60))),
     "bomb": gzip.compress(tar(info("zeros", size=2**21))),
+    "bomb behind the end": gzip.compress(tar(info("a"), tail=bytes(2**24))),
     "too large": tar(info("zeros", size=2**22 + 1)),
     "announces more than the disk": raw_header("huge", 2**62, tarfile.REGTYPE) + bytes(1024),
     "negative size": raw_header("negative", -512, tarfile.REGTYPE) + bytes(1024),
@@ -124,6 +126,7 @@ TAR_ATTACKS = {
     "pax path with a zero": pax(record("path", "a\0b")) + LAST,
     "pax size": pax(record("size", "99999999")) + LAST,
     "pax negative size": pax(record("size", "-1024")) + LAST,
+    "pax header of 70,000 bytes": pax(record("comment", "x" * 70_000)) + LAST,
     "pax header too long": raw_header("pax", 2**40, tarfile.XHDTYPE) + bytes(2048),
     "global pax header too long": raw_header("pax", 2**40, tarfile.XGLTYPE) + bytes(2048),
     "negative pax header": raw_header("pax", -1024, tarfile.XHDTYPE) + LAST,
@@ -153,22 +156,23 @@ def zip_of(*members: tuple[str, bytes], mode: int = 0, method: int = zipfile.ZIP
 
 
 def overlapping() -> bytes:
-    """Let a second entry of the directory name the bytes of the first one."""
-    content = zip_of(("a", b"evil" * 50), ("b", b"evil"))
-    directory = content.index(b"PK\1\2")
-    second = content.index(b"PK\1\2", directory + 1)
-    return content[: second + 42] + struct.pack("<L", 0) + content[second + 46 :]
+    """Hide a second member in the bytes of the first one, as bombs do that count twice."""
+    hidden = zip_of(("b", EVIL), method=zipfile.ZIP_STORED)
+    hidden = hidden[: hidden.index(b"PK\1\2")]
+    content = zip_of(("a", hidden), ("b", EVIL), method=zipfile.ZIP_STORED)
+    second = content.index(b"PK\1\2", content.index(b"PK\1\2") + 1)
+    inside_a = 30 + len("a")
+    return content[: second + 42] + struct.pack("<L", inside_a) + content[second + 46 :]
 
 
-def lying_zip() -> bytes:
-    """Announce ten bytes of a member that has a thousand."""
+def lying_zip(size: int) -> bytes:
+    """Announce another size of a member that has a thousand bytes."""
     content = bytearray(zip_of(("a", bytes(1000))))
     directory = content.index(b"PK\1\2")
-    content[directory + 24 : directory + 28] = struct.pack("<L", 10)
+    content[directory + 24 : directory + 28] = struct.pack("<L", size)
     return bytes(content)
 
 
-EVIL = b"evil"
 ZIP_ATTACKS = {
     "parent": zip_of(("../out", EVIL)),
     "parent inside": zip_of(("a/../../out", EVIL)),
@@ -185,7 +189,8 @@ ZIP_ATTACKS = {
     "bomb": zip_of(("zeros", bytes(2**21))),
     "too large": zip_of(("zeros", bytes(2**22 + 1)), method=zipfile.ZIP_STORED),
     "overlapping": overlapping(),
-    "another size": lying_zip(),
+    "announces less": lying_zip(10),
+    "announces more": lying_zip(2000),
     "other name inside": zip_of(("aaa", EVIL)).replace(b"aaa", b"bbb", 1),
     "damaged": zip_of(("a", EVIL * 9), method=zipfile.ZIP_STORED).replace(b"evil", b"good", 1),
     "encrypted": zip_of(("a", EVIL)).replace(b"PK\1\2\x14\x03\x14\0\0", b"PK\1\2\x14\x03\x14\0\1"),

@@ -141,3 +141,25 @@ def test_a_probe_sees_its_own_rows_alone() -> None:
     assert both.scores["test"][1].equal(alone.scores["test"][0])
     assert both.chosen["best_epochs"][1:] == alone.chosen["best_epochs"]
     assert both.embeddings is data["test"].features
+
+
+@pytest.mark.parametrize(("select_epoch", "epoch"), [(True, 1), (False, 6)])
+def test_the_epoch_is_chosen_on_val_alone(select_epoch: bool, epoch: int) -> None:
+    features = torch.randn(200, 3)
+    targets = (features > 0).float()
+    data = {"train": Labelled(features, targets), "test": Labelled(features, targets)}
+    data["val"] = Labelled(features, 1 - targets)  # what is learned makes it worse
+    found = probe_each(
+        data,
+        [torch.arange(200)],
+        seeds=[0],
+        max_epochs=6,
+        batch_size=50,
+        learning_rate=0.1,
+        milestones=[],
+        select_epoch=select_epoch,
+        standardise=False,
+        dropout=0.0,
+        drop_last=False,
+    )
+    assert found.chosen["best_epochs"] == [epoch]

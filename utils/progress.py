@@ -1,0 +1,16 @@
+"""The progress of long work: what is done, how fast, and how long it still takes."""
+
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from tqdm import tqdm
+
+_REFRESH_S = 0.5  # on a terminal
+_REFRESH_LOG_S = 30.0  # in a log file, where every refresh is a line
+
+
+def progress(iterable: Iterable[Any] | None = None, **settings: Any) -> tqdm:
+    """Return a bar that takes tqdm's settings, and is refreshed rarely where nobody watches."""
+    interval = _REFRESH_S if sys.stderr.isatty() else _REFRESH_LOG_S
+    return tqdm(iterable, mininterval=interval, dynamic_ncols=True, **settings)
