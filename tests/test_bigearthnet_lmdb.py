@@ -194,7 +194,7 @@ def test_a_killed_process_is_told_with_the_remedy(
     bigearthnet_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bigearthnet_writer, "encode", lambda bands: os._exit(9))
-    with pytest.raises(UserError, match="was killed.*with fewer --num_workers"):
+    with pytest.raises(UserError, match=r"was killed.*with fewer --num_workers"):
         convert(bigearthnet_root, tmp_path / "saved", workers=1)
 
 
