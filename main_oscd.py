@@ -106,9 +106,8 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     add(
         "--pos_weight",
         type=_weight,
-        default=1.0,
-        help="weight of changed pixels in the loss, or auto: all changed ones weigh as much as "
-        "all others",
+        help="weight of a changed pixel in the loss; auto, the default: all changed ones of the "
+        "training set weigh as much as all others; 1 under --protocol paper",
     )
     add("--finetune_backbone", action="store_true", help="train the encoder, too")
     return parser.parse_args(argv)
@@ -129,7 +128,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             for seed in seeds(args)
         ]
         curve[frac] = summarise_outcomes(experiment, outcomes)
-    metrics = {f"num_{split}_cities": len(cities) for split, cities in experiment.cities.items()}
+    metrics: dict[str, Any] = {"pos_weight": experiment.hyper_parameters["pos_weight"]}
+    metrics |= {f"num_{split}_cities": len(each) for split, each in experiment.cities.items()}
     metrics |= curve[frac] | ({"curve": curve} if len(curve) > 1 else {})
     print_table(metrics)
     maps = (experiment.cities["test"], outcomes[0].probabilities, outcomes[0].threshold)
@@ -163,7 +163,7 @@ def prepare(args: Namespace) -> Experiment:
     ratios = {split: unchanged_per_changed(cities[split]) for split in cities}
     flags = ("protocol", "backbone_type", "learning_rate", "batch_size", "patch_size")
     hyper_parameters = {name: getattr(args, name) for name in flags} | {
-        "pos_weight": ratios["train"] if args.pos_weight == "auto" else args.pos_weight,
+        "pos_weight": _pos_weight(args, ratios["train"]),
         "finetune_backbone": args.finetune_backbone,
         "encoder_parameters": sum(parameter.numel() for parameter in encoder.parameters()),
         "input_spec": spec.to_dict(),
@@ -277,6 +277,13 @@ def _check_flags(args: Namespace) -> None:
     if args.save_predictions is not None and args.save_predictions.suffix != ".npz":
         raise UserError(f"--save_predictions {args.save_predictions}: maps are written as .npz")
     check_resume_flag(args, writes_checkpoints=True)
+
+
+def _pos_weight(args: Namespace, ratio: float) -> float:
+    """Return the weight of changed pixels, of which there is one to ``ratio`` unchanged ones."""
+    default = 1.0 if args.protocol == "paper" else "auto"
+    chosen = args.pos_weight or default
+    return ratio if chosen == "auto" else float(chosen)
 
 
 def _weight(text: str) -> float | str:

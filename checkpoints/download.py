@@ -10,11 +10,10 @@ from pathlib import Path
 if not __package__:  # started as a script: the root is not on the path yet
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 
-from utils.cli import HelpFormatter, run
-from utils.collection import Collection, download, print_list
+from utils.cli import run
+from utils.collection import Collection, download_or_list
 from utils.download import RemoteFile, zenodo_urls
 
 _MD5 = {
@@ -35,26 +34,9 @@ def _weights(name: str, md5: str) -> Collection:
 COLLECTIONS = {name: _weights(name, md5) for name, md5 in _MD5.items()}
 
 
-def parse_args(argv: Sequence[str] | None = None) -> Namespace:
-    """Read the command line, or ``argv`` in tests."""
-    parser = ArgumentParser(description=__doc__, formatter_class=HelpFormatter, allow_abbrev=False)
-    add = parser.add_argument
-    add("name", nargs="?", choices=COLLECTIONS, help="weights")
-    add("--save_path", type=Path, default=Path(__file__).parent, help="folder to put them into")
-    add("--list", action="store_true", help="print what there is, and stop")
-    args = parser.parse_args(argv)
-    if not args.list and args.name is None:
-        parser.error("give the name of weights, or --list")
-    return args
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the list, or download."""
-    args = parse_args(argv)
-    if args.list:
-        print_list(COLLECTIONS)
-    else:
-        download(COLLECTIONS[args.name], args.save_path)
+    download_or_list(__doc__, COLLECTIONS, argv, Path(__file__).parent)
 
 
 if __name__ == "__main__":

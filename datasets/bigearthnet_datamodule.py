@@ -9,8 +9,12 @@ from datasets.bigearthnet_dataset import BigEarthNetPictures
 from datasets.bigearthnet_index import BigEarthNet
 from utils.errors import UserError
 from utils.input_transform import InputTransform
-from utils.label_draws import draw_stratified, draw_with_replacement
-from utils.subset import rarest_labels, stratified_subset
+from utils.subset import (
+    draw_labels,
+    draw_with_replacement,
+    rarest_labels,
+    stratified_subset,
+)
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ def draw_splits(
     def draw(frac: float, seed: int) -> Tensor:
         if with_replacement:
             return draw_with_replacement(len(train), frac, seed)
-        return draw_stratified(train, index.classes, frac, seed)
+        return draw_labels(train, index.classes, frac, seed)
 
     return BigEarthNetDataModule(
         index=index,

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from datasets.pictures import read_list
 from utils.errors import UserError
+from utils.files import written_whole
 
 SPLITS = ("train", "val", "test")
 METADATA = "metadata.parquet"
@@ -176,6 +177,5 @@ def write_metadata(path: Path, listing: Listing, labels: Sequence[Sequence[str]]
         "labels": pa.array([list(own) for own in labels], pa.list_(pa.string())),
         "split": pa.array(splits, pa.string()),
     }
-    partial = path.with_name(f".{path.name}.partial")
-    pq.write_table(pa.table(columns), partial, compression="zstd")
-    partial.replace(path)
+    with written_whole(path) as partial:
+        pq.write_table(pa.table(columns), partial, compression="zstd")

@@ -4,12 +4,11 @@ Everything is written into a hidden folder and moved out at the end, the LMDB la
 ``data.mdb`` is complete.
 """
 
-import fcntl
 import hashlib
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from datasets.bigearthnet_labels import multi_hot
 from datasets.bigearthnet_lists import METADATA, Listing, write_metadata
 from datasets.bigearthnet_lmdb import DATA_FILE, encode
 from utils.errors import UserError
+from utils.locks import sole_writer
 from utils.progress import progress
 from utils.report import write_json
 
@@ -51,24 +51,14 @@ def write_lmdb(
     multi_hot(listing.names, labels, 19)  # unknown labels are told before hours of work
     folder = save_dir / PARTIAL
     folder.mkdir(parents=True, exist_ok=True)
-    with _lock(folder):
+    busy = f"another process writes into {save_dir}: wait for it"
+    with sole_writer(folder / "writing.lock", busy):
         _check_source(folder, source, listing, bands)
         _write_patches(folder, source, sorted(listing.names), bands, num_workers)
         write_metadata(folder / METADATA, listing, labels)
         for name in (METADATA, DATA_FILE):
             (folder / name).replace(save_dir / name)
         shutil.rmtree(folder)
-
-
-@contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """Keep other writers out; the lock ends with this process."""
-    with (folder / "writing.lock").open("w") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UserError(f"another process writes into {folder.parent}: wait for it") from error
-        yield
 
 
 def _check_source(
@@ -124,6 +114,11 @@ def _read_blocks(
         for block in blocks:
             values, ahead = ahead, next(results, None)
             yield list(zip(block, values or (), strict=True))
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a process that read was killed, perhaps for its memory: run the same command again, "
+            "which goes on, with fewer --num_workers"
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 

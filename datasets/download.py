@@ -10,13 +10,12 @@ from pathlib import Path
 if not __package__:  # started as a script: the root is not on the path yet
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from functools import partial
 from urllib.parse import quote
 
-from utils.cli import HelpFormatter, run
-from utils.collection import Collection, download, print_list
+from utils.cli import run
+from utils.collection import Collection, download_or_list
 from utils.download import RemoteFile, zenodo_urls
 
 _HUB = "https://hf.co/datasets/{repo}/resolve/{commit}/{name}"
@@ -237,26 +236,9 @@ COLLECTIONS = {
 }
 
 
-def parse_args(argv: Sequence[str] | None = None) -> Namespace:
-    """Read the command line, or ``argv`` in tests."""
-    parser = ArgumentParser(description=__doc__, formatter_class=HelpFormatter, allow_abbrev=False)
-    add = parser.add_argument
-    add("name", nargs="?", choices=COLLECTIONS, help="data set")
-    add("--save_path", type=Path, help="folder to put it into")
-    add("--list", action="store_true", help="print sizes, licences and contents, and stop")
-    args = parser.parse_args(argv)
-    if not args.list and (args.name is None or args.save_path is None):
-        parser.error("give the name of a data set and --save_path, or --list")
-    return args
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the list, or download."""
-    args = parse_args(argv)
-    if args.list:
-        print_list(COLLECTIONS)
-    else:
-        download(COLLECTIONS[args.name], args.save_path)
+    download_or_list(__doc__, COLLECTIONS, argv)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from torch import Tensor
 from datasets.eurosat_files import SmallFiles
 from datasets.pictures import read_list
 from utils.errors import UserError
+from utils.files import written_whole
 from utils.random import sample_keys
 
 SPLITS = ("train", "val", "test")
@@ -52,11 +53,9 @@ def write_split(folder: Path, names: Sequence[str], splits: Mapping[str, Tensor]
     Put them into or beside ``--data_dir`` and they act as the public lists; ``main_pretrain.py``
     takes them as ``--image_list``.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     for split, positions in splits.items():
-        partial = folder / f".{split}.txt.partial"
-        partial.write_text("".join(f"{names[index]}\n" for index in positions.tolist()))
-        partial.replace(folder / f"{split}.txt")
+        with written_whole(folder / f"{split}.txt") as partial:
+            partial.write_text("".join(f"{names[index]}\n" for index in positions.tolist()))
 
 
 def read_lists(files: SmallFiles, folder: str, kind: str) -> dict[str, list[str]] | None:

@@ -13,8 +13,8 @@ from datasets.bigearthnet_index import BigEarthNet, open_bigearthnet
 from datasets.bigearthnet_lmdb import DATA_FILE
 from datasets.eurosat_dataset import EurosatDataset
 from utils.input_transform import InputTransform, input_transform
-from utils.labelled_pictures import LabelledPictures
 from utils.normalization import InputSpec
+from utils.probe_pictures import ProbePictures
 from utils.progress import progress
 from utils.subset import rarest_labels, stratified_subset
 
@@ -27,7 +27,7 @@ FEWEST_PATCHES = 500
 
 def read_online_data(
     data_dir: Path, spec: InputSpec, num_threads: int, fewest_patches: int = FEWEST_PATCHES
-) -> LabelledPictures:
+) -> ProbePictures:
     """Find out which data set it is, and read train and validation pictures.
 
     Args:
@@ -47,17 +47,17 @@ def read_online_data(
     index = open_bigearthnet(data_dir, lmdb=is_lmdb)
     train, train_targets = _read_share(index, "train", fewest_patches, transform, num_threads)
     val, val_targets = _read_share(index, "val", fewest_patches, transform, num_threads)
-    return LabelledPictures(transform, train, train_targets, val, val_targets, len(index.classes))
+    return ProbePictures(transform, train, train_targets, val, val_targets, len(index.classes))
 
 
-def _read_eurosat(data_dir: Path, spec: InputSpec, num_threads: int) -> LabelledPictures:
+def _read_eurosat(data_dir: Path, spec: InputSpec, num_threads: int) -> ProbePictures:
     dataset = EurosatDataset(data_dir)
     transform = input_transform(spec, dataset.spec, "auto")
     splits = dataset.splits(SPLIT_SEED)
     images = dataset.read_images(transform, num_threads)
     train, val = splits["train"], splits["val"]
     labels, num_classes = dataset.labels, len(dataset.classes)
-    return LabelledPictures(
+    return ProbePictures(
         transform, images[train], labels[train], images[val], labels[val], num_classes
     )
 

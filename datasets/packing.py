@@ -5,7 +5,6 @@ of patches can be written by any process at any time. A journal notes the finish
 interrupted packing skips them. The manifest is written last: a store with a manifest is complete.
 """
 
-import fcntl
 import hashlib
 import os
 import shutil
@@ -14,7 +13,6 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from multiprocessing import connection, parent_process
@@ -39,6 +37,7 @@ from datasets.packing_journal import JOURNAL_NAME, LOCK_NAME, Journal
 from datasets.pictures import Pictures
 from datasets.seco_patches import SecoPatches
 from utils.errors import UserError
+from utils.locks import sole_writer
 from utils.progress import progress
 from utils.report import write_json
 
@@ -66,7 +65,8 @@ def pack(source: Source, save_path: Path, num_workers: int) -> Manifest:
     """
     plan = plan_store(source)
     save_path.mkdir(parents=True, exist_ok=True)
-    with _lock(save_path):
+    busy = f"another process packs into {save_path}: wait for it, or choose another folder"
+    with sole_writer(save_path / LOCK_NAME, busy):
         if (save_path / MANIFEST_NAME).exists():
             return _complete(plan, save_path)
         _check_free_disk(plan, save_path)
@@ -106,22 +106,6 @@ def verify(save_path: Path, num_workers: int) -> Manifest:
             f"{MANIFEST_NAME}: copy the store again, or delete it and pack the data again"
         )
     return manifest
-
-
-@contextmanager
-def _lock(save_path: Path) -> Iterator[None]:
-    """Keep other packers out. The lock ends with this process, whatever its children do."""
-    with (save_path / LOCK_NAME).open("w") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UserError(
-                f"another process packs into {save_path}: wait for it, or choose another folder"
-            ) from error
-        try:
-            yield
-        finally:
-            (save_path / LOCK_NAME).unlink(missing_ok=True)
 
 
 def _complete(plan: Manifest, save_path: Path) -> Manifest:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from models.backbones import Encoder
 from utils.errors import UserError
+from utils.files import written_whole
 from utils.input_transform import InputTransform
 from utils.precision import PRECISIONS
 from utils.progress import progress
@@ -79,12 +79,6 @@ def cached(path: Path, compute: Callable[[], Tensor]) -> Tensor:
         except (ValueError, OSError, EOFError) as error:
             raise UserError(f"{path} is not a readable array: delete it") from error
     features = compute()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            np.save(file, features.numpy())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with written_whole(path) as partial, partial.open("wb") as file:
+        np.save(file, features.numpy())
     return features

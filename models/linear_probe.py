@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.optim import Adam
 from torch.optim.lr_scheduler import MultiStepLR
 
-from utils.errors import UserError
 from utils.progress import progress
 
 # The learning rate is divided by ten after these shares of the epochs (the original's schedule).
@@ -65,34 +64,6 @@ class Validation:
 def milestones(max_epochs: int) -> list[int]:
     """Return the epochs after which the learning rate falls, rounded down as in the original."""
     return [int(share * max_epochs) for share in MILESTONES]
-
-
-def draw_labelled(
-    labels: Tensor, labels_per_class: int | None, generator: torch.Generator
-) -> Tensor:
-    """Draw the samples whose labels a probe may see.
-
-    Args:
-        labels: int64, shape (N,).
-        labels_per_class: Samples of each class, or None for all samples.
-        generator: Source of the draw.
-
-    Returns:
-        Positions in ``labels``, int64, shape (M,).
-    """
-    if labels_per_class is None:
-        return torch.arange(len(labels))
-    smallest = int(labels.unique(return_counts=True)[1].min())
-    if labels_per_class > smallest:
-        raise UserError(
-            f"--labels_per_class {labels_per_class} is more than the {smallest} train images of "
-            "the smallest class"
-        )
-    chosen = []
-    for label in labels.unique():
-        members = (labels == label).nonzero().flatten()
-        chosen.append(members[torch.randperm(len(members), generator=generator)[:labels_per_class]])
-    return torch.cat(chosen)
 
 
 def fit_linear_probe(

@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.knn import knn_scores
-from models.linear_probe import Validation, draw_labelled, fit_linear_probe
+from models.linear_probe import Validation, fit_linear_probe
 from models.logistic import fit_logistic_sweep
 from utils.errors import UserError
 from utils.metrics import accuracy_percent
-from utils.subset import check_every_class, stratified_subset
+from utils.subset import check_every_class, draw_per_class, stratified_subset
 
 HELD_OUT = ("val", "test")
 
@@ -82,7 +82,7 @@ def draw_rows(
     draws = []
     for seed in seeds:
         if labels_per_class is not None:
-            rows = draw_labelled(labels, labels_per_class, torch.Generator().manual_seed(seed))
+            rows = draw_per_class(labels, labels_per_class, seed)
         else:
             rows = stratified_subset(labels, frac, seed)
             drawn = labels[rows].bincount(minlength=len(classes))

@@ -19,8 +19,8 @@ from models.backbones import Encoder
 from models.features import extract_features
 from models.knn import knn_scores
 from models.linear_probe import fit_linear_probe
-from utils.labelled_pictures import LabelledPictures
 from utils.metrics import MultiLabelScores, accuracy_percent
+from utils.probe_pictures import ProbePictures
 
 NEIGHBOURS = 20
 _FEATURE_BATCH_SIZE = 128
@@ -54,7 +54,7 @@ class SSLOnlineEvaluator(Callback):
 
     def __init__(
         self,
-        pictures: LabelledPictures | None,
+        pictures: ProbePictures | None,
         *,
         max_epochs: int,
         every_n_epochs: int,
@@ -81,7 +81,7 @@ class SSLOnlineEvaluator(Callback):
         pl_module.log_dict(trainer.strategy.broadcast(scores), sync_dist=True)
 
     def evaluate(
-        self, encoder: Encoder, pictures: LabelledPictures, device: torch.device
+        self, encoder: Encoder, pictures: ProbePictures, device: torch.device
     ) -> dict[str, float]:
         """Return scores in percent: accuracies, or micro average precision of several labels.
 
@@ -116,7 +116,7 @@ class SSLOnlineEvaluator(Callback):
             for probe, scores in predictions.items()
         }
 
-    def _linear_scores(self, train: Tensor, val: Tensor, pictures: LabelledPictures) -> Tensor:
+    def _linear_scores(self, train: Tensor, val: Tensor, pictures: ProbePictures) -> Tensor:
         """Fit a linear layer: features (N, D) and (M, D) -> scores of validation, (M, C)."""
         probes = fit_linear_probe(
             train,
@@ -132,7 +132,7 @@ class SSLOnlineEvaluator(Callback):
         return probes.logits(val)[0]
 
 
-def _nearest_scores(train: Tensor, val: Tensor, pictures: LabelledPictures) -> Tensor:
+def _nearest_scores(train: Tensor, val: Tensor, pictures: ProbePictures) -> Tensor:
     """Ask the nearest neighbours: features (N, D) and (M, D) -> scores of validation, (M, C)."""
     targets = pictures.train_targets
     if not pictures.is_multi_label:

@@ -12,11 +12,9 @@ from models.linear_probe import (
     Validation,
     _drop,
     _gradient,
-    draw_labelled,
     fit_linear_probe,
     milestones,
 )
-from utils.errors import UserError
 from utils.metrics import accuracy_percent, confusion_matrix, mean_and_std
 
 
@@ -142,24 +140,6 @@ def test_a_constant_feature_is_harmless() -> None:
     features, labels = clouds(80)
     features[:, 2] = 7.0
     assert fit(features, labels).weight.isfinite().all()
-
-
-def test_labelled_samples_are_as_many_per_class_and_differ_by_seed() -> None:
-    labels = torch.randint(4, (200,))
-    draws = [
-        draw_labelled(labels, 10, torch.Generator().manual_seed(seed)).sort().values
-        for seed in (0, 0, 1)
-    ]
-    assert labels[draws[0]].bincount().tolist() == [10] * 4
-    assert len(draws[0].unique()) == 40
-    assert torch.equal(draws[0], draws[1])
-    assert not torch.equal(draws[0], draws[2])
-
-
-def test_more_labels_than_the_smallest_class_has_is_an_error() -> None:
-    labels = torch.tensor([0, 0, 0, 1, 1])
-    with pytest.raises(UserError, match="--labels_per_class 3 is more than the 2 train images"):
-        draw_labelled(labels, 3, torch.Generator())
 
 
 def test_learning_rate_falls_at_60_and_80_percent_of_the_epochs() -> None:

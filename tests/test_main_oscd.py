@@ -41,7 +41,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def short_flags(data_dir: Path, log_dir: Path) -> list[str]:
     values = {"data_dir": data_dir, "log_dir": log_dir, "backbone_type": "random", "gpus": "0"}
-    values |= {"max_epochs": "1", "num_workers": "0", "num_seeds": "1", "pos_weight": "5"}
+    values |= {"max_epochs": "1", "num_workers": "0", "num_seeds": "1"}
     values |= {"patch_size": "32", "batch_size": "4"}
     return [part for name, value in values.items() for part in (f"--{name}", str(value))]
 
@@ -298,6 +298,7 @@ def test_paper_protocol_is_the_originals(
     assert metrics["num_train_cities"] == 2  # all of them: 18 tiles, of which 14 count
     model = detectors[-1].model.eval()
     assert model.siamese.levels == (0, 4, 5, 6, 7)
+    assert detectors[-1].pos_weight == 1
     for name, tensor in model.siamese.encoder.state_dict().items():
         is_statistic = "running" in name or "num_batches" in name
         assert torch.equal(tensor, before[name]) != is_statistic, name
@@ -364,7 +365,7 @@ def test_thirteen_bands_in_a_deeper_encoder_are_trained_on_tiles_of_the_size_ask
 ) -> None:
     bands = [f"B{number}" for number in range(1, 13)] + ["B8A"]
     extra = ["--base_encoder", "resnet50", "--bands", *bands, "--debug"]
-    extra += ["--patch_size", "40", "--pos_weight", "auto"]
+    extra += ["--patch_size", "40"]
     experiment = main_oscd.prepare(main_oscd.parse_args([*flags, *extra]))
     data = main_oscd.load_data(experiment, 42, 1.0)
     assert data.train[0, 0][0].shape == (13, 40, 40)
@@ -412,7 +413,6 @@ def test_the_originals_command_parses_with_its_defaults() -> None:
     )
     assert (args.patch_size, args.batch_size, args.max_epochs) == (96, 32, 100)
     assert args.learning_rate == 1e-3
-    assert args.pos_weight == 1.0
     assert not args.finetune_backbone
 
 

@@ -9,7 +9,6 @@ from torch import Tensor
 from utils.metrics import (
     MultiLabelScores,
     RankedScores,
-    accuracy_percent,
     average_precision,
     batch_mean,
     bootstrap_interval,
@@ -76,6 +75,14 @@ def test_f1_of_labels_is_scikit_learns() -> None:
         assert ours / 100 == pytest.approx(expected, rel=0, abs=1e-9)
 
 
+def test_weighted_f1_is_that_of_repeated_samples() -> None:
+    targets, scores = predictions(60, 3, None)
+    weights = torch.randint(3, (60,))
+    repeated = (rows.repeat_interleave(weights, 0) for rows in (targets, scores > 0))
+    expected = multi_label_f1(*repeated)
+    assert multi_label_f1(targets, scores > 0, weights) == pytest.approx(expected, rel=0, abs=1e-9)
+
+
 def test_scores_of_a_detection_are_scikit_learns() -> None:
     truth, found = torch.rand(300) < 0.2, torch.rand(300) < 0.3
     ours = detection_scores(
@@ -91,11 +98,6 @@ def test_scores_of_a_detection_are_scikit_learns() -> None:
         {name: 100 * value for name, value in expected.items()}, rel=0, abs=1e-9
     )
     assert detection_scores(0, 0, 0) == dict.fromkeys(expected, 0.0)
-
-
-def test_weights_of_the_accuracy_count_samples() -> None:
-    labels, predicted = torch.tensor([0, 1, 2, 2]), torch.tensor([0, 1, 1, 2])
-    assert accuracy_percent(labels, predicted, torch.tensor([2, 0, 1, 1])) == pytest.approx(75)
 
 
 def test_batch_mean_drops_the_last_batch() -> None:

@@ -1,4 +1,4 @@
-"""Multi-label metrics and draws against scikit-learn, NumPy and slow loops."""
+"""Multi-label metrics against scikit-learn and slow loops."""
 
 from pathlib import Path
 
@@ -11,8 +11,6 @@ from torch import Tensor
 
 from models.label_task import map_micro, probe_each
 from models.probes import Labelled
-from utils.errors import UserError
-from utils.label_draws import draw_stratified, draw_with_replacement
 from utils.multi_label import (
     BATCH_MEAN,
     batch_mean_of_micro,
@@ -45,7 +43,8 @@ def test_metrics_are_those_of_scikit_learn_for_every_run() -> None:
         }
         for name, value in expected.items():
             assert found[f"val/{name}_per_seed"][run] == pytest.approx(100 * value, abs=1e-9)
-    assert map_micro(targets, logits[0]) == found["val/map_micro_per_seed"][0]
+    chosen_by = map_micro(targets, logits[0])
+    assert chosen_by == pytest.approx(found["val/map_micro_per_seed"][0], rel=0, abs=1e-9)
     assert "val/map_micro_interval" not in found
 
 
@@ -96,35 +95,6 @@ def test_results_are_printed_and_drawn(tmp_path: Path, capsys: pytest.CaptureFix
     write_pictures(tmp_path, metrics, "title")
     for name in ("average_precision.png", "label_efficiency.png"):
         assert Image.open(tmp_path / name).width > 300
-
-
-def test_a_share_is_stratified_by_the_rarest_label_and_nested() -> None:
-    targets = torch.zeros(100, 3, dtype=torch.uint8)
-    targets[:, 0] = 1
-    targets[:20, 1] = 1
-    targets[:10, 2] = 1
-    rows = draw_stratified(targets, "abc", 0.3, 5)
-    assert [int((rows < 10).sum()), int(((rows >= 10) & (rows < 20)).sum())] == [3, 3]
-    assert len(rows.unique()) == 30
-    assert rows.equal(draw_stratified(targets, "abc", 0.3, 5))
-    assert not rows.equal(draw_stratified(targets, "abc", 0.3, 6))
-    assert set(rows.tolist()) < set(draw_stratified(targets, "abc", 0.6, 5).tolist())
-
-
-def test_a_share_that_loses_a_class_is_refused() -> None:
-    targets = torch.zeros(100, 2, dtype=torch.uint8)
-    targets[:, 0] = 1
-    targets[3, 1] = 1
-    with pytest.raises(UserError, match=r"--train_frac 0\.1 leaves no sample of rare"):
-        draw_stratified(targets, ["common", "rare"], 0.1, 0)
-
-
-def test_the_originals_share_has_duplicates_and_is_that_of_its_generator() -> None:
-    rows = draw_with_replacement(1000, 0.1, 42)
-    expected = np.random.default_rng(42).choice(range(1000), 100)
-    assert rows.tolist() == expected.tolist()
-    assert len(rows.unique()) < 100
-    assert draw_with_replacement(5, 1.0, 42).tolist() == [0, 1, 2, 3, 4]
 
 
 def test_a_probe_sees_its_own_rows_alone() -> None:

@@ -13,8 +13,8 @@ from datasets.eurosat_dataset import EurosatDataset
 from datasets.mini_earth import write_eurosat
 from datasets.online_data import read_online_data
 from utils.errors import UserError
-from utils.labelled_pictures import LabelledPictures
 from utils.normalization import InputSpec
+from utils.probe_pictures import ProbePictures
 
 SECO_RGB = InputSpec(  # red, green, blue as SeCo stores and stretches them
     ("B4", "B3", "B2"), (0, 2, 3), (129, 103, 88), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -28,7 +28,7 @@ def eurosat(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def same(first: LabelledPictures, second: LabelledPictures) -> bool:
+def same(first: ProbePictures, second: ProbePictures) -> bool:
     names = ("train", "train_targets", "val", "val_targets")
     return all(torch.equal(getattr(first, name), getattr(second, name)) for name in names)
 

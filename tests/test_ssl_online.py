@@ -23,8 +23,8 @@ from tests.test_launch import state
 from tests.test_main_pretrain import SMALL, assert_equal, tensors
 from utils.errors import UserError
 from utils.input_transform import DataSpec, input_transform
-from utils.labelled_pictures import LabelledPictures
 from utils.normalization import InputSpec
+from utils.probe_pictures import ProbePictures
 
 CPU = torch.device("cpu")
 TRANSFORM = input_transform(InputSpec.of_pictures(), DataSpec.of_pictures("pictures"), "auto")
@@ -48,13 +48,13 @@ def encoder() -> Encoder:
     return Encoder("resnet18")
 
 
-def evaluator(pictures: LabelledPictures | None = None, epochs: int = 25) -> SSLOnlineEvaluator:
+def evaluator(pictures: ProbePictures | None = None, epochs: int = 25) -> SSLOnlineEvaluator:
     return SSLOnlineEvaluator(
         pictures, max_epochs=epochs, every_n_epochs=1, seed=3, precision="32-true"
     )
 
 
-def pictures(train_targets: Tensor, val_targets: Tensor, num_classes: int) -> LabelledPictures:
+def pictures(train_targets: Tensor, val_targets: Tensor, num_classes: int) -> ProbePictures:
     """Make noise whose brightness tells the class, or the number of labels."""
     generator = torch.Generator().manual_seed(1)
 
@@ -64,7 +64,7 @@ def pictures(train_targets: Tensor, val_targets: Tensor, num_classes: int) -> La
         return (80 * level.view(-1, 1, 1, 1) + noise).to(torch.uint8)
 
     train, val = paint(train_targets), paint(val_targets)
-    return LabelledPictures(TRANSFORM, train, train_targets, val, val_targets, num_classes)
+    return ProbePictures(TRANSFORM, train, train_targets, val, val_targets, num_classes)
 
 
 CLASSES = pictures(torch.arange(3).repeat(20), torch.arange(3).repeat(4), 3)
@@ -86,7 +86,7 @@ def test_labels_at_random_are_not_learned(encoder: Encoder) -> None:
     generator = torch.Generator().manual_seed(2)
     shuffled = torch.arange(3).repeat(40)[torch.randperm(120, generator=generator)]
     data = pictures(torch.zeros(60, dtype=torch.long), torch.zeros(120, dtype=torch.long), 3)
-    data = LabelledPictures(
+    data = ProbePictures(
         TRANSFORM, data.train, torch.arange(3).repeat(20), data.val, shuffled, num_classes=3
     )
     scores = evaluator().evaluate(encoder, data, CPU)

@@ -1,12 +1,20 @@
 """Shares of a train set: sizes, strata, nesting."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from utils.errors import UserError
-from utils.subset import check_every_class, rarest_labels, stratified_subset
+from utils.subset import (
+    check_every_class,
+    draw_labels,
+    draw_per_class,
+    draw_with_replacement,
+    rarest_labels,
+    stratified_subset,
+)
 
 
 @given(
@@ -56,3 +64,47 @@ def test_a_share_without_a_class_is_refused_by_name() -> None:
     with pytest.raises(UserError, match=r"--train_frac 0.1 leaves no sample of Forest \(1 classes"):
         check_every_class(before, after, ["Forest", "River", "Sea"], 0.1)
     check_every_class(before, torch.tensor([1, 1, 0]), ["Forest", "River", "Sea"], 0.1)
+
+
+def test_a_share_is_stratified_by_the_rarest_label_and_nested() -> None:
+    targets = torch.zeros(100, 3, dtype=torch.uint8)
+    targets[:, 0] = 1
+    targets[:20, 1] = 1
+    targets[:10, 2] = 1
+    rows = draw_labels(targets, "abc", 0.3, 5)
+    assert [int((rows < 10).sum()), int(((rows >= 10) & (rows < 20)).sum())] == [3, 3]
+    assert len(rows.unique()) == 30
+    assert rows.equal(draw_labels(targets, "abc", 0.3, 5))
+    assert not rows.equal(draw_labels(targets, "abc", 0.3, 6))
+    assert set(rows.tolist()) < set(draw_labels(targets, "abc", 0.6, 5).tolist())
+
+
+def test_a_share_that_loses_a_class_is_refused() -> None:
+    targets = torch.zeros(100, 2, dtype=torch.uint8)
+    targets[:, 0] = 1
+    targets[3, 1] = 1
+    with pytest.raises(UserError, match=r"--train_frac 0\.1 leaves no sample of rare"):
+        draw_labels(targets, ["common", "rare"], 0.1, 0)
+
+
+def test_the_originals_share_has_duplicates_and_is_that_of_its_generator() -> None:
+    rows = draw_with_replacement(1000, 0.1, 42)
+    expected = np.random.default_rng(42).choice(range(1000), 100)
+    assert rows.tolist() == expected.tolist()
+    assert len(rows.unique()) < 100
+    assert draw_with_replacement(5, 1.0, 42).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_labelled_samples_are_as_many_per_class_and_differ_by_seed() -> None:
+    labels = torch.randint(4, (200,))
+    draws = [draw_per_class(labels, 10, seed).sort().values for seed in (0, 0, 1)]
+    assert labels[draws[0]].bincount().tolist() == [10] * 4
+    assert len(draws[0].unique()) == 40
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+
+
+def test_more_labels_than_the_smallest_class_has_is_an_error() -> None:
+    labels = torch.tensor([0, 0, 0, 1, 1])
+    with pytest.raises(UserError, match="--labels_per_class 3 is more than the 2 train images"):
+        draw_per_class(labels, 3, 0)

@@ -1,9 +1,9 @@
 """Change maps as files: pictures for people, GeoTIFFs for maps, arrays for programs."""
 
-import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rasterio
@@ -13,6 +13,7 @@ from rasterio.crs import CRS
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.transform import Affine
 
+from utils.files import written_whole
 from utils.plots import save_figure
 
 # Right, false and missed changes; what did not change and was not found stays black.
@@ -63,35 +64,17 @@ def plot_change_map(
 
 def write_geotiff(path: Path, band: np.ndarray, crs: CRS | None, transform: Affine | None) -> None:
     """Write one band, (H, W), where the source lies, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    place = {} if transform is None else {"crs": crs, "transform": transform}
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            with rasterio.open(
-                *(partial, "w"),
-                driver="GTiff",
-                count=1,
-                height=band.shape[0],
-                width=band.shape[1],
-                dtype=band.dtype,
-                compress="deflate",
-                **place,
-            ) as file:
-                file.write(band, 1)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    profile: dict[str, Any] = {"driver": "GTiff", "count": 1, "compress": "deflate"}
+    profile |= {"height": band.shape[0], "width": band.shape[1], "dtype": band.dtype}
+    if transform is not None:
+        profile |= {"crs": crs, "transform": transform}
+    with written_whole(path) as partial, warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(partial, "w", **profile) as file:
+            file.write(band, 1)
 
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write named arrays as an npz, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # its allow_pickle
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with written_whole(path) as partial, partial.open("wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # its allow_pickle

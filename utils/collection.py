@@ -1,9 +1,11 @@
-"""What belongs together among the files to download, and how it is fetched and unpacked."""
+"""What belongs together among the files to download, how it is fetched, and the command line."""
 
-from collections.abc import Mapping
+from argparse import ArgumentParser
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from utils.cli import HelpFormatter
 from utils.download import Patience, RemoteFile, fetch
 from utils.extract import extract
 
@@ -58,3 +60,33 @@ def print_list(collections: Mapping[str, Collection]) -> None:
     for name, collection in collections.items():
         licences = ", ".join(sorted({file.licence for file in collection.files}))
         print(f"{name:<{width}}  {collection.size:>8}  {licences:<20}  {collection.about}")
+
+
+def download_or_list(
+    description: str | None,
+    collections: Mapping[str, Collection],
+    argv: Sequence[str] | None,
+    save_path: Path | None = None,
+) -> None:
+    """Do what the command line of a download script asks for.
+
+    Args:
+        description: Of the script.
+        collections: What it offers, by name.
+        argv: Arguments, those of the process if None.
+        save_path: Default folder; without one the flag is needed.
+    """
+    parser = ArgumentParser(
+        description=description, formatter_class=HelpFormatter, allow_abbrev=False
+    )
+    add = parser.add_argument
+    add("name", nargs="?", choices=collections, help="what to download")
+    add("--save_path", type=Path, default=save_path, help="folder to put it into")
+    add("--list", action="store_true", help="print sizes, licences and contents, and stop")
+    args = parser.parse_args(argv)
+    if args.list:
+        print_list(collections)
+    elif args.name is None or args.save_path is None:
+        parser.error("give a name and --save_path, or --list")
+    else:
+        download(collections[args.name], args.save_path)

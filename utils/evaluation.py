@@ -1,6 +1,5 @@
 """What the downstream scripts share: their flags, how results are summarised, what they export."""
 
-import os
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from utils.cli import check_positive
 from utils.errors import UserError
+from utils.files import written_whole
 from utils.metrics import mean_and_std
 from utils.subset import check_fraction
 
@@ -125,16 +125,10 @@ def save_predictions(
     arrays = {"targets": targets.numpy(), "scores": scores.float().numpy()}
     if embeddings is not None:
         arrays["embeddings"] = embeddings.numpy()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            if path.suffix == ".npz":
-                arrays["names"] = np.array(names, dtype=np.str_)
-                np.savez(file, **arrays)  # type: ignore[arg-type]
-            else:
-                columns = {name: array.tolist() for name, array in arrays.items()}
-                pq.write_table(pa.table({"names": list(names)} | columns), file)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with written_whole(path) as partial, partial.open("wb") as file:
+        if path.suffix == ".npz":
+            arrays["names"] = np.array(names, dtype=np.str_)
+            np.savez(file, **arrays)  # type: ignore[arg-type]  # its allow_pickle
+        else:
+            columns = {name: array.tolist() for name, array in arrays.items()}
+            pq.write_table(pa.table({"names": list(names)} | columns), file)

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from utils.errors import UserError
+
 # Of network file systems that were mounted without locks.
 _WITHOUT_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 
@@ -33,6 +35,23 @@ def locked(path: Path) -> Iterator[None]:
                 return
         finally:
             os.close(descriptor)
+
+
+@contextmanager
+def sole_writer(path: Path, busy: str) -> Iterator[None]:
+    """Hold ``path``, or refuse with the words of ``busy`` where another process does.
+
+    The lock ends with this process, whatever its children do.
+    """
+    with path.open("w") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(busy) from error
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def _lock(descriptor: int, path: Path) -> None:

@@ -26,40 +26,42 @@ def confusion_matrix(labels: Tensor, predictions: Tensor, num_classes: int) -> T
     return torch.bincount(cells, minlength=num_classes**2).view(num_classes, num_classes)
 
 
-def accuracy_percent(labels: Tensor, predictions: Tensor, weights: Tensor | None = None) -> float:
+def accuracy_percent(labels: Tensor, predictions: Tensor) -> float:
     """Return the share of right predictions of the whole set, 0..100."""
-    right = (labels == predictions).double()
-    if weights is None:
-        return 100 * right.mean().item()
-    return 100 * (right @ weights.double() / weights.sum()).item()
+    return 100 * (labels == predictions).double().mean().item()
 
 
 class RankedScores:
-    """Scores of one yes-no question, sorted once for many weightings.
+    """Scores of yes-no questions, sorted once for many weightings of the samples.
 
     Args:
-        targets: Whether the answer is yes, shape (M,).
-        scores: Larger means rather yes, shape (M,).
+        targets: Whether the answers are yes, shape (N,) or, with C questions each, (N, C).
+        scores: Larger means rather yes, same shape.
     """
 
     def __init__(self, targets: Tensor, scores: Tensor) -> None:
-        ranked, self.order = scores.sort(descending=True)
-        self.positive = targets[self.order].double()
+        ranked, order = scores.flatten().sort(descending=True)
+        self.sample = order // (targets.numel() // len(targets))  # of each rank
         is_last = torch.ones(len(ranked), dtype=torch.bool)
         is_last[:-1] = ranked[1:] != ranked[:-1]
-        self.last = is_last.nonzero().flatten()  # of each run of equal scores
+        last = is_last.nonzero().flatten()  # of each run of equal scores
+        self.yes = targets.flatten()[order].nonzero().flatten()  # ranks
+        # How far down the threshold of each yes reaches: to the last of its equals.
+        self.reach = last[torch.searchsorted(last, self.yes)]
+        self.yes_reach = torch.searchsorted(self.yes, self.reach, right=True) - 1
 
     def average_precision(self, weights: Tensor | None = None) -> float:
         """Return the sum of (R_n - R_(n-1)) P_n over the distinct thresholds, as scikit-learn.
 
-        Not a number where no answer is yes.
+        Not a number where no answer is yes. Weights are int64, (N,).
         """
-        ones = torch.ones_like(self.positive)
-        weight = ones if weights is None else weights.double()[self.order]
-        true = (weight * self.positive).cumsum(0)[self.last]
-        count = weight.cumsum(0)[self.last]
-        gained = true.diff(prepend=true.new_zeros(1)) / true[-1]
-        return (gained * true / count.clamp(min=1e-300)).sum().item()
+        ones = torch.ones_like(self.sample)
+        weight = ones if weights is None else weights.index_select(0, self.sample)
+        count = weight.cumsum(0).index_select(0, self.reach)
+        gained = weight.index_select(0, self.yes)
+        true = gained.cumsum(0).index_select(0, self.yes_reach)
+        precision = true.double() / count.clamp(min=1)  # 0 samples are 0 gained
+        return ((gained * precision).sum() / gained.sum()).item()
 
 
 def average_precision(targets: Tensor, scores: Tensor) -> float:
@@ -93,14 +95,11 @@ class MultiLabelScores:
     """
 
     def __init__(self, targets: Tensor, scores: Tensor) -> None:
-        self.num_classes = targets.shape[1]
-        self.all = RankedScores(targets.flatten(), scores.flatten())
+        self.all = RankedScores(targets, scores)
         self.each = [RankedScores(*pair) for pair in zip(targets.T, scores.T, strict=True)]
 
     def micro(self, weights: Tensor | None = None) -> float:
         """Return the average precision over all samples and classes, in percent."""
-        if weights is not None:
-            weights = weights.repeat_interleave(self.num_classes)
         return 100 * self.all.average_precision(weights)
 
     def per_class(self, weights: Tensor | None = None) -> list[float]:
@@ -112,7 +111,9 @@ class MultiLabelScores:
         return torch.tensor(self.per_class(weights), dtype=torch.float64).nanmean().item()
 
 
-def multi_label_f1(targets: Tensor, predictions: Tensor) -> tuple[float, float]:
+def multi_label_f1(
+    targets: Tensor, predictions: Tensor, weights: Tensor | None = None
+) -> tuple[float, float]:
     """Return F1 in percent over all decisions (micro), and its mean over the classes (macro).
 
     A class without samples and predictions counts 0, as in scikit-learn.
@@ -120,10 +121,12 @@ def multi_label_f1(targets: Tensor, predictions: Tensor) -> tuple[float, float]:
     Args:
         targets: Multi-hot, shape (N, C).
         predictions: Multi-hot, shape (N, C).
+        weights: How often each sample counts, shape (N,).
     """
     targets, predictions = targets.bool(), predictions.bool()
-    true = (targets & predictions).sum(0).double()
-    wrong = (targets ^ predictions).sum(0).double()
+    weight = torch.ones(len(targets)).double() if weights is None else weights.double()
+    true = weight @ (targets & predictions).double()
+    wrong = weight @ (targets ^ predictions).double()
     micro = 2 * true.sum() / (2 * true.sum() + wrong.sum()).clamp(min=1)
     macro = (2 * true / (2 * true + wrong).clamp(min=1)).mean()
     return 100 * micro.item(), 100 * macro.item()

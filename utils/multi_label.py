@@ -43,8 +43,8 @@ def label_metrics(
     statistics: dict[str, Callable[[int, Tensor | None], float]] = {
         "map_micro": lambda run, weights: ranked[run].micro(weights),
         "map_macro": lambda run, weights: ranked[run].macro(weights),
-        "f1_micro": lambda run, weights: _f1(targets, found[run], weights)[0],
-        "f1_macro": lambda run, weights: _f1(targets, found[run], weights)[1],
+        "f1_micro": lambda run, weights: multi_label_f1(targets, found[run], weights)[0],
+        "f1_macro": lambda run, weights: multi_label_f1(targets, found[run], weights)[1],
     }
     metrics: dict[str, Any] = {}
     for name, statistic in statistics.items():
@@ -109,13 +109,6 @@ def _mean_over_runs(
     statistic: Callable[[int, Tensor | None], float], runs: int, weights: Tensor
 ) -> float:
     return mean(statistic(run, weights) for run in range(runs))
-
-
-def _f1(targets: Tensor, found: Tensor, weights: Tensor | None) -> tuple[float, float]:
-    if weights is None:
-        return multi_label_f1(targets, found)
-    rows = torch.arange(len(targets)).repeat_interleave(weights)
-    return multi_label_f1(targets[rows], found[rows])
 
 
 def _micro_of_batch(targets: Tensor, logits: Tensor) -> float:

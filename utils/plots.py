@@ -9,15 +9,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from utils.files import written_whole
 from utils.normalization import InputSpec
 
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a PNG whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    FigureCanvasAgg(figure).print_png(partial)
-    partial.replace(path)
+    with written_whole(path) as partial:
+        FigureCanvasAgg(figure).print_png(partial)
 
 
 def plot_confusion(path: Path, confusion: Tensor, classes: Sequence[str], title: str) -> None:

@@ -12,15 +12,15 @@ from typing import Any
 
 import torch
 
+from utils.files import written_whole
+
 _PACKAGES = ("torch", "torchvision", "pytorch-lightning", "numpy", "rasterio", "pillow")
 
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=1, default=str) + "\n")
-    partial.replace(path)
+    with written_whole(path) as partial:
+        partial.write_text(json.dumps(content, indent=1, default=str) + "\n")
 
 
 def new_run_dir(log_dir: Path, name: str) -> Path:

@@ -1,7 +1,11 @@
-"""Shares of a train set: stratified, without replacement, the same rows for the same seed."""
+"""Which samples of a train set a classifier may see: the same rows for the same seed.
+
+Without replacement and stratified, except for ``draw_with_replacement``, which is the original's.
+"""
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,6 +35,56 @@ def stratified_subset(strata: Tensor, frac: float, seed: int) -> Tensor:
     sizes = _round_to_total([frac * len(rows) for rows in members], total)
     drawn = [rows[keys[rows].argsort()[:size]] for rows, size in zip(members, sizes, strict=True)]
     return torch.cat(drawn).sort().values
+
+
+def draw_labels(targets: Tensor, classes: Sequence[str], frac: float, seed: int) -> Tensor:
+    """Draw a share of the samples of a multi-label set, of each rarest label alike.
+
+    Args:
+        targets: Multi-hot labels, shape (N, C).
+        classes: Names; one that loses all its samples is a ``UserError``.
+        frac: Share to draw.
+        seed: Seed of the draw.
+
+    Returns:
+        Sorted rows, int64, a part of those of a larger share.
+    """
+    rows = stratified_subset(rarest_labels(targets), frac, seed)
+    check_every_class(targets.sum(0), targets[rows].sum(0), classes, frac)
+    return rows
+
+
+def draw_per_class(labels: Tensor, count: int, seed: int) -> Tensor:
+    """Draw ``count`` samples of each class; a class with fewer is a ``UserError``.
+
+    Args:
+        labels: int64, shape (N,).
+        count: Samples of each class.
+        seed: Seed of the draw.
+
+    Returns:
+        Rows, int64, class by class.
+    """
+    smallest = int(labels.unique(return_counts=True)[1].min())
+    if count > smallest:
+        raise UserError(
+            f"--labels_per_class {count} is more than the {smallest} train images of the smallest "
+            "class"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    chosen = []
+    for label in labels.unique():
+        members = (labels == label).nonzero().flatten()
+        chosen.append(members[torch.randperm(len(members), generator=generator)[:count]])
+    return torch.cat(chosen)
+
+
+def draw_with_replacement(count: int, frac: float, seed: int) -> Tensor:
+    """Draw rows as the original does: a share of less than 1 has duplicates and any labels."""
+    if frac == 1:
+        return torch.arange(count)
+    drawn = np.random.default_rng(seed).choice(count, int(frac * count))
+    return torch.from_numpy(drawn)
 
 
 def rarest_labels(targets: Tensor) -> Tensor:

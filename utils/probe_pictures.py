@@ -8,7 +8,7 @@ from utils.input_transform import InputTransform
 
 
 @dataclass(frozen=True)
-class LabelledPictures:
+class ProbePictures:
     """A small data set in memory. Shapes: N train and M validation pictures, C classes.
 
     Attributes:
