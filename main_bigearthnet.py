@@ -207,19 +207,14 @@ def make_method(
 def finetuning(args: Namespace, task: LabelTask, world: World) -> FineTuning:
     """Bind the flags of the fine-tuning."""
     shown = task.pictures(task.held_out[-1])
+    every = 10 if args.protocol == "paper" else 1
     embeds = args.save_predictions is not None and world.rank == 0
     flags = ("protocol", "backbone_type", "num_classes", "image_size", "val_frac")
     per_process = batch_size_per_process(args, world)
     return FineTuning(
         task,
         seeds(args),
-        make_trainer=partial(
-            make_trainer,
-            args,
-            world,
-            "fine-tuning",
-            val_every_n_epochs=10 if args.protocol == "paper" else 1,
-        ),
+        make_trainer=partial(make_trainer, args, world, "fine-tuning", val_every_n_epochs=every),
         max_epochs=args.max_epochs,
         batch_size=per_process,
         learning_rate=args.learning_rate,

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from models.backbones import Encoder
 from models.ssl_finetuner import SSLFineTuner, finetune
+from utils.errors import UserError
 from utils.metrics import accuracy_percent
 from utils.normalization import InputSpec
 
@@ -179,3 +180,9 @@ def test_the_rate_falls_at_the_milestones() -> None:
     (optimizer,), (scheduler,) = model(milestones=[6, 8]).configure_optimizers()
     assert sorted(scheduler.milestones) == [6, 8]
     assert optimizer.param_groups[0]["lr"] == 1e-3
+
+
+def test_one_picture_is_no_batch_to_normalise() -> None:
+    data = {"train": Squares(1), "val": Squares(2)}
+    with pytest.raises(UserError, match="1 labelled pictures are too few for 1 processes"):
+        finetune(make_trainer(1), model(), data, batch_size=8, num_workers=0)
