@@ -41,6 +41,7 @@ from utils.errors import UserError
 from utils.evaluation import (
     add_evaluation_args,
     check_evaluation_flags,
+    curve_points,
     format_metric,
     input_norm,
     seeds,
@@ -118,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     _check_flags(args)
     experiment = prepare(args)
     run_dir = None if args.debug else new_run_dir(args.log_dir, f"oscd-{args.backbone_type}")
-    curve: dict[float, dict[str, Any]] = {}
+    results: dict[str, dict[str, Any]] = {}
     for frac in sorted(args.train_frac):  # the largest share is the last, and the one reported
         folder = run_dir
         if folder is not None and len(args.train_frac) > 1:
@@ -127,19 +128,19 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             repeat(experiment, seed, frac, folder and folder / f"seed={seed}")
             for seed in seeds(args)
         ]
-        curve[frac] = summarise_outcomes(experiment, outcomes)
+        results[f"{frac:g}"] = summarise_outcomes(experiment, outcomes)
     metrics: dict[str, Any] = {"pos_weight": experiment.hyper_parameters["pos_weight"]}
     metrics |= {f"num_{split}_cities": len(each) for split, each in experiment.cities.items()}
-    metrics |= curve[frac] | ({"curve": curve} if len(curve) > 1 else {})
+    metrics |= {**list(results.values())[-1], "by_train_frac": results}
     print_table(metrics)
     maps = (experiment.cities["test"], outcomes[0].probabilities, outcomes[0].threshold)
     if args.save_predictions is not None:
         save_probabilities(args.save_predictions, *maps)
     if run_dir is not None and folder is not None:
         write_maps(run_dir / "maps", *maps, experiment.transform.bands)
-        if len(curve) > 1:
-            points = {share: (m["test/f1"], m["test/f1_std"]) for share, m in curve.items()}
-            plot_label_curve(run_dir / "label_curve.png", {args.backbone_type: points}, "test F1")
+        if len(results) > 1:
+            curves = {args.backbone_type: curve_points(results, "test/f1")}
+            plot_label_curve(run_dir / "label_efficiency.png", curves, "test/f1 in percent")
         name = "last.ckpt" if experiment.is_paper else "best.ckpt"
         checkpoint = folder / f"seed={args.seed}" / name
         write_results(run_dir / "results.json", args, metrics, started, checkpoint)

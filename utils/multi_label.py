@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from utils.evaluation import format_metric, summarise
+from utils.evaluation import curve_points, format_metric, summarise
 from utils.metrics import (
     MultiLabelScores,
     RankedScores,
@@ -98,10 +98,7 @@ def write_pictures(folder: Path, metrics: dict[str, Any], title: str) -> None:
     results = metrics["by_train_frac"]
     if len(results) > 1:
         shown = [n for n in ("test/map_micro", "test/map_macro", BATCH_MEAN) if n in metrics]
-        curves = {
-            name: {float(frac): (r[name], r[f"{name}_std"]) for frac, r in results.items()}
-            for name in shown
-        }
+        curves = {name: curve_points(results, name) for name in shown}
         plot_label_curve(folder / "label_efficiency.png", curves, "average precision in percent")
 
 
