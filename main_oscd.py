@@ -35,14 +35,13 @@ from models.backbones import Encoder, add_backbone_args, load_encoder
 from models.change_detector import ChangeDetector
 from models.change_runs import check_same_run, fit_detector, predict_changes
 from models.segmentation import LEVELS, LEVELS_OF_THE_ORIGINAL
-from utils.change_scores import SCORES, THRESHOLDS, count_changes, summarise_cities
+from utils.change_scores import THRESHOLDS, count_changes, print_results, summarise_cities
 from utils.cli import base_parser, check_base_flags, check_positive, run, trainer_kwargs
 from utils.errors import UserError
 from utils.evaluation import (
     add_evaluation_args,
     check_evaluation_flags,
     curve_points,
-    format_metric,
     input_norm,
     seeds,
     summarise,
@@ -132,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     metrics: dict[str, Any] = {"pos_weight": experiment.hyper_parameters["pos_weight"]}
     metrics |= {f"num_{split}_cities": len(each) for split, each in experiment.cities.items()}
     metrics |= {**list(results.values())[-1], "by_train_frac": results}
-    print_table(metrics)
+    print_results(metrics)
     maps = (experiment.cities["test"], outcomes[0].probabilities, outcomes[0].threshold)
     if args.save_predictions is not None:
         save_probabilities(args.save_predictions, *maps)
@@ -247,20 +246,6 @@ def summarise_outcomes(experiment: Experiment, outcomes: Sequence[Outcome]) -> d
     counts = torch.stack([outcome.counts for outcome in outcomes])
     names = [city.name for city in experiment.cities["test"]]
     return metrics | summarise_cities(counts, names, experiment.args.seed)
-
-
-def print_table(metrics: dict[str, Any]) -> None:
-    """Print the scores of all pixels, and F1 of every test city."""
-    names = (
-        "val/f1",
-        *(f"val/{name}_batch_mean" for name in SCORES),
-        *(f"test/{n}" for n in SCORES),
-    )
-    for name in names:
-        if name in metrics:
-            print(format_metric(metrics, name))
-    for city, scores in metrics["test/cities"].items():
-        print(f"  f1 {city:25s}{scores['f1']:6.2f} %")
 
 
 def _check_flags(args: Namespace) -> None:

@@ -342,8 +342,12 @@ def original_tiles(city: Path, side: int) -> list[tuple[Tensor, Tensor, Tensor]]
     return tiles
 
 
-def test_shares_of_the_tiles_make_a_curve(flags: list[str], tmp_path: Path) -> None:
+def test_shares_of_the_tiles_make_a_curve(
+    flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     metrics = main_oscd.main([*flags, "--train_frac", "1", "0.5"])
+    printed = [line for line in capsys.readouterr().out.splitlines() if "% of the tiles" in line]
+    assert printed == ["50 % of the tiles", "100 % of the tiles"]
     run_dir = tmp_path / "logs/oscd-random/version_0"
     assert list(metrics["by_train_frac"]) == ["0.5", "1"]
     assert metrics["test/f1"] == metrics["by_train_frac"]["1"]["test/f1"]
