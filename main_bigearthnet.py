@@ -21,10 +21,11 @@ import time
 from argparse import Namespace
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning import Trainer, seed_everything
+from pytorch_lightning import seed_everything
 from torch import Tensor
 
 from datasets.bigearthnet_bands import BIGEARTHNET_SPEC
@@ -33,13 +34,8 @@ from datasets.bigearthnet_dataset import IMAGE_SIZE
 from datasets.bigearthnet_index import open_bigearthnet
 from datasets.bigearthnet_labels import CLASS_NAMES
 from models.backbones import Encoder, add_backbone_args, load_encoder
-from models.label_task import (
-    LabelTask,
-    Pictures,
-    map_micro,
-    probe_each,
-)
-from models.picture_task import finetune_each
+from models.finetuning import FineTuning
+from models.label_task import LabelTask, Pictures, map_micro, probe_each
 from models.probes import Labelled, Method, Predictions
 from utils.cli import (
     base_parser,
@@ -47,12 +43,12 @@ from utils.cli import (
     check_positive,
     run,
     share_cores,
-    trainer_kwargs,
 )
-from utils.errors import UserError
 from utils.evaluation import (
     add_evaluation_args,
     check_evaluation_flags,
+    check_full_batch,
+    check_resume_flag,
     input_norm,
     save_predictions,
     seeds,
@@ -62,7 +58,6 @@ from utils.launch import (
     World,
     add_launch_args,
     batch_size_per_process,
-    launch_kwargs,
     planned_world,
 )
 from utils.multi_label import (
@@ -72,7 +67,8 @@ from utils.multi_label import (
     print_results,
     write_pictures,
 )
-from utils.report import new_run_dir, write_results
+from utils.report import run_dir_of_rank, share_dir, write_results
+from utils.run_trainer import make_trainer
 
 TRAINING: dict[str, dict[str, Any]] = {  # of each protocol
     "corrected": {"select_epoch": True, "drop_last": False},
@@ -107,10 +103,13 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     seed_everything(args.seed, workers=True, verbose=False)
     task, data = load_task(args, world)
     method, metrics = make_method(args, task, data.draws, world)
+    mode = "probe" if args.freeze_backbone else "finetune"
+    run_dir = run_dir_of_rank(args, f"bigearthnet-{mode}-{args.backbone_type}", world.rank)
     results: dict[str, dict[str, Any]] = {}
     for frac, rows in data.draws.items():
         began = time.perf_counter()
-        predictions = method(rows)
+        of_run = {"frac": frac, "folder": share_dir(run_dir, frac, len(data.draws))}
+        predictions = method(rows, **({} if args.freeze_backbone else of_run))
         seconds = round(time.perf_counter() - began, 2)
         if world.rank == 0:
             results[f"{frac:g}"] = measure(args, task, predictions) | {
@@ -121,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         metrics |= {f"num_{split}": len(targets) for split, targets in task.targets.items()}
         metrics |= {"left_out": data.index.left_out, "classes": list(task.classes)}
         metrics |= {**list(results.values())[-1], "by_train_frac": results}  # the largest share
-        report(args, task, metrics, predictions, started)
+        report(args, task, metrics, predictions, started, run_dir)
     return metrics
 
 
@@ -130,8 +129,7 @@ def check_flags(args: Namespace) -> None:
     check_base_flags(args)
     check_evaluation_flags(args)
     check_positive(args, "image_size", "feature_batch_size")
-    if args.resume_from_checkpoint is not None:
-        raise UserError("--resume_from_checkpoint: this script writes no checkpoint, leave it out")
+    check_resume_flag(args, writes_checkpoints=not args.freeze_backbone)
 
 
 def plan_processes(args: Namespace) -> World:
@@ -164,12 +162,7 @@ def load_task(args: Namespace, world: World) -> tuple[LabelTask, BigEarthNetData
     )
     counts = {split: len(targets) for split, targets in data.targets.items()}
     counts["train"] = min(len(rows[0]) for rows in data.draws.values())
-    for split, count in counts.items():
-        if paper and count < args.batch_size:
-            raise UserError(
-                f"--batch_size {args.batch_size} is more than the {count} {split} patches, and "
-                "--protocol paper drops the last batch if it is not full"
-            )
+    check_full_batch(args, counts)
     task = LabelTask(
         encoder=encoder,
         transform=transform,
@@ -187,26 +180,10 @@ def make_method(
     args: Namespace, task: LabelTask, draws: dict[float, list[Tensor]], world: World
 ) -> tuple[Method, dict[str, Any]]:
     """Return what trains on labelled rows, and what its features cost."""
-    per_process = batch_size_per_process(args, world)
-    shared = {"seeds": seeds(args), "max_epochs": args.max_epochs}
-    shared |= {"learning_rate": args.learning_rate, **TRAINING[args.protocol]}
     if not args.freeze_backbone:
-        shown = task.pictures(task.held_out[-1])
-
-        def embed(tuned: Encoder) -> Tensor:
-            return encode(args, task, shown, tuned)[0]
-
-        return partial(
-            finetune_each,
-            task,
-            **shared,
-            batch_size=per_process,
-            make_trainer=partial(make_trainer, args, world),
-            score=map_micro,
-            held_out=task.held_out,
-            num_workers=args.num_workers,
-            embed=embed if args.save_predictions and world.rank == 0 else None,
-        ), {}
+        tuning = finetuning(args, task, world)
+        tuning.check_resumable(draws)
+        return tuning, {}
     needed = torch.cat([rows for each in draws.values() for rows in each]).unique()
     data, cost = read_features(args, task, needed)
 
@@ -214,25 +191,46 @@ def make_method(
         return probe_each(
             data,
             [torch.searchsorted(needed, chosen) for chosen in rows],
-            **shared,
-            batch_size=per_process * world.size,
+            seeds=seeds(args),
+            max_epochs=args.max_epochs,
+            learning_rate=args.learning_rate,
+            batch_size=batch_size_per_process(args, world) * world.size,
             milestones=args.milestones,
             standardise=args.protocol != "paper",
             dropout=task.dropout,
+            **TRAINING[args.protocol],
         )
 
     return probe, cost
 
 
-def make_trainer(args: Namespace, world: World, max_epochs: int) -> Trainer:
-    """Configure Lightning, which writes nothing here."""
-    return Trainer(
-        **trainer_kwargs(args) | launch_kwargs(world) | {"max_epochs": max_epochs},
-        check_val_every_n_epoch=10 if args.protocol == "paper" else 1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
+def finetuning(args: Namespace, task: LabelTask, world: World) -> FineTuning:
+    """Bind the flags of the fine-tuning."""
+    shown = task.pictures(task.held_out[-1])
+    embeds = args.save_predictions is not None and world.rank == 0
+    flags = ("protocol", "backbone_type", "num_classes", "image_size", "val_frac")
+    per_process = batch_size_per_process(args, world)
+    return FineTuning(
+        task,
+        seeds(args),
+        make_trainer=partial(
+            make_trainer,
+            args,
+            world,
+            "fine-tuning",
+            val_every_n_epochs=10 if args.protocol == "paper" else 1,
+        ),
+        max_epochs=args.max_epochs,
+        batch_size=per_process,
+        learning_rate=args.learning_rate,
+        score=map_micro,
+        held_out=task.held_out,
+        num_workers=args.num_workers,
+        embed=(lambda tuned: encode(args, task, shown, tuned)[0]) if embeds else None,
+        hyper_parameters={name: getattr(args, name) for name in flags}
+        | {"samples_per_step": per_process * world.size},
+        resumed=args.resume_from_checkpoint,
+        **TRAINING[args.protocol],
     )
 
 
@@ -279,7 +277,12 @@ def measure(args: Namespace, task: LabelTask, predictions: Predictions) -> dict[
 
 
 def report(
-    args: Namespace, task: LabelTask, metrics: dict[str, Any], shown: Predictions, started: float
+    args: Namespace,
+    task: LabelTask,
+    metrics: dict[str, Any],
+    shown: Predictions,
+    started: float,
+    run_dir: Path | None,
 ) -> None:
     """Print the results, and write those files that the flags ask for."""
     print_results(metrics)
@@ -288,12 +291,9 @@ def report(
         targets, scores = task.targets[split], shown.scores[split][0]
         names = task.data[split].names
         save_predictions(args.save_predictions, names, targets, scores, shown.embeddings)
-    if args.debug:
-        return
-    mode = "probe" if args.freeze_backbone else "finetune"
-    run_dir = new_run_dir(args.log_dir, f"bigearthnet-{mode}-{args.backbone_type}")
-    write_pictures(run_dir, metrics, f"BigEarthNet, {args.backbone_type}")
-    write_results(run_dir / "results.json", args, metrics, started, checkpoint=None)
+    if run_dir is not None:
+        write_pictures(run_dir, metrics, f"BigEarthNet, {args.backbone_type}")
+        write_results(run_dir / "results.json", args, metrics, started, shown.checkpoint)
 
 
 if __name__ == "__main__":

@@ -16,17 +16,19 @@ import time
 from argparse import Namespace
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning import Trainer, seed_everything
+from pytorch_lightning import seed_everything
 from torch import Tensor
 
 from datasets.eurosat_dataset import EurosatDataset, fingerprint
 from datasets.eurosat_splits import LIST_PREFIXES, write_split
 from models.backbones import Encoder, add_backbone_args, load_encoder
 from models.features import cached, extract_features, feature_key
-from models.picture_task import PictureTask, finetune_each, train_layer_each
+from models.finetuning import FineTuning
+from models.picture_task import PictureTask, train_layer_each
 from models.probes import (
     Labelled,
     Method,
@@ -37,7 +39,6 @@ from models.probes import (
     probe_by_lbfgs,
     vote_of_neighbours,
 )
-from utils.callbacks import EndTogether
 from utils.classification import accuracies, by_class, print_results, write_pictures
 from utils.cli import (
     base_parser,
@@ -45,12 +46,13 @@ from utils.cli import (
     check_positive,
     run,
     share_cores,
-    trainer_kwargs,
 )
 from utils.errors import UserError
 from utils.evaluation import (
     add_evaluation_args,
     check_evaluation_flags,
+    check_full_batch,
+    check_resume_flag,
     input_norm,
     save_predictions,
     seeds,
@@ -61,11 +63,11 @@ from utils.launch import (
     World,
     add_launch_args,
     batch_size_per_process,
-    launch_kwargs,
     planned_world,
 )
 from utils.metrics import batch_mean
-from utils.report import new_run_dir, write_results
+from utils.report import run_dir_of_rank, share_dir, write_results
+from utils.run_trainer import make_trainer
 from utils.subset import stratified_subset
 
 METHODS = {
@@ -105,13 +107,15 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         return {}  # its launcher started more processes than there is work for
     seed_everything(args.seed, workers=True, verbose=False)
     task, draws = load_task(args)
-    methods, metrics = make_methods(args, task, world)
+    methods, metrics = make_methods(args, task, draws, world)
+    run_dir = run_dir_of_rank(args, f"eurosat-{args.backbone_type}", world.rank)
     results: dict[str, dict[str, Any]] = {name: {} for name in methods}
     predictions: dict[str, Predictions] = {}  # of the largest share, which comes last
     for name, method in methods.items():
         for frac, rows in draws.items():
             began = time.perf_counter()
-            predictions[name] = method(rows)
+            of_run = {"frac": frac, "folder": share_dir(run_dir, frac, len(draws))}
+            predictions[name] = method(rows, **(of_run if name == "finetune" else {}))
             seconds = round(time.perf_counter() - began, 2)
             results[name][f"{frac:g}"] = measure(args, task, predictions[name]) | {
                 "num_labelled": len(rows[0]),
@@ -122,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         metrics |= {f"num_{split}": len(rows) for split, rows in task.splits.items()}
         metrics |= {"classes": list(task.classes), **list(results[first].values())[-1]}
         metrics["by_method"] = results
-        report(args, task, metrics, predictions[first], started)
+        report(args, task, metrics, predictions[first], started, run_dir)
     return metrics
 
 
@@ -132,8 +136,7 @@ def check_flags(args: Namespace) -> None:
     check_evaluation_flags(args)
     check_positive(args, "labels_per_class", "feature_batch_size")
     check_positive(args, "finetune_epochs", "finetune_learning_rate")
-    if args.resume_from_checkpoint is not None:
-        raise UserError("--resume_from_checkpoint: this script writes no checkpoint, leave it out")
+    check_resume_flag(args, writes_checkpoints=args.method == ["finetune"])
     if args.labels_per_class is not None and args.train_frac != [1.0]:
         raise UserError("--labels_per_class and --train_frac exclude each other: leave one out")
     if args.protocol == "paper" and args.method != ["linear"]:
@@ -178,22 +181,21 @@ def check_counts(args: Namespace, num_labelled: int, num_val: int) -> None:
             f"{num_labelled} labelled images are fewer than {max(NEIGHBOURS)} neighbours: leave "
             "knn out, or take more labels"
         )
-    for split, count in (("train", num_labelled), ("val", num_val)):
-        if args.protocol == "paper" and count < args.batch_size:
-            raise UserError(
-                f"--batch_size {args.batch_size} is more than the {count} {split} images, and "
-                "--protocol paper drops the last batch if it is not full"
-            )
+    check_full_batch(args, {"train": num_labelled, "val": num_val})
 
 
 def make_methods(
-    args: Namespace, task: PictureTask, world: World
+    args: Namespace, task: PictureTask, draws: dict[float, list[Tensor]], world: World
 ) -> tuple[dict[str, Method], dict[str, Any]]:
     """Return the methods by name, and what their features cost."""
     on_batches = {"seeds": seeds(args), "max_epochs": args.max_epochs}
     on_batches |= {"batch_size": args.batch_size, "learning_rate": args.learning_rate}
     if args.protocol == "paper":
-        train = partial(train_layer_each, task, make_trainer=partial(make_trainer, args, World()))
+        train = partial(
+            train_layer_each,
+            task,
+            make_trainer=partial(make_trainer, args, World(), "linear layer"),
+        )
         return {"linear": partial(train, **on_batches)}, {}
     methods: dict[str, Method] = {}
     cost: dict[str, Any] = {}
@@ -204,35 +206,28 @@ def make_methods(
         methods["lbfgs"] = partial(probe_by_lbfgs, *shared)
         methods |= {f"knn{k}": partial(vote_of_neighbours, *shared, k=k) for k in NEIGHBOURS}
     if "finetune" in args.method:
-        methods["finetune"] = finetuning(args, task, world)
+        methods["finetune"] = tuning = finetuning(args, task, world)
+        tuning.check_resumable(draws)
     asked = tuple(args.method)
     return {name: m for name, m in methods.items() if name.startswith(asked)}, cost
 
 
-def finetuning(args: Namespace, task: PictureTask, world: World) -> Method:
+def finetuning(args: Namespace, task: PictureTask, world: World) -> FineTuning:
     """Bind the flags of the fine-tuning."""
+    flags = ("backbone_type", "labels_per_class", "split", "split_seed", "val_frac")
+    per_process = batch_size_per_process(args, world)
     test = task.images[task.splits["test"]] if args.save_predictions and world.rank == 0 else None
-    return partial(
-        finetune_each,
+    return FineTuning(
         task,
-        seeds=seeds(args),
-        make_trainer=partial(make_trainer, args, world),
+        seeds(args),
+        make_trainer=partial(make_trainer, args, world, "fine-tuning"),
         max_epochs=args.finetune_epochs,
-        batch_size=batch_size_per_process(args, world),
+        batch_size=per_process,
         learning_rate=args.finetune_learning_rate,
+        hyper_parameters={name: getattr(args, name) for name in flags}
+        | {"samples_per_step": per_process * world.size},
+        resumed=args.resume_from_checkpoint,
         embed=None if test is None else partial(encode, args, task, images=test),
-    )
-
-
-def make_trainer(args: Namespace, world: World, max_epochs: int) -> Trainer:
-    """Configure Lightning, which writes nothing here."""
-    return Trainer(
-        **trainer_kwargs(args) | launch_kwargs(world) | {"max_epochs": max_epochs},
-        callbacks=[EndTogether()],
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
     )
 
 
@@ -278,15 +273,19 @@ def measure(args: Namespace, task: PictureTask, predictions: Predictions) -> dic
 
 
 def report(
-    args: Namespace, task: PictureTask, metrics: dict[str, Any], shown: Predictions, started: float
+    args: Namespace,
+    task: PictureTask,
+    metrics: dict[str, Any],
+    shown: Predictions,
+    started: float,
+    run_dir: Path | None,
 ) -> None:
     """Print the results, and write those files that the flags ask for."""
     print_results(metrics)
-    if not args.debug:
-        run_dir = new_run_dir(args.log_dir, f"eurosat-{args.backbone_type}")
+    if run_dir is not None:
         write_split(run_dir, task.names, task.splits)
         write_pictures(run_dir, metrics, f"EuroSAT, {args.backbone_type}")
-        write_results(run_dir / "results.json", args, metrics, started, checkpoint=None)
+        write_results(run_dir / "results.json", args, metrics, started, shown.checkpoint)
     if args.save_predictions is not None:
         split = "test" if "test" in shown.scores else "val"
         names = [task.names[row] for row in task.splits[split].tolist()]

@@ -33,14 +33,16 @@ from datasets.oscd_files import City
 from datasets.oscd_maps import save_probabilities, write_maps
 from models.backbones import Encoder, add_backbone_args, load_encoder
 from models.change_detector import ChangeDetector
-from models.change_runs import check_same_run, fit_detector, predict_changes
+from models.change_runs import fit_detector, predict_changes
 from models.segmentation import LEVELS, LEVELS_OF_THE_ORIGINAL
 from utils.change_scores import THRESHOLDS, count_changes, print_results, summarise_cities
+from utils.checkpoint import check_same_run
 from utils.cli import base_parser, check_base_flags, check_positive, run, trainer_kwargs
 from utils.errors import UserError
 from utils.evaluation import (
     add_evaluation_args,
     check_evaluation_flags,
+    check_resume_flag,
     curve_points,
     input_norm,
     seeds,
@@ -48,7 +50,7 @@ from utils.evaluation import (
 )
 from utils.input_transform import InputTransform, input_transform
 from utils.plots import plot_label_curve
-from utils.report import new_run_dir, provenance, write_results
+from utils.report import new_run_dir, provenance, share_dir, write_results
 
 MIN_PATCH_SIZE = 32  # pixels: 32 of them are one of the coarsest level
 
@@ -120,9 +122,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     run_dir = None if args.debug else new_run_dir(args.log_dir, f"oscd-{args.backbone_type}")
     results: dict[str, dict[str, Any]] = {}
     for frac in sorted(args.train_frac):  # the largest share is the last, and the one reported
-        folder = run_dir
-        if folder is not None and len(args.train_frac) > 1:
-            folder = folder / f"frac={frac:g}"
+        folder = share_dir(run_dir, frac, len(args.train_frac))
         outcomes = [
             repeat(experiment, seed, frac, folder and folder / f"seed={seed}")
             for seed in seeds(args)
@@ -262,11 +262,7 @@ def _check_flags(args: Namespace) -> None:
         raise UserError("--val_frac: the cities to validate on are few, leave it out")
     if args.save_predictions is not None and args.save_predictions.suffix != ".npz":
         raise UserError(f"--save_predictions {args.save_predictions}: maps are written as .npz")
-    if args.resume_from_checkpoint is not None and (args.num_seeds, len(args.train_frac)) != (1, 1):
-        raise UserError(
-            "--resume_from_checkpoint continues one detector: add --num_seeds 1, the --seed of its "
-            "folder and one --train_frac"
-        )
+    check_resume_flag(args, writes_checkpoints=True)
 
 
 def _pos_weight(args: Namespace, ratio: float) -> float:

@@ -51,7 +51,7 @@ from utils.normalization import InputSpec
 from utils.plots import plot_training
 from utils.precision import PRECISIONS, auto_precision
 from utils.presets import PRESETS
-from utils.report import new_run_dir, provenance, write_results
+from utils.report import provenance, run_dir_of_rank, write_results
 from utils.view_args import add_view_args, augment_config, check_view_flags
 
 
@@ -125,14 +125,15 @@ def main(argv: Sequence[str] | None = None) -> Trainer:
         )
 
     online = make_online_evaluator(args, world, datamodule.input_spec)
-    run_dir = make_run_dir(args, world)
-    callbacks: list[Callback] = [EndTogether(), SampleProgress(samples_per_step), FiniteLoss()]
-    callbacks += online
+    name = f"pretrain-{args.data_mode}-{args.base_encoder}"  # what is learned
+    run_dir = run_dir_of_rank(args, name, world.rank)
+    progress = SampleProgress("pre-training")
+    callbacks: list[Callback] = [EndTogether(), progress, FiniteLoss(), *online]
     if run_dir is not None:
         datamodule.log_dir = run_dir if world.rank == 0 else None
         callbacks.append(ViewsPicture(run_dir / "views.png", datamodule.input_spec))
         callbacks.append(
-            SaveCheckpoints(run_dir / "checkpoints", args.save_every_n_epochs, provenance(args))
+            SaveCheckpoints(run_dir / "checkpoints", provenance(args), args.save_every_n_epochs)
         )
     trainer = make_trainer(args, world, callbacks, run_dir)
     trainer.fit(model, datamodule, ckpt_path=args.resume_from_checkpoint)
@@ -241,14 +242,6 @@ def make_online_evaluator(
             precision=args.precision,
         )
     ]
-
-
-def make_run_dir(args: Namespace, world: World) -> Path | None:
-    """Create the folder of the run in the first process; the others never write, in any folder."""
-    if args.debug:
-        return None
-    name = f"pretrain-{args.data_mode}-{args.base_encoder}"  # what is learned
-    return new_run_dir(args.log_dir, name) if world.rank == 0 else args.log_dir / name
 
 
 def make_trainer(

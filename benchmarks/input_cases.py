@@ -17,10 +17,10 @@ from benchmarks.timing import Measure, one_core, rate
 from datasets.packed_store import PackedStore
 from datasets.patch_dataset import PatchDataset
 from datasets.seco_patches import SecoPatches
-from datasets.seeded_sampler import SeededSampler
 from datasets.store_loader import StoreLoader
 from utils.augment import Augment, AugmentConfig
 from utils.random import sample_keys
+from utils.seeded_sampler import SeededSampler
 
 Item = TypeVar("Item")
 CPU = torch.device("cpu")

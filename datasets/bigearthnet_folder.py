@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import rasterio
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
-from tqdm import tqdm
 
 from datasets.bigearthnet_bands import FILE_NAMES, check_band
 from utils.errors import UserError
+from utils.progress import progress
 
 V1_FOLDER, V2_FOLDER = "BigEarthNet-v1.0", "BigEarthNet-S2"
 # Nothing here needs coordinates, and half of the time would go into them.
@@ -55,7 +55,10 @@ class PatchFolder:
         """Read the label names that each patch of v1 holds."""
         with ThreadPoolExecutor(_NUM_THREADS) as pool:
             read = pool.map(self._read_label_names, names)
-            return list(tqdm(read, "reading labels", len(names), unit=" patches", leave=False))
+            bar = progress(
+                read, desc="reading labels", total=len(names), unit=" patches", leave=False
+            )
+            return list(bar)
 
     def fingerprint(self, names: Sequence[str], bands: Sequence[str]) -> str:
         """Identify the files of some patches and bands by path, size and time of change."""

@@ -8,11 +8,11 @@ import hashlib
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 
 import lmdb
-from tqdm import tqdm
 
 from datasets.bigearthnet_bands import SIDE_PX
 from datasets.bigearthnet_folder import PatchFolder
@@ -22,6 +22,7 @@ from datasets.bigearthnet_lists import METADATA, Listing, write_metadata
 from datasets.bigearthnet_lmdb import DATA_FILE, encode
 from utils.errors import UserError
 from utils.locks import sole_writer
+from utils.progress import progress
 from utils.report import write_json
 
 PARTIAL = ".partial"
@@ -89,7 +90,7 @@ def _write_patches(
             done = {key.decode() for key in transaction.cursor().iternext(values=False)}
         missing = [name for name in names if name not in done]
         _check_free_disk(folder, len(missing) * per_patch)
-        with tqdm(total=len(names), initial=len(done), desc="LMDB", unit=" patches") as bar:
+        with progress(total=len(names), initial=len(done), desc="LMDB", unit=" patches") as bar:
             for block in _read_blocks(source, missing, bands, num_workers):
                 with environment.begin(write=True) as transaction:
                     for name, value in block:
@@ -113,6 +114,11 @@ def _read_blocks(
         for block in blocks:
             values, ahead = ahead, next(results, None)
             yield list(zip(block, values or (), strict=True))
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a process that read was killed, perhaps for its memory: run the same command again, "
+            "which goes on, with fewer --num_workers"
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 

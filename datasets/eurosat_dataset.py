@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from rasterio.errors import NotGeoreferencedWarning
 from torch import Tensor
-from tqdm import tqdm
 
 from datasets.eurosat_files import (
     EUROSAT_BANDS,
@@ -39,6 +38,7 @@ from datasets.eurosat_splits import (
 from utils.cli import HelpFormatter, run
 from utils.errors import UserError
 from utils.input_transform import DataSpec, InputTransform
+from utils.progress import progress
 
 # Mean and standard deviation per band of the level-1C digital numbers:
 # https://github.com/microsoft/torchgeo/blob/545abe8326efc2848feae69d0212a15faba3eb00/torchgeo/datamodules/eurosat.py
@@ -113,7 +113,7 @@ class EurosatDataset:
         with (
             warnings.catch_warnings(),
             ThreadPoolExecutor(max(1, num_threads)) as pool,
-            tqdm(total=len(self), desc="reading EuroSAT", unit=" images", leave=False) as bar,
+            progress(total=len(self), desc="reading EuroSAT", unit=" images", leave=False) as bar,
         ):
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             first = read(0)

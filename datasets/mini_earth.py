@@ -20,8 +20,6 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from typing import TypeVar
 
-from tqdm import tqdm
-
 from datasets.bands import ALL_BANDS, check_bands
 from datasets.mini_earth_bigearthnet import write_lists, write_patch
 from datasets.mini_earth_covers import COVER_NAMES
@@ -30,6 +28,7 @@ from datasets.mini_earth_oscd import choose_cities, write_city
 from datasets.oscd_cities import TEST_CITIES, TRAIN_CITIES
 from utils.cli import HelpFormatter, run
 from utils.errors import UserError
+from utils.progress import progress
 
 Report = TypeVar("Report")
 MIN_SIZE = 12
@@ -166,7 +165,7 @@ def _for_each(
 ) -> list[Report]:
     """Do independent jobs under a progress bar, in processes if there are many."""
     num_workers = min(num_workers, len(jobs) // MIN_JOBS_PER_WORKER)
-    bar = partial(tqdm, total=len(jobs), desc="mini Earth", unit="place")
+    bar = partial(progress, total=len(jobs), desc="mini Earth", unit=" places")
     if num_workers < 2:
         return [work(*job) for job in bar(jobs)]
     with ProcessPoolExecutor(num_workers) as pool:

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from datasets.bigearthnet_bands import BIGEARTHNET_SPEC
 from datasets.bigearthnet_dataset import BigEarthNetPictures
@@ -16,6 +15,7 @@ from datasets.eurosat_dataset import EurosatDataset
 from utils.input_transform import InputTransform, input_transform
 from utils.normalization import InputSpec
 from utils.probe_pictures import ProbePictures
+from utils.progress import progress
 from utils.subset import rarest_labels, stratified_subset
 
 SPLIT_SEED = 0  # of EuroSAT without lists, and of BigEarthNet's share
@@ -72,5 +72,5 @@ def _read_share(
     pictures = BigEarthNetPictures(index, rows, transform)
     with ThreadPoolExecutor(max(1, num_threads)) as pool:
         read = pool.map(lambda item: pictures[item][0], range(len(pictures)))
-        bar = tqdm(read, f"reading BigEarthNet {split}", len(pictures), leave=False)
+        bar = progress(read, desc=f"reading BigEarthNet {split}", total=len(pictures), leave=False)
         return torch.stack(list(bar)), pictures.targets

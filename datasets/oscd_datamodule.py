@@ -9,8 +9,8 @@ from torch.utils.data import DataLoader
 
 from datasets.oscd_dataset import ChangeDetectionDataset, Sample, WholeCities
 from datasets.oscd_files import City
-from datasets.seeded_sampler import SeededSampler, epoch_of
 from utils.errors import UserError
+from utils.seeded_sampler import SeededSampler, epoch_of
 from utils.subset import stratified_subset
 
 

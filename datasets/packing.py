@@ -20,7 +20,6 @@ from pathlib import Path
 from threading import Thread
 
 import numpy as np
-from tqdm import tqdm
 
 from datasets.bad_patches import BadPatchError, check_bad_count
 from datasets.packed_manifest import (
@@ -39,6 +38,7 @@ from datasets.pictures import Pictures
 from datasets.seco_patches import SecoPatches
 from utils.errors import UserError
 from utils.locks import sole_writer
+from utils.progress import progress
 from utils.report import write_json
 
 _CHUNK = 64  # patches; at a time and process
@@ -160,9 +160,7 @@ def _write_chunks(
     writer = _ChunkWriter(source, plan, save_path)
     todo = [chunk for chunk in range(writer.num_chunks) if chunk not in journal.flaws]
     done = plan.num_patches - sum(len(writer.patches(chunk)) for chunk in todo)
-    bar = tqdm(
-        desc="packing", total=plan.num_patches, initial=done, unit=" patches", mininterval=0.5
-    )
+    bar = progress(desc="packing", total=plan.num_patches, initial=done, unit=" patches")
     bad: list[str] = []
     with bar:
         try:
@@ -316,7 +314,7 @@ def _sync(plan: Manifest, save_path: Path) -> None:
 def _hash_groups(plan: Manifest, save_path: Path, num_workers: int) -> tuple[Group, ...]:
     """Return the groups with the hash of every shard."""
     total = sum(size for _, size in _shards(plan, save_path))
-    bar = tqdm(desc="hashing", total=total, unit="B", unit_scale=True, mininterval=0.5)
+    bar = progress(desc="hashing", total=total, unit="B", unit_scale=True)
 
     def hash_shard(shard: Shard) -> Shard:
         digest = hashlib.sha256()

@@ -16,13 +16,13 @@ from datasets.packed_manifest import PICTURE_BANDS
 from datasets.packed_store import PackedStore
 from datasets.patch_dataset import PatchDataset
 from datasets.seco_litdata import StreamedPlaces
-from datasets.seeded_sampler import SeededSampler, epoch_of
 from datasets.store_loader import DeviceLoader, StoreLoader
 from utils.augment import Augment, AugmentConfig
 from utils.distributed import exchange, shared_permutation, to_device
 from utils.errors import UserError
 from utils.normalization import InputSpec
 from utils.random import sample_keys
+from utils.seeded_sampler import SeededSampler, epoch_of
 
 Cache = Literal["mmap", "ram", "gpu"]
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from datasets.bad_patches import BadPatchError, check_bad_count
 from datasets.litdata_manifest import (
@@ -27,6 +26,7 @@ from datasets.litdata_manifest import (
 )
 from datasets.patch_dataset import PatchSource
 from utils.errors import UserError
+from utils.progress import progress
 from utils.report import write_json
 
 CHUNK_BYTES = 2**26  # 64 MiB, LitData's choice for object storage
@@ -106,7 +106,9 @@ def _write_chunks(
     reader = DataLoader(_Items(source), batch_size=None, num_workers=num_workers)
     num_places = len(source.starts) - 1
     manifest = PlacesManifest(source.starts, source.patch_shape, source.input_spec)
-    for place, item in enumerate(tqdm(reader, total=num_places, desc="writing", unit=" places")):
+    for place, item in enumerate(
+        progress(reader, total=num_places, desc="writing", unit=" places")
+    ):
         if isinstance(item, str):
             raise UserError(item)
         patches, bad = item

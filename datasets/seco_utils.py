@@ -17,7 +17,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from datasets.band_files import read_band
 from datasets.bands import ALL_BANDS, QUANTILES_NAME
@@ -25,6 +24,7 @@ from datasets.packed_store import PackedStore, is_packed
 from datasets.seco_folder import find_bands, index_places, split_dates
 from utils.cli import HelpFormatter, run
 from utils.errors import UserError
+from utils.progress import progress
 from utils.report import write_json
 
 QUANTILES = (0.02, 0.98)  # as the original
@@ -49,7 +49,7 @@ def measure_histograms(root: Path, num_images: int, seed: int) -> dict[str, np.n
     rng = np.random.default_rng(seed)
     drawn = rng.choice(len(dates), min(num_images, len(dates)), replace=False)
     histograms = {band: np.zeros(256, np.int64) for band in bands}
-    for number in tqdm(sorted(drawn), desc="quantiles", unit=" images", leave=False):
+    for number in progress(sorted(drawn), desc="quantiles", unit=" images", leave=False):
         for band, histogram in histograms.items():
             histogram += np.bincount(read(dates[number], band).ravel(), minlength=256)
     return histograms

@@ -40,6 +40,7 @@ class Encoder(nn.Sequential):
             raise UserError(f"an encoder needs 3 or more bands, not {in_channels}")
         resnet = build_resnet(name, weights=weights, in_channels=in_channels, norm_layer=norm_layer)
         super().__init__(*list(resnet.children())[:-1], nn.Flatten())
+        self.architecture = name
         self.num_features: int = resnet.fc.in_features
 
 

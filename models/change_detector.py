@@ -14,7 +14,7 @@ from models.backbones import Encoder
 from models.segmentation import LEVELS, SegmentationModel
 from utils.change_scores import best_threshold, count_changes, mean_of_batches
 from utils.errors import UserError
-from utils.random import sample_keys
+from utils.random import epoch_seed
 
 WEIGHT_DECAY = 1e-4  # this and the next as in the original
 DECAY_PER_EPOCH = 0.95  # of the learning rate
@@ -85,13 +85,12 @@ class ChangeDetector(LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         if batch_idx == 0:
-            epoch, first = torch.tensor([self.current_epoch]), torch.tensor([0])
-            torch.manual_seed(int(sample_keys(self.seed, epoch, first)))
+            torch.manual_seed(epoch_seed(self.seed, self.current_epoch))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         image_1, image_2, mask, valid = batch
         loss = masked_loss(self(image_1, image_2), mask, valid, self.pos_weight.to(self.device))
-        self.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True)
+        self.log("train/loss", loss, on_step=False, on_epoch=True)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

@@ -6,15 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning import LightningDataModule, Trainer
-from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
 from models.change_detector import ChangeDetector
-from utils.callbacks import SaveCheckpoints
-from utils.checkpoint import WholeCheckpointIO, read_checkpoint
-from utils.errors import UserError
+from utils.checkpoint import WholeCheckpointIO
 from utils.precision import PRECISIONS
+from utils.run_trainer import run_trainer
 
 
 def fit_detector(
@@ -40,7 +38,7 @@ def fit_detector(
     Returns:
         Scores of the validation, of the best epoch or else of the last one.
     """
-    trainer = _trainer(trainer_arguments, folder, origin)
+    trainer = run_trainer("change detection", trainer_arguments, folder, folder, origin)
     with warnings.catch_warnings():  # a frozen encoder is meant to be
         warnings.filterwarnings("ignore", message=".*in eval mode at the start of training")
         trainer.fit(detector, data, ckpt_path=ckpt_path, weights_only=True)
@@ -57,22 +55,6 @@ def fit_detector(
         "val/threshold": detector.threshold,
         "val/epoch": detector.best_epoch,
     }
-
-
-def _trainer(arguments: Mapping[str, Any], folder: Path | None, origin: dict[str, Any]) -> Trainer:
-    """Build a trainer that writes into the folder, or nothing."""
-    never = arguments["max_epochs"] + 1  # a copy of last.ckpt that stays
-    return Trainer(
-        **arguments,
-        logger=False if folder is None else CSVLogger(folder, name="", version=""),
-        callbacks=[] if folder is None else [SaveCheckpoints(folder, never, origin)],
-        plugins=[WholeCheckpointIO()],
-        enable_checkpointing=folder is not None,
-        enable_model_summary=False,
-        log_every_n_steps=1,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-    )
 
 
 @torch.inference_mode()
@@ -100,28 +82,3 @@ def predict_changes(
         return [
             detector(*(date[None].to(device) for date in pair))[0].sigmoid().cpu() for pair in pairs
         ]
-
-
-def check_same_run(path: Path, hyper_parameters: Mapping[str, Any], max_epochs: int) -> None:
-    """Refuse to go on from a checkpoint of another run, or of one that has its epochs.
-
-    Args:
-        path: Checkpoint of a ``ChangeDetector``.
-        hyper_parameters: Those of the run that is to continue it.
-        max_epochs: Epochs that the whole run shall have.
-    """
-    checkpoint = read_checkpoint(path)
-    saved = checkpoint["hyper_parameters"]
-    for name, value in hyper_parameters.items():
-        if name not in saved or saved[name] != value:
-            raise UserError(
-                f"{path} is of a run with {name} {saved.get(name)}, not {value}: resume with the "
-                "flags of its run"
-            )
-    if "best" not in checkpoint or "epoch" not in checkpoint:
-        raise UserError(f"{path} cannot be continued: take the last.ckpt of its run")
-    done = checkpoint["epoch"] + 1  # checkpoints are written after whole epochs
-    if done >= max_epochs:
-        raise UserError(
-            f"{path} has its {done} epochs already: raise --max_epochs above {done} to go on"
-        )

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from models.backbones import Encoder
 from utils.errors import UserError
 from utils.files import written_whole
 from utils.input_transform import InputTransform
 from utils.precision import PRECISIONS
+from utils.progress import progress
 
 
 def extract_features(
@@ -46,7 +46,7 @@ def extract_features(
     with (
         torch.inference_mode(),
         torch.autocast(device.type, dtype, enabled=dtype is not None),
-        tqdm(total=count, desc="features", unit=" images", leave=False) as bar,
+        progress(total=count, desc="features", unit=" images", leave=False) as bar,
     ):
         for batch in batches:
             inputs = transform.normalize(batch.to(device))

@@ -122,6 +122,7 @@ class LabelTask:
         max_epochs: int,
         learning_rate: float,
         freeze_backbone: bool,
+        hyper_parameters: Mapping[str, Any],
     ) -> SSLFineTuner:
         """Put a classifier on a copy of the encoder, and seed what follows."""
         seed_everything(seed, workers=True, verbose=False)
@@ -135,6 +136,13 @@ class LabelTask:
             milestones=self.milestones,
             dropout=self.dropout,
             freeze_backbone=freeze_backbone,
+            seed=seed,
+            hyper_parameters={
+                **hyper_parameters,
+                "classes": list(self.classes),
+                "input_spec": self.transform.spec.to_dict(),
+                "input_transform": self.transform.fingerprint(),
+            },
             encoder_in_train_mode=self.encoder_in_train_mode,
         )
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.optim import Adam
 from torch.optim.lr_scheduler import MultiStepLR
-from tqdm import trange
+
+from utils.progress import progress
 
 # The learning rate is divided by ten after these shares of the epochs (the original's schedule).
 MILESTONES = (0.6, 0.8)
@@ -114,7 +115,7 @@ def fit_linear_probe(
     falls = milestones(max_epochs) if lr_milestones is None else list(lr_milestones)
     scheduler = MultiStepLR(optimizer, falls)
     with _one_thread():
-        for epoch in trange(max_epochs, desc="probes", unit=" epochs", leave=False):
+        for epoch in progress(range(max_epochs), desc="probes", unit=" epochs", leave=False):
             order = _shuffle(rows, generators)
             if drop_last:
                 order = order[:, : order.shape[1] // batch_size * batch_size]

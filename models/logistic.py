@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
-from tqdm import tqdm
+
+from utils.progress import progress
 
 # Inverse strengths C in half decades, the most regularised first: each starts where the last ended.
 STRENGTHS = tuple(10.0 ** (step / 2) for step in range(-8, 5))
@@ -56,7 +57,7 @@ def fit_logistic_sweep(
     inputs = ((features - mean) / std).numpy()
     model = LogisticRegression(max_iter=_MAX_ITERATIONS, tol=1e-3, warm_start=True)
     best, best_accuracy = None, -1.0
-    for strength in tqdm(STRENGTHS, desc="L-BFGS", unit=" strengths", leave=False):
+    for strength in progress(STRENGTHS, desc="L-BFGS", unit=" strengths", leave=False):
         model.set_params(C=strength).fit(inputs, labels.numpy())
         coefficients = (model.coef_, model.intercept_)
         weight, bias = (torch.from_numpy(np.float32(c)) for c in coefficients)

@@ -7,21 +7,20 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from pytorch_lightning import Trainer, seed_everything
+from pytorch_lightning import seed_everything
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from models.backbones import Encoder
+from models.finetuning import MakeTrainer
 from models.linear_probe import milestones
-from models.probes import HELD_OUT, Predictions, accuracy
-from models.ssl_finetuner import SSLFineTuner, finetune
+from models.probes import Predictions, accuracy
+from models.ssl_finetuner import SSLFineTuner
 from utils.input_transform import InputTransform
 from utils.metrics import batch_mean
-
-MakeTrainer = Callable[[int], Trainer]  # takes the number of epochs
 
 
 class LabelledPictures(Dataset[tuple[Tensor, Tensor, int]]):
@@ -85,6 +84,7 @@ class PictureTask:
         max_epochs: int,
         learning_rate: float,
         freeze_backbone: bool,
+        hyper_parameters: Mapping[str, Any],
     ) -> SSLFineTuner:
         """Put a classifier on a copy of the encoder, and seed what follows."""
         seed_everything(seed, workers=True, verbose=False)
@@ -101,85 +101,14 @@ class PictureTask:
             learning_rate=learning_rate,
             milestones=milestones(max_epochs),
             freeze_backbone=freeze_backbone,
+            seed=seed,
+            hyper_parameters={
+                **hyper_parameters,
+                "classes": list(self.classes),
+                "input_spec": self.transform.spec.to_dict(),
+                "input_transform": self.transform.fingerprint(),
+            },
         )
-
-
-class Task(Protocol):
-    """What fine-tuning needs to know of a data set: ``PictureTask``, or one with other labels."""
-
-    def pictures(self, split: str, rows: Tensor | None = None) -> Dataset[Any]:
-        """Return the (picture, target, position) of a split, or of some rows of it."""
-
-    def classifier(
-        self,
-        seed: int,
-        *,
-        score: Callable[[Tensor, Tensor], float],
-        max_epochs: int,
-        learning_rate: float,
-        freeze_backbone: bool,
-    ) -> SSLFineTuner:
-        """Put a classifier on a copy of the encoder, and seed what follows."""
-
-
-def finetune_each(
-    task: Task,
-    rows: Sequence[Tensor],
-    *,
-    seeds: Sequence[int],
-    make_trainer: MakeTrainer,
-    max_epochs: int,
-    batch_size: int,
-    learning_rate: float,
-    score: Callable[[Tensor, Tensor], float] = accuracy,
-    held_out: Sequence[str] = HELD_OUT,
-    num_workers: int = 0,
-    select_epoch: bool = True,
-    drop_last: bool = False,
-    embed: Callable[[Encoder], Tensor] | None = None,
-) -> Predictions:
-    """Fine-tune the encoder per repetition; the score on val chooses its epoch.
-
-    Args:
-        task: Encoder and data.
-        rows: Labelled rows of the train split for each repetition.
-        seeds: Of classifier and order, one per repetition.
-        make_trainer: Of one or several processes, each of which calls this.
-        max_epochs: Passes over the labelled rows.
-        batch_size: Pictures per step and process.
-        learning_rate: Of Adam, divided by ten at 60 % and at 80 % of the epochs.
-        score: Takes targets and logits of val, larger is better.
-        held_out: Splits to score.
-        num_workers: Loader processes.
-        select_epoch: Whether val chooses an epoch; else the last one is kept.
-        drop_last: Whether training leaves out a last batch that is not full.
-        embed: Returns the features of the test set by the first repetition's encoder.
-    """
-    scores: dict[str, list[Tensor]] = {split: [] for split in held_out}
-    epochs: list[float] = []
-    embeddings: Tensor | None = None
-    build = partial(task.classifier, max_epochs=max_epochs, learning_rate=learning_rate)
-    for seed, chosen in zip(seeds, rows, strict=True):
-        module = build(seed, score=score, freeze_backbone=False)
-        data = {"train": task.pictures("train", chosen)}
-        data |= {split: task.pictures(split) for split in held_out}
-        trainer = make_trainer(max_epochs)
-        logits = finetune(
-            trainer,
-            module,
-            data,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            select_epoch=select_epoch,
-            drop_last=drop_last,
-        )
-        for split, values in logits.items():
-            scores[split].append(values)
-        epochs.append(module.best_epoch if select_epoch else max_epochs)
-        if embed is not None and embeddings is None:
-            embeddings = embed(module.encoder)
-    stacked = {split: torch.stack(logits) for split, logits in scores.items()}
-    return Predictions(stacked, {"best_epochs": epochs}, embeddings)
 
 
 def train_layer_each(
@@ -196,16 +125,16 @@ def train_layer_each(
 
     No gradient reaches the encoder, but its batch norm uses the statistics of batches in training,
     and learns them. A last batch that is not full is dropped, the last epoch is kept, and val alone
-    is scored. Arguments are those of ``finetune_each``.
+    is scored. Arguments are those of ``FineTuning``.
     """
     scores = []
     build = partial(task.classifier, max_epochs=max_epochs, learning_rate=learning_rate)
     score = partial(batch_mean, accuracy, batch_size=batch_size)
     val = DataLoader(task.pictures("val"), batch_size)
     for seed, chosen in zip(seeds, rows, strict=True):
-        module = build(seed, score=score, freeze_backbone=True)
+        module = build(seed, score=score, freeze_backbone=True, hyper_parameters={})
         labelled = task.pictures("train", chosen)
-        trainer = make_trainer(max_epochs)
+        trainer = make_trainer(max_epochs, None)
         trainer.fit(module, DataLoader(labelled, batch_size, shuffle=True, drop_last=True), val)
         trainer.test(module, val, verbose=False)
         scores.append(module.test_logits)

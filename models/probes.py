@@ -6,6 +6,7 @@ repetitions, N samples, D features, C classes.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -40,14 +41,16 @@ class Predictions:
         scores: Of each held-out set, larger is likelier, shape (S, N, C).
         chosen: What validation chose for each repetition, S values under the name of the choice.
         embeddings: Features of the test set in the first repetition, shape (N, D).
+        checkpoint: Encoder that the first repetition wrote.
     """
 
     scores: dict[str, Tensor]
     chosen: dict[str, list[float]] = field(default_factory=dict)
     embeddings: Tensor | None = None
+    checkpoint: Path | None = None
 
 
-Method = Callable[[Sequence[Tensor]], Predictions]  # takes the labelled rows
+Method = Callable[..., Predictions]  # takes the labelled rows of every repetition
 
 
 def accuracy(labels: Tensor, scores: Tensor) -> float:

@@ -1,7 +1,6 @@
 """Classifiers that are trained through an encoder rather than on its cached features."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,13 @@ from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import Adam
 from torch.optim.lr_scheduler import MultiStepLR
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from models.backbones import Encoder
 from utils.distributed import copy_from_first, gather
+from utils.errors import UserError
+from utils.random import epoch_seed
+from utils.seeded_sampler import SeededOrder, SeededSampler, epoch_of
 
 
 class SSLFineTuner(LightningModule):
@@ -25,12 +27,15 @@ class SSLFineTuner(LightningModule):
     ``test_logits``. Batches are (uint8 pictures, targets, rows in the data set).
 
     Args:
-        encoder: Trained in place.
+        encoder: Trained in place. In checkpoints it has the name of a pre-training's encoder, so
+            that what reads the one reads the other.
         num_classes: Outputs of the classifier.
         normalize: Turns uint8 pictures into the encoder's inputs.
         multi_label: Whether a sample has any number of labels rather than one class.
         score: Of the validation set: takes targets and logits, larger is better.
         learning_rate: Of Adam.
+        seed: Of order and dropout, which every epoch begins anew, so that it can be resumed.
+        hyper_parameters: Further plain values that describe the run, for its checkpoints.
         milestones: Epochs after which the rate is divided by ten.
         dropout: Share of the features that are left out in training (0.2 in the original's
             BigEarthNet).
@@ -48,19 +53,28 @@ class SSLFineTuner(LightningModule):
         multi_label: bool,
         score: Callable[[Tensor, Tensor], float],
         learning_rate: float,
+        seed: int = 0,
+        hyper_parameters: Mapping[str, Any] | None = None,
         milestones: Sequence[int] = (),
         dropout: float = 0.0,
         freeze_backbone: bool = False,
         encoder_in_train_mode: bool = True,
     ) -> None:
         super().__init__()
-        self.encoder = encoder.requires_grad_(not freeze_backbone)
+        described: dict[str, Any] = {
+            "base_encoder": encoder.architecture,
+            "milestones": list(milestones),
+        }
+        described |= {"learning_rate": learning_rate, "seed": seed, **(hyper_parameters or {})}
+        self.save_hyperparameters(described)
+        self.encoder_q = encoder.requires_grad_(not freeze_backbone)
         self.classifier = nn.Linear(encoder.num_features, num_classes)
         self.dropout = nn.Dropout(dropout)
         self.normalize = normalize
         self.multi_label = multi_label
         self.score = score
         self.learning_rate = learning_rate
+        self.seed = seed
         self.milestones = milestones
         self.encoder_in_train_mode = encoder_in_train_mode
         self.best_score, self.best_epoch = -torch.inf, 0
@@ -70,11 +84,15 @@ class SSLFineTuner(LightningModule):
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Classify pictures: uint8, (B, C, H, W) -> logits, float32, (B, num_classes)."""
-        features = self.encoder(self.normalize(pictures))
+        features = self.encoder_q(self.normalize(pictures))
         return self.classifier(self.dropout(features)).float()
 
     def on_train_epoch_start(self) -> None:
-        self.encoder.train(self.encoder_in_train_mode)
+        self.encoder_q.train(self.encoder_in_train_mode)
+
+    def on_train_batch_start(self, batch: tuple[Tensor, ...], batch_idx: int) -> None:
+        if batch_idx == 0:  # after the loader has drawn its own numbers
+            torch.manual_seed(epoch_seed(self.seed, self.current_epoch, self.global_rank))
 
     def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:
         pictures, targets = batch[:2]
@@ -83,12 +101,12 @@ class SSLFineTuner(LightningModule):
             loss = F.multilabel_soft_margin_loss(logits, targets.float())
         else:
             loss = F.cross_entropy(logits, targets)
-        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/loss", loss, on_step=False, on_epoch=True)
         return loss
 
     def on_validation_epoch_start(self) -> None:
         # Each process has running statistics of its own; one encoder is judged, the first one's.
-        copy_from_first(self.encoder.buffers())
+        copy_from_first(self.encoder_q.buffers())
 
     def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
         pictures, targets, rows = batch
@@ -103,7 +121,7 @@ class SSLFineTuner(LightningModule):
             self.best_state = {k: v.detach().cpu().clone() for k, v in self.state_dict().items()}
 
     def on_test_epoch_start(self) -> None:
-        copy_from_first(self.encoder.buffers())
+        copy_from_first(self.encoder_q.buffers())
 
     def test_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
         self.validation_step(batch, batch_idx)
@@ -164,12 +182,13 @@ def finetune(
     Returns:
         Logits of "val" and, if it is there, of "test": float32, shape (N, num_classes).
     """
-    load = partial(DataLoader, num_workers=num_workers, persistent_workers=num_workers > 0)
-    # A last batch of one picture would have no deviation to normalise by.
-    share = -(-len(data["train"]) // trainer.world_size)  # type: ignore[arg-type]
-    is_one_left = share % batch_size == 1
-    train = load(data["train"], batch_size, shuffle=True, drop_last=drop_last or is_one_left)
-    held_out = {split: load(data[split], batch_size) for split in ("val", "test") if split in data}
+    settings = {"batch_size": batch_size, "num_workers": num_workers}
+    train = _train_loader(trainer, data["train"], module.seed, drop_last=drop_last, **settings)
+    held_out = {
+        split: _held_out_loader(trainer, data[split], **settings)
+        for split in ("val", "test")
+        if split in data
+    }
     trainer.fit(module, train, held_out["val"], ckpt_path=ckpt_path, weights_only=True)
     if select_epoch:
         module.load_state_dict(module.best_state)
@@ -178,3 +197,54 @@ def finetune(
         trainer.test(module, loader, verbose=False)
         logits[split] = module.test_logits
     return logits
+
+
+def _train_loader(
+    trainer: Trainer,
+    data: Dataset[Any],
+    seed: int,
+    *,
+    batch_size: int,
+    num_workers: int,
+    drop_last: bool,
+) -> DataLoader[Any]:
+    """Load in an order that is a function of (seed, epoch), this process's share of it."""
+    keys = SeededSampler(
+        len(data),  # type: ignore[arg-type]
+        seed,
+        epoch=lambda: epoch_of(trainer),
+        rank=trainer.global_rank,
+        world_size=trainer.world_size,
+    )
+    # A last batch of one picture would have no deviation to normalise by.
+    drop_last = drop_last or len(keys) % batch_size == 1
+    loader = DataLoader(
+        data,
+        batch_size,
+        sampler=SeededOrder(keys),
+        num_workers=num_workers,
+        drop_last=drop_last,
+        persistent_workers=num_workers > 0,
+    )
+    if not len(loader):
+        raise UserError(
+            f"{keys.num_samples} labelled pictures are too few for {trainer.world_size} processes "
+            f"and batches of {batch_size}: take more labels, or one process and smaller batches"
+        )
+    return loader
+
+
+def _held_out_loader(
+    trainer: Trainer, data: Dataset[Any], *, batch_size: int, num_workers: int
+) -> DataLoader[Any]:
+    """Load in the order of the rows; some come twice, so that each process has as many."""
+    share: DistributedSampler[Any] = DistributedSampler(
+        data, trainer.world_size, trainer.global_rank, shuffle=False
+    )
+    return DataLoader(
+        data,
+        batch_size,
+        sampler=share,
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+    )

@@ -20,6 +20,8 @@ def test_benchmark_reports_ratios_and_probe_times(
     found = bigearthnet.main(["--data_dir", str(bigearthnet_root), *flags, "--json"])
     assert found["lmdb_over_geotiff"]["RGB"] > 2
     assert len(found["patches_per_second"]["LMDB, RGB"]["values"]) == 3
+    assert found["extraction_over_encoder"] > 0
+    assert found["features_per_second"].keys() == {"features, LMDB", "features, memory"}
     assert sorted(found["probe_seconds_by_num_val"]) == [0, 20]
     written = json.loads((tmp_path / "bigearthnet.json").read_text())
     assert written["lmdb_over_geotiff"] == found["lmdb_over_geotiff"]

@@ -190,6 +190,14 @@ def test_an_interrupted_writing_does_not_go_on_with_other_bands(
         convert(bigearthnet_root, interrupted, "--bands", *RGB_BANDS)
 
 
+def test_a_killed_process_is_told_with_the_remedy(
+    bigearthnet_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bigearthnet_writer, "encode", lambda bands: os._exit(9))
+    with pytest.raises(UserError, match=r"was killed.*with fewer --num_workers"):
+        convert(bigearthnet_root, tmp_path / "saved", workers=1)
+
+
 def test_two_writers_do_not_share_a_folder(
     interrupted: Path, bigearthnet_root: Path, tmp_path: Path
 ) -> None:

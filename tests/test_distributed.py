@@ -12,7 +12,6 @@ import torch.multiprocessing as mp
 import torch.nn.functional as F
 from torch import Tensor
 
-from datasets.seeded_sampler import SeededSampler
 from models.backbones import Encoder
 from models.moco2_module import MocoV2
 from models.ssl_finetuner import SSLFineTuner
@@ -26,6 +25,7 @@ from utils.distributed import (
     unshuffle,
     world_size,
 )
+from utils.seeded_sampler import SeededSampler
 
 BATCH, SPACES, STEP = 4, 3, 7
 
@@ -116,12 +116,12 @@ def judge_one_encoder() -> dict[str, Any]:
         score=lambda *_: 0.0,
         learning_rate=1.0,
     )
-    tuner.encoder.get_buffer("1.running_mean").fill_(rank())
+    tuner.encoder_q.get_buffer("1.running_mean").fill_(rank())
     tuner.on_validation_epoch_start()
-    validated = tuner.encoder.get_buffer("1.running_mean").clone()
-    tuner.encoder.get_buffer("1.running_mean").fill_(5 + rank())
+    validated = tuner.encoder_q.get_buffer("1.running_mean").clone()
+    tuner.encoder_q.get_buffer("1.running_mean").fill_(5 + rank())
     tuner.on_test_epoch_start()
-    return {"validated": validated, "tested": tuner.encoder.get_buffer("1.running_mean")}
+    return {"validated": validated, "tested": tuner.encoder_q.get_buffer("1.running_mean")}
 
 
 # --- what comes out ----------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from utils.errors import UserError
 from utils.input_transform import input_transform
 from utils.launch import World
 from utils.normalization import InputSpec
+from utils.run_trainer import make_trainer
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -220,7 +221,7 @@ def test_each_training_of_several_processes_has_a_trainer_of_its_own(
     data_dir: Path, tmp_path: Path
 ) -> None:
     args = main_eurosat.parse_args(short_flags(data_dir, tmp_path))
-    trainers = [main_eurosat.make_trainer(args, World(1, 2), epochs) for epochs in (3, 5)]
+    trainers = [make_trainer(args, World(1, 2), "x", epochs, None) for epochs in (3, 5)]
     assert [trainer.max_epochs for trainer in trainers] == [3, 5]
     assert [trainer.world_size for trainer in trainers] == [2, 2]
 

@@ -203,15 +203,15 @@ def test_paper_protocol_drifts_statistics_but_no_weights_and_drops_the_last_batc
     metrics = main_eurosat.main([*flags, *paper])
 
     probe = probes[0].eval()
-    for name, tensor in probe.encoder.state_dict().items():
+    for name, tensor in probe.encoder_q.state_dict().items():
         is_statistic = "running" in name or "num_batches" in name
         assert torch.equal(tensor, before[name]) != is_statistic, name
-    assert probe.encoder.state_dict()["1.num_batches_tracked"] == 3 * 3  # of 60 images, 48 count
+    assert probe.encoder_q.state_dict()["1.num_batches_tracked"] == 3 * 3  # of 60 images, 48 count
     dataset = EurosatDataset(data_dir)
     rows = dataset.splits(0)["val"][:16]  # of 20
     images = dataset.read_images(input_transform(spec, dataset.spec, "paper"), 1)
     with torch.no_grad():
-        logits = probe.classifier(probe.encoder(images[rows] / 255))
+        logits = probe.classifier(probe.encoder_q(images[rows] / 255))
     accuracy = 100 * (logits.argmax(1) == dataset.labels[rows]).float().mean().item()
     assert metrics["val/accuracy_batch_mean"] == pytest.approx(accuracy, abs=1e-3)
     assert "test/accuracy" not in metrics
@@ -245,7 +245,7 @@ def test_checkpoint_of_rgb_patches_is_probed_with_its_own_normalisation(
             "trained on B1 .* B12, but EuroSAT in RGB has no B1 B5 B6 B7 B8 B8A B9 B11 B12",
         ),
         (["--gpus", "64"], "--gpus 64 was asked for"),
-        (["--resume_from_checkpoint", "last.ckpt"], "writes no checkpoint"),
+        (["--resume_from_checkpoint", "last.ckpt"], "probes write no checkpoint"),
         (["--num_workers", "-1"], "--num_workers must be 0 or more"),
         (["--num_seeds", "0"], "--num_seeds must be above 0"),
         (["--train_frac", "0.05", "1"], "--train_frac 0.05 leaves no sample of .* and more"),

@@ -264,7 +264,7 @@ def test_another_run_is_not_resumed(finished: Finished, flags: list[str], tmp_pa
         (["--learning_rate", "0.1"], "of a run with learning_rate 0.001, not 0.1"),
         (["--seed", "7"], "of a run with seed 42, not 7"),
         (["--base_encoder", "resnet34"], "of a run with encoder_parameters"),
-        (["--num_seeds", "2"], "continues one detector: add --num_seeds 1"),
+        (["--num_seeds", "2"], "continues one training: add --num_seeds 1"),
         ([], "has its 3 epochs already: raise --max_epochs above 3"),
         (["--resume_from_checkpoint", str(folder / "best.ckpt")], "cannot be continued"),
     ):

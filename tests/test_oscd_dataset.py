@@ -24,10 +24,10 @@ from datasets.oscd_dataset import (
     unchanged_per_changed,
 )
 from datasets.oscd_files import City, find_cities
-from datasets.seeded_sampler import SeededSampler
 from utils.errors import UserError
 from utils.input_transform import InputTransform, input_transform
 from utils.normalization import InputSpec
+from utils.seeded_sampler import SeededSampler
 
 ARCHIVE = "Onera Satellite Change Detection dataset - "
 SIDE = 60

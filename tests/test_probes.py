@@ -1,6 +1,7 @@
 """Methods on frozen features and through an encoder: rows, repetitions, what is scored."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from sklearn.metrics import confusion_matrix, recall_score
 from torch import Tensor
 
 from models.backbones import Encoder
-from models.picture_task import LabelledPictures, PictureTask, finetune_each, train_layer_each
+from models.finetuning import FineTuning
+from models.picture_task import LabelledPictures, PictureTask, train_layer_each
 from models.probes import (
     Labelled,
     Predictions,
@@ -126,7 +128,7 @@ def task() -> PictureTask:
     return PictureTask(Encoder("resnet18"), transform, images, names, labels, CLASSES, splits)
 
 
-def make_trainer(max_epochs: int) -> Trainer:
+def make_trainer(max_epochs: int, folder: Path | None) -> Trainer:
     return Trainer(
         accelerator="cpu",
         max_epochs=max_epochs,
@@ -139,16 +141,16 @@ def make_trainer(max_epochs: int) -> Trainer:
 
 
 def finetuned(task: PictureTask, seeds: Sequence[int], rows: Sequence[Tensor]) -> Predictions:
-    return finetune_each(
+    tuning = FineTuning(
         task,
-        rows,
-        seeds=seeds,
+        seeds,
         make_trainer=make_trainer,
         max_epochs=2,
         batch_size=4,
         learning_rate=1e-3,
         embed=lambda encoder: encoder.eval()(task.transform.normalize(task.images[18:])).detach(),
     )
+    return tuning(rows)
 
 
 def test_pictures_are_given_with_label_and_position(task: PictureTask) -> None:
@@ -179,8 +181,8 @@ def test_fine_tuning_repeats_with_its_seed_and_leaves_the_encoder(task: PictureT
 def test_the_layer_of_the_original_drops_what_is_no_whole_batch(task: PictureTask) -> None:
     steps = []
 
-    def counted(max_epochs: int) -> Trainer:
-        steps.append(make_trainer(max_epochs))
+    def counted(max_epochs: int, folder: Path | None) -> Trainer:
+        steps.append(make_trainer(max_epochs, folder))
         return steps[-1]
 
     predictions = train_layer_each(

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+import main_bigearthnet
 import main_eurosat
+import main_oscd
 import main_pretrain
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -15,21 +17,23 @@ BLOCKS = re.findall(r"```\w*\n(.*?)```", README, flags=re.DOTALL)
 COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line.startswith("python ")]
 PARSERS = {
     "main_pretrain.py": main_pretrain.parse_args,
+    "main_bigearthnet.py": main_bigearthnet.parse_args,
     "main_eurosat.py": main_eurosat.parse_args,
+    "main_oscd.py": main_oscd.parse_args,
 }
 
 
 def test_the_readme_has_commands_of_every_script() -> None:
     named = {shlex.split(command)[1] for command in COMMANDS}
     assert named >= PARSERS.keys()
-    assert {f"main_{name}.py" for name in ("pretrain", "eurosat")} == {
-        path.name for path in ROOT.glob("main_*.py")
-    }
+    assert PARSERS.keys() == {path.name for path in ROOT.glob("main_*.py")}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_of_the_readme_parse(command: str) -> None:
     _, script, *flags = shlex.split(command)
+    if script == "-m":
+        script = flags.pop(0).replace(".", "/") + ".py"
     assert (ROOT / script).is_file()
     if script in PARSERS:
         PARSERS[script](flags)

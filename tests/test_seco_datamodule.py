@@ -20,10 +20,10 @@ from datasets.bands import RGB_BANDS
 from datasets.pictures import Pictures
 from datasets.seco_datamodule import DATA_MODES, SecoDataModule, View
 from datasets.seco_patches import SecoPatches, is_seco
-from datasets.seeded_sampler import SeededSampler
 from utils.augment import AugmentConfig
 from utils.errors import UserError
 from utils.random import sample_keys
+from utils.seeded_sampler import SeededSampler
 
 Batch = tuple[Tensor, list[Tensor], Tensor | None]
 CALM: dict[str, Any] = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False}

@@ -88,8 +88,8 @@ def test_what_changes_in_training(freeze: bool, train_mode: bool) -> None:
     before = tensors(module)
     fit(module, Squares(16), max_epochs=1)
     expected = {"classifier weights"}
-    expected |= set() if freeze else {"encoder weights"}
-    expected |= {"encoder statistics"} if train_mode else set()
+    expected |= set() if freeze else {"encoder_q weights"}
+    expected |= {"encoder_q statistics"} if train_mode else set()
     assert changed(before, module) == expected
 
 

@@ -17,11 +17,11 @@ from datasets.open_patches import open_patches
 from datasets.packed_store import PackedStore
 from datasets.patch_dataset import PatchDataset
 from datasets.seco_datamodule import _collate
-from datasets.seeded_sampler import SeededSampler
 from datasets.store_loader import DeviceLoader, StoreLoader
 from tests.test_seco_datamodule import assert_same, fit, make
 from tests.test_seco_zip import zip_folder
 from utils.errors import UserError
+from utils.seeded_sampler import SeededSampler
 
 CPU = torch.device("cpu")
 

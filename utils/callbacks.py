@@ -18,31 +18,34 @@ from utils.distributed import gather, own_part, unshuffle
 from utils.errors import UserError
 from utils.normalization import InputSpec
 from utils.plots import plot_views
+from utils.progress import progress
 from utils.report import write_json
-
-_REFRESH_S = 0.5  # on a terminal
-_REFRESH_LOG_S = 30.0  # in a log file, where every refresh is a line
 
 
 class SampleProgress(Callback):
-    """One bar for the whole run, in samples: their rate and the time that is left."""
+    """One bar for the whole run, in samples: their rate, the time that is left, loss and scores.
 
-    def __init__(self, samples_per_step: int) -> None:
-        self.samples_per_step = samples_per_step
+    Scores are what the module logs with ``prog_bar=True`` under ``val/``.
+    """
+
+    def __init__(self, description: str) -> None:
+        self.description = description
         self.bar: tqdm | None = None
+        self.loss = torch.tensor(torch.nan)
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.is_global_zero:
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if self.bar is not None or not trainer.is_global_zero:
             return
+        samples_per_step = len(batch[0]) * trainer.world_size
         steps = int(trainer.num_training_batches) * (trainer.max_epochs or 1)
-        self.bar = tqdm(
-            desc="pre-training",
-            total=steps * self.samples_per_step,
-            initial=trainer.global_step * self.samples_per_step,
+        self.bar = progress(
+            desc=self.description,
+            total=steps * samples_per_step,
+            initial=trainer.global_step * samples_per_step,
             unit=" samples",
             unit_scale=True,
-            mininterval=_REFRESH_S if sys.stderr.isatty() else _REFRESH_LOG_S,
-            dynamic_ncols=True,
         )
 
     def on_train_batch_end(
@@ -50,11 +53,27 @@ class SampleProgress(Callback):
     ) -> None:
         if self.bar is None:
             return
+        self.loss = outputs["loss"]
         if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            epoch = f"{trainer.current_epoch + 1}/{trainer.max_epochs}"
-            loss = float(trainer.logged_metrics["train/loss"])
-            self.bar.set_postfix(epoch=epoch, loss=f"{loss:.3f}", refresh=False)
-        self.bar.update(self.samples_per_step)
+            self._show(trainer, self.bar)
+        self.bar.update(len(batch[0]) * trainer.world_size)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.bar is not None:
+            self._show(trainer, self.bar)
+            # The last step of an epoch may have had fewer samples.
+            self.bar.total = self.bar.n * (trainer.max_epochs or 1) / (trainer.current_epoch + 1)
+
+    def _show(self, trainer: Trainer, bar: tqdm) -> None:
+        """Read the loss, which waits for the device and so is rare, and the scores."""
+        shown = {"epoch": f"{trainer.current_epoch + 1}/{trainer.max_epochs}"}
+        shown |= {"loss": f"{float(self.loss):.3f}"}
+        shown |= {
+            name.removeprefix("val/"): f"{float(score):.4g}"
+            for name, score in trainer.progress_bar_metrics.items()
+            if name.startswith("val/")
+        }
+        bar.set_postfix(shown, refresh=False)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._close()
@@ -107,11 +126,13 @@ class SaveCheckpoints(Checkpoint):
 
     Args:
         folder: Where to write.
-        every_n_epochs: Epochs between the copies that stay.
         origin: Arguments, versions and commit of the run, written beside the checkpoints.
+        every_n_epochs: Epochs between the copies that stay; None keeps no copies.
     """
 
-    def __init__(self, folder: Path, every_n_epochs: int, origin: dict[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, origin: dict[str, Any], every_n_epochs: int | None = None
+    ) -> None:
         self.folder = folder
         self.every_n_epochs = every_n_epochs
         self.origin = origin
@@ -123,7 +144,7 @@ class SaveCheckpoints(Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         done = trainer.current_epoch + 1
         trainer.save_checkpoint(self.folder / "last.ckpt", weights_only=False)
-        if done % self.every_n_epochs == 0:
+        if self.every_n_epochs is not None and done % self.every_n_epochs == 0:
             trainer.save_checkpoint(self.folder / f"epoch={done}.ckpt", weights_only=False)
 
 

@@ -60,6 +60,32 @@ def check_resumable(
             f"{path} was trained with {before} samples per step, not {samples_per_step}: resume "
             "with its --batch_size times its number of processes"
         )
+    _check_unfinished(path, checkpoint, max_epochs)
+
+
+def check_same_run(path: Path, hyper_parameters: Mapping[str, Any], max_epochs: int) -> None:
+    """Refuse to go on from a checkpoint of another run, or of one that has its epochs.
+
+    Args:
+        path: Checkpoint of a module that remembers its best epoch.
+        hyper_parameters: Those of the run that is to continue it.
+        max_epochs: Epochs that the whole run shall have.
+    """
+    checkpoint = read_checkpoint(path)
+    saved = checkpoint["hyper_parameters"]
+    for name, value in hyper_parameters.items():
+        if name not in saved or saved[name] != value:
+            raise UserError(
+                f"{path} is of a run with {name} {reprlib.repr(saved.get(name))}, not "
+                f"{reprlib.repr(value)}: resume with the flags of its run"
+            )
+    if "best" not in checkpoint or "epoch" not in checkpoint:
+        raise UserError(f"{path} cannot be continued: take the last.ckpt of its run")
+    _check_unfinished(path, checkpoint, max_epochs)
+
+
+def _check_unfinished(path: Path, checkpoint: Mapping[str, Any], max_epochs: int) -> None:
+    """Refuse a checkpoint of a run that has its epochs."""
     done = checkpoint["epoch"] + 1  # checkpoints are written after whole epochs
     if done >= max_epochs:
         raise UserError(

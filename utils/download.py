@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tqdm import tqdm
-
 from utils.errors import UserError
 from utils.http_source import HttpSource, Refused, Transient
 from utils.locks import locked
+from utils.progress import progress
 
 # Today's form, that of the time before 2023, and that of the programming interface.
 _ZENODO_FORMS = (
@@ -24,8 +23,6 @@ _ZENODO_FORMS = (
 )
 _HEX_DIGITS = {"md5": 32, "sha256": 64}
 _CHUNK = 2**20
-_REFRESH_S = 0.5  # on a terminal
-_REFRESH_LOG_S = 30.0  # in a log file, where every refresh is a line
 
 
 @dataclass(frozen=True)
@@ -153,7 +150,7 @@ def _fetch_from(url: str, file: RemoteFile, partial: Path, patience: Patience) -
     """
     source = HttpSource(url, file.size, patience.timeout_s)
     most, failures, second_chance = _size(partial), 0, True
-    with _bar(file) as bar:
+    with progress(desc=file.name, total=file.size, unit="B", unit_scale=True) as bar:
         while True:
             try:
                 in_one_piece = source.append_to(partial, bar)
@@ -208,14 +205,3 @@ def _digests(path: Path, kinds: dict[str, str]) -> dict[str, str]:
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
-
-
-def _bar(file: RemoteFile) -> tqdm:
-    return tqdm(
-        desc=file.name,
-        total=file.size,
-        unit="B",
-        unit_scale=True,
-        mininterval=_REFRESH_S if sys.stderr.isatty() else _REFRESH_LOG_S,
-        dynamic_ncols=True,
-    )

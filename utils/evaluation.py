@@ -52,6 +52,32 @@ def check_evaluation_flags(args: Namespace) -> None:
         raise UserError(f"--save_predictions {path} must end in .npz or .parquet")
 
 
+def check_resume_flag(args: Namespace, writes_checkpoints: bool) -> None:
+    """Refuse ``--resume_from_checkpoint`` for a probe, and for more than one training."""
+    if args.resume_from_checkpoint is None:
+        return
+    if not writes_checkpoints:
+        raise UserError(
+            "--resume_from_checkpoint: probes write no checkpoint, leave it out; it continues a "
+            "fine-tuning"
+        )
+    if (args.num_seeds, len(args.train_frac)) != (1, 1):
+        raise UserError(
+            "--resume_from_checkpoint continues one training: add --num_seeds 1, the --seed of its "
+            "folder and one --train_frac"
+        )
+
+
+def check_full_batch(args: Namespace, counts: dict[str, int]) -> None:
+    """Refuse splits that ``--protocol paper`` would empty, for it drops what is no full batch."""
+    for split, count in counts.items():
+        if args.protocol == "paper" and count < args.batch_size:
+            raise UserError(
+                f"--batch_size {args.batch_size} is more than the {count} {split} images, and "
+                "--protocol paper drops the last batch if it is not full"
+            )
+
+
 def input_norm(args: Namespace) -> str:
     """Return what ``--input_norm`` says, or what the protocol says where it was not given."""
     return args.input_norm or ("paper" if args.protocol == "paper" else "auto")

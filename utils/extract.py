@@ -18,10 +18,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from tqdm import tqdm
-
 from utils.errors import UserError
 from utils.locks import locked
+from utils.progress import progress
 from utils.tar_stream import Joined, Measured, PlainInfo
 from utils.unpack_writer import Limits, UnpackWriter
 
@@ -91,7 +90,7 @@ def _one_sentence(archive: Path) -> Iterator[None]:
 def _unpack(parts: Sequence[Path], root: Path, limits: Limits) -> None:
     """Fill the new folder ``root``."""
     packed = sum(part.stat().st_size for part in parts)
-    with tqdm(desc=f"unpacking {parts[0].name}", unit=" files", unit_scale=True) as bar:
+    with progress(desc=f"unpacking {parts[0].name}", unit=" files", unit_scale=True) as bar:
         writer = UnpackWriter(root, packed, limits, bar)
         with parts[0].open("rb") as file:
             is_zip = file.read(4) == b"PK\3\4"

@@ -6,7 +6,7 @@ band, and the picture becomes an input by (picture / 255 - mean) / std.
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -59,19 +59,14 @@ class InputTransform:
         table: Picture of every stored value, uint8, shape (C, 256 or 65536).
         mean: Per band, subtracted from the picture in 0..1.
         std: Per band, the divisor that follows.
+        spec: Contract of an encoder that is trained on such inputs.
     """
 
-    def __init__(
-        self,
-        bands: tuple[str, ...],
-        table: np.ndarray,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-    ) -> None:
+    def __init__(self, bands: tuple[str, ...], table: np.ndarray, spec: InputSpec) -> None:
         self.bands = bands
         self.table = table
-        self.mean = mean
-        self.std = std
+        self.mean, self.std = spec.mean, spec.std
+        self.spec = spec
 
     def to_picture(self, stored: np.ndarray) -> np.ndarray:
         """Map stored values, (C, H, W) uint8 or uint16, to a uint8 picture of the same shape."""
@@ -101,20 +96,23 @@ def input_transform(spec: InputSpec, data: DataSpec, input_norm: str) -> InputTr
     bands = _matching_bands(spec, data)
     rows = [data.bands.index(band) for band in bands]
     low, high = np.array(data.low)[rows, None], np.array(data.high)[rows, None]
-    if data.unit == "picture":
-        table = np.tile(np.arange(256, dtype=np.uint8), (len(bands), 1))
-    elif input_norm == "none":
-        table = np.tile(_stored_reflectance(), (len(bands), 1))
-    elif input_norm == "auto" and spec.unit == "reflectance":
-        table = spec.stretch_table().numpy()[:, _stored_reflectance()]
-    else:
-        table = np.clip((np.arange(65_536.0) - low) / (high - low) * 255, 0, 255).astype(np.uint8)
     mean, std = (0.0,) * len(bands), (1.0,) * len(bands)
     if input_norm == "auto":
         mean, std = spec.mean, spec.std
     elif input_norm == "imagenet":
         mean, std = imagenet_statistics(bands)
-    return InputTransform(bands, table, mean, std)
+    used = InputSpec(spec.bands, (0.0,) * len(bands), (255.0,) * len(bands), mean, std, "picture")
+    if data.unit == "picture":
+        table = np.tile(np.arange(256, dtype=np.uint8), (len(bands), 1))
+    elif input_norm == "none":
+        table = np.tile(_stored_reflectance(), (len(bands), 1))
+        used = replace(used, unit="reflectance")
+    elif input_norm == "auto" and spec.unit == "reflectance":
+        table = spec.stretch_table().numpy()[:, _stored_reflectance()]
+        used = spec
+    else:
+        table = np.clip((np.arange(65_536.0) - low) / (high - low) * 255, 0, 255).astype(np.uint8)
+    return InputTransform(bands, table, used)
 
 
 def _matching_bands(spec: InputSpec, data: DataSpec) -> tuple[str, ...]:

@@ -42,6 +42,11 @@ def sample_keys(seed: int, epochs: Tensor, indices: Tensor) -> Tensor:
     return mix(mix(mix(torch.full_like(epochs, seed)) + epochs) + indices)
 
 
+def epoch_seed(seed: int, epoch: int, process: int = 0) -> int:
+    """Return the seed that an epoch of a process begins with, so that it can be resumed."""
+    return int(sample_keys(seed, torch.tensor([epoch]), torch.tensor([process])))
+
+
 def uniform(keys: Tensor, stream: int, count: int) -> Tensor:
     """Draw ``count`` numbers in [0, 1) per key.
 

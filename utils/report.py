@@ -39,6 +39,24 @@ def new_run_dir(log_dir: Path, name: str) -> Path:
             return run_dir
 
 
+def run_dir_of_rank(args: Namespace, name: str, rank: int) -> Path | None:
+    """Create the run's folder in the first process; the others never write, whatever the folder.
+
+    Args:
+        args: With ``--debug`` there is no folder.
+        name: Of the kind of run.
+        rank: Number of this process.
+    """
+    if args.debug:
+        return None
+    return new_run_dir(args.log_dir, name) if rank == 0 else args.log_dir / name
+
+
+def share_dir(run_dir: Path | None, frac: float, num_shares: int) -> Path | None:
+    """Return the folder of one share of the labels, which the only share does not need."""
+    return run_dir if run_dir is None or num_shares == 1 else run_dir / f"frac={frac:g}"
+
+
 def provenance(args: Namespace) -> dict[str, Any]:
     """Collect arguments, versions, commit and machine of this run."""
     return {

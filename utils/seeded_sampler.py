@@ -45,6 +45,23 @@ class SeededSampler(Sampler[tuple[int, int]]):
             yield epoch, index
 
 
+class SeededOrder(Sampler[int]):
+    """The order of a ``SeededSampler``, for data that is the same in every epoch; yields indices.
+
+    Args:
+        keys: Gives (epoch, index).
+    """
+
+    def __init__(self, keys: SeededSampler) -> None:
+        self.keys = keys
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __iter__(self) -> Iterator[int]:
+        return (index for _, index in self.keys)
+
+
 def epoch_of(trainer: Trainer) -> int:
     """Return the epoch that begins; ``trainer.current_epoch`` lags behind in a resumed run."""
     return trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]

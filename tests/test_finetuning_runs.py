@@ -1,0 +1,259 @@
+"""Fine-tunings of both scripts: what they keep, how they go on, and what is refused."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pytorch_lightning import LightningModule, Trainer
+from torch import Tensor
+
+import main_bigearthnet
+import main_eurosat
+from datasets.mini_earth import write_eurosat
+from models.backbones import load_encoder
+from utils.callbacks import SaveCheckpoints
+from utils.checkpoint import read_checkpoint
+from utils.errors import UserError
+from utils.export import main as export
+
+ROOT = Path(__file__).resolve().parents[1]
+Run = Callable[..., tuple[dict[str, Any], Path]]
+
+
+class Stopped(Exception):
+    """The cluster takes the machine away."""
+
+
+@pytest.fixture(scope="module")
+def eurosat_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """10 classes x 5 images of 32 px. Read only."""
+    root = tmp_path_factory.mktemp("mini_earth") / "EuroSAT_RGB"
+    write_eurosat(root, images_per_class=5, size=32, num_workers=1)
+    return root
+
+
+@pytest.fixture
+def eurosat(eurosat_root: Path, tmp_path: Path) -> list[str]:
+    """The script and the flags of a short fine-tuning: 30 images, 4 steps per epoch."""
+    values = {"data_dir": eurosat_root, "log_dir": tmp_path / "logs", "batch_size": 8}
+    values |= {"backbone_type": "random", "method": "finetune", "finetune_epochs": 2}
+    values |= {"gpus": 0, "num_workers": 0, "num_seeds": 1}
+    flags = [part for name, value in values.items() for part in (f"--{name}", str(value))]
+    return ["main_eurosat.py", *flags]
+
+
+@pytest.fixture
+def bigearthnet(bigearthnet_root: Path, tmp_path: Path) -> list[str]:
+    """The script and the flags of a short fine-tuning as the original does it, with dropout."""
+    values = {"data_dir": bigearthnet_root, "log_dir": tmp_path / "logs", "batch_size": 4}
+    values |= {"backbone_type": "random", "protocol": "paper", "max_epochs": 2}
+    values |= {"image_size": 32, "gpus": 0, "num_workers": 1, "num_seeds": 1}
+    flags = [part for name, value in values.items() for part in (f"--{name}", str(value))]
+    return ["main_bigearthnet.py", *flags, "--learning_rate", "1e-3"]
+
+
+def run(command: list[str], *more: str) -> tuple[dict[str, Any], Path]:
+    """Return metrics and the new folder of a run in this process."""
+    mains = {"main_eurosat.py": main_eurosat.main, "main_bigearthnet.py": main_bigearthnet.main}
+    metrics = mains[command[0]]([*command[1:], *more])
+    logs = Path(command[command.index("--log_dir") + 1])
+    return metrics, max(logs.glob("*/version_*"), key=lambda path: path.name)
+
+
+def stop_after_an_epoch(command: list[str], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Start a run that dies after its first epoch; return its checkpoint."""
+    save = SaveCheckpoints.on_train_epoch_end
+
+    def die(self: SaveCheckpoints, trainer: Trainer, pl_module: LightningModule) -> None:
+        save(self, trainer, pl_module)
+        raise Stopped
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SaveCheckpoints, "on_train_epoch_end", die)
+        with pytest.raises(Stopped):
+            run(command)
+    logs = Path(command[command.index("--log_dir") + 1])
+    (path,) = logs.glob("*/*/seed=42/checkpoints/last.ckpt")
+    return path
+
+
+def assert_same_bits(one: Any, other: Any) -> None:
+    """Compare states of modules and optimisers."""
+    assert type(one) is type(other)
+    if isinstance(one, Tensor):
+        assert torch.equal(one, other)
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for name in one:
+            assert_same_bits(one[name], other[name])
+    elif isinstance(one, list | tuple):
+        for left, right in zip(one, other, strict=True):
+            assert_same_bits(left, right)
+    else:
+        assert one == other
+
+
+def last(run_dir: Path) -> dict[str, Any]:
+    return read_checkpoint(run_dir / "seed=42/checkpoints/last.ckpt")
+
+
+@pytest.mark.parametrize("script", ["eurosat", "bigearthnet"])
+def test_a_resumed_run_ends_with_the_bits_of_an_unbroken_one(
+    script: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command: list[str] = request.getfixturevalue(script)
+    path = stop_after_an_epoch(command, monkeypatch)
+    torch.rand(7)  # the state of the global generator counts for nothing
+    resumed, resumed_dir = run(command, "--resume_from_checkpoint", str(path))
+    unbroken, unbroken_dir = run(command)
+    assert resumed_dir != unbroken_dir
+    one, other = last(unbroken_dir), last(resumed_dir)
+    assert one["global_step"] == other["global_step"] > read_checkpoint(path)["global_step"]
+    for part in ("state_dict", "optimizer_states", "lr_schedulers", "best", "hyper_parameters"):
+        assert_same_bits(one[part], other[part])
+    found = [name for name in unbroken if name.endswith("_per_seed")]
+    assert found
+    assert [resumed[name] for name in found] == [unbroken[name] for name in found]
+
+
+def test_the_best_epoch_is_an_encoder_with_its_classifier(
+    eurosat: list[str], eurosat_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "predictions.npz"
+    _, run_dir = run(eurosat, "--save_predictions", str(file))
+    path = run_dir / "seed=42/checkpoints/best.ckpt"
+    assert f"checkpoint: {path}\n" in capsys.readouterr().out
+    encoder, spec = load_encoder("pretrain", ckpt_path=path)
+    content = read_checkpoint(path)
+    classifier = {
+        name.removeprefix("classifier."): tensor
+        for name, tensor in content["state_dict"].items()
+        if not name.startswith("encoder_q.")
+    }
+    args = main_eurosat.parse_args(eurosat[1:])
+    task, _ = main_eurosat.load_task(args)
+    test = task.images[task.splits["test"]]
+    with torch.no_grad():
+        features = encoder.eval()(spec.normalize(test))
+        logits = features @ classifier["weight"].T + classifier["bias"]
+    with np.load(file, allow_pickle=False) as saved:
+        torch.testing.assert_close(torch.from_numpy(saved["scores"]), logits, rtol=0, atol=1e-4)
+        embeddings = torch.from_numpy(saved["embeddings"])
+    torch.testing.assert_close(embeddings, features, rtol=0, atol=1e-4)
+    described = content["hyper_parameters"]
+    assert (described["train_frac"], described["seed"], described["num_labelled"]) == (1.0, 42, 30)
+    exported = tmp_path / "encoder.safetensors"
+    export(["--ckpt_path", str(path), "--format", "safetensors", "--save_path", str(exported)])
+    again, _ = load_encoder("pretrain", ckpt_path=exported)
+    assert_same_bits(dict(encoder.state_dict()), dict(again.state_dict()))
+
+
+def test_the_last_epoch_of_the_original_is_an_encoder_of_pictures_in_0_to_1(
+    bigearthnet: list[str],
+) -> None:
+    _, run_dir = run(bigearthnet)
+    folder = run_dir / "seed=42/checkpoints"
+    assert sorted(path.name for path in folder.iterdir()) == ["arguments.json", "last.ckpt"]
+    encoder, spec = load_encoder("pretrain", ckpt_path=folder / "last.ckpt")
+    tuned = read_checkpoint(folder / "last.ckpt")["state_dict"]
+    assert torch.equal(encoder.state_dict()["0.weight"], tuned["encoder_q.0.weight"])
+    assert (spec.unit, spec.mean, spec.std) == ("picture", (0.0,) * 3, (1.0,) * 3)
+
+
+def test_every_share_and_seed_has_a_folder(eurosat: list[str]) -> None:
+    more = ["--train_frac", "1", "0.67", "--num_seeds", "2", "--finetune_epochs", "1"]
+    _, run_dir = run(eurosat, *more)
+    found = sorted(str(path.relative_to(run_dir)) for path in run_dir.glob("**/best.ckpt"))
+    assert found == [
+        f"frac={frac}/seed={seed}/checkpoints/best.ckpt"
+        for frac in ("0.67", "1")
+        for seed in (42, 43)
+    ]
+    with (run_dir / "frac=1/seed=43/metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["val/score"] for row in rows if row["val/score"]]
+    assert [row["train/loss"] for row in rows if row["train/loss"]]
+    origin = json.loads((run_dir / "frac=1/seed=43/checkpoints/arguments.json").read_text())
+    assert origin["arguments"]["num_seeds"] == 2
+
+
+def test_debug_writes_nothing(eurosat: list[str], tmp_path: Path) -> None:
+    main_eurosat.main([*eurosat[1:], "--finetune_epochs", "1", "--debug"])
+    assert not (tmp_path / "logs").exists()
+
+
+def test_another_run_is_not_resumed(
+    eurosat: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = stop_after_an_epoch(eurosat, monkeypatch)
+    logs = tmp_path / "other"
+    resume = ["--resume_from_checkpoint", str(path), "--log_dir", str(logs)]
+    for extra, message in (
+        (["--base_encoder", "resnet34"], "of a run with base_encoder 'resnet18', not 'resnet34'"),
+        (["--seed", "7"], "of a run with seed 42, not 7"),
+        (["--train_frac", "0.67"], r"of a run with train_frac 1\.0, not 0\.67"),
+        (["--finetune_learning_rate", "0.1"], r"of a run with learning_rate 0\.0001, not 0\.1"),
+        (["--batch_size", "4"], "of a run with samples_per_step 8, not 4"),
+        (["--finetune_epochs", "9"], r"of a run with milestones \[1, 1\], not \[5, 7\]"),
+        (["--num_seeds", "2"], "continues one training: add --num_seeds 1"),
+        (["--train_frac", "0.67", "1"], "continues one training"),
+        (["--method", "linear", "finetune"], "probes write no checkpoint"),
+    ):
+        with pytest.raises(UserError, match=message):
+            main_eurosat.main([*eurosat[1:], *resume, *extra])
+    _, finished = run(eurosat)
+    for name, message in (("last", "has its 2 epochs already"), ("best", "cannot be continued")):
+        whole = finished / f"seed=42/checkpoints/{name}.ckpt"
+        with pytest.raises(UserError, match=message):
+            main_eurosat.main([*eurosat[1:], *resume, "--resume_from_checkpoint", str(whole)])
+    assert not logs.exists()
+
+
+def test_a_run_goes_on_for_more_epochs_if_its_rate_falls_at_the_same_ones(
+    bigearthnet: list[str], tmp_path: Path
+) -> None:
+    _, first = run(bigearthnet)
+    path = first / "seed=42/checkpoints/last.ckpt"
+    _, longer = run(bigearthnet, "--resume_from_checkpoint", str(path), "--max_epochs", "3")
+    assert last(longer)["epoch"] == 2
+
+
+def in_processes(command: list[str], *more: str) -> Path:
+    """Run a script with two processes; return its new folder."""
+    logs = Path(command[command.index("--log_dir") + 1])
+    before = set(logs.glob("*/version_*"))
+    done = subprocess.run(
+        [sys.executable, *command, "--num_processes", "2", *more],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    (created,) = set(logs.glob("*/version_*")) - before
+    return created
+
+
+@pytest.mark.slow
+def test_two_processes_resume_to_the_same_bits(bigearthnet: list[str]) -> None:
+    """Each has its own share of the order, and its own dropout."""
+    command = [*bigearthnet, "--milestones", "1"]
+    short = in_processes(command, "--max_epochs", "1")
+    path = short / "seed=42/checkpoints/last.ckpt"
+    resumed = in_processes(command, "--resume_from_checkpoint", str(path))
+    unbroken = in_processes(command)
+    for part in ("state_dict", "optimizer_states", "best"):
+        assert_same_bits(last(unbroken)[part], last(resumed)[part])
+    results = [json.loads((folder / "results.json").read_text()) for folder in (resumed, unbroken)]
+    name = "val/map_micro_batch_mean"
+    assert results[0]["metrics"][name] == results[1]["metrics"][name]
