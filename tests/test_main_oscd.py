@@ -360,7 +360,7 @@ def test_thirteen_bands_in_a_deeper_encoder_are_trained_on_tiles_of_the_size_ask
     flags: list[str], detectors: list[ChangeDetector]
 ) -> None:
     bands = [f"B{number}" for number in range(1, 13)] + ["B8A"]
-    extra = ["--base_encoder", "resnet50", "--bands", *bands, "--debug"]
+    extra = ["--base_encoder", "resnet34", "--bands", *bands, "--debug"]
     extra += ["--patch_size", "40"]
     experiment = main_oscd.prepare(main_oscd.parse_args([*flags, *extra]))
     data = main_oscd.load_data(experiment, 42, 1.0)

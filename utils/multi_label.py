@@ -17,6 +17,7 @@ from utils.evaluation import curve_points, format_metric, summarise
 from utils.metrics import (
     MultiLabelScores,
     RankedScores,
+    average_precision,
     batch_mean,
     bootstrap_interval,
     multi_label_f1,
@@ -61,7 +62,10 @@ def per_class_precision(
     split: str, targets: Tensor, logits: Tensor, classes: Sequence[str]
 ) -> dict[str, Any]:
     """Return the average precision of each class, mean over the runs; None without samples."""
-    runs = [MultiLabelScores(targets, scores).per_class() for scores in logits]
+    runs = [
+        [100 * average_precision(*column) for column in zip(targets.T, scores.T, strict=True)]
+        for scores in logits
+    ]
     means = torch.tensor(runs, dtype=torch.float64).mean(0).tolist()
     values = [None if isnan(value) else value for value in means]
     return {f"{split}/ap_per_class": dict(zip(classes, values, strict=True))}
