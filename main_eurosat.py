@@ -235,14 +235,10 @@ def read_features(args: Namespace, task: PictureTask) -> tuple[dict[str, Labelle
     """Return features and classes of every split, and what they cost."""
     began = time.perf_counter()
     compute = partial(encode, args, task, task.encoder, task.images)
-    if args.debug:
-        features, were_cached = compute(), False
-    else:
-        data = fingerprint(task.names, task.images)
-        key = feature_key(task.encoder, task.transform, data, args.precision)
-        path = args.log_dir / "features" / f"{key}.npy"
-        were_cached = path.exists()
-        features = cached(path, compute)
+    data = fingerprint(task.names, task.images)
+    key = feature_key(task.encoder, task.transform, data, args.precision)
+    cache_dir = None if args.debug else args.log_dir / "features"
+    features, were_cached = cached(cache_dir, key, compute)
     splits = {s: Labelled(features[rows], task.labels_of(s)) for s, rows in task.splits.items()}
     seconds = round(time.perf_counter() - began, 2)
     return splits, {"features_were_cached": were_cached, "seconds_features": seconds}

@@ -35,7 +35,7 @@ from models.backbones import Encoder, add_backbone_args, load_encoder
 from models.change_detector import ChangeDetector
 from models.change_runs import fit_detector, predict_changes
 from models.segmentation import LEVELS, LEVELS_OF_THE_ORIGINAL
-from utils.change_scores import SCORES, THRESHOLDS, count_changes, summarise_cities
+from utils.change_scores import THRESHOLDS, count_changes, print_results, summarise_cities
 from utils.checkpoint import check_same_run
 from utils.cli import base_parser, check_base_flags, check_positive, run, trainer_kwargs
 from utils.errors import UserError
@@ -43,7 +43,7 @@ from utils.evaluation import (
     add_evaluation_args,
     check_evaluation_flags,
     check_resume_flag,
-    format_metric,
+    curve_points,
     input_norm,
     seeds,
     summarise,
@@ -120,26 +120,26 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     _check_flags(args)
     experiment = prepare(args)
     run_dir = None if args.debug else new_run_dir(args.log_dir, f"oscd-{args.backbone_type}")
-    curve: dict[float, dict[str, Any]] = {}
+    results: dict[str, dict[str, Any]] = {}
     for frac in sorted(args.train_frac):  # the largest share is the last, and the one reported
         folder = share_dir(run_dir, frac, len(args.train_frac))
         outcomes = [
             repeat(experiment, seed, frac, folder and folder / f"seed={seed}")
             for seed in seeds(args)
         ]
-        curve[frac] = summarise_outcomes(experiment, outcomes)
+        results[f"{frac:g}"] = summarise_outcomes(experiment, outcomes)
     metrics: dict[str, Any] = {"pos_weight": experiment.hyper_parameters["pos_weight"]}
     metrics |= {f"num_{split}_cities": len(each) for split, each in experiment.cities.items()}
-    metrics |= curve[frac] | ({"curve": curve} if len(curve) > 1 else {})
-    print_table(metrics)
+    metrics |= {**list(results.values())[-1], "by_train_frac": results}
+    print_results(metrics)
     maps = (experiment.cities["test"], outcomes[0].probabilities, outcomes[0].threshold)
     if args.save_predictions is not None:
         save_probabilities(args.save_predictions, *maps)
     if run_dir is not None and folder is not None:
         write_maps(run_dir / "maps", *maps, experiment.transform.bands)
-        if len(curve) > 1:
-            points = {share: (m["test/f1"], m["test/f1_std"]) for share, m in curve.items()}
-            plot_label_curve(run_dir / "label_curve.png", {args.backbone_type: points}, "test F1")
+        if len(results) > 1:
+            curves = {args.backbone_type: curve_points(results, "test/f1")}
+            plot_label_curve(run_dir / "label_efficiency.png", curves, "test/f1 in percent")
         name = "last.ckpt" if experiment.is_paper else "best.ckpt"
         checkpoint = folder / f"seed={args.seed}" / name
         write_results(run_dir / "results.json", args, metrics, started, checkpoint)
@@ -246,20 +246,6 @@ def summarise_outcomes(experiment: Experiment, outcomes: Sequence[Outcome]) -> d
     counts = torch.stack([outcome.counts for outcome in outcomes])
     names = [city.name for city in experiment.cities["test"]]
     return metrics | summarise_cities(counts, names, experiment.args.seed)
-
-
-def print_table(metrics: dict[str, Any]) -> None:
-    """Print the scores of all pixels, and F1 of every test city."""
-    names = (
-        "val/f1",
-        *(f"val/{name}_batch_mean" for name in SCORES),
-        *(f"test/{n}" for n in SCORES),
-    )
-    for name in names:
-        if name in metrics:
-            print(format_metric(metrics, name))
-    for city, scores in metrics["test/cities"].items():
-        print(f"  f1 {city:25s}{scores['f1']:6.2f} %")
 
 
 def _check_flags(args: Namespace) -> None:

@@ -71,14 +71,26 @@ def feature_key(
     return digest.hexdigest()
 
 
-def cached(path: Path, compute: Callable[[], Tensor]) -> Tensor:
-    """Read float32 features from a file, or compute them and write it whole or not at all."""
+def cached(cache_dir: Path | None, key: str, compute: Callable[[], Tensor]) -> tuple[Tensor, bool]:
+    """Read float32 features from the file of a key, or compute them and write it.
+
+    Args:
+        cache_dir: Folder of computed features, or None to keep none.
+        key: All that they depend on, see ``feature_key``.
+        compute: Called if there is no file.
+
+    Returns:
+        The features, and whether they were there already.
+    """
+    if cache_dir is None:
+        return compute(), False
+    path = cache_dir / f"{key}.npy"
     if path.exists():
         try:
-            return torch.from_numpy(np.load(path, allow_pickle=False))
+            return torch.from_numpy(np.load(path, allow_pickle=False)), True
         except (ValueError, OSError, EOFError) as error:
             raise UserError(f"{path} is not a readable array: delete it") from error
     features = compute()
     with written_whole(path) as partial, partial.open("wb") as file:
         np.save(file, features.numpy())
-    return features
+    return features, False

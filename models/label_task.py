@@ -107,12 +107,8 @@ class LabelTask:
                 encoder, self.transform, batches, count, device=device, precision=precision
             )
 
-        if cache_dir is None:
-            return compute(), False
         key = feature_key(encoder, self.transform, pictures.fingerprint(), precision)
-        path = cache_dir / f"{key}.npy"
-        was_cached = path.exists()
-        return cached(path, compute), was_cached
+        return cached(cache_dir, key, compute)
 
     def classifier(
         self,

@@ -24,7 +24,7 @@ HELD_OUT = ("val", "test")
 
 
 class Labelled(NamedTuple):
-    """Features, float32, (N, D), and classes, int64, (N,), of a split."""
+    """A split: features, float32, (N, D); classes, int64, (N,), or multi-hot labels, (N, C)."""
 
     features: Tensor
     labels: Tensor
@@ -40,7 +40,7 @@ class Predictions:
     Attributes:
         scores: Of each held-out set, larger is likelier, shape (S, N, C).
         chosen: What validation chose for each repetition, S values under the name of the choice.
-        embeddings: Features of the test set in the first repetition, shape (N, D).
+        embeddings: Features of the last held-out set in the first repetition, shape (N, D).
         checkpoint: Encoder that the first repetition wrote.
     """
 

@@ -328,6 +328,7 @@ from pathlib import Path
 from utils.download import RemoteFile, fetch
 url, size, md5, folder = sys.argv[1:]
 signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))  # as utils.cli does
+signal.signal(signal.SIGINT, signal.default_int_handler)  # shells ignore it in the background
 fetch(RemoteFile("data.bin", (url,), "MIT", size=int(size), md5=md5), Path(folder))
 """
 

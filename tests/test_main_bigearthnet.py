@@ -368,6 +368,7 @@ def test_further_processes_of_a_launcher_have_nothing_to_probe(
     assert main_bigearthnet.main([*probe, "--num_processes", "2"]) == {}
 
 
+@pytest.mark.slow
 def test_two_processes_fine_tune_with_the_batch_split(flags: list[str], tmp_path: Path) -> None:
     extra = ["--accelerator", "dp", "--num_processes", "2", "--max_epochs", "1"]
     done = subprocess.run(

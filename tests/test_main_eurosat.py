@@ -176,14 +176,14 @@ def test_features_that_fail_leave_no_file(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        cached(tmp_path / "a.npy", fail)
+        cached(tmp_path, "a", fail)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_damaged_file_of_features_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.npy").write_bytes(b"nonsense")
     with pytest.raises(UserError, match=r"a\.npy is not a readable array: delete it"):
-        cached(tmp_path / "a.npy", lambda: torch.zeros(1))
+        cached(tmp_path, "a", lambda: torch.zeros(1))
 
 
 def test_paper_protocol_drifts_statistics_but_no_weights_and_drops_the_last_batch(

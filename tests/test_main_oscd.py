@@ -283,16 +283,8 @@ def test_paper_protocol_is_the_originals(
     before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
     root = tmp_path / "native"
     shutil.copytree(data_dir, root, ignore=shutil.ignore_patterns("imgs_*_rect"))
-    paper = [
-        "--protocol",
-        "paper",
-        "--data_dir",
-        str(root),
-        "--batch_size",
-        "7",
-        "--max_epochs",
-        "2",
-    ]
+    paper = ["--protocol", "paper", "--data_dir", str(root)]
+    paper += ["--batch_size", "7", "--max_epochs", "2"]
     metrics = main_oscd.main([*flags, *paper])
 
     assert metrics["num_train_cities"] == 2  # all of them: 18 tiles, of which 14 count
@@ -350,21 +342,25 @@ def original_tiles(city: Path, side: int) -> list[tuple[Tensor, Tensor, Tensor]]
     return tiles
 
 
-def test_shares_of_the_tiles_make_a_curve(flags: list[str], tmp_path: Path) -> None:
+def test_shares_of_the_tiles_make_a_curve(
+    flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     metrics = main_oscd.main([*flags, "--train_frac", "1", "0.5"])
+    printed = [line for line in capsys.readouterr().out.splitlines() if "% of the tiles" in line]
+    assert printed == ["50 % of the tiles", "100 % of the tiles"]
     run_dir = tmp_path / "logs/oscd-random/version_0"
-    assert list(metrics["curve"]) == [0.5, 1]
-    assert metrics["test/f1"] == metrics["curve"][1]["test/f1"]
+    assert list(metrics["by_train_frac"]) == ["0.5", "1"]
+    assert metrics["test/f1"] == metrics["by_train_frac"]["1"]["test/f1"]
     assert (run_dir / "frac=0.5/seed=42/best.ckpt").exists()
     assert (run_dir / "frac=1/seed=42/best.ckpt").exists()
-    assert Image.open(run_dir / "label_curve.png").width > 300
+    assert Image.open(run_dir / "label_efficiency.png").width > 300
 
 
 def test_thirteen_bands_in_a_deeper_encoder_are_trained_on_tiles_of_the_size_asked_for(
     flags: list[str], detectors: list[ChangeDetector]
 ) -> None:
     bands = [f"B{number}" for number in range(1, 13)] + ["B8A"]
-    extra = ["--base_encoder", "resnet50", "--bands", *bands, "--debug"]
+    extra = ["--base_encoder", "resnet34", "--bands", *bands, "--debug"]
     extra += ["--patch_size", "40"]
     experiment = main_oscd.prepare(main_oscd.parse_args([*flags, *extra]))
     data = main_oscd.load_data(experiment, 42, 1.0)

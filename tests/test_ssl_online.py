@@ -221,6 +221,7 @@ def two_processes(seco_root: Path, log_dir: Path, *flags: str) -> subprocess.Com
     return done
 
 
+@pytest.mark.slow
 def test_one_of_two_processes_probes_while_the_other_waits(
     seco_root: Path, eurosat: Path, tmp_path: Path
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from utils.evaluation import summarise
+from utils.evaluation import format_metric, summarise
 from utils.metrics import bootstrap_interval, detection_scores
 
 # A pixel counts as changed from this probability on: 0.01, 0.02 ... 0.99.
@@ -89,3 +89,20 @@ def summarise_cities(counts: Tensor, cities: Sequence[str], seed: int) -> dict[s
         for number, city in enumerate(cities)
     }
     return summary
+
+
+def print_results(metrics: dict[str, Any]) -> None:
+    """Print the scores of every share of the tiles, and F1 of each city for the largest.
+
+    Args:
+        metrics: Those of the largest share, and under "by_train_frac" everyone's.
+    """
+    names = ["val/f1", *(f"val/{name}_batch_mean" for name in SCORES)]
+    names += [f"test/{name}" for name in SCORES]
+    for frac, result in metrics["by_train_frac"].items():
+        print(f"{100 * float(frac):g} % of the tiles")
+        for name in names:
+            if name in result:
+                print(f"  {format_metric(result, name)}")
+    for city, scores in metrics["test/cities"].items():
+        print(f"  f1 {city:25s}{scores['f1']:6.2f} %")

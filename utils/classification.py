@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from utils.evaluation import format_metric, summarise
+from utils.evaluation import curve_points, format_metric, summarise
 from utils.metrics import bootstrap_interval, confusion_matrix
 from utils.plots import plot_confusion, plot_label_curve
 
@@ -81,8 +81,5 @@ def write_pictures(folder: Path, metrics: dict[str, Any], title: str) -> None:
     results = metrics["by_method"]
     if max(len(shares) for shares in results.values()) > 1:
         name = next(name for name in ACCURACIES if name in metrics)
-        curves = {
-            method: {float(share): (r[name], r[f"{name}_std"]) for share, r in shares.items()}
-            for method, shares in results.items()
-        }
+        curves = {method: curve_points(shares, name) for method, shares in results.items()}
         plot_label_curve(folder / "label_efficiency.png", curves, f"{name} in percent")

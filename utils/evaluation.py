@@ -1,7 +1,7 @@
 """What the downstream scripts share: their flags, how results are summarised, what they export."""
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,18 @@ def summarise(
     average, std = mean_and_std(per_seed)
     summary = {name: average, f"{name}_std": std, f"{name}_per_seed": list(per_seed)}
     return summary if interval is None else summary | {f"{name}_interval": list(interval)}
+
+
+def curve_points(
+    results: Mapping[str, Mapping[str, Any]], name: str
+) -> dict[float, tuple[float, float | None]]:
+    """Return mean and deviation of a metric for each share of the labels, to be plotted.
+
+    Args:
+        results: Summaries by share, as text.
+        name: Of the metric.
+    """
+    return {float(frac): (r[name], r[f"{name}_std"]) for frac, r in results.items()}
 
 
 def format_metric(metrics: dict[str, Any], name: str) -> str:

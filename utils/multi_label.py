@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from utils.evaluation import format_metric, summarise
+from utils.evaluation import curve_points, format_metric, summarise
 from utils.metrics import (
     MultiLabelScores,
     RankedScores,
+    average_precision,
     batch_mean,
     bootstrap_interval,
     multi_label_f1,
@@ -61,7 +62,10 @@ def per_class_precision(
     split: str, targets: Tensor, logits: Tensor, classes: Sequence[str]
 ) -> dict[str, Any]:
     """Return the average precision of each class, mean over the runs; None without samples."""
-    runs = [MultiLabelScores(targets, scores).per_class() for scores in logits]
+    runs = [
+        [100 * average_precision(*column) for column in zip(targets.T, scores.T, strict=True)]
+        for scores in logits
+    ]
     means = torch.tensor(runs, dtype=torch.float64).mean(0).tolist()
     values = [None if isnan(value) else value for value in means]
     return {f"{split}/ap_per_class": dict(zip(classes, values, strict=True))}
@@ -98,10 +102,7 @@ def write_pictures(folder: Path, metrics: dict[str, Any], title: str) -> None:
     results = metrics["by_train_frac"]
     if len(results) > 1:
         shown = [n for n in ("test/map_micro", "test/map_macro", BATCH_MEAN) if n in metrics]
-        curves = {
-            name: {float(frac): (r[name], r[f"{name}_std"]) for frac, r in results.items()}
-            for name in shown
-        }
+        curves = {name: curve_points(results, name) for name in shown}
         plot_label_curve(folder / "label_efficiency.png", curves, "average precision in percent")
 
 
