@@ -112,7 +112,8 @@ class LabelTask:
         key = feature_key(encoder, self.transform, pictures.fingerprint(), precision)
         path = cache_dir / f"{key}.npy"
         was_cached = path.exists()
-        return cached(path, compute), was_cached
+        shape = (len(pictures), encoder.num_features)
+        return cached(path, shape, compute), was_cached
 
     def classifier(
         self,
