@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from models.backbones import Encoder
 from models.ssl_finetuner import SSLFineTuner, finetune
+from utils.errors import UserError
 from utils.metrics import accuracy_percent
 from utils.normalization import InputSpec
 
@@ -162,6 +163,11 @@ def test_finetuning_scores_the_held_out_sets_by_the_best_epoch() -> None:
             expected = module.eval()(data[split].pictures)
             torch.testing.assert_close(logits[split], expected, rtol=0, atol=1e-4)
     assert all(torch.equal(t, module.best_state[name]) for name, t in module.state_dict().items())
+
+
+def test_scores_that_are_no_numbers_end_the_run() -> None:
+    with pytest.raises(UserError, match=r"scores are not finite after epoch 1: .*lower"):
+        fit(model(learning_rate=1e30), Squares(8))
 
 
 def test_a_resumed_run_remembers_its_best_epoch(tmp_path: Path) -> None:
