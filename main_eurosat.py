@@ -43,6 +43,7 @@ from utils.classification import accuracies, by_class, print_results, write_pict
 from utils.cli import (
     base_parser,
     check_base_flags,
+    check_not_negative,
     check_positive,
     run,
     share_cores,
@@ -136,6 +137,7 @@ def check_flags(args: Namespace) -> None:
     check_evaluation_flags(args)
     check_positive(args, "labels_per_class", "feature_batch_size")
     check_positive(args, "finetune_epochs", "finetune_learning_rate")
+    check_not_negative(args, "split_seed")
     check_resume_flag(args, writes_checkpoints=args.method == ["finetune"])
     if args.labels_per_class is not None and args.train_frac != [1.0]:
         raise UserError("--labels_per_class and --train_frac exclude each other: leave one out")
@@ -237,8 +239,9 @@ def read_features(args: Namespace, task: PictureTask) -> tuple[dict[str, Labelle
     compute = partial(encode, args, task, task.encoder, task.images)
     data = fingerprint(task.names, task.images)
     key = feature_key(task.encoder, task.transform, data, args.precision)
+    shape = (len(task.images), task.encoder.num_features)
     cache_dir = None if args.debug else args.log_dir / "features"
-    features, were_cached = cached(cache_dir, key, compute)
+    features, were_cached = cached(cache_dir, key, shape, compute)
     splits = {s: Labelled(features[rows], task.labels_of(s)) for s, rows in task.splits.items()}
     seconds = round(time.perf_counter() - began, 2)
     return splits, {"features_were_cached": were_cached, "seconds_features": seconds}

@@ -28,6 +28,7 @@ from datasets.bands import ALL_BANDS, check_bands
 from datasets.bigearthnet_index import BigEarthNet, check_presence, find_folder
 from datasets.bigearthnet_writer import write_lmdb
 from utils.cli import HelpFormatter, check_not_negative, run
+from utils.files import check_name
 from utils.input_transform import InputTransform
 
 IMAGE_SIZE = 128  # of the original
@@ -96,6 +97,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--num_workers", type=int, default=os.cpu_count() or 1, help="processes that read")
     args = parser.parse_args(argv)
     check_not_negative(args, "num_workers")
+    check_name("data_dir", args.data_dir)
     bands = check_bands(args.bands)
     source, listing = find_folder(args.data_dir)
     check_presence(listing.names, source)

@@ -62,7 +62,7 @@ class PatchFolder:
 
     def fingerprint(self, names: Sequence[str], bands: Sequence[str]) -> str:
         """Identify the files of some patches and bands by path, size and time of change."""
-        digest = hashlib.sha256(str(self.root.resolve()).encode())
+        digest = hashlib.sha256(os.fsencode(self.root.resolve()))
         for name in names:
             for band in bands:
                 path = self._band_path(name, band)

@@ -135,12 +135,11 @@ def read_metadata(path: Path) -> Listing:
         if missing:
             raise UserError(f"{path} has no column {missing[0]}: it is not BigEarthNet's metadata")
         flags = [name for name in _BAD_COLUMNS.values() if name in columns]
-        table = pq.read_table(path, columns=[*needed, *flags])
-    except (pa.ArrowException, OSError) as error:
+        values = pq.read_table(path, columns=[*needed, *flags]).to_pydict()
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise UserError(f"{path} is not a readable parquet file: replace it") from error
-    values = table.to_pydict()
     for name, labels, split in zip(*(values[column] for column in needed), strict=True):
-        if not _is_row(name, labels) or split not in _SPLIT_OF:
+        if not _is_row(name, labels) or not isinstance(split, str) or split not in _SPLIT_OF:
             raise UserError(f"{path} has a damaged row: {name!r}, {labels!r}, split {split!r}")
     splits: dict[str, list[str]] = {split: [] for split in SPLITS}
     for name, split in zip(values["patch_id"], values["split"], strict=True):

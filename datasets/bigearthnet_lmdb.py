@@ -36,9 +36,12 @@ class PatchLmdb:
 
     def names(self) -> set[str]:
         """List the keys."""
-        with self._environment().begin() as transaction:
-            keys = transaction.cursor().iternext(keys=True, values=False)
-            return {key.decode(errors="replace") for key in keys}
+        try:
+            with self._environment().begin() as transaction:
+                keys = transaction.cursor().iternext(keys=True, values=False)
+                return {key.decode(errors="replace") for key in keys}
+        except lmdb.Error as error:
+            raise UserError(f"{self.root} holds a damaged LMDB: write it again") from error
 
     def read(self, name: str, bands: Sequence[str]) -> list[np.ndarray]:
         """Read the bands of a patch, each uint16 DN of its own size, (120, 120) at 10 m."""
@@ -57,7 +60,7 @@ class PatchLmdb:
         """Identify some patches by their names and by path, size and time of the file."""
         state = (self.root / DATA_FILE).stat()
         what = (str(self.root.resolve()), state.st_size, state.st_mtime_ns, *bands, *names)
-        return hashlib.sha256(repr(what).encode()).hexdigest()
+        return hashlib.sha256(ascii(what).encode()).hexdigest()
 
     def _environment(self) -> lmdb.Environment:
         """Return what this process has opened; what a fork inherited is closed first."""

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from datasets.bigearthnet_labels import multi_hot
 from datasets.bigearthnet_lists import METADATA, Listing, write_metadata
 from datasets.bigearthnet_lmdb import DATA_FILE, encode
 from utils.errors import UserError
+from utils.files import check_can_write
 from utils.locks import sole_writer
 from utils.progress import progress
 from utils.report import write_json
@@ -49,6 +51,7 @@ def write_lmdb(
         raise UserError(f"{save_dir} holds an LMDB already: choose another --save_dir")
     labels = labels_of(source, listing)
     multi_hot(listing.names, labels, 19)  # unknown labels are told before hours of work
+    check_can_write("save_dir", save_dir, is_folder=True)
     folder = save_dir / PARTIAL
     folder.mkdir(parents=True, exist_ok=True)
     busy = f"another process writes into {save_dir}: wait for it"
@@ -66,7 +69,7 @@ def _check_source(
 ) -> None:
     """Go on with what was begun from the same patches and bands only."""
     content = repr((str(source.root.resolve()), *bands, *sorted(listing.names)))
-    plan = {"plan": hashlib.sha256(content.encode()).hexdigest()}
+    plan = {"plan": hashlib.sha256(content.encode(errors="surrogateescape")).hexdigest()}
     path = folder / _SOURCE
     if not path.exists():
         write_json(path, plan)
@@ -83,9 +86,12 @@ def _write_patches(
     """Write what is not written yet, a block per transaction."""
     per_patch = _patch_bytes(bands)
     # The size is an address range, not disk space; a half more than needed is harmless.
-    with lmdb.open(
-        str(folder), map_size=2 * len(names) * per_patch + _SPARE_BYTES, lock=False
-    ) as environment:
+    with (
+        _storing(folder),
+        lmdb.open(
+            str(folder), map_size=2 * len(names) * per_patch + _SPARE_BYTES, lock=False
+        ) as environment,
+    ):
         with environment.begin() as transaction:
             done = {key.decode() for key in transaction.cursor().iternext(values=False)}
         missing = [name for name in names if name not in done]
@@ -96,6 +102,18 @@ def _write_patches(
                     for name, value in block:
                         transaction.put(name.encode(), value)
                 bar.update(len(block))
+
+
+@contextmanager
+def _storing(folder: Path) -> Iterator[None]:
+    """Make what LMDB says of a full disk, or of what was begun and is damaged, a ``UserError``."""
+    try:
+        yield
+    except lmdb.Error as error:
+        raise UserError(
+            f"cannot write the LMDB in {folder}, is the disk full? {error}: free it, or delete "
+            "this folder to begin again"
+        ) from error
 
 
 def _read_blocks(

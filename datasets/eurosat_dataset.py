@@ -35,7 +35,7 @@ from datasets.eurosat_splits import (
     stratified_split,
     write_split,
 )
-from utils.cli import HelpFormatter, run
+from utils.cli import HelpFormatter, check_not_negative, run
 from utils.errors import UserError
 from utils.input_transform import DataSpec, InputTransform
 from utils.progress import progress
@@ -177,6 +177,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--split", choices=LIST_PREFIXES, default="random", help="or by longitude")
     parser.add_argument("--split_seed", type=int, default=0, help="seed, if no lists are there yet")
     args = parser.parse_args(argv)
+    check_not_negative(args, "split_seed")
     dataset = EurosatDataset(args.data_dir)
     splits = dataset.splits(args.split_seed, args.split)
     write_split(args.save_path, dataset.names, splits)

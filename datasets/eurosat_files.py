@@ -42,7 +42,9 @@ class SmallFiles:
 
     def __init__(self, path: Path) -> None:
         if not path.exists():
-            raise UserError(f"--data_dir {path} does not exist")
+            raise UserError(f"{path} does not exist: name a zip or folder of EuroSAT")
+        if not path.is_dir() and not path.is_file():  # /dev/zero would be read for ever
+            raise UserError(f"{path} is neither a zip nor a folder of EuroSAT: name one of them")
         self.path = path
         self._zip = None if path.is_dir() else ZipFiles(path)
         self._members = dict(self._zip.members()) if self._zip else {}
@@ -58,13 +60,16 @@ class SmallFiles:
 
         Raises:
             FileNotFoundError: There is none of this name.
-            ValueError: It is damaged or far too large.
+            ValueError: It is damaged, far too large or no file.
         """
         if self._zip:
             if name not in self._members:
                 raise FileNotFoundError(name)
             return self._zip.read(self._members[name])
-        with (self.path / name).open("rb") as file:
+        path = self.path / name
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise ValueError("no file")
+        with path.open("rb") as file:
             data = file.read(MAX_MEMBER_BYTES + 1)
         if len(data) > MAX_MEMBER_BYTES:
             raise ValueError("too large for a picture")
@@ -95,6 +100,9 @@ def find_pictures(files: SmallFiles) -> tuple[str, list[str]]:
         )
     root = next(iter(found))  # "" is the last one
     names = found[root]
+    odd = [name for name in names if not name.isprintable()]
+    if odd:  # no list of a split could name it, nor a terminal show it
+        raise UserError(f"{files.path} has a file name with odd characters, {odd[0]!a}: rename it")
     if len({is_geotiff(name) for name in names}) > 1:
         raise UserError(
             f"{files.path} mixes RGB pictures and GeoTIFFs, such as {names[0]} and "

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from datasets.eurosat_files import SmallFiles
 from datasets.pictures import read_list
-from utils.errors import UserError
+from utils.errors import UserError, quoted
 from utils.files import written_whole
 from utils.random import sample_keys
 
@@ -103,7 +103,7 @@ def match_lists(
         if not lines:
             raise UserError(f"the list of the {split} split in {container} is empty: fill it")
         for line in lines:
-            path = PurePosixPath(line).with_suffix("")
+            path = _without_suffix(line)
             position = positions.get("/".join(path.parts[-2:]), positions.get(path.name))
             if position is None:
                 problems["not in the data"].append(line)
@@ -117,16 +117,21 @@ def match_lists(
         if lines:
             raise UserError(
                 f"{len(lines)} names of the split lists in {container} are {problem}, the first "
-                f"is {lines[0]}: correct the lists or take them away"
+                f"is {quoted(lines[0])}: correct the lists or take them away"
             )
     return {split: torch.tensor(rows, dtype=torch.int64) for split, rows in splits.items()}
+
+
+def _without_suffix(name: str) -> PurePosixPath:
+    path = PurePosixPath(name)
+    return path.with_suffix("") if path.name else path  # "." and "/" have no name
 
 
 def _positions(names: Sequence[str]) -> dict[str, int | None]:
     """Number names without suffix, with and without their folder; None: more than one."""
     positions: dict[str, int | None] = {}
     for index, name in enumerate(names):
-        path = PurePosixPath(name).with_suffix("")
+        path = _without_suffix(name)
         positions[str(path)] = index
         positions[path.name] = None if path.name in positions else index
     return positions

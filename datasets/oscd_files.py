@@ -130,7 +130,10 @@ def read_mask(name: str, folders: CityFolders) -> tuple[Array, Path]:
         )
     picture, raster = folders.labels / "cm/cm.png", folders.labels / f"cm/{name}-cm.tif"
     if not picture.exists() and raster.exists():
-        return _read_band(raster) == 2, raster
+        band = _read_band(raster)
+        if not np.isin(band, (1, 2)).all():
+            raise UserError(f"{raster} has other values than 1 and 2: unpack OSCD's labels again")
+        return band == 2, raster
     try:
         with Image.open(picture) as image:  # grey, palette, RGB or RGBA
             grey = np.asarray(image.convert("L"))
@@ -198,6 +201,8 @@ def _read_dn(path: Path) -> Array:
         raise UserError(f"{path} holds 8-bit values, but OSCD stores digital numbers as uint16")
     if band.dtype == np.uint16:
         return band
+    if np.iscomplexobj(band):
+        raise UserError(f"{path} holds complex values, but OSCD stores digital numbers as uint16")
     return np.clip(np.rint(np.nan_to_num(band)), 0, 65_535).astype(np.uint16)
 
 

@@ -55,6 +55,10 @@ def extract_features(
             done += len(batch)
             bar.update(len(batch))
     assert done == count
+    if not features.isfinite().all():
+        raise UserError(
+            "features of the encoder are not finite: use --precision 32-true or another encoder"
+        )
     return features
 
 
@@ -71,12 +75,15 @@ def feature_key(
     return digest.hexdigest()
 
 
-def cached(cache_dir: Path | None, key: str, compute: Callable[[], Tensor]) -> tuple[Tensor, bool]:
+def cached(
+    cache_dir: Path | None, key: str, shape: tuple[int, int], compute: Callable[[], Tensor]
+) -> tuple[Tensor, bool]:
     """Read float32 features from the file of a key, or compute them and write it.
 
     Args:
         cache_dir: Folder of computed features, or None to keep none.
         key: All that they depend on, see ``feature_key``.
+        shape: Of the features, (N, D).
         compute: Called if there is no file.
 
     Returns:
@@ -86,11 +93,25 @@ def cached(cache_dir: Path | None, key: str, compute: Callable[[], Tensor]) -> t
         return compute(), False
     path = cache_dir / f"{key}.npy"
     if path.exists():
-        try:
-            return torch.from_numpy(np.load(path, allow_pickle=False)), True
-        except (ValueError, OSError, EOFError) as error:
-            raise UserError(f"{path} is not a readable array: delete it") from error
+        return _read_features(path, shape), True
     features = compute()
     with written_whole(path) as partial, partial.open("wb") as file:
         np.save(file, features.numpy())
     return features, False
+
+
+def _read_features(path: Path, shape: tuple[int, int]) -> Tensor:
+    """Read an array that nothing but ``cached`` should have written; else it is a ``UserError``."""
+    try:
+        # Mapped first: a file cannot make this process reserve more memory than the file has bytes.
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        if not isinstance(array, np.ndarray) or (array.dtype, array.shape) != (np.float32, shape):
+            raise ValueError("other features")
+        features = torch.from_numpy(np.array(array))
+    except (ValueError, OSError, EOFError, OverflowError, MemoryError, SyntaxError) as error:
+        raise UserError(
+            f"{path} does not hold the features it is named after: delete it"
+        ) from error
+    if not features.isfinite().all():
+        raise UserError(f"{path} holds features that are not finite: delete it")
+    return features

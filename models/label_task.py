@@ -108,7 +108,8 @@ class LabelTask:
             )
 
         key = feature_key(encoder, self.transform, pictures.fingerprint(), precision)
-        return cached(cache_dir, key, compute)
+        shape = (len(pictures), encoder.num_features)
+        return cached(cache_dir, key, shape, compute)
 
     def classifier(
         self,

@@ -139,6 +139,11 @@ class SSLFineTuner(LightningModule):
         rows, targets, logits = (gather(part).cpu() for part in parts)
         order = rows.argsort(stable=True)
         order = order[rows[order].diff(prepend=rows.new_tensor([-1])) > 0]
+        if not logits.isfinite().all():
+            raise UserError(
+                f"scores are not finite after epoch {self.current_epoch + 1}: start again with a "
+                "lower learning rate, or with --precision 32-true"
+            )
         return rows[order], targets[order], logits[order]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

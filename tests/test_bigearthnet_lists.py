@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -131,6 +132,11 @@ def test_written_metadata_is_read_back(tmp_path: Path) -> None:
     [
         ({"split": ["train", "nowhere", "test"]}, "damaged row: 'b', .* split 'nowhere'"),
         ({"split": ["train", None, "test"]}, "damaged row: 'b'"),
+        ({"split": [["train"], ["val"], ["test"]]}, "damaged row: 'a'"),
+        (
+            {"patch_id": list(np.arange(1, 4).astype("datetime64[ns]"))},
+            r"m\.parquet is not a readable parquet",
+        ),
         ({"labels": [["Pastures"], None, []]}, "damaged row: 'b', None"),
         ({"patch_id": ["a", "a", "c"]}, "leak: 1 patches .* first is a in train and val"),
         ({"split": ["train", "test", "test"]}, "the val split of .* is empty"),

@@ -274,6 +274,16 @@ def test_an_lmdb_that_is_cut_off_is_refused_before_it_is_read(
         open_bigearthnet(copy, lmdb=True)
 
 
+def test_damaged_pages_are_named(lmdb_root: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(lmdb_root, tmp_path / "copy"))
+    content = bytearray((copy / "data.mdb").read_bytes())
+    for page in range(2 * 4096, len(content), 4096):  # behind the two that describe the file
+        content[page + 10] ^= 0xFF  # its kind
+    (copy / "data.mdb").write_bytes(content)
+    with pytest.raises(UserError, match="damaged LMDB: write it again"):
+        open_bigearthnet(copy, lmdb=True)
+
+
 @pytest.mark.parametrize("content", [b"", b"no LMDB", b"\0" * 8192])
 def test_what_is_no_lmdb_is_named(lmdb_root: Path, tmp_path: Path, content: bytes) -> None:
     shutil.copy(lmdb_root / "metadata.parquet", tmp_path)

@@ -49,6 +49,23 @@ def test_a_failed_save_leaves_the_previous_file(
     assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
 
 
+def test_an_interruption_while_it_is_written_is_no_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch finishes its zip even then, and complains that bytes are missing."""
+
+    def interrupted(content: object, file: object) -> None:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            raise RuntimeError("unexpected pos 64 vs 0")  # noqa: B904
+
+    monkeypatch.setattr(torch, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        WholeCheckpointIO().save_checkpoint(EMPTY, tmp_path / "last.ckpt")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_code_in_a_checkpoint_is_refused_and_does_not_run(tmp_path: Path) -> None:
     target = tmp_path / "was_here"
     torch.save({"state_dict": Hostile(target)}, tmp_path / "zip.ckpt")

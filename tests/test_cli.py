@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,9 +13,20 @@ import pytest
 import torch
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.demos.boring_classes import BoringModel
+from torch.utils.data import DataLoader, Dataset
 
-from utils.cli import GRACE_S, check_positive, run, share_cores, trainer_kwargs
+from utils.cli import (
+    GRACE_S,
+    base_parser,
+    check_base_flags,
+    check_positive,
+    run,
+    share_cores,
+    trainer_kwargs,
+)
 from utils.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.mark.parametrize(("gpus", "expected"), [(0, "cpu"), (1, "gpu")])
@@ -23,7 +36,7 @@ def test_flags_become_arguments_of_lightning(gpus: int, expected: str) -> None:
     assert kwargs["precision"] == "16-mixed"
 
 
-@pytest.mark.parametrize("value", [0, -1, float("nan")])
+@pytest.mark.parametrize("value", [0, -1, float("nan"), 2**31])
 def test_flags_that_must_be_positive_are_named(value: float) -> None:
     with pytest.raises(UserError, match="--batch_size must be above 0"):
         check_positive(Namespace(batch_size=value, other=None), "other", "batch_size")
@@ -54,6 +67,62 @@ def _restored_signals() -> Iterator[None]:
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_an_interruption_while_a_process_is_started_is_not_lost(name: str, code: int) -> None:
+    script = f"""
+import os, signal, time
+from utils.cli import run
+def main():
+    os.register_at_fork(after_in_parent=lambda: os.kill(os.getpid(), signal.{name}))
+    if os.fork() == 0:
+        os._exit(0)
+    time.sleep(60)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+run(main)
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, timeout=50, check=False)
+    assert done.returncode == code
+
+
+class Damaged(Dataset[int]):
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, item: int) -> int:
+        try:
+            raise ValueError("its cause")
+        except ValueError as error:
+            raise UserError("a.tif is empty: replace it") from error
+
+
+@pytest.mark.usefixtures("_restored_signals")
+def test_an_error_of_a_loader_process_is_its_sentence_alone(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        run(lambda: list(DataLoader(Damaged(), num_workers=1)))
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == "error: a.tif is empty: replace it\n"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data_dir": Path("a\udcff")}, r"--data_dir 'a\\udcff' has odd characters"),
+        ({"log_dir": Path("/dev/null/logs")}, "--log_dir /dev/null/logs cannot be written"),
+        ({"log_dir": Path("n" * 256)}, "--log_dir n* cannot be written: File name too long"),
+    ],
+)
+def test_paths_that_cannot_work_are_told_before_the_work(
+    changes: dict[str, Path], message: str
+) -> None:
+    parser = base_parser(None, max_epochs=1, batch_size=1, learning_rate=1.0)
+    args = parser.parse_args(["--data_dir", "a", "--gpus", "0"])
+    vars(args).update(changes)
+    with pytest.raises(UserError, match=message):
+        check_base_flags(args)
 
 
 class Interrupt(Callback):

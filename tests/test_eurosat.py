@@ -1,5 +1,6 @@
 """EuroSAT as it lies on disk: layouts, split lists, the seeded split and what can be wrong."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -164,6 +165,8 @@ def test_public_lists_are_found_and_keep_their_order(
         ([["Forest_1.jpg"], ["River_1.jpg"], ["Forest_1.tif"]], "1 .*in two lists.*Forest_1"),
         ([["Forest_1.jpg"] * 2, ["River_1.jpg"], ["River_2.jpg"]], "1 .*listed twice.*Forest_1"),
         ([["Forest_1.jpg"], [], ["River_1.jpg"]], "val split .*is empty"),
+        ([["/"], ["Lake_1.jpg"], ["River_1.jpg"]], "not in the data, the first is /"),
+        ([["\x1b[31m"], ["Lake_1.jpg"], ["River_1.jpg"]], r"the first is '\\x1b\[31m'"),
     ],
 )
 def test_lists_that_do_not_fit_are_an_error(
@@ -221,7 +224,8 @@ def test_list_command_runs_as_a_file_and_reports_errors_in_one_line(tmp_path: Pa
     command += ["--data_dir", str(tmp_path / "nowhere"), "--save_path", str(tmp_path / "lists")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 2
-    assert done.stderr == f"error: --data_dir {tmp_path / 'nowhere'} does not exist\n"
+    missing = tmp_path / "nowhere"
+    assert done.stderr == f"error: {missing} does not exist: name a zip or folder of EuroSAT\n"
     assert not (tmp_path / "lists").exists()
 
 
@@ -238,6 +242,25 @@ def test_a_file_that_is_no_zip_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "cut.zip").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match=r"cut\.zip is not a whole zip: download or copy it again"):
         EurosatDataset(tmp_path / "cut.zip")
+
+
+def test_what_would_be_read_for_ever_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="/dev/zero is neither a zip nor a folder"):
+        EurosatDataset(Path("/dev/zero"))
+    pipe = classes_alone(tmp_path) / "River" / "River_9.jpg"
+    os.mkfifo(pipe)
+    data = EurosatDataset(pipe.parents[1])
+    with pytest.raises(UserError, match=r"River_9\.jpg .* is not a readable picture"):
+        read_rgb(data, data.names.index("River/River_9.jpg"))
+
+
+@pytest.mark.parametrize("name", ["a\nb.jpg", "\x1b[31m.jpg", "\udcff.jpg"])
+def test_a_name_that_no_list_could_hold_is_refused(tmp_path: Path, name: str) -> None:
+    data_dir = classes_alone(tmp_path)
+    (data_dir / "River" / name).touch()
+    with pytest.raises(UserError, match="a file name with odd characters") as caught:
+        EurosatDataset(data_dir)
+    assert str(caught.value).isprintable()
 
 
 def test_a_truncated_picture_is_named(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What the downstream scripts export, read back."""
 
+import os
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
@@ -65,6 +66,43 @@ def flags(*argv: str) -> Namespace:
 def test_bad_flags_are_named(argv: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         check_evaluation_flags(flags(*argv))
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("folder.npz", r"folder\.npz is a folder: name a file"),
+        ("file/p.npz", r"file/p\.npz cannot be written: Not a directory"),
+        ("n" * 251 + ".npz", "cannot be written: File name too long"),
+    ],
+)
+def test_predictions_that_cannot_be_written_are_refused_before_the_work(
+    tmp_path: Path, path: str, message: str
+) -> None:
+    (tmp_path / "folder.npz").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=message):
+        check_evaluation_flags(flags("--save_predictions", str(tmp_path / path)))
+
+
+def test_the_check_leaves_nothing_and_the_last_seed_must_exist(tmp_path: Path) -> None:
+    args = flags("--save_predictions", str(tmp_path / "deep" / "p.npz"))
+    args.seed = 2**32 - args.num_seeds
+    check_evaluation_flags(args)
+    assert list(tmp_path.iterdir()) == []
+    args.seed += 1
+    with pytest.raises(UserError, match=r"must be below 2\*\*32"):
+        check_evaluation_flags(args)
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".parquet"])
+def test_a_full_disk_is_named_and_keeps_the_old_file(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"p{suffix}"
+    path.write_text("old")
+    (tmp_path / f".{path.name}.{os.getpid()}.partial").symlink_to("/dev/full")
+    with pytest.raises(UserError, match=rf"cannot write .*p\{suffix}: .*another path"):
+        save_predictions(path, NAMES, TARGETS, SCORES)
+    assert [file.read_text() for file in tmp_path.iterdir()] == ["old"]
 
 
 def test_the_protocol_chooses_the_normalisation_that_was_not_given() -> None:

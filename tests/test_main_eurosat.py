@@ -1,8 +1,11 @@
 """``main_eurosat.py`` from flags to files, in process, on a small EuroSAT."""
 
 import json
+import pickle
+import struct
 import subprocess
 import sys
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -176,14 +179,40 @@ def test_features_that_fail_leave_no_file(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        cached(tmp_path, "a", fail)
+        cached(tmp_path, "a", (1, 2), fail)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_damaged_file_of_features_is_named(tmp_path: Path) -> None:
-    (tmp_path / "a.npy").write_bytes(b"nonsense")
-    with pytest.raises(UserError, match=r"a\.npy is not a readable array: delete it"):
-        cached(tmp_path, "a", lambda: torch.zeros(1))
+def _npy(array: np.ndarray) -> bytes:
+    file = BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+def _huge_header() -> bytes:
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (9999999999, 512), }\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"nonsense",
+        b"",
+        _huge_header(),
+        _npy(np.zeros((3, 2), np.float32)),
+        _npy(np.zeros((2, 2), np.float64)),
+        _npy(np.zeros((2, 2), np.float32))[:-4],
+        _npy(np.full((2, 2), np.nan, np.float32)),
+        pickle.dumps([1]),
+    ],
+)
+def test_a_file_of_other_features_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.npy"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"a\.npy .*: delete it"):
+        cached(tmp_path, "a", (2, 2), lambda: torch.zeros(2, 2))
+    assert path.read_bytes() == content
 
 
 def test_paper_protocol_drifts_statistics_but_no_weights_and_drops_the_last_batch(
@@ -231,6 +260,7 @@ def test_checkpoint_of_rgb_patches_is_probed_with_its_own_normalisation(
     ("extra", "message"),
     [
         (["--data_dir", "{tmp}/nowhere"], "does not exist"),
+        (["--split_seed", "99999999999999999999"], "--split_seed must be 0 or more and below"),
         (["--data_dir", "{tmp}"], "has no class folders"),
         (["--base_encoder", "resnet19"], "unknown encoder resnet19: the known ones are .*resnet18"),
         (["--backbone_type", "pretrain"], "needs --ckpt_path"),
@@ -279,7 +309,8 @@ def test_script_reports_bad_input_on_stderr_with_exit_code_2(tmp_path: Path) -> 
     command += ["--backbone_type", "random", "--gpus", "0", "--log_dir", str(tmp_path / "logs")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 2
-    assert done.stderr == f"error: --data_dir {tmp_path / 'nowhere'} does not exist\n"
+    missing = tmp_path / "nowhere"
+    assert done.stderr == f"error: {missing} does not exist: name a zip or folder of EuroSAT\n"
     assert list(tmp_path.iterdir()) == []
 
 

@@ -304,6 +304,17 @@ def _eight_bits(root: Path) -> None:
     overwrite(path, (read(path) // 256).astype(np.uint8))
 
 
+def _other_values(root: Path) -> None:
+    (root / "brasilia/cm/cm.png").unlink()
+    path = root / "brasilia/cm/brasilia-cm.tif"
+    overwrite(path, read(path) + np.uint8(7))
+
+
+def _complex(root: Path) -> None:
+    path = root / "brasilia/imgs_1_rect/B03.tif"
+    overwrite(path, read(path).astype(np.complex64))
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -312,6 +323,8 @@ def _eight_bits(root: Path) -> None:
         (_grey_mask, r"cm\.png has values up to 1, but a change map has 0 and 255"),
         (_other_band, "has B4 in 60 x 60 px, but B3 in 59 x 60: take bands of one resolution"),
         (_eight_bits, r"B03\.tif holds 8-bit values"),
+        (_other_values, r"brasilia-cm\.tif has other values than 1 and 2"),
+        (_complex, r"B03\.tif holds complex values"),
         (lambda root: shutil.rmtree(root / "brasilia/cm"), "change map of brasilia is missing"),
         (lambda root: (root / "brasilia/cm/cm.png").write_text("no"), "not a readable picture"),
         (lambda root: (root / "brasilia/imgs_1_rect/B02.tif").unlink(), r"has no B02\.tif"),

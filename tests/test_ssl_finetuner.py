@@ -165,6 +165,11 @@ def test_finetuning_scores_the_held_out_sets_by_the_best_epoch() -> None:
     assert all(torch.equal(t, module.best_state[name]) for name, t in module.state_dict().items())
 
 
+def test_scores_that_are_no_numbers_end_the_run() -> None:
+    with pytest.raises(UserError, match=r"scores are not finite after epoch 1: .*lower"):
+        fit(model(learning_rate=1e30), Squares(8))
+
+
 def test_a_resumed_run_remembers_its_best_epoch(tmp_path: Path) -> None:
     scores = iter([5.0, 1.0, 2.0])
     module = model(score=lambda *_: next(scores))

@@ -121,7 +121,9 @@ class WholeCheckpointIO(TorchCheckpointIO):
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(target)
-        except RuntimeError as error:  # torch's words for a full disk
+        except RuntimeError as error:  # torch's words for a full disk, or for an interrupted write
+            if isinstance(error.__context__, KeyboardInterrupt | SystemExit):
+                raise error.__context__ from None
             reason = str(error).splitlines()[0]
             raise UserError(f"cannot write {target}, is the disk full? {reason}") from error
         finally:

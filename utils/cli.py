@@ -7,6 +7,7 @@ import math
 import os
 import signal
 import sys
+import threading
 import time
 import warnings
 from argparse import ArgumentParser, Namespace
@@ -18,16 +19,18 @@ from typing import Any, NoReturn
 import torch
 
 from utils.distributed import launched_rank
-from utils.errors import UserError
+from utils.errors import UserError, sentence_of
+from utils.files import check_can_write, check_name
 from utils.precision import PRECISIONS
 
 # A full disk or a path that cannot be used is not a bug; the error's text names the path.
 _PATH_ERRORS = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM),
-    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EFBIG),
+    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EFBIG, errno.ENAMETOOLONG, errno.ELOOP),
 }
 # Time for the launcher to end a process that fails only because another one did.
 GRACE_S = 5.0
+LARGEST_COUNT = 2**31  # of samples, epochs, pixels
 PROTOCOL_HELP = "paper restores the choices of the original, see docs/differences.md"
 
 
@@ -73,6 +76,9 @@ def check_base_flags(args: Namespace) -> None:
     check_not_negative(args, "num_workers", "gpus", "seed")
     if args.seed >= 2**32:
         raise UserError(f"--seed must be below 2**32, not {args.seed}")
+    check_name("data_dir", args.data_dir)
+    if not args.debug:
+        check_can_write("log_dir", args.log_dir, is_folder=True)
     if args.gpus > torch.cuda.device_count():
         raise UserError(
             f"--gpus {args.gpus} was asked for, {torch.cuda.device_count()} found: "
@@ -81,19 +87,28 @@ def check_base_flags(args: Namespace) -> None:
 
 
 def check_positive(args: Namespace, *names: str) -> None:
-    """Refuse flags that are zero, negative or not finite; None means that a flag was not given."""
+    """Refuse flags that are not above 0, as a number can be; None means that one was not given."""
     for name in names:
         value = getattr(args, name)
-        if value is not None and not 0 < value < math.inf:
-            raise UserError(f"--{name} must be above 0 and finite, not {value}")
+        if value is not None and not 0 < value < _limit(value):
+            raise UserError(f"--{name} must be above 0 and {_below(value)}, not {value}")
 
 
 def check_not_negative(args: Namespace, *names: str) -> None:
-    """Refuse flags that are negative or not finite."""
+    """Refuse flags that are negative or larger than a number can be."""
     for name in names:
         value = getattr(args, name)
-        if not 0 <= value < math.inf:
-            raise UserError(f"--{name} must be 0 or more and finite, not {value}")
+        if not 0 <= value < _limit(value):
+            raise UserError(f"--{name} must be 0 or more and {_below(value)}, not {value}")
+
+
+def _limit(value: float) -> float:
+    """Return what is too large: far beyond any use, but less than libraries choke on."""
+    return LARGEST_COUNT if isinstance(value, int) else math.inf
+
+
+def _below(value: float) -> str:
+    return f"below {LARGEST_COUNT:,}" if isinstance(value, int) else "finite"
 
 
 def trainer_kwargs(args: Namespace) -> dict[str, Any]:
@@ -127,10 +142,11 @@ def run(main: Callable[[], object]) -> None:
     warnings.filterwarnings("ignore", module="pytorch_lightning.utilities._pytree")
     warnings.filterwarnings("ignore", message=".*broadcast_buffers. is deprecated")
     signal.signal(signal.SIGTERM, exit_on_signal)
+    sys.unraisablehook = _interrupt_again
     try:
         main()
     except UserError as error:
-        _leave(f"error: {error}", 2)
+        _leave(f"error: {sentence_of(error)}", 2)
     except OSError as error:
         if error.errno not in _PATH_ERRORS:
             raise
@@ -148,6 +164,18 @@ def run(main: Callable[[], object]) -> None:
 def exit_on_signal(number: int, frame: FrameType | None) -> NoReturn:
     """Leave as after an error, so that what is half written is cleaned up."""
     sys.exit(128 + number)
+
+
+def _interrupt_again(ignored: "sys.UnraisableHookArgs") -> None:
+    """Repeat an interruption that came while Python started a process, which ignores it."""
+    if isinstance(ignored.exc_value, SystemExit | KeyboardInterrupt):
+        is_exit = isinstance(ignored.exc_value, SystemExit)
+        again = (os.getpid(), signal.SIGTERM if is_exit else signal.SIGINT)
+        timer = threading.Timer(0.1, os.kill, again)  # when the process is started
+        timer.daemon = True
+        timer.start()
+    else:
+        sys.__unraisablehook__(ignored)
 
 
 def _leave(text: str, code: int) -> NoReturn:

@@ -11,6 +11,14 @@ class UserError(Exception):
     """
 
 
+def sentence_of(error: UserError) -> str:
+    """Return the sentence alone: torch wraps an error of a loader process into its traceback."""
+    text = str(error)
+    if text.startswith("Caught ") and "\nOriginal Traceback " in text:
+        return text.rstrip().splitlines()[-1].partition(": ")[2]  # behind the name of the class
+    return text
+
+
 def quoted(text: str, limit: int = 80) -> str:
     """Shorten text from a stranger's file, and escape what would control the terminal."""
     shown = text if text.isprintable() else ascii(text[:limit])

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from utils.cli import check_positive
 from utils.errors import UserError
-from utils.files import written_whole
+from utils.files import check_can_write, written_whole
 from utils.metrics import mean_and_std
 from utils.subset import check_fraction
 
@@ -48,8 +48,12 @@ def check_evaluation_flags(args: Namespace) -> None:
     if len(set(args.train_frac)) < len(args.train_frac):
         raise UserError("--train_frac names a share twice: each is one point of the curve")
     path = args.save_predictions
-    if path is not None and path.suffix not in _PREDICTION_SUFFIXES:
-        raise UserError(f"--save_predictions {path} must end in .npz or .parquet")
+    if path is not None:
+        if path.suffix not in _PREDICTION_SUFFIXES:
+            raise UserError(f"--save_predictions {path} must end in .npz or .parquet")
+        check_can_write("save_predictions", path, is_folder=False)
+    if args.seed + args.num_seeds > 2**32:
+        raise UserError(f"--seed {args.seed} and those after it must be below 2**32: lower it")
 
 
 def check_resume_flag(args: Namespace, writes_checkpoints: bool) -> None:

@@ -37,6 +37,7 @@ from torchvision.models import ResNet
 from utils.cli import HelpFormatter, run
 from utils.encoder_file import read_encoder_file
 from utils.errors import UserError
+from utils.files import check_can_write
 from utils.normalization import InputSpec
 from utils.resnets import build_resnet
 
@@ -91,6 +92,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     target: Path = args.save_path
     if target.exists():
         raise UserError(f"{target} exists: choose another --save_path, or delete it")
+    check_can_write("save_path", target, is_folder=False)
     model = load_model(args.ckpt_path, args.bands)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.partial")
@@ -98,7 +100,9 @@ def main(argv: Sequence[str] | None = None) -> Path:
     try:
         WRITERS[args.format](model, partial)
         partial.replace(target)
-    except (RuntimeError, SafetensorError) as error:  # words of the writers for a full disk
+    except (OSError, RuntimeError, SafetensorError) as error:  # words of writers for a full disk
+        if isinstance(error.__context__, KeyboardInterrupt | SystemExit):
+            raise error.__context__ from None
         reason = str(error).splitlines()[0]
         raise UserError(f"cannot write {target}, is the disk full? {reason}") from error
     finally:

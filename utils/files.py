@@ -1,21 +1,65 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and paths that are tried before long work."""
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from utils.errors import UserError
+
+_BLOCK = bytes(4096)  # of a file system: a full one refuses it
 
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
     """Give a name to write to, beside ``path``, which becomes ``path`` if nothing goes wrong.
 
-    Its folder is created. The name is this process's own, for two runs may write the same file.
+    Its folder is created. The name is this process's own, for two runs may write the same file. A
+    full disk or a path that cannot be used is a ``UserError``.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = _until_whole(path)
     try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield partial
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:  # NumPy's words for a full disk have no number
+        reason = error.strerror or f"is the disk full, {error}"
+        raise UserError(f"cannot write {path}: {reason}: free it or choose another path") from error
+
+
+def check_can_write(flag: str, path: Path, *, is_folder: bool) -> None:
+    """Refuse a path that cannot be written, before the work whose result it takes.
+
+    Args:
+        flag: Its name, for the error.
+        path: File to write, or folder to write into; neither it nor its parents need to exist.
+        is_folder: Which of them.
+    """
+    check_name(flag, path)
+    folder = path if is_folder else path.parent
+    try:
+        if not is_folder and path.is_dir():
+            raise UserError(f"--{flag} {path} is a folder: name a file")
+        (path if is_folder else _until_whole(path)).exists()  # raises if the name is too long
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(_BLOCK)
+    except OSError as error:
+        raise UserError(
+            f"--{flag} {path} cannot be written: {error.strerror}: free it or choose another path"
+        ) from error
+
+
+def check_name(flag: str, path: Path) -> None:
+    """Refuse a path that is no text, which GDAL cannot open, or that would control a terminal."""
+    if not str(path).isprintable():
+        raise UserError(f"--{flag} {str(path)!a} has odd characters: rename it")
+
+
+def _until_whole(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.partial")
