@@ -260,10 +260,7 @@ def _check_flags(args: Namespace) -> None:
         raise UserError(f"--patch_size must be {MIN_PATCH_SIZE} or more, not {args.patch_size}")
     learns_statistics = args.finetune_backbone or args.protocol == "paper"
     if args.batch_size == 1 and args.patch_size <= MIN_PATCH_SIZE and learns_statistics:
-        raise UserError(
-            "--batch_size 1 of the smallest --patch_size has one pixel at the coarsest level, too "
-            "few for the statistics of a batch: raise one of them"
-        )
+        raise UserError("--batch_size 1 and the smallest --patch_size are too few for batch norm")
     if args.val_frac != 1:
         raise UserError("--val_frac: the cities to validate on are few, leave it out")
     if args.save_predictions is not None and args.save_predictions.suffix != ".npz":

@@ -423,7 +423,7 @@ def test_debug_writes_nothing(flags: list[str], tmp_path: Path) -> None:
         (["--data_dir", "{tmp}/nowhere"], "is no folder"),
         (["--data_dir", "{tmp}"], "holds no OSCD city"),
         (["--patch_size", "31"], "--patch_size must be 32 or more, not 31"),
-        (["--protocol", "paper", "--patch_size", "32", "--batch_size", "1"], "too few for the"),
+        (["--protocol", "paper", "--patch_size", "32", "--batch_size", "1"], "too few for batch"),
         (["--seed", "4294967295", "--num_seeds", "2"], r"must be below 2\*\*32"),
         (["--save_predictions", "/dev/null/p.npz"], r"/dev/null/p\.npz cannot be written"),
         (["--pos_weight", "-1"], "--pos_weight must be above 0"),

@@ -30,7 +30,7 @@ _PATH_ERRORS = {
 }
 # Time for the launcher to end a process that fails only because another one did.
 GRACE_S = 5.0
-LARGEST_COUNT = 2**31  # of samples, epochs, pixels
+LARGEST_COUNT = 2**32  # of samples, epochs, pixels; and what NumPy takes for a seed
 PROTOCOL_HELP = "paper restores the choices of the original, see docs/differences.md"
 
 
@@ -74,8 +74,6 @@ def check_base_flags(args: Namespace) -> None:
     """Refuse values of ``base_parser``'s flags that cannot work, as GPUs that are not there."""
     check_positive(args, "batch_size", "max_epochs", "learning_rate")
     check_not_negative(args, "num_workers", "gpus", "seed")
-    if args.seed >= 2**32:
-        raise UserError(f"--seed must be below 2**32, not {args.seed}")
     check_name("data_dir", args.data_dir)
     if not args.debug:
         check_can_write("log_dir", args.log_dir, is_folder=True)

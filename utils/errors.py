@@ -14,7 +14,7 @@ class UserError(Exception):
 def sentence_of(error: UserError) -> str:
     """Return the sentence alone: torch wraps an error of a loader process into its traceback."""
     text = str(error)
-    if text.startswith("Caught ") and "\nOriginal Traceback " in text:
+    if text.startswith("Caught ") and "\nOriginal " in text:  # which may begin with its cause
         return text.rstrip().splitlines()[-1].partition(": ")[2]  # behind the name of the class
     return text
 
