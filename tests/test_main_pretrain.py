@@ -327,7 +327,7 @@ def test_a_bad_patch_stops_the_run_and_is_named(
         ("--gpus -1", "--gpus must be 0 or more"),
         ("--num_workers -1", "--num_workers"),
         ("--seed -1", "--seed"),
-        ("--seed 4294967296", "--seed must be below"),
+        ("--seed 4294967296", "--seed must be 0 or more and below"),
         ("--momentum -1", "--momentum"),
         ("--weight_decay -1", "--weight_decay"),
         ("--warmup_epochs -1", "--warmup_epochs"),
