@@ -52,7 +52,7 @@ _BIGEARTHNET = ("BigEarthNet", main_bigearthnet.main, "bigearthnet")
 _PROBE = ("--freeze_backbone", "--learning_rate", "1e-3", "--batch_size", "64", *_LINEAR)
 _TUNE = ("--learning_rate", "1e-3", "--batch_size", "32", "--max_epochs", "10", "--num_seeds", "1")
 _OSCD = ("OSCD", main_oscd.main, "oscd")
-_CHANGE = ("--max_epochs", "40", "--batch_size", "8", "--num_seeds", "2")
+_CHANGE = ("--max_epochs", "20", "--batch_size", "8", "--num_seeds", "2")
 _PAPER = ("--protocol", "paper")
 TRIALS = (
     *(
