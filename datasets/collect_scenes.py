@@ -1,0 +1,152 @@
+"""Places, windows and scenes of a collection, and what a source of scenes offers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+GRID_M = 60  # corners lie on multiples: granules begin there, so that all resolutions fit
+
+
+@dataclass(frozen=True)
+class PatchGrid:
+    """A square in UTM metres.
+
+    Attributes:
+        epsg: 326xx in the north, 327xx in the south.
+        left: Of the upper left corner, a multiple of 60.
+        top: The same.
+        size_px: Side in pixels of 10 m, a multiple of 6.
+    """
+
+    epsg: int
+    left: int
+    top: int
+    size_px: int
+
+    @property
+    def zone(self) -> int:
+        """Number of the UTM zone, 1 .. 60."""
+        return self.epsg % 100
+
+    @property
+    def bounds(self) -> tuple[int, int, int, int]:
+        """Left, bottom, right and top in metres."""
+        side = 10 * self.size_px
+        return self.left, self.top - side, self.left + side, self.top
+
+
+@dataclass(frozen=True)
+class Window:
+    """Days in which a scene is wanted: from ``start`` until before ``end``, in UTC."""
+
+    start: date
+    end: date
+
+
+@dataclass(frozen=True)
+class Place:
+    """A place of a plan.
+
+    Attributes:
+        number: Its position in the plan, and the name of its folder.
+        latitude: Of the patch's centre in degrees.
+        longitude: The same.
+        grid: Where its pixels lie.
+        windows: One per date that is wanted, the newest first.
+    """
+
+    number: int
+    latitude: float
+    longitude: float
+    grid: PatchGrid
+    windows: tuple[Window, ...]
+
+    @property
+    def name(self) -> str:
+        """Name of its folder."""
+        return f"{self.number:06d}"
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A granule that a source found over a place.
+
+    Attributes:
+        name: Earth Engine's system:index, such as 20200101T101010_20200101T101011_T32UQD; the name
+            of a scene's folder.
+        start: When it was sensed, in UTC.
+        cloud_percent: Share of clouds in the whole granule, 0 .. 100.
+        clear_fraction: Share of clear pixels in the patch, 0 .. 1; None where nobody knows.
+        valid_fraction: Share of the patch's pixels that have data, 0 .. 1.
+        baseline: Processing baseline, such as 05.09.
+        properties: What else ``metadata.json`` shall tell; plain JSON.
+        key: What the source needs to read it; not recorded.
+    """
+
+    name: str
+    start: datetime
+    cloud_percent: float
+    clear_fraction: float | None
+    valid_fraction: float
+    baseline: str
+    properties: dict[str, Any] = field(default_factory=dict)
+    key: Any = None
+
+
+class Transient(Exception):
+    """The same request may work later.
+
+    Attributes:
+        wait_s: For how long the service asks to be left alone; 0 if it does not say.
+        is_quota: Too much was asked at a time.
+        is_strange: The answer was no answer of the service (a portal's page, an empty object): a
+            few in a row end the run.
+    """
+
+    def __init__(
+        self, reason: str, *, wait_s: float = 0, is_quota: bool = False, is_strange: bool = False
+    ) -> None:
+        super().__init__(reason)
+        self.wait_s = wait_s
+        self.is_quota = is_quota
+        self.is_strange = is_strange
+
+
+class Refused(Exception):
+    """The service will never answer this request well: take another scene or place."""
+
+
+class ComeBack(Exception):
+    """Nothing works at present (quota of the month, restricted mode): stop, and go on later."""
+
+
+class Source(Protocol):
+    """Where scenes come from. All methods may run in many threads at once.
+
+    Each raises ``Transient``, ``Refused``, ``ComeBack``, or ``UserError`` when no request can ever
+    work (credentials, permission), and nothing else.
+    """
+
+    places_per_search: int
+
+    def search(self, places: Sequence[Place]) -> list[list[Scene]]:
+        """Find, by one request, the scenes of each place in any of its windows, below --cloud_pct.
+
+        Scenes of other UTM zones are left out; those with ``valid_fraction`` below 1 may be there.
+        """
+
+    def read(self, scene: Scene, grid: PatchGrid) -> dict[str, Array]:
+        """Read, by one request, the bands of a patch as they were sensed.
+
+        Returns:
+            Per band digital numbers (10,000 times reflectance, without offset), uint16, square:
+            ``size_px`` pixels of 10 m, or 1/2 or 1/6 as many. No data is 0. Names, type and shape
+            have been checked, the values not.
+        """
+
+    def describe(self) -> dict[str, str]:
+        """Return collection, source and version of the client, for ``metadata.json``."""
