@@ -1,0 +1,199 @@
+"""Command line of the downloader: what a plan records, how it is fetched, and which step."""
+
+import os
+from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+
+from datasets.bands import ALL_BANDS
+from datasets.collect_settings import Settings
+from utils.cli import PROTOCOL_HELP, HelpFormatter, check_not_negative, check_positive
+from utils.errors import UserError, quoted
+
+PLANNED = {field.name for field in fields(Settings)}
+COLLECTIONS = {"earthengine": "COPERNICUS/S2_SR_HARMONIZED", "stac": "sentinel-2-l2a"}
+EARTH_SEARCH = "https://earth-search.aws.element84.com/v1"
+HIGH_VOLUME = "https://earthengine-highvolume.googleapis.com"
+# What the original does, as far as it can be had by flags.
+PAPER = Settings(
+    land_mask=False,
+    cloud_score="none",
+    clear_fraction=0.0,
+    scene_choice="newest",
+    compress="jpeg",
+)
+
+
+def build_parser(description: str | None, defaults: Settings) -> ArgumentParser:
+    """Create the parser; the flags of a plan have the defaults of ``defaults``."""
+    parser = ArgumentParser(
+        description=description, formatter_class=HelpFormatter, allow_abbrev=False
+    )
+    add = parser.add_argument
+    add("--save_path", type=Path, required=True, help="folder of the data set")
+    _add_steps(parser)
+    _add_plan(parser)
+    _add_scenes(parser)
+    _add_output(parser)
+    _add_fetching(parser)
+    parser.set_defaults(**asdict(defaults))
+    return parser
+
+
+def _add_steps(parser: ArgumentParser) -> None:
+    steps = parser.add_argument_group("steps, instead of all").add_mutually_exclusive_group()
+    add = steps.add_argument
+    add("--plan", action="store_true", help="choose places and dates, estimate the cost, stop")
+    add("--status", action="store_true", help="tell how far all shards are")
+    add(
+        "--verify",
+        action="store_true",
+        help="read everything again, compare it with the journal",
+    )
+    add("--probe", type=int, metavar="N", help="read N patches, write none, tell what was seen")
+    add(
+        "--retry",
+        choices=["failed", "all"],
+        help="ask again for places that were refused, or also "
+        "for those without clear scenes, where spares ran out",
+    )
+
+
+def _add_plan(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group("where and when (recorded in the plan)")
+    add = group.add_argument
+    add("--num_locations", type=int, help="places to collect")
+    add("--seed", type=int, help="of places and dates")
+    add(
+        "--sampler",
+        choices=["gaussian", "uniform", "bounded"],
+        help="around cities, on all land, or within --bounds",
+    )
+    add("--std_km", type=float, help="standard deviation around a city, along either axis")
+    add("--bounds", type=float, nargs=4, metavar=("W", "S", "E", "N"), help="degrees")
+    add("--cities", help="CSV with lat, lng and population, or geonames for the table that is here")
+    add("--match_file", help="CSV with lat and lng: collect these places instead of sampled ones")
+    add("--no_land_mask", dest="land_mask", action="store_false", help="also keep places at sea")
+    add("--patch_px", type=int, help="side of a patch in pixels of 10 m, a multiple of 6")
+    add("--spares", type=float, help="places in reserve, per place")
+    add("--num_dates", type=int, help="scenes per place")
+    add("--interval_days", type=int, help="from one scene's window to the next")
+    add("--window_days", type=int, help="length of a window")
+    add("--max_shift_days", type=int, help="windows of a place are shifted by less than this")
+    add(
+        "--reference_date",
+        help="YYYY-MM-DD, the newest window is centred 28 days before; "
+        "by default the day of the plan",
+    )
+
+
+def _add_scenes(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group("which scenes (recorded in the plan)")
+    add = group.add_argument
+    add("--source", choices=list(COLLECTIONS), help="stac needs no account")
+    add("--collection", help="default: " + ", ".join(f"{c} of {s}" for s, c in COLLECTIONS.items()))
+    add("--stac_url", help=f"address of the catalogue, default {EARTH_SEARCH}")
+    add("--cloud_pct", type=float, help="clouds that a scene may have, in percent")
+    add("--cloud_score", choices=["cs_cdf", "cs", "none"], help="band of Cloud Score+")
+    add("--clear_threshold", type=float, help="cloud score from which a pixel is clear")
+    add("--clear_fraction", type=float, help="share of clear pixels that a patch needs")
+    add("--scene_choice", choices=["least_cloudy", "nearest", "newest"], help="in a window")
+    add("--protocol", choices=["corrected", "paper"], default="corrected", help=PROTOCOL_HELP)
+
+
+def _add_output(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group("what is written (recorded in the plan)")
+    add = group.add_argument
+    add("--bands", nargs="+", choices=ALL_BANDS, metavar="BAND", help="of the 12 of level 2A")
+    add("--dtype", choices=["uint8", "uint16"], help="255 times reflectance, or 10,000 times")
+    add("--compress", choices=["deflate", "jpeg"], help="lossless, or the size of the archives")
+    add("--format", choices=["folder", "packed"], help="files, or the store of seco_packed.py")
+    add("--preview", action="store_true", help="pictures of the places in SAVE_PATH_previews")
+
+
+def _add_fetching(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group("fetching")
+    add = group.add_argument
+    add("--num_workers", type=int, default=48, help="places that are in progress at a time")
+    add("--max_in_flight", type=int, default=40, help="requests at a time, of all shards together")
+    add("--max_rate", type=float, default=90, help="requests per second, of all shards together")
+    add("--timeout", type=float, default=120, help="seconds that a request may take")
+    add("--give_up_after", type=float, default=600, help="seconds without any answer, then exit 75")
+    add("--min_free_gb", type=float, default=2, help="stop when the disk has less")
+    add("--shard", metavar="I/N", help="part of the places, by default that of SLURM's array task")
+    add("--indices_file", type=Path, help="numbers of places: collect only these, without spares")
+    add("--log_freq", type=int, default=100, help="places between two lines of a log")
+    add("--debug", action="store_true", help="tell about every failed request")
+    add("--project", help="Google Cloud project, by default EARTHENGINE_PROJECT")
+    add(
+        "--service_account_key",
+        type=Path,
+        help="JSON file, by default the one, or the text, in EARTHENGINE_SERVICE_ACCOUNT_KEY",
+    )
+    add("--ee_url", default=HIGH_VOLUME, help="endpoint; one on loopback needs no credentials")
+
+
+def parse_args(description: str | None, argv: Sequence[str] | None = None) -> Namespace:
+    """Read the command line, or ``argv`` in tests.
+
+    Returns:
+        The flags. ``given`` has the names of those of a plan that were given: a plan that exists
+        already decides the others. ``shard`` is the number of this part, and of all.
+    """
+    given = _given(description, argv)
+    args = build_parser(description, Settings()).parse_args(argv)
+    if args.protocol == "paper":
+        usual = Settings()
+        given |= {name for name in PLANNED if getattr(PAPER, name) != getattr(usual, name)}
+        args = build_parser(description, PAPER).parse_args(argv)
+    args.given = given
+    args.shard = parse_shard(args.shard, os.environ)
+    args.collection = args.collection or COLLECTIONS[args.source]
+    if args.source == "stac":
+        args.stac_url = args.stac_url or EARTH_SEARCH
+    return args
+
+
+def _given(description: str | None, argv: Sequence[str] | None) -> set[str]:
+    """Return the plan's flags that are on the command line: defaults do not replace a mark."""
+    mark = object()
+    marks = Namespace(**dict.fromkeys(PLANNED, mark))
+    marked = build_parser(description, Settings()).parse_args(argv, marks)
+    return {name for name in PLANNED if getattr(marked, name) is not mark}
+
+
+def settings_of(args: Namespace) -> Settings:
+    """Return what the plan records of the flags."""
+    values = {name: getattr(args, name) for name in PLANNED}
+    for name in ("bands", "bounds"):
+        values[name] = None if values[name] is None else tuple(values[name])
+    return Settings(**values)
+
+
+def parse_shard(text: str | None, environment: Mapping[str, str]) -> tuple[int, int]:
+    """Return number and count of the shards: of the flag, else of SLURM's array, else (0, 1)."""
+    if text is not None:
+        number, _, count = text.partition("/")
+        if not (number.isdecimal() and count.isdecimal() and int(number) < int(count) <= 10_000):
+            raise UserError(
+                f"--shard is I/N with I from 0 to N - 1, such as 0/4, not {quoted(text)}"
+            )
+        return int(number), int(count)
+    names = [f"SLURM_ARRAY_TASK_{name}" for name in ("ID", "MIN", "MAX", "STEP")]
+    values = [environment.get(name, "") for name in names]
+    if not all(value.isdecimal() for value in values):
+        return 0, 1
+    task, first, last, step = map(int, values)
+    return (task - first) // step, (last - first) // step + 1
+
+
+def check_fetching(args: Namespace) -> None:
+    """Refuse values of the flags that are not in the plan."""
+    check_positive(args, "num_workers", "max_in_flight", "max_rate", "timeout", "give_up_after")
+    check_positive(args, "log_freq", "probe")
+    check_not_negative(args, "min_free_gb")
+    if args.shard[1] > args.max_in_flight:
+        raise UserError(
+            f"{args.shard[1]} shards cannot share {args.max_in_flight} requests: use fewer"
+        )
