@@ -1,0 +1,84 @@
+"""Flags of the downloader: those of the original, what counts as given, and the shards of SLURM."""
+
+import pytest
+
+from datasets.collect_args import check_fetching, parse_args, parse_shard, settings_of
+from datasets.collect_settings import Settings
+from utils.errors import UserError
+
+ORIGINAL = (
+    "--save_path d --preview --num_workers 16 --num_locations 200 --cloud_pct 20 --log_freq 50 "
+    "--indices_file numbers.txt --debug"
+)
+
+
+def test_flags_of_the_original_are_understood() -> None:
+    args = parse_args(None, ORIGINAL.split())
+
+    assert (args.num_workers, args.log_freq, args.debug) == (16, 50, True)
+    assert str(args.indices_file) == "numbers.txt"
+    assert settings_of(args) == Settings(num_locations=200, cloud_pct=20.0, preview=True)
+
+
+def test_a_flag_that_repeats_its_default_counts_as_given() -> None:
+    assert parse_args(None, ["--save_path", "d"]).given == set()
+    assert parse_args(None, ["--save_path", "d", "--seed", "42"]).given == {"seed"}
+
+
+def test_the_paper_protocol_chooses_as_the_original_and_counts_as_given() -> None:
+    args = parse_args(None, ["--save_path", "d", "--protocol", "paper"])
+
+    assert settings_of(args).scene_choice == "newest"
+    assert settings_of(args).compress == "jpeg"
+    assert args.given >= {"scene_choice", "cloud_score", "land_mask", "compress"}
+
+
+def test_the_paper_protocol_does_not_overrule_a_flag() -> None:
+    argv = ["--save_path", "d", "--protocol", "paper", "--compress", "deflate"]
+
+    assert settings_of(parse_args(None, argv)).compress == "deflate"
+
+
+def test_each_source_has_its_collection() -> None:
+    earth_engine = settings_of(parse_args(None, ["--save_path", "d"]))
+    stac = settings_of(parse_args(None, ["--save_path", "d", "--source", "stac"]))
+
+    assert (earth_engine.collection, earth_engine.stac_url) == ("COPERNICUS/S2_SR_HARMONIZED", "")
+    assert stac.collection == "sentinel-2-l2a"
+    assert stac.stac_url.startswith("https://")
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "step", "task", "shard"),
+    [(0, 3, 1, 2, (2, 4)), (1, 4, 1, 1, (0, 4)), (10, 30, 10, 30, (2, 3)), (5, 5, 1, 5, (0, 1))],
+)
+def test_an_array_task_of_slurm_is_a_shard(
+    first: int, last: int, step: int, task: int, shard: tuple[int, int]
+) -> None:
+    names = {"ID": task, "MIN": first, "MAX": last, "STEP": step}
+    environment = {f"SLURM_ARRAY_TASK_{name}": str(value) for name, value in names.items()}
+
+    assert parse_shard(None, environment) == shard
+    assert parse_shard("1/2", environment) == (1, 2)
+
+
+def test_outside_of_an_array_there_is_one_shard() -> None:
+    assert parse_shard(None, {}) == (0, 1)
+
+
+@pytest.mark.parametrize("text", ["", "1", "2/2", "-1/2", "a/b", "1/0", "0/99999", "1/2/3"])
+def test_what_is_no_shard_is_named(text: str) -> None:
+    with pytest.raises(UserError, match="--shard is I/N"):
+        parse_shard(text, {})
+
+
+@pytest.mark.parametrize(
+    "flags",
+    ["--num_workers 0", "--max_in_flight 0", "--max_rate -1", "--timeout nan", "--probe 0",
+     "--log_freq 0", "--min_free_gb -1", "--shard 0/41"],
+)  # fmt: skip
+def test_values_that_cannot_work_are_named(flags: str) -> None:
+    args = parse_args(None, ["--save_path", "d", *flags.split()])
+
+    with pytest.raises(UserError, match=flags.split()[0] if "shard" not in flags else "41 shards"):
+        check_fetching(args)
