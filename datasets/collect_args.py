@@ -149,7 +149,8 @@ def parse_args(description: str | None, argv: Sequence[str] | None = None) -> Na
         args = build_parser(description, PAPER).parse_args(argv)
     args.given = given
     args.shard = parse_shard(args.shard, os.environ)
-    args.collection = args.collection or COLLECTIONS[args.source]
+    if "collection" not in given:
+        args.collection = COLLECTIONS[args.source]
     if args.source == "stac":
         args.stac_url = args.stac_url or EARTH_SEARCH
     return args
