@@ -97,25 +97,6 @@ class Scene:
     key: Any = None
 
 
-class Transient(Exception):
-    """The same request may work later.
-
-    Attributes:
-        wait_s: For how long the service asks to be left alone; 0 if it does not say.
-        is_quota: Too much was asked at a time.
-        is_strange: The answer was no answer of the service (a portal's page, an empty object): a
-            few in a row end the run.
-    """
-
-    def __init__(
-        self, reason: str, *, wait_s: float = 0, is_quota: bool = False, is_strange: bool = False
-    ) -> None:
-        super().__init__(reason)
-        self.wait_s = wait_s
-        self.is_quota = is_quota
-        self.is_strange = is_strange
-
-
 class Refused(Exception):
     """The service will never answer this request well: take another scene or place."""
 
@@ -127,7 +108,7 @@ class ComeBack(Exception):
 class Source(Protocol):
     """Where scenes come from. All methods may run in many threads at once.
 
-    Each raises ``Transient``, ``Refused``, ``ComeBack``, or ``UserError`` when no request can ever
+    Each raises ``utils.rate_limit.Transient``, ``Refused``, ``ComeBack``, or ``UserError`` when no request can ever
     work (credentials, permission), and nothing else.
     """
 

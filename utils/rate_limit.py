@@ -1,0 +1,214 @@
+"""Requests to a service with a quota: few at a time, not too often, repeated when they fail.
+
+The limit of requests in flight adapts as TCP does (additive increase, multiplicative decrease;
+Chiu and Jain 1989): halved when the service says that it is too much, raised by one after as many
+successes as the limit. Waits between repeats are drawn from 0 to a bound that doubles ("full
+jitter", so that clients that failed together do not come back together).
+"""
+
+import random
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+Answer = TypeVar("Answer")
+
+
+class Stopped(Exception):
+    """The run ends: nobody waits any longer."""
+
+
+class Transient(Exception):
+    """The same request may work later.
+
+    Attributes:
+        wait_s: For how long the service asks to be left alone; 0 if it does not say.
+        is_quota: Too much was asked at a time.
+        is_strange: The answer was no answer of the service (a portal's page, an empty object): a
+            few in a row end the run.
+    """
+
+    def __init__(
+        self, reason: str, *, wait_s: float = 0, is_quota: bool = False, is_strange: bool = False
+    ) -> None:
+        super().__init__(reason)
+        self.wait_s = wait_s
+        self.is_quota = is_quota
+        self.is_strange = is_strange
+
+
+class RateLimit:
+    """Lets threads begin requests.
+
+    Args:
+        max_in_flight: Requests at a time, at most.
+        max_rate: Requests per second, at most, on average over a second.
+        clock: Seconds; another one in tests.
+    """
+
+    def __init__(
+        self, max_in_flight: int, max_rate: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.max_in_flight = max_in_flight
+        self.limit = float(max_in_flight)
+        self._in_flight = 0
+        self._max_rate = max_rate
+        self._clock = clock
+        self._next = 0.0  # when the next request may begin, if they come evenly
+        self._paused_until = 0.0
+        self._decreased_at = -1.0
+        self._is_closed = False
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def slot(self) -> Iterator[float]:
+        """Wait for a turn, and give when it began; ``Stopped`` after ``close``."""
+        began = self._enter()
+        try:
+            yield began
+        finally:
+            with self._changed:
+                self._in_flight -= 1
+                self._changed.notify()
+
+    def succeeded(self) -> None:
+        """Raise the limit by one after as many successes."""
+        with self._changed:
+            self.limit = min(self.limit + 1 / self.limit, self.max_in_flight)
+            self._changed.notify()
+
+    def exceeded(self, began: float, wait_s: float) -> None:
+        """Halve the limit, and let all wait; requests of before the last halving tell nothing new.
+
+        Args:
+            began: When the refused request began, as ``slot`` gave it.
+            wait_s: For how long the service asks to be left alone; 0 if it does not say.
+        """
+        with self._changed:
+            now = self._clock()
+            self._paused_until = max(self._paused_until, now + wait_s)
+            if began > self._decreased_at:
+                self.limit = max(1.0, self.limit / 2)
+                self._decreased_at = now
+
+    def close(self) -> None:
+        """Send all away that wait, and all that come."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+
+    def wait(self, seconds: float) -> None:
+        """Wait outside of any slot; ``Stopped`` after ``close``."""
+        end = self._clock() + seconds
+        with self._changed:
+            while not self._is_closed and (left := end - self._clock()) > 0:
+                self._changed.wait(left)
+            if self._is_closed:
+                raise Stopped
+
+    def _enter(self) -> float:
+        with self._changed:
+            while not self._is_closed:
+                now = self._clock()
+                # A burst of a second's requests is allowed, for they count per minute.
+                ready = max(self._next - 1, self._paused_until)
+                if now >= ready and self._in_flight < int(self.limit):
+                    self._next = max(self._next, now) + 1 / self._max_rate
+                    self._in_flight += 1
+                    return now
+                self._changed.wait(ready - now if now < ready else None)
+            raise Stopped
+
+
+@dataclass
+class Statistics:
+    """What became of the requests so far.
+
+    Attributes:
+        requests: Begun, repeats included.
+        errors: Failed ones by reason.
+        latencies_s: Of the last successful ones.
+        last_success: On the monotonic clock; when the counting began, as long as there is none.
+    """
+
+    requests: int = 0
+    errors: Counter[str] = field(default_factory=Counter)
+    latencies_s: deque[float] = field(default_factory=lambda: deque(maxlen=1000))
+    last_success: float = field(default_factory=time.monotonic)
+
+
+class Requester:
+    """Sends requests through a limit, and repeats those that may work later.
+
+    Args:
+        limit: Shared by all threads.
+        base_wait_s: Bound of the first wait before a repeat; it doubles each time.
+        max_wait_s: Bound of every wait.
+        budget_s: Longest time for a request with its repeats.
+        max_strange: Strange answers to a request in a row, until it counts as failed.
+        seed: Of the waits.
+    """
+
+    def __init__(
+        self,
+        limit: RateLimit,
+        *,
+        base_wait_s: float = 1.0,
+        max_wait_s: float = 60.0,
+        budget_s: float = 600.0,
+        max_strange: int = 5,
+        seed: int = 0,
+    ) -> None:
+        self.limit = limit
+        self.statistics = Statistics()
+        self._base_wait_s = base_wait_s
+        self._max_wait_s = max_wait_s
+        self._budget_s = budget_s
+        self._max_strange = max_strange
+        self._random = random.Random(seed)
+        self._lock = threading.Lock()
+
+    def call(self, request: Callable[[], Answer]) -> Answer:
+        """Return what ``request`` returns, in the end.
+
+        Raises:
+            Transient: The last one, when the budget is used up.
+            Stopped: The run ends.
+        """
+        started, repeats, strange = time.monotonic(), 0, 0
+        while True:
+            try:
+                return self._once(request)
+            except Transient as error:
+                strange = strange + 1 if error.is_strange else 0
+                bound = min(self._max_wait_s, self._base_wait_s * 2**repeats)
+                wait_s = max(error.wait_s, self._random.uniform(0, bound))
+                left_s = started + self._budget_s - time.monotonic()
+                if strange >= self._max_strange or wait_s > left_s:
+                    raise
+            repeats += 1
+            self.limit.wait(wait_s)
+
+    def _once(self, request: Callable[[], Answer]) -> Answer:
+        with self.limit.slot() as began:
+            with self._lock:
+                self.statistics.requests += 1
+            sent = time.monotonic()
+            try:
+                answer = request()
+            except Transient as error:
+                if error.is_quota:
+                    self.limit.exceeded(began, error.wait_s)
+                with self._lock:
+                    self.statistics.errors[str(error)] += 1
+                raise
+        now = time.monotonic()
+        with self._lock:
+            self.statistics.latencies_s.append(now - sent)
+            self.statistics.last_success = now
+        self.limit.succeeded()
+        return answer
