@@ -108,8 +108,8 @@ class ComeBack(Exception):
 class Source(Protocol):
     """Where scenes come from. All methods may run in many threads at once.
 
-    Each raises ``utils.rate_limit.Transient``, ``Refused``, ``ComeBack``, or ``UserError`` when no request can ever
-    work (credentials, permission), and nothing else.
+    Each raises ``Transient`` (``utils.rate_limit``), ``Refused``, ``ComeBack``, or ``UserError``
+    when no request can ever work (credentials, permission), and nothing else.
     """
 
     places_per_search: int
