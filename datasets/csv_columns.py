@@ -30,27 +30,27 @@ def read_columns(
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = [row for row in csv.reader(file) if row]
+            reader = csv.reader(file)
+            rows = [(reader.line_num, row) for row in reader if row]
     except OSError as error:
         raise UserError(f"--{flag} {path} cannot be read: {error.strerror}: check it") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"--{flag} {path} is not CSV in UTF-8: convert it") from error
-    names = [cell.strip().lower() for cell in rows[0]] if rows else []
-    first = 2  # line of the first row, as editors count
+    names = [cell.strip().lower() for cell in rows[0][1]] if rows else []
     if len(names) == 3 and all(map(_is_number, names)):
-        names, rows, first = ["index", "lng", "lat"], [[], *rows], 1
+        names = ["index", "lng", "lat"]
+    else:
+        rows = rows[1:]
     missing = [name for name in needed if name not in names]
     if missing:
         raise UserError(
             f"--{flag} {path} has no column {missing[0]}, only {listed(names) or 'nothing'}: its "
             f"first line must name {', '.join(needed)}"
         )
-    if len(rows) == 1:
+    if not rows:
         raise UserError(f"--{flag} {path} has no rows: give it one or more")
     wanted = {name: names.index(name) for name in (*needed, *optional) if name in names}
-    values = np.array(
-        [_numbers(flag, path, line, row, wanted) for line, row in enumerate(rows[1:], first)]
-    )
+    values = np.array([_numbers(flag, path, line, row, wanted) for line, row in rows])
     return dict(zip(wanted, values.T, strict=True))
 
 
