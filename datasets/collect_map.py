@@ -16,7 +16,7 @@ def plot_places(path: Path, plan: Plan) -> None:
         plan: Bounded plans are shown by what they cover, others by the whole world.
     """
     places, count = plan.places, plan.num_places
-    figure = Figure(figsize=(12, 6.4), layout="constrained")
+    figure = Figure(figsize=(12, 5.4), layout="constrained")
     axes = figure.add_subplot()
     size = min(12.0, max(0.15, 3000 / count))
     axes.scatter(

@@ -39,7 +39,7 @@ def places_from_csv(text: bytes) -> Places:
     if header.decode() != HEADER or not body.strip():
         raise ValueError("no places")
     table = np.loadtxt(io.BytesIO(body), delimiter=",", ndmin=2, comments=None)
-    if table.shape[1] != HEADER.count(",") + 1:
+    if table.shape[1] != HEADER.count(",") + 1 or not np.isfinite(table).all():
         raise ValueError("other columns")
     number, lat, lng, epsg, left, top, shift = table.T
     zone, hemisphere = epsg % 100, epsg // 100
