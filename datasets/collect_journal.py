@@ -1,0 +1,193 @@
+"""Which places of a collection are settled: one append-only file of JSON lines per shard.
+
+The first line names the plan; a line that a killed process left unfinished is cut off. A place is
+done when its line is on the disk, which is after its files are.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from utils.errors import UserError
+from utils.files import written_whole
+from utils.locks import sole_writer
+
+FORMAT = "collection journal 1"
+Outcome = Literal["done", "no_scene", "cloudy", "refused", "damaged"]
+Shard = tuple[int, int]  # number and count
+_NAMES = re.compile(r"journal(-\d{5}-of-\d{5})?\.jsonl")
+
+
+@dataclass(frozen=True)
+class Record:
+    """What became of a place.
+
+    Attributes:
+        place: Its number in the plan.
+        outcome: "damaged" takes an earlier "done" back.
+        reason: In words, where it is not done.
+        scenes: Names of its scenes.
+        num_bytes: Size of all its files.
+        sha256: Of all its files, see ``collect_writer.place_hash``.
+    """
+
+    place: int
+    outcome: Outcome
+    reason: str = ""
+    scenes: tuple[str, ...] = ()
+    num_bytes: int = 0
+    sha256: str = ""
+
+
+def shard_name(stem: str, shard: Shard, suffix: str) -> str:
+    """Return stem.suffix for the only shard, else stem-00001-of-00004.suffix."""
+    number, count = shard
+    return f"{stem}{suffix}" if count == 1 else f"{stem}-{number:05}-of-{count:05}{suffix}"
+
+
+class Journal:
+    """The journal of one shard, to be appended to.
+
+    Args:
+        save_path: Folder of the collection.
+        plan_hash: Of the plan that the lines belong to.
+        shard: Number and count.
+    """
+
+    def __init__(self, save_path: Path, plan_hash: str, shard: Shard = (0, 1)) -> None:
+        self.path = save_path / shard_name("journal", shard, ".jsonl")
+        self._header = {"format": FORMAT, "plan": plan_hash, "shard": list(shard)}
+        self._fresh: list[str] = []
+
+    @contextmanager
+    def opened(self) -> Iterator["Journal"]:
+        """Hold the journal against other processes; begin it, or go on behind its last whole line.
+
+        Raises:
+            UserError: It belongs to another plan, or another process writes to this collection as
+                the same shard or as one of another number of shards.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        lock = self.path.with_suffix(".lock")
+        _refuse_other_counts(lock)
+        busy = f"another process collects into {self.path.parent} as this shard: wait for it"
+        with sole_writer(lock, busy):
+            self._begin()
+            try:
+                yield self
+            finally:
+                self.flush()
+
+    def add(self, record: Record) -> None:
+        """Note what became of a place; ``flush`` puts it on the disk."""
+        line = {key: value for key, value in asdict(record).items() if value or key == "place"}
+        self._fresh.append(json.dumps(line))
+
+    def flush(self) -> None:
+        """Write the new lines; the files that they speak of have to be on the disk before."""
+        if not self._fresh:
+            return
+        try:
+            with self.path.open("a") as file:
+                file.write("".join(f"{line}\n" for line in self._fresh))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise UserError(
+                f"cannot write {self.path} ({error.strerror}): make room, and run the same command "
+                "again, which goes on"
+            ) from error
+        self._fresh.clear()
+
+    def _begin(self) -> None:
+        lines = self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else []
+        whole = [line for line in lines if line.endswith(b"\n")]
+        if whole:
+            _check_header(whole[0], self.path, self._header["plan"])
+        else:
+            whole = [json.dumps(self._header).encode() + b"\n"]
+        if whole != lines:
+            with written_whole(self.path) as partial:
+                partial.write_bytes(b"".join(whole))
+
+
+def read_journals(save_path: Path, plan_hash: str) -> dict[int, Record]:
+    """Return the last record of every place that any shard has settled.
+
+    Raises:
+        UserError: A journal of another plan, or one that is damaged before its last line.
+    """
+    records = {}
+    for path in sorted(save_path.glob("journal*.jsonl")):
+        if _NAMES.fullmatch(path.name):
+            for record in _read(path, plan_hash):
+                records[record.place] = record
+    return records
+
+
+def _read(path: Path, plan_hash: str) -> Iterator[Record]:
+    """Read the records of a journal, without a line that was cut off."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                return
+            if number == 1:
+                _check_header(line, path, plan_hash)
+                continue
+            try:
+                yield _parse(json.loads(line))
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+                raise UserError(
+                    f"line {number} of {path} is damaged: delete that line, and its place is "
+                    "collected again"
+                ) from error
+
+
+def _parse(content: dict[str, Any]) -> Record:
+    record = Record(**{**content, "scenes": tuple(content.get("scenes", ()))})
+    texts = (record.reason, record.sha256, *record.scenes)
+    if (
+        type(record.place) is not int
+        or type(record.num_bytes) is not int
+        or record.place < 0
+        or record.outcome not in get_args(Outcome)
+        or not all(isinstance(text, str) for text in texts)
+        or not all(re.fullmatch(r"[\w-]+", scene) for scene in record.scenes)
+    ):
+        raise ValueError(content)
+    return record
+
+
+def _check_header(line: bytes, path: Path, plan_hash: str) -> None:
+    try:
+        header = json.loads(line)
+        is_journal = header["format"] == FORMAT
+        plan = header["plan"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        is_journal, plan = False, ""
+    if not is_journal:
+        raise UserError(f"{path} is no journal of a collection: move it away, or start elsewhere")
+    if plan != plan_hash:
+        raise UserError(
+            f"{path} belongs to another plan than {path.parent / 'plan.json'}: choose another "
+            "--save_path, or bring that plan back"
+        )
+
+
+def _refuse_other_counts(lock: Path) -> None:
+    """Refuse to run beside processes that divide the places in another way."""
+    _, _, count = lock.stem.partition("-of-")
+    for other in lock.parent.glob("journal*.lock"):
+        if other.stem.partition("-of-")[2] == count:
+            continue
+        busy = (
+            f"another process collects into {lock.parent} with another number of shards: wait for "
+            "it, or use its --shard"
+        )
+        with sole_writer(other, busy):
+            pass
