@@ -65,7 +65,3 @@ class BlockState:
         """Note what became of a place that was begun."""
         self._begun.discard(number)
         self._outcomes[number] = outcome
-
-    def give_back(self, number: int) -> None:
-        """Forget that a place was begun: nothing was learned of it."""
-        self._begun.discard(number)

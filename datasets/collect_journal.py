@@ -61,6 +61,7 @@ class Journal:
 
     def __init__(self, save_path: Path, plan_hash: str, shard: Shard = (0, 1)) -> None:
         self.path = save_path / shard_name("journal", shard, ".jsonl")
+        self._plan_hash = plan_hash
         self._header = {"format": FORMAT, "plan": plan_hash, "shard": list(shard)}
         self._fresh: list[str] = []
 
@@ -108,7 +109,7 @@ class Journal:
         lines = self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else []
         whole = [line for line in lines if line.endswith(b"\n")]
         if whole:
-            _check_header(whole[0], self.path, self._header["plan"])
+            _check_header(whole[0], self.path, self._plan_hash)
         else:
             whole = [json.dumps(self._header).encode() + b"\n"]
         if whole != lines:

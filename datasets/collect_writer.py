@@ -26,7 +26,7 @@ from datasets.collect_settings import Settings
 from utils.errors import UserError
 
 # Level 6 and no predictor: on noisy land the files are as small as any, and quicker.
-_COMPRESSION = {
+_COMPRESSION: dict[str, dict[str, Any]] = {
     "deflate": {"compress": "deflate", "zlevel": 6},
     "jpeg": {"compress": "jpeg"},
 }

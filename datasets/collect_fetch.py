@@ -1,0 +1,308 @@
+"""Fetching a collection: the main thread decides, others search, read and write.
+
+Places are looked for in batches, several by one request; then each is collected by one thread,
+scene after scene. Only the main thread knows the blocks and writes the journal.
+"""
+
+import os
+import shutil
+import signal
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any, Literal
+
+from datasets.collect_blocks import BlockState
+from datasets.collect_choice import Candidates, Lack
+from datasets.collect_journal import Journal, Outcome, Record, Shard
+from datasets.collect_place import Collector
+from datasets.collect_plan import Block
+from datasets.collect_scenes import ComeBack, Place, Refused
+from utils.rate_limit import Requester, Stopped, Transient
+
+GO_ON_LATER = 75  # EX_TEMPFAIL of sysexits.h
+_TICK_S = 0.5  # between looks at the clock, the disk and the service
+_FLUSH_S = 0.2  # for which a journal's lines wait for others
+# What is not asked again, without and with --retry.
+_FINAL: dict[str | None, frozenset[Outcome]] = {
+    None: frozenset({"done", "no_scene", "cloudy", "refused"}),
+    "failed": frozenset({"done", "no_scene", "cloudy"}),
+    "all": frozenset({"done"}),
+}
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a fetch ended.
+
+    Attributes:
+        kind: "complete", "incomplete" (spares ran out), or "later" (the same command goes on).
+        reason: In words; empty if complete.
+    """
+
+    kind: Literal["complete", "incomplete", "later"]
+    reason: str = ""
+
+
+@dataclass
+class Progress:
+    """What this shard has done so far.
+
+    Attributes:
+        wanted: Places of this shard.
+        done: Of these, collected by this run or an earlier one.
+        outcomes: Of the places that this run has settled.
+        images: Collected by this run.
+        num_bytes: Written by this run.
+    """
+
+    wanted: int
+    done: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)
+    images: int = 0
+    num_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Patience:
+    """When a run stops by itself.
+
+    Attributes:
+        give_up_s: Without any answer of the service.
+        grace_s: For places in progress, after a signal; SLURM kills after 30 s.
+        min_free_bytes: On the disk.
+    """
+
+    give_up_s: float = 600.0
+    grace_s: float = 25.0
+    min_free_bytes: float = 2e9
+
+
+def blocks_of_shard(blocks: Sequence[Block], shard: Shard) -> list[Block]:
+    """Return the blocks of a shard."""
+    number, count = shard
+    return [block for block in blocks if block.number % count == number]
+
+
+class Fetch:
+    """One run over the blocks of a shard.
+
+    Args:
+        collector: Of places.
+        requester: That the collector uses, too.
+        journal: Opened.
+        blocks: To complete.
+        records: Of all journals: what is settled already.
+        num_workers: Threads, which is how many places are in progress at most.
+        retry: "failed" asks again for places that were refused, "all" for all that are not done.
+        patience: When to stop.
+        report: Called by the main thread at each tick.
+        on_block: Called by the main thread for each complete block, also of earlier runs.
+    """
+
+    def __init__(
+        self,
+        collector: Collector,
+        requester: Requester,
+        journal: Journal,
+        blocks: Sequence[Block],
+        records: Mapping[int, Record],
+        *,
+        num_workers: int,
+        retry: str | None = None,
+        patience: Patience | None = None,
+        report: Callable[[Progress], None] = lambda progress: None,
+        on_block: Callable[[BlockState], None] = lambda block: None,
+    ) -> None:
+        self.progress = Progress(wanted=sum(len(block.places) for block in blocks))
+        self.is_abandoned = False  # threads that did not end in time are still there
+        self._collector = collector
+        self._requester = requester
+        self._journal = journal
+        self._num_workers = num_workers
+        self._patience = patience or Patience()
+        self._report = report
+        self._on_block = on_block
+        outcomes = {n: r.outcome for n, r in records.items() if r.outcome in _FINAL[retry]}
+        self._waiting = deque(BlockState(block, outcomes) for block in blocks)
+        self._block_of: dict[int, BlockState] = {}  # of places that are begun
+        self._to_search: deque[int] = deque()
+        self._to_collect: deque[tuple[Place, Candidates]] = deque()
+        self._running: dict[Future[Any], Sequence[int]] = {}
+        self._lacking: list[BlockState] = []
+        self._postponed: list[str] = []  # why
+        self._stop_reason = ""
+        self._stopped_at = 0.0
+        self._error: Exception | None = None
+
+    def run(self) -> Ending:
+        """Collect until all is done or something stops it; nothing that was done is lost.
+
+        Raises:
+            UserError: No request can work, or nothing can be written.
+        """
+        pool = ThreadPoolExecutor(self._num_workers)
+        try:
+            with _signals_call(self._on_signal):
+                self._loop(pool)
+        finally:
+            self._requester.limit.close()
+            self._journal.flush()
+            self.is_abandoned = bool(self._running)
+            pool.shutdown(wait=not self._running, cancel_futures=True)
+        self._report(self.progress)
+        if self._error is not None:
+            raise self._error
+        return self._ending()
+
+    def _ending(self) -> Ending:
+        if self._stop_reason:
+            return Ending("later", self._stop_reason)
+        if self._postponed:
+            count = len(self._postponed)
+            return Ending("later", f"{count} places got no answer, the last: {self._postponed[-1]}")
+        if self._lacking:
+            count = sum(block.missing for block in self._lacking)
+            return Ending(
+                "incomplete",
+                f"{count} places have no clear scenes and no spare is left: collect elsewhere "
+                "with more --spares, a lower --clear_fraction or a higher --cloud_pct, or try "
+                "--retry all later",
+            )
+        return Ending("complete")
+
+    def _loop(self, pool: ThreadPoolExecutor) -> None:
+        flushed = looked = time.monotonic()
+        while True:
+            if not self._is_stopping:
+                self._submit(pool)
+            if not self._running:
+                return
+            done, _ = wait(self._running, timeout=_TICK_S, return_when=FIRST_COMPLETED)
+            for future in done:
+                self._take(future, self._running.pop(future))
+            now = time.monotonic()
+            if now - flushed > _FLUSH_S:
+                self._journal.flush()
+                flushed = now
+            if now - looked > _TICK_S:
+                self._look_around(now)
+                looked = now
+            if self._is_stopping and now - self._stopped_at > self._patience.grace_s:
+                return
+
+    @property
+    def _is_stopping(self) -> bool:
+        return bool(self._stop_reason)
+
+    def _stop(self, reason: str) -> None:
+        """Begin nothing more."""
+        if not self._is_stopping:
+            self._stop_reason, self._stopped_at = reason, time.monotonic()
+
+    def _on_signal(self, name: str) -> None:
+        """Finish what is in progress; at the second signal leave at once, which loses only that."""
+        if self._stop_reason.startswith("SIG"):
+            self._journal.flush()
+            os._exit(GO_ON_LATER)
+        self._stop(f"{name} came")
+
+    def _look_around(self, now: float) -> None:
+        """Report, and stop if nothing can come or be written any more."""
+        self._report(self.progress)
+        statistics = self._requester.statistics
+        silent_s = now - statistics.last_success
+        if silent_s > self._patience.give_up_s:
+            errors = [f", most often: {reason}" for reason, _ in statistics.errors.most_common(1)]
+            self._stop(f"the service has not answered for {silent_s:.0f} s{''.join(errors)}")
+        folder = self._journal.path.parent
+        free = shutil.disk_usage(folder).free
+        if free < self._patience.min_free_bytes:
+            self._stop(f"{folder} has only {free / 1e9:.1f} GB free (--min_free_gb): make room")
+
+    def _submit(self, pool: ThreadPoolExecutor) -> None:
+        """Keep all threads busy, first with what is nearest to its end."""
+        while len(self._running) < self._num_workers:
+            if self._to_collect:
+                place, candidates = self._to_collect.popleft()
+                future = pool.submit(self._collector.collect, place, candidates)
+                self._running[future] = [place.number]
+            elif self._to_search:
+                size = min(self._collector.places_per_search, len(self._to_search))
+                batch = [self._to_search.popleft() for _ in range(size)]
+                self._running[pool.submit(self._collector.search, batch)] = batch
+            elif self._waiting:
+                block = self._waiting.popleft()
+                self.progress.done += len(block.done)
+                self._advance(block)
+            else:
+                return
+
+    def _advance(self, block: BlockState) -> None:
+        """Look for what a block needs, or close it."""
+        for number in block.begin():
+            self._block_of[number] = block
+            self._to_search.append(number)
+        if block.is_complete:
+            self._on_block(block)
+        elif block.missing and block not in self._lacking:
+            self._lacking.append(block)
+
+    def _take(self, future: Future[Any], numbers: Sequence[int]) -> None:
+        """Note what a thread found; what it did not settle stays open for the next run."""
+        try:
+            result = future.result()
+        except Stopped:
+            return
+        except Transient as error:
+            self._postponed += [str(error)] * len(numbers)
+            if error.is_strange:
+                self._stop(f"the answers are not those of the service: {error}")
+        except Refused as error:
+            for number in numbers:
+                self._settle(Record(number, "refused", str(error)))
+        except ComeBack as error:
+            self._stop(str(error))
+        except Exception as error:
+            self._error = self._error or error
+            self._stop("an error came")
+        else:
+            if isinstance(result, Record):
+                self._settle(result)
+                return
+            for place, found in result:
+                if isinstance(found, Lack):
+                    self._settle(Record(place.number, found.outcome, found.reason))
+                else:
+                    self._to_collect.append((place, found))
+
+    def _settle(self, record: Record) -> None:
+        self._journal.add(record)
+        self.progress.outcomes[record.outcome] += 1
+        if record.outcome == "done":
+            self.progress.done += 1
+            self.progress.images += len(record.scenes)
+            self.progress.num_bytes += record.num_bytes
+        block = self._block_of.pop(record.place)
+        block.settle(record.place, record.outcome)
+        self._advance(block)
+
+
+@contextmanager
+def _signals_call(action: Callable[[str], None]) -> Iterator[None]:
+    """Call ``action`` with the name of each SIGTERM or SIGINT that comes meanwhile."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        action(signal.Signals(number).name)
+
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.signal(number, handle) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
