@@ -32,8 +32,14 @@ def test_the_most_populated_are_taken_whatever_their_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("datasets.collect_cities.NUM_CITIES", 2)
-    source = write(tmp_path, "lat,lng,population\n1,10,5\n2,20,700\n3,30,60\n")
+    source = write(tmp_path, "\ufefflat,lng,population\n1,10,5\n2,20,700\n3,30,60\n")
     assert read_cities(source).tolist() == [[2, 20], [3, 30]]
+
+
+def test_cities_of_one_size_keep_their_order(tmp_path: Path) -> None:
+    rows = [f"{n},0,{100 if n % 2 else 200}\n" for n in range(80)]
+    cities = read_cities(write(tmp_path, "lat,lng,population\n" + "".join(rows)))
+    assert cities[:, 0].tolist() == [*range(0, 80, 2), *range(1, 80, 2)]
 
 
 def test_the_file_of_simplemaps_is_read(tmp_path: Path) -> None:

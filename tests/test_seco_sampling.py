@@ -1,6 +1,9 @@
 """Where and when: properties of the places, each restated slowly."""
 
+import zipfile
 from datetime import date, timedelta
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +19,7 @@ from datasets.seco_sampling import (
     sample_places,
     uniforms,
     windows,
+    within_zone,
 )
 from datasets.utm import from_utm, to_utm, utm_epsg, wrapped
 from utils.errors import UserError
@@ -107,6 +111,26 @@ def test_fewer_places_are_the_beginning_of_more(count: int) -> None:
     assert rows(fewer) == rows(more, 0, count)
 
 
+def test_places_are_the_first_candidate_of_each_cell_that_fits() -> None:
+    """All at once is the same as one candidate after the other."""
+    sampler = bounded(-179, -60, 179, 30)
+    expected: dict[tuple[int, int, int], list[float]] = {}
+    for number in range(3000):
+        numbers = uniforms(5, number, 1)
+        lat, lng = (float(x[0]) for x in sampler(numbers))
+        epsg = int(utm_epsg(lat, lng))
+        column, line = (int(x // 11_820) for x in to_utm(lat, lng, epsg))
+        left, top = column * 11_820, line * 11_820 + 11_820
+        x, y = np.meshgrid([left - 10, left + 11_830], [top + 10, top - 11_830])
+        corners = from_utm(x, y, epsg)
+        if (utm_epsg(*corners) == epsg).all() and corners[0].min() > -56:
+            shift = int(numbers[0, 3] * 365)
+            expected.setdefault((epsg, left, top), [epsg, left, top, shift])
+    places = drawn(sampler, len(expected), seed=5, patch_px=1182)
+    assert 2000 < len(expected) < 3000
+    assert [list(row[2:]) for row in rows(places)] == list(expected.values())
+
+
 def test_another_seed_gives_other_places() -> None:
     assert not set(rows(drawn(bounded(*GLOBE), 50))) & set(rows(drawn(bounded(*GLOBE), 50, seed=1)))
 
@@ -126,8 +150,11 @@ def test_offsets_are_normal_in_metres_along_both_axes(lat: float) -> None:
 def test_all_cities_are_as_likely() -> None:
     cities = np.stack([np.zeros(5), np.arange(-60.0, 61, 30)], 1)
     _, lng = gaussian(cities, 1)(uniforms(0, 0, 50_000))
-    counts = np.unique(np.round(lng / 30), return_counts=True)[1]
+    nearest, counts = np.unique(np.round(lng / 30), return_counts=True)
     assert counts == pytest.approx([10_000] * 5, rel=0.04)
+    for city in nearest:  # offsets do not depend on the city
+        own = lng[np.round(lng / 30) == city] - 30 * city
+        assert np.radians(own.std()) * EARTH_M == pytest.approx(1000, rel=0.03)
 
 
 def test_places_around_180_degrees_are_wrapped() -> None:
@@ -144,6 +171,7 @@ def test_places_around_180_degrees_are_wrapped() -> None:
 def test_a_city_at_the_pole_scatters_over_it() -> None:
     lat, lng = gaussian(np.array([[89.9, 0.0]]), 100)(uniforms(0, 0, 1000))
     assert np.mean(np.abs(lng) > 90) > 0.4
+    assert np.abs(gaussian(np.array([[0.0, 179.9]]), 100)(uniforms(0, 0, 99))[1]).max() <= 180
     assert lat.max() <= 90
 
 
@@ -194,6 +222,19 @@ def test_patches_lie_in_their_zone(name: str) -> None:
     assert np.abs(wrapped(lng - places.lng)).max() <= 0.51e-6
 
 
+def test_an_edge_does_not_bulge_over_the_parallel_that_ends_a_zone() -> None:
+    """The largest patches, metre by metre below 64 N in 32V: between corners the edge is higher."""
+    _, north = to_utm(63.9999, 3.5, 32632)
+    top = int(north) + np.arange(-1500, 1500, dtype=np.int32)
+    same = np.zeros_like(top)
+    places = Places(same, same, same + 32632, same + 225_000, top, same)
+    fits = within_zone(places, 1182)
+    assert 0 < fits.sum() < len(fits)
+    for x in np.linspace(0, 11_820, 30):
+        lat, lng = from_utm(places.left + x, places.top, places.epsg)
+        assert (utm_epsg(lat, lng)[fits] == 32632).all()
+
+
 def test_nothing_is_placed_where_sentinel_2_does_not_look() -> None:
     places = drawn(bounded(0, 82.8, 40, 90), 100)
     assert places.lat.max() < 83
@@ -215,6 +256,21 @@ def test_the_mask_knows_land_from_sea(land: LandMask) -> None:
     at_sea = np.array([(0.0, -25.0), (45.0, -5.0), (90.0, 180.0), (-30.0, -180.0), (58.0, 20.0)])
     assert land.is_land(*on_land.T).all()
     assert not land.is_land(*at_sea.T).any()
+
+
+def test_the_mask_is_its_file_cell_by_cell(land: LandMask) -> None:
+    """North of 70 degrees; its file has a byte per cell, from 90 N and 180 W."""
+    spec = find_spec("global_land_mask")
+    assert spec is not None
+    path = Path(str(spec.origin)).with_name("globe_combined_mask_compressed.npz")
+    with zipfile.ZipFile(path) as archive, archive.open("mask.npy") as file:
+        np.lib.format.read_magic(file)
+        np.lib.format.read_array_header_1_0(file)
+        sea = np.frombuffer(file.read(2400 * 43_200), bool).reshape(2400, 43_200)
+    rng = np.random.default_rng(0)
+    row, column = rng.integers(2400, size=50_000), rng.integers(43_200, size=50_000)
+    lat, lng = 90 - (row + rng.uniform(0.01, 0.99)) / 120, (column + 0.5) / 120 - 180
+    assert (land.is_land(lat, lng) == ~sea[row, column]).all()
 
 
 @pytest.mark.slow
