@@ -119,6 +119,9 @@ def _add_fetching(parser: ArgumentParser) -> None:
     add("--max_in_flight", type=int, default=40, help="requests at a time, of all shards together")
     add("--max_rate", type=float, default=90, help="requests per second, of all shards together")
     add("--timeout", type=float, default=120, help="seconds that a request may take")
+    add(
+        "--retry_wait", type=float, default=1, help="most seconds before a first repeat; it doubles"
+    )
     add("--give_up_after", type=float, default=600, help="seconds without any answer, then exit 75")
     add("--min_free_gb", type=float, default=2, help="stop when the disk has less")
     add("--shard", metavar="I/N", help="part of the places, by default that of SLURM's array task")
@@ -167,8 +170,10 @@ def _given(description: str | None, argv: Sequence[str] | None) -> set[str]:
 def settings_of(args: Namespace) -> Settings:
     """Return what the plan records of the flags."""
     values = {name: getattr(args, name) for name in PLANNED}
-    for name in ("bands", "bounds"):
-        values[name] = None if values[name] is None else tuple(values[name])
+    if args.bounds is not None:
+        values["bounds"] = tuple(args.bounds)
+    known = [band for band in ALL_BANDS if band in args.bands]  # in the order of the archives
+    values["bands"] = tuple(known if len(known) == len(args.bands) else args.bands)
     return Settings(**values)
 
 
@@ -192,6 +197,7 @@ def parse_shard(text: str | None, environment: Mapping[str, str]) -> tuple[int, 
 def check_fetching(args: Namespace) -> None:
     """Refuse values of the flags that are not in the plan."""
     check_positive(args, "num_workers", "max_in_flight", "max_rate", "timeout", "give_up_after")
+    check_positive(args, "retry_wait")
     check_positive(args, "log_freq", "probe")
     check_not_negative(args, "min_free_gb")
     if args.shard[1] > args.max_in_flight:

@@ -150,6 +150,7 @@ class Requester:
         max_wait_s: Bound of every wait.
         budget_s: Longest time for a request with its repeats.
         max_strange: Strange answers to a request in a row, until it counts as failed.
+        on_error: Told of every failed request.
         seed: Of the waits.
     """
 
@@ -161,6 +162,7 @@ class Requester:
         max_wait_s: float = 60.0,
         budget_s: float = 600.0,
         max_strange: int = 5,
+        on_error: Callable[[Transient], None] = lambda error: None,
         seed: int = 0,
     ) -> None:
         self.limit = limit
@@ -169,6 +171,7 @@ class Requester:
         self._max_wait_s = max_wait_s
         self._budget_s = budget_s
         self._max_strange = max_strange
+        self._on_error = on_error
         self._random = random.Random(seed)
         self._lock = threading.Lock()
 
@@ -205,6 +208,7 @@ class Requester:
                     self.limit.exceeded(began, error.wait_s)
                 with self._lock:
                     self.statistics.errors[str(error)] += 1
+                self._on_error(error)
                 raise
         now = time.monotonic()
         with self._lock:

@@ -1,0 +1,155 @@
+"""Collect a SeCo data set: Sentinel-2 patches of many places, at several seasons each.
+
+From Earth Engine, with a project of yours (or EARTHENGINE_PROJECT):
+  python datasets/seco_downloader.py --save_path datasets/my_seco --num_locations 1000 --project P
+
+Kill it at any time; the same command goes on. What it will cost, before it starts, and later how
+far it is:
+  python datasets/seco_downloader.py --save_path datasets/my_seco --num_locations 1000 --plan
+  python datasets/seco_downloader.py --save_path datasets/my_seco --status
+  python datasets/seco_downloader.py --save_path datasets/my_seco --verify
+
+Without an account, from a public STAC catalogue:
+  python datasets/seco_downloader.py --save_path datasets/my_seco --num_locations 100 --source stac
+
+Exit codes: 0 complete, 1 some places have no clear scenes and no spare is left, 2 bad input, 75 run
+the same command again later.
+"""
+
+import sys
+from pathlib import Path
+
+if not __package__:  # started as a script: the root is not on the path yet
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import json
+import os
+from argparse import Namespace
+from collections.abc import Sequence
+
+from datasets.collect_args import check_fetching, parse_args, settings_of
+from datasets.collect_estimate import estimate_text
+from datasets.collect_fetch import GO_ON_LATER, Fetch, Patience, blocks_of_shard
+from datasets.collect_indices import read_indices
+from datasets.collect_journal import Journal, read_journals
+from datasets.collect_map import plot_places
+from datasets.collect_place import Collector
+from datasets.collect_plan import Plan, open_plan, read_plan
+from datasets.collect_probe import Probe
+from datasets.collect_scenes import Source
+from datasets.collect_status import Reporter, summarise, table
+from datasets.collect_verify import verify
+from datasets.collect_writer import place_writer
+from utils.cli import run
+from utils.files import check_can_write
+from utils.rate_limit import RateLimit, Requester, Transient
+
+EXIT_CODES = {"complete": 0, "incomplete": 1, "later": GO_ON_LATER}
+PLACES_PER_SEARCH = {"earthengine": 5, "stac": 1}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Do the step that is asked for, and leave with its exit code."""
+    args = parse_args(__doc__, argv)
+    check_fetching(args)
+    if args.status:
+        show_status(args.save_path)
+        return
+    check_can_write("save_path", args.save_path, is_folder=True)
+    if args.verify:
+        sys.exit(0 if verify(args.save_path, read_plan(args.save_path), args.num_workers) else 1)
+    plan = open_plan(args.save_path, settings_of(args), args.given)
+    if args.plan:
+        show_plan(plan, args.save_path)
+        return
+    source = connect(plan, args)
+    if args.probe is not None:
+        print(json.dumps(Probe(plan, source, new_requester(args)).run(args.probe), indent=1))
+        return
+    sys.exit(collect(plan, source, args))
+
+
+def show_status(save_path: Path) -> None:
+    """Print how far all shards are."""
+    print(table(summarise(save_path, read_plan(save_path))))
+
+
+def show_plan(plan: Plan, save_path: Path) -> None:
+    """Print what the plan will cost, and draw where its places are."""
+    print(estimate_text(plan, PLACES_PER_SEARCH[plan.settings.source]))
+    plot_places(save_path / "plan.png", plan)
+    print(f"plan: {save_path / 'plan.json'}, {save_path / 'plan.png'}")
+
+
+def connect(plan: Plan, args: Namespace) -> Source:
+    """Return the source of the plan's scenes; its client is only imported if it is needed."""
+    if plan.settings.source == "stac":
+        from datasets.seco_stac import Stac
+
+        return Stac(plan.settings, timeout_s=args.timeout)
+    from datasets.seco_earthengine import connect as connect_earth_engine
+
+    return connect_earth_engine(
+        plan.settings,
+        url=args.ee_url,
+        project=args.project,
+        key_file=args.service_account_key,
+        timeout_s=args.timeout,
+        num_threads=args.num_workers,
+    )
+
+
+def new_requester(args: Namespace) -> Requester:
+    """Return what sends requests, within this shard's part of the quota."""
+    count = args.shard[1]
+    return Requester(
+        RateLimit(args.max_in_flight // count, args.max_rate / count),
+        base_wait_s=args.retry_wait,
+        budget_s=args.give_up_after,
+        on_error=tell if args.debug else lambda error: None,
+    )
+
+
+def tell(error: Transient) -> None:
+    """Print a failed request."""
+    print(f"failed: {error}", file=sys.stderr, flush=True)
+
+
+def collect(plan: Plan, source: Source, args: Namespace) -> int:
+    """Fetch this shard's places, and return the exit code."""
+    save_path, requester = args.save_path, new_requester(args)
+    indices = None if args.indices_file is None else read_indices(args.indices_file, plan)
+    journal = Journal(save_path, plan.hash, args.shard)
+    with journal.opened():
+        writer = place_writer(save_path, plan.settings, source.describe(), args.shard)
+        writer.clear()
+        reporter = Reporter(save_path, plan, args.shard, requester, args.log_freq)
+        fetch = Fetch(
+            Collector(plan, source, requester, writer),
+            requester,
+            journal,
+            blocks_of_shard(plan.blocks(indices), args.shard),
+            read_journals(save_path, plan.hash),
+            num_workers=args.num_workers,
+            retry=args.retry,
+            patience=Patience(args.give_up_after, min_free_bytes=1e9 * args.min_free_gb),
+            report=reporter,
+        )
+        ending = fetch.run()
+        reporter.end(fetch.progress, ending)
+        if not fetch.is_abandoned:
+            writer.clear()
+    if ending.kind == "later":
+        print(f"stopped, {ending.reason}; the same command goes on", file=sys.stderr)
+    elif ending.kind == "incomplete":
+        print(f"error: {ending.reason}", file=sys.stderr)
+    else:
+        print(f"complete: {fetch.progress.done} places in {save_path}")
+    if fetch.is_abandoned:  # its threads wait for answers that may never come
+        sys.stdout.flush()
+        os._exit(EXIT_CODES[ending.kind])
+    return EXIT_CODES[ending.kind]
+
+
+if __name__ == "__main__":
+    run(main)
