@@ -1,0 +1,131 @@
+"""Who asks Earth Engine, and for which project; never by asking the user.
+
+In this order: a service account's key (file, or text in the environment), the user's credentials
+that `earthengine authenticate` stored, the application default credentials of Google Cloud.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import google.auth
+from google.auth.credentials import AnonymousCredentials
+from google.auth.exceptions import GoogleAuthError
+from google.oauth2 import service_account
+from google.oauth2.credentials import Credentials
+
+from utils.errors import UserError
+
+KEY_VARIABLE, PROJECT_VARIABLE = "EARTHENGINE_SERVICE_ACCOUNT_KEY", "EARTHENGINE_PROJECT"
+_SCOPES = (
+    "https://www.googleapis.com/auth/earthengine",
+    "https://www.googleapis.com/auth/cloud-platform",
+)
+_TOKEN_URI = "https://oauth2.googleapis.com/token"
+_STORED = Path(".config/earthengine/credentials")
+_LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+
+
+def find_credentials(
+    url: str,
+    project: str | None,
+    key_file: Path | None,
+    environment: Mapping[str, str] = os.environ,
+) -> tuple[Any, str]:
+    """Return credentials and project.
+
+    Args:
+        url: Of the service; one on loopback needs no credentials.
+        project: Of the command line.
+        key_file: Of the command line.
+        environment: Variables of the process.
+
+    Raises:
+        UserError: Nothing is there, or it is damaged; what is in it is not told.
+    """
+    project = project or environment.get(PROJECT_VARIABLE) or None
+    key = _read_key(key_file, environment.get(KEY_VARIABLE, ""))
+    if key is not None:
+        credentials = _service_account(key)
+        project = project or key.get("project_id")
+    elif (
+        urlsplit(url).hostname in _LOOPBACK and "GOOGLE_APPLICATION_CREDENTIALS" not in environment
+    ):
+        return AnonymousCredentials(), project or "loopback"
+    else:
+        credentials, stored_project = _stored() or _default()
+        project = project or stored_project
+    if not project:
+        raise UserError(
+            "Earth Engine needs a Google Cloud project that is registered for it: give --project, "
+            f"or set {PROJECT_VARIABLE}"
+        )
+    return credentials, project
+
+
+def _read_key(key_file: Path | None, variable: str) -> dict[str, Any] | None:
+    """Read a service account's key from a file, or from text that is the key or names its file."""
+    if key_file is None and not variable:
+        return None
+    name, text = f"--service_account_key {key_file}", variable
+    if key_file is None:
+        name = KEY_VARIABLE
+        key_file = None if variable.lstrip().startswith("{") else Path(variable)
+    try:
+        key = json.loads(text if key_file is None else key_file.read_bytes())
+        if key["type"] != "service_account":
+            raise ValueError("another type")
+    except OSError as error:
+        raise UserError(f"{name} cannot be read ({error.strerror}): check the path") from error
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise UserError(
+            f"{name} is no service account's key: download one as JSON from Google Cloud"
+        ) from None
+    return dict(key)
+
+
+def _service_account(key: dict[str, Any]) -> Any:
+    try:
+        return service_account.Credentials.from_service_account_info(key, scopes=_SCOPES)
+    except (ValueError, GoogleAuthError, TypeError):
+        raise UserError(
+            "the service account's key is damaged: download it again from Google Cloud"
+        ) from None
+
+
+def _stored() -> tuple[Any, str | None] | None:
+    """Read what `earthengine authenticate` wrote."""
+    path = Path.home() / _STORED
+    try:
+        stored = json.loads(path.read_bytes())
+        token = stored.get("refresh_token")
+    except OSError:
+        return None
+    except (ValueError, AttributeError, RecursionError):
+        raise UserError(f"{path} is damaged: run `earthengine authenticate` again") from None
+    if not token:
+        return None
+    credentials = Credentials(
+        None,
+        refresh_token=token,
+        token_uri=_TOKEN_URI,
+        client_id=stored.get("client_id"),
+        client_secret=stored.get("client_secret"),
+        scopes=stored.get("scopes", _SCOPES),
+    )
+    return credentials, stored.get("project")
+
+
+def _default() -> tuple[Any, str | None]:
+    """Ask Google's library for credentials of the environment or the machine."""
+    try:
+        credentials, project = google.auth.default(scopes=_SCOPES)
+    except GoogleAuthError:
+        raise UserError(
+            "no credentials for Earth Engine were found: run `earthengine authenticate` once, or "
+            "give --service_account_key"
+        ) from None
+    return credentials, getattr(credentials, "quota_project_id", None) or project
