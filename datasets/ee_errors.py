@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from google.auth.exceptions import RefreshError, TransportError
+from google.auth.exceptions import GoogleAuthError, TransportError
 
 from datasets.collect_scenes import ComeBack, Refused
 from utils.errors import UserError, quoted
@@ -32,12 +32,12 @@ def translate(error: Exception) -> Exception:
     status, headers, reason = _answer_of(error)
     if status is not None:
         return _of_status(status, headers, reason, str(error))
-    if isinstance(error, RefreshError):
-        return UserError(f"the credentials for Earth Engine are expired or revoked: {_NEXT}")
     if isinstance(error, TimeoutError):
         return Transient("no answer in time")
     if isinstance(error, ConnectionError | TransportError):
         return Transient("the connection broke")
+    if isinstance(error, GoogleAuthError):
+        return UserError(f"the credentials for Earth Engine are expired or revoked: {_NEXT}")
     if isinstance(error, EOFError | ValueError | KeyError | TypeError | AttributeError):
         return Transient("an answer that is not the service's", is_strange=True)
     if type(error).__name__ == "EEException":  # of the client alone: the request is wrong
