@@ -1,0 +1,100 @@
+"""A source of scenes without a network: straight from the made-up archive."""
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from datasets.bands import RESOLUTION_M
+from datasets.collect_scenes import Array, PatchGrid, Place, Scene
+from datasets.collect_settings import Settings
+from tests.earth_engine_catalogue import Catalogue, Granule, pixel_centres
+
+
+class FakeSource:
+    """A ``Source``; ``fault`` is called before every answer, and may raise.
+
+    Attributes:
+        searched: How often each place was looked for.
+        read_scenes: How often each (place's corner, scene) was read.
+    """
+
+    places_per_search = 5
+
+    def __init__(
+        self,
+        settings: Settings,
+        catalogue: Catalogue | None = None,
+        fault: Callable[[str], None] = lambda kind: None,
+    ) -> None:
+        self.settings = settings
+        self.catalogue = catalogue or Catalogue()
+        self.fault = fault
+        self.searched: Counter[int] = Counter()
+        self.read_scenes: Counter[tuple[int, int, str]] = Counter()
+        self._lock = threading.Lock()
+
+    def search(self, places: Sequence[Place]) -> list[list[Scene]]:
+        with self._lock:
+            self.searched.update(place.number for place in places)
+        self.fault("search")
+        return [self._scenes(place) for place in places]
+
+    def read(self, scene: Scene, grid: PatchGrid) -> dict[str, Array]:
+        with self._lock:
+            self.read_scenes[grid.left, grid.top, scene.name] += 1
+        self.fault("read")
+        granule = self.catalogue.find(scene.name)
+        assert granule is not None
+        return {
+            band: expected_pixels(self.catalogue, granule, grid, band)
+            for band in self.settings.bands
+        }
+
+    def describe(self) -> dict[str, str]:
+        return {"source": "fake", "collection": "made up"}
+
+    def facts(self) -> dict[str, str]:
+        return {}
+
+    def _scenes(self, place: Place) -> list[Scene]:
+        x, y = pixel_centres(*_corner(place.grid), *_cells(place.grid), 60)
+        scenes = []
+        for window in place.windows:
+            found = self.catalogue.granules(
+                place.grid.epsg, place.grid.bounds, window.start, window.end
+            )
+            for granule in found:
+                properties = self.catalogue.properties(granule)
+                if properties["CLOUDY_PIXEL_PERCENTAGE"] >= self.settings.cloud_pct:
+                    continue
+                clear = 1 - self.catalogue.is_cloud(granule, x, y).mean()
+                scenes.append(
+                    Scene(
+                        name=granule.name,
+                        start=granule.start,
+                        cloud_percent=properties["CLOUDY_PIXEL_PERCENTAGE"],
+                        clear_fraction=clear if self.catalogue.has_score(granule) else None,
+                        valid_fraction=float(self.catalogue.is_valid(granule, x, y).mean()),
+                        baseline=properties["PROCESSING_BASELINE"],
+                    )
+                )
+        return scenes
+
+
+def expected_pixels(catalogue: Catalogue, granule: Granule, grid: PatchGrid, band: str) -> Array:
+    """Return a band of a patch, at its own resolution."""
+    size = RESOLUTION_M[band]
+    side = 10 * grid.size_px // size
+    x, y = pixel_centres(grid.left, grid.top, side, side, size)
+    return catalogue.values(granule, band, np.asarray(x), np.asarray(y))
+
+
+def _corner(grid: PatchGrid) -> tuple[int, int]:
+    return grid.left, grid.top
+
+
+def _cells(grid: PatchGrid) -> tuple[int, int]:
+    cells = max(1, grid.size_px // 6)
+    return cells, cells
