@@ -135,10 +135,12 @@ def collect(plan: Plan, source: Source, args: Namespace) -> int:
             patience=Patience(args.give_up_after, min_free_bytes=1e9 * args.min_free_gb),
             report=reporter,
         )
-        ending = fetch.run()
+        try:
+            ending = fetch.run()
+        finally:
+            if not fetch.is_abandoned:
+                writer.clear()
         reporter.end(fetch.progress, ending)
-        if not fetch.is_abandoned:
-            writer.clear()
     if ending.kind == "later":
         print(f"stopped, {ending.reason}; the same command goes on", file=sys.stderr)
     elif ending.kind == "incomplete":
