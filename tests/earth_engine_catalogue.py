@@ -23,6 +23,7 @@ REVISIT_DAYS = 5
 _LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ"
 _NAME = re.compile(r"(\d{8}T\d{6})_\d{8}T\d{6}_T(\d\d)([A-Z])([A-Z])([A-Z])")
 _EPOCH = date(2015, 1, 1)
+_OFFSETS = date(2022, 1, 25)  # from then on products have an offset, and another baseline
 
 
 def hashed(*values: Any) -> Array:
@@ -141,7 +142,7 @@ class Catalogue:
             "system:index": granule.name,
             "system:time_start": int(granule.start.timestamp() * 1000),
             "CLOUDY_PIXEL_PERCENTAGE": 10 + 9 * cloud if is_bad else cloud,
-            "PROCESSING_BASELINE": "04.00" if granule.start.year >= 2022 else "02.13",
+            "PROCESSING_BASELINE": "04.00" if granule.start.date() >= _OFFSETS else "02.13",
             "MGRS_TILE": granule.tile,
             "SPACECRAFT_NAME": "Sentinel-2A",
             "SENSING_ORBIT_NUMBER": granule.column + 1,
