@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.bands import ALL_BANDS
-from tests.earth_engine_catalogue import Catalogue, Granule, pixel_centres
+from tests.earth_engine_catalogue import BANDS_M, Catalogue, Granule, pixel_centres
 
 Array = NDArray[Any]
 Band = Callable[[Array, Array], tuple[Array, Array]]  # easting, northing -> value, mask
@@ -178,7 +177,7 @@ class Evaluator:
         return images
 
     def _image(self, granule: Granule) -> Image:
-        bands = {name: self._band(granule, name) for name in ALL_BANDS}
+        bands = {name: self._band(granule, name) for name in BANDS_M}
         return Image(bands, self.catalogue.properties(granule), granule)
 
     def _link(
