@@ -79,7 +79,7 @@ def some_places(count: int) -> list[Place]:
     places = []
     for number in range(count):
         zone, north = int(random.integers(1, 61)), int(random.integers(0, 2))
-        left, top = 60 * random.integers([6700, 20_000], [10_000, 110_000])
+        left, top = 60 * random.integers([6700, 83_000], [10_000, 100_000])
         grid = PatchGrid(32700 - 100 * north + zone, int(left), int(top), 12)
         newest = date(2021, 6, 1) - timedelta(days=int(random.integers(365)))
         starts = [newest - timedelta(days=84 * index) for index in range(5)]
