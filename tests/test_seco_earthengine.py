@@ -367,7 +367,7 @@ def test_the_service_says_until_when_to_wait(
 
 FINAL: list[tuple[Fault, type[Exception], str]] = [
     (status(400, "User memory limit exceeded."), Refused, "HTTP 400, User memory"),
-    (status(404, "Image.load: not found."), Refused, "HTTP 404, Image.load"),
+    (status(404, "It is not there."), Refused, "HTTP 404, It is not there."),
     (status(403, "Permission denied.", reason="forbidden"), UserError, "--project"),
     (status(401, "Invalid Credentials"), UserError, "earthengine authenticate"),
     (status(403, "The monthly quota of EECU-h is used up."), ComeBack, "next month"),
@@ -441,7 +441,6 @@ def test_a_fault_at_the_start_is_repeated(
         (DISCOVERY, content(b"{}", JSON), "check --ee_url"),
         (ALGORITHMS, status(403, "Not signed up for Earth Engine."), "Not signed up"),
         (ALGORITHMS, status(401), "earthengine authenticate"),
-        (ALGORITHMS, status(403, "The monthly quota is used up."), "next month"),
     ],
 )
 def test_a_fault_that_stays_at_the_start_is_one_sentence(
@@ -456,6 +455,29 @@ def test_a_fault_that_stays_at_the_start_is_one_sentence(
     with pytest.raises(UserError, match=text) as caught:
         connected(server)
     assert "\n" not in str(caught.value)
+
+
+def test_a_quota_that_is_used_up_at_the_start_comes_back_another_month(
+    server: EarthEngineServer,
+) -> None:
+    server.faults[ALGORITHMS] = deque([status(403, "The monthly quota is used up.")])
+    with pytest.raises(ComeBack, match="next month"):
+        connected(server)
+
+
+def test_a_collection_that_is_not_there_is_an_error_of_the_user(
+    server: EarthEngineServer, source: EarthEngine
+) -> None:
+    server.faults["search"].append(status(400, "ImageCollection.load: 'X' not found."))
+    with pytest.raises(UserError, match="--collection COPERNICUS/S2_SR_HARMONIZED: HTTP 400"):
+        source.search(PLACES)
+
+
+def test_a_computation_that_timed_out_may_work_later(
+    server: EarthEngineServer, source: EarthEngine
+) -> None:
+    error = failure(server, source, "search", status(400, "Computation timed out."))
+    assert isinstance(error, Transient)
 
 
 def test_a_service_that_is_not_there_is_one_sentence() -> None:
