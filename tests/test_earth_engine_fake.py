@@ -193,17 +193,25 @@ def test_without_a_cloud_score_nobody_knows_how_clear_a_patch_is(client: EarthEn
     assert {scene.valid_fraction for scene in scenes} >= {1.0}
 
 
-def test_a_patch_across_the_edge_of_a_tile_has_a_share_of_it(client: EarthEngine) -> None:
-    left, top = 499_980 + TILE_M - 180, 5_350_020  # 3 of 10 cells in the tile 32xEx
-    [scenes] = client.search([at(PatchGrid(EPSG, left, top, 60), SPRING)])
-    shares = {scene.valid_fraction for scene in scenes if scene.name[-2] == "F"}
-    assert max(shares) == 0.3
-    images = client.read(
-        next(scene for scene in scenes if scene.valid_fraction == 0.3),
-        PatchGrid(EPSG, left, top, 60),
-    )
-    assert (images["B4"][:, :18] > 0).all()
-    assert (images["B4"][:, 18:] == 0).all()
+@pytest.mark.parametrize(("side", "letter"), [("right", "E"), ("left", "F")])
+@pytest.mark.parametrize("cells", [0, 3, 7])
+def test_a_patch_across_the_edge_of_a_tile_has_a_share_of_it(
+    client: EarthEngine, side: str, letter: str, cells: int
+) -> None:
+    tile = 499_980  # of column F; that of column E ends 9.8 km further east
+    left = 399_960 + TILE_M - 60 * cells if side == "right" else tile - 600 + 60 * cells
+    grid = PatchGrid(EPSG, left, 5_350_020, 60)
+    [scenes] = client.search([at(grid, SPRING)])
+    own = [scene for scene in scenes if scene.name[-2] == letter]
+    assert max((scene.valid_fraction for scene in own), default=None) == (cells / 10 or None)
+    is_known = any(scene.clear_fraction is not None for scene in own)
+    assert is_known == (cells == 7)
+    if cells:
+        best = max(own, key=lambda scene: (scene.valid_fraction, scene.clear_fraction or 0))
+        assert best.clear_fraction in (None, 1)  # of what is known
+        has_data = client.read(best, grid)["B4"].all(0)
+        inside = np.arange(60) // 6 < cells
+        assert (has_data == (inside if side == "right" else inside[::-1])).all()
 
 
 def test_a_search_of_several_places_is_one_request_in_their_order(
@@ -346,7 +354,8 @@ def test_faults_come_as_often_as_asked_each_in_its_turn() -> None:
 def test_the_fake_source_tells_what_the_client_does(client: EarthEngine) -> None:
     settings = replace(ALL, cloud_pct=30)
     client._settings = settings
-    source, places = FakeSource(settings), some_places(15)
+    edge = PatchGrid(EPSG, 399_960 + TILE_M - 180, 5_350_020, 60)  # 3 of 10 cells in a tile
+    source, places = FakeSource(settings), [*some_places(12), at(edge, SPRING)]
 
     def shown(scenes: list[Scene]) -> list[Scene]:
         return sorted((replace(s, properties={}) for s in scenes), key=lambda scene: scene.name)
