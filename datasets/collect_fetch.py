@@ -199,17 +199,19 @@ class Fetch:
     def _is_stopping(self) -> bool:
         return bool(self._stop_reason)
 
-    def _stop(self, reason: str) -> None:
-        """Begin nothing more."""
+    def _stop(self, reason: str, *, finishes: bool = False) -> None:
+        """Begin nothing more; what is in progress ends with its request, or is finished."""
         if not self._is_stopping:
             self._stop_reason, self._stopped_at = reason, time.monotonic()
+        if not finishes:
+            self._requester.limit.close()
 
     def _on_signal(self, name: str) -> None:
         """Finish what is in progress; at the second signal leave at once, which loses only that."""
         if self._stop_reason.startswith("SIG"):
             self._journal.flush()
             os._exit(GO_ON_LATER)
-        self._stop(f"{name} came")
+        self._stop(f"{name} came", finishes=True)
 
     def _look_around(self, now: float) -> None:
         """Report, and stop if nothing can come or be written any more."""

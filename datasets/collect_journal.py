@@ -18,7 +18,7 @@ from utils.files import written_whole
 from utils.locks import sole_writer
 
 FORMAT = "collection journal 1"
-Outcome = Literal["done", "no_scene", "cloudy", "refused", "damaged"]
+Outcome = Literal["done", "no_scene", "cloudy", "refused"]
 Shard = tuple[int, int]  # number and count
 _NAMES = re.compile(r"journal(-\d{5}-of-\d{5})?\.jsonl")
 
@@ -29,7 +29,7 @@ class Record:
 
     Attributes:
         place: Its number in the plan.
-        outcome: "damaged" takes an earlier "done" back.
+        outcome: Final, unless --retry asks again.
         reason: In words, where it is not done.
         scenes: Names of its scenes.
         num_bytes: Size of all its files.
@@ -76,8 +76,7 @@ class Journal:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         lock = self.path.with_suffix(".lock")
         _refuse_other_counts(lock)
-        busy = f"another process collects into {self.path.parent} as this shard: wait for it"
-        with sole_writer(lock, busy):
+        with sole_writer(lock, _busy(self.path)):
             self._begin()
             try:
                 yield self
@@ -117,6 +116,21 @@ class Journal:
                 partial.write_bytes(b"".join(whole))
 
 
+def forget(save_path: Path, places: set[int]) -> None:
+    """Take places out of all journals, so that they are collected again.
+
+    Raises:
+        UserError: A process writes to one of them.
+    """
+    for path in _journals(save_path):
+        with sole_writer(path.with_suffix(".lock"), _busy(path)):
+            header, *lines = path.read_bytes().splitlines(keepends=True)
+            kept = [line for line in lines if json.loads(line)["place"] not in places]
+            if len(kept) < len(lines):
+                with written_whole(path) as partial:
+                    partial.write_bytes(b"".join([header, *kept]))
+
+
 def read_journals(save_path: Path, plan_hash: str) -> dict[int, Record]:
     """Return the last record of every place that any shard has settled.
 
@@ -124,11 +138,19 @@ def read_journals(save_path: Path, plan_hash: str) -> dict[int, Record]:
         UserError: A journal of another plan, or one that is damaged before its last line.
     """
     records = {}
-    for path in sorted(save_path.glob("journal*.jsonl")):
-        if _NAMES.fullmatch(path.name):
-            for record in _read(path, plan_hash):
-                records[record.place] = record
+    for path in _journals(save_path):
+        for record in _read(path, plan_hash):
+            records[record.place] = record
     return records
+
+
+def _journals(save_path: Path) -> list[Path]:
+    paths = sorted(save_path.glob("journal*.jsonl"))
+    return [path for path in paths if _NAMES.fullmatch(path.name)]
+
+
+def _busy(journal: Path) -> str:
+    return f"another process collects into {journal.parent} by {journal.name}: wait for it"
 
 
 def _read(path: Path, plan_hash: str) -> Iterator[Record]:

@@ -17,13 +17,14 @@ from google.auth.exceptions import GoogleAuthError
 from google.oauth2 import service_account
 from google.oauth2.credentials import Credentials
 
-from utils.errors import UserError
+from utils.errors import UserError, quoted
 
 KEY_VARIABLE, PROJECT_VARIABLE = "EARTHENGINE_SERVICE_ACCOUNT_KEY", "EARTHENGINE_PROJECT"
 _SCOPES = (
     "https://www.googleapis.com/auth/earthengine",
     "https://www.googleapis.com/auth/cloud-platform",
 )
+_KEY_FIELDS = ("private_key", "client_email", "token_uri")
 _TOKEN_URI = "https://oauth2.googleapis.com/token"
 _ADC_VARIABLE = "GOOGLE_APPLICATION_CREDENTIALS"
 _STORED = Path(".config/earthengine/credentials")
@@ -51,12 +52,13 @@ def find_credentials(
     Raises:
         UserError: Nothing is there, or it is damaged; what is in it is not told.
     """
+    is_loopback = _check_url(url)
     project = project or environment.get(PROJECT_VARIABLE) or None
     key = _read_key(key_file, environment.get(KEY_VARIABLE, ""))
     if key is not None:
         credentials = _service_account(key)
         project = project or key.get("project_id")
-    elif urlsplit(url).hostname in _LOOPBACK and _ADC_VARIABLE not in environment:
+    elif is_loopback and _ADC_VARIABLE not in environment:
         return AnonymousCredentials(), project or "loopback"
     else:
         credentials, stored_project = _stored(own_client) or _default(environment)
@@ -67,6 +69,24 @@ def find_credentials(
             f"or set {PROJECT_VARIABLE}"
         )
     return credentials, project
+
+
+def _check_url(url: str) -> bool:
+    """Tell whether a URL stays on this machine; elsewhere tokens only go encrypted."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # raises if it is no number
+    except ValueError:
+        parts = urlsplit("")
+    is_loopback = parts.hostname in _LOOPBACK
+    if not parts.hostname or not (
+        parts.scheme == "https" or (parts.scheme == "http" and is_loopback)
+    ):
+        raise UserError(
+            f"--ee_url {quoted(url)} is no https:// address (http:// works on loopback only): "
+            "correct it"
+        )
+    return is_loopback
 
 
 def _read_key(key_file: Path | None, variable: str) -> dict[str, Any] | None:
@@ -92,8 +112,10 @@ def _read_key(key_file: Path | None, variable: str) -> dict[str, Any] | None:
 
 def _service_account(key: dict[str, Any]) -> Any:
     try:
+        if not all(isinstance(key[name], str) for name in _KEY_FIELDS):
+            raise TypeError("no text")
         return service_account.Credentials.from_service_account_info(key, scopes=_SCOPES)
-    except (ValueError, GoogleAuthError, TypeError):
+    except (ValueError, GoogleAuthError, TypeError, KeyError):
         raise UserError(
             "the service account's key is damaged: download it again from Google Cloud"
         ) from None

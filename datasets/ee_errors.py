@@ -74,6 +74,8 @@ def _of_status(status: int, headers: Mapping[str, str], reasons: set[str], text:
         )
     if status == 400 and _TOO_LARGE.search(text):
         return TooLarge(text)
+    if status == 400 and "timed out" in text:  # of a computation
+        return Transient("HTTP 400, computation timed out")
     if status == 408 or status >= 500:
         return Transient(f"HTTP {status}", wait_s=_wait(headers))
     return Refused(shown)

@@ -36,7 +36,7 @@ from datasets.collect_map import plot_places
 from datasets.collect_place import Collector
 from datasets.collect_plan import Plan, open_plan, read_plan
 from datasets.collect_probe import Probe
-from datasets.collect_scenes import Source
+from datasets.collect_scenes import ComeBack, Source
 from datasets.collect_status import Reporter, summarise, table
 from datasets.collect_verify import verify
 from datasets.collect_writer import place_writer
@@ -62,7 +62,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.plan:
         show_plan(plan, args.save_path)
         return
-    source = connect(plan, args)
+    try:
+        source = connect(plan, args)
+    except ComeBack as error:
+        tell_later(str(error))
+        sys.exit(GO_ON_LATER)
     if args.probe is not None:
         print(json.dumps(Probe(plan, source, new_requester(args)).run(args.probe), indent=1))
         return
@@ -96,6 +100,7 @@ def connect(plan: Plan, args: Namespace) -> Source:
         key_file=args.service_account_key,
         timeout_s=args.timeout,
         num_threads=args.num_workers,
+        patience_s=min(30.0, args.give_up_after),
     )
 
 
@@ -113,6 +118,11 @@ def new_requester(args: Namespace) -> Requester:
 def tell(error: Transient) -> None:
     """Print a failed request."""
     print(f"failed: {error}", file=sys.stderr, flush=True)
+
+
+def tell_later(reason: str) -> None:
+    """Print why a run stops that can go on."""
+    print(f"stopped, {reason}; the same command goes on", file=sys.stderr)
 
 
 def collect(plan: Plan, source: Source, args: Namespace) -> int:
@@ -135,12 +145,14 @@ def collect(plan: Plan, source: Source, args: Namespace) -> int:
             patience=Patience(args.give_up_after, min_free_bytes=1e9 * args.min_free_gb),
             report=reporter,
         )
-        ending = fetch.run()
+        try:
+            ending = fetch.run()
+        finally:
+            if not fetch.is_abandoned:
+                writer.clear()
         reporter.end(fetch.progress, ending)
-        if not fetch.is_abandoned:
-            writer.clear()
     if ending.kind == "later":
-        print(f"stopped, {ending.reason}; the same command goes on", file=sys.stderr)
+        tell_later(ending.reason)
     elif ending.kind == "incomplete":
         print(f"error: {ending.reason}", file=sys.stderr)
     else:

@@ -63,6 +63,7 @@ def connect(
 
     Raises:
         UserError: Credentials or project are missing or refused, or nobody answers.
+        ComeBack: The project's quota is used up.
     """
     own_client = ee.oauth.CLIENT_ID, ee.oauth.CLIENT_SECRET
     credentials, project = find_credentials(url, project, key_file, own_client=own_client)
@@ -73,10 +74,8 @@ def connect(
     patient = Requester(RateLimit(1, 10), base_wait_s=0.5, max_wait_s=2, budget_s=patience_s)
     try:
         patient.call(lambda: _start(credentials, url, project, adapter, timeout_s))
-    except UserError:
+    except (UserError, ComeBack):
         raise
-    except ComeBack as error:
-        raise UserError(str(error)) from error
     except Exception as error:
         raise UserError(
             f"Earth Engine does not answer at {url} ({error}): check --ee_url and the network, or "
@@ -104,7 +103,9 @@ class EarthEngine:
         expression = ee.List([self._scenes_of(place) for place in places])
         try:
             answer = self._ask(lambda: ee.data.computeValue(expression))
-        except Refused:
+        except Refused as error:
+            if "not found" in str(error):
+                raise UserError(f"--collection {self._settings.collection}: {error}") from error
             if len(places) == 1:
                 raise
             half = len(places) // 2
@@ -155,7 +156,7 @@ class EarthEngine:
         windows = [ee.Filter.date(str(w.start), str(w.end)) for w in place.windows]
         scenes = (
             ee.ImageCollection(settings.collection)
-            .filterBounds(patch)
+            .filterBounds(ee.Geometry.Point(place.longitude, place.latitude))
             .filter(ee.Filter.Or(*windows))
             .filter(ee.Filter.lt("CLOUDY_PIXEL_PERCENTAGE", settings.cloud_pct))
         )

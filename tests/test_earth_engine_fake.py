@@ -20,6 +20,7 @@ from datasets.collect_choice import Candidates, choose
 from datasets.collect_scenes import PatchGrid, Place, Refused, Scene, Window
 from datasets.collect_settings import Settings
 from datasets.seco_earthengine import EarthEngine, connect
+from datasets.utm import from_utm
 from tests import earth_engine_server
 from tests.earth_engine_catalogue import TILE_M, Catalogue, Granule
 from tests.earth_engine_expressions import CLEAR, CLOUDY, S2
@@ -67,16 +68,18 @@ def start(server: EarthEngineServer) -> EarthEngine:
 
 
 def at(grid: PatchGrid, *windows: Window, number: int = 0) -> Place:
-    return Place(number, 0, 0, grid, windows)
+    left, bottom, right, top = grid.bounds
+    lat, lng = from_utm((left + right) / 2, (bottom + top) / 2, grid.epsg)
+    return Place(number, float(lat), float(lng), grid, windows)
 
 
 def some_places(count: int) -> list[Place]:
-    """Places all over the world, five windows each."""
+    """Places all around the world, five windows each."""
     random = np.random.default_rng(0)
     places = []
     for number in range(count):
         zone, north = int(random.integers(1, 61)), int(random.integers(0, 2))
-        left, top = 60 * random.integers([3000, 20_000], [13_000, 120_000])
+        left, top = 60 * random.integers([6700, 65_000], [10_000, 110_000])  # within the zone
         grid = PatchGrid(32700 - 100 * north + zone, int(left), int(top), 12)
         newest = date(2021, 6, 1) - timedelta(days=int(random.integers(365)))
         starts = [newest - timedelta(days=84 * index) for index in range(5)]
@@ -102,7 +105,9 @@ def moved(grid: PatchGrid, east: int = 0, north: int = 0) -> PatchGrid:
     return replace(grid, left=grid.left + 60 * east, top=grid.top + 60 * north)
 
 
-def test_a_search_finds_all_scenes_that_touch_the_patch_in_its_windows(client: EarthEngine) -> None:
+def test_a_search_finds_all_scenes_over_the_middle_of_the_patch(
+    client: EarthEngine,
+) -> None:
     windows = MARCH, Window(date(2019, 3, 1), date(2019, 3, 9))
     grid = PatchGrid(EPSG, 502_980, 5_405_040, 12)  # in the overlap of four tiles
     [found] = client.search([at(grid, *windows)])
@@ -111,10 +116,8 @@ def test_a_search_finds_all_scenes_that_touch_the_patch_in_its_windows(client: E
         granule.name
         for window in windows
         for granule in all_granules(EPSG, window)
-        if granule.left < right
-        and granule.left + TILE_M > left
-        and granule.bottom < top
-        and granule.bottom + TILE_M > bottom
+        if granule.left < (left + right) / 2 < granule.left + TILE_M
+        and granule.bottom < (bottom + top) / 2 < granule.bottom + TILE_M
     }
     assert sorted(scene.name for scene in found) == sorted(expected)
     assert len({scene.name[-6:] for scene in found}) == 4
@@ -153,11 +156,29 @@ def test_scenes_of_the_next_zone_are_left_out(
     assert {scene.name[-6:-3] for scene in found} == {"T32"}
 
 
-def test_shares_of_a_patch_are_those_of_its_cells_one_by_one(client: EarthEngine) -> None:
+def across_a_swath(share: float) -> PatchGrid:
+    """Return a patch of which about a share has data in a scene with a cloud score."""
     catalogue = Catalogue()
-    grid = PatchGrid(EPSG, 459_600, 5_359_800, 60)  # across a corner of regions of weather
+    y = 5_350_000.0
+    for granule in catalogue.granules(EPSG, (450_000, y, 450_060, y), SPRING.start, SPRING.end):
+        x = np.arange(granule.left, granule.left + TILE_M, 60.0)
+        valid = np.flatnonzero(catalogue.is_valid(granule, x, np.full_like(x, y)))
+        if 20 < len(valid) < len(x) - 20 and catalogue.has_score(granule):
+            left = x[valid[0]] - 600 * (1 - share)
+            return PatchGrid(EPSG, int(left // 60 * 60), 5_350_260, 60)
+    raise LookupError("no scene with an edge")
+
+
+WEATHER = PatchGrid(EPSG, 459_600, 5_359_800, 60)  # across a corner of its regions
+
+
+@pytest.mark.parametrize("grid", [WEATHER, across_a_swath(0.3), across_a_swath(0.7)])
+def test_shares_of_a_patch_are_those_of_its_cells_one_by_one(
+    client: EarthEngine, grid: PatchGrid
+) -> None:
+    catalogue = Catalogue()
     [scenes] = client.search([at(grid, SPRING)])
-    shares = set()
+    clear_shares, valid_shares = set(), set()
     for scene in scenes:
         granule, valid, clear = granule_of(scene), 0, 0
         for row in range(10):
@@ -170,8 +191,10 @@ def test_shares_of_a_patch_are_those_of_its_cells_one_by_one(client: EarthEngine
         is_known = catalogue.has_score(granule) and valid >= 50
         assert scene.valid_fraction == valid / 100
         assert scene.clear_fraction == (round(clear / valid, 6) if is_known else None)
-        shares.add(scene.clear_fraction)
-    assert None in shares
+        clear_shares.add(scene.clear_fraction)
+        valid_shares.add(scene.valid_fraction)
+    assert None in clear_shares
+    shares = clear_shares if grid == WEATHER else valid_shares
     assert any(0 < share < 1 for share in shares if share is not None)
 
 
@@ -194,8 +217,8 @@ def test_without_a_cloud_score_nobody_knows_how_clear_a_patch_is(client: EarthEn
 
 
 @pytest.mark.parametrize(("side", "letter"), [("right", "E"), ("left", "F")])
-@pytest.mark.parametrize("cells", [0, 3, 7])
-def test_a_patch_across_the_edge_of_a_tile_has_a_share_of_it(
+@pytest.mark.parametrize("cells", [3, 7])
+def test_a_patch_across_the_edge_of_a_tile_has_a_share_of_it_if_its_middle_is_inside(
     client: EarthEngine, side: str, letter: str, cells: int
 ) -> None:
     tile = 499_980  # of column F; that of column E ends 9.8 km further east
@@ -203,15 +226,14 @@ def test_a_patch_across_the_edge_of_a_tile_has_a_share_of_it(
     grid = PatchGrid(EPSG, left, 5_350_020, 60)
     [scenes] = client.search([at(grid, SPRING)])
     own = [scene for scene in scenes if scene.name[-2] == letter]
-    assert max((scene.valid_fraction for scene in own), default=None) == (cells / 10 or None)
-    is_known = any(scene.clear_fraction is not None for scene in own)
-    assert is_known == (cells == 7)
-    if cells:
-        best = max(own, key=lambda scene: (scene.valid_fraction, scene.clear_fraction or 0))
-        assert best.clear_fraction in (None, 1)  # of what is known
-        has_data = client.read(best, grid)["B4"].all(0)
-        inside = np.arange(60) // 6 < cells
-        assert (has_data == (inside if side == "right" else inside[::-1])).all()
+    if cells == 3:
+        assert own == []
+        return
+    best = max(own, key=lambda scene: (scene.valid_fraction, scene.clear_fraction or 0))
+    assert (best.valid_fraction, best.clear_fraction) == (0.7, 1)
+    has_data = client.read(best, grid)["B4"].all(0)
+    inside = np.arange(60) < 42
+    assert (has_data == (inside if side == "right" else inside[::-1])).all()
 
 
 def test_a_search_of_several_places_is_one_request_in_their_order(
@@ -354,8 +376,7 @@ def test_faults_come_as_often_as_asked_each_in_its_turn() -> None:
 def test_the_fake_source_tells_what_the_client_does(client: EarthEngine) -> None:
     settings = replace(ALL, cloud_pct=30)
     client._settings = settings
-    edge = PatchGrid(EPSG, 399_960 + TILE_M - 180, 5_350_020, 60)  # 3 of 10 cells in a tile
-    source, places = FakeSource(settings), [*some_places(12), at(edge, SPRING)]
+    source, places = FakeSource(settings), [*some_places(12), at(across_a_swath(0.3), SPRING)]
 
     def shown(scenes: list[Scene]) -> list[Scene]:
         return sorted((replace(s, properties={}) for s in scenes), key=lambda scene: scene.name)
