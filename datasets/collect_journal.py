@@ -75,8 +75,8 @@ class Journal:
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         lock = self.path.with_suffix(".lock")
-        _refuse_other_counts(lock)
         with sole_writer(lock, _busy(self.path)):
+            _refuse_other_counts(lock)  # holding ours: of two that start together, one sees it
             self._begin()
             try:
                 yield self
@@ -92,12 +92,12 @@ class Journal:
         """Write the new lines; the files that they speak of have to be on the disk before."""
         if not self._fresh:
             return
+        data = "".join(f"{line}\n" for line in self._fresh).encode()
+        size = self.path.stat().st_size
         try:
-            with self.path.open("a") as file:
-                file.write("".join(f"{line}\n" for line in self._fresh))
-                file.flush()
-                os.fsync(file.fileno())
+            _append_synced(self.path, data)
         except OSError as error:
+            os.truncate(self.path, size)  # half a line would spoil those that come behind it
             raise UserError(
                 f"cannot write {self.path} ({error.strerror}): make room, and run the same command "
                 "again, which goes on"
@@ -147,6 +147,14 @@ def read_journals(save_path: Path, plan_hash: str) -> dict[int, Record]:
 def _journals(save_path: Path) -> list[Path]:
     paths = sorted(save_path.glob("journal*.jsonl"))
     return [path for path in paths if _NAMES.fullmatch(path.name)]
+
+
+def _append_synced(path: Path, data: bytes) -> None:
+    with path.open("ab", buffering=0) as file:
+        left = memoryview(data)
+        while left:
+            left = left[file.write(left) :]
+        os.fsync(file.fileno())
 
 
 def _busy(journal: Path) -> str:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,15 +76,23 @@ def check_place(save_path: Path, plan: Plan, record: Record) -> tuple[list[Findi
         What is wrong, and a hash of the pixels of all its scenes.
     """
     folder = save_path / f"{record.place:06d}"
+    try:
+        return _check_files(folder, plan, record)
+    except OSError as error:  # of the disk, or of the network: its files may be good
+        what = f"cannot be read ({error.strerror})"
+        return [Finding(folder.name, what, is_damage=False)], ""
+
+
+def _check_files(folder: Path, plan: Plan, record: Record) -> tuple[list[Finding], str]:
     found: list[Finding] = []
     hashes: dict[str, str] = {}
     pixels = hashlib.sha256()
     expected = {*(f"{band}.tif" for band in plan.settings.bands), METADATA_NAME}
-    scenes = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    scenes = _names(folder, Path.is_dir) if folder.is_dir() else set()
     if scenes != set(record.scenes):
         return [Finding(folder.name, _difference(scenes, set(record.scenes)))], ""
     for scene in sorted(scenes):
-        names = {path.name for path in (folder / scene).iterdir()}
+        names = _names(folder / scene, Path.is_file)
         if names != expected:
             return [Finding(folder.name, f"{scene}: {_difference(names, expected)}")], ""
         for name in sorted(names):
@@ -101,6 +109,11 @@ def check_place(save_path: Path, plan: Plan, record: Record) -> tuple[list[Findi
     if not found and place_hash(hashes) != record.sha256:
         found.append(Finding(folder.name, f"{_culprit(folder, hashes)} is not what was written"))
     return found, pixels.hexdigest()
+
+
+def _names(folder: Path, is_expected: Callable[[Path], bool]) -> set[str]:
+    """List a folder; a pipe, which would be read for ever, and its like get a slash."""
+    return {path.name if is_expected(path) else f"{path.name}/" for path in folder.iterdir()}
 
 
 def _check_band(path: Path, plan: Plan, number: int) -> str | None:
