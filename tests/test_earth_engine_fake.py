@@ -376,7 +376,9 @@ def test_faults_come_as_often_as_asked_each_in_its_turn() -> None:
 def test_the_fake_source_tells_what_the_client_does(client: EarthEngine) -> None:
     settings = replace(ALL, cloud_pct=30)
     client._settings = settings
-    source, places = FakeSource(settings), [*some_places(12), at(across_a_swath(0.3), SPRING)]
+    beyond = PatchGrid(EPSG, 399_960 + TILE_M - 180, 5_350_020, 60)  # its middle is off a tile
+    places = [*some_places(12), at(across_a_swath(0.3), SPRING), at(beyond, SPRING)]
+    source = FakeSource(settings)
 
     def shown(scenes: list[Scene]) -> list[Scene]:
         return sorted((replace(s, properties={}) for s in scenes), key=lambda scene: scene.name)
