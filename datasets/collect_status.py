@@ -147,8 +147,8 @@ def table(summary: dict[str, Any]) -> str:
         shown = value
         if isinstance(value, dict):
             shown = ", ".join(f"{key}: {item}" for key, item in value.items()) or "-"
-        elif name == "seconds_left" and value is not None:
-            name, shown = "time_left", timedelta(seconds=value)
+        elif name == "seconds_left":
+            name, shown = "time_left", None if value is None else timedelta(seconds=value)
         rows.append(f"{name.replace('_', ' '):24} {'-' if shown is None else shown}")
     return "\n".join(rows)
 
