@@ -24,6 +24,7 @@ _SCOPES = (
     "https://www.googleapis.com/auth/earthengine",
     "https://www.googleapis.com/auth/cloud-platform",
 )
+_KEY_FIELDS = ("private_key", "client_email", "token_uri")
 _TOKEN_URI = "https://oauth2.googleapis.com/token"
 _ADC_VARIABLE = "GOOGLE_APPLICATION_CREDENTIALS"
 _STORED = Path(".config/earthengine/credentials")
@@ -111,8 +112,10 @@ def _read_key(key_file: Path | None, variable: str) -> dict[str, Any] | None:
 
 def _service_account(key: dict[str, Any]) -> Any:
     try:
+        if not all(isinstance(key[name], str) for name in _KEY_FIELDS):
+            raise TypeError("no text")
         return service_account.Credentials.from_service_account_info(key, scopes=_SCOPES)
-    except (ValueError, GoogleAuthError, TypeError):
+    except (ValueError, GoogleAuthError, TypeError, KeyError):
         raise UserError(
             "the service account's key is damaged: download it again from Google Cloud"
         ) from None

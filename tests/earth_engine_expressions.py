@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from datasets.utm import to_utm, utm_epsg
 from tests.earth_engine_catalogue import BANDS_M, Catalogue, Granule, pixel_centres
 
 Array = NDArray[Any]
@@ -64,7 +65,7 @@ class Evaluator:
     Attributes:
         catalogue: The archive.
         other_zones: Also list each scene once more under the next zone, as near a border.
-        searched: How often scenes were looked for in each rectangle.
+        searched: How often scenes were looked for around each point.
     """
 
     catalogue: Catalogue
@@ -101,6 +102,7 @@ class Evaluator:
             },
             "GeometryConstructors.Polygon": _rectangle,
             "GeometryConstructors.Rectangle": _rectangle,
+            "GeometryConstructors.Point": _point,
             "Image.select": lambda input, bandSelectors, **_: replace(
                 input, bands={name: input.bands[name] for name in bandSelectors}
             ),
@@ -223,6 +225,14 @@ def _rectangle(coordinates: list[Any], crs: Reference, **_: Any) -> Rectangle:
     flat = np.array(coordinates, float).reshape(-1, 2)
     (left, bottom), (right, top) = flat.min(0), flat.max(0)
     return Rectangle(crs.epsg, (left, bottom, right, top))
+
+
+def _point(coordinates: list[float], **_: Any) -> Rectangle:
+    """Return a square of 2 m around a longitude and a latitude, in its zone."""
+    lng, lat = coordinates
+    epsg = int(utm_epsg(lat, lng))
+    x, y = (round(float(value)) for value in to_utm(lat, lng, epsg))
+    return Rectangle(epsg, (x - 1, y - 1, x + 1, y + 1))
 
 
 def _date(value: Any) -> date:

@@ -62,8 +62,10 @@ class FakeSource:
         grid = place.grid
         cells = grid.size_px * 10 // GRID_M
         x, y = pixel_centres(grid.left, grid.top, cells, cells, GRID_M)
+        middle_x, middle_y = grid.left + 5 * grid.size_px, grid.top - 5 * grid.size_px
+        centre = (middle_x - 1, middle_y - 1, middle_x + 1, middle_y + 1)
         found = (
-            self.catalogue.granules(grid.epsg, grid.bounds, window.start, window.end)
+            self.catalogue.granules(grid.epsg, centre, window.start, window.end)
             for window in place.windows
         )
         scenes = []
