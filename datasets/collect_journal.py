@@ -64,6 +64,7 @@ class Journal:
         self._plan_hash = plan_hash
         self._header = {"format": FORMAT, "plan": plan_hash, "shard": list(shard)}
         self._fresh: list[str] = []
+        self._size = 0  # bytes of whole lines; what is behind them is cut off
 
     @contextmanager
     def opened(self) -> Iterator["Journal"]:
@@ -75,8 +76,8 @@ class Journal:
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         lock = self.path.with_suffix(".lock")
-        _refuse_other_counts(lock)
         with sole_writer(lock, _busy(self.path)):
+            _refuse_other_counts(lock)  # after our lock, so that two that start together see it
             self._begin()
             try:
                 yield self
@@ -89,12 +90,18 @@ class Journal:
         self._fresh.append(json.dumps(line))
 
     def flush(self) -> None:
-        """Write the new lines; the files that they speak of have to be on the disk before."""
+        """Write the new lines; the files that they speak of have to be on the disk before.
+
+        After an error they are written again, over what came of them.
+        """
         if not self._fresh:
             return
+        content = "".join(f"{line}\n" for line in self._fresh).encode()
         try:
-            with self.path.open("a") as file:
-                file.write("".join(f"{line}\n" for line in self._fresh))
+            with self.path.open("r+b") as file:
+                file.truncate(self._size)
+                file.seek(self._size)
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
@@ -102,18 +109,17 @@ class Journal:
                 f"cannot write {self.path} ({error.strerror}): make room, and run the same command "
                 "again, which goes on"
             ) from error
+        self._size += len(content)
         self._fresh.clear()
 
     def _begin(self) -> None:
-        lines = self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else []
-        whole = [line for line in lines if line.endswith(b"\n")]
-        if whole:
-            _check_header(whole[0], self.path, self._plan_hash)
+        lines = list(_lines(self.path)) if self.path.exists() else []
+        if lines:
+            _check_header(lines[0], self.path, self._plan_hash)
         else:
-            whole = [json.dumps(self._header).encode() + b"\n"]
-        if whole != lines:
-            with written_whole(self.path) as partial:
-                partial.write_bytes(b"".join(whole))
+            lines = [json.dumps(self._header).encode() + b"\n"]
+            _replace(self.path, lines)
+        self._size = sum(map(len, lines))
 
 
 def forget(save_path: Path, places: set[int]) -> None:
@@ -122,25 +128,29 @@ def forget(save_path: Path, places: set[int]) -> None:
     Raises:
         UserError: A process writes to one of them.
     """
-    for path in _journals(save_path):
+    for path in _journals(save_path) if places else ():
         with sole_writer(path.with_suffix(".lock"), _busy(path)):
-            header, *lines = path.read_bytes().splitlines(keepends=True)
+            header, *lines = list(_lines(path)) or [b""]
             kept = [line for line in lines if json.loads(line)["place"] not in places]
             if len(kept) < len(lines):
-                with written_whole(path) as partial:
-                    partial.write_bytes(b"".join([header, *kept]))
+                _replace(path, [header, *kept])
 
 
 def read_journals(save_path: Path, plan_hash: str) -> dict[int, Record]:
-    """Return the last record of every place that any shard has settled.
+    """Return a record of every place that any shard has settled.
+
+    That it is done counts more than what became of it before, which may be in another journal if
+    the number of shards has changed; else its last record counts.
 
     Raises:
         UserError: A journal of another plan, or one that is damaged before its last line.
     """
-    records = {}
+    records: dict[int, Record] = {}
     for path in _journals(save_path):
         for record in _read(path, plan_hash):
-            records[record.place] = record
+            before = records.get(record.place)
+            if before is None or before.outcome != "done" or record.outcome == "done":
+                records[record.place] = record
     return records
 
 
@@ -153,29 +163,43 @@ def _busy(journal: Path) -> str:
     return f"another process collects into {journal.parent} by {journal.name}: wait for it"
 
 
+def _lines(path: Path) -> Iterator[bytes]:
+    """Read a journal, without a last line that was cut off."""
+    try:
+        with path.open("rb") as file:
+            yield from (line for line in file if line.endswith(b"\n"))
+    except OSError as error:
+        raise UserError(f"cannot read {path} ({error.strerror}): check it") from error
+
+
+def _replace(path: Path, lines: list[bytes]) -> None:
+    with written_whole(path) as partial, partial.open("wb") as file:
+        file.writelines(lines)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def _read(path: Path, plan_hash: str) -> Iterator[Record]:
-    """Read the records of a journal, without a line that was cut off."""
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.endswith(b"\n"):
-                return
-            if number == 1:
-                _check_header(line, path, plan_hash)
-                continue
-            try:
-                yield _parse(json.loads(line))
-            except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-                raise UserError(
-                    f"line {number} of {path} is damaged: delete that line, and its place is "
-                    "collected again"
-                ) from error
+    for number, line in enumerate(_lines(path), 1):
+        if number == 1:
+            _check_header(line, path, plan_hash)
+            continue
+        try:
+            yield _parse(json.loads(line))
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise UserError(
+                f"line {number} of {path} is damaged: delete that line, and its place is "
+                "collected again"
+            ) from error
 
 
 def _parse(content: dict[str, Any]) -> Record:
-    record = Record(**{**content, "scenes": tuple(content.get("scenes", ()))})
+    scenes = content.get("scenes", [])
+    record = Record(**{**content, "scenes": tuple(scenes)})
     texts = (record.reason, record.sha256, *record.scenes)
     if (
-        type(record.place) is not int
+        type(scenes) is not list
+        or type(record.place) is not int
         or type(record.num_bytes) is not int
         or record.place < 0
         or record.outcome not in get_args(Outcome)

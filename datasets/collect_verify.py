@@ -3,21 +3,22 @@
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import rasterio
-from rasterio.crs import CRS
 from rasterio.errors import RasterioError
 
 from datasets.bands import RESOLUTION_M
 from datasets.collect_journal import Record, forget, read_journals
 from datasets.collect_plan import Plan
-from datasets.collect_writer import METADATA_NAME, place_hash
-from utils.errors import quoted
+from datasets.collect_scenes import Array
+from datasets.collect_writer import METADATA_NAME, place_hash, utm_crs
+from utils.errors import UserError, quoted
 from utils.progress import progress
 from utils.report import write_json
 
@@ -49,8 +50,14 @@ def verify(save_path: Path, plan: Plan, num_workers: int) -> bool:
         Whether all is well: complete, and nothing found.
     """
     records = read_journals(save_path, plan.hash)
-    done = [record for record in records.values() if record.outcome == "done"]
-    findings = [*_strangers(save_path, done), *_repeats(plan, done)]
+    noted = [record for record in records.values() if record.outcome == "done"]
+    done = [record for record in noted if record.place < len(plan.places)]
+    findings = [
+        Finding(f"{record.place:06d}", "is in a journal, but not in the plan")
+        for record in noted
+        if record.place >= len(plan.places)
+    ]
+    findings += [*_strangers(save_path, done), *_repeats(plan, done)]
     contents: dict[str, list[str]] = defaultdict(list)
     with ThreadPoolExecutor(num_workers) as pool:
         checked = pool.map(lambda record: check_place(save_path, plan, record), done)
@@ -63,10 +70,9 @@ def verify(save_path: Path, plan: Plan, num_workers: int) -> bool:
         if pixels and len(places) > 1:
             same = f"has the same pixels as {', '.join(places[1:4])}"
             findings.append(Finding(places[0], same, is_damage=False))
-    forget(save_path, {int(found.place) for found in findings if found.is_damage})
-    missing = plan.num_places - len(done)
     _report(save_path, plan, findings, len(done))
-    return not findings and missing <= 0
+    forget(save_path, {int(found.place) for found in findings if found.is_damage})
+    return not findings and len(done) >= plan.num_places
 
 
 def check_place(save_path: Path, plan: Plan, record: Record) -> tuple[list[Finding], str]:
@@ -80,46 +86,66 @@ def check_place(save_path: Path, plan: Plan, record: Record) -> tuple[list[Findi
     hashes: dict[str, str] = {}
     pixels = hashlib.sha256()
     expected = {*(f"{band}.tif" for band in plan.settings.bands), METADATA_NAME}
-    scenes = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    scenes = _names_in(folder, Path.is_dir)
     if scenes != set(record.scenes):
         return [Finding(folder.name, _difference(scenes, set(record.scenes)))], ""
     for scene in sorted(scenes):
-        names = {path.name for path in (folder / scene).iterdir()}
+        names = _names_in(folder / scene, Path.is_file)
         if names != expected:
             return [Finding(folder.name, f"{scene}: {_difference(names, expected)}")], ""
         for name in sorted(names):
-            content = (folder / scene / name).read_bytes()
+            content = _content(folder / scene / name)
             hashes[f"{scene}/{name}"] = hashlib.sha256(content).hexdigest()
-            wrong = None
             if name == METADATA_NAME:
                 wrong = _check_metadata(content, scene)
             else:
-                wrong = _check_band(folder / scene / name, plan, record.place)
-                pixels.update(content)
+                image, wrong = _read_band(folder / scene / name, plan, record.place)
+                pixels.update(image.tobytes())
+                if wrong is None and RESOLUTION_M[Path(name).stem] == 10 and not image.any():
+                    zeros = f"{scene}/{name} holds only zeros"
+                    found.append(Finding(folder.name, zeros, is_damage=False))
             if wrong is not None:
                 found.append(Finding(folder.name, f"{scene}/{name} {wrong}"))
-    if not found and place_hash(hashes) != record.sha256:
+    is_damaged = any(finding.is_damage for finding in found)
+    if not is_damaged and place_hash(hashes) != record.sha256:
         found.append(Finding(folder.name, f"{_culprit(folder, hashes)} is not what was written"))
     return found, pixels.hexdigest()
 
 
-def _check_band(path: Path, plan: Plan, number: int) -> str | None:
-    """Open a GeoTIFF, and return what is wrong with it."""
+def _names_in(folder: Path, is_expected: Callable[[Path], bool]) -> set[str]:
+    """List a folder; a pipe, which would be read for ever, and its like get a slash."""
+    paths = folder.iterdir() if folder.is_dir() else ()
+    return {path.name if is_expected(path) else f"{path.name}/" for path in paths}
+
+
+def _content(path: Path) -> bytes:
+    """Read a file; one that cannot be read may be whole, so its place is not forgotten."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"cannot read {path} ({error.strerror}): mend that, or delete it to collect its place "
+            "again"
+        ) from error
+
+
+def _read_band(path: Path, plan: Plan, number: int) -> tuple[Array, str | None]:
+    """Read a GeoTIFF, and tell what is wrong with it."""
     grid, resolution_m = plan.place(number).grid, RESOLUTION_M[path.stem]
     side = 10 * grid.size_px // resolution_m
     try:
         with rasterio.open(path, driver="GTiff") as file:
             shape, dtype = (file.count, *file.shape), file.dtypes[0]
             transform, crs = tuple(file.transform)[:6], file.crs
-            is_empty = not file.read(1).any()
+            image: Array = file.read(1)
     except (RasterioError, ValueError) as error:
-        return f"cannot be read ({quoted(str(error))})"
+        return np.zeros(0), f"cannot be read ({quoted(str(error))})"
     if shape != (1, side, side) or dtype != plan.settings.dtype:
-        return f"is {shape} {dtype} instead of {(1, side, side)} {plan.settings.dtype}"
+        return image, f"is {shape} {dtype} instead of {(1, side, side)} {plan.settings.dtype}"
     expected = (resolution_m, 0, grid.left, 0, -resolution_m, grid.top)
-    if transform != expected or crs != CRS.from_epsg(grid.epsg):
-        return "lies elsewhere than its place in the plan"
-    return "holds only zeros" if is_empty and resolution_m == 10 else None
+    if transform != expected or crs != utm_crs(grid.epsg):
+        return image, "lies elsewhere than its place in the plan"
+    return image, None
 
 
 def _check_metadata(content: bytes, scene: str) -> str | None:
@@ -142,7 +168,7 @@ def _culprit(folder: Path, hashes: dict[str, str]) -> str:
             return f"{scene}/{METADATA_NAME}"
         if recorded != digest:
             return name
-    return METADATA_NAME
+    return f"a {METADATA_NAME}"
 
 
 def _difference(found: set[str], expected: set[str]) -> str:

@@ -74,12 +74,12 @@ def at(grid: PatchGrid, *windows: Window, number: int = 0) -> Place:
 
 
 def some_places(count: int) -> list[Place]:
-    """Places all over the world, five windows each."""
+    """Places all around the world, five windows each."""
     random = np.random.default_rng(0)
     places = []
     for number in range(count):
         zone, north = int(random.integers(1, 61)), int(random.integers(0, 2))
-        left, top = 60 * random.integers([6700, 20_000], [10_000, 110_000])
+        left, top = 60 * random.integers([6700, 65_000], [10_000, 110_000])  # within the zone
         grid = PatchGrid(32700 - 100 * north + zone, int(left), int(top), 12)
         newest = date(2021, 6, 1) - timedelta(days=int(random.integers(365)))
         starts = [newest - timedelta(days=84 * index) for index in range(5)]
@@ -156,11 +156,29 @@ def test_scenes_of_the_next_zone_are_left_out(
     assert {scene.name[-6:-3] for scene in found} == {"T32"}
 
 
-def test_shares_of_a_patch_are_those_of_its_cells_one_by_one(client: EarthEngine) -> None:
+def across_a_swath(share: float) -> PatchGrid:
+    """Return a patch of which about a share has data in a scene with a cloud score."""
     catalogue = Catalogue()
-    grid = PatchGrid(EPSG, 459_600, 5_359_800, 60)  # across a corner of regions of weather
+    y = 5_350_000.0
+    for granule in catalogue.granules(EPSG, (450_000, y, 450_060, y), SPRING.start, SPRING.end):
+        x = np.arange(granule.left, granule.left + TILE_M, 60.0)
+        valid = np.flatnonzero(catalogue.is_valid(granule, x, np.full_like(x, y)))
+        if 20 < len(valid) < len(x) - 20 and catalogue.has_score(granule):
+            left = x[valid[0]] - 600 * (1 - share)
+            return PatchGrid(EPSG, int(left // 60 * 60), 5_350_260, 60)
+    raise LookupError("no scene with an edge")
+
+
+WEATHER = PatchGrid(EPSG, 459_600, 5_359_800, 60)  # across a corner of its regions
+
+
+@pytest.mark.parametrize("grid", [WEATHER, across_a_swath(0.3), across_a_swath(0.7)])
+def test_shares_of_a_patch_are_those_of_its_cells_one_by_one(
+    client: EarthEngine, grid: PatchGrid
+) -> None:
+    catalogue = Catalogue()
     [scenes] = client.search([at(grid, SPRING)])
-    shares = set()
+    clear_shares, valid_shares = set(), set()
     for scene in scenes:
         granule, valid, clear = granule_of(scene), 0, 0
         for row in range(10):
@@ -173,8 +191,10 @@ def test_shares_of_a_patch_are_those_of_its_cells_one_by_one(client: EarthEngine
         is_known = catalogue.has_score(granule) and valid >= 50
         assert scene.valid_fraction == valid / 100
         assert scene.clear_fraction == (round(clear / valid, 6) if is_known else None)
-        shares.add(scene.clear_fraction)
-    assert None in shares
+        clear_shares.add(scene.clear_fraction)
+        valid_shares.add(scene.valid_fraction)
+    assert None in clear_shares
+    shares = clear_shares if grid == WEATHER else valid_shares
     assert any(0 < share < 1 for share in shares if share is not None)
 
 
@@ -196,17 +216,24 @@ def test_without_a_cloud_score_nobody_knows_how_clear_a_patch_is(client: EarthEn
     assert {scene.valid_fraction for scene in scenes} >= {1.0}
 
 
-def test_a_patch_across_the_edge_of_a_tile_has_a_share_of_it(client: EarthEngine) -> None:
-    left, top = 499_980 + TILE_M - 420, 5_350_020  # 7 of 10 cells in the tile 32xEx
-    [scenes] = client.search([at(PatchGrid(EPSG, left, top, 60), SPRING)])
-    shares = {scene.valid_fraction for scene in scenes if scene.name[-2] == "F"}
-    assert max(shares) == 0.7
-    images = client.read(
-        next(scene for scene in scenes if scene.valid_fraction == 0.7),
-        PatchGrid(EPSG, left, top, 60),
-    )
-    assert (images["B4"][:, :42] > 0).all()
-    assert (images["B4"][:, 42:] == 0).all()
+@pytest.mark.parametrize(("side", "letter"), [("right", "E"), ("left", "F")])
+@pytest.mark.parametrize("cells", [3, 7])
+def test_a_patch_across_the_edge_of_a_tile_has_a_share_of_it_if_its_middle_is_inside(
+    client: EarthEngine, side: str, letter: str, cells: int
+) -> None:
+    tile = 499_980  # of column F; that of column E ends 9.8 km further east
+    left = 399_960 + TILE_M - 60 * cells if side == "right" else tile - 600 + 60 * cells
+    grid = PatchGrid(EPSG, left, 5_350_020, 60)
+    [scenes] = client.search([at(grid, SPRING)])
+    own = [scene for scene in scenes if scene.name[-2] == letter]
+    if cells == 3:
+        assert own == []
+        return
+    best = max(own, key=lambda scene: (scene.valid_fraction, scene.clear_fraction or 0))
+    assert (best.valid_fraction, best.clear_fraction) == (0.7, 1)
+    has_data = client.read(best, grid)["B4"].all(0)
+    inside = np.arange(60) < 42
+    assert (has_data == (inside if side == "right" else inside[::-1])).all()
 
 
 def test_a_search_of_several_places_is_one_request_in_their_order(
@@ -349,7 +376,9 @@ def test_faults_come_as_often_as_asked_each_in_its_turn() -> None:
 def test_the_fake_source_tells_what_the_client_does(client: EarthEngine) -> None:
     settings = replace(ALL, cloud_pct=30)
     client._settings = settings
-    source, places = FakeSource(settings), some_places(15)
+    beyond = PatchGrid(EPSG, 399_960 + TILE_M - 180, 5_350_020, 60)  # its middle is off a tile
+    places = [*some_places(12), at(across_a_swath(0.3), SPRING), at(beyond, SPRING)]
+    source = FakeSource(settings)
 
     def shown(scenes: list[Scene]) -> list[Scene]:
         return sorted((replace(s, properties={}) for s in scenes), key=lambda scene: scene.name)

@@ -138,7 +138,7 @@ def test_a_loopback_address_needs_nothing(host: str) -> None:
 @pytest.mark.parametrize("host", ["127.0.0.1.example.com", "example.com/127.0.0.1", "localhost.x"])
 def test_an_address_that_looks_like_loopback_needs_credentials(host: str) -> None:
     with pytest.raises(UserError, match="no credentials"):
-        find(f"http://{host}/")
+        find(f"https://{host}/")
 
 
 def test_a_key_may_be_a_file_of_the_command_line(tmp_path: Path, private_key: str) -> None:

@@ -28,8 +28,8 @@ class Clock:
 class FakeCondition(threading.Condition):
     """Of one thread: nobody else could wake it."""
 
-    def __init__(self, clock: Clock) -> None:
-        super().__init__()
+    def __init__(self, clock: Clock, lock: threading.Lock) -> None:
+        super().__init__(lock)
         self._clock = clock
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -48,7 +48,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def new_limit(clock: Clock, max_in_flight: int = 8, max_rate: float = 1e6) -> RateLimit:
     limit = RateLimit(max_in_flight, max_rate, clock)
-    limit._changed = FakeCondition(clock)
+    lock = threading.Lock()
+    limit._changed, limit._ended = FakeCondition(clock, lock), FakeCondition(clock, lock)
     return limit
 
 

@@ -19,13 +19,14 @@ import ee
 import numpy as np
 import pytest
 
-from datasets.bands import ALL_BANDS, RESOLUTION_M
+from datasets.bands import ALL_BANDS
 from datasets.collect_scenes import ComeBack, PatchGrid, Place, Refused, Scene, Window
 from datasets.collect_settings import Settings
 from datasets.seco_earthengine import EarthEngine, connect
+from datasets.utm import from_utm
 from tests import earth_engine_faults as faults
 from tests import earth_engine_server
-from tests.earth_engine_catalogue import Catalogue, Granule, pixel_centres
+from tests.earth_engine_catalogue import pixel_centres
 from tests.earth_engine_faults import Fault, content, status
 from tests.earth_engine_server import EarthEngineServer, earth_engine
 from utils.errors import UserError
@@ -84,23 +85,19 @@ def source(server: EarthEngineServer, shared: list[EarthEngine]) -> EarthEngine:
     return shared[0]
 
 
-def place(
-    number: int = 0, left: int = 420_000, top: int = 5_460_000, windows: Any = WINDOWS
-) -> Place:
-    return Place(number, 0, 0, PatchGrid(32631, left, top, SIZE), windows)
+def place(number: int) -> Place:
+    left, top = 420_000 + 20_040 * number, 5_460_000
+    latitude, longitude = from_utm(left + 5 * SIZE, top - 5 * SIZE, 32631)
+    grid = PatchGrid(32631, left, top, SIZE)
+    return Place(number, float(latitude), float(longitude), grid, WINDOWS)
 
 
-PLACES = [
-    place(),
-    place(1, 500_040),  # in two tiles, at the edge of neither
-    place(2, 599_940 - 120),  # the edge of a tile cuts it: 399,960 + 1.998 tiles
-    place(3, 440_040, windows=WINDOWS[:1]),
-]
+PLACES = [place(number) for number in range(4)]
 
 
-def a_scene(server: EarthEngineServer, at: Place = PLACES[0]) -> Scene:
+def a_scene(server: EarthEngineServer) -> Scene:
     """A scene that has data in all of a place."""
-    window = at.windows[0]
+    at, window = PLACES[0], WINDOWS[0]
     for granule in server.catalogue.granules(32631, at.grid.bounds, window.start, window.end):
         if server.catalogue.is_valid(granule, *centres(at.grid, 10)).all():
             return Scene(granule.name, granule.start, 0, 1, 1, "")
@@ -110,45 +107,6 @@ def a_scene(server: EarthEngineServer, at: Place = PLACES[0]) -> Scene:
 def centres(grid: PatchGrid, size: int) -> Any:
     side = 10 * grid.size_px // size
     return pixel_centres(grid.left, grid.top, side, side, size)
-
-
-def expected(catalogue: Catalogue, at: Place, settings: Settings) -> dict[str, Any]:
-    """Restate a search: shares of the pixels at 60 m, per scene of any window."""
-    found = {}
-    x, y = centres(at.grid, 60)
-    for window in at.windows:
-        for granule in catalogue.granules(at.grid.epsg, at.grid.bounds, window.start, window.end):
-            if catalogue.properties(granule)["CLOUDY_PIXEL_PERCENTAGE"] < settings.cloud_pct:
-                found[granule.name] = (*_shares(catalogue, granule, x, y), granule)
-    return found
-
-
-def _shares(catalogue: Catalogue, granule: Granule, x: Any, y: Any) -> tuple[float, float | None]:
-    valid = catalogue.is_valid(granule, x, y)
-    if not catalogue.has_score(granule) or valid.mean() < 0.5:
-        return valid.mean(), None
-    return valid.mean(), (~catalogue.is_cloud(granule, x, y))[valid].mean()
-
-
-def test_a_search_finds_the_scenes_of_each_place_and_measures_them(
-    server: EarthEngineServer, source: EarthEngine
-) -> None:
-    found = source.search(PLACES)
-    partly_valid = without_score = 0
-    for at, scenes in zip(PLACES, found, strict=True):
-        wanted = expected(server.catalogue, at, Settings())
-        assert sorted(scene.name for scene in scenes) == sorted(wanted)
-        for scene in scenes:
-            valid, clear, granule = wanted[scene.name]
-            assert scene.valid_fraction == pytest.approx(valid, abs=1e-6)
-            assert scene.clear_fraction == (clear and pytest.approx(clear, abs=1e-6))
-            assert scene.start == granule.start
-            assert scene.baseline == ("04.00" if granule.start.year >= 2022 else "02.13")
-            partly_valid += 0 < valid < 1
-            without_score += clear is None
-    assert partly_valid
-    assert without_score
-    assert len({scene.clear_fraction for scenes in found for scene in scenes}) > 2
 
 
 def test_a_search_is_one_request_that_carries_the_tag(
@@ -170,26 +128,6 @@ def test_a_search_tells_cloud_and_properties_as_plain_json(
         assert scene.cloud_percent == properties["CLOUDY_PIXEL_PERCENTAGE"] < 10
         assert json.loads(json.dumps(scene.properties)) == scene.properties
         assert scene.properties["MGRS_TILE"] == properties["MGRS_TILE"]
-
-
-def test_without_a_cloud_score_nobody_knows_how_clear_a_patch_is(server: EarthEngineServer) -> None:
-    found = connected(server, cloud_score="none").search(PLACES)
-    assert [len(scenes) for scenes in found] == [
-        len(expected(server.catalogue, at, Settings())) for at in PLACES
-    ]
-    assert {scene.clear_fraction for scenes in found for scene in scenes} == {None}
-
-
-def test_the_threshold_decides_what_is_clear(server: EarthEngineServer) -> None:
-    [scenes] = connected(server, clear_threshold=0.95).search(PLACES[:1])  # clear pixels have 0.9
-    assert {scene.clear_fraction for scene in scenes} <= {0, None}
-
-
-def test_a_lower_limit_of_clouds_finds_fewer_scenes(server: EarthEngineServer) -> None:
-    [scenes] = connected(server, cloud_pct=4.0).search(PLACES[:1])
-    assert {scene.name for scene in scenes} == set(
-        expected(server.catalogue, PLACES[0], Settings(cloud_pct=4.0))
-    )
 
 
 def test_a_refused_search_is_asked_again_by_halves(
@@ -264,34 +202,11 @@ def test_an_odd_list_of_scenes_is_a_strange_answer(
     assert caught.value.is_strange
 
 
-def test_pixels_are_those_of_their_coordinates(
-    server: EarthEngineServer, source: EarthEngine
-) -> None:
-    scene, grid = a_scene(server), PLACES[0].grid
-    images = source.read(scene, grid)
-    granule = server.catalogue.find(scene.name)
-    assert granule is not None
-    assert tuple(images) == ALL_BANDS
-    for band, image in images.items():
-        wanted = server.catalogue.values(granule, band, *centres(grid, RESOLUTION_M[band]))
-        assert image.dtype == np.uint16
-        np.testing.assert_array_equal(image, wanted)
-
-
 def test_only_the_bands_that_are_wanted_are_read_by_one_request(server: EarthEngineServer) -> None:
     source, before = connected(server, bands=("B4", "B9")), server.requests["read"]
     images = source.read(a_scene(server), PLACES[0].grid)
     assert {band: image.shape for band, image in images.items()} == {"B4": (24, 24), "B9": (4, 4)}
     assert server.requests["read"] == before + 1
-
-
-def test_where_a_scene_has_no_data_pixels_are_0(
-    server: EarthEngineServer, source: EarthEngine
-) -> None:
-    at = PLACES[2]
-    [cut] = [s for s in source.search([at])[0] if 0 < s.valid_fraction < 1][:1]
-    images = source.read(cut, at.grid)
-    assert (images["B2"] == 0).mean() == pytest.approx(1 - cut.valid_fraction, abs=0.1)
 
 
 def test_too_large_a_request_is_split_by_bands(
@@ -452,7 +367,7 @@ def test_the_service_says_until_when_to_wait(
 
 FINAL: list[tuple[Fault, type[Exception], str]] = [
     (status(400, "User memory limit exceeded."), Refused, "HTTP 400, User memory"),
-    (status(404, "Image.load: not found."), Refused, "HTTP 404, Image.load"),
+    (status(404, "It is not there."), Refused, "HTTP 404, It is not there."),
     (status(403, "Permission denied.", reason="forbidden"), UserError, "--project"),
     (status(401, "Invalid Credentials"), UserError, "earthengine authenticate"),
     (status(403, "The monthly quota of EECU-h is used up."), ComeBack, "next month"),
@@ -526,7 +441,6 @@ def test_a_fault_at_the_start_is_repeated(
         (DISCOVERY, content(b"{}", JSON), "check --ee_url"),
         (ALGORITHMS, status(403, "Not signed up for Earth Engine."), "Not signed up"),
         (ALGORITHMS, status(401), "earthengine authenticate"),
-        (ALGORITHMS, status(403, "The monthly quota is used up."), "next month"),
     ],
 )
 def test_a_fault_that_stays_at_the_start_is_one_sentence(
@@ -541,6 +455,29 @@ def test_a_fault_that_stays_at_the_start_is_one_sentence(
     with pytest.raises(UserError, match=text) as caught:
         connected(server)
     assert "\n" not in str(caught.value)
+
+
+def test_a_quota_that_is_used_up_at_the_start_comes_back_another_month(
+    server: EarthEngineServer,
+) -> None:
+    server.faults[ALGORITHMS] = deque([status(403, "The monthly quota is used up.")])
+    with pytest.raises(ComeBack, match="next month"):
+        connected(server)
+
+
+def test_a_collection_that_is_not_there_is_an_error_of_the_user(
+    server: EarthEngineServer, source: EarthEngine
+) -> None:
+    server.faults["search"].append(status(400, "ImageCollection.load: 'X' not found."))
+    with pytest.raises(UserError, match="--collection COPERNICUS/S2_SR_HARMONIZED: HTTP 400"):
+        source.search(PLACES)
+
+
+def test_a_computation_that_timed_out_may_work_later(
+    server: EarthEngineServer, source: EarthEngine
+) -> None:
+    error = failure(server, source, "search", status(400, "Computation timed out."))
+    assert isinstance(error, Transient)
 
 
 def test_a_service_that_is_not_there_is_one_sentence() -> None:
