@@ -37,12 +37,14 @@ from datasets.collect_packed import PackedCollection
 from datasets.collect_place import Collector
 from datasets.collect_plan import Plan, open_plan, read_plan
 from datasets.collect_probe import Probe
+from datasets.collect_progress import Ending
 from datasets.collect_scenes import ComeBack, Source
 from datasets.collect_status import Reporter, summarise, table
 from datasets.collect_verify import verify
 from datasets.collect_writer import place_writer
 from datasets.packing import verify as verify_store
 from utils.cli import run
+from utils.errors import UserError, sentence_of
 from utils.files import check_can_write
 from utils.rate_limit import RateLimit, Requester, Transient
 
@@ -164,6 +166,9 @@ def collect(plan: Plan, source: Source, args: Namespace) -> int:
         )
         try:
             ending = fetch.run()
+        except UserError as error:
+            reporter.end(fetch.progress, Ending("failed", sentence_of(error)))
+            raise
         finally:
             if not fetch.is_abandoned:
                 writer.clear()
