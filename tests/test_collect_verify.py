@@ -168,11 +168,11 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a file for a scene": (
         lambda root: folder_to_file(root / "000001" / OLD),
-        f"{OLD}: lacks B4.tif",
+        f"lacks {OLD} and has {OLD}/",
     ),
     "a folder for a file": (
         lambda root: file_to_folder(root / BAND),
-        "B4.tif cannot be read",
+        "lacks B4.tif and has B4.tif/",
     ),
     "another shape": (
         lambda root: rewrite(root / BAND, PIXELS[:6]),
