@@ -77,7 +77,7 @@ class PlaceWriter:
         (``Journal.opened``).
         """
         count = self.staging.name.rpartition("-of-")[2]
-        for path in [self.staging, *self.root.glob(".partial-*-of-*")]:
+        for path in [self.staging, *self.staging.parent.glob(".partial-*-of-*")]:
             if path == self.staging or path.name.rpartition("-of-")[2] != count:
                 shutil.rmtree(path, ignore_errors=True)
 
