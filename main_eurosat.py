@@ -120,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             seconds = round(time.perf_counter() - began, 2)
             results[name][f"{frac:g}"] = measure(args, task, predictions[name]) | {
                 "num_labelled": len(rows[0]),
-                "seconds_probes": seconds,
+                "seconds_training": seconds,
             }
     if world.rank == 0:
         first = next(name for name in methods if name.startswith(args.method[0]))

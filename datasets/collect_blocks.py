@@ -5,6 +5,7 @@ collected, whatever the order in which their outcomes come; so that any number o
 that was stopped, end with the same places.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 
 from datasets.collect_journal import Outcome
@@ -39,25 +40,23 @@ class BlockState:
     @property
     def missing(self) -> int:
         """Places that it cannot have, because all others failed; 0 as long as some are open."""
-        failed = sum(outcome != "done" for outcome in self._outcomes.values())
-        return max(0, self._wanted - (len(self._candidates) - failed))
+        return max(0, self._wanted - (len(self._candidates) - self.failures.total()))
+
+    @property
+    def failures(self) -> Counter[Outcome]:
+        """Count the places that cannot be had, by outcome."""
+        return Counter(outcome for outcome in self._outcomes.values() if outcome != "done")
 
     def begin(self) -> list[int]:
         """Return the places to look for now, which count as begun.
 
         They are the first candidates that are neither settled nor begun, as many as are needed if
-        all that are begun succeed.
+        all that are begun succeed. All that are done count, also spares behind a place that was
+        lost and is asked for again: the block never gets more places than it shall have.
         """
-        hopeful, fresh = 0, []
-        for number in self._candidates:
-            if hopeful == self._wanted:
-                break
-            outcome = self._outcomes.get(number)
-            if outcome is not None and outcome != "done":
-                continue
-            hopeful += 1
-            if outcome is None and number not in self._begun:
-                fresh.append(number)
+        needed = max(0, self._wanted - len(self.done) - len(self._begun))
+        known = self._outcomes.keys() | self._begun
+        fresh = [n for n in self._candidates if n not in known][:needed]
         self._begun.update(fresh)
         return fresh
 

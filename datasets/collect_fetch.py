@@ -6,65 +6,34 @@ scene after scene. Only the main thread knows the blocks and writes the journal.
 
 import os
 import shutil
-import signal
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from types import FrameType
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 from datasets.collect_blocks import BlockState
 from datasets.collect_choice import Candidates, Lack
 from datasets.collect_journal import Journal, Outcome, Record, Shard
 from datasets.collect_place import Collector
 from datasets.collect_plan import Block
+from datasets.collect_progress import Ending, Progress
 from datasets.collect_scenes import ComeBack, Place, Refused
+from utils.errors import UserError
 from utils.rate_limit import Requester, Stopped, Transient
+from utils.signals import ending_signals
 
 GO_ON_LATER = 75  # EX_TEMPFAIL of sysexits.h
 _TICK_S = 0.5  # between looks at the clock, the disk and the service
 _FLUSH_S = 0.2  # for which a journal's lines wait for others
+_MANY_REFUSED = 50  # places, and no other outcome: not the places are wrong
 # What is not asked again, without and with --retry.
 _FINAL: dict[str | None, frozenset[Outcome]] = {
     None: frozenset({"done", "no_scene", "cloudy", "refused"}),
     "failed": frozenset({"done", "no_scene", "cloudy"}),
     "all": frozenset({"done"}),
 }
-
-
-@dataclass(frozen=True)
-class Ending:
-    """How a fetch ended.
-
-    Attributes:
-        kind: "complete", "incomplete" (spares ran out), or "later" (the same command goes on).
-        reason: In words; empty if complete.
-    """
-
-    kind: Literal["complete", "incomplete", "later"]
-    reason: str = ""
-
-
-@dataclass
-class Progress:
-    """What this shard has done so far.
-
-    Attributes:
-        wanted: Places of this shard.
-        done: Of these, collected by this run or an earlier one.
-        outcomes: Of the places that this run has settled.
-        images: Collected by this run.
-        num_bytes: Written by this run.
-    """
-
-    wanted: int
-    done: int = 0
-    outcomes: Counter[str] = field(default_factory=Counter)
-    images: int = 0
-    num_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -101,7 +70,7 @@ class Fetch:
         retry: "failed" asks again for places that were refused, "all" for all that are not done.
         patience: When to stop.
         report: Called by the main thread at each tick.
-        on_block: Called by the main thread for each complete block, also of earlier runs.
+        on_block: Called by a thread for each complete block, also of earlier runs.
     """
 
     def __init__(
@@ -116,9 +85,8 @@ class Fetch:
         retry: str | None = None,
         patience: Patience | None = None,
         report: Callable[[Progress], None] = lambda progress: None,
-        on_block: Callable[[BlockState], None] = lambda block: None,
+        on_block: Callable[[BlockState], None] | None = None,
     ) -> None:
-        self.progress = Progress(wanted=sum(len(block.places) for block in blocks))
         self.is_abandoned = False  # threads that did not end in time are still there
         self._collector = collector
         self._requester = requester
@@ -129,31 +97,39 @@ class Fetch:
         self._on_block = on_block
         outcomes = {n: r.outcome for n, r in records.items() if r.outcome in _FINAL[retry]}
         self._waiting = deque(BlockState(block, outcomes) for block in blocks)
+        self.progress = Progress(
+            wanted=sum(len(block.places) for block in blocks),
+            done=sum(len(block.done) for block in self._waiting),
+        )
         self._block_of: dict[int, BlockState] = {}  # of places that are begun
         self._to_search: deque[int] = deque()
         self._to_collect: deque[tuple[Place, Candidates]] = deque()
+        self._to_finish: deque[BlockState] = deque()
         self._running: dict[Future[Any], Sequence[int]] = {}
         self._lacking: list[BlockState] = []
         self._postponed: list[str] = []  # why
         self._stop_reason = ""
         self._stopped_at = 0.0
+        self._num_signals = 0
         self._error: Exception | None = None
 
     def run(self) -> Ending:
         """Collect until all is done or something stops it; nothing that was done is lost.
 
         Raises:
-            UserError: No request can work, or nothing can be written.
+            UserError: No request can work, every place is refused, or nothing can be written.
         """
         pool = ThreadPoolExecutor(self._num_workers)
         try:
-            with _signals_call(self._on_signal):
+            with ending_signals(self._on_signal):
                 self._loop(pool)
         finally:
             self._requester.limit.close()
+            # After an error of this thread, those of others end with their requests.
+            late = wait(self._running, timeout=self._grace_left_s).not_done
+            self.is_abandoned = bool(late)
+            pool.shutdown(wait=not late, cancel_futures=True)
             self._journal.flush()
-            self.is_abandoned = bool(self._running)
-            pool.shutdown(wait=not self._running, cancel_futures=True)
         self._report(self.progress)
         if self._error is not None:
             raise self._error
@@ -166,14 +142,19 @@ class Fetch:
             count = len(self._postponed)
             return Ending("later", f"{count} places got no answer, the last: {self._postponed[-1]}")
         if self._lacking:
-            count = sum(block.missing for block in self._lacking)
-            return Ending(
-                "incomplete",
-                f"{count} places have no clear scenes and no spare is left: collect elsewhere "
-                "with more --spares, a lower --clear_fraction or a higher --cloud_pct, or try "
-                "--retry all later",
-            )
+            return Ending("incomplete", self._why_incomplete())
         return Ending("complete")
+
+    def _why_incomplete(self) -> str:
+        count = sum(block.missing for block in self._lacking)
+        failures = sum((block.failures for block in self._lacking), Counter[Outcome]())
+        shown = ", ".join(f"{number} {outcome}" for outcome, number in sorted(failures.items()))
+        refused = " or were refused" if failures["refused"] else ""
+        return (
+            f"{count} places have no clear scenes{refused} and no spare is left ({shown}): "
+            "collect elsewhere with more --spares, a lower --clear_fraction or a higher "
+            "--cloud_pct, or try --retry all later"
+        )
 
     def _loop(self, pool: ThreadPoolExecutor) -> None:
         flushed = looked = time.monotonic()
@@ -192,12 +173,18 @@ class Fetch:
             if now - looked > _TICK_S:
                 self._look_around(now)
                 looked = now
-            if self._is_stopping and now - self._stopped_at > self._patience.grace_s:
+            if self._grace_left_s <= 0:
                 return
 
     @property
     def _is_stopping(self) -> bool:
         return bool(self._stop_reason)
+
+    @property
+    def _grace_left_s(self) -> float:
+        """Seconds for which what is in progress may still go on, once all is to stop."""
+        stopped_for = time.monotonic() - self._stopped_at if self._is_stopping else 0
+        return max(0.0, self._patience.grace_s - stopped_for)
 
     def _stop(self, reason: str, *, finishes: bool = False) -> None:
         """Begin nothing more; what is in progress ends with its request, or is finished."""
@@ -206,9 +193,15 @@ class Fetch:
         if not finishes:
             self._requester.limit.close()
 
+    def _fail(self, error: Exception) -> None:
+        """End the run by the first error that comes."""
+        self._error = self._error or error
+        self._stop("an error came")
+
     def _on_signal(self, name: str) -> None:
         """Finish what is in progress; at the second signal leave at once, which loses only that."""
-        if self._stop_reason.startswith("SIG"):
+        self._num_signals += 1
+        if self._num_signals > 1:
             self._journal.flush()
             os._exit(GO_ON_LATER)
         self._stop(f"{name} came", finishes=True)
@@ -229,7 +222,9 @@ class Fetch:
     def _submit(self, pool: ThreadPoolExecutor) -> None:
         """Keep all threads busy, first with what is nearest to its end."""
         while len(self._running) < self._num_workers:
-            if self._to_collect:
+            if self._to_finish and self._on_block is not None:
+                self._running[pool.submit(self._on_block, self._to_finish.popleft())] = ()
+            elif self._to_collect:
                 place, candidates = self._to_collect.popleft()
                 future = pool.submit(self._collector.collect, place, candidates)
                 self._running[future] = [place.number]
@@ -238,9 +233,7 @@ class Fetch:
                 batch = [self._to_search.popleft() for _ in range(size)]
                 self._running[pool.submit(self._collector.search, batch)] = batch
             elif self._waiting:
-                block = self._waiting.popleft()
-                self.progress.done += len(block.done)
-                self._advance(block)
+                self._advance(self._waiting.popleft())
             else:
                 return
 
@@ -250,7 +243,8 @@ class Fetch:
             self._block_of[number] = block
             self._to_search.append(number)
         if block.is_complete:
-            self._on_block(block)
+            if self._on_block is not None:
+                self._to_finish.append(block)
         elif block.missing and block not in self._lacking:
             self._lacking.append(block)
 
@@ -270,13 +264,12 @@ class Fetch:
         except ComeBack as error:
             self._stop(str(error))
         except Exception as error:
-            self._error = self._error or error
-            self._stop("an error came")
+            self._fail(error)
         else:
             if isinstance(result, Record):
                 self._settle(result)
                 return
-            for place, found in result:
+            for place, found in result or ():  # nothing of a block that was finished
                 if isinstance(found, Lack):
                     self._settle(Record(place.number, found.outcome, found.reason))
                 else:
@@ -289,22 +282,13 @@ class Fetch:
             self.progress.done += 1
             self.progress.images += len(record.scenes)
             self.progress.num_bytes += record.num_bytes
+        elif self.progress.outcomes == {"refused": _MANY_REFUSED}:
+            self._fail(
+                UserError(
+                    f"all of the first {_MANY_REFUSED} places were refused, the last: "
+                    f"{record.reason}: check --collection, then go on with --retry failed"
+                )
+            )
         block = self._block_of.pop(record.place)
         block.settle(record.place, record.outcome)
         self._advance(block)
-
-
-@contextmanager
-def _signals_call(action: Callable[[str], None]) -> Iterator[None]:
-    """Call ``action`` with the name of each SIGTERM or SIGINT that comes meanwhile."""
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        action(signal.Signals(number).name)
-
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    before = [signal.signal(number, handle) for number in numbers]
-    try:
-        yield
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)

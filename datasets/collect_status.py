@@ -5,16 +5,15 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from datasets.collect_fetch import Ending, Progress
 from datasets.collect_journal import Shard, read_journals, shard_name
 from datasets.collect_plan import Plan
+from datasets.collect_progress import Ending, Progress
 from utils.errors import UserError, quoted
 from utils.progress import progress
 from utils.rate_limit import Requester
@@ -70,6 +69,7 @@ class Reporter:
     def status(self, done: Progress) -> dict[str, Any]:
         """Return what tools read; times are UTC, sizes bytes, rates per second."""
         statistics = self._requester.statistics
+        errors = Counter(dict(statistics.errors))  # a copy at once: threads go on counting
         elapsed = max(time.time() - self._started, 1e-3)
         rate = (done.done - (self._done_before or 0)) / elapsed
         latencies = list(statistics.latencies_s) or [float("nan")]
@@ -87,7 +87,7 @@ class Reporter:
             "requests_per_image": round(statistics.requests / done.images, 3)
             if done.images
             else None,
-            "errors": dict(statistics.errors.most_common(20)),
+            "errors": dict(errors.most_common(20)),
             "latency_median_s": None if median != median else median,
             "latency_95_percent_s": None if high != high else high,
             "max_in_flight_now": int(self._requester.limit.limit),
@@ -121,8 +121,8 @@ def summarise(save_path: Path, plan: Plan) -> dict[str, Any]:
     outcomes = Counter(record.outcome for record in read_journals(save_path, plan.hash).values())
     shards = [_read_status(path) for path in sorted(save_path.glob("status*.json"))]
     shards = [shard for shard in shards if shard["plan"] == plan.hash]
-    running = [shard for shard in shards if "ending" not in shard and _is_recent(shard)]
-    rate = sum(shard["places_per_s"] for shard in running)
+    running = [shard for shard in shards if not shard["ending"] and _is_recent(shard)]
+    rate = round(sum(shard["places_per_s"] for shard in running), 4)
     left = plan.num_places - outcomes["done"]
     errors: Counter[str] = Counter()
     for shard in shards:
@@ -132,11 +132,11 @@ def summarise(save_path: Path, plan: Plan) -> dict[str, Any]:
         "places_done": outcomes["done"],
         "places_failed": {name: n for name, n in sorted(outcomes.items()) if name != "done"},
         "shards_running": len(running),
-        "places_per_s": round(rate, 4),
+        "places_per_s": rate,
         "seconds_left": round(left / rate) if rate > 0 and left > 0 else None,
         "requests_of_last_runs": sum(shard["requests"] for shard in shards),
         "errors_of_last_runs": dict(errors.most_common(10)),
-        "endings": {shard["ending"]: shard["reason"] for shard in shards if "ending" in shard},
+        "endings": dict(Counter(shard["ending"] for shard in shards if shard["ending"])),
     }
 
 
@@ -146,31 +146,40 @@ def table(summary: dict[str, Any]) -> str:
     for name, value in summary.items():
         shown = value
         if isinstance(value, dict):
-            shown = ", ".join(f"{key}: {item}" for key, item in value.items() if item != "") or "-"
-        elif name == "seconds_left" and value is not None:
-            name, shown = "time_left", timedelta(seconds=value)
+            shown = ", ".join(f"{key}: {item}" for key, item in value.items()) or "-"
+        elif name == "seconds_left":
+            name, shown = "time_left", None if value is None else timedelta(seconds=value)
         rows.append(f"{name.replace('_', ' '):24} {'-' if shown is None else shown}")
     return "\n".join(rows)
 
 
 def _read_status(path: Path) -> dict[str, Any]:
+    """Read what a table needs, of a file that anybody may have written."""
     try:
         content = json.loads(path.read_bytes())
-        numbers: Sequence[str] = ("places_per_s", "requests")
-        if not all(isinstance(content[name], int | float) for name in numbers):
-            raise ValueError(numbers)
-        datetime.fromisoformat(content["updated"])
-        Counter(content["errors"])
-        return {"plan": "", **content}
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        rate, requests = float(content["places_per_s"]), int(content["requests"])
+        if not (0 <= rate < 1e6 and requests >= 0):
+            raise ValueError(f"{rate}, {requests}")
+        reason = quoted(content.get("reason", ""), 300)
+        return {
+            "plan": content["plan"],
+            "updated": datetime.fromisoformat(content["updated"]).astimezone(UTC),
+            "places_per_s": rate,
+            "requests": requests,
+            "errors": {quoted(name): int(count) for name, count in content["errors"].items()},
+            "ending": quoted(content.get("ending", "")) + (f" ({reason})" if reason else ""),
+        }
+    except (
+        *(OSError, ValueError, KeyError, TypeError),
+        *(AttributeError, OverflowError, RecursionError),
+    ) as error:
         raise UserError(
             f"{path} is damaged ({quoted(str(error))}): delete it, a running shard writes it again"
         ) from error
 
 
 def _is_recent(status: dict[str, Any]) -> bool:
-    updated = datetime.fromisoformat(status["updated"])
-    return datetime.now(UTC) - updated < timedelta(minutes=5)
+    return bool(datetime.now(UTC) - status["updated"] < timedelta(minutes=5))
 
 
 def _iso(seconds: float) -> str:

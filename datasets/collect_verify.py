@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,7 +85,7 @@ def check_place(save_path: Path, plan: Plan, record: Record) -> tuple[list[Findi
     num_scenes, wanted = len(set(record.scenes)), plan.settings.num_dates
     if num_scenes != wanted:
         return [Finding(folder.name, f"has {num_scenes} scenes instead of {wanted}")], ""
-    scenes = _names_in(folder)
+    scenes = _names_in(folder, Path.is_dir)
     if scenes != set(record.scenes):
         return [Finding(folder.name, _difference(scenes, set(record.scenes)))], ""
     expected = {*(f"{band}.tif" for band in plan.settings.bands), METADATA_NAME}
@@ -93,7 +93,7 @@ def check_place(save_path: Path, plan: Plan, record: Record) -> tuple[list[Findi
     hashes: dict[str, str] = {}
     pixels = hashlib.sha256()
     for scene in sorted(scenes):
-        names = _names_in(folder / scene)
+        names = _names_in(folder / scene, Path.is_file)
         if names != expected:
             return [Finding(folder.name, f"{scene}: {_difference(names, expected)}")], ""
         for path in sorted((folder / scene).iterdir()):
@@ -115,14 +115,14 @@ def check_place(save_path: Path, plan: Plan, record: Record) -> tuple[list[Findi
     return found, pixels.hexdigest()
 
 
-def _names_in(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+def _names_in(folder: Path, is_expected: Callable[[Path], bool]) -> set[str]:
+    """List a folder; a pipe, which would be read for ever, and its like get a slash."""
+    paths = folder.iterdir() if folder.is_dir() else ()
+    return {path.name if is_expected(path) else f"{path.name}/" for path in paths}
 
 
 def _content(path: Path) -> bytes:
     """Read a file; one that cannot be read may be whole, so its place is not forgotten."""
-    if not path.is_file():
-        return b""
     try:
         return path.read_bytes()
     except OSError as error:

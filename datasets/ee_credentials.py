@@ -17,14 +17,16 @@ from google.auth.exceptions import GoogleAuthError
 from google.oauth2 import service_account
 from google.oauth2.credentials import Credentials
 
-from utils.errors import UserError
+from utils.errors import UserError, quoted
 
 KEY_VARIABLE, PROJECT_VARIABLE = "EARTHENGINE_SERVICE_ACCOUNT_KEY", "EARTHENGINE_PROJECT"
 _SCOPES = (
     "https://www.googleapis.com/auth/earthengine",
     "https://www.googleapis.com/auth/cloud-platform",
 )
+_KEY_FIELDS = ("private_key", "client_email", "token_uri")
 _TOKEN_URI = "https://oauth2.googleapis.com/token"
+_ADC_VARIABLE = "GOOGLE_APPLICATION_CREDENTIALS"
 _STORED = Path(".config/earthengine/credentials")
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
@@ -33,6 +35,8 @@ def find_credentials(
     url: str,
     project: str | None,
     key_file: Path | None,
+    *,
+    own_client: tuple[str, str],
     environment: Mapping[str, str] = os.environ,
 ) -> tuple[Any, str]:
     """Return credentials and project.
@@ -41,22 +45,23 @@ def find_credentials(
         url: Of the service; one on loopback needs no credentials.
         project: Of the command line.
         key_file: Of the command line.
+        own_client: Identity and secret of Earth Engine's command line tool, which its stored
+            credentials do not repeat; neither is secret in fact.
         environment: Variables of the process.
 
     Raises:
         UserError: Nothing is there, or it is damaged; what is in it is not told.
     """
+    is_loopback = _check_url(url)
     project = project or environment.get(PROJECT_VARIABLE) or None
     key = _read_key(key_file, environment.get(KEY_VARIABLE, ""))
     if key is not None:
         credentials = _service_account(key)
         project = project or key.get("project_id")
-    elif (
-        urlsplit(url).hostname in _LOOPBACK and "GOOGLE_APPLICATION_CREDENTIALS" not in environment
-    ):
+    elif is_loopback and _ADC_VARIABLE not in environment:
         return AnonymousCredentials(), project or "loopback"
     else:
-        credentials, stored_project = _stored() or _default()
+        credentials, stored_project = _stored(own_client) or _default(environment)
         project = project or stored_project
     if not project:
         raise UserError(
@@ -64,6 +69,24 @@ def find_credentials(
             f"or set {PROJECT_VARIABLE}"
         )
     return credentials, project
+
+
+def _check_url(url: str) -> bool:
+    """Tell whether a URL stays on this machine; elsewhere tokens only go encrypted."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # raises if it is no number
+    except ValueError:
+        parts = urlsplit("")
+    is_loopback = parts.hostname in _LOOPBACK
+    if not parts.hostname or not (
+        parts.scheme == "https" or (parts.scheme == "http" and is_loopback)
+    ):
+        raise UserError(
+            f"--ee_url {quoted(url)} is no https:// address (http:// works on loopback only): "
+            "correct it"
+        )
+    return is_loopback
 
 
 def _read_key(key_file: Path | None, variable: str) -> dict[str, Any] | None:
@@ -89,14 +112,16 @@ def _read_key(key_file: Path | None, variable: str) -> dict[str, Any] | None:
 
 def _service_account(key: dict[str, Any]) -> Any:
     try:
+        if not all(isinstance(key[name], str) for name in _KEY_FIELDS):
+            raise TypeError("no text")
         return service_account.Credentials.from_service_account_info(key, scopes=_SCOPES)
-    except (ValueError, GoogleAuthError, TypeError):
+    except (ValueError, GoogleAuthError, TypeError, KeyError):
         raise UserError(
             "the service account's key is damaged: download it again from Google Cloud"
         ) from None
 
 
-def _stored() -> tuple[Any, str | None] | None:
+def _stored(own_client: tuple[str, str]) -> tuple[Any, str | None] | None:
     """Read what `earthengine authenticate` wrote."""
     path = Path.home() / _STORED
     try:
@@ -112,18 +137,22 @@ def _stored() -> tuple[Any, str | None] | None:
         None,
         refresh_token=token,
         token_uri=_TOKEN_URI,
-        client_id=stored.get("client_id"),
-        client_secret=stored.get("client_secret"),
-        scopes=stored.get("scopes", _SCOPES),
+        client_id=stored.get("client_id", own_client[0]),
+        client_secret=stored.get("client_secret", own_client[1]),
+        scopes=stored.get("scopes"),
     )
     return credentials, stored.get("project")
 
 
-def _default() -> tuple[Any, str | None]:
+def _default(environment: Mapping[str, str]) -> tuple[Any, str | None]:
     """Ask Google's library for credentials of the environment or the machine."""
     try:
         credentials, project = google.auth.default(scopes=_SCOPES)
     except GoogleAuthError:
+        if _ADC_VARIABLE in environment:
+            raise UserError(
+                f"{_ADC_VARIABLE} names no file of credentials: correct it, or unset it"
+            ) from None
         raise UserError(
             "no credentials for Earth Engine were found: run `earthengine authenticate` once, or "
             "give --service_account_key"

@@ -8,15 +8,22 @@ are not the service's. (Facts: earthengine-api 1.7.50.)
 import json
 import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 from google.auth.exceptions import GoogleAuthError, TransportError
+from googleapiclient.errors import Error as ClientError
+from requests.exceptions import TooManyRedirects
 
 from datasets.collect_scenes import ComeBack, Refused
 from utils.errors import UserError, quoted
 from utils.rate_limit import Transient
 
-_QUOTA_REASONS = {"rateLimitExceeded", "userRateLimitExceeded", "quotaExceeded"}
+_QUOTA_REASONS = {
+    *("rateLimitExceeded", "userRateLimitExceeded", "quotaExceeded"),
+    *("RESOURCE_EXHAUSTED", "RATE_LIMIT_EXCEEDED"),
+}
 # The limit is 50,331,648 bytes before compression.
 _TOO_LARGE = re.compile(r"Total request size \(\d+ bytes\) must be less")
 _MONTH = re.compile(r"\b(monthly|per month|EECU)", re.IGNORECASE)
@@ -29,15 +36,19 @@ class TooLarge(Exception):
 
 def translate(error: Exception) -> Exception:
     """Return what to raise instead of an exception of the client."""
-    status, headers, reason = _answer_of(error)
+    status, headers, reasons = _answer_of(error)
     if status is not None:
-        return _of_status(status, headers, reason, str(error))
+        return _of_status(status, headers, reasons, str(error))
+    if isinstance(error, TransportError) or getattr(error, "retryable", False):
+        return Transient("the connection broke")  # to where credentials are renewed
+    if isinstance(error, GoogleAuthError):
+        return UserError(f"Earth Engine's credentials are missing, expired or revoked: {_NEXT}")
     if isinstance(error, TimeoutError):
         return Transient("no answer in time")
-    if isinstance(error, ConnectionError | TransportError):
+    if isinstance(error, TooManyRedirects | ClientError):
+        return Transient("an answer that is not the service's", is_strange=True)
+    if isinstance(error, OSError):
         return Transient("the connection broke")
-    if isinstance(error, GoogleAuthError):
-        return UserError(f"the credentials for Earth Engine are expired or revoked: {_NEXT}")
     if isinstance(error, EOFError | ValueError | KeyError | TypeError | AttributeError):
         return Transient("an answer that is not the service's", is_strange=True)
     if type(error).__name__ == "EEException":  # of the client alone: the request is wrong
@@ -45,15 +56,15 @@ def translate(error: Exception) -> Exception:
     return error
 
 
-def _of_status(status: int, headers: Mapping[str, str], reason: str, text: str) -> Exception:
+def _of_status(status: int, headers: Mapping[str, str], reasons: set[str], text: str) -> Exception:
     shown = f"HTTP {status}, {quoted(' '.join(text.split()), 120)}"
     if status in (403, 429) and _MONTH.search(text):
         return ComeBack(
             f"the project's quota of the month is used up ({shown}): wait for the next month, or "
             "apply for a higher tier"
         )
-    if status == 429 or (status == 403 and reason in _QUOTA_REASONS):
-        return Transient("HTTP 429, too many requests", wait_s=_wait(headers), is_quota=True)
+    if status == 429 or (status == 403 and reasons & _QUOTA_REASONS):
+        return Transient(f"HTTP {status}, too many requests", wait_s=_wait(headers), is_quota=True)
     if status == 401:
         return UserError(f"Earth Engine does not accept the credentials ({shown}): {_NEXT}")
     if status == 403:
@@ -63,26 +74,36 @@ def _of_status(status: int, headers: Mapping[str, str], reason: str, text: str) 
         )
     if status == 400 and _TOO_LARGE.search(text):
         return TooLarge(text)
+    if status == 400 and "timed out" in text:  # of a computation
+        return Transient("HTTP 400, computation timed out")
     if status == 408 or status >= 500:
         return Transient(f"HTTP {status}", wait_s=_wait(headers))
     return Refused(shown)
 
 
-def _answer_of(error: Exception) -> tuple[int | None, Mapping[str, str], str]:
-    """Return status, headers and reason of the answer that led to an exception, if any."""
+def _answer_of(error: Exception) -> tuple[int | None, Mapping[str, str], set[str]]:
+    """Return status, headers and reasons of the answer that led to an exception, if any."""
     http_error: Any = error if hasattr(error, "resp") else error.__context__
     response = getattr(http_error, "resp", None)
     if response is None or not hasattr(response, "status"):
-        return None, {}, ""
+        return None, {}, set()
     try:
         content = json.loads(http_error.content)["error"]
-        reason = content["errors"][0]["reason"] if "errors" in content else content["status"]
-    except (ValueError, KeyError, TypeError, IndexError, RecursionError):
-        reason = ""
-    return int(response.status), response, str(reason)
+        details = [*content.get("errors", []), *content.get("details", [])]
+        reasons = {str(detail.get("reason")) for detail in details} | {str(content.get("status"))}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        reasons = set()
+    return int(response.status), response, reasons
 
 
 def _wait(headers: Mapping[str, str]) -> float:
-    """Return the seconds for which the service asks to be left alone."""
+    """Return the seconds for which the service asks to be left alone: a number, or until a date."""
     text = headers.get("retry-after", "").strip()
-    return min(float(text), 3600.0) if text.isdecimal() else 0.0
+    try:
+        if text.isdecimal():
+            wait_s = float(text)
+        else:
+            wait_s = (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds()
+    except (ValueError, TypeError, OverflowError):
+        return 0.0
+    return min(max(wait_s, 0.0), 3600.0)

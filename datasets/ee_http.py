@@ -1,12 +1,13 @@
 """The transport below Earth Engine's client: what it lacks is an end to slow answers."""
 
+import threading
 import time
 from collections.abc import Mapping
 from typing import Any
 
 import requests
 from requests.adapters import HTTPAdapter
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 _CHUNK = 2**16
 QUOTA_STATUS = "x-earth-engine-quota-status"
@@ -18,7 +19,8 @@ class PatientAdapter(HTTPAdapter):
     The client's own limit is on the silence between two packets: an answer that drips never ends.
 
     Args:
-        timeout_s: For an answer, from sending the request to its last byte.
+        timeout_s: For an answer, from sending the request to its last byte; one that is silent at
+            the end may take twice as long.
         num_threads: Connections that are kept.
     """
 
@@ -27,6 +29,7 @@ class PatientAdapter(HTTPAdapter):
         self._timeout_s = timeout_s
         self.is_restricted = False
         self.bytes_received = 0
+        self._lock = threading.Lock()
         self.headers: dict[str, str] = {}  # of the last answer in each content type
 
     def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> Any:
@@ -39,10 +42,13 @@ class PatientAdapter(HTTPAdapter):
             response.close()
             if isinstance(error, requests.exceptions.RequestException):
                 raise
+            if isinstance(error, ReadTimeoutError):
+                raise requests.exceptions.ReadTimeout(error, request=request) from error
             raise requests.exceptions.ConnectionError(error, request=request) from error
         response._content_consumed = True
-        self.bytes_received += len(response._content)
-        self._look_at(response.headers)
+        with self._lock:
+            self.bytes_received += len(response._content)
+            self._look_at(response.headers)
         return response
 
     def _look_at(self, headers: Mapping[str, str]) -> None:
@@ -55,13 +61,14 @@ class PatientAdapter(HTTPAdapter):
 
 
 def _read(response: requests.Response, end: float) -> bytes:
-    """Read a body as it comes; ``read`` would wait for a whole chunk, however slowly it drips."""
+    """Read a body as it comes; ``read`` would wait for a whole chunk, however slowly it drips.
+
+    An answer that ends before its announced length is an error of urllib3 already.
+    """
     raw, parts = response.raw, []
     while part := raw.read1(_CHUNK, decode_content=True):
         parts.append(part)
         if time.monotonic() > end:
             raise requests.exceptions.ReadTimeout("the answer took too long")
-    if raw.length_remaining:
-        raise requests.exceptions.ConnectionError(f"{raw.length_remaining} bytes are missing")
     raw.release_conn()
     return b"".join(parts)

@@ -5,6 +5,7 @@ and one read per image, straight from the asset. Nothing here has spoken to the 
 """
 
 import io
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -22,8 +23,8 @@ from datasets.collect_settings import Settings
 from datasets.ee_credentials import find_credentials
 from datasets.ee_errors import TooLarge, translate
 from datasets.ee_http import PatientAdapter
-from utils.errors import UserError
-from utils.rate_limit import Transient
+from utils.errors import UserError, quoted
+from utils.rate_limit import RateLimit, Requester, Transient
 
 Answer = TypeVar("Answer")
 CLOUD_SCORE = "GOOGLE/CLOUD_SCORE_PLUS/V1/S2_HARMONIZED"
@@ -31,7 +32,7 @@ _RESTRICTED = (
     "the project is in restricted mode, its compute hours of this month are used up: wait for the "
     "next month, or see developers.google.com/earth-engine/guides/noncommercial_tiers"
 )
-_MOST_SCENES = 200  # of a place, far above what its windows have
+_MOST_SCENES = 2000  # of a place; near the poles there are several a day
 _PROPERTIES = (
     *("PRODUCT_ID", "SPACECRAFT_NAME", "MGRS_TILE", "SENSING_ORBIT_NUMBER", "PROCESSING_BASELINE"),
     *("CLOUDY_PIXEL_PERCENTAGE", "MEAN_SOLAR_ZENITH_ANGLE", "system:time_start"),
@@ -47,6 +48,7 @@ def connect(
     key_file: Path | None,
     timeout_s: float,
     num_threads: int,
+    patience_s: float = 30.0,
 ) -> "EarthEngine":
     """Start the client, which is one per process.
 
@@ -57,23 +59,28 @@ def connect(
         key_file: Of a service account, else of the environment.
         timeout_s: For an answer, whole.
         num_threads: That ask at a time.
+        patience_s: For repeats of what fails at the start.
 
     Raises:
         UserError: Credentials or project are missing or refused, or nobody answers.
+        ComeBack: The project's quota is used up.
     """
-    credentials, project = find_credentials(url, project, key_file)
+    own_client = ee.oauth.CLIENT_ID, ee.oauth.CLIENT_SECRET
+    credentials, project = find_credentials(url, project, key_file, own_client=own_client)
     adapter = PatientAdapter(timeout_s, num_threads)
     # The client would fetch a list of outdated assets from elsewhere, and warn on every answer.
     ee.deprecation._FetchDataCatalogStac = dict
     warnings.filterwarnings("ignore", message="Your project has exceeded")
-    ee.Reset()
-    state = ee.data._get_state()
-    state.deadline_ms, state.max_retries = int(1000 * timeout_s), 0  # repeats are ours
-    state.requests_session = _session(adapter)
+    patient = Requester(RateLimit(1, 10), base_wait_s=0.5, max_wait_s=2, budget_s=patience_s)
     try:
-        ee.Initialize(credentials, url=url.rstrip("/"), project=project)
+        patient.call(lambda: _start(credentials, url, project, adapter, timeout_s))
+    except (UserError, ComeBack):
+        raise
     except Exception as error:
-        raise _cannot_start(error, url) from error
+        raise UserError(
+            f"Earth Engine does not answer at {url} ({error}): check --ee_url and the network, or "
+            "try again later"
+        ) from error
     ee.data.setWorkloadTag("seco")
     return EarthEngine(settings, adapter)
 
@@ -89,12 +96,23 @@ class EarthEngine:
         self._facts: dict[str, str] = {}
 
     def search(self, places: Sequence[Place]) -> list[list[Scene]]:
-        """See ``Source``; the shares of clear and valid pixels are measured at 60 m."""
+        """See ``Source``; the shares of clear and valid pixels are measured at 60 m.
+
+        What is refused for several places (too much memory, say) is asked again by halves.
+        """
         expression = ee.List([self._scenes_of(place) for place in places])
-        answer = self._ask(lambda: ee.data.computeValue(expression))
+        try:
+            answer = self._ask(lambda: ee.data.computeValue(expression))
+        except Refused as error:
+            if "not found" in str(error):
+                raise UserError(f"--collection {self._settings.collection}: {error}") from error
+            if len(places) == 1:
+                raise
+            half = len(places) // 2
+            return self.search(places[:half]) + self.search(places[half:])
         try:
             found = [[_parse(feature["properties"]) for feature in own] for own in answer]
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, OSError) as error:
             raise Transient("an answer that is no list of scenes", is_strange=True) from error
         if len(found) != len(places):
             raise Transient("an answer for other places", is_strange=True)
@@ -138,7 +156,7 @@ class EarthEngine:
         windows = [ee.Filter.date(str(w.start), str(w.end)) for w in place.windows]
         scenes = (
             ee.ImageCollection(settings.collection)
-            .filterBounds(patch)
+            .filterBounds(ee.Geometry.Point(place.longitude, place.latitude))
             .filter(ee.Filter.Or(*windows))
             .filter(ee.Filter.lt("CLOUDY_PIXEL_PERCENTAGE", settings.cloud_pct))
         )
@@ -186,23 +204,27 @@ class EarthEngine:
         except TooLarge as error:
             if len(bands) == 1:
                 raise Refused("one band of the patch is too large for a request") from error
-            half = len(bands) // 2
-            first = self._pixels(name, grid, bands[:half])
-            return first | self._pixels(name, grid, bands[half:])
-        return self._decode(content, bands, grid.size_px)
+        else:
+            return self._decode(content, bands, grid.size_px)
+        half = len(bands) // 2
+        first = self._pixels(name, grid, bands[:half])
+        return first | self._pixels(name, grid, bands[half:])
 
     def _decode(self, content: bytes, bands: Sequence[str], side: int) -> dict[str, Array]:
         """Check an NPY file with a field per band, and return its bands as uint16."""
+        if not content:
+            raise Transient("an empty answer")
         if not content.startswith(_NPY):
-            raise Transient("an answer that is no array", is_strange=len(content) > 0)
+            raise Transient("an answer that is no array", is_strange=True)
         try:
             pixels = np.load(io.BytesIO(content), allow_pickle=False)
-        except (ValueError, EOFError, SyntaxError, MemoryError) as error:
+        except Exception as error:  # NumPy's reader of headers raises many kinds
             raise Transient("an array that is cut off") from error
         names = pixels.dtype.names or ()
         kinds = {pixels.dtype[name].kind + str(pixels.dtype[name].itemsize) for name in names}
         if names != tuple(bands) or pixels.shape != (side, side) or kinds != {"u2"}:
-            raise Refused(f"an array of {pixels.shape} {pixels.dtype} instead of uint16 bands")
+            shown = quoted(f"{pixels.shape} {pixels.dtype}")
+            raise Transient(f"an array of {shown} instead of uint16 bands", is_strange=True)
         self._facts["dtype of the pixels"] = pixels.dtype[0].str
         planes = recfunctions.structured_to_unstructured(pixels)  # (side, side, bands)
         planes = np.ascontiguousarray(planes.transpose(2, 0, 1)).astype(np.uint16, copy=False)
@@ -220,6 +242,23 @@ class EarthEngine:
         return answer
 
 
+def _start(
+    credentials: Any, url: str, project: str, adapter: PatientAdapter, timeout_s: float
+) -> None:
+    """Let the client, from its beginning, ask what the service can do."""
+    ee.Reset()
+    state = ee.data._get_state()
+    state.deadline_ms, state.max_retries = math.ceil(1000 * timeout_s), 0  # repeats are ours
+    state.requests_session = _session(adapter)
+    try:
+        ee.Initialize(credentials, url=url.rstrip("/"), project=project)
+        functions = ee.ApiFunction.allSignatures()
+    except Exception as error:
+        raise translate(error) from error
+    if "Collection.filter" not in functions:
+        raise Transient("an empty list of functions", is_strange=True)
+
+
 def _session(adapter: PatientAdapter) -> requests.Session:
     session = requests.Session()
     session.mount("https://", adapter)
@@ -230,18 +269,23 @@ def _session(adapter: PatientAdapter) -> requests.Session:
 def _parse(properties: dict[str, Any]) -> Scene:
     """Read what a search tells of a scene."""
     start = datetime.fromtimestamp(properties["system:time_start"] / 1000, UTC)
-    known = float(properties.get("known", 0))
+    known = _share(properties, "known")
     # Half a patch tells enough; where less is known, the share of clouds in the scene decides.
-    clear = float(properties["clear"]) / known if known >= 0.5 else None
+    clear = _share(properties, "clear") / known if known >= 0.5 else None
     return Scene(
         name=check_name(properties["scene"]),
         start=start,
         cloud_percent=float(properties["CLOUDY_PIXEL_PERCENTAGE"]),
         clear_fraction=None if clear is None else round(clear, 6),
-        valid_fraction=round(float(properties["valid"]), 6),
+        valid_fraction=round(_share(properties, "valid"), 6),
         baseline=str(properties.get("PROCESSING_BASELINE", "")),
         properties={name: properties[name] for name in _PROPERTIES if name in properties},
     )
+
+
+def _share(properties: dict[str, Any], name: str) -> float:
+    """Return a mean of pixels; the service leaves out or nulls what has none."""
+    return float(properties.get(name) or 0)
 
 
 def check_name(name: Any) -> str:
@@ -255,14 +299,3 @@ def _zone(name: str) -> int:
     """Return the UTM zone of ..._T32UQD; 0 if the name has none."""
     tile = name.rpartition("_T")[2]
     return int(tile[:2]) if tile[:2].isdecimal() else 0
-
-
-def _cannot_start(error: Exception, url: str) -> Exception:
-    """Tell why the client does not start: before it did, its errors are of many kinds."""
-    meaning = translate(error)
-    if isinstance(meaning, UserError | ComeBack):
-        return meaning
-    return UserError(
-        f"Earth Engine does not answer at {url} ({meaning}): check --ee_url and the network, or "
-        "try again later"
-    )

@@ -4,12 +4,13 @@ Shapes: N pictures, S repetitions, C classes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from pytorch_lightning import Trainer
+from pytorch_lightning import Trainer, seed_everything
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -17,25 +18,29 @@ from models.backbones import Encoder
 from models.probes import HELD_OUT, Predictions, accuracy
 from models.ssl_finetuner import SSLFineTuner, finetune
 from utils.checkpoint import WholeCheckpointIO, check_same_run
+from utils.input_transform import InputTransform
 
 
 class Task(Protocol):
-    """What fine-tuning needs to know of a data set."""
+    """What fine-tuning needs to know of a data set and of the encoder to judge."""
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder; no tensor of it changes."""
+
+    @property
+    def transform(self) -> InputTransform:
+        """From the pictures to its inputs."""
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """Names of the classes."""
 
     def pictures(self, split: str, rows: Tensor | None = None) -> Dataset[Any]:
         """Return the (picture, target, position) of a split, or of some rows of it."""
 
-    def classifier(
-        self,
-        seed: int,
-        *,
-        score: Callable[[Tensor, Tensor], float],
-        max_epochs: int,
-        learning_rate: float,
-        freeze_backbone: bool,
-        hyper_parameters: Mapping[str, Any],
-    ) -> SSLFineTuner:
-        """Put a classifier on a copy of the encoder, and seed what follows."""
+    def recipe(self, max_epochs: int) -> dict[str, Any]:
+        """Return those arguments of ``SSLFineTuner`` that the data set decides."""
 
 
 class MakeTrainer(Protocol):
@@ -43,6 +48,43 @@ class MakeTrainer(Protocol):
 
     def __call__(self, max_epochs: int, folder: Path | None) -> Trainer:
         """Return a new one, which writes into the folder, or nothing."""
+
+
+def make_classifier(
+    task: Task,
+    seed: int,
+    *,
+    score: Callable[[Tensor, Tensor], float],
+    max_epochs: int,
+    learning_rate: float,
+    freeze_backbone: bool = False,
+    hyper_parameters: Mapping[str, Any] | None = None,
+) -> SSLFineTuner:
+    """Put a classifier on a copy of the encoder, and seed what follows.
+
+    Arguments are those of ``FineTuning`` and of ``SSLFineTuner``.
+    """
+    seed_everything(seed, workers=True, verbose=False)
+    encoder = deepcopy(task.encoder).train()
+    if not freeze_backbone:
+        # Faster; and the same in all processes, though the first one has computed features.
+        encoder.to(memory_format=torch.channels_last)
+    return SSLFineTuner(
+        encoder,
+        len(task.classes),
+        normalize=task.transform.normalize,
+        score=score,
+        learning_rate=learning_rate,
+        freeze_backbone=freeze_backbone,
+        seed=seed,
+        hyper_parameters={
+            **(hyper_parameters or {}),
+            "classes": list(task.classes),
+            "input_spec": task.transform.spec.to_dict(),
+            "input_transform": task.transform.fingerprint(),
+        },
+        **task.recipe(max_epochs),
+    )
 
 
 @dataclass(frozen=True)
@@ -115,17 +157,14 @@ class FineTuning:
         return Predictions(stacked, {"best_epochs": epochs}, embeddings, checkpoint=first)
 
     def _classifier(self, seed: int, rows: Tensor, frac: float) -> SSLFineTuner:
-        return self.task.classifier(
+        of_share = {"train_frac": frac, "num_labelled": len(rows)}
+        return make_classifier(
+            self.task,
             seed,
             score=self.score,
             max_epochs=self.max_epochs,
             learning_rate=self.learning_rate,
-            freeze_backbone=False,
-            hyper_parameters={
-                **self.hyper_parameters,
-                "train_frac": frac,
-                "num_labelled": len(rows),
-            },
+            hyper_parameters={**self.hyper_parameters, **of_share},
         )
 
     def _train(self, module: SSLFineTuner, rows: Tensor, folder: Path | None) -> dict[str, Tensor]:

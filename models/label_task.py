@@ -3,14 +3,12 @@
 Shapes: N pictures, S repetitions, D features, C classes.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
-from pytorch_lightning import seed_everything
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -18,7 +16,6 @@ from models.backbones import Encoder
 from models.features import cached, extract_features, feature_key
 from models.linear_probe import Validation, fit_linear_probe
 from models.probes import HELD_OUT, Labelled, Predictions
-from models.ssl_finetuner import SSLFineTuner
 from utils.input_transform import InputTransform
 from utils.metrics import average_precision
 
@@ -111,37 +108,14 @@ class LabelTask:
         shape = (len(pictures), encoder.num_features)
         return cached(cache_dir, key, shape, compute)
 
-    def classifier(
-        self,
-        seed: int,
-        *,
-        score: Callable[[Tensor, Tensor], float],
-        max_epochs: int,
-        learning_rate: float,
-        freeze_backbone: bool,
-        hyper_parameters: Mapping[str, Any],
-    ) -> SSLFineTuner:
-        """Put a classifier on a copy of the encoder, and seed what follows."""
-        seed_everything(seed, workers=True, verbose=False)
-        return SSLFineTuner(
-            deepcopy(self.encoder),
-            len(self.classes),
-            normalize=self.transform.normalize,
-            multi_label=True,
-            score=score,
-            learning_rate=learning_rate,
-            milestones=self.milestones,
-            dropout=self.dropout,
-            freeze_backbone=freeze_backbone,
-            seed=seed,
-            hyper_parameters={
-                **hyper_parameters,
-                "classes": list(self.classes),
-                "input_spec": self.transform.spec.to_dict(),
-                "input_transform": self.transform.fingerprint(),
-            },
-            encoder_in_train_mode=self.encoder_in_train_mode,
-        )
+    def recipe(self, max_epochs: int) -> dict[str, Any]:
+        """Return those arguments of ``SSLFineTuner`` that the data set decides."""
+        return {
+            "multi_label": True,
+            "milestones": self.milestones,
+            "dropout": self.dropout,
+            "encoder_in_train_mode": self.encoder_in_train_mode,
+        }
 
 
 def map_micro(targets: Tensor, scores: Tensor) -> float:

@@ -3,22 +3,19 @@
 Shapes: N pictures, S repetitions, C classes.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
-from pytorch_lightning import seed_everything
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from models.backbones import Encoder
-from models.finetuning import MakeTrainer
+from models.finetuning import MakeTrainer, make_classifier
 from models.linear_probe import milestones
 from models.probes import Predictions, accuracy
-from models.ssl_finetuner import SSLFineTuner
 from utils.input_transform import InputTransform
 from utils.metrics import batch_mean
 
@@ -76,39 +73,9 @@ class PictureTask:
         chosen = self.splits[split] if rows is None else self.splits[split][rows]
         return LabelledPictures(self.images, self.labels, chosen)
 
-    def classifier(
-        self,
-        seed: int,
-        *,
-        score: Callable[[Tensor, Tensor], float],
-        max_epochs: int,
-        learning_rate: float,
-        freeze_backbone: bool,
-        hyper_parameters: Mapping[str, Any],
-    ) -> SSLFineTuner:
-        """Put a classifier on a copy of the encoder, and seed what follows."""
-        seed_everything(seed, workers=True, verbose=False)
-        encoder = deepcopy(self.encoder).train()
-        if not freeze_backbone:
-            # Faster; and the same in all processes, though the first one has computed features.
-            encoder.to(memory_format=torch.channels_last)
-        return SSLFineTuner(
-            encoder,
-            len(self.classes),
-            normalize=self.transform.normalize,
-            multi_label=False,
-            score=score,
-            learning_rate=learning_rate,
-            milestones=milestones(max_epochs),
-            freeze_backbone=freeze_backbone,
-            seed=seed,
-            hyper_parameters={
-                **hyper_parameters,
-                "classes": list(self.classes),
-                "input_spec": self.transform.spec.to_dict(),
-                "input_transform": self.transform.fingerprint(),
-            },
-        )
+    def recipe(self, max_epochs: int) -> dict[str, Any]:
+        """Return those arguments of ``SSLFineTuner`` that the data set decides."""
+        return {"multi_label": False, "milestones": milestones(max_epochs)}
 
 
 def train_layer_each(
@@ -128,11 +95,17 @@ def train_layer_each(
     is scored. Arguments are those of ``FineTuning``.
     """
     scores = []
-    build = partial(task.classifier, max_epochs=max_epochs, learning_rate=learning_rate)
     score = partial(batch_mean, accuracy, batch_size=batch_size)
     val = DataLoader(task.pictures("val"), batch_size)
     for seed, chosen in zip(seeds, rows, strict=True):
-        module = build(seed, score=score, freeze_backbone=True, hyper_parameters={})
+        module = make_classifier(
+            task,
+            seed,
+            score=score,
+            max_epochs=max_epochs,
+            learning_rate=learning_rate,
+            freeze_backbone=True,
+        )
         labelled = task.pictures("train", chosen)
         trainer = make_trainer(max_epochs, None)
         trainer.fit(module, DataLoader(labelled, batch_size, shuffle=True, drop_last=True), val)

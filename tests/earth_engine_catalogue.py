@@ -14,15 +14,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.bands import ALL_BANDS, RESOLUTION_M
-
 Array = NDArray[Any]
+# The service knows its bands itself; ours would bring PyTorch, and seconds, into its process.
+BANDS_M = {
+    **{"B1": 60, "B2": 10, "B3": 10, "B4": 10, "B5": 20, "B6": 20, "B7": 20},
+    **{"B8": 10, "B8A": 20, "B9": 60, "B11": 20, "B12": 20},
+}
 TILE_M, STEP_M, GRID_M = 109_800, 100_000, 60
 REGION_M = 20_000  # of weather
 REVISIT_DAYS = 5
 _LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ"
 _NAME = re.compile(r"(\d{8}T\d{6})_\d{8}T\d{6}_T(\d\d)([A-Z])([A-Z])([A-Z])")
 _EPOCH = date(2015, 1, 1)
+_OFFSETS = date(2022, 1, 25)  # from then on products have an offset, and another baseline
 
 
 def hashed(*values: Any) -> Array:
@@ -141,7 +145,7 @@ class Catalogue:
             "system:index": granule.name,
             "system:time_start": int(granule.start.timestamp() * 1000),
             "CLOUDY_PIXEL_PERCENTAGE": 10 + 9 * cloud if is_bad else cloud,
-            "PROCESSING_BASELINE": "04.00" if granule.start.year >= 2022 else "02.13",
+            "PROCESSING_BASELINE": "04.00" if granule.start.date() >= _OFFSETS else "02.13",
             "MGRS_TILE": granule.tile,
             "SPACECRAFT_NAME": "Sentinel-2A",
             "SENSING_ORBIT_NUMBER": granule.column + 1,
@@ -174,7 +178,7 @@ class Catalogue:
             x: Easting in metres.
             y: Northing, of the same shape.
         """
-        size, number = RESOLUTION_M[band], ALL_BANDS.index(band)
+        size, number = BANDS_M[band], list(BANDS_M).index(band)
         column, row = np.floor(x / size), np.floor(y / size)
         noise = hashed(self.seed, 9, number, granule.day, column, row)
         slope = (7 * column + 13 * row) % 1000

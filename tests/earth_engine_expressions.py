@@ -4,16 +4,19 @@ Images are lazy: functions of UTM coordinates. What the collector does not use i
 unknown function is an error that names it, as from the real service.
 """
 
+import threading
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import date
+from itertools import chain
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.bands import ALL_BANDS
-from tests.earth_engine_catalogue import Catalogue, Granule, pixel_centres
+from datasets.utm import to_utm, utm_epsg
+from tests.earth_engine_catalogue import BANDS_M, Catalogue, Granule, pixel_centres
 
 Array = NDArray[Any]
 Band = Callable[[Array, Array], tuple[Array, Array]]  # easting, northing -> value, mask
@@ -62,10 +65,13 @@ class Evaluator:
     Attributes:
         catalogue: The archive.
         other_zones: Also list each scene once more under the next zone, as near a border.
+        searched: How often scenes were looked for around each point.
     """
 
     catalogue: Catalogue
     other_zones: bool = True
+    searched: Counter[Rectangle] = field(default_factory=Counter)
+    lock: threading.Lock = field(default_factory=threading.Lock)
     table: dict[str, Callable[..., Any]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -96,6 +102,7 @@ class Evaluator:
             },
             "GeometryConstructors.Polygon": _rectangle,
             "GeometryConstructors.Rectangle": _rectangle,
+            "GeometryConstructors.Point": _point,
             "Image.select": lambda input, bandSelectors, **_: replace(
                 input, bands={name: input.bands[name] for name in bandSelectors}
             ),
@@ -158,21 +165,21 @@ class Evaluator:
         when = [f for f in collection.filters if f[0] in ("or", "when")]
         [patch], [dates] = where, when
         windows = [f[1] for f in (dates[1] if dates[0] == "or" else [dates])]
+        limits = [f[1:] for f in collection.filters if f[0] == "less"]
+        with self.lock:
+            self.searched[patch] += 1
+        found = (self.catalogue.granules(patch.epsg, patch.bounds, *dates) for dates in windows)
         images: list[Any] = []
-        for first, end in windows:
-            for granule in self.catalogue.granules(patch.epsg, patch.bounds, first, end):
-                image = self._image(granule)
-                if all(
-                    image.properties[name] < limit
-                    for kind, name, limit in (f for f in collection.filters if f[0] == "less")
-                ):
-                    images += [image, _in_next_zone(image)] if self.other_zones else [image]
+        for granule in dict.fromkeys(chain(*found)):  # windows may overlap
+            image = self._image(granule)
+            if all(image.properties[name] < limit for name, limit in limits):
+                images += [image, _in_next_zone(image)] if self.other_zones else [image]
         for function in collection.functions:
             images = [function(image) for image in images]
         return images
 
     def _image(self, granule: Granule) -> Image:
-        bands = {name: self._band(granule, name) for name in ALL_BANDS}
+        bands = {name: self._band(granule, name) for name in BANDS_M}
         return Image(bands, self.catalogue.properties(granule), granule)
 
     def _link(
@@ -218,6 +225,14 @@ def _rectangle(coordinates: list[Any], crs: Reference, **_: Any) -> Rectangle:
     flat = np.array(coordinates, float).reshape(-1, 2)
     (left, bottom), (right, top) = flat.min(0), flat.max(0)
     return Rectangle(crs.epsg, (left, bottom, right, top))
+
+
+def _point(coordinates: list[float], **_: Any) -> Rectangle:
+    """Return a square of 2 m around a longitude and a latitude, in its zone."""
+    lng, lat = coordinates
+    epsg = int(utm_epsg(lat, lng))
+    x, y = (round(float(value)) for value in to_utm(lat, lng, epsg))
+    return Rectangle(epsg, (x - 1, y - 1, x + 1, y + 1))
 
 
 def _date(value: Any) -> date:

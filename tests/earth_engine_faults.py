@@ -91,6 +91,11 @@ def drip(seconds: float) -> Fault:
     return send
 
 
+def stalling(seconds: float) -> dict[str, Fault]:
+    """Return the ways to keep a client waiting, for at most some seconds."""
+    return {"hang": hang(seconds), "drip": drip(seconds)}
+
+
 HTML = b"<html><body>Please log in</body></html>"
 # After these a repeat works.
 PASSING: dict[str, Fault] = {

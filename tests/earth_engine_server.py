@@ -4,24 +4,25 @@ python -m tests.earth_engine_server --latency 0.05 --fault_share 0.1
 """
 
 import argparse
-import importlib.util
 import io
 import json
+import sys
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
 
 from tests.earth_engine_catalogue import Catalogue, pixel_centres
+from tests.earth_engine_discovery import algorithms, discovery
 from tests.earth_engine_expressions import S2, Evaluator
-from tests.earth_engine_faults import Fault, FaultPlan, status
+from tests.earth_engine_faults import PASSING, Fault, FaultPlan, stalling, status
 
 _ASSETS = "/v1/projects/earthengine-public/assets/"
 _LARGEST = 50_331_648  # bytes of a request for pixels
@@ -35,9 +36,13 @@ class EarthEngineServer(ThreadingHTTPServer):
         reads: How often each (asset, left, top) was read.
         tags: Workload tags that came.
         faults: Of the next requests by kind, before those of ``fault_plan``.
-        latency_s: Before every answer.
+        latency_s: Before every answer to a search or a read.
         most_at_a_time: More requests at a time are answered with 429.
         headers: Added to all answers.
+
+    Args:
+        is_cheap: Little work per request, for benchmarks: the same pixels for all scenes of a
+            size, and no scenes of other zones.
     """
 
     daemon_threads = True
@@ -56,7 +61,7 @@ class EarthEngineServer(ThreadingHTTPServer):
     ) -> None:
         super().__init__(("127.0.0.1", port), _Handler)
         self.catalogue = catalogue or Catalogue()
-        self.evaluator = Evaluator(self.catalogue)
+        self.evaluator = Evaluator(self.catalogue, other_zones=not is_cheap)
         self.latency_s = latency_s
         self.fault_plan = fault_plan or FaultPlan(0)
         self.faults: dict[str, deque[Fault]] = {"search": deque(), "read": deque()}
@@ -65,7 +70,7 @@ class EarthEngineServer(ThreadingHTTPServer):
         self.requests: Counter[str] = Counter()
         self.reads: Counter[tuple[str, int, int]] = Counter()
         self.tags: set[str] = set()
-        self.algorithms = _algorithms()
+        self.algorithms = algorithms()
         self.lock = threading.Lock()
         self._at_a_time = 0
         self._is_cheap = is_cheap
@@ -74,6 +79,10 @@ class EarthEngineServer(ThreadingHTTPServer):
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exc_info()[1], ConnectionError):  # the client may go away
+            super().handle_error(request, client_address)
 
     @contextmanager
     def counted(self) -> Iterator[int]:
@@ -164,7 +173,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fault is not None:
             fault(self, b"", "application/json")
         elif path == "/$discovery/rest":
-            self.answer(200, json.dumps(_discovery(self.server.url)).encode())
+            self.answer(200, json.dumps(discovery(self.server.url)).encode())
         elif path.endswith("/algorithms"):
             self.answer(200, self.server.algorithms)
         else:
@@ -182,18 +191,17 @@ class _Handler(BaseHTTPRequestHandler):
         kind = "search" if path.endswith("/value:compute") else "read"
         with self.server.lock:
             self.server.requests[kind] += 1
-        try:
-            with self.server.counted() as count:
-                if self.server.latency_s:
-                    time.sleep(self.server.latency_s)
-                self._answer_to(kind, path, json.loads(body), count)
-        except ConnectionError:  # the client went away
-            self.close_connection = True
+        with self.server.counted() as count:
+            time.sleep(self.server.latency_s)
+            answer = self._answer_to(kind, path, json.loads(body), count)
+        answer()  # uncounted: who has it may ask again before we know
 
-    def _answer_to(self, kind: str, path: str, request: dict[str, Any], count: int) -> None:
+    def _answer_to(
+        self, kind: str, path: str, request: dict[str, Any], count: int
+    ) -> Callable[[], None]:
+        """Return what sends the answer."""
         if count > self.server.most_at_a_time:
-            status(429, "Too many concurrent aggregations.")(self, b"", "")
-            return
+            return partial(status(429, "Too many concurrent aggregations."), self, b"", "")
         self.server.tags.add(request.get("workloadTag", ""))
         try:
             if kind == "search":
@@ -202,17 +210,14 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 asset = path.removeprefix(_ASSETS).removesuffix(":getPixels")
                 body, mime = self.server.pixels(asset, request), "application/octet-stream"
-        except ValueError as error:
-            status(400, str(error))(self, b"", "")
-            return
+        except (ValueError, TypeError, AssertionError) as error:  # as for wrong arguments
+            return partial(status(400, str(error)), self, b"", "")
         except LookupError as error:
-            status(404 if kind == "read" else 400, str(error))(self, b"", "")
-            return
+            return partial(status(404 if kind == "read" else 400, str(error)), self, b"", "")
         fault = self.server.next_fault(kind)
-        if fault is None:
-            self.answer(200, body, mime)
-        else:
-            fault(self, body, mime)
+        if fault is not None:
+            return partial(fault, self, body, mime)
+        return partial(self.answer, 200, body, mime)
 
 
 @contextmanager
@@ -229,64 +234,6 @@ def earth_engine(**settings: Any) -> Iterator[EarthEngineServer]:
         server.server_close()
 
 
-def _algorithms() -> bytes:
-    """Read the list of functions that the client brings for its own tests."""
-    spec = importlib.util.find_spec("ee")
-    assert spec is not None
-    assert spec.origin is not None
-    return (Path(spec.origin).parent / "tests/algorithms.json").read_bytes()
-
-
-def _method(
-    verb: str, path: str, name: str, pattern: str = "^projects/[^/]+/assets/.*$"
-) -> dict[str, Any]:
-    where = {"location": "path", "required": True, "type": "string", "pattern": pattern}
-    method = {
-        "id": f"earthengine.{path}",
-        "httpMethod": verb,
-        "path": path,
-        "parameterOrder": [name],
-        "parameters": {name: where},
-        "response": {"$ref": "Any"},
-    }
-    return {**method, "request": {"$ref": "Any"}} if verb == "POST" else method
-
-
-def _discovery(url: str) -> dict[str, Any]:
-    """Describe the interface, as far as the client asks for it."""
-    project = "^projects/[^/]+$"
-    query = {"type": "string", "location": "query"}
-    anything = {"type": "object", "additionalProperties": {"type": "any"}, "id": "Any"}
-    compute = _method("POST", "v1/{+project}/value:compute", "project", project)
-    listing = _method("GET", "v1/{+parent}/algorithms", "parent", project)
-    get_pixels = _method("POST", "v1/{+name}:getPixels", "name")
-    return {
-        "kind": "discovery#restDescription",
-        "id": "earthengine:v1",
-        "name": "earthengine",
-        "version": "v1",
-        "rootUrl": f"{url}/",
-        "servicePath": "",
-        "parameters": {
-            "alt": {**query, "default": "json"},
-            "key": query,
-            "fields": query,
-            "prettyPrint": {**query, "type": "boolean", "default": "true"},
-        },
-        "schemas": {"Any": anything},
-        "resources": {
-            "projects": {
-                "methods": {},
-                "resources": {
-                    "algorithms": {"methods": {"list": listing}},
-                    "value": {"methods": {"compute": compute}},
-                    "assets": {"methods": {"getPixels": get_pixels}},
-                },
-            }
-        },
-    }
-
-
 def main() -> None:
     """Serve until the process ends; the first line that is printed is the address."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -294,15 +241,18 @@ def main() -> None:
     add("--port", type=int, default=0)
     add("--latency", type=float, default=0.0)
     add("--fault_share", type=float, default=0.0)
+    add("--fault_seed", type=int, default=0)
+    add("--stall_s", type=float, default=0.0, help="some faults keep the client waiting so long")
     add("--most_at_a_time", type=int, default=1000)
     add("--cloudiness", type=float, default=0.44)
     add("--cheap_pixels", action="store_true", help="the same pixels for all scenes")
     args = parser.parse_args()
+    faults = PASSING | stalling(args.stall_s) if args.stall_s else PASSING
     server = EarthEngineServer(
         Catalogue(cloudiness=args.cloudiness),
         port=args.port,
         latency_s=args.latency,
-        fault_plan=FaultPlan(args.fault_share),
+        fault_plan=FaultPlan(args.fault_share, args.fault_seed, faults),
         most_at_a_time=args.most_at_a_time,
         is_cheap=args.cheap_pixels,
     )

@@ -3,11 +3,11 @@
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
-
-import numpy as np
+from itertools import chain
+from typing import Any
 
 from datasets.bands import RESOLUTION_M
-from datasets.collect_scenes import Array, PatchGrid, Place, Scene
+from datasets.collect_scenes import GRID_M, Array, PatchGrid, Place, Scene
 from datasets.collect_settings import Settings
 from tests.earth_engine_catalogue import Catalogue, Granule, pixel_centres
 
@@ -59,28 +59,35 @@ class FakeSource:
         return {}
 
     def _scenes(self, place: Place) -> list[Scene]:
-        x, y = pixel_centres(*_corner(place.grid), *_cells(place.grid), 60)
+        grid = place.grid
+        cells = grid.size_px * 10 // GRID_M
+        x, y = pixel_centres(grid.left, grid.top, cells, cells, GRID_M)
+        middle_x, middle_y = grid.left + 5 * grid.size_px, grid.top - 5 * grid.size_px
+        centre = (middle_x - 1, middle_y - 1, middle_x + 1, middle_y + 1)
+        found = (
+            self.catalogue.granules(grid.epsg, centre, window.start, window.end)
+            for window in place.windows
+        )
         scenes = []
-        for window in place.windows:
-            found = self.catalogue.granules(
-                place.grid.epsg, place.grid.bounds, window.start, window.end
-            )
-            for granule in found:
-                properties = self.catalogue.properties(granule)
-                if properties["CLOUDY_PIXEL_PERCENTAGE"] >= self.settings.cloud_pct:
-                    continue
-                clear = 1 - self.catalogue.is_cloud(granule, x, y).mean()
-                scenes.append(
-                    Scene(
-                        name=granule.name,
-                        start=granule.start,
-                        cloud_percent=properties["CLOUDY_PIXEL_PERCENTAGE"],
-                        clear_fraction=clear if self.catalogue.has_score(granule) else None,
-                        valid_fraction=float(self.catalogue.is_valid(granule, x, y).mean()),
-                        baseline=properties["PROCESSING_BASELINE"],
-                    )
-                )
+        for granule in dict.fromkeys(chain(*found)):  # windows may overlap
+            properties = self.catalogue.properties(granule)
+            if properties["CLOUDY_PIXEL_PERCENTAGE"] < self.settings.cloud_pct:
+                scenes.append(self._scene(granule, properties, x, y))
         return scenes
+
+    def _scene(self, granule: Granule, properties: dict[str, Any], x: Array, y: Array) -> Scene:
+        """Measure the cells at some coordinates."""
+        is_valid = self.catalogue.is_valid(granule, x, y)
+        is_clear = is_valid & ~self.catalogue.is_cloud(granule, x, y)
+        is_known = self.catalogue.has_score(granule) and is_valid.mean() >= 0.5
+        return Scene(
+            name=granule.name,
+            start=granule.start,
+            cloud_percent=properties["CLOUDY_PIXEL_PERCENTAGE"],
+            clear_fraction=round(float(is_clear.sum() / is_valid.sum()), 6) if is_known else None,
+            valid_fraction=round(float(is_valid.mean()), 6),
+            baseline=properties["PROCESSING_BASELINE"],
+        )
 
 
 def expected_pixels(catalogue: Catalogue, granule: Granule, grid: PatchGrid, band: str) -> Array:
@@ -88,13 +95,4 @@ def expected_pixels(catalogue: Catalogue, granule: Granule, grid: PatchGrid, ban
     size = RESOLUTION_M[band]
     side = 10 * grid.size_px // size
     x, y = pixel_centres(grid.left, grid.top, side, side, size)
-    return catalogue.values(granule, band, np.asarray(x), np.asarray(y))
-
-
-def _corner(grid: PatchGrid) -> tuple[int, int]:
-    return grid.left, grid.top
-
-
-def _cells(grid: PatchGrid) -> tuple[int, int]:
-    cells = max(1, grid.size_px // 6)
-    return cells, cells
+    return catalogue.values(granule, band, x, y)

@@ -80,3 +80,30 @@ def test_without_spares_a_failure_is_missing(outcome: str) -> None:
     block.settle(1, outcome)  # type: ignore[arg-type]
 
     assert (block.begin(), block.missing, block.is_complete) == ([], 1, False)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.sampled_from(["done", "cloudy", None]), min_size=10, max_size=10),
+    st.lists(st.booleans(), min_size=10, max_size=10),
+    st.integers(0, 1000),
+)
+def test_a_retry_never_gives_more_places_than_are_wanted(
+    outcomes: list[str | None], successes: list[bool], seed: int
+) -> None:
+    """Failed places are open again, also those in front of spares that are done."""
+    known = {n for n, outcome in zip(CANDIDATES, outcomes, strict=True) if outcome == "done"}
+    known = set(sorted(known)[:4])
+    succeeds = {n: n in known or good for n, good in zip(CANDIDATES, successes, strict=True)}
+
+    block, begun = play(succeeds, seed, dict.fromkeys(known, True))
+
+    assert len(block.done) == min(4, sum(succeeds.values()))
+    assert known <= set(block.done)
+    assert not begun & known
+
+
+def test_what_failed_is_counted_by_outcome() -> None:
+    block = BlockState(BLOCK, {0: "done", 1: "cloudy", 2: "refused", 3: "cloudy", 999: "no_scene"})
+
+    assert block.failures == {"cloudy": 2, "refused": 1}

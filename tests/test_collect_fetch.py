@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 import datasets.collect_fetch as engine
-from datasets.collect_fetch import Ending, Fetch, Patience, blocks_of_shard
+from datasets.collect_fetch import Fetch, Patience, blocks_of_shard
 from datasets.collect_journal import Journal, read_journals
 from datasets.collect_place import Collector
 from datasets.collect_plan import Plan, open_plan
+from datasets.collect_progress import Ending
 from datasets.collect_scenes import ComeBack, Refused
 from datasets.collect_settings import Settings
 from datasets.collect_writer import place_writer

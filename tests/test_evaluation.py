@@ -135,3 +135,11 @@ def test_pictures_of_curves_and_classes_are_drawn(tmp_path: Path) -> None:
     plot_per_class(tmp_path / "classes.png", {"Sea": 99.0, "Beach": float("nan")}, "AP")
     for name in ("curve.png", "classes.png"):
         assert np.asarray(Image.open(tmp_path / name).convert("L")).std() > 5
+
+
+def test_neither_title_nor_names_of_a_picture_are_cut_off(tmp_path: Path) -> None:
+    values = {"Land with " * 6 + "trees": 100.0, "Sea": 0.0, "Beach": 50.0}
+    plot_per_class(tmp_path / "classes.png", values, "A title of many words, " * 6)
+    picture = np.asarray(Image.open(tmp_path / "classes.png").convert("L"))
+    for edge in (picture[0], picture[-1], picture[:, 0], picture[:, -1]):
+        assert edge.min() == 255

@@ -19,7 +19,7 @@ import main_eurosat
 from datasets.bands import ALL_BANDS, RGB_BANDS
 from datasets.eurosat_dataset import EurosatDataset
 from datasets.mini_earth import write_eurosat
-from models import picture_task
+from models import finetuning
 from models.backbones import Encoder, load_encoder
 from models.features import cached, extract_features, feature_key
 from models.ssl_finetuner import SSLFineTuner
@@ -227,7 +227,7 @@ def test_paper_protocol_drifts_statistics_but_no_weights_and_drops_the_last_batc
             probes.append(self)
 
     monkeypatch.setattr(main_eurosat, "load_encoder", lambda *_: (encoder, spec))
-    monkeypatch.setattr(picture_task, "SSLFineTuner", Recorded)
+    monkeypatch.setattr(finetuning, "SSLFineTuner", Recorded)
     paper = ["--protocol", "paper", "--batch_size", "16", "--num_seeds", "1", "--debug"]
     metrics = main_eurosat.main([*flags, *paper])
 

@@ -1,5 +1,7 @@
 """The bar of a training: what it counts and what it tells."""
 
+from unittest.mock import PropertyMock, create_autospec
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -47,6 +49,15 @@ def test_samples_are_counted_whatever_the_last_batch(capsys: pytest.CaptureFixtu
     assert "57.0/57.0" in bars[-1]  # 3 x 19, not 3 x 24
     assert "epoch=3/3, loss=0.500, score=72]" in bars[-1]
     assert len(bars) == 2  # nobody watches: the first line and the last
+
+
+def test_processes_without_a_bar_read_the_scores_as_the_first_one_does() -> None:
+    """Reading exchanges what was logged with ``sync_dist``: the first one alone would wait."""
+    trainer = create_autospec(Trainer, instance=True)
+    scores = PropertyMock(return_value={})
+    type(trainer).progress_bar_metrics = scores
+    SampleProgress("fine-tuning").on_train_epoch_end(trainer, Line())
+    scores.assert_called_once()
 
 
 def test_of_several_processes_the_first_one_shows_a_bar(

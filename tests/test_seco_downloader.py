@@ -210,7 +210,10 @@ def test_a_thousand_places_are_complete_whatever_fails(share: float, tmp_path: P
     assert images_of(tmp_path / "c") == 5000
 
 
-def test_two_shards_give_the_same_set_as_one(server: EarthEngineServer, tmp_path: Path) -> None:
+@pytest.mark.slow  # tests/test_collect_fetch.py has two shards one after the other
+def test_two_shards_at_a_time_give_the_same_set_as_one(
+    server: EarthEngineServer, tmp_path: Path
+) -> None:
     plan = [*PLAN, "--num_locations", "55"]
     argv = flags(tmp_path / "c", server, *plan)
     shards = [start([*argv, "--shard", f"{number}/2"]) for number in range(2)]
@@ -304,6 +307,7 @@ def test_without_a_server_the_address_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     argv = ["--save_path", str(tmp_path / "c"), *PLAN, "--ee_url", "http://127.0.0.1:9"]
+    argv += ["--give_up_after", "0.2"]
     assert collect(argv) == 2
     assert "does not answer at http://127.0.0.1:9" in capsys.readouterr().err
 

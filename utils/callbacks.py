@@ -59,6 +59,8 @@ class SampleProgress(Callback):
         self.bar.update(len(batch[0]) * trainer.world_size)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # The first reading takes means over the processes: all read, or the first waits for ever.
+        _ = trainer.progress_bar_metrics
         if self.bar is not None:
             self._show(trainer, self.bar)
             # The last step of an epoch may have had fewer samples.

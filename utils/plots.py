@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -53,11 +54,15 @@ def plot_per_class(path: Path, values: Mapping[str, float], title: str) -> None:
     """
     ranked = sorted(values, key=lambda name: -np.nan_to_num(values[name], nan=-1))
     figure = Figure(figsize=(9, 1 + 0.3 * len(values)), layout="constrained")
+    # Above the whole picture: above the bars, beside their names, it has half the room.
+    figure.suptitle(title, wrap=True)
     axes = figure.add_subplot()
-    bars = axes.barh(ranked, np.nan_to_num([values[name] for name in ranked]), color="tab:blue")
+    widths = np.nan_to_num([values[name] for name in ranked])
+    bars = axes.barh([fill(name, 46) for name in ranked], widths, color="tab:blue")
     labels = ["-" if np.isnan(values[name]) else f"{values[name]:.1f}" for name in ranked]
     axes.bar_label(bars, labels, padding=3)
-    axes.set(xlim=(0, 105), title=title, xlabel="percent")
+    axes.set(xlim=(0, 112), xlabel="percent")
+    axes.margins(y=0.5 / len(values))
     axes.invert_yaxis()
     save_figure(figure, path)
 

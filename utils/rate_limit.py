@@ -62,7 +62,10 @@ class RateLimit:
         self._paused_until = 0.0
         self._decreased_at = -1.0
         self._is_closed = False
-        self._changed = threading.Condition()
+        lock = threading.Lock()
+        self._changed = threading.Condition(lock)
+        # Apart, or a thread between two repeats takes the word that a slot is free, and sleeps on.
+        self._ended = threading.Condition(lock)
 
     @contextmanager
     def slot(self) -> Iterator[float]:
@@ -100,13 +103,14 @@ class RateLimit:
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
+            self._ended.notify_all()
 
     def wait(self, seconds: float) -> None:
         """Wait outside of any slot; ``Stopped`` after ``close``."""
         end = self._clock() + seconds
-        with self._changed:
+        with self._ended:
             while not self._is_closed and (left := end - self._clock()) > 0:
-                self._changed.wait(left)
+                self._ended.wait(left)
             if self._is_closed:
                 raise Stopped
 
