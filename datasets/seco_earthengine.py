@@ -96,20 +96,14 @@ class EarthEngine:
         self._facts: dict[str, str] = {}
 
     def search(self, places: Sequence[Place]) -> list[list[Scene]]:
-        """See ``Source``; the shares of clear and valid pixels are measured at 60 m.
-
-        What is refused for several places (too much memory, say) is asked again by halves.
-        """
+        """See ``Source``; the shares of clear and valid pixels are measured at 60 m."""
         expression = ee.List([self._scenes_of(place) for place in places])
         try:
             answer = self._ask(lambda: ee.data.computeValue(expression))
         except Refused as error:
             if "not found" in str(error):
                 raise UserError(f"--collection {self._settings.collection}: {error}") from error
-            if len(places) == 1:
-                raise
-            half = len(places) // 2
-            return self.search(places[:half]) + self.search(places[half:])
+            raise
         try:
             found = [[_parse(feature["properties"]) for feature in own] for own in answer]
         except (KeyError, TypeError, ValueError, OverflowError, OSError) as error:
