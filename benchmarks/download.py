@@ -1,0 +1,332 @@
+r"""The downloader: images per second from an Earth Engine on loopback, beside what is possible.
+
+  python -m benchmarks.download
+  python -m benchmarks.download --json --plot docs/download.png
+
+The real client asks a server that is a process of its own, answers after 50 ms and has the same
+pixels for all scenes; requests are limited to 40 at a time, and not in rate. Beside it the lower of
+two bounds: what the same number of threads can decode and write when the answers are in memory, and
+40 / 50 ms requests/s. Then the same with 10 and 30 % of the requests failing. In rounds of all
+cases; a ratio is the median of the rounds' ratios. Server and downloader share the cores here, so
+the share that the server takes is told, too.
+"""
+
+import sys
+from pathlib import Path
+
+if not __package__:  # started as a script: the root is not on the path yet
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import asdict, dataclass
+from functools import partial
+from io import StringIO
+from statistics import mean
+from typing import Any, cast
+
+from matplotlib.figure import Figure
+
+from benchmarks.timing import Rates, interleave
+from datasets import collect_args, seco_downloader
+from datasets.collect_choice import Candidates, choose
+from datasets.collect_plan import Plan, make_plan
+from datasets.collect_scenes import Scene
+from datasets.collect_verify import verify
+from datasets.collect_writer import place_writer
+from datasets.seco_earthengine import EarthEngine
+from utils.cli import HelpFormatter, check_positive, run
+from utils.errors import UserError
+from utils.plots import save_figure
+from utils.report import provenance, write_json
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "download_cpu.json"
+LATENCY_S, IN_FLIGHT = 0.05, 40
+MAX_REQUESTS = IN_FLIGHT / LATENCY_S  # per second
+FAULTS = (0.0, 0.1, 0.3)  # shares of the requests
+DECODE = "decode and write, no network"
+GOAL_SHARE, GOAL_REQUESTS = 0.8, 1.3  # of the lower bound; per image
+# Of the original; the bytes are those of the JSON that the real client fetched from a server on
+# loopback for one image of 264 px.
+ORIGINAL_REQUESTS, ORIGINAL_MB = 4, 3.11
+
+
+@dataclass(frozen=True)
+class Collected:
+    """One run of the downloader.
+
+    Attributes:
+        share: Of the requests that failed, as the server was told.
+        places: Collected.
+        wanted: Places that were asked for.
+        is_whole: What --verify says.
+        images_per_s: From the first request to the last line of the journal.
+        requests_per_image: Repeats included.
+        bytes_per_image: Of all answers, without headers.
+        client_cores: Cores that were busy with the downloader, on average.
+        server_cores: The same of the server; not a number where nobody knows.
+    """
+
+    share: float
+    places: int
+    wanted: int
+    is_whole: bool
+    images_per_s: float
+    requests_per_image: float
+    bytes_per_image: float
+    client_cores: float
+    server_cores: float
+
+
+@dataclass(frozen=True)
+class Server:
+    """A process that answers: its address, its number, and the share of failing requests."""
+
+    url: str
+    pid: int
+    share: float
+
+
+class Remembering(EarthEngine):
+    """Asks once; later reads are answered from memory, but decoded anew each time."""
+
+    content: Any = None
+
+    def _ask(self, request: Callable[[], Any]) -> Any:
+        if self.content is None:
+            self.content = super()._ask(request)
+        return self.content
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Measure, print a table, and write files if asked."""
+    args = parse_args(argv)
+    load = os.getloadavg()
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=args.scratch)))
+        servers = [stack.enter_context(serving(share)) for share in FAULTS]
+        results = measure(args, folder, servers)
+    results["load_before"] = load
+    print_table(results)
+    if args.json:
+        write_json(RESULTS, results | provenance(args))
+    if args.plot is not None:
+        plot(args.plot, results)
+    return results
+
+
+def parse_args(argv: Sequence[str] | None = None) -> Namespace:
+    """Read the command line, or ``argv`` in tests."""
+    parser = ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+    add = parser.add_argument
+    add("--num_places", type=int, default=80, help="places per run, of 5 images")
+    add("--rounds", type=int, default=3, help="runs of each case")
+    add("--patch_px", type=int, default=264, help="side of a patch")
+    add("--num_workers", type=int, default=48, help="threads of the downloader")
+    add("--scratch", type=Path, help="folder on the disk to measure, else for temporary files")
+    add("--json", action="store_true", help=f"write {RESULTS.name} into {RESULTS.parent.name}/")
+    add("--plot", type=Path, help="PNG to draw")
+    args = parser.parse_args(argv)
+    check_positive(args, "num_places", "rounds", "patch_px", "num_workers")
+    return args
+
+
+@contextmanager
+def serving(share: float) -> Iterator[Server]:
+    """Start a process that answers as Earth Engine does, and fails that share of the requests."""
+    command = [sys.executable, "-m", "tests.earth_engine_server", "--cheap_pixels"]
+    command += ["--latency", str(LATENCY_S), "--fault_share", str(share)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield Server(cast(Any, process.stdout).readline().strip(), process.pid, share)
+        finally:
+            process.terminate()
+
+
+def measure(args: Namespace, folder: Path, servers: Sequence[Server]) -> dict[str, Any]:
+    """Measure all cases in rounds; the first answers, which fill caches, do not count."""
+    flags = downloader_flags(args, folder, servers[0])
+    plan = make_plan(collect_args.settings_of(flags))
+    memory, scenes = remember(plan, flags)
+    runs: list[Collected] = []
+
+    def collect(server: Server) -> float:
+        runs.append(collect_once(plan, downloader_flags(args, folder, server), server))
+        return runs[-1].images_per_s
+
+    rates = interleave(
+        {DECODE: partial(decode_once, plan, memory, scenes, folder, args.num_workers)}
+        | {_case(server.share): partial(collect, server) for server in servers},
+        args.rounds,
+    )
+    good = [run for run in runs if run.share == 0]
+    requests = mean(run.requests_per_image for run in good)
+    at_most = Rates(tuple(min(x, MAX_REQUESTS / requests) for x in rates[DECODE].values))
+    return {
+        "images_per_second": {case: found.summary() for case, found in rates.items()},
+        "share_of_bound": rates[_case(0)].over(at_most),
+        "bound": at_most.summary() | {"is_requests": rates[DECODE].median > at_most.median},
+        "requests_per_image": requests,
+        "mb_per_image": mean(run.bytes_per_image for run in good) / 1e6,
+        "share_of_undisturbed": {
+            case: found.over(rates[_case(0)])
+            for case, found in rates.items()
+            if case not in (DECODE, _case(0))
+        },
+        "is_complete": all(run.is_whole for run in runs),
+        "runs": [asdict(run) for run in runs],
+    }
+
+
+def downloader_flags(args: Namespace, folder: Path, server: Server) -> Namespace:
+    """Return the downloader's flags, as its command line gives them."""
+    return collect_args.parse_args(
+        None,
+        [
+            *("--save_path", str(folder / "collection"), "--ee_url", server.url),
+            *("--num_locations", str(args.num_places), "--patch_px", str(args.patch_px)),
+            *("--reference_date", "2022-03-01", "--num_workers", str(args.num_workers)),
+            *("--max_in_flight", str(IN_FLIGHT), "--max_rate", "1e9", "--min_free_gb", "0"),
+        ],
+    )
+
+
+def remember(plan: Plan, flags: Namespace) -> tuple[Remembering, list[Scene]]:
+    """Return a source with an answer in memory, and a scene for each date of a place."""
+    source = cast(EarthEngine, seco_downloader.connect(plan, flags))
+    for number in range(len(plan.places)):
+        place = plan.place(number)
+        found = choose(place, source.search([place])[0], plan.settings)
+        if isinstance(found, Candidates):
+            break
+    scenes = [scenes[0] for scenes in cast(Candidates, found).windows]
+    memory = Remembering(plan.settings, source._adapter)
+    memory.read(scenes[0], place.grid)
+    return memory, scenes
+
+
+def decode_once(
+    plan: Plan, source: EarthEngine, scenes: Sequence[Scene], folder: Path, num_workers: int
+) -> float:
+    """Decode and write as many images as a run collects, with as many threads: images/s."""
+    save_path = folder / "decoded"
+    writer = place_writer(save_path, plan.settings, source.describe(), (0, 1))
+
+    def work(number: int) -> None:
+        place = plan.place(number)
+        draft = writer.draft(place)
+        for scene in scenes:
+            draft.add(scene, source.read(scene, place.grid))
+        draft.finish()
+
+    started = time.perf_counter()
+    with ThreadPoolExecutor(num_workers) as pool:
+        list(pool.map(work, range(plan.num_places)))
+    elapsed = time.perf_counter() - started
+    shutil.rmtree(save_path)
+    return plan.num_places * len(scenes) / elapsed
+
+
+def collect_once(plan: Plan, flags: Namespace, server: Server) -> Collected:
+    """Collect all places into an empty folder, verify it, and remove it."""
+    save_path = flags.save_path
+    with redirect_stdout(StringIO()) as shown, redirect_stderr(shown):
+        source = cast(EarthEngine, seco_downloader.connect(plan, flags))
+        received, served = source._adapter.bytes_received, cpu_seconds(server.pid)
+        worked, started = time.process_time(), time.perf_counter()
+        seco_downloader.collect(plan, source, flags)
+        elapsed, worked = time.perf_counter() - started, time.process_time() - worked
+        served = cpu_seconds(server.pid) - served
+        is_whole = verify(save_path, plan, flags.num_workers)
+    status = json.loads((save_path / "status.json").read_text())
+    shutil.rmtree(save_path)
+    images = status["images"]
+    if not images:
+        raise UserError(f"nothing could be collected: {shown.getvalue()}")
+    return Collected(
+        share=server.share,
+        places=status["done"],
+        wanted=plan.num_places,
+        is_whole=is_whole,
+        images_per_s=images / elapsed,
+        requests_per_image=status["requests"] / images,
+        bytes_per_image=(source._adapter.bytes_received - received) / images,
+        client_cores=worked / elapsed,
+        server_cores=served / elapsed,
+    )
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return for how long cores have worked for a process; not a number where Linux is not."""
+    stat = Path(f"/proc/{pid}/stat")
+    if not stat.exists():
+        return float("nan")
+    user, system = stat.read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+def print_table(results: dict[str, Any]) -> None:
+    """Print the table in Markdown, as it stands in README.md, and whether the goals are met."""
+    print("| case | images/s (quartiles) | requests per image | complete |\n|---|---|---|---|")
+    for case, found in results["images_per_second"].items():
+        own = [run for run in results["runs"] if case == _case(run["share"])]
+        cells = ["-", "-"]
+        if own:
+            places, wanted = (sum(run[name] for run in own) for name in ("places", "wanted"))
+            requests = mean(run["requests_per_image"] for run in own)
+            cells = [f"{requests:.2f}", f"{places} of {wanted} places"]
+        speed = f"{found['median']:.0f} ({found['low']:.0f} .. {found['high']:.0f})"
+        print(f"| {case} | {speed} | {' | '.join(cells)} |")
+    share, requests = results["share_of_bound"], results["requests_per_image"]
+    bound = results["bound"]
+    what = f"{MAX_REQUESTS:.0f} requests/s" if bound["is_requests"] else DECODE
+    print(
+        f"{share:.0%} of the lower bound ({what}: {bound['median']:.0f} images/s), goal "
+        f"{GOAL_SHARE:.0%}: {_verdict(share >= GOAL_SHARE)}\n"
+        f"{requests:.2f} requests per image, goal {GOAL_REQUESTS}: "
+        f"{_verdict(requests <= GOAL_REQUESTS)}; the original {ORIGINAL_REQUESTS}\n"
+        f"{results['mb_per_image']:.2f} MB per image; the original {ORIGINAL_MB} MB\n"
+        f"all places complete and verified: {_verdict(results['is_complete'])}"
+    )
+    good = [run for run in results["runs"] if run["share"] == 0]
+    for who in ("client", "server"):
+        print(f"cores that the {who} keeps busy: {mean(run[f'{who}_cores'] for run in good):.2f}")
+
+
+def plot(path: Path, results: dict[str, Any]) -> None:
+    """Draw images/s as a bar per case."""
+    found = results["images_per_second"]
+    cases, medians = list(found), [rates["median"] for rates in found.values()]
+    spreads = [
+        [rates["median"] - rates["low"] for rates in found.values()],
+        [rates["high"] - rates["median"] for rates in found.values()],
+    ]
+    figure = Figure(figsize=(7, 2.2), layout="constrained")
+    axes = figure.add_subplot()
+    colors = ["tab:grey" if case == DECODE else "tab:green" for case in cases]
+    bars = axes.barh(cases, medians, xerr=spreads, color=colors)
+    axes.bar_label(bars, fmt="%.0f", padding=6)
+    axes.set(xlabel="images/s of 12 bands, 264 px", xlim=(0, 1.15 * max(medians)))
+    axes.invert_yaxis()
+    save_figure(figure, path)
+
+
+def _case(share: float) -> str:
+    return f"{share:.0%} of requests failing"
+
+
+def _verdict(met: bool) -> str:
+    return "met" if met else "MISSED"
+
+
+if __name__ == "__main__":
+    run(main)
