@@ -77,7 +77,7 @@ class PlaceWriter:
         (``Journal.opened``).
         """
         count = self.staging.name.rpartition("-of-")[2]
-        for path in [self.staging, *self.root.glob(".partial-*-of-*")]:
+        for path in [self.staging, *self.staging.parent.glob(".partial-*-of-*")]:
             if path == self.staging or path.name.rpartition("-of-")[2] != count:
                 shutil.rmtree(path, ignore_errors=True)
 
@@ -227,11 +227,16 @@ def staging_of(save_path: Path, shard: Shard) -> Path:
 
 
 def place_writer(
-    save_path: Path, settings: Settings, origin: dict[str, str], shard: Shard
+    save_path: Path,
+    settings: Settings,
+    origin: dict[str, str],
+    shard: Shard,
+    root: Path | None = None,
 ) -> PlaceWriter:
-    """Return a writer of places into the collection itself."""
+    """Return a writer of places into the collection itself, or into ``root`` within it."""
     previews = preview_folder(save_path) if settings.preview else None
-    return PlaceWriter(save_path, staging_of(save_path, shard), settings, origin, previews)
+    staging = staging_of(save_path, shard)
+    return PlaceWriter(root or save_path, staging, settings, origin, previews)
 
 
 def preview_bands(images: dict[str, Array]) -> Array:
