@@ -37,15 +37,16 @@ from matplotlib.figure import Figure
 
 from benchmarks.timing import Rates, interleave
 from datasets import collect_args, seco_downloader
-from datasets.collect_choice import Candidates, choose
+from datasets.collect_choice import Candidates, Lack, choose
 from datasets.collect_plan import Plan, make_plan
-from datasets.collect_scenes import Scene
-from datasets.collect_verify import verify
+from datasets.collect_scenes import PatchGrid, Place, Scene
+from datasets.collect_verify import REPORT_NAME, verify
 from datasets.collect_writer import place_writer
 from datasets.seco_earthengine import EarthEngine
 from utils.cli import HelpFormatter, check_positive, run
 from utils.errors import UserError
 from utils.plots import save_figure
+from utils.rate_limit import RateLimit, Requester
 from utils.report import provenance, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -66,25 +67,23 @@ class Collected:
 
     Attributes:
         share: Of the requests that failed, as the server was told.
-        places: Collected.
+        places: Those that are complete, without those that --verify finds damaged.
         wanted: Places that were asked for.
-        is_whole: What --verify says.
         images_per_s: From the first request to the last line of the journal.
         requests_per_image: Repeats included.
         bytes_per_image: Of all answers, without headers.
-        client_cores: Cores that were busy with the downloader, on average.
-        server_cores: The same of the server; not a number where nobody knows.
+        client_ms: Of a core per image, for the downloader.
+        server_ms: The same of the server; not a number where nobody knows.
     """
 
     share: float
     places: int
     wanted: int
-    is_whole: bool
     images_per_s: float
     requests_per_image: float
     bytes_per_image: float
-    client_cores: float
-    server_cores: float
+    client_ms: float
+    server_ms: float
 
 
 @dataclass(frozen=True)
@@ -153,19 +152,29 @@ def serving(share: float) -> Iterator[Server]:
 
 
 def measure(args: Namespace, folder: Path, servers: Sequence[Server]) -> dict[str, Any]:
-    """Measure all cases in rounds; the first answers, which fill caches, do not count."""
+    """Measure all cases in rounds."""
     flags = downloader_flags(args, folder, servers[0])
     plan = make_plan(collect_args.settings_of(flags))
-    memory, scenes = remember(plan, flags)
+    for server in reversed(servers):  # the first, which nothing disturbs, last
+        source, grid, scenes = warm_up(plan, downloader_flags(args, folder, server))
+    memory = Remembering(plan.settings, source._adapter)
+    memory.read(scenes[0], grid)
     runs: list[Collected] = []
+    decode_ms: list[float] = []
+
+    def decode() -> float:
+        worked = time.process_time()
+        rate = decode_once(plan, memory, scenes, folder, args.num_workers)
+        worked = time.process_time() - worked
+        decode_ms.append(1000 * worked / plan.num_places / len(scenes))
+        return rate
 
     def collect(server: Server) -> float:
         runs.append(collect_once(plan, downloader_flags(args, folder, server), server))
         return runs[-1].images_per_s
 
     rates = interleave(
-        {DECODE: partial(decode_once, plan, memory, scenes, folder, args.num_workers)}
-        | {_case(server.share): partial(collect, server) for server in servers},
+        {DECODE: decode} | {_case(server.share): partial(collect, server) for server in servers},
         args.rounds,
     )
     good = [run for run in runs if run.share == 0]
@@ -182,7 +191,8 @@ def measure(args: Namespace, folder: Path, servers: Sequence[Server]) -> dict[st
             for case, found in rates.items()
             if case not in (DECODE, _case(0))
         },
-        "is_complete": all(run.is_whole for run in runs),
+        "decode_ms": decode_ms,
+        "is_complete": all(run.places == run.wanted for run in runs),
         "runs": [asdict(run) for run in runs],
     }
 
@@ -200,18 +210,28 @@ def downloader_flags(args: Namespace, folder: Path, server: Server) -> Namespace
     )
 
 
-def remember(plan: Plan, flags: Namespace) -> tuple[Remembering, list[Scene]]:
-    """Return a source with an answer in memory, and a scene for each date of a place."""
+def warm_up(plan: Plan, flags: Namespace) -> tuple[EarthEngine, PatchGrid, list[Scene]]:
+    """Let the server find and draw all that it will be asked for.
+
+    Returns:
+        The source, and the patch of a place with a scene for each date.
+    """
     source = cast(EarthEngine, seco_downloader.connect(plan, flags))
-    for number in range(len(plan.places)):
+    requester = Requester(RateLimit(IN_FLIGHT, 1e9), base_wait_s=0.01)
+
+    def look(number: int) -> tuple[Place, Candidates | Lack]:
         place = plan.place(number)
-        found = choose(place, source.search([place])[0], plan.settings)
-        if isinstance(found, Candidates):
-            break
-    scenes = [scenes[0] for scenes in cast(Candidates, found).windows]
-    memory = Remembering(plan.settings, source._adapter)
-    memory.read(scenes[0], place.grid)
-    return memory, scenes
+        [scenes] = requester.call(partial(source.search, [place]))
+        return place, choose(place, scenes, plan.settings)
+
+    with ThreadPoolExecutor(IN_FLIGHT) as pool:
+        found = list(pool.map(look, range(len(plan.places))))
+    for place, candidates in found:
+        if isinstance(candidates, Candidates):
+            scenes = [scenes[0] for scenes in candidates.windows]
+            requester.call(partial(source.read, scenes[0], place.grid))
+            return source, place.grid, scenes
+    raise UserError("no place has clear scenes: ask for more places")
 
 
 def decode_once(
@@ -246,7 +266,9 @@ def collect_once(plan: Plan, flags: Namespace, server: Server) -> Collected:
         seco_downloader.collect(plan, source, flags)
         elapsed, worked = time.perf_counter() - started, time.process_time() - worked
         served = cpu_seconds(server.pid) - served
-        is_whole = verify(save_path, plan, flags.num_workers)
+        verify(save_path, plan, flags.num_workers)
+    checked = json.loads((save_path / REPORT_NAME).read_text())
+    damaged = {found["place"] for found in checked["findings"] if found["is_damage"]}
     status = json.loads((save_path / "status.json").read_text())
     shutil.rmtree(save_path)
     images = status["images"]
@@ -254,14 +276,13 @@ def collect_once(plan: Plan, flags: Namespace, server: Server) -> Collected:
         raise UserError(f"nothing could be collected: {shown.getvalue()}")
     return Collected(
         share=server.share,
-        places=status["done"],
+        places=checked["places_done"] - len(damaged),
         wanted=plan.num_places,
-        is_whole=is_whole,
         images_per_s=images / elapsed,
         requests_per_image=status["requests"] / images,
         bytes_per_image=(source._adapter.bytes_received - received) / images,
-        client_cores=worked / elapsed,
-        server_cores=served / elapsed,
+        client_ms=1000 * worked / images,
+        server_ms=1000 * served / images,
     )
 
 
@@ -298,8 +319,12 @@ def print_table(results: dict[str, Any]) -> None:
         f"all places complete and verified: {_verdict(results['is_complete'])}"
     )
     good = [run for run in results["runs"] if run["share"] == 0]
-    for who in ("client", "server"):
-        print(f"cores that the {who} keeps busy: {mean(run[f'{who}_cores'] for run in good):.2f}")
+    client, server = (mean(run[name] for run in good) for name in ("client_ms", "server_ms"))
+    decode = mean(results["decode_ms"])
+    print(
+        f"a core's ms per image: decode and write {decode:.1f}, downloader {client:.1f} "
+        f"({decode / client:.0%} are decoding and writing), server {server:.1f}"
+    )
 
 
 def plot(path: Path, results: dict[str, Any]) -> None:
