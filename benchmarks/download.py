@@ -26,12 +26,12 @@ import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass
 from functools import partial
 from io import StringIO
 from statistics import mean
-from typing import Any, cast
+from typing import IO, Any, cast
 
 from matplotlib.figure import Figure
 
@@ -110,10 +110,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Measure, print a table, and write files if asked."""
     args = parse_args(argv)
     load = os.getloadavg()
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=args.scratch)))
-        servers = [stack.enter_context(serving(share)) for share in FAULTS]
-        results = measure(args, folder, servers)
+    with tempfile.TemporaryDirectory(dir=args.scratch) as folder, serving(FAULTS) as servers:
+        results = measure(args, Path(folder), servers)
     results["load_before"] = load
     print_table(results)
     if args.json:
@@ -131,24 +129,34 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     add("--rounds", type=int, default=3, help="runs of each case")
     add("--patch_px", type=int, default=264, help="side of a patch")
     add("--num_workers", type=int, default=48, help="threads of the downloader")
+    add("--retry_wait", type=float, default=1, help="that of the downloader")
     add("--scratch", type=Path, help="folder on the disk to measure, else for temporary files")
     add("--json", action="store_true", help=f"write {RESULTS.name} into {RESULTS.parent.name}/")
     add("--plot", type=Path, help="PNG to draw")
     args = parser.parse_args(argv)
-    check_positive(args, "num_places", "rounds", "patch_px", "num_workers")
+    check_positive(args, "num_places", "rounds", "patch_px", "num_workers", "retry_wait")
     return args
 
 
 @contextmanager
-def serving(share: float) -> Iterator[Server]:
-    """Start a process that answers as Earth Engine does, and fails that share of the requests."""
+def serving(shares: Sequence[float]) -> Iterator[list[Server]]:
+    """Start a process per share of failing requests, which answers as Earth Engine does."""
     command = [sys.executable, "-m", "tests.earth_engine_server", "--cheap_pixels"]
-    command += ["--latency", str(LATENCY_S), "--fault_share", str(share)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            yield Server(cast(Any, process.stdout).readline().strip(), process.pid, share)
-        finally:
+    command += ["--latency", str(LATENCY_S), "--fault_share"]
+    processes = [
+        subprocess.Popen([*command, str(share)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        for share in shares
+    ]
+    try:
+        urls = [cast(IO[str], process.stdout).readline().strip() for process in processes]
+        yield [
+            Server(url, process.pid, share)
+            for url, process, share in zip(urls, processes, shares, strict=True)
+        ]
+    finally:
+        for process in processes:
             process.terminate()
+            process.communicate()
 
 
 def measure(args: Namespace, folder: Path, servers: Sequence[Server]) -> dict[str, Any]:
@@ -206,6 +214,7 @@ def downloader_flags(args: Namespace, folder: Path, server: Server) -> Namespace
             *("--num_locations", str(args.num_places), "--patch_px", str(args.patch_px)),
             *("--reference_date", "2022-03-01", "--num_workers", str(args.num_workers)),
             *("--max_in_flight", str(IN_FLIGHT), "--max_rate", "1e9", "--min_free_gb", "0"),
+            *("--retry_wait", str(args.retry_wait)),
         ],
     )
 
