@@ -33,8 +33,7 @@ from io import StringIO
 from statistics import mean
 from typing import IO, Any, cast
 
-from matplotlib.figure import Figure
-
+from benchmarks.download_report import DECODE, case_name, plot, print_table
 from benchmarks.timing import Rates, interleave
 from datasets import collect_args, seco_downloader
 from datasets.collect_choice import Candidates, Lack, choose
@@ -45,7 +44,6 @@ from datasets.collect_writer import place_writer
 from datasets.seco_earthengine import EarthEngine
 from utils.cli import HelpFormatter, check_positive, run
 from utils.errors import UserError
-from utils.plots import save_figure
 from utils.rate_limit import RateLimit, Requester
 from utils.report import provenance, write_json
 
@@ -54,11 +52,6 @@ RESULTS = ROOT / "benchmarks" / "results" / "download_cpu.json"
 LATENCY_S, IN_FLIGHT = 0.05, 40
 MAX_REQUESTS = IN_FLIGHT / LATENCY_S  # per second
 FAULTS = (0.0, 0.1, 0.3)  # shares of the requests
-DECODE = "decode and write, no network"
-GOAL_SHARE, GOAL_REQUESTS = 0.8, 1.3  # of the lower bound; per image
-# Of the original; the bytes are those of the JSON that the real client fetched from a server on
-# loopback for one image of 264 px.
-ORIGINAL_REQUESTS, ORIGINAL_MB = 4, 3.11
 
 
 @dataclass(frozen=True)
@@ -182,7 +175,8 @@ def measure(args: Namespace, folder: Path, servers: Sequence[Server]) -> dict[st
         return runs[-1].images_per_s
 
     rates = interleave(
-        {DECODE: decode} | {_case(server.share): partial(collect, server) for server in servers},
+        {DECODE: decode}
+        | {case_name(server.share): partial(collect, server) for server in servers},
         args.rounds,
     )
     good = [run for run in runs if run.share == 0]
@@ -190,14 +184,15 @@ def measure(args: Namespace, folder: Path, servers: Sequence[Server]) -> dict[st
     at_most = Rates(tuple(min(x, MAX_REQUESTS / requests) for x in rates[DECODE].values))
     return {
         "images_per_second": {case: found.summary() for case, found in rates.items()},
-        "share_of_bound": rates[_case(0)].over(at_most),
+        "share_of_bound": rates[case_name(0)].over(at_most),
+        "max_requests": MAX_REQUESTS,
         "bound": at_most.summary() | {"is_requests": rates[DECODE].median > at_most.median},
         "requests_per_image": requests,
         "mb_per_image": mean(run.bytes_per_image for run in good) / 1e6,
         "share_of_undisturbed": {
-            case: found.over(rates[_case(0)])
+            case: found.over(rates[case_name(0)])
             for case, found in rates.items()
-            if case not in (DECODE, _case(0))
+            if case not in (DECODE, case_name(0))
         },
         "decode_ms": decode_ms,
         "is_complete": all(run.places == run.wanted for run in runs),
@@ -214,7 +209,7 @@ def downloader_flags(args: Namespace, folder: Path, server: Server) -> Namespace
             *("--num_locations", str(args.num_places), "--patch_px", str(args.patch_px)),
             *("--reference_date", "2022-03-01", "--num_workers", str(args.num_workers)),
             *("--max_in_flight", str(IN_FLIGHT), "--max_rate", "1e9", "--min_free_gb", "0"),
-            *("--retry_wait", str(args.retry_wait)),
+            *("--retry_wait", str(args.retry_wait), "--no_land_mask"),
         ],
     )
 
@@ -302,64 +297,6 @@ def cpu_seconds(pid: int) -> float:
         return float("nan")
     user, system = stat.read_text().rpartition(")")[2].split()[11:13]
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
-
-
-def print_table(results: dict[str, Any]) -> None:
-    """Print the table in Markdown, as it stands in README.md, and whether the goals are met."""
-    print("| case | images/s (quartiles) | requests per image | complete |\n|---|---|---|---|")
-    for case, found in results["images_per_second"].items():
-        own = [run for run in results["runs"] if case == _case(run["share"])]
-        cells = ["-", "-"]
-        if own:
-            places, wanted = (sum(run[name] for run in own) for name in ("places", "wanted"))
-            requests = mean(run["requests_per_image"] for run in own)
-            cells = [f"{requests:.2f}", f"{places} of {wanted} places"]
-        speed = f"{found['median']:.0f} ({found['low']:.0f} .. {found['high']:.0f})"
-        print(f"| {case} | {speed} | {' | '.join(cells)} |")
-    share, requests = results["share_of_bound"], results["requests_per_image"]
-    bound = results["bound"]
-    what = f"{MAX_REQUESTS:.0f} requests/s" if bound["is_requests"] else DECODE
-    print(
-        f"{share:.0%} of the lower bound ({what}: {bound['median']:.0f} images/s), goal "
-        f"{GOAL_SHARE:.0%}: {_verdict(share >= GOAL_SHARE)}\n"
-        f"{requests:.2f} requests per image, goal {GOAL_REQUESTS}: "
-        f"{_verdict(requests <= GOAL_REQUESTS)}; the original {ORIGINAL_REQUESTS}\n"
-        f"{results['mb_per_image']:.2f} MB per image; the original {ORIGINAL_MB} MB\n"
-        f"all places complete and verified: {_verdict(results['is_complete'])}"
-    )
-    good = [run for run in results["runs"] if run["share"] == 0]
-    client, server = (mean(run[name] for run in good) for name in ("client_ms", "server_ms"))
-    decode = mean(results["decode_ms"])
-    print(
-        f"a core's ms per image: decode and write {decode:.1f}, downloader {client:.1f} "
-        f"({decode / client:.0%} are decoding and writing), server {server:.1f}"
-    )
-
-
-def plot(path: Path, results: dict[str, Any]) -> None:
-    """Draw images/s as a bar per case."""
-    found = results["images_per_second"]
-    cases, medians = list(found), [rates["median"] for rates in found.values()]
-    spreads = [
-        [rates["median"] - rates["low"] for rates in found.values()],
-        [rates["high"] - rates["median"] for rates in found.values()],
-    ]
-    figure = Figure(figsize=(7, 2.2), layout="constrained")
-    axes = figure.add_subplot()
-    colors = ["tab:grey" if case == DECODE else "tab:green" for case in cases]
-    bars = axes.barh(cases, medians, xerr=spreads, color=colors)
-    axes.bar_label(bars, fmt="%.0f", padding=6)
-    axes.set(xlabel="images/s of 12 bands, 264 px", xlim=(0, 1.15 * max(medians)))
-    axes.invert_yaxis()
-    save_figure(figure, path)
-
-
-def _case(share: float) -> str:
-    return f"{share:.0%} of requests failing"
-
-
-def _verdict(met: bool) -> str:
-    return "met" if met else "MISSED"
 
 
 if __name__ == "__main__":
