@@ -183,11 +183,14 @@ class Stac:
             )
         remote = RemoteFile(self._web, url)
         try:
-            return _read(remote, grid, resolution_m, dtype)
+            image = _read(remote, grid, resolution_m, dtype)
         except (RasterioError, ValueError, MemoryError) as error:
             if remote.error is not None:
                 raise remote.error from error
             raise Refused(f"a file that cannot be decoded, {quoted(url, 200)}") from error
+        if remote.error is not None:
+            raise remote.error
+        return image
 
 
 class _Pages(StacApiIO):
@@ -210,6 +213,13 @@ class _Pages(StacApiIO):
         else:
             response = self._web.ask("GET", href, headers=headers, params=parameters)
         return response.content.decode()
+
+    def read_json(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Return a page; what is none would count as an empty one."""
+        page: dict[str, Any] = super().read_json(*args, **kwargs)
+        if not isinstance(page["features"], list):
+            raise TypeError("a page without features")
+        return page
 
 
 def harmonised(images: dict[str, Array], offset: int | None) -> dict[str, Array]:

@@ -22,6 +22,11 @@ _TRIES = 3  # of a range: an image takes 40, and one that fails would cost the o
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _CONNECTIONS = 64  # that are kept; the default of requests in flight is 40
 _BUSY = (429, 503)  # S3 says 503 Slow Down
+_ASTRAY = (
+    requests.exceptions.InvalidURL,
+    requests.exceptions.InvalidSchema,
+    requests.exceptions.MissingSchema,
+)
 
 
 class Web:
@@ -37,6 +42,7 @@ class Web:
         self._session = requests.Session()
         self._session.mount("https://", self._adapter)
         self._session.mount("http://", self._adapter)
+        self._session.auth = lambda request: request  # else passwords of ~/.netrc go to strangers
         self._lock = threading.Lock()
         self.num_requests = 0
 
@@ -58,7 +64,7 @@ class Web:
             response = self._session.request(method, url, timeout=self._timeout_s, **options)
         except requests.exceptions.Timeout as error:
             raise Transient("no answer in time") from error
-        except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
+        except _ASTRAY as error:
             raise Transient("an answer that leads away from the web", is_strange=True) from error
         except requests.exceptions.TooManyRedirects as error:
             raise Transient("redirects without an end", is_strange=True) from error

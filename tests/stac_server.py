@@ -25,7 +25,6 @@ from datasets.utm import to_utm, utm_epsg
 from tests.earth_engine_catalogue import BANDS_M, TILE_M, Catalogue, Granule, pixel_centres
 from tests.earth_engine_faults import Fault, FaultPlan, status
 
-HALF_M = 1200  # a file holds this much around the place, where the granule does not end
 EARTH_SEARCH = {
     **{"coastal": "B1", "blue": "B2", "green": "B3", "red": "B4", "rededge1": "B5"},
     **{"rededge2": "B6", "rededge3": "B7", "nir": "B8", "nir08": "B8A", "nir09": "B9"},
@@ -44,6 +43,7 @@ class StacServer(ThreadingHTTPServer):
         faults: Of the next requests by kind, before those of ``fault_plan``.
         page_size: Items of an answer.
         edit: Changes an item before it is sent.
+        half_m: Files hold this much around the place, where the granule does not end.
     """
 
     daemon_threads = True
@@ -60,6 +60,7 @@ class StacServer(ThreadingHTTPServer):
         self.requests: Counter[str] = Counter()
         self.page_size = 3
         self.edit = lambda item: item
+        self.half_m = 300
         self.lock = threading.Lock()
         self._pages: list[list[dict[str, Any]]] = []
         self.file = lru_cache(maxsize=500)(self._file)
@@ -116,7 +117,11 @@ class StacServer(ThreadingHTTPServer):
             raster = {"raster:bands": [{"nodata": 0, "scale": 0.0001, "offset": -0.1}]}
         folder = f"{self.url}/{collection}/{granule.name}/{x}_{y}"
         assets = {
-            key: {"href": f"{folder}/{key}.tif", "type": "image/tiff; application=geotiff", **raster}
+            key: {
+                "href": f"{folder}/{key}.tif",
+                "type": "image/tiff; application=geotiff",
+                **raster,
+            }
             for key in COLLECTIONS[collection]
         }
         return {
@@ -155,8 +160,9 @@ class StacServer(ThreadingHTTPServer):
             return None
         band = COLLECTIONS[parts[0]][parts[3]]
         x, y = (int(text) // 60 * 60 for text in parts[2].split("_"))
-        left, right = max(x - HALF_M, granule.left), min(x + HALF_M, granule.left + TILE_M)
-        bottom, top = max(y - HALF_M, granule.bottom), min(y + HALF_M, granule.bottom + TILE_M)
+        half = self.half_m
+        left, right = max(x - half, granule.left), min(x + half, granule.left + TILE_M)
+        bottom, top = max(y - half, granule.bottom), min(y + half, granule.bottom + TILE_M)
         size = 20 if band == "SCL" else BANDS_M[band]
         east, north = pixel_centres(left, top, (right - left) // size, (top - bottom) // size, size)
         if band == "SCL":
@@ -164,13 +170,16 @@ class StacServer(ThreadingHTTPServer):
             image[~self.catalogue.is_valid(granule, east, north)] = 0
         else:
             image = self.catalogue.values(granule, band, east, north)
-            if parts[0] == "raw" and self.catalogue.properties(granule)["PROCESSING_BASELINE"] > "04":
+            if (
+                parts[0] == "raw"
+                and self.catalogue.properties(granule)["PROCESSING_BASELINE"] > "04"
+            ):
                 image = np.where(image > 0, image + 1000, 0).astype(np.uint16)
         return cog(image, granule.epsg, left, top, size)
 
 
 def cog(image: np.ndarray, epsg: int, left: float, top: float, size: float, **more: Any) -> bytes:
-    """Return a Cloud-Optimised GeoTIFF with overviews and small blocks."""
+    """Return a Cloud-Optimised GeoTIFF: small blocks, and overviews if it is larger."""
     settings = {
         **{"driver": "COG", "compress": "deflate", "predictor": 2, "blocksize": 128},
         **{"count": 1, "dtype": image.dtype, "crs": f"EPSG:{epsg}", "nodata": 0},
