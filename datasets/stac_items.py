@@ -175,7 +175,7 @@ def _address(assets: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
 
 def _padded(name: str) -> str:
     """Return B01 for B1."""
-    return f"B0{name[1:]}" if name in RESOLUTION_M and len(name.rstrip("A")) == 2 else name
+    return f"B0{name[1:]}" if name in RESOLUTION_M and len(name) == 2 else name
 
 
 def _only_band(asset: Any) -> str | None:

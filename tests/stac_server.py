@@ -30,7 +30,7 @@ EARTH_SEARCH = {
     **{"rededge2": "B6", "rededge3": "B7", "nir": "B8", "nir08": "B8A", "nir09": "B9"},
     **{"swir16": "B11", "swir22": "B12", "scl": "SCL"},
 }
-PLAIN = {re.sub(r"^B(\d)(?=A?$)", r"B0\1", name): name for name in [*BANDS_M, "SCL"]}
+PLAIN = {re.sub(r"^B(\d)$", r"B0\1", name): name for name in [*BANDS_M, "SCL"]}
 # The first gives files from which it has subtracted the offset, the second those of the products.
 COLLECTIONS = {"sentinel-2-l2a": EARTH_SEARCH, "raw": PLAIN}
 

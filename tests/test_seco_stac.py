@@ -41,9 +41,10 @@ from tests.test_seco_downloader import ROOT, collect
 from utils.errors import UserError
 from utils.rate_limit import Transient
 
-EARLY, LATE = date(2021, 9, 1), date(2022, 3, 1)  # before and after products have an offset
-WINDOWS = (Window(LATE, date(2022, 3, 16)), Window(EARLY, date(2021, 9, 16)))
+EARLY, LATE = date(2022, 1, 11), date(2022, 2, 1)  # before and after products have an offset
+WINDOWS = (Window(LATE, date(2022, 2, 11)), Window(EARLY, date(2022, 1, 21)))
 COLLECTIONS = ("sentinel-2-l2a", "raw")
+ReadFile = Callable[[bytes | None], Any]
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +83,13 @@ def scenes_of(server: StacServer, place: Place, collection: str = "raw") -> list
     return found
 
 
+@pytest.fixture(scope="module")
+def scene(shared_server: StacServer) -> Scene:
+    """One that has an offset."""
+    found = scenes_of(shared_server, place_at())
+    return next(scene for scene in found if scene.valid_fraction == 1 and scene.key.offset)
+
+
 def granules_of(server: StacServer, place: Place) -> list[Granule]:
     left, bottom, right, top = place.grid.bounds
     x, y = (left + right) / 2, (bottom + top) / 2
@@ -100,7 +108,7 @@ def test_finds_all_scenes_of_the_windows_in_the_zone_of_the_place(server: StacSe
 
 
 def test_scenes_of_other_zones_are_left_out(server: StacServer) -> None:
-    place = place_at(left=790_020)  # the next zone's granules reach as far
+    place = place_at(left=700_020)  # the next zone's granules reach as far
     asking = source(server)
 
     (found,) = asking.search([place])
@@ -390,36 +398,40 @@ def test_faults_of_searches_may_pass(kind: str, server: StacServer) -> None:
 
 
 @pytest.mark.parametrize("kind", PASSING)
-def test_faults_of_files_are_repeated_at_once_and_may_pass(kind: str, server: StacServer) -> None:
-    place = place_at()
-    scene = scenes_of(server, place)[0]
+def test_faults_of_files_are_repeated_at_once_and_may_pass(
+    kind: str, server: StacServer, scene: Scene
+) -> None:
     asking = source(server, bands=("B4",))
 
     server.faults["file"].extend([PASSING[kind]] * 2)
-    asking.read(scene, place.grid)
+    asking.read(scene, place_at().grid)
     server.faults["file"].extend([PASSING[kind]] * 3)
     with pytest.raises(Transient):
-        asking.read(scene, place.grid)
+        asking.read(scene, place_at().grid)
 
 
-def test_a_fault_in_the_middle_of_a_file_is_not_a_broken_file(server: StacServer) -> None:
-    server.half_m = 3000  # more than one range
-    place = place_at(size_px=264)
-    scene = scenes_of(server, place)[0]
-    good: Fault = lambda handler, body, kind: handler.answer(  # noqa: E731
-        206, body, kind, [("Content-Range", f"bytes 0-{len(body) - 1}/1000000")]
-    )
-    server.faults["file"].extend([good, *[status(500)] * 3])
+def test_a_fault_in_the_middle_of_a_file_is_not_a_broken_file(
+    server: StacServer, read_file: ReadFile
+) -> None:
+    noise = np.random.default_rng(0).integers(1, 9000, (200, 200)).astype(np.uint16)
+    made = cog(noise, 32632, 450_000, 5_500_020, 10)  # larger than one range
 
+    def head(handler: Any, body: bytes, kind: str) -> None:
+        place = f"bytes 0-{len(body) - 1}/{len(made)}"
+        handler.answer(206, body, kind, [("Content-Range", place)])
+
+    server.faults["file"].extend([head, *[status(500)] * 3])
     with pytest.raises(Transient, match="HTTP 500"):
-        source(server, bands=("B4",)).read(scene, place.grid)
+        read_file(made)
+    np.testing.assert_array_equal(read_file(made), np.maximum(noise[:12, :12], 1001) - 1000)
 
 
 @pytest.mark.parametrize("kind", ["search", "file"])
 @pytest.mark.parametrize("code", [429, 503])
-def test_too_many_requests_are_told_with_the_wait(code: int, kind: str, server: StacServer) -> None:
+def test_too_many_requests_are_told_with_the_wait(
+    code: int, kind: str, server: StacServer, scene: Scene
+) -> None:
     place = place_at()
-    scene = scenes_of(server, place)[0]
     server.faults[kind].append(status(code, headers=(("Retry-After", "7"),)))
     asking = source(server)
     with pytest.raises(Transient) as told:
@@ -441,12 +453,15 @@ def test_a_collection_that_is_not_there_is_named(server: StacServer) -> None:
         source(server, "sentinel-3").search([place_at()])
 
 
-def read_file(server: StacServer, monkeypatch: pytest.MonkeyPatch, made: bytes) -> Any:
+@pytest.fixture
+def read_file(server: StacServer, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> ReadFile:
     """Read a patch from a file that the server has instead of its own."""
-    place = place_at()
-    scene = scenes_of(server, place)[0]
-    monkeypatch.setattr(server, "file", lambda path: made)
-    return source(server, bands=("B4",)).read(scene, place.grid)["B4"]
+
+    def read(made: bytes | None) -> Any:
+        monkeypatch.setattr(server, "file", lambda path: made)
+        return source(server, bands=("B4",)).read(scene, place_at().grid)["B4"]
+
+    return read
 
 
 PIXELS = np.full((30, 30), 2000, np.uint16)
@@ -463,38 +478,24 @@ WRONG_FILES = {
 
 
 @pytest.mark.parametrize("kind", WRONG_FILES)
-def test_files_of_another_kind_are_refused(
-    kind: str, server: StacServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_of_another_kind_are_refused(kind: str, read_file: ReadFile) -> None:
     with pytest.raises(Refused):
-        read_file(server, monkeypatch, WRONG_FILES[kind])
+        read_file(WRONG_FILES[kind])
 
 
-def test_a_good_file_is_read_in_their_place(
-    server: StacServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made = cog(PIXELS, 32632, 450_000, 5_500_020, 10)
-    image = read_file(server, monkeypatch, made)
-    assert (image == image[0, 0]).all()
-    assert image[0, 0] in (1000, 2000)
+def test_a_good_file_is_read_in_their_place(read_file: ReadFile) -> None:
+    assert (read_file(cog(PIXELS, 32632, 450_000, 5_500_020, 10)) == 1000).all()
 
 
-def test_a_file_that_is_not_there_is_refused(
-    server: StacServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    place = place_at()
-    scene = scenes_of(server, place)[0]
-    monkeypatch.setattr(server, "file", lambda path: None)
+def test_a_file_that_is_not_there_is_refused(read_file: ReadFile) -> None:
     with pytest.raises(Refused, match="HTTP 404"):
-        source(server).read(scene, place.grid)
+        read_file(None)
 
 
-def test_addresses_that_need_a_signature_end_the_run(server: StacServer) -> None:
-    place = place_at()
-    scene = scenes_of(server, place)[0]
+def test_addresses_that_need_a_signature_end_the_run(server: StacServer, scene: Scene) -> None:
     bands = dict.fromkeys(scene.key.bands, "https://s2.blob.core.windows.net/a.tif")
     with pytest.raises(UserError, match="signed addresses"):
-        source(server).read(replace(scene, key=Files(bands, None, 0)), place.grid)
+        source(server).read(replace(scene, key=Files(bands, None, 0)), place_at().grid)
 
 
 # The downloader.
