@@ -6,6 +6,7 @@ the patch for scenes that lie in a window. One read per image fetches the blocks
 from a file per band. Nothing here has spoken to a real catalogue yet.
 """
 
+import logging
 import threading
 from collections import Counter
 from collections.abc import Sequence
@@ -63,6 +64,8 @@ class Stac:
         self._left_out: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._is_checked = False
+        # GDAL warns of each tag that it cannot read; what matters of it is raised.
+        logging.getLogger("rasterio._env").setLevel(logging.ERROR)
 
     def search(self, places: Sequence[Place]) -> list[list[Scene]]:
         """See ``Source``."""
@@ -184,10 +187,13 @@ class Stac:
         remote = RemoteFile(self._web, url)
         try:
             image = _read(remote, grid, resolution_m, dtype)
-        except (RasterioError, ValueError, MemoryError) as error:
-            if remote.error is not None:
+        except (Refused, RasterioError, ValueError, MemoryError) as error:
+            if remote.error is not None:  # what GDAL found wrong was only not there
                 raise remote.error from error
-            raise Refused(f"a file that cannot be decoded, {quoted(url, 200)}") from error
+            if isinstance(error, Refused):
+                raise
+            name = quoted(urlsplit(url).path, 200)  # without a token behind it
+            raise Refused(f"a file that cannot be decoded, {name}") from error
         if remote.error is not None:
             raise remote.error
         return image

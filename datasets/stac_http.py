@@ -19,6 +19,7 @@ from utils.rate_limit import Transient
 
 HEAD_BYTES = 2**15  # header, directories and tables of a COG; also the least that is asked for
 _TRIES = 3  # of a range: an image takes 40, and one that fails would cost the others
+PAUSE_S = 0.1
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _CONNECTIONS = 64  # that are kept; the default of requests in flight is 40
 _BUSY = (429, 503)  # S3 says 503 Slow Down
@@ -147,7 +148,7 @@ class RemoteFile:
             except Transient as error:
                 if error.is_quota or error.wait_s or not left:
                     raise
-                time.sleep(0.1)
+                time.sleep(PAUSE_S)
         raise AssertionError
 
     def _fetch_once(self, start: int, count: int) -> bytes:

@@ -1,9 +1,10 @@
 """STAC: scenes by their items, pixels by ranges of COGs, against a catalogue on loopback."""
 
-import copy
+import importlib
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -17,8 +18,8 @@ from datasets.bands import RESOLUTION_M
 from datasets.collect_place import has_gaps
 from datasets.collect_scenes import PatchGrid, Place, Refused, Scene, Window
 from datasets.collect_settings import Settings
-from datasets.seco_stac import Stac, harmonised
-from datasets.stac_items import Files, Unusable, parse
+from datasets.seco_stac import Stac
+from datasets.stac_items import Files
 from datasets.utm import from_utm
 from tests.earth_engine_catalogue import TILE_M, Granule
 from tests.earth_engine_faults import (
@@ -38,10 +39,10 @@ from tests.fake_source import expected_pixels
 from tests.stac_server import StacServer, cog, stac
 from tests.test_collect_fetch import tree
 from tests.test_seco_downloader import ROOT, collect
+from tests.test_stac_items import EARLY, LATE, edited
 from utils.errors import UserError
 from utils.rate_limit import Transient
 
-EARLY, LATE = date(2022, 1, 11), date(2022, 2, 1)  # before and after products have an offset
 WINDOWS = (Window(LATE, date(2022, 2, 11)), Window(EARLY, date(2022, 1, 21)))
 COLLECTIONS = ("sentinel-2-l2a", "raw")
 ReadFile = Callable[[bytes | None], Any]
@@ -63,7 +64,7 @@ def server(shared_server: StacServer) -> Iterator[StacServer]:
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(http, "PAUSE_S", 0)
 
 
 def place_at(left: int = 450_000, top: int = 5_500_020, size_px: int = 12) -> Place:
@@ -179,6 +180,13 @@ def test_without_scene_classes_nobody_knows_what_is_clear(server: StacServer) ->
     assert {scene.clear_fraction for scene in scenes_of(server, place_at())} == {None}
 
 
+def test_clouds_are_looked_at_here_too(server: StacServer) -> None:
+    server.edit = lambda item: edited(
+        item, lambda i: i["properties"].update({"eo:cloud_cover": 10})
+    )
+    assert source(server, cloud_pct=10.0).search([place_at()]) == [[]]
+
+
 def test_only_scenes_in_a_window_cost_requests_for_files(server: StacServer) -> None:
     before = server.requests["file"]
     found = scenes_of(server, place_at())
@@ -202,176 +210,6 @@ def test_of_two_versions_of_a_scene_the_newer_one_is_taken(server: StacServer) -
     assert {scene.baseline for scene in found} == {"05.10"}
 
 
-# What an item tells.
-
-
-def edited(item: dict[str, Any], change: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
-    new = copy.deepcopy(item)
-    change(new)
-    return new
-
-
-def item_of(collection: str = "sentinel-2-l2a", day: date = LATE) -> dict[str, Any]:
-    """Make an item without a server that serves it."""
-    server = StacServer()
-    try:
-        window = (450_000, 5_500_000, 450_001, 5_500_001)
-        granule = next(server.catalogue.granules(32632, window, day, date(day.year, 12, 31)))
-        return server.item(granule, collection, 450_000, 5_500_000)
-    finally:
-        server.server_close()
-
-
-def parsed(item: dict[str, Any]) -> tuple[int, Scene]:
-    return parse(item, ("B2", "B8A"))
-
-
-OFFSETS: list[tuple[str, date, dict[str, Any], int | None]] = [
-    ("raw", EARLY, {}, 0),
-    ("raw", LATE, {}, 1000),
-    ("raw", LATE, {"s2:processing_baseline": "05.11"}, 1000),
-    ("sentinel-2-l2a", EARLY, {}, 0),
-    ("sentinel-2-l2a", LATE, {}, 0),
-    ("sentinel-2-l2a", LATE, {"earthsearch:boa_offset_applied": False}, None),
-]
-
-
-@pytest.mark.parametrize(("collection", "day", "properties", "offset"), OFFSETS)
-def test_the_offset_follows_baseline_and_catalogue(
-    collection: str, day: date, properties: dict[str, Any], offset: int | None
-) -> None:
-    item = edited(item_of(collection, day), lambda new: new["properties"].update(properties))
-    assert parsed(item)[1].key.offset == offset
-
-
-def test_the_flag_of_other_collections_is_believed() -> None:
-    def change(new: dict[str, Any]) -> None:
-        new["collection"] = "sentinel-2-c1-l2a"
-        new["properties"]["earthsearch:boa_offset_applied"] = False
-
-    assert parsed(edited(item_of(), change))[1].key.offset == 1000
-
-
-@pytest.mark.parametrize(("told", "offset"), [(0, 0), (-0.1, 1000)])
-def test_raster_bands_tell_the_offset_where_no_flag_does(told: float, offset: int) -> None:
-    raster = [{"scale": 0.0001, "offset": told}]
-    item = edited(item_of("raw"), lambda new: new["assets"]["B04"].update({"raster:bands": raster}))
-    assert parsed(item)[1].key.offset == offset
-
-
-def test_dark_values_stay_apart_from_no_data() -> None:
-    image = np.array([[0, 1, 1000], [1001, 1500, 65535]], np.uint16)
-
-    (changed,) = harmonised({"B2": image}, 1000).values()
-
-    np.testing.assert_array_equal(changed, [[0, 1, 1], [1, 500, 64535]])
-    assert changed.dtype == np.uint16
-
-
-def test_a_denied_offset_is_judged_by_dark_pixels() -> None:
-    dark = {"B2": np.full((4, 4), 300, np.uint16), "B11": np.full((2, 2), 2000, np.uint16)}
-    assert harmonised(dark, None) is dark
-    with pytest.raises(Refused, match="nobody knows"):
-        harmonised({"B2": np.full((4, 4), 1300, np.uint16)}, None)
-
-
-def test_names_are_those_of_earth_engine() -> None:
-    item = item_of()
-    zone, scene = parsed(item)
-    sensed = item["properties"]["s2:product_uri"][11:26]
-    assert scene.name.startswith(f"{sensed}_{sensed[:-2]}")
-    assert scene.name.endswith("_T" + item["properties"]["grid:code"].removeprefix("MGRS-"))
-    assert zone == 32632
-
-
-HOSTILE_IDS = [
-    "../../etc/passwd",
-    "/tmp/x",
-    "..",
-    "a\0b",
-    "x" * 5000,
-    "\x1b[31m",
-    "é/ü",
-    "",
-    "\ud800",
-]
-
-
-@pytest.mark.parametrize("name", HOSTILE_IDS)
-def test_a_strangers_id_never_leaves_the_folder(name: str) -> None:
-    def change(new: dict[str, Any]) -> None:
-        new["id"] = name
-        del new["properties"]["s2:product_uri"]
-
-    scene = parsed(edited(item_of(), change))[1]
-    assert scene.name.replace("_", "").isalnum()
-    assert scene.name.isascii()
-    assert len(scene.name) < 100
-
-
-HOSTILE_HREFS = [
-    *("/etc/passwd", "file:///etc/passwd", "/vsicurl/http://x/a.tif", "s3://bucket/a.tif"),
-    *("zip+https://x/a.zip!b.tif", "ftp://x/a.tif", "https:///a.tif", "http://[x/a.tif", 7, None),
-    "http://x/a\nb.tif",
-]
-
-
-@pytest.mark.parametrize("href", HOSTILE_HREFS)
-def test_files_that_are_not_on_the_web_are_no_bands(href: Any) -> None:
-    item = edited(item_of(), lambda new: new["assets"]["blue"].update(href=href))
-    with pytest.raises(Unusable, match="no GeoTIFF on the web"):
-        parsed(item)
-
-
-def test_other_formats_are_no_bands() -> None:
-    item = edited(item_of(), lambda new: new["assets"]["blue"].update(type="image/jp2"))
-    with pytest.raises(Unusable):
-        parsed(item)
-
-
-def test_bands_are_found_by_what_assets_say_of_themselves() -> None:
-    def change(new: dict[str, Any]) -> None:
-        new["assets"] = {
-            f"asset {name}": {**asset, "eo:bands": [{"name": name}]}
-            for name, asset in new["assets"].items()
-        }
-
-    files: Files = parsed(edited(item_of("raw"), change))[1].key
-    assert files.bands["B8A"].endswith("/B8A.tif")
-    assert files.bands["B2"].endswith("/B02.tif")
-
-
-BROKEN: list[Callable[[dict[str, Any]], Any]] = [
-    lambda item: item.pop("id"),
-    lambda item: item.pop("assets"),
-    lambda item: item.update(assets=[1]),
-    lambda item: item.update(properties=None),
-    lambda item: item["properties"].update(datetime=None),
-    lambda item: item["properties"].update(datetime="2022-03-01T10:00:00"),
-    lambda item: item["properties"].update({"eo:cloud_cover": "NaN"}),
-    lambda item: item["properties"].update({"eo:cloud_cover": None}),
-    lambda item: (
-        item["properties"].update({"grid:code": "x", "s2:product_uri": "x"}) or item.update(id="x")
-    ),
-    lambda item: item["assets"].update(blue="x"),
-    lambda item: item["properties"].update(
-        {"s2:processing_baseline": "new", "s2:product_uri": "x"}
-    ),
-]
-
-
-@pytest.mark.parametrize("number", range(len(BROKEN)))
-def test_items_that_lack_something_are_left_out(number: int) -> None:
-    with pytest.raises(Unusable):
-        parsed(edited(item_of(), BROKEN[number]))
-
-
-@pytest.mark.parametrize("item", [None, 7, "item", [], {}])
-def test_what_is_no_item_is_left_out(item: Any) -> None:
-    with pytest.raises(Unusable):
-        parse(item, ("B2",))
-
-
 # Faults.
 
 PASSING: dict[str, Fault] = {
@@ -384,14 +222,12 @@ PASSING: dict[str, Fault] = {
     "empty": content(b""),
     "an empty object": content(b"{}", "application/json"),
 }
-STALLING = {"hang": hang(1), "drip": drip(1)}
+STALLING = {"hang": hang(0.5), "drip": drip(0.5)}
 
 
 @pytest.mark.parametrize("kind", [*PASSING, *STALLING, "half a page"])
 def test_faults_of_searches_may_pass(kind: str, server: StacServer) -> None:
-    asking = source(server)
-    asking.search([place_at()])
-    asking._web._timeout_s = asking._web._adapter._timeout_s = 0.3
+    asking = Stac(source(server)._settings, timeout_s=0.25)
     server.faults["search"].append({**PASSING, **STALLING, "half a page": short}[kind])
     with pytest.raises(Transient):
         asking.search([place_at()])
@@ -424,6 +260,30 @@ def test_a_fault_in_the_middle_of_a_file_is_not_a_broken_file(
     with pytest.raises(Transient, match="HTTP 500"):
         read_file(made)
     np.testing.assert_array_equal(read_file(made), np.maximum(noise[:12, :12], 1001) - 1000)
+
+
+def test_wherever_a_file_breaks_off_it_may_pass(
+    scene: Scene, server: StacServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranges: list[int] = []
+    fetch = http.RemoteFile._fetch
+
+    def fetch_until(self: http.RemoteFile, start: int, count: int) -> bytes:
+        ranges.append(start)
+        if len(ranges) == whole - left:
+            raise Transient("the connection broke")
+        return fetch(self, start, count)
+
+    monkeypatch.setattr(http, "HEAD_BYTES", 64)
+    monkeypatch.setattr(http.RemoteFile, "_fetch", fetch_until)
+    asking, whole, left = source(server, bands=("B4",)), 0, 0
+    asking.read(scene, place_at().grid)
+    whole = len(ranges)
+    assert whole > 2
+    for left in range(whole):
+        ranges.clear()
+        with pytest.raises(Transient, match="broke"):
+            asking.read(scene, place_at().grid)
 
 
 @pytest.mark.parametrize("kind", ["search", "file"])
@@ -470,16 +330,21 @@ WRONG_FILES = {
     "half a pixel": cog(PIXELS, 32632, 450_005, 5_500_020, 10),
     "20 m": cog(PIXELS, 32632, 450_000, 5_500_020, 20),
     "type": cog(PIXELS.astype(np.uint8), 32632, 450_000, 5_500_020, 10, predictor=1),
-    "torn": cog(PIXELS, 32632, 450_000, 5_500_020, 10)[:500],
-    "page": HTML,
+    "torn": cog(PIXELS, 32632, 450_000, 5_500_020, 10)[:-20],
     "picture": b"\x89PNG\r\n\x1a\n" + bytes(100),
     "VRT": b"<VRTDataset rasterXSize='30' rasterYSize='30'></VRTDataset>",
 }
 
 
+WRONG_WORDS = {
+    **dict.fromkeys(("zone", "half a pixel", "20 m"), "on another grid"),
+    **{"type": "not one band of uint16", "torn": "cannot be decoded"},
+}
+
+
 @pytest.mark.parametrize("kind", WRONG_FILES)
 def test_files_of_another_kind_are_refused(kind: str, read_file: ReadFile) -> None:
-    with pytest.raises(Refused):
+    with pytest.raises(Refused, match=WRONG_WORDS.get(kind, "no TIFF")):
         read_file(WRONG_FILES[kind])
 
 
@@ -496,6 +361,25 @@ def test_addresses_that_need_a_signature_end_the_run(server: StacServer, scene: 
     bands = dict.fromkeys(scene.key.bands, "https://s2.blob.core.windows.net/a.tif")
     with pytest.raises(UserError, match="signed addresses"):
         source(server).read(replace(scene, key=Files(bands, None, 0)), place_at().grid)
+
+
+def test_reads_at_a_time_do_not_mix(server: StacServer) -> None:
+    place = place_at()
+    asking = source(server, bands=("B2", "B4"))
+    (scenes,) = asking.search([place])
+    alone = [asking.read(scene, place.grid) for scene in scenes]
+    with ThreadPoolExecutor(8) as pool:
+        together = pool.map(lambda scene: asking.read(scene, place.grid), 8 * scenes)
+        for images, wanted in zip(together, 8 * alone, strict=True):
+            for band, image in images.items():
+                np.testing.assert_array_equal(image, wanted[band])
+
+
+def test_a_missing_client_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pystac_client", None)
+    monkeypatch.delitem(sys.modules, "datasets.seco_stac")
+    with pytest.raises(UserError, match="pip install pystac-client"):
+        importlib.import_module("datasets.seco_stac")
 
 
 # The downloader.
