@@ -280,7 +280,7 @@ def test_wherever_a_file_breaks_off_it_may_pass(
     asking.read(scene, place_at().grid)
     whole = len(ranges)
     assert whole > 2
-    for left in range(whole):
+    for _ in range(whole):
         ranges.clear()
         with pytest.raises(Transient, match="broke"):
             asking.read(scene, place_at().grid)
