@@ -180,7 +180,7 @@ def _given(description: str | None, argv: Sequence[str] | None) -> set[str]:
     mark = object()
     marks = Namespace(**dict.fromkeys(PLANNED, mark))
     marked = build_parser(description, Settings()).parse_args(argv, marks)
-    return {name for name in PLANNED if getattr(marked, name) is not mark}
+    return {name for name in PLANNED - {"preview"} if getattr(marked, name) is not mark}
 
 
 def settings_of(args: Namespace) -> Settings:
