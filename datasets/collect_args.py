@@ -14,6 +14,7 @@ from utils.errors import UserError, quoted
 PLANNED = {field.name for field in fields(Settings)}
 COLLECTIONS = {"earthengine": "COPERNICUS/S2_SR_HARMONIZED", "stac": "sentinel-2-l2a"}
 EARTH_SEARCH = "https://earth-search.aws.element84.com/v1"
+_MOST_WORKERS = 1000  # far more than the quota lets ask at a time
 HIGH_VOLUME = "https://earthengine-highvolume.googleapis.com"
 # What the original does, as far as it can be had by flags.
 PAPER = Settings(
@@ -216,6 +217,11 @@ def check_fetching(args: Namespace) -> None:
     check_positive(args, "retry_wait")
     check_positive(args, "log_freq", "probe")
     check_not_negative(args, "min_free_gb")
+    if args.num_workers > _MOST_WORKERS:
+        raise UserError(
+            f"--num_workers {args.num_workers} are more threads than can be of use: give at most "
+            f"{_MOST_WORKERS}"
+        )
     if args.shard[1] > args.max_in_flight:
         raise UserError(
             f"{args.shard[1]} shards cannot share {args.max_in_flight} requests: use fewer"

@@ -5,7 +5,7 @@ from dataclasses import fields
 from datetime import date
 from typing import Any
 
-from datasets.bands import check_bands
+from datasets.bands import RGB_BANDS, check_bands
 from datasets.collect_settings import Settings
 from utils.errors import UserError, quoted
 
@@ -110,6 +110,9 @@ def _check_dates(settings: Settings) -> None:
 
 def _check_output(settings: Settings) -> None:
     check_bands(settings.bands)
+    missing = [band for band in RGB_BANDS if band not in settings.bands]
+    if settings.preview and missing:
+        raise UserError(f"--preview shows {missing[0]}, which --bands leaves out: add it")
     for name, value in (("compress", "jpeg"), ("format", "packed")):
         if settings.dtype == "uint16" and getattr(settings, name) == value:
             raise UserError(f"--{name} {value} holds 8 bits: give --dtype uint8 with it")

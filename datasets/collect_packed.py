@@ -23,7 +23,7 @@ from datasets.collect_journal import Record
 from datasets.collect_plan import BLOCK, Plan
 from datasets.collect_scenes import Array
 from datasets.packed_manifest import MANIFEST_NAME, ZEROS, Flaw, Manifest, plan_groups
-from datasets.packing import check_free_disk, hash_groups, shard_files, write_all
+from datasets.packing import check_free_disk, hash_groups, shard_files, sync_shards, write_all
 from datasets.seco_patches import on_10_m_grid
 from utils.errors import UserError
 from utils.locks import locked
@@ -71,9 +71,7 @@ class PackedCollection:
         for number in waiting:
             row = (first + rows[number]) * self._plan.settings.num_dates
             self._write(row, self._read(self.places / f"{number:06d}"))
-        for path, _ in shard_files(self._manifest(()), self.save_path):
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+        sync_shards(self._manifest(()), self.save_path)
         for number in waiting:
             folder = self.places / f"{number:06d}"
             gone = folder.with_name(f".{folder.name}")

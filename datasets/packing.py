@@ -171,10 +171,10 @@ def _write_chunks(
                 check_bad_count(bad, plan.num_patches)
                 bar.update(len(writer.patches(chunk)))
                 if journal.num_fresh * writer.chunk_bytes > _SYNC_BYTES:
-                    _sync(plan, save_path)
+                    sync_shards(plan, save_path)
                     journal.flush()
         finally:
-            _sync(plan, save_path)
+            sync_shards(plan, save_path)
             journal.flush()
     return tuple(flaw for chunk in sorted(journal.flaws) for flaw in journal.flaws[chunk])
 
@@ -302,7 +302,7 @@ def _run(
             ) from error
 
 
-def _sync(plan: Manifest, save_path: Path) -> None:
+def sync_shards(plan: Manifest, save_path: Path) -> None:
     """Wait until everything written is on the disk."""
     for path, _ in shard_files(plan, save_path):
         with path.open("rb") as file:

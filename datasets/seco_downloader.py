@@ -45,6 +45,7 @@ from datasets.collect_scenes import ComeBack, Source
 from datasets.collect_status import Reporter, summarise, table
 from datasets.collect_verify import verify
 from datasets.collect_writer import place_writer
+from datasets.packed_manifest import MANIFEST_NAME
 from datasets.packing import verify as verify_store
 from utils.cli import run
 from utils.errors import UserError, sentence_of
@@ -71,12 +72,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     try:
         source = connect(plan, args)
+        if args.probe is not None:
+            print(json.dumps(Probe(plan, source, new_requester(args)).run(args.probe), indent=1))
+            return
     except ComeBack as error:
         tell_later(str(error))
         sys.exit(GO_ON_LATER)
-    if args.probe is not None:
-        print(json.dumps(Probe(plan, source, new_requester(args)).run(args.probe), indent=1))
-        return
     sys.exit(collect(plan, source, args))
 
 
@@ -90,6 +91,13 @@ def check(save_path: Path, num_workers: int) -> int:
     plan = read_plan(save_path)
     if plan.settings.format == "folder":
         return 0 if verify(save_path, plan, num_workers) else 1
+    if not (save_path / MANIFEST_NAME).exists():
+        done = summarise(save_path, plan)["places_done"]
+        print(
+            f"{done} of {plan.num_places} places, not yet a store: the same command without "
+            "--verify goes on"
+        )
+        return 1
     store = verify_store(save_path, num_workers)
     print(f"{len(store.places)} of {plan.num_places} places, 0 damaged")
     return 0

@@ -74,8 +74,8 @@ def test_what_is_no_shard_is_named(text: str) -> None:
 
 @pytest.mark.parametrize(
     "flags",
-    ["--num_workers 0", "--max_in_flight 0", "--max_rate -1", "--timeout nan", "--probe 0",
-     "--log_freq 0", "--min_free_gb -1", "--shard 0/41"],
+    ["--num_workers 0", "--num_workers 1001", "--max_in_flight 0", "--max_rate -1",
+     "--timeout nan", "--probe 0", "--log_freq 0", "--min_free_gb -1", "--shard 0/41"],
 )  # fmt: skip
 def test_values_that_cannot_work_are_named(flags: str) -> None:
     args = parse_args(None, ["--save_path", "d", *flags.split()])

@@ -138,6 +138,11 @@ def test_the_command_makes_and_verifies_a_store(
         *("--save_path", str(tmp_path / "c"), "--num_locations", "3", "--patch_px", "12"),
         *("--no_land_mask", "--format", "packed", "--num_dates", "2", "--min_free_gb", "0"),
     ]
+    seco_downloader.main([*argv, "--plan"])
+    with pytest.raises(SystemExit) as leaving:
+        seco_downloader.main(["--save_path", str(tmp_path / "c"), "--verify"])
+    assert leaving.value.code == 1
+    assert "0 of 3 places, not yet a store" in capsys.readouterr().out
     with earth_engine() as server, pytest.raises(SystemExit) as leaving:
         seco_downloader.main([*argv, "--ee_url", server.url])
     assert leaving.value.code == 0
