@@ -262,6 +262,19 @@ def test_a_fault_in_the_middle_of_a_file_is_not_a_broken_file(
     np.testing.assert_array_equal(read_file(made), np.maximum(noise[:12, :12], 1001) - 1000)
 
 
+@pytest.mark.parametrize("place", ["", "bytes 5-32772/40000", "bytes */9", "bytes 0-9/10"])
+def test_another_range_than_was_asked_for_is_strange(
+    place: str, server: StacServer, scene: Scene
+) -> None:
+    def answer(handler: Any, body: bytes, kind: str) -> None:
+        handler.answer(206, body, kind, [("Content-Range", place)] if place else [])
+
+    server.faults["file"].extend([answer] * 3)
+    with pytest.raises(Transient, match="another part") as told:
+        source(server).read(scene, place_at().grid)
+    assert told.value.is_strange
+
+
 def test_wherever_a_file_breaks_off_it_may_pass(
     scene: Scene, server: StacServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -270,17 +283,18 @@ def test_wherever_a_file_breaks_off_it_may_pass(
 
     def fetch_until(self: http.RemoteFile, start: int, count: int) -> bytes:
         ranges.append(start)
-        if len(ranges) == whole - left:
+        if len(ranges) == broken[-1]:
             raise Transient("the connection broke")
         return fetch(self, start, count)
 
     monkeypatch.setattr(http, "HEAD_BYTES", 64)
     monkeypatch.setattr(http.RemoteFile, "_fetch", fetch_until)
-    asking, whole, left = source(server, bands=("B4",)), 0, 0
+    asking, broken = source(server, bands=("B4",)), [0]
     asking.read(scene, place_at().grid)
     whole = len(ranges)
     assert whole > 2
-    for _ in range(whole):
+    for number in range(1, whole + 1):
+        broken.append(number)
         ranges.clear()
         with pytest.raises(Transient, match="broke"):
             asking.read(scene, place_at().grid)
