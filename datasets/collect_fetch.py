@@ -19,7 +19,7 @@ from datasets.collect_journal import Journal, Outcome, Record, Shard
 from datasets.collect_place import Collector
 from datasets.collect_plan import Block
 from datasets.collect_progress import Ending, Progress
-from datasets.collect_scenes import ComeBack, Place, Refused
+from datasets.collect_scenes import ComeBack, Place
 from utils.errors import UserError
 from utils.rate_limit import Requester, Stopped, Transient
 from utils.signals import ending_signals
@@ -70,7 +70,7 @@ class Fetch:
         retry: "failed" asks again for places that were refused, "all" for all that are not done.
         patience: When to stop.
         report: Called by the main thread at each tick.
-        on_block: Called by the main thread for each complete block, also of earlier runs.
+        on_block: Called by a thread for each complete block, also of earlier runs.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Fetch:
         retry: str | None = None,
         patience: Patience | None = None,
         report: Callable[[Progress], None] = lambda progress: None,
-        on_block: Callable[[BlockState], None] = lambda block: None,
+        on_block: Callable[[BlockState], None] | None = None,
     ) -> None:
         self.is_abandoned = False  # threads that did not end in time are still there
         self._collector = collector
@@ -104,6 +104,7 @@ class Fetch:
         self._block_of: dict[int, BlockState] = {}  # of places that are begun
         self._to_search: deque[int] = deque()
         self._to_collect: deque[tuple[Place, Candidates]] = deque()
+        self._to_finish: deque[BlockState] = deque()
         self._running: dict[Future[Any], Sequence[int]] = {}
         self._lacking: list[BlockState] = []
         self._postponed: list[str] = []  # why
@@ -221,7 +222,9 @@ class Fetch:
     def _submit(self, pool: ThreadPoolExecutor) -> None:
         """Keep all threads busy, first with what is nearest to its end."""
         while len(self._running) < self._num_workers:
-            if self._to_collect:
+            if self._to_finish and self._on_block is not None:
+                self._running[pool.submit(self._on_block, self._to_finish.popleft())] = ()
+            elif self._to_collect:
                 place, candidates = self._to_collect.popleft()
                 future = pool.submit(self._collector.collect, place, candidates)
                 self._running[future] = [place.number]
@@ -240,7 +243,8 @@ class Fetch:
             self._block_of[number] = block
             self._to_search.append(number)
         if block.is_complete:
-            self._on_block(block)
+            if self._on_block is not None:
+                self._to_finish.append(block)
         elif block.missing and block not in self._lacking:
             self._lacking.append(block)
 
@@ -254,9 +258,6 @@ class Fetch:
             self._postponed += [str(error)] * len(numbers)
             if error.is_strange:
                 self._stop(f"the answers are not those of the service: {error}")
-        except Refused as error:
-            for number in numbers:
-                self._settle(Record(number, "refused", str(error)))
         except ComeBack as error:
             self._stop(str(error))
         except Exception as error:
@@ -265,7 +266,7 @@ class Fetch:
             if isinstance(result, Record):
                 self._settle(result)
                 return
-            for place, found in result:
+            for place, found in result or ():  # nothing of a block that was finished
                 if isinstance(found, Lack):
                     self._settle(Record(place.number, found.outcome, found.reason))
                 else:

@@ -10,11 +10,12 @@ class Ending:
     """How a fetch ended.
 
     Attributes:
-        kind: "complete", "incomplete" (spares ran out), or "later" (the same command goes on).
+        kind: "complete", "incomplete" (spares ran out), "later" (the same command goes on), or
+            "failed" (an error of the user or the machine).
         reason: In words; empty if complete.
     """
 
-    kind: Literal["complete", "incomplete", "later"]
+    kind: Literal["complete", "incomplete", "later", "failed"]
     reason: str = ""
 
 

@@ -82,30 +82,33 @@ def check_place(save_path: Path, plan: Plan, record: Record) -> tuple[list[Findi
         What is wrong, and a hash of the pixels of all its scenes.
     """
     folder = save_path / f"{record.place:06d}"
-    found: list[Finding] = []
-    hashes: dict[str, str] = {}
-    pixels = hashlib.sha256()
-    expected = {*(f"{band}.tif" for band in plan.settings.bands), METADATA_NAME}
+    num_scenes, wanted = len(set(record.scenes)), plan.settings.num_dates
+    if num_scenes != wanted:
+        return [Finding(folder.name, f"has {num_scenes} scenes instead of {wanted}")], ""
     scenes = _names_in(folder, Path.is_dir)
     if scenes != set(record.scenes):
         return [Finding(folder.name, _difference(scenes, set(record.scenes)))], ""
+    expected = {*(f"{band}.tif" for band in plan.settings.bands), METADATA_NAME}
+    found: list[Finding] = []
+    hashes: dict[str, str] = {}
+    pixels = hashlib.sha256()
     for scene in sorted(scenes):
         names = _names_in(folder / scene, Path.is_file)
         if names != expected:
             return [Finding(folder.name, f"{scene}: {_difference(names, expected)}")], ""
-        for name in sorted(names):
-            content = _content(folder / scene / name)
-            hashes[f"{scene}/{name}"] = hashlib.sha256(content).hexdigest()
-            if name == METADATA_NAME:
-                wrong = _check_metadata(content, scene)
+        for path in sorted((folder / scene).iterdir()):
+            file = f"{scene}/{path.name}"
+            hashes[file] = hashlib.sha256(_content(path)).hexdigest()
+            if path.name == METADATA_NAME:
+                wrong = _check_metadata(path)
             else:
-                image, wrong = _read_band(folder / scene / name, plan, record.place)
+                image, wrong = _read_band(path, plan, record.place)
                 pixels.update(image.tobytes())
-                if wrong is None and RESOLUTION_M[Path(name).stem] == 10 and not image.any():
-                    zeros = f"{scene}/{name} holds only zeros"
-                    found.append(Finding(folder.name, zeros, is_damage=False))
+                if wrong is None and RESOLUTION_M[path.stem] == 10 and not image.any():
+                    zeros = Finding(folder.name, f"{file} holds only zeros", is_damage=False)
+                    found.append(zeros)  # clear water may be as dark
             if wrong is not None:
-                found.append(Finding(folder.name, f"{scene}/{name} {wrong}"))
+                found.append(Finding(folder.name, f"{file} {wrong}"))
     is_damaged = any(finding.is_damage for finding in found)
     if not is_damaged and place_hash(hashes) != record.sha256:
         found.append(Finding(folder.name, f"{_culprit(folder, hashes)} is not what was written"))
@@ -148,9 +151,10 @@ def _read_band(path: Path, plan: Plan, number: int) -> tuple[Array, str | None]:
     return image, None
 
 
-def _check_metadata(content: bytes, scene: str) -> str | None:
+def _check_metadata(path: Path) -> str | None:
     try:
-        return None if json.loads(content)["scene"] == scene else "is of another scene"
+        is_of_scene = json.loads(_content(path))["scene"] == path.parent.name
+        return None if is_of_scene else "is of another scene"
     except (ValueError, KeyError, TypeError, RecursionError):
         return "cannot be read"
 

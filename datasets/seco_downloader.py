@@ -33,14 +33,18 @@ from datasets.collect_fetch import GO_ON_LATER, Fetch, Patience, blocks_of_shard
 from datasets.collect_indices import read_indices
 from datasets.collect_journal import Journal, read_journals
 from datasets.collect_map import plot_places
+from datasets.collect_packed import PackedCollection
 from datasets.collect_place import Collector
 from datasets.collect_plan import Plan, open_plan, read_plan
 from datasets.collect_probe import Probe
+from datasets.collect_progress import Ending
 from datasets.collect_scenes import ComeBack, Source
 from datasets.collect_status import Reporter, summarise, table
 from datasets.collect_verify import verify
 from datasets.collect_writer import place_writer
+from datasets.packing import verify as verify_store
 from utils.cli import run
+from utils.errors import UserError, sentence_of
 from utils.files import check_can_write
 from utils.rate_limit import RateLimit, Requester, Transient
 
@@ -57,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     check_can_write("save_path", args.save_path, is_folder=True)
     if args.verify:
-        sys.exit(0 if verify(args.save_path, read_plan(args.save_path), args.num_workers) else 1)
+        sys.exit(check(args.save_path, args.num_workers))
     plan = open_plan(args.save_path, settings_of(args), args.given)
     if args.plan:
         show_plan(plan, args.save_path)
@@ -76,6 +80,16 @@ def main(argv: Sequence[str] | None = None) -> None:
 def show_status(save_path: Path) -> None:
     """Print how far all shards are."""
     print(table(summarise(save_path, read_plan(save_path))))
+
+
+def check(save_path: Path, num_workers: int) -> int:
+    """Read everything again, and return the exit code."""
+    plan = read_plan(save_path)
+    if plan.settings.format == "folder":
+        return 0 if verify(save_path, plan, num_workers) else 1
+    store = verify_store(save_path, num_workers)
+    print(f"{len(store.places)} of {plan.num_places} places, 0 damaged")
+    return 0
 
 
 def show_plan(plan: Plan, save_path: Path) -> None:
@@ -131,7 +145,11 @@ def collect(plan: Plan, source: Source, args: Namespace) -> int:
     indices = None if args.indices_file is None else read_indices(args.indices_file, plan)
     journal = Journal(save_path, plan.hash, args.shard)
     with journal.opened():
-        writer = place_writer(save_path, plan.settings, source.describe(), args.shard)
+        store = PackedCollection(save_path, plan) if plan.settings.format == "packed" else None
+        if store is not None:
+            store.open()
+        root = None if store is None else store.places
+        writer = place_writer(save_path, plan.settings, source.describe(), args.shard, root)
         writer.clear()
         reporter = Reporter(save_path, plan, args.shard, requester, args.log_freq)
         fetch = Fetch(
@@ -144,13 +162,19 @@ def collect(plan: Plan, source: Source, args: Namespace) -> int:
             retry=args.retry,
             patience=Patience(args.give_up_after, min_free_bytes=1e9 * args.min_free_gb),
             report=reporter,
+            on_block=None if store is None else store.pack,
         )
         try:
             ending = fetch.run()
+        except UserError as error:
+            reporter.end(fetch.progress, Ending("failed", sentence_of(error)))
+            raise
         finally:
             if not fetch.is_abandoned:
                 writer.clear()
         reporter.end(fetch.progress, ending)
+        if store is not None and not fetch.is_abandoned:
+            store.finish(read_journals(save_path, plan.hash))
     if ending.kind == "later":
         tell_later(ending.reason)
     elif ending.kind == "incomplete":
