@@ -1,11 +1,10 @@
 """Settings of a collection that cannot work are refused before anything is written."""
 
-import math
 from dataclasses import fields
 from datetime import date
 from typing import Any
 
-from datasets.bands import check_bands
+from datasets.bands import RGB_BANDS, check_bands
 from datasets.collect_settings import Settings
 from utils.errors import UserError, quoted
 
@@ -70,6 +69,11 @@ def check_settings(settings: Settings) -> None:
         raise UserError(
             f"--stac_url must begin with http:// or https://, not be {quoted(settings.stac_url)!a}"
         )
+    if "@" in settings.stac_url:
+        raise UserError(
+            "--stac_url holds a user or a password, which the plan would record: take it out, and "
+            "put it into ~/.netrc"
+        )
 
 
 def _check_bounds(settings: Settings) -> None:
@@ -110,6 +114,10 @@ def _check_dates(settings: Settings) -> None:
 
 def _check_output(settings: Settings) -> None:
     check_bands(settings.bands)
+    if settings.preview and not set(RGB_BANDS) <= set(settings.bands):
+        raise UserError(
+            f"--preview shows {', '.join(RGB_BANDS)}: name them in --bands, or go without"
+        )
     for name, value in (("compress", "jpeg"), ("format", "packed")):
         if settings.dtype == "uint16" and getattr(settings, name) == value:
             raise UserError(f"--{name} {value} holds 8 bits: give --dtype uint8 with it")
@@ -147,4 +155,4 @@ def settings_from_json(record: Any) -> Settings:
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+    return type(value) in (int, float) and abs(value) < 1e300  # JSON has any number of digits

@@ -68,12 +68,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     try:
         source = connect(plan, args)
+        if args.probe is not None:
+            print(json.dumps(Probe(plan, source, new_requester(args)).run(args.probe), indent=1))
+            return
     except ComeBack as error:
         tell_later(str(error))
         sys.exit(GO_ON_LATER)
-    if args.probe is not None:
-        print(json.dumps(Probe(plan, source, new_requester(args)).run(args.probe), indent=1))
-        return
     sys.exit(collect(plan, source, args))
 
 
