@@ -1,10 +1,12 @@
 """Command line of the downloader: what a plan records, how it is fetched, and which step."""
 
 import os
+import re
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import NoReturn
 
 from datasets.bands import ALL_BANDS
 from datasets.collect_settings import Settings
@@ -14,8 +16,15 @@ from utils.errors import UserError, quoted
 PLANNED = {field.name for field in fields(Settings)}
 COLLECTIONS = {"earthengine": "COPERNICUS/S2_SR_HARMONIZED", "stac": "sentinel-2-l2a"}
 EARTH_SEARCH = "https://earth-search.aws.element84.com/v1"
-_MOST_WORKERS = 1000  # far more than the quota lets ask at a time
 HIGH_VOLUME = "https://earthengine-highvolume.googleapis.com"
+# Inclusive. Longer waits and more threads than these end in errors of the system.
+_LIMITS = {
+    "num_workers": (1, 1000),
+    "max_rate": (0.001, 1e6),
+    "timeout": (0.001, 1e6),
+    "retry_wait": (0.001, 1e6),
+    "give_up_after": (0.001, 1e7),
+}
 # What the original does, as far as it can be had by flags.
 PAPER = Settings(
     land_mask=False,
@@ -26,11 +35,17 @@ PAPER = Settings(
 )
 
 
+class _Parser(ArgumentParser):
+    """Does not repeat the text of a key that was given to a flag with a typing error."""
+
+    def error(self, message: str) -> NoReturn:
+        """Leave with a short message."""
+        super().error(quoted(message.partition("{")[0], 500))
+
+
 def build_parser(description: str | None, defaults: Settings) -> ArgumentParser:
     """Create the parser; the flags of a plan have the defaults of ``defaults``."""
-    parser = ArgumentParser(
-        description=description, formatter_class=HelpFormatter, allow_abbrev=False
-    )
+    parser = _Parser(description=description, formatter_class=HelpFormatter, allow_abbrev=False)
     add = parser.add_argument
     add("--save_path", type=Path, required=True, help="folder of the data set")
     _add_steps(parser)
@@ -197,31 +212,37 @@ def settings_of(args: Namespace) -> Settings:
 def parse_shard(text: str | None, environment: Mapping[str, str]) -> tuple[int, int]:
     """Return number and count of the shards: of the flag, else of SLURM's array, else (0, 1)."""
     if text is not None:
-        number, _, count = text.partition("/")
-        if not (number.isdecimal() and count.isdecimal() and int(number) < int(count) <= 10_000):
+        match = re.fullmatch(r"([0-9]{1,5})/([0-9]{1,5})", text)
+        number, count = map(int, match.groups()) if match else (0, 0)
+        if not number < count <= 10_000:
             raise UserError(
                 f"--shard is I/N with I from 0 to N - 1, such as 0/4, not {quoted(text)}"
             )
-        return int(number), int(count)
+        return number, count
     names = [f"SLURM_ARRAY_TASK_{name}" for name in ("ID", "MIN", "MAX", "STEP")]
     values = [environment.get(name, "") for name in names]
-    if not all(value.isdecimal() for value in values):
+    if not any(values):
         return 0, 1
-    task, first, last, step = map(int, values)
+    try:
+        task, first, last, step = map(int, values)
+        if task not in range(first, last + 1, step):
+            raise ValueError("no task of the array")
+    except ValueError as error:
+        shown = " ".join(
+            f"{name}={quoted(value)}" for name, value in zip(names, values, strict=True)
+        )
+        raise UserError(f"{shown} is no task of an array: correct them, or give --shard") from error
     return (task - first) // step, (last - first) // step + 1
 
 
 def check_fetching(args: Namespace) -> None:
     """Refuse values of the flags that are not in the plan."""
-    check_positive(args, "num_workers", "max_in_flight", "max_rate", "timeout", "give_up_after")
-    check_positive(args, "retry_wait")
-    check_positive(args, "log_freq", "probe")
+    for name, (low, high) in _LIMITS.items():
+        value = getattr(args, name)
+        if not low <= value <= high:
+            raise UserError(f"--{name} must be from {low} to {high:g}, not {value}")
+    check_positive(args, "max_in_flight", "log_freq", "probe")
     check_not_negative(args, "min_free_gb")
-    if args.num_workers > _MOST_WORKERS:
-        raise UserError(
-            f"--num_workers {args.num_workers} are more threads than can be of use: give at most "
-            f"{_MOST_WORKERS}"
-        )
     if args.shard[1] > args.max_in_flight:
         raise UserError(
             f"{args.shard[1]} shards cannot share {args.max_in_flight} requests: use fewer"

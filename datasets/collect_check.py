@@ -1,6 +1,5 @@
 """Settings of a collection that cannot work are refused before anything is written."""
 
-import math
 from dataclasses import fields
 from datetime import date
 from typing import Any
@@ -69,6 +68,11 @@ def check_settings(settings: Settings) -> None:
     if settings.source == "stac" and not settings.stac_url.startswith(("http://", "https://")):
         raise UserError(
             f"--stac_url must begin with http:// or https://, not be {quoted(settings.stac_url)!a}"
+        )
+    if "@" in settings.stac_url:
+        raise UserError(
+            "--stac_url holds a user or a password, which the plan would record: take it out, and "
+            "put it into ~/.netrc"
         )
 
 
@@ -150,4 +154,4 @@ def settings_from_json(record: Any) -> Settings:
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+    return type(value) in (int, float) and abs(value) < 1e300  # JSON has any number of digits

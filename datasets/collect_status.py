@@ -15,6 +15,7 @@ from datasets.collect_journal import Shard, read_journals, shard_name
 from datasets.collect_plan import Plan
 from datasets.collect_progress import Ending, Progress
 from utils.errors import UserError, quoted
+from utils.files import check_regular
 from utils.progress import progress
 from utils.rate_limit import Requester
 from utils.report import write_json
@@ -156,6 +157,7 @@ def table(summary: dict[str, Any]) -> str:
 def _read_status(path: Path) -> dict[str, Any]:
     """Read what a table needs, of a file that anybody may have written."""
     try:
+        check_regular(path)
         content = json.loads(path.read_bytes())
         rate, requests = float(content["places_per_s"]), int(content["requests"])
         if not (0 <= rate < 1e6 and requests >= 0):

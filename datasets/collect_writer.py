@@ -79,7 +79,8 @@ class PlaceWriter:
         """
         count = self.staging.name.rpartition("-of-")[2]
         for path in [self.staging, *self.staging.parent.glob(".partial-*-of-*")]:
-            if path == self.staging or path.name.rpartition("-of-")[2] != count:
+            is_ours = path == self.staging or path.name.rpartition("-of-")[2] != count
+            if is_ours and path.is_dir():  # rmtree waits for a writer of a pipe
                 shutil.rmtree(path, ignore_errors=True)
 
 
@@ -128,11 +129,14 @@ class Draft:
             if self._writer.previews is not None:
                 write_preview(self._writer.previews, self.place, self._red_green_blue)
             _sync_folder(self._folder)
-            if target.exists():  # a killed run finished it, but did not note it
+            if os.path.lexists(target):  # a killed run finished it, but did not note it
                 old = self._folder.with_name(f"{self.place.name}.old")
                 shutil.rmtree(old, ignore_errors=True)
                 target.rename(old)
-                shutil.rmtree(old)
+                if old.is_dir() and not old.is_symlink():
+                    shutil.rmtree(old)
+                else:
+                    old.unlink()
             self._folder.rename(target)
             _sync_folder(self._writer.root)
         except OSError as error:

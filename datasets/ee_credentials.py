@@ -6,6 +6,7 @@ that `earthengine authenticate` stored, the application default credentials of G
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ def find_credentials(
         credentials = _service_account(key)
         project = project or key.get("project_id")
     elif is_loopback and _ADC_VARIABLE not in environment:
-        return AnonymousCredentials(), project or "loopback"
+        credentials, project = AnonymousCredentials(), project or "loopback"
     else:
         credentials, stored_project = _stored(own_client) or _default(environment)
         project = project or stored_project
@@ -67,6 +68,11 @@ def find_credentials(
         raise UserError(
             "Earth Engine needs a Google Cloud project that is registered for it: give --project, "
             f"or set {PROJECT_VARIABLE}"
+        )
+    if not isinstance(project, str) or not re.fullmatch(r"[A-Za-z0-9_.:-]{1,100}", project):
+        raise UserError(
+            f"--project {quoted(str(project))} is no id of a Google Cloud project: copy it from "
+            "console.cloud.google.com"
         )
     return credentials, project
 
@@ -79,9 +85,14 @@ def _check_url(url: str) -> bool:
     except ValueError:
         parts = urlsplit("")
     is_loopback = parts.hostname in _LOOPBACK
-    if not parts.hostname or not (
-        parts.scheme == "https" or (parts.scheme == "http" and is_loopback)
-    ):
+    _, user, host = url.rpartition("@")
+    if user:
+        raise UserError(
+            f"--ee_url ...@{quoted(host)} is no https:// address of a service alone: take out what "
+            "is before the @"
+        )
+    is_safe = parts.scheme == "https" or (parts.scheme == "http" and is_loopback)
+    if not (parts.hostname and is_safe and url.isprintable()):
         raise UserError(
             f"--ee_url {quoted(url)} is no https:// address (http:// works on loopback only): "
             "correct it"
@@ -93,7 +104,12 @@ def _read_key(key_file: Path | None, variable: str) -> dict[str, Any] | None:
     """Read a service account's key from a file, or from text that is the key or names its file."""
     if key_file is None and not variable:
         return None
-    name, text = f"--service_account_key {key_file}", variable
+    if "{" in str(key_file):
+        raise UserError(
+            "--service_account_key is the text of a key: give the name of its file, or set "
+            f"{KEY_VARIABLE}"
+        )
+    name, text = f"--service_account_key {quoted(str(key_file))}", variable
     if key_file is None:
         name = KEY_VARIABLE
         key_file = None if variable.lstrip().startswith("{") else Path(variable)

@@ -247,6 +247,35 @@ def test_a_place_that_a_killed_run_has_left_is_replaced(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["000007"]
 
 
+@pytest.mark.parametrize("kind", ["file", "pipe", "link", "link to nothing"])
+def test_what_is_no_folder_in_the_way_of_a_place_is_replaced(tmp_path: Path, kind: str) -> None:
+    root, elsewhere = tmp_path / "d", tmp_path / "elsewhere"
+    writer, target = writer_in(root), root / PLACE.name
+    elsewhere.mkdir()
+    (elsewhere / "mine").touch()
+    if kind == "file":
+        target.touch()
+    elif kind == "pipe":
+        os.mkfifo(target)
+    else:
+        target.symlink_to(elsewhere if kind == "link" else tmp_path / "nowhere")
+
+    write(writer)
+
+    assert {path.name for path in target.iterdir()} == {OLD, NEW}
+    assert (elsewhere / "mine").exists()
+
+
+def test_a_pipe_in_the_place_of_staging_is_not_waited_for(tmp_path: Path) -> None:
+    writer = writer_in(tmp_path)
+    os.mkfifo(writer.staging)
+
+    writer.clear()
+
+    with pytest.raises(UserError, match=r"cannot write .*000007"):
+        write(writer)
+
+
 def test_staging_of_other_numbers_of_shards_is_cleared_but_not_of_shards_beside(
     tmp_path: Path,
 ) -> None:

@@ -27,6 +27,7 @@ from utils.precision import PRECISIONS
 _PATH_ERRORS = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM),
     *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EFBIG, errno.ENAMETOOLONG, errno.ELOOP),
+    errno.ENXIO,  # a socket
 }
 # Time for the launcher to end a process that fails only because another one did.
 GRACE_S = 5.0

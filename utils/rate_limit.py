@@ -211,7 +211,7 @@ class Requester:
                 return self._once(request)
             except Transient as error:
                 strange = strange + 1 if error.is_strange else 0
-                bound = min(self._max_wait_s, self._base_wait_s * 2**repeats)
+                bound = min(self._max_wait_s, self._base_wait_s * 2 ** min(repeats, 60))
                 wait_s = max(error.wait_s, self._random.uniform(0, bound))
                 left_s = started + self._budget_s - time.monotonic()
                 if strange >= self._max_strange or wait_s > left_s:
