@@ -45,7 +45,11 @@ def build_parser(description: str | None, defaults: Settings) -> ArgumentParser:
 def _add_steps(parser: ArgumentParser) -> None:
     steps = parser.add_argument_group("steps, instead of all").add_mutually_exclusive_group()
     add = steps.add_argument
-    add("--plan", action="store_true", help="choose places and dates, estimate the cost, stop")
+    add(
+        "--plan",
+        action="store_true",
+        help="choose places and dates, estimate the cost, draw a map, stop",
+    )
     add("--status", action="store_true", help="tell how far all shards are")
     add(
         "--verify",
@@ -69,10 +73,16 @@ def _add_plan(parser: ArgumentParser) -> None:
     add(
         "--sampler",
         choices=["gaussian", "uniform", "bounded"],
-        help="around cities, on all land, or within --bounds",
+        help="around cities, on all land, or on the land within --bounds",
     )
     add("--std_km", type=float, help="standard deviation around a city, along either axis")
-    add("--bounds", type=float, nargs=4, metavar=("W", "S", "E", "N"), help="degrees")
+    add(
+        "--bounds",
+        type=float,
+        nargs=4,
+        metavar=("W", "S", "E", "N"),
+        help="degrees, of --sampler bounded",
+    )
     add("--cities", help="CSV with lat, lng and population, or geonames for the table that is here")
     add("--match_file", help="CSV with lat and lng: collect these places instead of sampled ones")
     add("--no_land_mask", dest="land_mask", action="store_false", help="also keep places at sea")
@@ -106,7 +116,13 @@ def _add_scenes(parser: ArgumentParser) -> None:
 def _add_output(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("what is written (recorded in the plan)")
     add = group.add_argument
-    add("--bands", nargs="+", choices=ALL_BANDS, metavar="BAND", help="of the 12 of level 2A")
+    add(
+        "--bands",
+        nargs="+",
+        choices=ALL_BANDS,
+        metavar="BAND",
+        help="some of the 12 of level 2A, by default all",
+    )
     add("--dtype", choices=["uint8", "uint16"], help="255 times reflectance, or 10,000 times")
     add("--compress", choices=["deflate", "jpeg"], help="lossless, or the size of the archives")
     add("--format", choices=["folder", "packed"], help="files, or the store of seco_packed.py")
@@ -165,7 +181,7 @@ def _given(description: str | None, argv: Sequence[str] | None) -> set[str]:
     mark = object()
     marks = Namespace(**dict.fromkeys(PLANNED, mark))
     marked = build_parser(description, Settings()).parse_args(argv, marks)
-    return {name for name in PLANNED if getattr(marked, name) is not mark}
+    return {name for name in PLANNED - {"preview"} if getattr(marked, name) is not mark}
 
 
 def settings_of(args: Namespace) -> Settings:

@@ -106,7 +106,7 @@ class Reporter:
         lost = sum(count for outcome, count in done.outcomes.items() if outcome != "done")
         errors = sum(self._requester.statistics.errors.values())
         return (
-            f"{status['images_per_s']:.1f} images/s, {lost} places without, "
+            f"{status['images_per_s']:.1f} images/s, {lost} without, "
             f"{status['requests']} requests, {errors} failed"
         )
 
@@ -130,7 +130,7 @@ def summarise(save_path: Path, plan: Plan) -> dict[str, Any]:
     return {
         "places_wanted": plan.num_places,
         "places_done": outcomes["done"],
-        "places_failed": {name: n for name, n in sorted(outcomes.items()) if name != "done"},
+        "places_without": {name: n for name, n in sorted(outcomes.items()) if name != "done"},
         "shards_running": len(running),
         "places_per_s": rate,
         "seconds_left": round(left / rate) if rate > 0 and left > 0 else None,

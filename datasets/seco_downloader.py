@@ -26,6 +26,9 @@ import json
 import os
 from argparse import Namespace
 from collections.abc import Sequence
+from dataclasses import replace
+
+from tqdm import tqdm
 
 from datasets.collect_args import check_fetching, parse_args, settings_of
 from datasets.collect_estimate import estimate_text
@@ -139,7 +142,7 @@ def new_requester(args: Namespace) -> Requester:
 
 def tell(error: Transient) -> None:
     """Print a failed request."""
-    print(f"failed: {error}", file=sys.stderr, flush=True)
+    tqdm.write(f"failed: {error}", file=sys.stderr)
 
 
 def tell_later(reason: str) -> None:
@@ -157,7 +160,9 @@ def collect(plan: Plan, source: Source, args: Namespace) -> int:
         if store is not None:
             store.open()
         root = None if store is None else store.places
-        writer = place_writer(save_path, plan.settings, source.describe(), args.shard, root)
+        # Pictures may be asked for later; they decide nothing about the data.
+        settings = replace(plan.settings, preview=args.preview or plan.settings.preview)
+        writer = place_writer(save_path, settings, source.describe(), args.shard, root)
         writer.clear()
         reporter = Reporter(save_path, plan, args.shard, requester, args.log_freq)
         fetch = Fetch(

@@ -65,14 +65,17 @@ class Evaluator:
     Attributes:
         catalogue: The archive.
         other_zones: Also list each scene once more under the next zone, as near a border.
+        remembers: Look once for the scenes of a place in some windows, whatever is measured there.
         searched: How often scenes were looked for around each point.
     """
 
     catalogue: Catalogue
     other_zones: bool = True
+    remembers: bool = False
     searched: Counter[Rectangle] = field(default_factory=Counter)
     lock: threading.Lock = field(default_factory=threading.Lock)
     table: dict[str, Callable[..., Any]] = field(init=False)
+    _found: dict[str, list[Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Fill the table of functions."""
@@ -168,6 +171,9 @@ class Evaluator:
         limits = [f[1:] for f in collection.filters if f[0] == "less"]
         with self.lock:
             self.searched[patch] += 1
+        key = repr(collection.filters)
+        if self.remembers and key in self._found:
+            return self._found[key]
         found = (self.catalogue.granules(patch.epsg, patch.bounds, *dates) for dates in windows)
         images: list[Any] = []
         for granule in dict.fromkeys(chain(*found)):  # windows may overlap
@@ -176,6 +182,8 @@ class Evaluator:
                 images += [image, _in_next_zone(image)] if self.other_zones else [image]
         for function in collection.functions:
             images = [function(image) for image in images]
+        if self.remembers:
+            self._found[key] = images
         return images
 
     def _image(self, granule: Granule) -> Image:

@@ -42,7 +42,7 @@ class EarthEngineServer(ThreadingHTTPServer):
 
     Args:
         is_cheap: Little work per request, for benchmarks: the same pixels for all scenes of a
-            size, and no scenes of other zones.
+            size, no scenes of other zones, and a place's scenes are looked for once.
     """
 
     daemon_threads = True
@@ -61,7 +61,7 @@ class EarthEngineServer(ThreadingHTTPServer):
     ) -> None:
         super().__init__(("127.0.0.1", port), _Handler)
         self.catalogue = catalogue or Catalogue()
-        self.evaluator = Evaluator(self.catalogue, other_zones=not is_cheap)
+        self.evaluator = Evaluator(self.catalogue, other_zones=not is_cheap, remembers=is_cheap)
         self.latency_s = latency_s
         self.fault_plan = fault_plan or FaultPlan(0)
         self.faults: dict[str, deque[Fault]] = {"search": deque(), "read": deque()}
