@@ -31,6 +31,7 @@ from dataclasses import replace
 from tqdm import tqdm
 
 from datasets.collect_args import check_fetching, parse_args, settings_of
+from datasets.collect_check import check_settings
 from datasets.collect_estimate import estimate_text
 from datasets.collect_fetch import GO_ON_LATER, Fetch, Patience, blocks_of_shard
 from datasets.collect_indices import read_indices
@@ -150,18 +151,29 @@ def tell_later(reason: str) -> None:
     print(f"stopped, {reason}; the same command goes on", file=sys.stderr)
 
 
+def tell_ending(ending: Ending, result: str) -> None:
+    """Print what became of a run."""
+    if ending.kind == "later":
+        tell_later(ending.reason)
+    elif ending.kind == "incomplete":
+        print(f"error: {ending.reason}", file=sys.stderr)
+    else:
+        print(f"complete: {result}")
+
+
 def collect(plan: Plan, source: Source, args: Namespace) -> int:
     """Fetch this shard's places, and return the exit code."""
     save_path, requester = args.save_path, new_requester(args)
     indices = None if args.indices_file is None else read_indices(args.indices_file, plan)
+    # Pictures may be asked for later; they decide nothing about the data.
+    settings = replace(plan.settings, preview=args.preview or plan.settings.preview)
+    check_settings(settings)
     journal = Journal(save_path, plan.hash, args.shard)
     with journal.opened():
         store = PackedCollection(save_path, plan) if plan.settings.format == "packed" else None
         if store is not None:
             store.open()
         root = None if store is None else store.places
-        # Pictures may be asked for later; they decide nothing about the data.
-        settings = replace(plan.settings, preview=args.preview or plan.settings.preview)
         writer = place_writer(save_path, settings, source.describe(), args.shard, root)
         writer.clear()
         reporter = Reporter(save_path, plan, args.shard, requester, args.log_freq)
@@ -188,12 +200,7 @@ def collect(plan: Plan, source: Source, args: Namespace) -> int:
         reporter.end(fetch.progress, ending)
         if store is not None and not fetch.is_abandoned:
             store.finish(read_journals(save_path, plan.hash))
-    if ending.kind == "later":
-        tell_later(ending.reason)
-    elif ending.kind == "incomplete":
-        print(f"error: {ending.reason}", file=sys.stderr)
-    else:
-        print(f"complete: {fetch.progress.done} places in {save_path}")
+    tell_ending(ending, f"{fetch.progress.done} places in {save_path}")
     if fetch.is_abandoned:  # its threads wait for answers that may never come
         sys.stdout.flush()
         os._exit(EXIT_CODES[ending.kind])

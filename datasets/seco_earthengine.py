@@ -8,7 +8,6 @@ import io
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +21,7 @@ from datasets.collect_settings import Settings
 from datasets.ee_credentials import find_credentials
 from datasets.ee_errors import TooLarge, translate
 from datasets.ee_http import PatientAdapter, Session
+from datasets.ee_scenes import PROPERTIES, parse_scene, zone_of
 from utils.errors import UserError, quoted
 from utils.rate_limit import RateLimit, Requester, Transient
 
@@ -32,10 +32,6 @@ _RESTRICTED = (
     "next month, or see developers.google.com/earth-engine/guides/noncommercial_tiers"
 )
 _MOST_SCENES = 2000  # of a place; near the poles there are several a day
-_PROPERTIES = (
-    *("PRODUCT_ID", "SPACECRAFT_NAME", "MGRS_TILE", "SENSING_ORBIT_NUMBER", "PROCESSING_BASELINE"),
-    *("CLOUDY_PIXEL_PERCENTAGE", "MEAN_SOLAR_ZENITH_ANGLE", "system:time_start"),
-)
 _NPY = b"\x93NUMPY"
 
 
@@ -104,13 +100,13 @@ class EarthEngine:
                 raise UserError(f"--collection {self._settings.collection}: {error}") from error
             raise
         try:
-            found = [[_parse(feature["properties"]) for feature in own] for own in answer]
+            found = [[parse_scene(feature["properties"]) for feature in own] for own in answer]
         except (KeyError, TypeError, ValueError, OverflowError, OSError) as error:
             raise Transient("an answer that is no list of scenes", is_strange=True) from error
         if len(found) != len(places):
             raise Transient("an answer for other places", is_strange=True)
         return [
-            [scene for scene in scenes if _zone(scene.name) == place.grid.zone]
+            [scene for scene in scenes if zone_of(scene.name) == place.grid.zone]
             for place, scenes in zip(places, found, strict=True)
         ]
 
@@ -168,7 +164,7 @@ class EarthEngine:
                 image = image.addBands(known).addBands(clear)
             transform = [GRID_M, 0, grid.left, 0, -GRID_M, grid.top]
             shares = image.reduceRegion(ee.Reducer.mean(), patch, crs=crs, crsTransform=transform)
-            feature = ee.Feature(None, shares).copyProperties(scene, list(_PROPERTIES))
+            feature = ee.Feature(None, shares).copyProperties(scene, list(PROPERTIES))
             return feature.set("scene", scene.get("system:index"))
 
         return scenes.map(measure).toList(_MOST_SCENES)
@@ -258,38 +254,3 @@ def _start(
         raise translate(error) from error
     if "Collection.filter" not in functions:
         raise Transient("an empty list of functions", is_strange=True)
-
-
-def _parse(properties: dict[str, Any]) -> Scene:
-    """Read what a search tells of a scene."""
-    start = datetime.fromtimestamp(properties["system:time_start"] / 1000, UTC)
-    known = _share(properties, "known")
-    # Half a patch tells enough; where less is known, the share of clouds in the scene decides.
-    clear = _share(properties, "clear") / known if known >= 0.5 else None
-    return Scene(
-        name=check_name(properties["scene"]),
-        start=start,
-        cloud_percent=float(properties["CLOUDY_PIXEL_PERCENTAGE"]),
-        clear_fraction=None if clear is None else round(clear, 6),
-        valid_fraction=round(_share(properties, "valid"), 6),
-        baseline=str(properties.get("PROCESSING_BASELINE", "")),
-        properties={name: properties[name] for name in _PROPERTIES if name in properties},
-    )
-
-
-def _share(properties: dict[str, Any], name: str) -> float:
-    """Return a mean of pixels; the service leaves out or nulls what has none."""
-    return float(properties.get(name) or 0)
-
-
-def check_name(name: Any) -> str:
-    """Return a system:index that is safe as the name of a folder, else raise a ``ValueError``."""
-    if not isinstance(name, str) or not name.replace("_", "").isalnum() or not name.isascii():
-        raise ValueError("not the name of a scene")
-    return name
-
-
-def _zone(name: str) -> int:
-    """Return the UTM zone of ..._T32UQD; 0 if the name has none."""
-    tile = name.rpartition("_T")[2]
-    return int(tile[:2]) if tile[:2].isdecimal() else 0

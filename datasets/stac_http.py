@@ -15,7 +15,7 @@ import requests
 
 from datasets.collect_scenes import Refused
 from datasets.ee_http import PatientAdapter
-from utils.rate_limit import Transient
+from utils.rate_limit import Transient, retry_after
 
 HEAD_BYTES = 2**15  # header, directories and tables of a COG; also the least that is asked for
 _TRIES = 3  # of a range: an image takes 40, and one that fails would cost the others
@@ -74,11 +74,11 @@ class Web:
         except ValueError as error:  # a Location or an address that urllib3 cannot read
             raise Transient("an answer with a wrong address", is_strange=True) from error
         status = response.status_code
+        wait_s = retry_after(response.headers.get("Retry-After", ""))
         if status in _BUSY:
-            wait_s = _wait(response)
             raise Transient(f"HTTP {status}, too many requests", wait_s=wait_s, is_quota=True)
         if status == 408 or status >= 500:
-            raise Transient(f"HTTP {status}", wait_s=_wait(response))
+            raise Transient(f"HTTP {status}", wait_s=wait_s)
         if not 200 <= status < 300:
             raise Answered(status, response.text)
         return response
@@ -201,9 +201,3 @@ class _Reader(io.RawIOBase):
         content = self._remote.read_at(self._at, self._remote.size if count < 0 else count)
         self._at += len(content)
         return content
-
-
-def _wait(response: requests.Response) -> float:
-    """Return the seconds for which the service asks to be left alone, if it gives a number."""
-    text = response.headers.get("Retry-After", "").strip()
-    return min(float(text), 3600.0) if text.isdecimal() and text.isascii() else 0.0
