@@ -24,6 +24,7 @@ if not __package__:  # started as a script: the root is not on the path yet
 
 import json
 import os
+import signal
 from argparse import Namespace
 from collections.abc import Sequence
 
@@ -42,6 +43,7 @@ from datasets.collect_scenes import ComeBack, Source
 from datasets.collect_status import Reporter, summarise, table
 from datasets.collect_verify import verify
 from datasets.collect_writer import place_writer
+from datasets.packed_manifest import MANIFEST_NAME
 from datasets.packing import verify as verify_store
 from utils.cli import run
 from utils.errors import UserError, sentence_of
@@ -66,6 +68,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.plan:
         show_plan(plan, args.save_path)
         return
+    # Also before and behind the fetch, which has ways of its own.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(GO_ON_LATER))
     try:
         source = connect(plan, args)
         if args.probe is not None:
@@ -87,6 +91,11 @@ def check(save_path: Path, num_workers: int) -> int:
     plan = read_plan(save_path)
     if plan.settings.format == "folder":
         return 0 if verify(save_path, plan, num_workers) else 1
+    if not (save_path / MANIFEST_NAME).exists():
+        raise UserError(
+            f"{save_path} is not complete, and a packed store can be verified only then: run the "
+            "same command without --verify"
+        )
     store = verify_store(save_path, num_workers)
     print(f"{len(store.places)} of {plan.num_places} places, 0 damaged")
     return 0
