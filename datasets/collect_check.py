@@ -69,10 +69,10 @@ def check_settings(settings: Settings) -> None:
         raise UserError(
             f"--stac_url must begin with http:// or https://, not be {quoted(settings.stac_url)!a}"
         )
-    if "@" in settings.stac_url:
+    if set("@?") & set(settings.stac_url):
         raise UserError(
-            "--stac_url holds a user or a password, which the plan would record: take it out, and "
-            "put it into ~/.netrc"
+            "--stac_url holds a password or a query, which the plan would record: take it out, and "
+            "only open catalogues are supported"
         )
 
 

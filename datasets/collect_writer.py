@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import rasterio
 from rasterio.crs import CRS
+from rasterio.errors import CRSError
 from rasterio.io import MemoryFile
 from rasterio.transform import from_origin
 
@@ -253,7 +254,13 @@ def preview_bands(images: dict[str, Array]) -> Array:
 @lru_cache(maxsize=128)
 def utm_crs(epsg: int) -> CRS:
     """Look a code up once: it costs as much as writing a file."""
-    return CRS.from_epsg(epsg)
+    try:
+        return CRS.from_epsg(epsg)
+    except CRSError as error:
+        raise UserError(
+            "PROJ does not find its table of coordinate systems: unset PROJ_DATA and PROJ_LIB, and "
+            "run the same command again, which goes on"
+        ) from error
 
 
 def _write_synced(path: Path, content: bytes) -> None:

@@ -139,7 +139,10 @@ def _service_account(key: dict[str, Any]) -> Any:
 
 def _stored(own_client: tuple[str, str]) -> tuple[Any, str | None] | None:
     """Read what `earthengine authenticate` wrote."""
-    path = Path.home() / _STORED
+    try:
+        path = Path.home() / _STORED
+    except RuntimeError:  # a user without a home
+        return None
     try:
         stored = json.loads(path.read_bytes())
         token = stored.get("refresh_token")
@@ -164,7 +167,7 @@ def _default(environment: Mapping[str, str]) -> tuple[Any, str | None]:
     """Ask Google's library for credentials of the environment or the machine."""
     try:
         credentials, project = google.auth.default(scopes=_SCOPES)
-    except GoogleAuthError:
+    except (GoogleAuthError, OSError, ValueError, KeyError, TypeError, AttributeError):
         if _ADC_VARIABLE in environment:
             raise UserError(
                 f"{_ADC_VARIABLE} names no file of credentials: correct it, or unset it"

@@ -24,6 +24,7 @@ if not __package__:  # started as a script: the root is not on the path yet
 
 import json
 import os
+import signal
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import replace
@@ -71,6 +72,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.plan:
         show_plan(plan, args.save_path)
         return
+    # Also before and behind the fetch, which has ways of its own.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(GO_ON_LATER))
     try:
         source = connect(plan, args)
         if args.probe is not None:

@@ -449,7 +449,8 @@ def test_indices_that_are_no_text_are_refused(tmp_path: Path) -> None:
         ({"dtype": "uint16", "format": "packed"}, "--format packed holds 8 bits"),
         ({"source": "stac"}, "--stac_url must begin with http"),
         ({"source": "stac", "stac_url": "file:///etc"}, "--stac_url must begin with http"),
-        ({"source": "stac", "stac_url": "https://me:secret@x.org"}, "put it into ~/.netrc"),
+        ({"source": "stac", "stac_url": "https://me:secret@x.org"}, "only open catalogues"),
+        ({"source": "stac", "stac_url": "https://x.org/?token=x"}, "--stac_url holds"),
         ({"collection": ""}, "--collection must be a name"),
     ],
 )

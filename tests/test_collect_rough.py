@@ -1,8 +1,9 @@
 """Rough treatment of a collection's files, and services that refuse a probe."""
 
 import os
+import signal
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -112,3 +113,28 @@ def test_thousands_of_repeats_still_have_a_wait(monkeypatch: pytest.MonkeyPatch)
 
     requester = Requester(limit, max_wait_s=0.001)
     assert requester.call(request) == "there"
+
+
+@pytest.mark.usefixtures("plan")
+def test_a_signal_before_the_fetch_means_go_on_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def connect(plan: Plan, args: Any) -> FakeSource:
+        signal.raise_signal(signal.SIGTERM)
+        raise AssertionError("went on")
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(seco_downloader, "connect", connect)
+    try:
+        with pytest.raises(SystemExit) as leaving:
+            seco_downloader.main(["--save_path", str(tmp_path)])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert leaving.value.code == 75
+
+
+def test_a_packed_store_that_is_not_complete_cannot_be_verified(tmp_path: Path) -> None:
+    write_plan(tmp_path, make_plan(replace(SMALL, format="packed")))
+
+    with pytest.raises(UserError, match="run the same command without --verify"):
+        seco_downloader.main(["--save_path", str(tmp_path), "--verify"])

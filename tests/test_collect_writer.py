@@ -12,17 +12,19 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import rasterio
 from rasterio.crs import CRS
+from rasterio.errors import CRSError
 
 from datasets.bands import ALL_BANDS, RESOLUTION_M
 from datasets.collect_journal import Record
 from datasets.collect_scenes import Array, PatchGrid, Place, Scene
 from datasets.collect_settings import Settings
-from datasets.collect_writer import PlaceWriter, convert, place_hash, place_writer
+from datasets.collect_writer import PlaceWriter, convert, place_hash, place_writer, utm_crs
 from utils.errors import UserError
 
 SETTINGS = Settings(patch_px=12)
@@ -361,3 +363,14 @@ def test_whenever_a_run_is_killed_a_place_is_whole_or_absent_and_the_next_run_me
         again.clear()
         assert tree(root) == whole
     assert seen == [False] * 9 + [True]
+
+
+def test_a_machine_without_tables_of_coordinates_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def no_table(code: int) -> CRS:
+        raise CRSError("Cannot find proj.db")
+
+    monkeypatch.setattr("datasets.collect_writer.CRS", SimpleNamespace(from_epsg=no_table))
+    with pytest.raises(UserError, match="unset PROJ_DATA"):
+        utm_crs.__wrapped__(32701)
