@@ -2,7 +2,7 @@
 
 import os
 import re
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -43,11 +43,18 @@ class _Parser(ArgumentParser):
         super().error(quoted(message.partition("{")[0], 500))
 
 
+def _path(text: str) -> Path:
+    """Refuse an empty path, as a variable of the shell that is not set gives it."""
+    if not text:
+        raise ArgumentTypeError("an empty path: name a folder")
+    return Path(text)
+
+
 def build_parser(description: str | None, defaults: Settings) -> ArgumentParser:
     """Create the parser; the flags of a plan have the defaults of ``defaults``."""
     parser = _Parser(description=description, formatter_class=HelpFormatter, allow_abbrev=False)
     add = parser.add_argument
-    add("--save_path", type=Path, required=True, help="folder of the data set")
+    add("--save_path", type=_path, required=True, help="folder of the data set")
     _add_steps(parser)
     _add_plan(parser)
     _add_scenes(parser)

@@ -62,6 +62,13 @@ def test_an_array_task_of_slurm_is_a_shard(
     assert parse_shard("1/2", environment) == (1, 2)
 
 
+def test_an_empty_path_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_args(None, ["--save_path", ""])
+
+    assert "--save_path: an empty path" in capsys.readouterr().err
+
+
 def test_outside_of_an_array_there_is_one_shard() -> None:
     assert parse_shard(None, {}) == (0, 1)
 
