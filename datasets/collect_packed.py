@@ -49,8 +49,12 @@ class PackedCollection:
         num_patches = plan.num_places * settings.num_dates
         self._groups = plan_groups(settings.bands, num_patches, self._side**2)
 
-    def open(self) -> None:
-        """Create the shards at their full size, and the folder of waiting places."""
+    def open(self, has_begun: bool = False) -> None:
+        """Create the shards at their full size, and the folder of waiting places.
+
+        Args:
+            has_begun: Whether a journal has places that are done: their rows have to be there.
+        """
         bare = self._manifest(())
         with locked(self.save_path / LOCK_NAME):
             if (self.save_path / MANIFEST_NAME).exists():
@@ -58,6 +62,11 @@ class PackedCollection:
             self.places.mkdir(exist_ok=True)
             check_free_disk(bare, self.save_path)
             for path, size in shard_files(bare, self.save_path):
+                if has_begun and (not path.is_file() or path.stat().st_size != size):
+                    raise UserError(
+                        f"{path} is missing or cut off, and with it places that the journal has: "
+                        "put it back, or begin in another --save_path"
+                    )
                 with path.open("ab") as file:
                     file.truncate(size)
 

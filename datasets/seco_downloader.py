@@ -175,7 +175,8 @@ def collect(plan: Plan, source: Source, args: Namespace) -> int:
     with journal.opened():
         store = PackedCollection(save_path, plan) if plan.settings.format == "packed" else None
         if store is not None:
-            store.open()
+            noted = read_journals(save_path, plan.hash).values()
+            store.open(any(record.outcome == "done" for record in noted))
         root = None if store is None else store.places
         writer = place_writer(save_path, settings, source.describe(), args.shard, root)
         writer.clear()
