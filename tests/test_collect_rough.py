@@ -133,8 +133,12 @@ def test_a_signal_before_the_fetch_means_go_on_later(
     assert leaving.value.code == 75
 
 
-def test_a_packed_store_that_is_not_complete_cannot_be_verified(tmp_path: Path) -> None:
+def test_a_packed_store_that_is_not_complete_tells_how_far_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_plan(tmp_path, make_plan(replace(SMALL, format="packed")))
 
-    with pytest.raises(UserError, match="run the same command without --verify"):
+    with pytest.raises(SystemExit) as leaving:
         seco_downloader.main(["--save_path", str(tmp_path), "--verify"])
+    assert leaving.value.code == 1
+    assert "not yet a store: the same command without --verify goes on" in capsys.readouterr().out
