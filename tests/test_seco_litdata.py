@@ -321,9 +321,10 @@ def test_another_kind_of_address_is_refused() -> None:
         StreamedPlaces(Path("https://host/set"))
 
 
-def test_a_google_bucket_names_the_package_that_it_needs() -> None:
-    if "google.cloud.storage" in sys.modules:
-        pytest.skip("the package is installed")
+def test_a_google_bucket_names_the_package_that_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As if it were not installed, nor imported by an earlier test.
+    monkeypatch.setitem(sys.modules, "google.cloud.storage", None)
+    monkeypatch.delattr(sys.modules.get("google.cloud"), "storage", raising=False)
     with pytest.raises(
         UserError, match=r"gs://bucket/set needs .*: pip install google-cloud-storage"
     ):
