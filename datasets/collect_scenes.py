@@ -131,3 +131,6 @@ class Source(Protocol):
 
     def describe(self) -> dict[str, str]:
         """Return collection, source and version of the client, for ``metadata.json``."""
+
+    def facts(self) -> dict[str, str]:
+        """Return what was seen in the answers so far that users may report, for a probe."""

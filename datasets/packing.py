@@ -69,12 +69,12 @@ def pack(source: Source, save_path: Path, num_workers: int) -> Manifest:
     with sole_writer(save_path / LOCK_NAME, busy):
         if (save_path / MANIFEST_NAME).exists():
             return _complete(plan, save_path)
-        _check_free_disk(plan, save_path)
+        check_free_disk(plan, save_path)
         journal = Journal(save_path / JOURNAL_NAME, plan, source.root)
         journal.open()
         _create_shards(plan, save_path, journal)
         flaws = _write_chunks(source, plan, save_path, journal, num_workers)
-        plan = replace(plan, groups=_hash_groups(plan, save_path, num_workers), flaws=flaws)
+        plan = replace(plan, groups=hash_groups(plan, save_path, num_workers), flaws=flaws)
         write_json(save_path / MANIFEST_NAME, plan.to_json())
         journal.path.unlink()
     return plan
@@ -93,7 +93,7 @@ def verify(save_path: Path, num_workers: int) -> Manifest:
     """Hash every shard of a store again; one that differs from the manifest is a ``UserError``."""
     manifest = read_manifest(save_path)
     check_shards(manifest, save_path)
-    hashed = _hash_groups(manifest, save_path, num_workers)
+    hashed = hash_groups(manifest, save_path, num_workers)
     damaged = [
         str(save_path / shard.file)
         for group, found in zip(manifest.groups, hashed, strict=True)
@@ -123,7 +123,7 @@ def _complete(plan: Manifest, save_path: Path) -> Manifest:
     return found
 
 
-def _shards(plan: Manifest, save_path: Path) -> list[tuple[Path, int]]:
+def shard_files(plan: Manifest, save_path: Path) -> list[tuple[Path, int]]:
     """Return path and size of every shard."""
     return [
         (save_path / shard.file, shard.num_patches * plan.row_bytes(group))
@@ -132,8 +132,9 @@ def _shards(plan: Manifest, save_path: Path) -> list[tuple[Path, int]]:
     ]
 
 
-def _check_free_disk(plan: Manifest, save_path: Path) -> None:
-    shards = _shards(plan, save_path)
+def check_free_disk(plan: Manifest, save_path: Path) -> None:
+    """Refuse a store that the disk cannot hold; what is written of it counts as there."""
+    shards = shard_files(plan, save_path)
     there = sum(path.stat().st_blocks * 512 for path, _ in shards if path.exists())
     needed = sum(size for _, size in shards) + _SPARE_BYTES - there
     free = shutil.disk_usage(save_path).free
@@ -146,7 +147,7 @@ def _check_free_disk(plan: Manifest, save_path: Path) -> None:
 
 def _create_shards(plan: Manifest, save_path: Path, journal: Journal) -> None:
     """Create the shards at their full size; other ones make the journal worthless."""
-    for path, size in _shards(plan, save_path):
+    for path, size in shard_files(plan, save_path):
         if not path.exists() or path.stat().st_size != size:
             journal.forget()
             with path.open("wb") as file:
@@ -170,10 +171,10 @@ def _write_chunks(
                 check_bad_count(bad, plan.num_patches)
                 bar.update(len(writer.patches(chunk)))
                 if journal.num_fresh * writer.chunk_bytes > _SYNC_BYTES:
-                    _sync(plan, save_path)
+                    sync_shards(plan, save_path)
                     journal.flush()
         finally:
-            _sync(plan, save_path)
+            sync_shards(plan, save_path)
             journal.flush()
     return tuple(flaw for chunk in sorted(journal.flaws) for flaw in journal.flaws[chunk])
 
@@ -301,16 +302,16 @@ def _run(
             ) from error
 
 
-def _sync(plan: Manifest, save_path: Path) -> None:
+def sync_shards(plan: Manifest, save_path: Path) -> None:
     """Wait until everything written is on the disk."""
-    for path, _ in _shards(plan, save_path):
+    for path, _ in shard_files(plan, save_path):
         with path.open("rb") as file:
             os.fsync(file.fileno())
 
 
-def _hash_groups(plan: Manifest, save_path: Path, num_workers: int) -> tuple[Group, ...]:
+def hash_groups(plan: Manifest, save_path: Path, num_workers: int) -> tuple[Group, ...]:
     """Return the groups with the hash of every shard."""
-    total = sum(size for _, size in _shards(plan, save_path))
+    total = sum(size for _, size in shard_files(plan, save_path))
     bar = progress(desc="hashing", total=total, unit="B", unit_scale=True)
 
     def hash_shard(shard: Shard) -> Shard:

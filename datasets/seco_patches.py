@@ -102,7 +102,7 @@ class SecoPatches:
                 f"{10 * factor} m, but the patches of this data set are {height} x {width} px of "
                 "10 m: all need the same size"
             )
-        return _resize(stored, height, width)
+        return on_10_m_grid(stored, height, width)
 
     def _read_size(self, patch: int) -> tuple[int, int]:
         """Measure the finest band of a patch: height, width in 10 m pixels."""
@@ -174,7 +174,8 @@ def is_band(name: str) -> bool:
     return path.suffix == ".tif" and path.stem in RESOLUTION_M
 
 
-def _resize(stored: np.ndarray, height: int, width: int) -> np.ndarray:
+def on_10_m_grid(stored: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Bring a band to the 10 m grid by bilinear interpolation, as ``SecoPatches`` tells."""
     if stored.shape == (height, width):
         return stored
     # Pillow puts pixel centres at i + 0.5, and renormalises weights at the edge: it repeats it.

@@ -10,6 +10,7 @@ import main_bigearthnet
 import main_eurosat
 import main_oscd
 import main_pretrain
+from datasets import collect_args
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -21,6 +22,9 @@ PARSERS = {
     "main_eurosat.py": main_eurosat.parse_args,
     "main_oscd.py": main_oscd.parse_args,
 }
+
+
+DOWNLOADER = "datasets/seco_downloader.py"
 
 
 def test_the_readme_has_commands_of_every_script() -> None:
@@ -37,6 +41,8 @@ def test_commands_of_the_readme_parse(command: str) -> None:
     assert (ROOT / script).is_file()
     if script in PARSERS:
         PARSERS[script](flags)
+    elif script == DOWNLOADER:
+        collect_args.parse_args(None, flags)
     else:
         source = (ROOT / script).read_text()
         for module in re.findall(r"^from (utils\.\w+) import", source, flags=re.MULTILINE):

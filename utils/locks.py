@@ -41,17 +41,24 @@ def locked(path: Path) -> Iterator[None]:
 def sole_writer(path: Path, busy: str) -> Iterator[None]:
     """Hold ``path``, or refuse with the words of ``busy`` where another process does.
 
-    The lock ends with this process, whatever its children do.
+    The lock ends with this process, whatever its children do. Where the file system knows no locks,
+    nobody is refused.
     """
-    with path.open("w") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UserError(busy) from error
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # a link's target stays as it is
+        with os.fdopen(descriptor, "rb+", buffering=0) as file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno not in _WITHOUT_LOCKS:
+                    raise UserError(busy) from error
+            if not _is_still(path, file.fileno()):  # its last holder took it away meanwhile
+                continue
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
 
 
 def _lock(descriptor: int, path: Path) -> None:

@@ -13,9 +13,12 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
 Answer = TypeVar("Answer")
+_LONGEST_PAUSE_S = 3600.0  # that a service can ask for
 
 
 class Stopped(Exception):
@@ -41,6 +44,22 @@ class Transient(Exception):
         self.is_strange = is_strange
 
 
+def retry_after(text: str) -> float:
+    """Return the seconds that a header Retry-After asks for: a number, or until a date.
+
+    RFC 9110, section 10.2.3; 0 for what is neither.
+    """
+    text = text.strip()
+    try:
+        if text.isdecimal():
+            wait_s = float(text)
+        else:
+            wait_s = (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds()
+    except (ValueError, TypeError, OverflowError):
+        return 0.0
+    return min(max(wait_s, 0.0), _LONGEST_PAUSE_S)
+
+
 class RateLimit:
     """Lets threads begin requests.
 
@@ -62,7 +81,10 @@ class RateLimit:
         self._paused_until = 0.0
         self._decreased_at = -1.0
         self._is_closed = False
-        self._changed = threading.Condition()
+        lock = threading.Lock()
+        self._changed = threading.Condition(lock)
+        # Apart, or a thread between two repeats takes the word that a slot is free, and sleeps on.
+        self._ended = threading.Condition(lock)
 
     @contextmanager
     def slot(self) -> Iterator[float]:
@@ -100,13 +122,14 @@ class RateLimit:
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
+            self._ended.notify_all()
 
     def wait(self, seconds: float) -> None:
         """Wait outside of any slot; ``Stopped`` after ``close``."""
         end = self._clock() + seconds
-        with self._changed:
+        with self._ended:
             while not self._is_closed and (left := end - self._clock()) > 0:
-                self._changed.wait(left)
+                self._ended.wait(left)
             if self._is_closed:
                 raise Stopped
 
@@ -150,6 +173,7 @@ class Requester:
         max_wait_s: Bound of every wait.
         budget_s: Longest time for a request with its repeats.
         max_strange: Strange answers to a request in a row, until it counts as failed.
+        on_error: Told of every failed request.
         seed: Of the waits.
     """
 
@@ -161,6 +185,7 @@ class Requester:
         max_wait_s: float = 60.0,
         budget_s: float = 600.0,
         max_strange: int = 5,
+        on_error: Callable[[Transient], None] = lambda error: None,
         seed: int = 0,
     ) -> None:
         self.limit = limit
@@ -169,6 +194,7 @@ class Requester:
         self._max_wait_s = max_wait_s
         self._budget_s = budget_s
         self._max_strange = max_strange
+        self._on_error = on_error
         self._random = random.Random(seed)
         self._lock = threading.Lock()
 
@@ -185,7 +211,7 @@ class Requester:
                 return self._once(request)
             except Transient as error:
                 strange = strange + 1 if error.is_strange else 0
-                bound = min(self._max_wait_s, self._base_wait_s * 2**repeats)
+                bound = min(self._max_wait_s, self._base_wait_s * 2 ** min(repeats, 60))
                 wait_s = max(error.wait_s, self._random.uniform(0, bound))
                 left_s = started + self._budget_s - time.monotonic()
                 if strange >= self._max_strange or wait_s > left_s:
@@ -205,6 +231,7 @@ class Requester:
                     self.limit.exceeded(began, error.wait_s)
                 with self._lock:
                     self.statistics.errors[str(error)] += 1
+                self._on_error(error)
                 raise
         now = time.monotonic()
         with self._lock:

@@ -1,0 +1,215 @@
+"""Collect a SeCo data set: Sentinel-2 patches of many places, at several seasons each.
+
+From Earth Engine, with a project of yours (or EARTHENGINE_PROJECT):
+  python datasets/seco_downloader.py --save_path datasets/my_seco --num_locations 1000 --project P
+
+Kill it at any time; the same command goes on. What it will cost, before it starts, and later how
+far it is:
+  python datasets/seco_downloader.py --save_path datasets/my_seco --num_locations 1000 --plan
+  python datasets/seco_downloader.py --save_path datasets/my_seco --status
+  python datasets/seco_downloader.py --save_path datasets/my_seco --verify
+
+Without an account, from a public STAC catalogue:
+  python datasets/seco_downloader.py --save_path datasets/my_seco --num_locations 100 --source stac
+
+Exit codes: 0 complete, 1 some places have no clear scenes and no spare is left, 2 bad input, 75 run
+the same command again later.
+"""
+
+import sys
+from pathlib import Path
+
+if not __package__:  # started as a script: the root is not on the path yet
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import json
+import os
+import signal
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import replace
+
+from tqdm import tqdm
+
+from datasets.collect_args import check_fetching, parse_args, settings_of
+from datasets.collect_check import check_settings
+from datasets.collect_estimate import estimate_text
+from datasets.collect_fetch import GO_ON_LATER, Fetch, Patience, blocks_of_shard
+from datasets.collect_indices import read_indices
+from datasets.collect_journal import Journal, read_journals
+from datasets.collect_map import plot_places
+from datasets.collect_packed import PackedCollection
+from datasets.collect_place import Collector
+from datasets.collect_plan import Plan, open_plan, read_plan
+from datasets.collect_probe import Probe
+from datasets.collect_progress import Ending
+from datasets.collect_scenes import ComeBack, Source
+from datasets.collect_status import Reporter, summarise, table
+from datasets.collect_verify import verify
+from datasets.collect_writer import place_writer
+from datasets.packed_manifest import MANIFEST_NAME
+from datasets.packing import verify as verify_store
+from utils.cli import run
+from utils.errors import UserError, sentence_of
+from utils.files import check_can_write
+from utils.rate_limit import RateLimit, Requester, Transient
+
+EXIT_CODES = {"complete": 0, "incomplete": 1, "later": GO_ON_LATER}
+PLACES_PER_SEARCH = {"earthengine": 5, "stac": 1}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Do the step that is asked for, and leave with its exit code."""
+    args = parse_args(__doc__, argv)
+    check_fetching(args)
+    if args.status:
+        show_status(args.save_path)
+        return
+    check_can_write("save_path", args.save_path, is_folder=True)
+    if args.verify:
+        sys.exit(check(args.save_path, args.num_workers))
+    plan = open_plan(args.save_path, settings_of(args), args.given)
+    if args.plan:
+        show_plan(plan, args.save_path)
+        return
+    # Also before and behind the fetch, which has ways of its own.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(GO_ON_LATER))
+    try:
+        source = connect(plan, args)
+        if args.probe is not None:
+            print(json.dumps(Probe(plan, source, new_requester(args)).run(args.probe), indent=1))
+            return
+    except ComeBack as error:
+        tell_later(str(error))
+        sys.exit(GO_ON_LATER)
+    sys.exit(collect(plan, source, args))
+
+
+def show_status(save_path: Path) -> None:
+    """Print how far all shards are."""
+    print(table(summarise(save_path, read_plan(save_path))))
+
+
+def check(save_path: Path, num_workers: int) -> int:
+    """Read everything again, and return the exit code."""
+    plan = read_plan(save_path)
+    if plan.settings.format == "folder":
+        return 0 if verify(save_path, plan, num_workers) else 1
+    if not (save_path / MANIFEST_NAME).exists():
+        done = summarise(save_path, plan)["places_done"]
+        print(
+            f"{done} of {plan.num_places} places, not yet a store: the same command without "
+            "--verify goes on"
+        )
+        return 1
+    store = verify_store(save_path, num_workers)
+    print(f"{len(store.places)} of {plan.num_places} places, 0 damaged")
+    return 0
+
+
+def show_plan(plan: Plan, save_path: Path) -> None:
+    """Print what the plan will cost, and draw where its places are."""
+    print(estimate_text(plan, PLACES_PER_SEARCH[plan.settings.source]))
+    plot_places(save_path / "plan.png", plan)
+    print(f"plan: {save_path / 'plan.json'}, {save_path / 'plan.png'}")
+
+
+def connect(plan: Plan, args: Namespace) -> Source:
+    """Return the source of the plan's scenes; its client is only imported if it is needed."""
+    if plan.settings.source == "stac":
+        from datasets.seco_stac import Stac
+
+        return Stac(plan.settings, timeout_s=args.timeout)
+    from datasets.seco_earthengine import connect as connect_earth_engine
+
+    return connect_earth_engine(
+        plan.settings,
+        url=args.ee_url,
+        project=args.project,
+        key_file=args.service_account_key,
+        timeout_s=args.timeout,
+        num_threads=args.num_workers,
+        patience_s=min(30.0, args.give_up_after),
+    )
+
+
+def new_requester(args: Namespace) -> Requester:
+    """Return what sends requests, within this shard's part of the quota."""
+    count = args.shard[1]
+    return Requester(
+        RateLimit(args.max_in_flight // count, args.max_rate / count),
+        base_wait_s=args.retry_wait,
+        budget_s=args.give_up_after,
+        on_error=tell if args.debug else lambda error: None,
+    )
+
+
+def tell(error: Transient) -> None:
+    """Print a failed request."""
+    tqdm.write(f"failed: {error}", file=sys.stderr)
+
+
+def tell_later(reason: str) -> None:
+    """Print why a run stops that can go on."""
+    print(f"stopped, {reason}; the same command goes on", file=sys.stderr)
+
+
+def tell_ending(ending: Ending, result: str) -> None:
+    """Print what became of a run."""
+    if ending.kind == "later":
+        tell_later(ending.reason)
+    elif ending.kind == "incomplete":
+        print(f"error: {ending.reason}", file=sys.stderr)
+    else:
+        print(f"complete: {result}")
+
+
+def collect(plan: Plan, source: Source, args: Namespace) -> int:
+    """Fetch this shard's places, and return the exit code."""
+    save_path, requester = args.save_path, new_requester(args)
+    indices = None if args.indices_file is None else read_indices(args.indices_file, plan)
+    # Pictures may be asked for later; they decide nothing about the data.
+    settings = replace(plan.settings, preview=args.preview or plan.settings.preview)
+    check_settings(settings)
+    journal = Journal(save_path, plan.hash, args.shard)
+    with journal.opened():
+        store = PackedCollection(save_path, plan) if plan.settings.format == "packed" else None
+        if store is not None:
+            noted = read_journals(save_path, plan.hash).values()
+            store.open(any(record.outcome == "done" for record in noted))
+        root = None if store is None else store.places
+        writer = place_writer(save_path, settings, source.describe(), args.shard, root)
+        writer.clear()
+        reporter = Reporter(save_path, plan, args.shard, requester, args.log_freq)
+        fetch = Fetch(
+            Collector(plan, source, requester, writer),
+            requester,
+            journal,
+            blocks_of_shard(plan.blocks(indices), args.shard),
+            read_journals(save_path, plan.hash),
+            num_workers=args.num_workers,
+            retry=args.retry,
+            patience=Patience(args.give_up_after, min_free_bytes=1e9 * args.min_free_gb),
+            report=reporter,
+            on_block=None if store is None else store.pack,
+        )
+        try:
+            ending = fetch.run()
+        except UserError as error:
+            reporter.end(fetch.progress, Ending("failed", sentence_of(error)))
+            raise
+        finally:
+            if not fetch.is_abandoned:
+                writer.clear()
+        reporter.end(fetch.progress, ending)
+        if store is not None and not fetch.is_abandoned:
+            store.finish(read_journals(save_path, plan.hash))
+    tell_ending(ending, f"{fetch.progress.done} places in {save_path}")
+    if fetch.is_abandoned:  # its threads wait for answers that may never come
+        sys.stdout.flush()
+        os._exit(EXIT_CODES[ending.kind])
+    return EXIT_CODES[ending.kind]
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,195 @@
+"""A made-up archive of Sentinel-2: every scene and pixel is a function of (seed, place, date).
+
+Granules lie as MGRS tiles do: 109.8 km, one every 100 km, corners on multiples of 60 m. Each is
+seen every five days. Swath edges cut some; clouds come in regions, whatever the share of the whole
+scene; a tenth of the scenes has no cloud score.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+# The service knows its bands itself; ours would bring PyTorch, and seconds, into its process.
+BANDS_M = {
+    **{"B1": 60, "B2": 10, "B3": 10, "B4": 10, "B5": 20, "B6": 20, "B7": 20},
+    **{"B8": 10, "B8A": 20, "B9": 60, "B11": 20, "B12": 20},
+}
+TILE_M, STEP_M, GRID_M = 109_800, 100_000, 60
+REGION_M = 20_000  # of weather
+REVISIT_DAYS = 5
+_LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ"
+_NAME = re.compile(r"(\d{8}T\d{6})_\d{8}T\d{6}_T(\d\d)([A-Z])([A-Z])([A-Z])")
+_EPOCH = date(2015, 1, 1)
+_OFFSETS = date(2022, 1, 25)  # from then on products have an offset, and another baseline
+
+
+def hashed(*values: Any) -> Array:
+    """Mix whole numbers, or arrays of them, into uniform numbers from 0 to 1."""
+    with np.errstate(over="ignore"):
+        state: Any = np.uint64(0x9E3779B97F4A7C15)
+        for value in values:
+            state = state ^ np.asarray(value).astype(np.int64).astype(np.uint64)
+            state = state * np.uint64(0xBF58476D1CE4E5B9)
+            state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            state = state ^ (state >> np.uint64(31))
+    return np.asarray((state >> np.uint64(11)) * 2.0**-53)
+
+
+@dataclass(frozen=True)
+class Granule:
+    """One tile on one day.
+
+    Attributes:
+        epsg: Of its UTM zone.
+        column: Of the tile.
+        row: Of the tile.
+        start: When it was sensed.
+    """
+
+    epsg: int
+    column: int
+    row: int
+    start: datetime
+
+    @property
+    def left(self) -> int:
+        return self.column * STEP_M // GRID_M * GRID_M
+
+    @property
+    def bottom(self) -> int:
+        return self.row * STEP_M // GRID_M * GRID_M
+
+    @property
+    def tile(self) -> str:
+        hemisphere = 12 * (self.epsg // 100 == 326)
+        first = _LETTERS[hemisphere + self.row // len(_LETTERS)]
+        return f"{self.epsg % 100:02d}{first}{_LETTERS[self.column]}{_LETTERS[self.row % 24]}"
+
+    @property
+    def name(self) -> str:
+        end = self.start + timedelta(seconds=11)
+        return f"{self.start:%Y%m%dT%H%M%S}_{end:%Y%m%dT%H%M%S}_T{self.tile}"
+
+    @property
+    def day(self) -> int:
+        return (self.start.date() - _EPOCH).days
+
+    @property
+    def key(self) -> tuple[int, int, int, int]:
+        return self.epsg, self.column, self.row, self.day
+
+
+class Catalogue:
+    """The archive.
+
+    Args:
+        seed: Of the world.
+        cloudiness: Share of the scenes that are no good for a patch.
+    """
+
+    def __init__(self, seed: int = 0, cloudiness: float = 0.44) -> None:
+        self.seed = seed
+        self.cloudiness = cloudiness
+
+    def granules(
+        self, epsg: int, bounds: tuple[float, float, float, float], first: date, end: date
+    ) -> Iterator[Granule]:
+        """Yield what covers a part of a rectangle from a day until before another one."""
+        left, bottom, right, top = bounds
+        columns = range(int((left - TILE_M) // STEP_M), int(right // STEP_M) + 1)
+        rows = range(int((bottom - TILE_M) // STEP_M), int(top // STEP_M) + 1)
+        for column in columns:
+            for row in rows:
+                tile = Granule(epsg, column, row, datetime(2015, 1, 1, tzinfo=UTC))
+                is_apart = left >= tile.left + TILE_M or right <= tile.left
+                if not 0 <= column < 24 or row < 0 or is_apart:
+                    continue
+                if bottom >= tile.bottom + TILE_M or top <= tile.bottom:
+                    continue
+                yield from self._passes(tile, first, end)
+
+    def _passes(self, tile: Granule, first: date, end: date) -> Iterator[Granule]:
+        # Tiles of a column are seen by the same pass, at the same second.
+        phase = int(hashed(self.seed, 1, tile.epsg, tile.column) * REVISIT_DAYS)
+        start = (first - _EPOCH).days
+        for day in range(start + (phase - start) % REVISIT_DAYS, (end - _EPOCH).days, REVISIT_DAYS):
+            second = int(hashed(self.seed, 2, tile.epsg, tile.column, day) * 3600)
+            when = datetime.combine(_EPOCH + timedelta(days=day), datetime.min.time(), UTC)
+            when += timedelta(hours=10, seconds=second)
+            yield Granule(tile.epsg, tile.column, tile.row, when)
+
+    def find(self, name: str) -> Granule | None:
+        """Return the granule of a name, if it is in the archive."""
+        match = _NAME.fullmatch(name)
+        if match is None:
+            return None
+        text, zone, first, column, row = match.groups()
+        start = datetime.strptime(text, "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
+        hemisphere, high = divmod(_LETTERS.index(first), 12)
+        epsg = (32600 if hemisphere else 32700) + int(zone)
+        granule = Granule(epsg, _LETTERS.index(column), 24 * high + _LETTERS.index(row), start)
+        there = self._passes(granule, start.date(), start.date() + timedelta(days=1))
+        return granule if granule in set(there) else None
+
+    def properties(self, granule: Granule) -> dict[str, Any]:
+        """Return what Earth Engine lists for a scene."""
+        is_bad = float(hashed(self.seed, 3, *granule.key)) < 0.6 * self.cloudiness
+        cloud = float(hashed(self.seed, 4, *granule.key)) * 10
+        return {
+            "system:index": granule.name,
+            "system:time_start": int(granule.start.timestamp() * 1000),
+            "CLOUDY_PIXEL_PERCENTAGE": 10 + 9 * cloud if is_bad else cloud,
+            "PROCESSING_BASELINE": "04.00" if granule.start.date() >= _OFFSETS else "02.13",
+            "MGRS_TILE": granule.tile,
+            "SPACECRAFT_NAME": "Sentinel-2A",
+            "SENSING_ORBIT_NUMBER": granule.column + 1,
+        }
+
+    def has_score(self, granule: Granule) -> bool:
+        """Tell whether Cloud Score+ knows the scene."""
+        return float(hashed(self.seed, 5, *granule.key)) >= 0.1
+
+    def is_valid(self, granule: Granule, x: Array, y: Array) -> Array:
+        """Tell where a scene has data: within the tile, and on its side of the swath's edge."""
+        inside = (x >= granule.left) & (x < granule.left + TILE_M)
+        inside &= (y >= granule.bottom) & (y < granule.bottom + TILE_M)
+        if float(hashed(self.seed, 6, *granule.key)) < 0.1:
+            edge = granule.left + TILE_M * float(hashed(self.seed, 7, *granule.key))
+            inside &= x + 0.2 * (y - granule.bottom) > edge
+        return inside
+
+    def is_cloud(self, granule: Granule, x: Array, y: Array) -> Array:
+        """Tell where clouds are: they fill regions."""
+        where = (np.floor(x / REGION_M), np.floor(y / REGION_M))
+        return hashed(self.seed, 8, granule.epsg, granule.day, *where) < 0.4 * self.cloudiness
+
+    def values(self, granule: Granule, band: str, x: Array, y: Array) -> Array:
+        """Return digital numbers at UTM coordinates: constant on the band's pixels, 0 without data.
+
+        Args:
+            granule: Scene.
+            band: Name.
+            x: Easting in metres.
+            y: Northing, of the same shape.
+        """
+        size, number = BANDS_M[band], list(BANDS_M).index(band)
+        column, row = np.floor(x / size), np.floor(y / size)
+        noise = hashed(self.seed, 9, number, granule.day, column, row)
+        slope = (7 * column + 13 * row) % 1000
+        season = 300 * np.sin(2 * np.pi * granule.day / 365.25)
+        ground = 600 + 100 * number + slope + season + 60 * noise
+        ground = np.where(self.is_cloud(granule, x, y), ground + 5000, ground)
+        return np.where(self.is_valid(granule, x, y), ground, 0).astype(np.uint16)
+
+
+def pixel_centres(left: float, top: float, width: int, height: int, size: float) -> Any:
+    """Return easting and northing of the middle of all pixels, (height, width) each."""
+    x = left + size * (np.arange(width) + 0.5)
+    y = top - size * (np.arange(height) + 0.5)
+    return np.meshgrid(x, y)

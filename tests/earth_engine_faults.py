@@ -1,0 +1,138 @@
+"""Every way in which requests to Earth Engine are known to fail, as a server does it."""
+
+import json
+import random
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler
+from typing import Any
+
+# Called with the handler and the good answer: body and content type.
+Fault = Callable[[Any, bytes, str], None]
+
+
+def status(
+    code: int,
+    message: str = "it went wrong",
+    *,
+    reason: str = "",
+    headers: tuple[tuple[str, str], ...] = (),
+) -> Fault:
+    """Answer with an error of the service."""
+
+    def answer(handler: Any, body: bytes, kind: str) -> None:
+        errors = {"errors": [{"reason": reason, "message": message}]} if reason else {}
+        error = {"code": code, "message": message, "status": "ERROR", **errors}
+        handler.answer(code, json.dumps({"error": error}).encode(), headers=headers)
+
+    return answer
+
+
+def content(body: bytes, kind: str = "text/html", code: int = 200) -> Fault:
+    """Answer with something else."""
+    return lambda handler, _body, _kind: handler.answer(code, body, kind)
+
+
+def reset(handler: BaseHTTPRequestHandler, body: bytes, kind: str) -> None:
+    """Reset the connection."""
+    now = struct.pack("ii", 1, 0)
+    handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, now)
+    handler.connection.close()
+    handler.close_connection = True
+
+
+def cut(handler: Any, body: bytes, kind: str) -> None:
+    """Close the connection in the middle of the body."""
+    handler.head(200, kind, len(body))
+    handler.wfile.write(body[: len(body) // 2])
+    handler.close_connection = True
+
+
+def cut_chunked(handler: Any, body: bytes, kind: str) -> None:
+    """Close the connection in the middle of a body of unknown length."""
+    handler.head(200, kind, None)
+    half = body[: len(body) // 2]
+    handler.wfile.write(b"%x\r\n%s\r\n" % (len(half), half))
+    handler.close_connection = True
+
+
+def short(handler: Any, body: bytes, kind: str) -> None:
+    """Send half of the body as if it were all."""
+    handler.answer(200, body[: len(body) // 2], kind)
+
+
+def hang(seconds: float) -> Fault:
+    """Answer nothing for a while, and close."""
+
+    def wait(handler: Any, body: bytes, kind: str) -> None:
+        time.sleep(seconds)
+        handler.close_connection = True
+
+    return wait
+
+
+def drip(seconds: float) -> Fault:
+    """Send a byte now and then."""
+
+    def send(handler: Any, body: bytes, kind: str) -> None:
+        handler.head(200, kind, len(body))
+        handler.close_connection = True
+        end = time.monotonic() + seconds
+        for byte in body:
+            if time.monotonic() > end:
+                return
+            handler.wfile.write(bytes([byte]))
+            handler.wfile.flush()
+            time.sleep(0.02)
+
+    return send
+
+
+def stalling(seconds: float) -> dict[str, Fault]:
+    """Return the ways to keep a client waiting, for at most some seconds."""
+    return {"hang": hang(seconds), "drip": drip(seconds)}
+
+
+HTML = b"<html><body>Please log in</body></html>"
+# After these a repeat works.
+PASSING: dict[str, Fault] = {
+    "429": status(429, "Too many concurrent aggregations."),
+    "429 with Retry-After": status(429, "Quota exceeded", headers=(("Retry-After", "0"),)),
+    "500": status(500),
+    "503": status(503),
+    "502 with a page": content(HTML, code=502),
+    "403 for the rate": status(403, "Quota exceeded", reason="rateLimitExceeded"),
+    "reset": reset,
+    "cut": cut,
+    "cut in chunks": cut_chunked,
+    "short": short,
+    "empty": content(b"", "application/octet-stream"),
+    "a page": content(HTML),
+    "an empty object": content(b"{}", "application/json"),
+}
+
+
+class FaultPlan:
+    """Makes a share of the requests fail, each way as often as the others.
+
+    Args:
+        share: 0 to 1.
+        seed: Of the draws.
+        faults: The ways.
+    """
+
+    def __init__(self, share: float, seed: int = 0, faults: dict[str, Fault] | None = None) -> None:
+        self.share = share
+        self.faults = PASSING if faults is None else faults
+        self._random = random.Random(seed)
+        self._lock = threading.Lock()
+
+    def draw(self) -> Fault | None:
+        """Return how the next request fails, or None."""
+        with self._lock:
+            if self._random.random() >= self.share:
+                return None
+            return self.faults[self._random.choice(sorted(self.faults))]

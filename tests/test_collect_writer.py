@@ -1,0 +1,376 @@
+"""Files of a place: what is in them, where they lie, and that they are all there or none."""
+
+import hashlib
+import json
+import os
+import resource
+import shutil
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import rasterio
+from rasterio.crs import CRS
+from rasterio.errors import CRSError
+
+from datasets.bands import ALL_BANDS, RESOLUTION_M
+from datasets.collect_journal import Record
+from datasets.collect_scenes import Array, PatchGrid, Place, Scene
+from datasets.collect_settings import Settings
+from datasets.collect_writer import PlaceWriter, convert, place_hash, place_writer, utm_crs
+from utils.errors import UserError
+
+SETTINGS = Settings(patch_px=12)
+PLACE = Place(7, -33.25, 151.5, PatchGrid(32756, 340020, 6320040, 12), ())
+OLD, NEW = "20200101T101010_20200101T101011_T56HLH", "20200401T101010_20200401T101011_T56HLH"
+
+
+def scene(name: str = OLD) -> Scene:
+    start = datetime.strptime(name[:15], "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
+    return Scene(name, start, 1.5, 0.97, 1.0, "05.09", {"MGRS_TILE": "56HLH"}, key=object())
+
+
+def images(seed: int = 0, size_px: int = 12) -> dict[str, Array]:
+    """Random digital numbers of all bands, up to saturated ones."""
+    rng = np.random.default_rng(seed)
+    sides = {band: 10 * size_px // size for band, size in RESOLUTION_M.items()}
+    return {b: rng.integers(1, 20_000, (n, n)).astype(np.uint16) for b, n in sides.items()}
+
+
+def writer_in(root: Path, settings: Settings = SETTINGS) -> PlaceWriter:
+    root.mkdir(exist_ok=True)
+    return place_writer(root, settings, {"collection": "made up"}, (0, 1))
+
+
+def write(writer: PlaceWriter, place: Place = PLACE, seed: int = 0) -> Record:
+    draft = writer.draft(place)
+    draft.add(scene(NEW), images(seed))
+    draft.add(scene(OLD), images(seed + 1))
+    return draft.finish()
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def read(path: Path) -> Array:
+    with rasterio.open(path) as file:
+        image: Array = file.read(1)
+    return image
+
+
+def test_the_layout_is_that_of_the_archives(tmp_path: Path) -> None:
+    write(writer_in(tmp_path))
+
+    assert set(tree(tmp_path)) == {
+        f"000007/{name}/{file}"
+        for name in (OLD, NEW)
+        for file in [*(f"{band}.tif" for band in ALL_BANDS), "metadata.json"]
+    }
+
+
+def test_every_digital_number_becomes_255_times_reflectance_truncated() -> None:
+    numbers = np.arange(65_536, dtype=np.uint16).reshape(256, 256)
+    expected = [min(dn * 255 // 10_000, 255) for dn in range(65_536)]
+
+    stored = convert(numbers, "uint8")
+
+    assert stored.dtype == np.uint8
+    assert stored.ravel().tolist() == expected
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_files_hold_the_pixels(tmp_path: Path, dtype: str) -> None:
+    write(writer_in(tmp_path, replace(SETTINGS, dtype=dtype)))
+
+    for band, image in images(1).items():
+        stored = read(tmp_path / "000007" / OLD / f"{band}.tif")
+        expected = image if dtype == "uint16" else np.minimum(image / 10_000, 1) * 255 // 1
+        assert stored.dtype == dtype
+        np.testing.assert_array_equal(stored, expected)
+
+
+@pytest.mark.parametrize("compress", ["deflate", "jpeg"])
+def test_pixels_lie_where_they_are_on_the_earth(tmp_path: Path, compress: str) -> None:
+    write(writer_in(tmp_path, replace(SETTINGS, compress=compress)))
+
+    for band, size in RESOLUTION_M.items():
+        with rasterio.open(tmp_path / "000007" / OLD / f"{band}.tif") as file:
+            assert file.crs == CRS.from_epsg(32756)
+            assert file.transform[:6] == (size, 0, 340020, 0, -size, 6320040)
+            assert file.bounds == PLACE.grid.bounds
+            assert file.driver == "GTiff"
+            assert file.count == 1
+            assert file.profile["compress"] == compress
+
+
+def test_jpeg_is_near_and_smaller(tmp_path: Path) -> None:
+    rows, columns = np.indices((264, 264))
+    noise = np.random.default_rng(0).normal(0, 40, (264, 264))
+    image = (1500 + 5 * rows + 3 * columns + noise).astype(np.uint16)
+    sizes = {}
+    for compress in ("deflate", "jpeg"):
+        settings = replace(SETTINGS, bands=("B4",), compress=compress)
+        draft = writer_in(tmp_path / compress, settings).draft(PLACE)
+        draft.add(scene(), {"B4": image})
+        draft.finish()
+        path = tmp_path / compress / "000007" / OLD / "B4.tif"
+        sizes[compress] = path.stat().st_size
+        off = np.abs(read(path).astype(int) - convert(image, "uint8"))
+        assert off.max() <= (8 if compress == "jpeg" else 0)
+
+    assert sizes["jpeg"] < sizes["deflate"] / 2
+
+
+def test_only_the_chosen_bands_are_written(tmp_path: Path) -> None:
+    write(writer_in(tmp_path, replace(SETTINGS, bands=("B4", "B8A"))))
+    names = {path.name for path in (tmp_path / "000007" / OLD).iterdir()}
+    assert names == {"B4.tif", "B8A.tif", "metadata.json"}
+
+
+def test_metadata_tells_where_and_when(tmp_path: Path) -> None:
+    write(writer_in(tmp_path))
+    folder = tmp_path / "000007" / OLD
+    metadata = json.loads((folder / "metadata.json").read_text())
+    content = (folder / "B9.tif").read_bytes()
+
+    assert metadata.pop("files")["B9.tif"] == {
+        "bytes": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
+    assert metadata.pop("bands")["B9"] == {"resolution_m": 60}
+    assert metadata == {
+        "collection": "made up",
+        "scene": OLD,
+        "time": "2020-01-01T10:10:10+00:00",
+        "cloud_percent": 1.5,
+        "clear_fraction": 0.97,
+        "valid_fraction": 1.0,
+        "processing_baseline": "05.09",
+        "latitude": -33.25,
+        "longitude": 151.5,
+        "crs": "EPSG:32756",
+        "transform": [10, 0, 340020, 0, -10, 6320040],
+        "unit": "255 * reflectance",
+        "properties": {"MGRS_TILE": "56HLH"},
+    }
+
+
+def test_the_record_holds_size_and_hash_of_all_files(tmp_path: Path) -> None:
+    record = write(writer_in(tmp_path))
+    files = tree(tmp_path / "000007")
+
+    assert (record.place, record.outcome, record.scenes) == (7, "done", (OLD, NEW))
+    assert record.num_bytes == sum(map(len, files.values()))
+    lines = [f"{hashlib.sha256(files[name]).hexdigest()}  {name}\n" for name in sorted(files)]
+    assert record.sha256 == hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def test_a_hash_depends_on_names_and_not_on_order() -> None:
+    assert place_hash({"a": "1", "b": "2"}) == place_hash({"b": "2", "a": "1"})
+    assert place_hash({"a": "1", "b": "2"}) != place_hash({"a": "2", "b": "1"})
+
+
+def test_many_threads_write_the_same_bytes_as_one(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, bands=("B4", "B12"))
+    places = [
+        replace(PLACE, number=n, grid=replace(PLACE.grid, epsg=32756 + n % 2)) for n in range(8)
+    ]
+    one, many = writer_in(tmp_path / "one", settings), writer_in(tmp_path / "many", settings)
+    for place in places:
+        write(one, place, place.number)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda place: write(many, place, place.number), places))
+
+    assert tree(tmp_path / "one") == tree(tmp_path / "many")
+
+
+def test_nothing_can_be_seen_before_a_place_is_finished(tmp_path: Path) -> None:
+    writer = writer_in(tmp_path)
+    draft = writer.draft(PLACE)
+    draft.add(scene(), images())
+
+    assert not [path for path in tmp_path.iterdir() if not path.name.startswith(".")]
+    draft.discard()
+    assert tree(tmp_path) == {}
+    writer.clear()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_are_on_the_disk_before_their_place_appears(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    sync, rename = os.fsync, Path.rename
+
+    def fsync(descriptor: int) -> None:
+        events.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+        sync(descriptor)
+
+    def renamed(path: Path, target: Path) -> Path:
+        events.append("rename")
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(Path, "rename", renamed)
+    write(writer_in(tmp_path))
+
+    staged = tmp_path.resolve() / ".partial-0-of-1" / "000007"
+    end = events.index("rename")
+    files = {str(staged / name) for name in tree(tmp_path / "000007")}
+    assert set(events[:end]) == files | {str(staged), str(staged / OLD), str(staged / NEW)}
+    assert events[end + 1 :] == [str(tmp_path.resolve())]
+
+
+def test_a_place_that_a_killed_run_has_left_is_replaced(tmp_path: Path) -> None:
+    writer = writer_in(tmp_path)
+    write(writer, seed=5)
+    (tmp_path / "000007" / "old").mkdir()
+    draft = writer.draft(PLACE)  # killed
+    draft.add(scene("20200501T101010_x_T56HLH"), images())
+    leftover = writer.staging / "000007.old" / "scene"
+    leftover.mkdir(parents=True)
+
+    write(writer)
+    writer.clear()
+
+    write(writer_in(tmp_path / "fresh"))
+    fresh = tree(tmp_path / "fresh" / "000007")
+    shutil.rmtree(tmp_path / "fresh")
+    assert tree(tmp_path / "000007") == fresh
+    assert [path.name for path in tmp_path.iterdir()] == ["000007"]
+
+
+@pytest.mark.parametrize("kind", ["file", "pipe", "link", "link to nothing"])
+def test_what_is_no_folder_in_the_way_of_a_place_is_replaced(tmp_path: Path, kind: str) -> None:
+    root, elsewhere = tmp_path / "d", tmp_path / "elsewhere"
+    writer, target = writer_in(root), root / PLACE.name
+    elsewhere.mkdir()
+    (elsewhere / "mine").touch()
+    if kind == "file":
+        target.touch()
+    elif kind == "pipe":
+        os.mkfifo(target)
+    else:
+        target.symlink_to(elsewhere if kind == "link" else tmp_path / "nowhere")
+
+    write(writer)
+
+    assert {path.name for path in target.iterdir()} == {OLD, NEW}
+    assert (elsewhere / "mine").exists()
+
+
+def test_a_pipe_in_the_place_of_staging_is_not_waited_for(tmp_path: Path) -> None:
+    writer = writer_in(tmp_path)
+    os.mkfifo(writer.staging)
+
+    writer.clear()
+
+    with pytest.raises(UserError, match=r"cannot write .*000007"):
+        write(writer)
+
+
+def test_staging_of_other_numbers_of_shards_is_cleared_but_not_of_shards_beside(
+    tmp_path: Path,
+) -> None:
+    for name in (".partial-0-of-1", ".partial-0-of-4", ".partial-1-of-4", ".partial-1-of-2"):
+        (tmp_path / name / "000001").mkdir(parents=True)
+
+    place_writer(tmp_path, SETTINGS, {}, (0, 2)).clear()
+
+    assert [path.name for path in tmp_path.iterdir()] == [".partial-1-of-2"]
+
+
+@contextmanager
+def largest_file(num_bytes: int) -> Iterator[None]:
+    """Let the system refuse to write larger files, as a full disk would."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_a_disk_that_fills_is_one_sentence_and_leaves_nothing(tmp_path: Path) -> None:
+    writer = writer_in(tmp_path)
+    draft = writer.draft(PLACE)
+    with (
+        largest_file(400),
+        pytest.raises(UserError, match=r"cannot write .*000007 \(File too large\): make room"),
+    ):
+        draft.add(scene(), images())
+
+    assert tree(tmp_path) == {}
+    write(writer)
+    assert len(tree(tmp_path)) == 26
+
+
+def test_a_place_that_cannot_be_renamed_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = writer_in(tmp_path)
+
+    def fail(path: Path, target: Path) -> Path:
+        raise OSError(122, "Disk quota exceeded")
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(UserError, match="Disk quota exceeded"):
+        write(writer)
+    assert tree(tmp_path) == {}
+
+
+class Killed(BaseException):
+    """Stands for a process that ends here: nothing in the writer may catch it."""
+
+
+def test_whenever_a_run_is_killed_a_place_is_whole_or_absent_and_the_next_run_mends_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = replace(SETTINGS, bands=("B4", "B9"))
+    write(writer_in(tmp_path / "whole", settings))
+    whole = tree(tmp_path / "whole")
+    sync, left = os.fsync, 0
+
+    def fsync(descriptor: int) -> None:
+        nonlocal left
+        sync(descriptor)
+        left -= 1
+        if not left:
+            raise Killed
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    seen = []
+    for instant in range(1, 11):  # 2 x (3 files and their folder), the place, the collection
+        root = tmp_path / str(instant)
+        writer, left = writer_in(root, settings), instant
+        with pytest.raises(Killed):
+            write(writer)
+        seen.append((root / "000007").exists())
+        again = writer_in(root, settings)
+        again.clear()
+        write(again)
+        again.clear()
+        assert tree(root) == whole
+    assert seen == [False] * 9 + [True]
+
+
+def test_a_machine_without_tables_of_coordinates_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def no_table(code: int) -> CRS:
+        raise CRSError("Cannot find proj.db")
+
+    monkeypatch.setattr("datasets.collect_writer.CRS", SimpleNamespace(from_epsg=no_table))
+    with pytest.raises(UserError, match="unset PROJ_DATA"):
+        utm_crs.__wrapped__(32701)

@@ -1,0 +1,328 @@
+"""Where and when: properties of the places, each restated slowly."""
+
+import zipfile
+from datetime import date, timedelta
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from datasets.collect_cities import read_cities
+from datasets.land_mask import LandMask
+from datasets.seco_sampling import (
+    Places,
+    Sampler,
+    around,
+    bounded,
+    gaussian,
+    sample_places,
+    uniforms,
+    windows,
+    within_zone,
+)
+from datasets.utm import from_utm, to_utm, utm_epsg, wrapped
+from utils.errors import UserError
+
+EARTH_M = 6_371_008.8
+GLOBE = (-180.0, -90.0, 180.0, 90.0)
+# Where zones meet: a meridian, the equator, 180 degrees, and the odd borders of MGRS.
+BORDERS = {
+    "meridian": (5.9, 40.0, 6.1, 40.3),
+    "equator": (20.0, -0.15, 20.3, 0.15),
+    "180 degrees": (179.7, 65.0, -179.7, 65.3),
+    "31V to 32V": (2.8, 60.0, 3.2, 60.2),
+    "south of 32V": (3.3, 55.9, 3.7, 56.1),
+    "north of 32V": (4.0, 63.9, 5.0, 64.1),
+    "31X to 33X": (8.7, 75.0, 9.3, 75.2),
+    "south of 33X": (10.0, 71.9, 11.0, 72.1),
+}
+
+
+def drawn(
+    sampler: Sampler,
+    count: int,
+    *,
+    seed: int = 0,
+    land: LandMask | None = None,
+    patch_px: int = 264,
+) -> Places:
+    return sample_places(
+        seed,
+        count,
+        sampler,
+        patch_px=patch_px,
+        max_shift_days=365,
+        is_land=None if land is None else land.is_land,
+    )
+
+
+def rows(places: Places, start: int = 0, stop: int | None = None) -> list[tuple[float, ...]]:
+    columns = [column[start:stop].tolist() for column in vars(places).values()]
+    return list(zip(*columns, strict=True))
+
+
+def metres(lat: np.ndarray, lng: np.ndarray, origin: tuple[float, float]) -> np.ndarray:
+    """Offsets to the east and north of an origin, by azimuth and distance on the sphere."""
+    a, b = np.radians(lat), np.radians(origin[0])
+    turn = np.radians(lng - origin[1])
+    cosine = np.sin(a) * np.sin(b) + np.cos(a) * np.cos(b) * np.cos(turn)
+    azimuth = np.arctan2(
+        np.sin(turn) * np.cos(a), np.cos(b) * np.sin(a) - np.sin(b) * np.cos(a) * np.cos(turn)
+    )
+    return EARTH_M * np.arccos(cosine) * np.array([np.sin(azimuth), np.cos(azimuth)])
+
+
+@pytest.fixture(scope="module")
+def land() -> LandMask:
+    return LandMask()
+
+
+def test_numbers_of_a_candidate_do_not_depend_on_who_draws_them() -> None:
+    whole = uniforms(7, 0, 100)
+    parts = [uniforms(7, first, 10) for first in range(0, 100, 10)]
+    assert np.concatenate(parts).tolist() == whole.tolist()
+    assert uniforms(8, 0, 100).tolist() != whole.tolist()
+
+
+def test_the_generator_is_philox_4x64_10() -> None:
+    """The known answer of its authors' Random123 for key and counter 0; NumPy counts first."""
+    words = np.random.Philox(key=0, counter=2**256 - 1).random_raw(4)
+    assert [f"{word:016x}" for word in words] == [
+        "16554d9eca36314c",
+        "db20fe9d672d0fdc",
+        "d7e772cee186176b",
+        "7e68b68aec7ba23b",
+    ]
+
+
+def test_numbers_are_uniform() -> None:
+    numbers = uniforms(1, 0, 40_000)
+    assert numbers.shape == (40_000, 4)
+    assert 0 <= numbers.min() < numbers.max() < 1
+    assert np.abs(numbers.mean(0) - 1 / 2).max() < 0.01
+    assert np.abs(numbers.var(0) - 1 / 12).max() < 0.01
+
+
+@pytest.mark.parametrize("count", [1, 500, 4000])
+def test_fewer_places_are_the_beginning_of_more(count: int) -> None:
+    sampler = gaussian(read_cities("geonames"), 50)
+    more, fewer = drawn(sampler, 30_000, seed=3), drawn(sampler, count, seed=3)
+    assert rows(fewer) == rows(more, 0, count)
+
+
+def test_places_are_the_first_candidate_of_each_cell_that_fits() -> None:
+    """All at once is the same as one candidate after the other."""
+    sampler = bounded(-179, -60, 179, 30)
+    expected: dict[tuple[int, int, int], list[float]] = {}
+    for number in range(3000):
+        numbers = uniforms(5, number, 1)
+        lat, lng = (float(x[0]) for x in sampler(numbers))
+        epsg = int(utm_epsg(lat, lng))
+        column, line = (int(x // 11_820) for x in to_utm(lat, lng, epsg))
+        left, top = column * 11_820, line * 11_820 + 11_820
+        x, y = np.meshgrid([left - 10, left + 11_830], [top + 10, top - 11_830])
+        corners = from_utm(x, y, epsg)
+        if (utm_epsg(*corners) == epsg).all() and corners[0].min() > -56:
+            shift = int(numbers[0, 3] * 365)
+            expected.setdefault((epsg, left, top), [epsg, left, top, shift])
+    places = drawn(sampler, len(expected), seed=5, patch_px=1182)
+    assert 2000 < len(expected) < 3000
+    assert [list(row[2:]) for row in rows(places)] == list(expected.values())
+
+
+def test_another_seed_gives_other_places() -> None:
+    assert not set(rows(drawn(bounded(*GLOBE), 50))) & set(rows(drawn(bounded(*GLOBE), 50, seed=1)))
+
+
+@pytest.mark.parametrize("lat", [0.0, 60.0])
+def test_offsets_are_normal_in_metres_along_both_axes(lat: float) -> None:
+    at = gaussian(np.array([[lat, 9.0]]), 50)(uniforms(0, 0, 200_000))
+    east, north = metres(*at, (lat, 9.0)) / 50_000
+    for axis in (east, north):
+        assert axis.mean() == pytest.approx(0, abs=0.01)
+        assert axis.std() == pytest.approx(1, abs=0.01)
+        assert np.mean(np.abs(axis) < 1) == pytest.approx(0.6827, abs=0.005)
+        assert np.mean(np.abs(axis) < 2) == pytest.approx(0.9545, abs=0.003)
+    assert np.mean(east * north) == pytest.approx(0, abs=0.01)
+
+
+def test_all_cities_are_as_likely() -> None:
+    cities = np.stack([np.zeros(5), np.arange(-60.0, 61, 30)], 1)
+    _, lng = gaussian(cities, 1)(uniforms(0, 0, 50_000))
+    nearest, counts = np.unique(np.round(lng / 30), return_counts=True)
+    assert counts == pytest.approx([10_000] * 5, rel=0.04)
+    for city in nearest:  # offsets do not depend on the city
+        own = lng[np.round(lng / 30) == city] - 30 * city
+        assert np.radians(own.std()) * EARTH_M == pytest.approx(1000, rel=0.03)
+
+
+def test_places_around_180_degrees_are_wrapped() -> None:
+    """A city of Fiji has places on either side."""
+    places = drawn(gaussian(np.array([[-16.8, 179.99]]), 50), 200)
+    assert places.lng.min() < -179
+    assert places.lng.max() > 179
+    assert np.abs(places.lng).max() <= 180
+    offsets = metres(places.lat, places.lng, (-16.8, 179.99))
+    assert np.abs(offsets).max() < 5.5 * 50_000
+    assert set(places.epsg.tolist()) == {32701, 32760}
+
+
+def test_a_city_at_the_pole_scatters_over_it() -> None:
+    lat, lng = gaussian(np.array([[89.9, 0.0]]), 100)(uniforms(0, 0, 1000))
+    assert np.mean(np.abs(lng) > 90) > 0.4
+    assert np.abs(gaussian(np.array([[0.0, 179.9]]), 100)(uniforms(0, 0, 99))[1]).max() <= 180
+    assert lat.max() <= 90
+
+
+def test_uniform_places_are_even_by_area() -> None:
+    lat, lng = bounded(*GLOBE)(uniforms(0, 0, 100_000))
+    assert np.mean(np.abs(lat) < 30) == pytest.approx(0.5, abs=0.01)
+    assert np.mean(lng < -90) == pytest.approx(0.25, abs=0.01)
+
+
+def test_bounds_that_cross_180_degrees_are_kept() -> None:
+    places = drawn(bounded(177, -19, -179, -16), 300)
+    assert ((places.lng > 176.95) | (places.lng < -178.95)).all()
+    assert (places.lng > 0).mean() == pytest.approx(3 / 4, abs=0.1)
+    assert places.lat.min() > -19.05
+    assert places.lat.max() < -15.95
+
+
+@pytest.mark.parametrize("name", BORDERS)
+def test_no_patch_overlaps_another_even_where_zones_meet(name: str) -> None:
+    """Points just inside of a patch's outline lie in no patch of another zone."""
+    side = 2640
+    places = drawn(bounded(*BORDERS[name]), 40)
+    cells = list(zip(places.epsg, places.left // side, places.top // side, strict=True))
+    assert len(set(cells)) == len(cells)
+    assert (places.left % side == 0).all()
+    assert (places.top % side == 0).all()
+    zones = set(places.epsg.tolist())
+    assert len(zones) == 2
+    steps = np.linspace(0.001, side - 0.001, 25)
+    ends = np.full_like(steps, 0.001)
+    x = np.concatenate([steps, steps, ends, side - ends])
+    y = np.concatenate([ends, side - ends, steps, steps])
+    for epsg, left, top in zip(places.epsg, places.left, places.top, strict=True):
+        for other in zones - {int(epsg)}:
+            east, north = to_utm(*from_utm(left + x, top - y, epsg), other)
+            hit = zip(east // side, north // side + 1, strict=True)
+            assert not {(other, *cell) for cell in hit} & set(cells)
+
+
+@pytest.mark.parametrize("name", BORDERS)
+def test_patches_lie_in_their_zone(name: str) -> None:
+    places = drawn(bounded(*BORDERS[name]), 40)
+    for x, y in [(0, 0), (2640, 0), (0, -2640), (2640, -2640), (1320, 0), (1320, -2640)]:
+        corner = from_utm(places.left + x, places.top + y, places.epsg)
+        assert utm_epsg(*corner).tolist() == places.epsg.tolist()
+    lat, lng = from_utm(places.left + 1320, places.top - 1320, places.epsg)
+    assert np.abs(lat - places.lat).max() <= 0.51e-6
+    assert np.abs(wrapped(lng - places.lng)).max() <= 0.51e-6
+
+
+def test_an_edge_does_not_bulge_over_the_parallel_that_ends_a_zone() -> None:
+    """The largest patches, metre by metre below 64 N in 32V: between corners the edge is higher."""
+    _, north = to_utm(63.9999, 3.5, 32632)
+    top = int(north) + np.arange(-1500, 1500, dtype=np.int32)
+    same = np.zeros_like(top)
+    places = Places(same, same, same + 32632, same + 225_000, top, same)
+    fits = within_zone(places, 1182)
+    assert 0 < fits.sum() < len(fits)
+    for x in np.linspace(0, 11_820, 30):
+        lat, lng = from_utm(places.left + x, places.top, places.epsg)
+        assert (utm_epsg(lat, lng)[fits] == 32632).all()
+
+
+def test_nothing_is_placed_where_sentinel_2_does_not_look() -> None:
+    places = drawn(bounded(0, 82.8, 40, 90), 100)
+    assert places.lat.max() < 83
+    with pytest.raises(UserError, match="only 0 places were found of 1 "):
+        drawn(bounded(0, -90, 40, -56.1), 1)
+
+
+def test_places_are_on_land(land: LandMask) -> None:
+    sampler = bounded(-10, 35, 20, 60)
+    places = drawn(sampler, 2000, land=land)
+    assert land.is_land(places.lat, places.lng).all()
+    at_sea = ~land.is_land(*sampler(uniforms(0, 0, 2000)))
+    assert at_sea.mean() > 0.2
+
+
+def test_the_mask_knows_land_from_sea(land: LandMask) -> None:
+    chukotka = [(67.0, 179.5), (67.0, -179.5)]
+    on_land = np.array([(48.86, 2.35), (-1.0, 33.0), (23.0, 10.0), (-90.0, 0.0), *chukotka])
+    at_sea = np.array([(0.0, -25.0), (45.0, -5.0), (90.0, 180.0), (-30.0, -180.0), (58.0, 20.0)])
+    assert land.is_land(*on_land.T).all()
+    assert not land.is_land(*at_sea.T).any()
+
+
+def test_the_mask_is_its_file_cell_by_cell(land: LandMask) -> None:
+    """North of 70 degrees; its file has a byte per cell, from 90 N and 180 W."""
+    spec = find_spec("global_land_mask")
+    assert spec is not None
+    path = Path(str(spec.origin)).with_name("globe_combined_mask_compressed.npz")
+    with zipfile.ZipFile(path) as archive, archive.open("mask.npy") as file:
+        np.lib.format.read_magic(file)
+        np.lib.format.read_array_header_1_0(file)
+        sea = np.frombuffer(file.read(2400 * 43_200), bool).reshape(2400, 43_200)
+    rng = np.random.default_rng(0)
+    row, column = rng.integers(2400, size=50_000), rng.integers(43_200, size=50_000)
+    lat, lng = 90 - (row + rng.uniform(0.01, 0.99)) / 120, (column + 0.5) / 120 - 180
+    assert (land.is_land(lat, lng) == ~sea[row, column]).all()
+
+
+@pytest.mark.slow
+def test_the_mask_is_that_of_its_package(land: LandMask) -> None:
+    from global_land_mask import globe
+
+    lat, lng = bounded(*GLOBE)(uniforms(0, 0, 1_000_000))
+    assert (land.is_land(lat, lng) == globe.is_land(lat, lng)).all()
+
+
+def test_an_area_that_is_too_small_tells_how_many_places_fit() -> None:
+    """About 30 km by 33 km without the cells on its rim: 120 to 165 patches."""
+    with pytest.raises(UserError, match=r"^only 1[2-6]\d places were found of 5000 ") as caught:
+        drawn(bounded(10, 50, 10.42, 50.3), 5000)
+    assert "--num_locations" in str(caught.value)
+
+
+def test_shifts_are_even_over_a_year() -> None:
+    shifts = drawn(bounded(*GLOBE), 8000).shift_days
+    assert shifts.min() == 0
+    assert shifts.max() == 364
+    assert shifts.mean() == pytest.approx(182, abs=4)
+
+
+def test_centres_are_snapped_to_60_metres() -> None:
+    lat, lng = np.array([48.86, -33.9]), np.array([2.35, 151.2])
+    places = around(lat, lng, 264)
+    east, north = to_utm(lat, lng, places.epsg)
+    for corner, exact in ((places.left, east - 1320), (places.top, north + 1320)):
+        assert (corner % 60 == 0).all()
+        assert np.abs(corner - exact).max() <= 30
+
+
+def test_places_are_found_again_from_their_centres() -> None:
+    places = drawn(bounded(*GLOBE), 3000)
+    again = around(places.lat, places.lng, 264)
+    assert again.left.tolist() == places.left.tolist()
+    assert again.top.tolist() == places.top.tolist()
+
+
+def test_windows_are_those_of_the_paper() -> None:
+    """Fifteen days, twelve weeks apart, the newest centred four weeks before the reference."""
+    found = windows(date(2021, 1, 29), 0, num_dates=5, interval_days=84, window_days=15)
+    assert found[0].start == date(2020, 12, 25)
+    assert found[0].end == date(2021, 1, 9)
+    middles = [window.start + timedelta(days=7) for window in found]
+    assert middles == [date(2021, 1, 1) - timedelta(weeks=12 * step) for step in range(5)]
+    assert {(window.end - window.start).days for window in found} == {15}
+
+
+def test_a_shift_moves_all_windows_back() -> None:
+    kwargs = {"num_dates": 2, "interval_days": 10, "window_days": 4}
+    plain = windows(date(2021, 3, 1), 0, **kwargs)
+    shifted = windows(date(2021, 3, 1), 30, **kwargs)
+    assert [window.start - timedelta(days=30) for window in plain] == [w.start for w in shifted]
