@@ -159,7 +159,7 @@ def test_the_best_epoch_is_an_encoder_with_its_classifier(
 def test_the_last_epoch_of_the_original_is_an_encoder_of_pictures_in_0_to_1(
     bigearthnet: list[str],
 ) -> None:
-    _, run_dir = run(bigearthnet)
+    _, run_dir = run(bigearthnet, "--max_epochs", "1")
     folder = run_dir / "seed=42/checkpoints"
     assert sorted(path.name for path in folder.iterdir()) == ["arguments.json", "last.ckpt"]
     encoder, spec = load_encoder("pretrain", ckpt_path=folder / "last.ckpt")
@@ -209,7 +209,7 @@ def test_another_run_is_not_resumed(
     ):
         with pytest.raises(UserError, match=message):
             main_eurosat.main([*eurosat[1:], *resume, *extra])
-    _, finished = run(eurosat)
+    _, finished = run(eurosat, "--resume_from_checkpoint", str(path))
     for name, message in (("last", "has its 2 epochs already"), ("best", "cannot be continued")):
         whole = finished / f"seed=42/checkpoints/{name}.ckpt"
         with pytest.raises(UserError, match=message):

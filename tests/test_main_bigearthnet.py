@@ -181,7 +181,8 @@ def test_labels_of_test_influence_nothing_but_its_metrics(
         if row["split"] == "test":
             row["labels"] = ["Sea and ocean"]
     pq.write_table(pa.Table.from_pylist(rows), other / "metadata.parquet")
-    command = probe if mode == "probe" else [*flags, "--learning_rate", "1e-3"]
+    tuning = [*flags, "--learning_rate", "1e-3", "--max_epochs", "2"]
+    command = probe if mode == "probe" else tuning
     found, scores = [], []
     for number, root in enumerate((data_dir, other)):
         file = tmp_path / f"{number}.npz"
@@ -287,7 +288,7 @@ def test_fine_tuning_learns_statistics_and_leaves_the_encoder_as_it_was(
     modules, before = caught_modules(monkeypatch), tensors(encoder)
     file = tmp_path / "predictions.parquet"
     extra = ["--num_seeds", "2", "--learning_rate", "1e-3", "--save_predictions", str(file)]
-    metrics = main_bigearthnet.main([*flags, *extra])
+    metrics = main_bigearthnet.main([*flags, *extra, "--max_epochs", "2"])
     tuned = [module.encoder_q for module in modules]
     for name, tensor in encoder.state_dict().items():
         assert torch.equal(tensor, before[name]), name

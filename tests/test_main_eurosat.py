@@ -3,8 +3,6 @@
 import json
 import pickle
 import struct
-import subprocess
-import sys
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from models import finetuning
 from models.backbones import Encoder, load_encoder
 from models.features import cached, extract_features, feature_key
 from models.ssl_finetuner import SSLFineTuner
+from tests.script import exit_code
 from utils.errors import UserError
 from utils.input_transform import DataSpec, input_transform
 from utils.normalization import InputSpec
@@ -304,13 +303,15 @@ def test_bad_input_is_one_sentence_and_leaves_nothing_behind(
     assert not (tmp_path / "logs").exists()
 
 
-def test_script_reports_bad_input_on_stderr_with_exit_code_2(tmp_path: Path) -> None:
-    command = [sys.executable, "main_eurosat.py", "--data_dir", str(tmp_path / "nowhere")]
-    command += ["--backbone_type", "random", "--gpus", "0", "--log_dir", str(tmp_path / "logs")]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 2
+def test_script_reports_bad_input_on_stderr_with_exit_code_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     missing = tmp_path / "nowhere"
-    assert done.stderr == f"error: {missing} does not exist: name a zip or folder of EuroSAT\n"
+    flags = ["--data_dir", str(missing), "--log_dir", str(tmp_path / "logs")]
+    flags += ["--backbone_type", "random", "--gpus", "0"]
+    assert exit_code(monkeypatch, "main_eurosat.py", *flags) == 2
+    says = f"error: {missing} does not exist: name a zip or folder of EuroSAT\n"
+    assert capsys.readouterr().err == says
     assert list(tmp_path.iterdir()) == []
 
 

@@ -3,8 +3,6 @@
 import csv
 import json
 import shutil
-import subprocess
-import sys
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
@@ -23,6 +21,7 @@ from datasets import mini_earth
 from models.backbones import Encoder, load_encoder
 from models.change_detector import ChangeDetector
 from tests.legacy_checkpoint import write_legacy_checkpoint
+from tests.script import exit_code
 from utils.checkpoint import read_checkpoint
 from utils.errors import UserError
 from utils.normalization import InputSpec
@@ -458,11 +457,13 @@ def test_several_devices_are_answered_before_anything_is_read(
         main_oscd.main([*flags, "--gpus", "4", "--accelerator", "dp"])
 
 
-def test_script_reports_bad_input_on_stderr_with_exit_code_2(tmp_path: Path) -> None:
-    command = [sys.executable, "main_oscd.py", "--data_dir", str(tmp_path / "nowhere")]
-    command += ["--backbone_type", "random", "--gpus", "0", "--log_dir", str(tmp_path / "logs")]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 2
-    assert done.stderr.startswith(f"error: {tmp_path / 'nowhere'} is no folder")
-    assert done.stderr.count("\n") == 1
+def test_script_reports_bad_input_on_stderr_with_exit_code_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--data_dir", str(tmp_path / "nowhere"), "--log_dir", str(tmp_path / "logs")]
+    flags += ["--backbone_type", "random", "--gpus", "0"]
+    assert exit_code(monkeypatch, "main_oscd.py", *flags) == 2
+    says = capsys.readouterr().err
+    assert says.startswith(f"error: {tmp_path / 'nowhere'} is no folder")
+    assert says.count("\n") == 1
     assert list(tmp_path.iterdir()) == []

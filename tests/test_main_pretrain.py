@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from datasets import seco_utils
 from main_pretrain import PRESETS, main, make_datamodule, make_model, parse_args
 from utils.errors import UserError
 from utils.launch import World
@@ -212,9 +213,7 @@ def test_twelve_bands_train_once_their_quantiles_are_known(seco_root: Path, tmp_
     flags = ["--max_epochs", "1", "--bands", "B2", "B8", "B11", "B9"]
     with pytest.raises(UserError, match="seco_utils"):
         pretrain(copy, tmp_path / "logs", *flags)
-    subprocess.run(
-        [sys.executable, "datasets/seco_utils.py", "--data_dir", copy], check=True, cwd=ROOT
-    )
+    seco_utils.main(["--data_dir", str(copy)])
     run_dir = pretrain(copy, tmp_path / "logs", *flags)
     state = tensors(run_dir / "checkpoints/last.ckpt")
     assert state["encoder_q.0.weight"].shape[1] == 4

@@ -322,8 +322,9 @@ def test_another_kind_of_address_is_refused() -> None:
 
 
 def test_a_google_bucket_names_the_package_that_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Here it is installed, for Earth Engine's client brings it.
-    monkeypatch.setattr("litdata.streaming.downloader._GOOGLE_STORAGE_AVAILABLE", False)
+    # As if it were not installed, nor imported by an earlier test.
+    monkeypatch.setitem(sys.modules, "google.cloud.storage", None)
+    monkeypatch.delattr(sys.modules.get("google.cloud"), "storage", raising=False)
     with pytest.raises(
         UserError, match=r"gs://bucket/set needs .*: pip install google-cloud-storage"
     ):
