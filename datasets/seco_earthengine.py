@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import ee
 import numpy as np
+import requests
 from numpy.lib import format as npy
 
 from datasets.bands import RESOLUTION_M
@@ -21,7 +22,7 @@ from datasets.collect_scenes import GRID_M, Array, ComeBack, PatchGrid, Place, R
 from datasets.collect_settings import Settings
 from datasets.ee_credentials import find_credentials
 from datasets.ee_errors import TooLarge, translate
-from datasets.ee_http import PatientAdapter, Session
+from datasets.ee_http import PatientAdapter
 from utils.errors import UserError, quoted
 from utils.rate_limit import RateLimit, Requester, Transient
 
@@ -256,7 +257,7 @@ def _start(
     ee.Reset()
     state = ee.data._get_state()
     state.deadline_ms, state.max_retries = math.ceil(1000 * timeout_s), 0  # repeats are ours
-    state.requests_session = Session(adapter)
+    state.requests_session = _session(adapter)
     try:
         ee.Initialize(credentials, url=url.rstrip("/"), project=project)
         functions = ee.ApiFunction.allSignatures()
@@ -264,6 +265,13 @@ def _start(
         raise translate(error) from error
     if "Collection.filter" not in functions:
         raise Transient("an empty list of functions", is_strange=True)
+
+
+def _session(adapter: PatientAdapter) -> requests.Session:
+    session = requests.Session()
+    session.mount("https://", adapter)
+    session.mount("http://", adapter)
+    return session
 
 
 def _parse(properties: dict[str, Any]) -> Scene:
