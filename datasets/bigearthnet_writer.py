@@ -7,7 +7,6 @@ Everything is written into a hidden folder and moved out at the end, the LMDB la
 import hashlib
 import shutil
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
@@ -24,6 +23,7 @@ from datasets.bigearthnet_lmdb import DATA_FILE, encode
 from utils.errors import UserError
 from utils.files import check_can_write
 from utils.locks import sole_writer
+from utils.pools import process_pool
 from utils.progress import progress
 from utils.report import write_json
 
@@ -125,20 +125,18 @@ def _read_blocks(
     if num_workers == 0:
         yield from ([(name, read(name)) for name in block] for block in blocks)
         return
-    pool = ProcessPoolExecutor(num_workers)
     try:
-        results = (pool.map(read, block, chunksize=8) for block in blocks)
-        ahead = next(results, None)
-        for block in blocks:
-            values, ahead = ahead, next(results, None)
-            yield list(zip(block, values or (), strict=True))
+        with process_pool(num_workers) as pool:
+            results = (pool.map(read, block, chunksize=8) for block in blocks)
+            ahead = next(results, None)
+            for block in blocks:
+                values, ahead = ahead, next(results, None)
+                yield list(zip(block, values or (), strict=True))
     except BrokenProcessPool as error:
         raise UserError(
             "a process that read was killed, perhaps for its memory: run the same command again, "
             "which goes on, with fewer --num_workers"
         ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _encoded(source: PatchFolder, bands: tuple[str, ...], name: str) -> bytes:

@@ -1,10 +1,12 @@
 """Command line of the downloader: what a plan records, how it is fetched, and which step."""
 
 import os
-from argparse import ArgumentParser, Namespace
+import re
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import NoReturn
 
 from datasets.bands import ALL_BANDS
 from datasets.collect_settings import Settings
@@ -15,6 +17,14 @@ PLANNED = {field.name for field in fields(Settings)}
 COLLECTIONS = {"earthengine": "COPERNICUS/S2_SR_HARMONIZED", "stac": "sentinel-2-l2a"}
 EARTH_SEARCH = "https://earth-search.aws.element84.com/v1"
 HIGH_VOLUME = "https://earthengine-highvolume.googleapis.com"
+# Inclusive. Longer waits and more threads than these end in errors of the system.
+_LIMITS = {
+    "num_workers": (1, 1000),
+    "max_rate": (0.001, 1e6),
+    "timeout": (0.001, 1e6),
+    "retry_wait": (0.001, 1e6),
+    "give_up_after": (0.001, 1e7),
+}
 # What the original does, as far as it can be had by flags.
 PAPER = Settings(
     land_mask=False,
@@ -25,13 +35,26 @@ PAPER = Settings(
 )
 
 
+class _Parser(ArgumentParser):
+    """Does not repeat the text of a key that was given to a flag with a typing error."""
+
+    def error(self, message: str) -> NoReturn:
+        """Leave with a short message."""
+        super().error(quoted(message.partition("{")[0], 500))
+
+
+def _path(text: str) -> Path:
+    """Refuse an empty path, as a variable of the shell that is not set gives it."""
+    if not text:
+        raise ArgumentTypeError("an empty path: name a folder")
+    return Path(text)
+
+
 def build_parser(description: str | None, defaults: Settings) -> ArgumentParser:
     """Create the parser; the flags of a plan have the defaults of ``defaults``."""
-    parser = ArgumentParser(
-        description=description, formatter_class=HelpFormatter, allow_abbrev=False
-    )
+    parser = _Parser(description=description, formatter_class=HelpFormatter, allow_abbrev=False)
     add = parser.add_argument
-    add("--save_path", type=Path, required=True, help="folder of the data set")
+    add("--save_path", type=_path, required=True, help="folder of the data set")
     _add_steps(parser)
     _add_plan(parser)
     _add_scenes(parser)
@@ -44,7 +67,11 @@ def build_parser(description: str | None, defaults: Settings) -> ArgumentParser:
 def _add_steps(parser: ArgumentParser) -> None:
     steps = parser.add_argument_group("steps, instead of all").add_mutually_exclusive_group()
     add = steps.add_argument
-    add("--plan", action="store_true", help="choose places and dates, estimate the cost, stop")
+    add(
+        "--plan",
+        action="store_true",
+        help="choose places and dates, estimate the cost, draw a map, stop",
+    )
     add("--status", action="store_true", help="tell how far all shards are")
     add(
         "--verify",
@@ -68,10 +95,16 @@ def _add_plan(parser: ArgumentParser) -> None:
     add(
         "--sampler",
         choices=["gaussian", "uniform", "bounded"],
-        help="around cities, on all land, or within --bounds",
+        help="around cities, on all land, or on the land within --bounds",
     )
     add("--std_km", type=float, help="standard deviation around a city, along either axis")
-    add("--bounds", type=float, nargs=4, metavar=("W", "S", "E", "N"), help="degrees")
+    add(
+        "--bounds",
+        type=float,
+        nargs=4,
+        metavar=("W", "S", "E", "N"),
+        help="degrees, of --sampler bounded",
+    )
     add("--cities", help="CSV with lat, lng and population, or geonames for the table that is here")
     add("--match_file", help="CSV with lat and lng: collect these places instead of sampled ones")
     add("--no_land_mask", dest="land_mask", action="store_false", help="also keep places at sea")
@@ -105,7 +138,13 @@ def _add_scenes(parser: ArgumentParser) -> None:
 def _add_output(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("what is written (recorded in the plan)")
     add = group.add_argument
-    add("--bands", nargs="+", choices=ALL_BANDS, metavar="BAND", help="of the 12 of level 2A")
+    add(
+        "--bands",
+        nargs="+",
+        choices=ALL_BANDS,
+        metavar="BAND",
+        help="some of the 12 of level 2A, by default all",
+    )
     add("--dtype", choices=["uint8", "uint16"], help="255 times reflectance, or 10,000 times")
     add("--compress", choices=["deflate", "jpeg"], help="lossless, or the size of the archives")
     add("--format", choices=["folder", "packed"], help="files, or the store of seco_packed.py")
@@ -164,7 +203,7 @@ def _given(description: str | None, argv: Sequence[str] | None) -> set[str]:
     mark = object()
     marks = Namespace(**dict.fromkeys(PLANNED, mark))
     marked = build_parser(description, Settings()).parse_args(argv, marks)
-    return {name for name in PLANNED if getattr(marked, name) is not mark}
+    return {name for name in PLANNED - {"preview"} if getattr(marked, name) is not mark}
 
 
 def settings_of(args: Namespace) -> Settings:
@@ -180,25 +219,36 @@ def settings_of(args: Namespace) -> Settings:
 def parse_shard(text: str | None, environment: Mapping[str, str]) -> tuple[int, int]:
     """Return number and count of the shards: of the flag, else of SLURM's array, else (0, 1)."""
     if text is not None:
-        number, _, count = text.partition("/")
-        if not (number.isdecimal() and count.isdecimal() and int(number) < int(count) <= 10_000):
+        match = re.fullmatch(r"([0-9]{1,5})/([0-9]{1,5})", text)
+        number, count = map(int, match.groups()) if match else (0, 0)
+        if not number < count <= 10_000:
             raise UserError(
                 f"--shard is I/N with I from 0 to N - 1, such as 0/4, not {quoted(text)}"
             )
-        return int(number), int(count)
+        return number, count
     names = [f"SLURM_ARRAY_TASK_{name}" for name in ("ID", "MIN", "MAX", "STEP")]
     values = [environment.get(name, "") for name in names]
-    if not all(value.isdecimal() for value in values):
+    if not any(values):
         return 0, 1
-    task, first, last, step = map(int, values)
+    try:
+        task, first, last, step = map(int, values)
+        if task not in range(first, last + 1, step):
+            raise ValueError("no task of the array")
+    except ValueError as error:
+        shown = " ".join(
+            f"{name}={quoted(value)}" for name, value in zip(names, values, strict=True)
+        )
+        raise UserError(f"{shown} is no task of an array: correct them, or give --shard") from error
     return (task - first) // step, (last - first) // step + 1
 
 
 def check_fetching(args: Namespace) -> None:
     """Refuse values of the flags that are not in the plan."""
-    check_positive(args, "num_workers", "max_in_flight", "max_rate", "timeout", "give_up_after")
-    check_positive(args, "retry_wait")
-    check_positive(args, "log_freq", "probe")
+    for name, (low, high) in _LIMITS.items():
+        value = getattr(args, name)
+        if not low <= value <= high:
+            raise UserError(f"--{name} must be from {low} to {high:g}, not {value}")
+    check_positive(args, "max_in_flight", "log_freq", "probe")
     check_not_negative(args, "min_free_gb")
     if args.shard[1] > args.max_in_flight:
         raise UserError(

@@ -1,11 +1,10 @@
 """Settings of a collection that cannot work are refused before anything is written."""
 
-import math
 from dataclasses import fields
 from datetime import date
 from typing import Any
 
-from datasets.bands import check_bands
+from datasets.bands import RGB_BANDS, check_bands
 from datasets.collect_settings import Settings
 from utils.errors import UserError, quoted
 
@@ -70,6 +69,11 @@ def check_settings(settings: Settings) -> None:
         raise UserError(
             f"--stac_url must begin with http:// or https://, not be {quoted(settings.stac_url)!a}"
         )
+    if set("@?") & set(settings.stac_url):
+        raise UserError(
+            "--stac_url holds a password or a query, which the plan would record: take it out, and "
+            "only open catalogues are supported"
+        )
 
 
 def _check_bounds(settings: Settings) -> None:
@@ -110,6 +114,9 @@ def _check_dates(settings: Settings) -> None:
 
 def _check_output(settings: Settings) -> None:
     check_bands(settings.bands)
+    missing = [band for band in RGB_BANDS if band not in settings.bands]
+    if settings.preview and missing:
+        raise UserError(f"--preview shows {missing[0]}, which --bands leaves out: add it")
     for name, value in (("compress", "jpeg"), ("format", "packed")):
         if settings.dtype == "uint16" and getattr(settings, name) == value:
             raise UserError(f"--{name} {value} holds 8 bits: give --dtype uint8 with it")
@@ -147,4 +154,4 @@ def settings_from_json(record: Any) -> Settings:
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+    return type(value) in (int, float) and abs(value) < 1e300  # JSON has any number of digits

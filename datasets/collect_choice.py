@@ -27,7 +27,7 @@ class Candidates:
 class Lack:
     """Why a place cannot be collected."""
 
-    outcome: Literal["no_scene", "cloudy"]
+    outcome: Literal["no_scene", "cloudy", "refused"]
     reason: str
 
 

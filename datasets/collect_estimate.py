@@ -55,7 +55,7 @@ def estimate(plan: Plan, places_per_search: int) -> dict[str, Any]:
         "bytes_received": wire,
         "bytes_on_disk": disk,
         "files": files,
-        "hours": [round(requests * seconds / IN_FLIGHT / 3600, 2) for seconds in REQUEST_S],
+        "hours": [round(requests * seconds / IN_FLIGHT / 3600, 4) for seconds in REQUEST_S],
         "hours_at_the_highest_rate": round(requests / MOST_PER_S / 3600, 2),
         "eecu_seconds_per_image": {
             tier: round(hours * 3600 / images, 3) for tier, hours in TIERS.items()
@@ -74,8 +74,8 @@ def estimate_text(plan: Plan, places_per_search: int) -> str:
         ("images", f"{values['images']:,}"),
         ("requests *", f"{values['requests']:,}, {values['requests_per_image']} per image"),
         ("received *", wire),
-        ("on disk *", f"{_size(values['bytes_on_disk'])}, {values['files'] or 'few'} files"),
-        ("hours *", f"{shortest:g} to {longest:g} with {IN_FLIGHT} requests in flight"),
+        ("on disk *", f"{_size(values['bytes_on_disk'])}, {_count(values['files'])} files"),
+        ("hours *", f"{shortest:.2g} to {longest:.2g} with {IN_FLIGHT} requests in flight"),
     ]
     notes = [
         f"{SEARCHED_PER_PLACE:g} places are looked at per place that is taken",
@@ -85,7 +85,7 @@ def estimate_text(plan: Plan, places_per_search: int) -> str:
     if plan.settings.source == "earthengine":
         rows.append(("hours at least", f"{fast:g} at {MOST_PER_S} requests per second"))
         rows += [
-            (f"{tier} tier", f"a month's hours suffice below {limit:g} EECU-seconds per image")
+            (f"{tier} tier", f"a month's hours suffice below {limit:,g} EECU-seconds per image")
             for tier, limit in values["eecu_seconds_per_image"].items()
         ]
         notes.append("EECU-seconds of an image are not known: --probe them with your project")
@@ -94,6 +94,11 @@ def estimate_text(plan: Plan, places_per_search: int) -> str:
     width = max(len(name) for name, _ in rows)
     lines = [f"{name:<{width}}  {value}" for name, value in rows]
     return "\n".join([*lines, "* assumed, never measured: " + "; ".join(notes)])
+
+
+def _count(number: int) -> str:
+    """Spell a number of files; a packed store has few."""
+    return f"{number:,}" if number else "few"
 
 
 def _size(count: float) -> str:

@@ -19,7 +19,7 @@ from datasets.collect_journal import Journal, Outcome, Record, Shard
 from datasets.collect_place import Collector
 from datasets.collect_plan import Block
 from datasets.collect_progress import Ending, Progress
-from datasets.collect_scenes import ComeBack, Place, Refused
+from datasets.collect_scenes import ComeBack, Place
 from utils.errors import UserError
 from utils.rate_limit import Requester, Stopped, Transient
 from utils.signals import ending_signals
@@ -258,9 +258,6 @@ class Fetch:
             self._postponed += [str(error)] * len(numbers)
             if error.is_strange:
                 self._stop(f"the answers are not those of the service: {error}")
-        except Refused as error:
-            for number in numbers:
-                self._settle(Record(number, "refused", str(error)))
         except ComeBack as error:
             self._stop(str(error))
         except Exception as error:

@@ -13,6 +13,11 @@ def read_indices(path: Path, plan: Plan) -> list[int]:
     Returns:
         Ascending numbers of places that are asked for, at least one.
     """
+    if plan.settings.format == "packed":  # a row's number is its place's among the whole block
+        raise UserError(
+            f"--indices_file {path} cannot be collected into a packed store, which takes whole "
+            "blocks of places: use --format folder, and datasets/seco_packed.py later"
+        )
     try:
         words = re.split(r"[\s,]+", path.read_text(encoding="utf-8-sig").strip(" \t\r\n,"))
     except OSError as error:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from utils.errors import UserError
-from utils.files import written_whole
+from utils.files import check_regular, written_whole
 from utils.locks import sole_writer
 
 FORMAT = "collection journal 1"
@@ -166,6 +166,7 @@ def _busy(journal: Path) -> str:
 def _lines(path: Path) -> Iterator[bytes]:
     """Read a journal, without a last line that was cut off."""
     try:
+        check_regular(path)
         with path.open("rb") as file:
             yield from (line for line in file if line.endswith(b"\n"))
     except OSError as error:

@@ -23,7 +23,7 @@ from datasets.collect_journal import Record
 from datasets.collect_plan import BLOCK, Plan
 from datasets.collect_scenes import Array
 from datasets.packed_manifest import MANIFEST_NAME, ZEROS, Flaw, Manifest, plan_groups
-from datasets.packing import check_free_disk, hash_groups, shard_files, write_all
+from datasets.packing import check_free_disk, hash_groups, shard_files, sync_shards, write_all
 from datasets.seco_patches import on_10_m_grid
 from utils.errors import UserError
 from utils.locks import locked
@@ -49,8 +49,12 @@ class PackedCollection:
         num_patches = plan.num_places * settings.num_dates
         self._groups = plan_groups(settings.bands, num_patches, self._side**2)
 
-    def open(self) -> None:
-        """Create the shards at their full size, and the folder of waiting places."""
+    def open(self, has_begun: bool = False) -> None:
+        """Create the shards at their full size, and the folder of waiting places.
+
+        Args:
+            has_begun: Whether a journal has places that are done: their rows have to be there.
+        """
         bare = self._manifest(())
         with locked(self.save_path / LOCK_NAME):
             if (self.save_path / MANIFEST_NAME).exists():
@@ -58,6 +62,11 @@ class PackedCollection:
             self.places.mkdir(exist_ok=True)
             check_free_disk(bare, self.save_path)
             for path, size in shard_files(bare, self.save_path):
+                if has_begun and (not path.is_file() or path.stat().st_size != size):
+                    raise UserError(
+                        f"{path} is missing or cut off, and with it places that the journal has: "
+                        "put it back, or begin in another --save_path"
+                    )
                 with path.open("ab") as file:
                     file.truncate(size)
 
@@ -71,9 +80,7 @@ class PackedCollection:
         for number in waiting:
             row = (first + rows[number]) * self._plan.settings.num_dates
             self._write(row, self._read(self.places / f"{number:06d}"))
-        for path, _ in shard_files(self._manifest(()), self.save_path):
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+        sync_shards(self._manifest(()), self.save_path)
         for number in waiting:
             folder = self.places / f"{number:06d}"
             gone = folder.with_name(f".{folder.name}")

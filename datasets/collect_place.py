@@ -18,7 +18,7 @@ Found = list[tuple[Place, Candidates | Lack]]
 class Collector:
     """Searches and collects places; all its methods may run in many threads at once.
 
-    They raise what ``Source`` raises, ``Transient`` only when its repeats are used up, and
+    They raise what ``Source`` raises but ``Refused``, ``Transient`` only without repeats left, and
     ``utils.rate_limit.Stopped`` when the run ends.
 
     Args:
@@ -38,9 +38,19 @@ class Collector:
         self._writer = writer
 
     def search(self, numbers: Sequence[int]) -> Found:
-        """Find and rank the scenes of some places by one request."""
+        """Find and rank the scenes of some places by one request.
+
+        What is refused for several places (too much memory, say) is asked again by halves, so that
+        no place is lost because of those beside which it was looked for.
+        """
         places = [self._plan.place(number) for number in numbers]
-        found = self._requester.call(partial(self._source.search, places))
+        try:
+            found = self._requester.call(partial(self._source.search, places))
+        except Refused as error:
+            if len(places) == 1:
+                return [(places[0], Lack("refused", str(error)))]
+            half = len(places) // 2
+            return self.search(numbers[:half]) + self.search(numbers[half:])
         return [
             (place, choose(place, scenes, self._plan.settings))
             for place, scenes in zip(places, found, strict=True)

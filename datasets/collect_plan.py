@@ -33,7 +33,7 @@ from datasets.seco_sampling import (
     windows,
 )
 from utils.errors import UserError, listed, quoted
-from utils.files import written_whole
+from utils.files import check_regular, written_whole
 from utils.locks import locked
 
 PLAN_NAME, PLACES_NAME, LOCK_NAME = "plan.json", "places.csv", "plan.lock"
@@ -181,6 +181,8 @@ def read_plan(save_path: Path) -> Plan:
     """Read the plan of a collection."""
     path, places_path = save_path / PLAN_NAME, save_path / PLACES_NAME
     try:
+        check_regular(path)
+        check_regular(places_path)
         record, places = json.loads(path.read_bytes()), places_path.read_bytes()
         if record["format"] != _FORMAT:
             raise ValueError(f"its format is {record['format']}")

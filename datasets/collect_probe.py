@@ -62,7 +62,11 @@ class Probe:
         numbers, size = range(len(self._plan.places))[:num_places], self._source.places_per_search
         for start in range(0, len(numbers), size):
             places = [self._plan.place(number) for number in numbers[start : start + size]]
-            found = self._timed("search", partial(self._source.search, places))
+            try:
+                found = self._timed("search", partial(self._source.search, places))
+            except Refused as error:
+                self._refusals.append(str(error))
+                continue
             for place, scenes in zip(places, found, strict=True):
                 self._scenes += scenes
                 candidates = choose(place, scenes, self._plan.settings)

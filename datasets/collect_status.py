@@ -15,6 +15,7 @@ from datasets.collect_journal import Shard, read_journals, shard_name
 from datasets.collect_plan import Plan
 from datasets.collect_progress import Ending, Progress
 from utils.errors import UserError, quoted
+from utils.files import check_regular
 from utils.progress import progress
 from utils.rate_limit import Requester
 from utils.report import write_json
@@ -106,7 +107,7 @@ class Reporter:
         lost = sum(count for outcome, count in done.outcomes.items() if outcome != "done")
         errors = sum(self._requester.statistics.errors.values())
         return (
-            f"{status['images_per_s']:.1f} images/s, {lost} places without, "
+            f"{status['images_per_s']:.1f} images/s, {lost} without, "
             f"{status['requests']} requests, {errors} failed"
         )
 
@@ -130,7 +131,7 @@ def summarise(save_path: Path, plan: Plan) -> dict[str, Any]:
     return {
         "places_wanted": plan.num_places,
         "places_done": outcomes["done"],
-        "places_failed": {name: n for name, n in sorted(outcomes.items()) if name != "done"},
+        "places_without": {name: n for name, n in sorted(outcomes.items()) if name != "done"},
         "shards_running": len(running),
         "places_per_s": rate,
         "seconds_left": round(left / rate) if rate > 0 and left > 0 else None,
@@ -156,6 +157,7 @@ def table(summary: dict[str, Any]) -> str:
 def _read_status(path: Path) -> dict[str, Any]:
     """Read what a table needs, of a file that anybody may have written."""
     try:
+        check_regular(path)
         content = json.loads(path.read_bytes())
         rate, requests = float(content["places_per_s"]), int(content["requests"])
         if not (0 <= rate < 1e6 and requests >= 0):

@@ -6,6 +6,7 @@ that `earthengine authenticate` stored, the application default credentials of G
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ def find_credentials(
         credentials = _service_account(key)
         project = project or key.get("project_id")
     elif is_loopback and _ADC_VARIABLE not in environment:
-        return AnonymousCredentials(), project or "loopback"
+        credentials, project = AnonymousCredentials(), project or "loopback"
     else:
         credentials, stored_project = _stored(own_client) or _default(environment)
         project = project or stored_project
@@ -67,6 +68,11 @@ def find_credentials(
         raise UserError(
             "Earth Engine needs a Google Cloud project that is registered for it: give --project, "
             f"or set {PROJECT_VARIABLE}"
+        )
+    if not isinstance(project, str) or not re.fullmatch(r"[A-Za-z0-9_.:-]{1,100}", project):
+        raise UserError(
+            f"--project {quoted(str(project))} is no id of a Google Cloud project: copy it from "
+            "console.cloud.google.com"
         )
     return credentials, project
 
@@ -79,9 +85,14 @@ def _check_url(url: str) -> bool:
     except ValueError:
         parts = urlsplit("")
     is_loopback = parts.hostname in _LOOPBACK
-    if not parts.hostname or not (
-        parts.scheme == "https" or (parts.scheme == "http" and is_loopback)
-    ):
+    _, user, host = url.rpartition("@")
+    if user:
+        raise UserError(
+            f"--ee_url ...@{quoted(host)} is no https:// address of a service alone: take out what "
+            "is before the @"
+        )
+    is_safe = parts.scheme == "https" or (parts.scheme == "http" and is_loopback)
+    if not (parts.hostname and is_safe and url.isprintable()):
         raise UserError(
             f"--ee_url {quoted(url)} is no https:// address (http:// works on loopback only): "
             "correct it"
@@ -93,7 +104,12 @@ def _read_key(key_file: Path | None, variable: str) -> dict[str, Any] | None:
     """Read a service account's key from a file, or from text that is the key or names its file."""
     if key_file is None and not variable:
         return None
-    name, text = f"--service_account_key {key_file}", variable
+    if "{" in str(key_file):
+        raise UserError(
+            "--service_account_key is the text of a key: give the name of its file, or set "
+            f"{KEY_VARIABLE}"
+        )
+    name, text = f"--service_account_key {quoted(str(key_file))}", variable
     if key_file is None:
         name = KEY_VARIABLE
         key_file = None if variable.lstrip().startswith("{") else Path(variable)
@@ -123,7 +139,10 @@ def _service_account(key: dict[str, Any]) -> Any:
 
 def _stored(own_client: tuple[str, str]) -> tuple[Any, str | None] | None:
     """Read what `earthengine authenticate` wrote."""
-    path = Path.home() / _STORED
+    try:
+        path = Path.home() / _STORED
+    except RuntimeError:  # a user without a home
+        return None
     try:
         stored = json.loads(path.read_bytes())
         token = stored.get("refresh_token")
@@ -148,7 +167,7 @@ def _default(environment: Mapping[str, str]) -> tuple[Any, str | None]:
     """Ask Google's library for credentials of the environment or the machine."""
     try:
         credentials, project = google.auth.default(scopes=_SCOPES)
-    except GoogleAuthError:
+    except (GoogleAuthError, OSError, ValueError, KeyError, TypeError, AttributeError):
         if _ADC_VARIABLE in environment:
             raise UserError(
                 f"{_ADC_VARIABLE} names no file of credentials: correct it, or unset it"

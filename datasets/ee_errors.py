@@ -8,8 +8,6 @@ are not the service's. (Facts: earthengine-api 1.7.50.)
 import json
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 from google.auth.exceptions import GoogleAuthError, TransportError
@@ -18,7 +16,7 @@ from requests.exceptions import TooManyRedirects
 
 from datasets.collect_scenes import ComeBack, Refused
 from utils.errors import UserError, quoted
-from utils.rate_limit import Transient
+from utils.rate_limit import Transient, retry_after
 
 _QUOTA_REASONS = {
     *("rateLimitExceeded", "userRateLimitExceeded", "quotaExceeded"),
@@ -58,13 +56,14 @@ def translate(error: Exception) -> Exception:
 
 def _of_status(status: int, headers: Mapping[str, str], reasons: set[str], text: str) -> Exception:
     shown = f"HTTP {status}, {quoted(' '.join(text.split()), 120)}"
+    wait_s = retry_after(headers.get("retry-after", ""))
     if status in (403, 429) and _MONTH.search(text):
         return ComeBack(
             f"the project's quota of the month is used up ({shown}): wait for the next month, or "
             "apply for a higher tier"
         )
     if status == 429 or (status == 403 and reasons & _QUOTA_REASONS):
-        return Transient(f"HTTP {status}, too many requests", wait_s=_wait(headers), is_quota=True)
+        return Transient(f"HTTP {status}, too many requests", wait_s=wait_s, is_quota=True)
     if status == 401:
         return UserError(f"Earth Engine does not accept the credentials ({shown}): {_NEXT}")
     if status == 403:
@@ -77,7 +76,7 @@ def _of_status(status: int, headers: Mapping[str, str], reasons: set[str], text:
     if status == 400 and "timed out" in text:  # of a computation
         return Transient("HTTP 400, computation timed out")
     if status == 408 or status >= 500:
-        return Transient(f"HTTP {status}", wait_s=_wait(headers))
+        return Transient(f"HTTP {status}", wait_s=wait_s)
     return Refused(shown)
 
 
@@ -94,16 +93,3 @@ def _answer_of(error: Exception) -> tuple[int | None, Mapping[str, str], set[str
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         reasons = set()
     return int(response.status), response, reasons
-
-
-def _wait(headers: Mapping[str, str]) -> float:
-    """Return the seconds for which the service asks to be left alone: a number, or until a date."""
-    text = headers.get("retry-after", "").strip()
-    try:
-        if text.isdecimal():
-            wait_s = float(text)
-        else:
-            wait_s = (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds()
-    except (ValueError, TypeError, OverflowError):
-        return 0.0
-    return min(max(wait_s, 0.0), 3600.0)

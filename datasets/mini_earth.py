@@ -16,7 +16,6 @@ if not __package__:  # started as a script: the root is not on the path yet
 import argparse
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from typing import TypeVar
 
@@ -28,6 +27,7 @@ from datasets.mini_earth_oscd import choose_cities, write_city
 from datasets.oscd_cities import TEST_CITIES, TRAIN_CITIES
 from utils.cli import HelpFormatter, run
 from utils.errors import UserError
+from utils.pools import process_pool
 from utils.progress import progress
 
 Report = TypeVar("Report")
@@ -168,7 +168,7 @@ def _for_each(
     bar = partial(progress, total=len(jobs), desc="mini Earth", unit=" places")
     if num_workers < 2:
         return [work(*job) for job in bar(jobs)]
-    with ProcessPoolExecutor(num_workers) as pool:
+    with process_pool(num_workers) as pool:
         return list(bar(pool.map(work, *zip(*jobs, strict=True), chunksize=8)))
 
 

@@ -8,10 +8,9 @@ interrupted packing skips them. The manifest is written last: a store with a man
 import hashlib
 import os
 import shutil
-import signal
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from itertools import islice
@@ -38,6 +37,7 @@ from datasets.pictures import Pictures
 from datasets.seco_patches import SecoPatches
 from utils.errors import UserError
 from utils.locks import sole_writer
+from utils.pools import process_pool
 from utils.progress import progress
 from utils.report import write_json
 
@@ -171,10 +171,10 @@ def _write_chunks(
                 check_bad_count(bad, plan.num_patches)
                 bar.update(len(writer.patches(chunk)))
                 if journal.num_fresh * writer.chunk_bytes > _SYNC_BYTES:
-                    _sync(plan, save_path)
+                    sync_shards(plan, save_path)
                     journal.flush()
         finally:
-            _sync(plan, save_path)
+            sync_shards(plan, save_path)
             journal.flush()
     return tuple(flaw for chunk in sorted(journal.flaws) for flaw in journal.flaws[chunk])
 
@@ -264,7 +264,6 @@ _writer: _ChunkWriter  # of a worker process
 def _start_worker(writer: _ChunkWriter) -> None:
     global _writer
     _writer = writer
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the work
     parent = parent_process()
     assert parent is not None
     sentinel = parent.sentinel
@@ -288,7 +287,7 @@ def _run(
         yield from ((chunk, writer(chunk)) for chunk in chunks)
         return
     left, num_workers = iter(chunks), min(num_workers, max(1, len(chunks)))
-    with ProcessPoolExecutor(num_workers, initializer=_start_worker, initargs=(writer,)) as pool:
+    with process_pool(num_workers, _start_worker, writer) as pool:
         try:
             # Few at a time, so that an error ends the work soon.
             running = {pool.submit(_write_chunk, c): c for c in islice(left, 2 * num_workers)}
@@ -301,11 +300,9 @@ def _run(
                 "a process of the packing was killed, perhaps for lack of memory: run the same "
                 "command again with fewer --num_workers, which goes on where it stopped"
             ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
-def _sync(plan: Manifest, save_path: Path) -> None:
+def sync_shards(plan: Manifest, save_path: Path) -> None:
     """Wait until everything written is on the disk."""
     for path, _ in shard_files(plan, save_path):
         with path.open("rb") as file:

@@ -24,10 +24,15 @@ if not __package__:  # started as a script: the root is not on the path yet
 
 import json
 import os
+import signal
 from argparse import Namespace
 from collections.abc import Sequence
+from dataclasses import replace
+
+from tqdm import tqdm
 
 from datasets.collect_args import check_fetching, parse_args, settings_of
+from datasets.collect_check import check_settings
 from datasets.collect_estimate import estimate_text
 from datasets.collect_fetch import GO_ON_LATER, Fetch, Patience, blocks_of_shard
 from datasets.collect_indices import read_indices
@@ -42,6 +47,7 @@ from datasets.collect_scenes import ComeBack, Source
 from datasets.collect_status import Reporter, summarise, table
 from datasets.collect_verify import verify
 from datasets.collect_writer import place_writer
+from datasets.packed_manifest import MANIFEST_NAME
 from datasets.packing import verify as verify_store
 from utils.cli import run
 from utils.errors import UserError, sentence_of
@@ -66,14 +72,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.plan:
         show_plan(plan, args.save_path)
         return
+    # Also before and behind the fetch, which has ways of its own.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(GO_ON_LATER))
     try:
         source = connect(plan, args)
+        if args.probe is not None:
+            print(json.dumps(Probe(plan, source, new_requester(args)).run(args.probe), indent=1))
+            return
     except ComeBack as error:
         tell_later(str(error))
         sys.exit(GO_ON_LATER)
-    if args.probe is not None:
-        print(json.dumps(Probe(plan, source, new_requester(args)).run(args.probe), indent=1))
-        return
     sys.exit(collect(plan, source, args))
 
 
@@ -87,6 +95,13 @@ def check(save_path: Path, num_workers: int) -> int:
     plan = read_plan(save_path)
     if plan.settings.format == "folder":
         return 0 if verify(save_path, plan, num_workers) else 1
+    if not (save_path / MANIFEST_NAME).exists():
+        done = summarise(save_path, plan)["places_done"]
+        print(
+            f"{done} of {plan.num_places} places, not yet a store: the same command without "
+            "--verify goes on"
+        )
+        return 1
     store = verify_store(save_path, num_workers)
     print(f"{len(store.places)} of {plan.num_places} places, 0 damaged")
     return 0
@@ -131,7 +146,7 @@ def new_requester(args: Namespace) -> Requester:
 
 def tell(error: Transient) -> None:
     """Print a failed request."""
-    print(f"failed: {error}", file=sys.stderr, flush=True)
+    tqdm.write(f"failed: {error}", file=sys.stderr)
 
 
 def tell_later(reason: str) -> None:
@@ -139,17 +154,31 @@ def tell_later(reason: str) -> None:
     print(f"stopped, {reason}; the same command goes on", file=sys.stderr)
 
 
+def tell_ending(ending: Ending, result: str) -> None:
+    """Print what became of a run."""
+    if ending.kind == "later":
+        tell_later(ending.reason)
+    elif ending.kind == "incomplete":
+        print(f"error: {ending.reason}", file=sys.stderr)
+    else:
+        print(f"complete: {result}")
+
+
 def collect(plan: Plan, source: Source, args: Namespace) -> int:
     """Fetch this shard's places, and return the exit code."""
     save_path, requester = args.save_path, new_requester(args)
     indices = None if args.indices_file is None else read_indices(args.indices_file, plan)
+    # Pictures may be asked for later; they decide nothing about the data.
+    settings = replace(plan.settings, preview=args.preview or plan.settings.preview)
+    check_settings(settings)
     journal = Journal(save_path, plan.hash, args.shard)
     with journal.opened():
         store = PackedCollection(save_path, plan) if plan.settings.format == "packed" else None
         if store is not None:
-            store.open()
+            noted = read_journals(save_path, plan.hash).values()
+            store.open(any(record.outcome == "done" for record in noted))
         root = None if store is None else store.places
-        writer = place_writer(save_path, plan.settings, source.describe(), args.shard, root)
+        writer = place_writer(save_path, settings, source.describe(), args.shard, root)
         writer.clear()
         reporter = Reporter(save_path, plan, args.shard, requester, args.log_freq)
         fetch = Fetch(
@@ -175,12 +204,7 @@ def collect(plan: Plan, source: Source, args: Namespace) -> int:
         reporter.end(fetch.progress, ending)
         if store is not None and not fetch.is_abandoned:
             store.finish(read_journals(save_path, plan.hash))
-    if ending.kind == "later":
-        tell_later(ending.reason)
-    elif ending.kind == "incomplete":
-        print(f"error: {ending.reason}", file=sys.stderr)
-    else:
-        print(f"complete: {fetch.progress.done} places in {save_path}")
+    tell_ending(ending, f"{fetch.progress.done} places in {save_path}")
     if fetch.is_abandoned:  # its threads wait for answers that may never come
         sys.stdout.flush()
         os._exit(EXIT_CODES[ending.kind])

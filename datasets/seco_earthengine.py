@@ -8,13 +8,11 @@ import io
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 import ee
 import numpy as np
-import requests
 from numpy.lib import format as npy
 
 from datasets.bands import RESOLUTION_M
@@ -22,7 +20,8 @@ from datasets.collect_scenes import GRID_M, Array, ComeBack, PatchGrid, Place, R
 from datasets.collect_settings import Settings
 from datasets.ee_credentials import find_credentials
 from datasets.ee_errors import TooLarge, translate
-from datasets.ee_http import PatientAdapter
+from datasets.ee_http import PatientAdapter, Session
+from datasets.ee_scenes import PROPERTIES, parse_scene, zone_of
 from utils.errors import UserError, quoted
 from utils.rate_limit import RateLimit, Requester, Transient
 
@@ -33,10 +32,6 @@ _RESTRICTED = (
     "next month, or see developers.google.com/earth-engine/guides/noncommercial_tiers"
 )
 _MOST_SCENES = 2000  # of a place; near the poles there are several a day
-_PROPERTIES = (
-    *("PRODUCT_ID", "SPACECRAFT_NAME", "MGRS_TILE", "SENSING_ORBIT_NUMBER", "PROCESSING_BASELINE"),
-    *("CLOUDY_PIXEL_PERCENTAGE", "MEAN_SOLAR_ZENITH_ANGLE", "system:time_start"),
-)
 _NPY = b"\x93NUMPY"
 
 
@@ -96,28 +91,22 @@ class EarthEngine:
         self._facts: dict[str, str] = {}
 
     def search(self, places: Sequence[Place]) -> list[list[Scene]]:
-        """See ``Source``; the shares of clear and valid pixels are measured at 60 m.
-
-        What is refused for several places (too much memory, say) is asked again by halves.
-        """
+        """See ``Source``; the shares of clear and valid pixels are measured at 60 m."""
         expression = ee.List([self._scenes_of(place) for place in places])
         try:
             answer = self._ask(lambda: ee.data.computeValue(expression))
         except Refused as error:
             if "not found" in str(error):
                 raise UserError(f"--collection {self._settings.collection}: {error}") from error
-            if len(places) == 1:
-                raise
-            half = len(places) // 2
-            return self.search(places[:half]) + self.search(places[half:])
+            raise
         try:
-            found = [[_parse(feature["properties"]) for feature in own] for own in answer]
+            found = [[parse_scene(feature["properties"]) for feature in own] for own in answer]
         except (KeyError, TypeError, ValueError, OverflowError, OSError) as error:
             raise Transient("an answer that is no list of scenes", is_strange=True) from error
         if len(found) != len(places):
             raise Transient("an answer for other places", is_strange=True)
         return [
-            [scene for scene in scenes if _zone(scene.name) == place.grid.zone]
+            [scene for scene in scenes if zone_of(scene.name) == place.grid.zone]
             for place, scenes in zip(places, found, strict=True)
         ]
 
@@ -175,7 +164,7 @@ class EarthEngine:
                 image = image.addBands(known).addBands(clear)
             transform = [GRID_M, 0, grid.left, 0, -GRID_M, grid.top]
             shares = image.reduceRegion(ee.Reducer.mean(), patch, crs=crs, crsTransform=transform)
-            feature = ee.Feature(None, shares).copyProperties(scene, list(_PROPERTIES))
+            feature = ee.Feature(None, shares).copyProperties(scene, list(PROPERTIES))
             return feature.set("scene", scene.get("system:index"))
 
         return scenes.map(measure).toList(_MOST_SCENES)
@@ -257,7 +246,7 @@ def _start(
     ee.Reset()
     state = ee.data._get_state()
     state.deadline_ms, state.max_retries = math.ceil(1000 * timeout_s), 0  # repeats are ours
-    state.requests_session = _session(adapter)
+    state.requests_session = Session(adapter)
     try:
         ee.Initialize(credentials, url=url.rstrip("/"), project=project)
         functions = ee.ApiFunction.allSignatures()
@@ -265,45 +254,3 @@ def _start(
         raise translate(error) from error
     if "Collection.filter" not in functions:
         raise Transient("an empty list of functions", is_strange=True)
-
-
-def _session(adapter: PatientAdapter) -> requests.Session:
-    session = requests.Session()
-    session.mount("https://", adapter)
-    session.mount("http://", adapter)
-    return session
-
-
-def _parse(properties: dict[str, Any]) -> Scene:
-    """Read what a search tells of a scene."""
-    start = datetime.fromtimestamp(properties["system:time_start"] / 1000, UTC)
-    known = _share(properties, "known")
-    # Half a patch tells enough; where less is known, the share of clouds in the scene decides.
-    clear = _share(properties, "clear") / known if known >= 0.5 else None
-    return Scene(
-        name=check_name(properties["scene"]),
-        start=start,
-        cloud_percent=float(properties["CLOUDY_PIXEL_PERCENTAGE"]),
-        clear_fraction=None if clear is None else round(clear, 6),
-        valid_fraction=round(_share(properties, "valid"), 6),
-        baseline=str(properties.get("PROCESSING_BASELINE", "")),
-        properties={name: properties[name] for name in _PROPERTIES if name in properties},
-    )
-
-
-def _share(properties: dict[str, Any], name: str) -> float:
-    """Return a mean of pixels; the service leaves out or nulls what has none."""
-    return float(properties.get(name) or 0)
-
-
-def check_name(name: Any) -> str:
-    """Return a system:index that is safe as the name of a folder, else raise a ``ValueError``."""
-    if not isinstance(name, str) or not name.replace("_", "").isalnum() or not name.isascii():
-        raise ValueError("not the name of a scene")
-    return name
-
-
-def _zone(name: str) -> int:
-    """Return the UTM zone of ..._T32UQD; 0 if the name has none."""
-    tile = name.rpartition("_T")[2]
-    return int(tile[:2]) if tile[:2].isdecimal() else 0

@@ -62,20 +62,53 @@ def test_an_array_task_of_slurm_is_a_shard(
     assert parse_shard("1/2", environment) == (1, 2)
 
 
+def test_an_empty_path_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_args(None, ["--save_path", ""])
+
+    assert "--save_path: an empty path" in capsys.readouterr().err
+
+
 def test_outside_of_an_array_there_is_one_shard() -> None:
     assert parse_shard(None, {}) == (0, 1)
 
 
-@pytest.mark.parametrize("text", ["", "1", "2/2", "-1/2", "a/b", "1/0", "0/99999", "1/2/3"])
+@pytest.mark.parametrize(
+    "text", ["", "1", "2/2", "-1/2", "a/b", "1/0", "0/99999", "1/2/3", "1/" + "9" * 5000, "²/³"]
+)
 def test_what_is_no_shard_is_named(text: str) -> None:
     with pytest.raises(UserError, match="--shard is I/N"):
         parse_shard(text, {})
 
 
 @pytest.mark.parametrize(
+    "values",
+    ["0 0 3 0", "9 0 3 1", "0 1 3 1", "1 0 4 2", "3 3 0 1", "a b c d", "1 0 3 ", "-1 0 3 1",
+     "1 0 " + "9" * 5000 + " 1"],
+)  # fmt: skip
+def test_odd_variables_of_slurm_are_named_instead_of_collecting_nothing(values: str) -> None:
+    names = [f"SLURM_ARRAY_TASK_{name}" for name in ("ID", "MIN", "MAX", "STEP")]
+    environment = dict(zip(names, values.split(" "), strict=True))
+
+    with pytest.raises(UserError, match=r"SLURM_ARRAY_TASK_ID=.* is no task of an array"):
+        parse_shard(None, environment)
+
+
+def test_a_key_that_is_given_to_a_misspelled_flag_is_not_repeated(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        parse_args(None, ["--save_path", "d", "--service_acount_key", '{"private_key": "secret"}'])
+
+    assert "--service_acount_key" in (shown := capsys.readouterr().err)
+    assert "secret" not in shown
+
+
+@pytest.mark.parametrize(
     "flags",
     ["--num_workers 0", "--max_in_flight 0", "--max_rate -1", "--timeout nan", "--probe 0",
-     "--log_freq 0", "--min_free_gb -1", "--shard 0/41"],
+     "--num_workers 1001", "--max_rate 1e-300", "--timeout 1e99", "--give_up_after 1e99",
+     "--retry_wait 1e99", "--log_freq 0", "--min_free_gb -1", "--shard 0/41"],
 )  # fmt: skip
 def test_values_that_cannot_work_are_named(flags: str) -> None:
     args = parse_args(None, ["--save_path", "d", *flags.split()])

@@ -96,9 +96,17 @@ def test_a_journal_whose_first_line_was_cut_off_begins_anew(tmp_path: Path, left
     assert read_journals(tmp_path, PLAN) == {3: DONE}
 
 
-def test_the_last_record_of_a_place_counts(tmp_path: Path) -> None:
-    note(tmp_path, Record(3, "refused", "HTTP 404"), DONE)
-    assert read_journals(tmp_path, PLAN) == {3: DONE}
+@pytest.mark.parametrize(
+    "records",
+    [
+        (Record(3, "refused", "HTTP 404"), DONE),
+        (Record(3, "refused", "HTTP 404"), Record(3, "cloudy", "clouds")),
+        (Record(3, "done", sha256="old"), DONE),
+    ],
+)
+def test_the_last_record_of_a_place_counts(tmp_path: Path, records: tuple[Record, Record]) -> None:
+    note(tmp_path, *records)
+    assert read_journals(tmp_path, PLAN) == {3: records[1]}
 
 
 @pytest.mark.parametrize("shards", [((0, 1), (0, 2)), ((0, 2), (0, 1))])

@@ -1,5 +1,6 @@
 """A collection straight into a packed store: the pixels of the folder, whatever interrupts it."""
 
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from datasets.seco_patches import SecoPatches
 from tests.earth_engine_server import earth_engine
 from tests.fake_source import FakeSource
 from tests.test_collect_fetch import fetch, plan_in
+from utils.errors import UserError
 from utils.rate_limit import RateLimit, Requester
 
 FOLDER = Settings(
@@ -122,6 +124,23 @@ def test_rows_are_written_again_if_their_files_are_still_there(
     assert_same(tmp_path / "c", packed_folder)
 
 
+@pytest.mark.parametrize("is_lost", [True, False])
+def test_a_shard_that_was_lost_is_named_and_not_replaced_by_zeros(
+    tmp_path: Path, is_lost: bool
+) -> None:
+    store = PackedCollection(tmp_path, plan_in(tmp_path, PACKED))
+    store.open()
+    shard = next(tmp_path.glob("*.u8"))
+    store.open(has_begun=True)
+    if is_lost:
+        shard.unlink()
+    else:
+        os.truncate(shard, 5)
+
+    with pytest.raises(UserError, match=f"{shard.name} is missing or cut off"):
+        store.open(has_begun=True)
+
+
 def test_the_last_shard_makes_the_store_whole(packed_folder: Path, tmp_path: Path) -> None:
     plan = plan_in(tmp_path / "c", PACKED)
     first = collect(tmp_path / "c", plan, FakeSource(plan.settings), (0, 2))
@@ -138,6 +157,11 @@ def test_the_command_makes_and_verifies_a_store(
         *("--save_path", str(tmp_path / "c"), "--num_locations", "3", "--patch_px", "12"),
         *("--no_land_mask", "--format", "packed", "--num_dates", "2", "--min_free_gb", "0"),
     ]
+    seco_downloader.main([*argv, "--plan"])
+    with pytest.raises(SystemExit) as leaving:
+        seco_downloader.main(["--save_path", str(tmp_path / "c"), "--verify"])
+    assert leaving.value.code == 1
+    assert "0 of 3 places, not yet a store" in capsys.readouterr().out
     with earth_engine() as server, pytest.raises(SystemExit) as leaving:
         seco_downloader.main([*argv, "--ee_url", server.url])
     assert leaving.value.code == 0

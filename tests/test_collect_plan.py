@@ -399,6 +399,13 @@ def test_indices_with_garbage_are_refused(tmp_path: Path, text: str, sentence: s
     assert str(caught.value).isprintable()
 
 
+def test_indices_are_refused_where_only_whole_blocks_have_rows(tmp_path: Path) -> None:
+    plan = stub_plan(60, 0)
+    plan.settings = replace(plan.settings, format="packed")
+    with pytest.raises(UserError, match="cannot be collected into a packed store"):
+        read_indices(write(tmp_path, "3\n"), plan)
+
+
 def test_indices_that_are_no_text_are_refused(tmp_path: Path) -> None:
     (tmp_path / "indices").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="is no text"):
@@ -437,10 +444,13 @@ def test_indices_that_are_no_text_are_refused(tmp_path: Path) -> None:
         ({"bands": ()}, "--bands needs distinct names"),
         ({"bands": ("B4", "B4")}, "--bands needs distinct names"),
         ({"bands": ("B10",)}, "unknown band B10"),
+        ({"bands": ("B2", "B8"), "preview": True}, "--preview shows B4, which --bands leaves out"),
         ({"dtype": "uint16", "compress": "jpeg"}, "--compress jpeg holds 8 bits"),
         ({"dtype": "uint16", "format": "packed"}, "--format packed holds 8 bits"),
         ({"source": "stac"}, "--stac_url must begin with http"),
         ({"source": "stac", "stac_url": "file:///etc"}, "--stac_url must begin with http"),
+        ({"source": "stac", "stac_url": "https://me:secret@x.org"}, "only open catalogues"),
+        ({"source": "stac", "stac_url": "https://x.org/?token=x"}, "--stac_url holds"),
         ({"collection": ""}, "--collection must be a name"),
     ],
 )

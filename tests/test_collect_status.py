@@ -154,7 +154,7 @@ def test_all_shards_are_added_up(plan: Plan, tmp_path: Path) -> None:
     assert summarise(tmp_path, plan) == {
         "places_wanted": 100,
         "places_done": 3,
-        "places_failed": {"cloudy": 1, "refused": 1},
+        "places_without": {"cloudy": 1, "refused": 1},
         "shards_running": 2,
         "places_per_s": 1.0,
         "seconds_left": 97,

@@ -12,17 +12,19 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import rasterio
 from rasterio.crs import CRS
+from rasterio.errors import CRSError
 
 from datasets.bands import ALL_BANDS, RESOLUTION_M
 from datasets.collect_journal import Record
 from datasets.collect_scenes import Array, PatchGrid, Place, Scene
 from datasets.collect_settings import Settings
-from datasets.collect_writer import PlaceWriter, convert, place_hash, place_writer
+from datasets.collect_writer import PlaceWriter, convert, place_hash, place_writer, utm_crs
 from utils.errors import UserError
 
 SETTINGS = Settings(patch_px=12)
@@ -247,6 +249,35 @@ def test_a_place_that_a_killed_run_has_left_is_replaced(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["000007"]
 
 
+@pytest.mark.parametrize("kind", ["file", "pipe", "link", "link to nothing"])
+def test_what_is_no_folder_in_the_way_of_a_place_is_replaced(tmp_path: Path, kind: str) -> None:
+    root, elsewhere = tmp_path / "d", tmp_path / "elsewhere"
+    writer, target = writer_in(root), root / PLACE.name
+    elsewhere.mkdir()
+    (elsewhere / "mine").touch()
+    if kind == "file":
+        target.touch()
+    elif kind == "pipe":
+        os.mkfifo(target)
+    else:
+        target.symlink_to(elsewhere if kind == "link" else tmp_path / "nowhere")
+
+    write(writer)
+
+    assert {path.name for path in target.iterdir()} == {OLD, NEW}
+    assert (elsewhere / "mine").exists()
+
+
+def test_a_pipe_in_the_place_of_staging_is_not_waited_for(tmp_path: Path) -> None:
+    writer = writer_in(tmp_path)
+    os.mkfifo(writer.staging)
+
+    writer.clear()
+
+    with pytest.raises(UserError, match=r"cannot write .*000007"):
+        write(writer)
+
+
 def test_staging_of_other_numbers_of_shards_is_cleared_but_not_of_shards_beside(
     tmp_path: Path,
 ) -> None:
@@ -332,3 +363,14 @@ def test_whenever_a_run_is_killed_a_place_is_whole_or_absent_and_the_next_run_me
         again.clear()
         assert tree(root) == whole
     assert seen == [False] * 9 + [True]
+
+
+def test_a_machine_without_tables_of_coordinates_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def no_table(code: int) -> CRS:
+        raise CRSError("Cannot find proj.db")
+
+    monkeypatch.setattr("datasets.collect_writer.CRS", SimpleNamespace(from_epsg=no_table))
+    with pytest.raises(UserError, match="unset PROJ_DATA"):
+        utm_crs.__wrapped__(32701)

@@ -341,3 +341,30 @@ def test_an_anonymous_client_that_is_not_let_in_is_told_to_sign_in() -> None:
     with pytest.raises(Exception, match="cannot be refreshed") as caught:
         AnonymousCredentials().refresh(None)
     assert isinstance(translate(caught.value), UserError)
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", "", '{"type": "external_account", "audience": "x"}', None]
+)
+def test_odd_default_credentials_are_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None
+) -> None:
+    path = tmp_path / "adc.json"
+    path.mkdir() if content is None else path.write_text(content)
+    monkeypatch.setenv(ADC_VARIABLE, str(path))
+    with pytest.raises(UserError, match="names no file of"):
+        find(GOOGLE_APPLICATION_CREDENTIALS=str(path))
+
+
+def test_a_user_without_a_home_has_no_stored_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", no_home)
+    with pytest.raises(UserError, match="run `earthengine authenticate` once"):
+        find()
+
+
+def test_a_project_of_a_key_that_is_no_text_is_named(private_key: str) -> None:
+    with pytest.raises(UserError, match="is no id of a Google Cloud project"):
+        find(EARTHENGINE_SERVICE_ACCOUNT_KEY=key_text(private_key, project_id={"a": 1}))

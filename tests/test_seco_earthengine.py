@@ -130,21 +130,12 @@ def test_a_search_tells_cloud_and_properties_as_plain_json(
         assert scene.properties["MGRS_TILE"] == properties["MGRS_TILE"]
 
 
-def test_a_refused_search_is_asked_again_by_halves(
-    server: EarthEngineServer, source: EarthEngine
-) -> None:
-    wanted, before = source.search(PLACES), server.requests["search"]
-    server.faults["search"].append(status(400, "User memory limit exceeded."))
-    assert source.search(PLACES) == wanted
-    assert server.requests["search"] == before + 3
-
-
-def test_a_place_whose_search_is_refused_alone_is_refused(
+def test_a_search_that_needs_too_much_is_refused(
     server: EarthEngineServer, source: EarthEngine
 ) -> None:
     server.faults["search"].append(status(400, "User memory limit exceeded."))
     with pytest.raises(Refused, match="HTTP 400, User memory limit exceeded"):
-        source.search(PLACES[:1])
+        source.search(PLACES)
 
 
 def answer_of(*features: dict[str, Any]) -> Fault:

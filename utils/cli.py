@@ -27,6 +27,7 @@ from utils.precision import PRECISIONS
 _PATH_ERRORS = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM),
     *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EFBIG, errno.ENAMETOOLONG, errno.ELOOP),
+    errno.ENXIO,  # a socket
 }
 # Time for the launcher to end a process that fails only because another one did.
 GRACE_S = 5.0
@@ -35,7 +36,13 @@ PROTOCOL_HELP = "paper restores the choices of the original, see docs/difference
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Show defaults, and keep the line breaks of the example commands."""
+    """Show defaults that say something, and keep the line breaks of the example commands."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        text = action.help or ""
+        if action.default in (None, "") or isinstance(action.default, bool) or "default" in text:
+            return action.help
+        return super()._get_help_string(action)
 
 
 def base_parser(

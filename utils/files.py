@@ -1,5 +1,6 @@
 """Files that are there whole or not at all, and paths that are tried before long work."""
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -53,6 +54,12 @@ def check_can_write(flag: str, path: Path, *, is_folder: bool) -> None:
         raise UserError(
             f"--{flag} {path} cannot be written: {error.strerror}: free it or choose another path"
         ) from error
+
+
+def check_regular(path: Path) -> None:
+    """Raise an ``OSError`` for a pipe or a device, which would be read for ever."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
 
 
 def check_name(flag: str, path: Path) -> None:

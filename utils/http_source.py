@@ -1,15 +1,12 @@
 """The missing rest of a file from one address, appended to what is there already.
 
-The rules are those of HTTP: RFC 9110, sections 13.1.5 (If-Range), 14 (ranges) and 10.2.3
-(Retry-After).
+The rules are those of HTTP: RFC 9110, sections 13.1.5 (If-Range) and 14 (ranges).
 """
 
 import errno
 import shutil
 import socket
 import ssl
-import time
-from email.utils import parsedate_to_datetime
 from http.client import HTTPException, HTTPMessage, HTTPResponse
 from pathlib import Path
 from typing import IO, Any
@@ -20,22 +17,11 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 from tqdm import tqdm
 
 from utils.errors import UserError
+from utils.rate_limit import Transient, retry_after
 
 _CHUNK = 2**18  # bytes of a read, at most
 _BUSY = {408, 425, 429}  # beside 5xx: later it may work
 _RANGE_WRONG = 416
-
-
-class Transient(Exception):
-    """The same address may work a moment later.
-
-    Attributes:
-        wait_s: For how long the server asks to be left alone; 0 if it does not say.
-    """
-
-    def __init__(self, reason: str, wait_s: float = 0) -> None:
-        super().__init__(reason)
-        self.wait_s = wait_s
 
 
 class Refused(Exception):
@@ -126,7 +112,7 @@ class HttpSource:
                 partial.unlink(missing_ok=True)
                 raise Transient(reason)
             if error.code in _BUSY or error.code >= 500:
-                raise Transient(reason, _retry_after(error.headers.get("Retry-After")))
+                raise Transient(reason, wait_s=retry_after(error.headers.get("Retry-After", "")))
             raise Refused(reason)
 
     def _check(self, response: HTTPResponse, have: int) -> tuple[int, int | None]:
@@ -211,15 +197,3 @@ def _network_error(error: Exception) -> Transient | Refused:
     if isinstance(reason, TimeoutError):
         return Transient("no answer in time")
     return Transient(str(reason) or type(reason).__name__)
-
-
-def _retry_after(text: str | None) -> float:
-    """Read seconds or a date; 0 for neither."""
-    if text is None:
-        return 0
-    if text.strip().isdecimal():
-        return float(text)
-    try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
-    except ValueError:
-        return 0

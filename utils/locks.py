@@ -45,7 +45,8 @@ def sole_writer(path: Path, busy: str) -> Iterator[None]:
     nobody is refused.
     """
     while True:
-        with path.open("w") as file:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # a link's target stays as it is
+        with os.fdopen(descriptor, "rb+", buffering=0) as file:
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:

@@ -13,9 +13,12 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
 Answer = TypeVar("Answer")
+_LONGEST_PAUSE_S = 3600.0  # that a service can ask for
 
 
 class Stopped(Exception):
@@ -39,6 +42,22 @@ class Transient(Exception):
         self.wait_s = wait_s
         self.is_quota = is_quota
         self.is_strange = is_strange
+
+
+def retry_after(text: str) -> float:
+    """Return the seconds that a header Retry-After asks for: a number, or until a date.
+
+    RFC 9110, section 10.2.3; 0 for what is neither.
+    """
+    text = text.strip()
+    try:
+        if text.isdecimal():
+            wait_s = float(text)
+        else:
+            wait_s = (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds()
+    except (ValueError, TypeError, OverflowError):
+        return 0.0
+    return min(max(wait_s, 0.0), _LONGEST_PAUSE_S)
 
 
 class RateLimit:
@@ -192,7 +211,7 @@ class Requester:
                 return self._once(request)
             except Transient as error:
                 strange = strange + 1 if error.is_strange else 0
-                bound = min(self._max_wait_s, self._base_wait_s * 2**repeats)
+                bound = min(self._max_wait_s, self._base_wait_s * 2 ** min(repeats, 60))
                 wait_s = max(error.wait_s, self._random.uniform(0, bound))
                 left_s = started + self._budget_s - time.monotonic()
                 if strange >= self._max_strange or wait_s > left_s:

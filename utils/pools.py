@@ -1,0 +1,60 @@
+"""Worker processes that end quietly when the work is interrupted."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+
+@contextmanager
+def process_pool(
+    num_workers: int, start: Callable[..., None] | None = None, *arguments: Any
+) -> Iterator[ProcessPoolExecutor]:
+    """Give processes to submit work to; on leaving, what has not begun is given up.
+
+    Ctrl-C in a terminal reaches all processes: the workers finish what they do, and leave it to
+    this process to end the work.
+
+    Args:
+        num_workers: Processes, at least 1.
+        start: What each of them calls first.
+        arguments: Of ``start``.
+    """
+    pool = ProcessPoolExecutor(num_workers, initializer=_start, initargs=(start, arguments))
+    try:
+        with _signals_held():
+            pool.submit(int)  # any work starts the processes
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start(start: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if start is not None:
+        start(*arguments)
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Put interruptions off: a pool that is half started can be neither used nor shut down."""
+    came: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+
+    # Other threads can set no handler, and are never interrupted.
+    in_main = threading.current_thread() is threading.main_thread()
+    numbers = (signal.SIGINT, signal.SIGTERM) if in_main else ()
+    before = {number: signal.signal(number, note) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for signalled in came:
+            signal.raise_signal(signalled)
