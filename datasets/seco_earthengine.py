@@ -6,6 +6,7 @@ and one read per image, straight from the asset. Nothing here has spoken to the 
 
 import io
 import math
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -32,6 +33,8 @@ _RESTRICTED = (
     "next month, or see developers.google.com/earth-engine/guides/noncommercial_tiers"
 )
 _MOST_SCENES = 2000  # of a place; near the poles there are several a day
+# NumPy reads headers by Python's parser, which fails at times in many threads (CPython 106905).
+_HEADERS = threading.Lock()
 _NPY = b"\x93NUMPY"
 
 
@@ -206,7 +209,8 @@ class EarthEngine:
         if not content.startswith(_NPY):
             raise Transient("an answer that is no array", is_strange=True)
         try:
-            pixels = _view(content)
+            with _HEADERS:
+                pixels = _view(content)
         except Exception as error:  # NumPy's reader of headers raises many kinds
             raise Transient("an array that is cut off") from error
         names = pixels.dtype.names or ()
