@@ -21,7 +21,7 @@ import numpy as np
 from datasets.band_files import read_band
 from datasets.bands import ALL_BANDS, QUANTILES_NAME
 from datasets.packed_store import PackedStore, is_packed
-from datasets.seco_folder import find_bands, index_places, split_dates
+from datasets.seco_folder import band_path, find_bands, index_places, split_dates
 from utils.cli import HelpFormatter, run
 from utils.errors import UserError
 from utils.progress import progress
@@ -62,7 +62,7 @@ def _open_folder(root: Path) -> tuple[list[str], Sequence[Any], Callable[[Any, s
     return (
         find_bands(root, places[0]),
         dates,
-        lambda date, band: read_band(root / date / f"{band}.tif"),
+        lambda date, band: read_band(band_path(root / date, band)),
     )
 
 

@@ -69,9 +69,9 @@ def check_name(flag: str, path: Path) -> None:
 
 
 def is_hidden(name: str) -> bool:
-    """Return whether a file is hidden or was written by an operating system beside the user's own.
+    """Return whether a file is hidden, or was added by a file manager.
 
-    Examples are ``.DS_Store``, ``._B04.tif`` and ``__MACOSX/`` of macOS and ``@eaDir/`` of Synology.
+    Examples are ``.DS_Store``, ``._B04.tif`` and ``__MACOSX/`` (macOS), ``@eaDir/`` (Synology).
 
     Args:
         name: File name, or path relative to the data set with ``/`` between folders. An absolute
