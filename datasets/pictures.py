@@ -259,15 +259,14 @@ def _refuse_if_valid(data: bytes, where: str) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             with MemoryFile(data) as memory, memory.open(driver=_GDAL_DRIVERS) as file:
+                bands = f"{file.count} band{'s' if file.count > 1 else ''} of {file.dtypes[0]}"
+                packing = f", compression {file.compression.name}" if file.compression else ""
+                holds = f"{bands}, {file.width} x {file.height} px{packing}"
                 remedy = _find_remedy(file)
     except RasterioError:
         return
     if remedy:
-        bands = f"{file.count} band{'s' if file.count > 1 else ''} of {file.dtypes[0]}"
-        packing = f", compression {file.compression.name}" if file.compression else ""
-        raise UserError(
-            f"{where} has {bands}, {file.width} x {file.height} px{packing}, but {remedy}"
-        )
+        raise UserError(f"{where} has {holds}, but {remedy}")
 
 
 def _find_remedy(file: DatasetReader) -> str:

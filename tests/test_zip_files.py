@@ -183,36 +183,6 @@ def test_listing_keeps_no_members(tmp_path: Path) -> None:
     assert len(list(members)) == 99
 
 
-def without_zip64_records(path: Path, count: int) -> None:
-    """Do to the end of a zip what Archive Utility does: no zip64, the count modulo 65,536.
-
-    Source: github.com/thejoshwolfe/yauzl/issues/60, a zip of 79,738 files that records 14,202.
-    """
-    data = path.read_bytes()
-    at = data.rfind(b"PK\6\6")
-    end = bytearray(data[data.rfind(b"PK\5\6") :])
-    end[8:12] = struct.pack("<HH", count % 2**16, count % 2**16)
-    path.write_bytes(data[:at] + end)
-
-
-def test_more_members_than_the_count_can_hold_are_all_read(tmp_path: Path) -> None:
-    count = 66_000
-    path = tmp_path / "archive_utility.zip"
-    with zipfile.ZipFile(path, "w") as archive:
-        for number in range(count):
-            archive.writestr(str(number), b"")
-    without_zip64_records(path, count)
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
-    assert [name for name, _ in ZipFiles(path).members()] == names
-    assert len(names) == count
-    data = bytearray(path.read_bytes())
-    data[-22 + 8 : -22 + 12] = struct.pack("<HH", 9, 9)  # neither the count nor its remainder
-    path.write_bytes(data)
-    with pytest.raises(UserError, match="is not a whole zip"):
-        list(ZipFiles(path).members())
-
-
 GIB = 2**30
 
 
