@@ -39,7 +39,13 @@ from models.probes import (
     probe_by_lbfgs,
     vote_of_neighbours,
 )
-from utils.classification import accuracies, by_class, print_results, write_pictures
+from utils.classification import (
+    ACCURACIES,
+    accuracies,
+    by_class,
+    print_results,
+    write_pictures,
+)
 from utils.cli import (
     base_parser,
     check_base_flags,
@@ -55,6 +61,7 @@ from utils.evaluation import (
     check_full_batch,
     check_resume_flag,
     input_norm,
+    print_finished,
     save_predictions,
     seeds,
     summarise,
@@ -67,7 +74,8 @@ from utils.launch import (
     planned_world,
 )
 from utils.metrics import batch_mean
-from utils.report import run_dir_of_rank, share_dir, write_results
+from utils.report import run_dir_of_rank, save_results, share_dir, write_results
+from utils.resume import with_flags_of_run
 from utils.run_trainer import make_trainer
 from utils.subset import stratified_subset
 
@@ -95,7 +103,8 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     add("--split", choices=LIST_PREFIXES, default="random", help="spatial: apart in longitude")
     add("--split_seed", type=int, default=0, help="of the 60/20/20 split, if there are no lists")
     add("--feature_batch_size", type=int, default=128, help="images per step through the encoder")
-    return parser.parse_args(argv)
+    may_change = ("finetune_epochs", "feature_batch_size", "save_predictions")
+    return parser.parse_args(with_flags_of_run(parser, argv, may_change))
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
@@ -108,9 +117,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         return {}  # its launcher started more processes than there is work for
     seed_everything(args.seed, workers=True, verbose=False)
     task, draws = load_task(args)
-    methods, metrics = make_methods(args, task, draws, world)
+    methods, cost = make_methods(args, task, draws, world)
     run_dir = run_dir_of_rank(args, f"eurosat-{args.backbone_type}", world.rank)
-    results: dict[str, dict[str, Any]] = {name: {} for name in methods}
+    results: dict[str, dict[str, Any]] = {}
+    metrics: dict[str, Any] = {}
     predictions: dict[str, Predictions] = {}  # of the largest share, which comes last
     for name, method in methods.items():
         for frac, rows in draws.items():
@@ -118,16 +128,15 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             of_run = {"frac": frac, "folder": share_dir(run_dir, frac, len(draws))}
             predictions[name] = method(rows, **(of_run if name == "finetune" else {}))
             seconds = round(time.perf_counter() - began, 2)
-            results[name][f"{frac:g}"] = measure(args, task, predictions[name]) | {
-                "num_labelled": len(rows[0]),
-                "seconds_training": seconds,
-            }
+            if world.rank == 0:
+                result = measure(args, task, predictions[name])
+                result |= {"num_labelled": len(rows[0]), "seconds_training": seconds}
+                results.setdefault(name, {})[f"{frac:g}"] = result
+                metrics = cost | record(args, task, results)
+                print_finished(f"{name}, {len(rows[0]):,} labels", result, ACCURACIES)
+                save_results(run_dir, args, metrics, started)
     if world.rank == 0:
-        first = next(name for name in methods if name.startswith(args.method[0]))
-        metrics |= {f"num_{split}": len(rows) for split, rows in task.splits.items()}
-        metrics |= {"classes": list(task.classes), **list(results[first].values())[-1]}
-        metrics["by_method"] = results
-        report(args, task, metrics, predictions[first], started, run_dir)
+        report(args, task, metrics, predictions[metrics["method"]], started, run_dir)
     return metrics
 
 
@@ -222,7 +231,8 @@ def finetuning(args: Namespace, task: PictureTask, world: World) -> FineTuning:
     return FineTuning(
         task,
         seeds(args),
-        make_trainer=partial(make_trainer, args, world, "fine-tuning"),
+        # Only the fine-tuning writes checkpoints, and so it alone is resumed.
+        make_trainer=partial(make_trainer, only_finetuning(args), world, "fine-tuning"),
         max_epochs=args.finetune_epochs,
         batch_size=per_process,
         learning_rate=args.finetune_learning_rate,
@@ -231,6 +241,11 @@ def finetuning(args: Namespace, task: PictureTask, world: World) -> FineTuning:
         resumed=args.resume_from_checkpoint,
         embed=None if test is None else partial(encode, args, task, images=test),
     )
+
+
+def only_finetuning(args: Namespace) -> Namespace:
+    """Return the flags of the fine-tuning without the other methods."""
+    return Namespace(**vars(args) | {"method": ["finetune"]})
 
 
 def read_features(args: Namespace, task: PictureTask) -> tuple[dict[str, Labelled], dict[str, Any]]:
@@ -269,6 +284,17 @@ def measure(args: Namespace, task: PictureTask, predictions: Predictions) -> dic
     metrics |= accuracies("test", task.labels_of("test"), scores["test"], interval_seed=args.seed)
     metrics |= by_class("test", task.labels_of("test"), scores["test"], task.classes)
     return metrics | predictions.chosen
+
+
+def record(
+    args: Namespace, task: PictureTask, results: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
+    """Return everyone's results so far, those of the first method's largest share on top."""
+    asked = args.method[0]
+    method = next((name for name in results if name.startswith(asked)), next(iter(results)))
+    counts = {f"num_{split}": len(rows) for split, rows in task.splits.items()}
+    shown = list(results[method].values())[-1]
+    return counts | {"classes": list(task.classes), "method": method, "by_method": results} | shown
 
 
 def report(

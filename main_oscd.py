@@ -45,12 +45,15 @@ from utils.evaluation import (
     check_resume_flag,
     curve_points,
     input_norm,
+    print_finished,
     seeds,
     summarise,
 )
 from utils.input_transform import InputTransform, input_transform
 from utils.plots import plot_label_curve
-from utils.report import new_run_dir, provenance, share_dir, write_results
+from utils.report import new_run_dir, provenance, save_results, share_dir, write_results
+from utils.resume import with_flags_of_run
+from utils.run_trainer import of_repetition
 
 MIN_PATCH_SIZE = 32  # pixels: 32 of them are one of the coarsest level
 
@@ -110,7 +113,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
         "training set weigh as much as all others; 1 under --protocol paper",
     )
     add("--finetune_backbone", action="store_true", help="train the encoder, too")
-    return parser.parse_args(argv)
+    return parser.parse_args(with_flags_of_run(parser, argv, ["save_predictions"]))
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
@@ -127,10 +130,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             repeat(experiment, seed, frac, folder and folder / f"seed={seed}")
             for seed in seeds(args)
         ]
-        results[f"{frac:g}"] = summarise_outcomes(experiment, outcomes)
-    metrics: dict[str, Any] = {"pos_weight": experiment.hyper_parameters["pos_weight"]}
-    metrics |= {f"num_{split}_cities": len(each) for split, each in experiment.cities.items()}
-    metrics |= {**list(results.values())[-1], "by_train_frac": results}
+        results[f"{frac:g}"] = result = summarise_outcomes(experiment, outcomes)
+        metrics = record(experiment, results)
+        print_finished(f"{100 * frac:g} % of the tiles", result, ["test/f1"])
+        save_results(run_dir, args, metrics, started)
     print_results(metrics)
     maps = (experiment.cities["test"], outcomes[0].probabilities, outcomes[0].threshold)
     if args.save_predictions is not None:
@@ -144,6 +147,13 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         checkpoint = folder / f"seed={args.seed}" / name
         write_results(run_dir / "results.json", args, metrics, started, checkpoint)
     return metrics
+
+
+def record(experiment: Experiment, results: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return the results of all shares so far, those of the largest one on top."""
+    metrics = {f"num_{split}_cities": len(each) for split, each in experiment.cities.items()}
+    metrics |= {"pos_weight": experiment.hyper_parameters["pos_weight"]}
+    return metrics | list(results.values())[-1] | {"by_train_frac": results}
 
 
 def prepare(args: Namespace) -> Experiment:
@@ -220,7 +230,7 @@ def repeat(experiment: Experiment, seed: int, frac: float, folder: Path | None) 
         load_data(experiment, seed, frac),
         trainer_kwargs(args),
         folder=folder,
-        origin=provenance(args),
+        origin=provenance(of_repetition(args, seed, frac)),
         ckpt_path=args.resume_from_checkpoint,
     )
     samples = [cities[index] for index in range(len(cities))]

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from pytorch_lightning import Trainer, seed_everything
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
 from datasets.bands import RGB_BANDS
 from datasets.online_data import read_online_data
@@ -35,6 +35,7 @@ from utils.cli import (
     check_base_flags,
     check_not_negative,
     check_positive,
+    print_next,
     run,
     share_cores,
     trainer_kwargs,
@@ -47,12 +48,20 @@ from utils.launch import (
     launch_kwargs,
     planned_world,
 )
-from utils.normalization import InputSpec
+from utils.normalization import PICTURE_BANDS, InputSpec, letters
 from utils.plots import plot_training
 from utils.precision import PRECISIONS, auto_precision
 from utils.presets import PRESETS
 from utils.report import provenance, run_dir_of_rank, write_results
+from utils.resume import resumed_run_dir, with_flags_of_run
+from utils.run_trainer import csv_logger
 from utils.view_args import add_view_args, augment_config, check_view_flags
+
+# Flags that a resumed run may set to other values: they do not describe what is learned.
+MAY_CHANGE = (
+    *("cache", "compile", "on_bad_patch", "schedule", "save_every_n_epochs", "log_every_n_steps"),
+    *("online_data_dir", "online_max_epochs", "online_val_every_n_epoch"),
+)
 
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
@@ -69,6 +78,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     _add_model_args(parser)
     add_online_args(parser)
     parser.add_argument("--preset", choices=PRESETS, default="seco", help="set of defaults")
+    argv = with_flags_of_run(parser, argv, MAY_CHANGE)
     preset = parser.parse_known_args(argv)[0].preset
     parser.set_defaults(**PRESETS[preset])
     return parser.parse_args(argv)
@@ -111,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> Trainer:
     world = prepare(args)
     datamodule = make_datamodule(args, world)
     datamodule.setup("fit")
-    hint = packing_hint(datamodule.dataset, args.data_dir) if world.rank == 0 else None
+    hint = packing_hint(datamodule.dataset.source, args.data_dir) if world.rank == 0 else None
     if hint is not None:
         print(hint, file=sys.stderr)
     # Logging waits for the device, so it is rare; a short run logs every epoch at least.
@@ -126,7 +136,7 @@ def main(argv: Sequence[str] | None = None) -> Trainer:
 
     online = make_online_evaluator(args, world, datamodule.input_spec)
     name = f"pretrain-{args.data_mode}-{args.base_encoder}"  # what is learned
-    run_dir = run_dir_of_rank(args, name, world.rank)
+    run_dir = resumed_run_dir(args) or run_dir_of_rank(args, name, world.rank)
     progress = SampleProgress("pre-training")
     callbacks: list[Callback] = [EndTogether(), progress, FiniteLoss(), *online]
     if run_dir is not None:
@@ -251,7 +261,7 @@ def make_trainer(
     logger: list[Logger] = []
     if run_dir is not None:
         logger = [
-            CSVLogger(run_dir, name="", version=""),
+            csv_logger(run_dir, args.resume_from_checkpoint),
             TensorBoardLogger(run_dir, name="", version="", default_hp_metric=False),
         ]
     return Trainer(
@@ -275,6 +285,10 @@ def finish(args: Namespace, trainer: Trainer, run_dir: Path, started: float) -> 
     metrics |= {"epochs": trainer.current_epoch, "steps": trainer.global_step}
     last = run_dir / "checkpoints" / "last.ckpt"
     write_results(run_dir / "results.json", args, metrics, started, last)
+    is_rgb = letters(args.bands) == PICTURE_BANDS or args.data_mode == "moco"
+    labelled = args.online_data_dir or ("EuroSAT_RGB.zip" if is_rgb else "EuroSATallBands.zip")
+    script = "main_eurosat.py"
+    print_next(script, "--data_dir", labelled, "--backbone_type", "pretrain", "--ckpt_path", last)
 
 
 if __name__ == "__main__":

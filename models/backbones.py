@@ -1,5 +1,6 @@
 """ResNet encoders without their classifier, and the three sources of their weights."""
 
+import os
 from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -64,10 +65,10 @@ def add_backbone_args(parser: ArgumentParser) -> None:
 def load_encoder(
     source: str,
     name: str | None = None,
-    ckpt_path: Path | None = None,
+    ckpt_path: str | os.PathLike[str] | None = None,
     bands: Sequence[str] | None = None,
 ) -> tuple[Encoder, InputSpec]:
-    """Build an encoder and tell what input it expects.
+    """Build an encoder in eval mode, and the contract of its input.
 
     Args:
         source: One of ``SOURCES``.
@@ -76,21 +77,26 @@ def load_encoder(
         ckpt_path: Any file that ``utils.encoder_file`` reads, for "pretrain" only.
         bands: Channels of a random encoder. Pre-trained ones have their own, and others are a
             ``UserError``; a file that does not name its bands takes these names.
+
+    Returns:
+        The encoder, whose batch norm uses its running statistics until ``train()`` is called, and
+        what it expects as input (``utils.input_transform`` converts to it).
     """
     if bands is not None and len(set(bands)) < len(bands):
         raise UserError(f"--bands needs distinct names, not: {' '.join(bands)}")
     if source == "pretrain":
         if ckpt_path is None:
             raise UserError("--backbone_type pretrain needs --ckpt_path")
-        return _pretrained_encoder(ckpt_path, name, bands)
+        encoder, spec = _pretrained_encoder(Path(ckpt_path), name, bands)
+        return encoder.eval(), spec
     if ckpt_path is not None:
         raise UserError(
             f"--ckpt_path {ckpt_path} is only read with --backbone_type pretrain: add it"
         )
     name, bands = name or DEFAULT_ENCODER, tuple(bands or PICTURE_BANDS)
     if source == "imagenet":
-        return _imagenet_encoder(name, bands), InputSpec.of_pictures(bands)
-    return Encoder(name, in_channels=len(bands)), InputSpec.of_pictures(bands)
+        return _imagenet_encoder(name, bands).eval(), InputSpec.of_pictures(bands)
+    return Encoder(name, in_channels=len(bands)).eval(), InputSpec.of_pictures(bands)
 
 
 def _imagenet_encoder(name: str, bands: tuple[str, ...]) -> Encoder:

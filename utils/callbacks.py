@@ -151,12 +151,15 @@ class SaveCheckpoints(Checkpoint):
 
 
 class ViewsPicture(Callback):
-    """Draw the views of the first batch: what the network is asked to tell apart."""
+    """Draw the views of the first batch: what the network is asked to tell apart.
+
+    A resumed run keeps the picture of its first start.
+    """
 
     def __init__(self, path: Path, spec: InputSpec) -> None:
         self.path = path
         self.spec = spec
-        self.is_drawn = False
+        self.is_drawn = path.exists()
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int

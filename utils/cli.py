@@ -5,6 +5,7 @@ import errno
 import logging
 import math
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -164,6 +165,11 @@ def run(main: Callable[[], object]) -> None:
         if isinstance(leaving.__context__, KeyboardInterrupt):
             _leave("interrupted", 130)
         raise
+
+
+def print_next(*command: object) -> None:
+    """Print the command that usually comes next, quoted for the shell."""
+    print(f"next: python {shlex.join(map(str, command))}")
 
 
 def exit_on_signal(number: int, frame: FrameType | None) -> NoReturn:
