@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning import Trainer
 from torch import Tensor
 
 import main_bigearthnet
 import main_eurosat
 from datasets.mini_earth import write_eurosat
 from models.backbones import load_encoder
-from utils.callbacks import SaveCheckpoints
+from utils.callbacks import SampleProgress
 from utils.checkpoint import read_checkpoint
 from utils.errors import UserError
 from utils.export import main as export
@@ -69,15 +69,14 @@ def run(command: list[str], *more: str) -> tuple[dict[str, Any], Path]:
 
 
 def stop_after_an_epoch(command: list[str], monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Start a run that dies after its first epoch; return its checkpoint."""
-    save = SaveCheckpoints.on_train_epoch_end
+    """Start a run that dies in its second epoch; return its checkpoint."""
 
-    def die(self: SaveCheckpoints, trainer: Trainer, pl_module: LightningModule) -> None:
-        save(self, trainer, pl_module)
-        raise Stopped
+    def die(self: SampleProgress, trainer: Trainer, *others: Any) -> None:
+        if trainer.current_epoch == 1:
+            raise Stopped
 
     with monkeypatch.context() as patch:
-        patch.setattr(SaveCheckpoints, "on_train_epoch_end", die)
+        patch.setattr(SampleProgress, "on_train_batch_start", die)
         with pytest.raises(Stopped):
             run(command)
     logs = Path(command[command.index("--log_dir") + 1])

@@ -165,7 +165,7 @@ def test_a_checkpoint_alone_resumes_its_run_in_its_folder(
     main(["--resume_from_checkpoint", str(last), "--max_epochs", "2"])
     assert run_dirs(tmp_path) == [first]  # one folder, and in it one history
     assert_equal(tensors(two_epochs / "checkpoints/last.ckpt"), tensors(last))
-    assert len(history(first)) > 2
+    assert len(history(first)) == 2
     assert history(first) == history(two_epochs)
     assert (first / "views.png").stat().st_mtime_ns == views
 

@@ -66,7 +66,7 @@ def test_the_example_embeds_a_picture_with_the_contract_of_its_encoder(
     document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = (ROOT / document).read_text()
-    (example,) = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL)]
+    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     monkeypatch.chdir(tmp_path)
     encoder = Encoder("resnet18").eval()
     content = {"state_dict": {f"encoder_q.{k}": v for k, v in encoder.state_dict().items()}}

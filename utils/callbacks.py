@@ -143,6 +143,11 @@ class SaveCheckpoints(Checkpoint):
         if trainer.is_global_zero:
             write_json(self.folder / "arguments.json", self.origin)
 
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Lightning logs the means of an epoch after its checkpoint. A resumed run needs them.
+        for logger in trainer.loggers:
+            logger.save()
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         done = trainer.current_epoch + 1
         trainer.save_checkpoint(self.folder / "last.ckpt", weights_only=False)
