@@ -1,20 +1,16 @@
 """ResNet encoders without their classifier, and the three sources of their weights."""
 
 import os
-from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from torch import nn
 
+from utils.encoder_args import DEFAULT_ENCODER, check_encoder_source
 from utils.encoder_file import SEQUENTIAL, read_encoder_file
 from utils.errors import UserError
-from utils.input_transform import INPUT_NORMS
 from utils.normalization import PICTURE_BANDS, InputSpec, letters
 from utils.resnets import build_resnet
-
-DEFAULT_ENCODER = "resnet18"  # of the original
-SOURCES = ("random", "imagenet", "pretrain")
 
 
 class Encoder(nn.Sequential):
@@ -45,23 +41,6 @@ class Encoder(nn.Sequential):
         self.num_features: int = resnet.fc.in_features
 
 
-def add_backbone_args(parser: ArgumentParser) -> None:
-    """Add the flags of ``load_encoder`` and of ``input_transform``."""
-    add = parser.add_argument
-    add("--backbone_type", choices=SOURCES, default="imagenet", help="where weights come from")
-    add(
-        "--base_encoder",
-        help=f"any torchvision ResNet; by default the checkpoint's, else {DEFAULT_ENCODER}",
-    )
-    add("--ckpt_path", type=Path, help="encoder to load, see checkpoints/README.md")
-    add("--bands", nargs="+", help="bands in channel order; by default the encoder's, else RGB")
-    add(
-        "--input_norm",
-        choices=INPUT_NORMS,
-        help="by default auto (as in the pre-training), under --protocol paper the original's",
-    )
-
-
 def load_encoder(
     source: str,
     name: str | None = None,
@@ -71,7 +50,7 @@ def load_encoder(
     """Build an encoder in eval mode, and the contract of its input.
 
     Args:
-        source: One of ``SOURCES``.
+        source: One of ``utils.encoder_args.SOURCES``.
         name: A torchvision ResNet. None stands for the checkpoint's own, else the default; a
             checkpoint of another one is a ``UserError``.
         ckpt_path: Any file that ``utils.encoder_file`` reads, for "pretrain" only.
@@ -82,17 +61,10 @@ def load_encoder(
         The encoder, whose batch norm uses its running statistics until ``train()`` is called, and
         what it expects as input (``utils.input_transform`` converts to it).
     """
-    if bands is not None and len(set(bands)) < len(bands):
-        raise UserError(f"--bands needs distinct names, not: {' '.join(bands)}")
-    if source == "pretrain":
-        if ckpt_path is None:
-            raise UserError("--backbone_type pretrain needs --ckpt_path")
+    check_encoder_source(source, ckpt_path, bands)
+    if ckpt_path is not None:
         encoder, spec = _pretrained_encoder(Path(ckpt_path), name, bands)
         return encoder.eval(), spec
-    if ckpt_path is not None:
-        raise UserError(
-            f"--ckpt_path {ckpt_path} is only read with --backbone_type pretrain: add it"
-        )
     name, bands = name or DEFAULT_ENCODER, tuple(bands or PICTURE_BANDS)
     if source == "imagenet":
         return _imagenet_encoder(name, bands).eval(), InputSpec.of_pictures(bands)

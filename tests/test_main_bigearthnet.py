@@ -64,7 +64,7 @@ def tensors(encoder: nn.Module) -> dict[str, Tensor]:
 def fixed_encoder(monkeypatch: pytest.MonkeyPatch) -> Encoder:
     """Let the script judge an encoder that the test holds, too."""
     encoder, spec = load_encoder("random", "resnet18")
-    monkeypatch.setattr(main_bigearthnet, "load_encoder", lambda *_: (encoder, spec))
+    monkeypatch.setattr("models.backbones.load_encoder", lambda *_: (encoder, spec))
     return encoder
 
 

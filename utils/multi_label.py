@@ -26,7 +26,6 @@ from utils.plots import plot_label_curve, plot_per_class
 
 METRICS = ("map_micro", "map_macro", "f1_micro", "f1_macro")
 BATCH_MEAN = "val/map_micro_batch_mean"  # of the original
-IMPORTANT = ("test/map_micro", "val/map_micro", BATCH_MEAN)
 
 
 def label_metrics(
