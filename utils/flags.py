@@ -63,7 +63,9 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
         says_nothing = action.default in (None, "", argparse.SUPPRESS)
         if says_nothing or isinstance(action.default, bool) or "default" in text:
             return action.help
-        return f"{text.removesuffix('.')} (default: %(default)s)."
+        default = action.default
+        shown = " ".join(map(str, default)) if isinstance(default, list | tuple) else str(default)
+        return f"{text.removesuffix('.')} (default: {shown.replace('%', '%%')})."
 
 
 class Parser(argparse.ArgumentParser):
