@@ -129,7 +129,7 @@ def run(main: Callable[[], object]) -> None:
         if error.errno not in _PATH_ERRORS:
             raise
         _leave(f"error: {error}: free it or choose another path", 2)
-    except (MemoryError, *_torch_errors()):
+    except _memory_errors():
         _leave("error: out of memory: lower the sizes, such as --batch_size", 2)
     except KeyboardInterrupt:
         _leave("interrupted", 130)
@@ -139,10 +139,10 @@ def run(main: Callable[[], object]) -> None:
         raise
 
 
-def _torch_errors() -> tuple[type[Exception], ...]:
-    """Return torch's error for a GPU that is full, if the script got as far as to import torch."""
-    error = getattr(sys.modules.get("torch"), "OutOfMemoryError", None)
-    return () if error is None else (error,)
+def _memory_errors() -> tuple[type[Exception], ...]:
+    """Return the errors for a full memory; that of torch only if the script has imported torch."""
+    of_gpu = getattr(sys.modules.get("torch"), "OutOfMemoryError", MemoryError)
+    return MemoryError, of_gpu
 
 
 def exit_on_signal(number: int, frame: FrameType | None) -> NoReturn:
