@@ -1,17 +1,20 @@
 """What threads do for a fetch: look for scenes, read and write them. They decide nothing else."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 
 from datasets.collect_choice import Candidates, Lack, acquisition, choose
 from datasets.collect_journal import Outcome, Record
 from datasets.collect_plan import Plan
-from datasets.collect_scenes import Array, Place, Refused, Scene, Source
+from datasets.collect_scenes import Array, Missing, Place, Refused, Scene, Source
 from datasets.collect_writer import Draft, PlaceWriter
-from utils.rate_limit import Requester
+from utils.rate_limit import Requester, Transient
 
+Answer = TypeVar("Answer")
+_TRIES = 4  # of a request that fails alone
 Found = list[tuple[Place, Candidates | Lack]]
 
 
@@ -40,12 +43,14 @@ class Collector:
     def search(self, numbers: Sequence[int]) -> Found:
         """Find and rank the scenes of some places by one request.
 
-        What is refused for several places (too much memory, say) is asked again by halves, so that
-        no place is lost because of those beside which it was looked for.
+        What fails for several places (too much memory, say) is asked again by halves, so that no
+        place is lost because of those beside which it was looked for, and no size is asked for ever.
         """
         places = [self._plan.place(number) for number in numbers]
+        request = partial(self._source.search, places)
+        tries = 1 if len(places) > 1 else _TRIES
         try:
-            found = self._requester.call(partial(self._source.search, places))
+            found = until_certain(self._requester, self._source, request, tries)
         except Refused as error:
             if len(places) == 1:
                 return [(places[0], Lack("refused", str(error)))]
@@ -77,7 +82,8 @@ class Collector:
         reason = "the only clear scene of a window is taken by another window"
         for scene in scenes:
             try:
-                images = self._requester.call(partial(self._source.read, scene, place.grid))
+                request = partial(self._source.read, scene, place.grid)
+                images = until_certain(self._requester, self._source, request)
             except Refused as error:
                 outcome, reason = "refused", f"{scene.name}: {error}"
                 continue
@@ -94,3 +100,30 @@ def has_gaps(images: dict[str, Array]) -> bool:
     sizes = {image.shape for image in images.values()}
     stacks = (np.stack([x for x in images.values() if x.shape == size]) for size in sizes)
     return any(bool((stack == 0).all(0).any()) for stack in stacks)
+
+
+def until_certain(
+    requester: Requester, source: Source, request: Callable[[], Answer], tries: int = _TRIES
+) -> Answer:
+    """Return the answer to a request, or find that it alone fails.
+
+    What may have asked for too much, or misses something, is tried a few times with growing pauses.
+    In between the source has to answer its ``check``: during an outage that is what is waited for.
+
+    Raises:
+        Refused: It failed each time.
+        Transient: The service does not answer other requests either.
+    """
+    for repeats in range(tries):
+        try:
+            return requester.call(request)
+        except Missing as error:
+            reason = str(error)
+        except Transient as error:
+            if not error.is_too_large:
+                raise
+            reason = str(error)
+        if repeats + 1 < tries:
+            requester.back_off(repeats)
+            requester.call(source.check)
+    raise Refused(reason)

@@ -101,8 +101,20 @@ class Refused(Exception):
     """The service will never answer this request well: take another scene or place."""
 
 
+class Missing(Refused):
+    """Something is not there, or not for this account; an answer to be trusted only if repeated.
+
+    Attributes:
+        asset: Name that the service gives; empty if it gives none.
+    """
+
+    def __init__(self, reason: str, asset: str = "") -> None:
+        super().__init__(reason)
+        self.asset = asset
+
+
 class ComeBack(Exception):
-    """Nothing works at present (quota of the month, restricted mode): stop, and go on later."""
+    """Nothing works at present (no answer, a used up quota): stop, and resume later."""
 
 
 class Source(Protocol):
@@ -113,6 +125,12 @@ class Source(Protocol):
     """
 
     places_per_search: int
+
+    def check(self) -> None:
+        """Ask for the collection itself, by the smallest request: whether anything can work now.
+
+        Raises ``UserError`` if the collection is not there.
+        """
 
     def search(self, places: Sequence[Place]) -> list[list[Scene]]:
         """Find, by one request, the scenes of each place in any of its windows, below --cloud_pct.

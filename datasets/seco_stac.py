@@ -69,7 +69,8 @@ class Stac:
 
     def search(self, places: Sequence[Place]) -> list[list[Scene]]:
         """See ``Source``."""
-        self._check_collection()
+        if not self._is_checked:  # a search for another collection just finds nothing
+            self.check()
         return [self._scenes(place) for place in places]
 
     def read(self, scene: Scene, grid: PatchGrid) -> dict[str, Array]:
@@ -101,18 +102,22 @@ class Stac:
             **left_out,
         }
 
-    def _check_collection(self) -> None:
-        """Ask once whether the collection exists: a search for another one finds just nothing."""
-        if self._is_checked:
-            return
+    def check(self) -> None:
+        """See ``Source``."""
         name = self._settings.collection
         try:
-            self._web.ask("GET", f"{self._url}/collections/{name}")
+            answer = self._web.ask("GET", f"{self._url}/collections/{name}")
         except Answered as error:
             raise UserError(
                 f"--stac_url {self._url} answers with HTTP {error.status} when asked for the "
                 f"collection {quoted(name)}: check --stac_url and --collection"
             ) from error
+        try:
+            is_ours = answer.json()["id"] == name
+        except (ValueError, KeyError, TypeError, RecursionError):
+            is_ours = False
+        if not is_ours:
+            raise Transient("an answer that is no collection", is_strange=True)
         self._is_checked = True
 
     def _scenes(self, place: Place) -> list[Scene]:

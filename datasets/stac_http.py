@@ -59,12 +59,13 @@ class Web:
             Transient: It may work later.
             Answered: An answer with another status than 2xx, not worth a repeat.
         """
+        is_search = method == "POST"  # ranges of files are small
         with self._lock:
             self.num_requests += 1
         try:
             response = self._session.request(method, url, timeout=self._timeout_s, **options)
         except requests.exceptions.Timeout as error:
-            raise Transient("no answer in time") from error
+            raise Transient("no answer in time", is_too_large=is_search) from error
         except _ASTRAY as error:
             raise Transient("an answer that leads away from the web", is_strange=True) from error
         except requests.exceptions.TooManyRedirects as error:
@@ -78,7 +79,8 @@ class Web:
         if status in _BUSY:
             raise Transient(f"HTTP {status}, too many requests", wait_s=wait_s, is_quota=True)
         if status == 408 or status >= 500:
-            raise Transient(f"HTTP {status}", wait_s=wait_s)
+            is_too_large = is_search and status == 504
+            raise Transient(f"HTTP {status}", wait_s=wait_s, is_too_large=is_too_large)
         if not 200 <= status < 300:
             raise Answered(status, response.text)
         return response

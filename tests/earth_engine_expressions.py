@@ -49,6 +49,7 @@ class Collection:
     id: str
     filters: tuple[Any, ...] = ()
     functions: tuple[Callable[[Any], Any], ...] = ()
+    limit: int | None = None
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,8 @@ class Evaluator:
             "Collection.toList": lambda collection, count, **_: self.elements(collection)[
                 : int(count)
             ],
+            "Collection.limit": lambda collection, limit, **_: replace(collection, limit=limit),
+            "Collection.size": self._size,
             "Image.linkCollection": self._link,
             "Filter.intersects": lambda leftField, rightValue, **_: (
                 "where",
@@ -163,7 +166,7 @@ class Evaluator:
     def elements(self, collection: Collection) -> list[Any]:
         """Return the images of a collection, each after its function."""
         if collection.id != S2:
-            raise LookupError(f"ImageCollection '{collection.id}' not found")
+            raise _not_found(collection)
         where: list[Rectangle] = [f[1] for f in collection.filters if f[0] == "where"]
         when = [f for f in collection.filters if f[0] in ("or", "when")]
         [patch], [dates] = where, when
@@ -185,6 +188,13 @@ class Evaluator:
         if self.remembers:
             self._found[key] = images
         return images
+
+    def _size(self, collection: Collection) -> int:
+        """Count the images of a collection of which one is asked for."""
+        if collection.id not in (S2, CLOUD_SCORE):
+            raise _not_found(collection)
+        assert collection.limit == 1
+        return 1
 
     def _image(self, granule: Granule) -> Image:
         bands = {name: self._band(granule, name) for name in BANDS_M}
@@ -216,6 +226,13 @@ class Evaluator:
             np.where(self.catalogue.is_cloud(granule, x, y), CLOUDY, CLEAR),
             self.catalogue.is_valid(granule, x, y) & has_score,
         )
+
+
+def _not_found(collection: Collection) -> LookupError:
+    return LookupError(
+        f"ImageCollection.load: ImageCollection asset '{collection.id}' not found (does not exist or "
+        "caller does not have access)."
+    )
 
 
 def _in_next_zone(image: Image) -> Image:

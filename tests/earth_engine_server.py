@@ -22,7 +22,7 @@ import numpy as np
 from tests.earth_engine_catalogue import Catalogue, pixel_centres
 from tests.earth_engine_discovery import algorithms, discovery
 from tests.earth_engine_expressions import S2, Evaluator
-from tests.earth_engine_faults import PASSING, Fault, FaultPlan, stalling, status
+from tests.earth_engine_faults import PASSING, TOO_LARGE, Fault, FaultPlan, stalling, status
 
 _ASSETS = "/v1/projects/earthengine-public/assets/"
 _LARGEST = 50_331_648  # bytes of a request for pixels
@@ -32,7 +32,9 @@ class EarthEngineServer(ThreadingHTTPServer):
     """Answers as Earth Engine does, as far as the collector asks.
 
     Attributes:
-        requests: How often each kind was asked: "search", "read", or another path.
+        requests: How often each kind was asked: "search", "check", "read", or another path.
+        most_places: Searches for more places at a time are answered with ``too_large``.
+        too_large: A fault of ``earth_engine_faults.TOO_LARGE``.
         reads: How often each (asset, left, top) was read.
         tags: Workload tags that came.
         faults: Of the next requests by kind, before those of ``fault_plan``.
@@ -64,7 +66,11 @@ class EarthEngineServer(ThreadingHTTPServer):
         self.evaluator = Evaluator(self.catalogue, other_zones=not is_cheap, remembers=is_cheap)
         self.latency_s = latency_s
         self.fault_plan = fault_plan or FaultPlan(0)
-        self.faults: dict[str, deque[Fault]] = {"search": deque(), "read": deque()}
+        kinds = ("search", "check", "read")
+        self.faults: dict[str, deque[Fault]] = {kind: deque() for kind in kinds}
+        self.most_places = 1000
+        self.too_large = TOO_LARGE["timed out"]
+        self.searched: Counter[int] = Counter()  # by the number of places of a search
         self.most_at_a_time = most_at_a_time
         self.headers: tuple[tuple[str, str], ...] = ()
         self.requests: Counter[str] = Counter()
@@ -120,7 +126,10 @@ class EarthEngineServer(ThreadingHTTPServer):
             )
         granule = self.catalogue.find(asset.removeprefix(f"{S2}/"))
         if granule is None or grid["crsCode"] != f"EPSG:{granule.epsg}":
-            raise LookupError(f"Image.load: Image asset '{asset}' not found.")
+            raise LookupError(
+                f"Image.load: Image asset '{asset}' not found (does not exist or caller does not "
+                "have access)."
+            )
         key = (width, height, *bands)
         if self._is_cheap and key in self._cached:
             return self._cached[key]
@@ -188,7 +197,9 @@ class _Handler(BaseHTTPRequestHandler):
                 self.server.requests[path] += 1
             self.answer(200, json.dumps(token).encode())
             return
-        kind = "search" if path.endswith("/value:compute") else "read"
+        kind = "read"
+        if path.endswith("/value:compute"):  # a search measures pixels
+            kind = "search" if b"Image.reduceRegion" in body else "check"
         with self.server.lock:
             self.server.requests[kind] += 1
         with self.server.counted() as count:
@@ -204,7 +215,7 @@ class _Handler(BaseHTTPRequestHandler):
             return partial(status(429, "Too many concurrent aggregations."), self, b"", "")
         self.server.tags.add(request.get("workloadTag", ""))
         try:
-            if kind == "search":
+            if kind != "read":
                 value = self.server.evaluator.evaluate(request["expression"])
                 body, mime = json.dumps({"result": value}).encode(), "application/json"
             else:
@@ -215,6 +226,11 @@ class _Handler(BaseHTTPRequestHandler):
         except LookupError as error:
             return partial(status(404 if kind == "read" else 400, str(error)), self, b"", "")
         fault = self.server.next_fault(kind)
+        if kind == "search":
+            with self.server.lock:
+                self.server.searched[len(value)] += 1
+            if len(value) > self.server.most_places:
+                fault = self.server.too_large
         if fault is not None:
             return partial(fault, self, body, mime)
         return partial(self.answer, 200, body, mime)

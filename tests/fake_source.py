@@ -35,6 +35,9 @@ class FakeSource:
         self.read_scenes: Counter[tuple[int, int, str]] = Counter()
         self._lock = threading.Lock()
 
+    def check(self) -> None:
+        self.fault("check")
+
     def search(self, places: Sequence[Place]) -> list[list[Scene]]:
         with self._lock:
             self.searched.update(place.number for place in places)

@@ -104,7 +104,7 @@ def test_the_limit_never_exceeds_its_bounds(clock: Clock) -> None:
     assert limit.limit == 3
     for second in range(10):
         clock.now = float(second)
-        limit.exceeded(began=second, wait_s=0)
+        limit.exceeded(began=second)
     assert limit.limit == 1
 
 
@@ -112,17 +112,17 @@ def test_refusals_of_one_round_halve_the_limit_once(clock: Clock) -> None:
     limit = new_limit(clock, max_in_flight=40)
     clock.now = 5
     for began in (1.0, 3.0, 4.9, 5.0):
-        limit.exceeded(began, wait_s=0)
+        limit.exceeded(began)
     assert limit.limit == 20
     clock.now = 7
-    limit.exceeded(began=5.1, wait_s=0)
+    limit.exceeded(began=5.1)
     assert limit.limit == 10
 
 
 def test_all_wait_as_long_as_the_service_asks(clock: Clock) -> None:
     limit = new_limit(clock)
-    limit.exceeded(began=0, wait_s=30)
-    limit.exceeded(began=0, wait_s=2)  # does not shorten it
+    limit.pause(30)
+    limit.pause(2)  # does not shorten it
     assert begin(limit) == 30
 
 
@@ -148,7 +148,7 @@ def test_no_more_requests_are_in_flight_than_the_limit() -> None:
 def test_a_lowered_limit_holds_for_those_that_wait(clock: Clock) -> None:
     limit = new_limit(clock, max_in_flight=2)
     with limit.slot():
-        limit.exceeded(began=0, wait_s=0)
+        limit.exceeded(began=0)
         with pytest.raises(AssertionError, match="waits forever"), limit.slot():
             pass
     begin(limit)
@@ -290,7 +290,7 @@ def test_other_errors_are_not_repeated(clock: Clock) -> None:
 
 def test_latencies_do_not_count_the_waiting(clock: Clock) -> None:
     requester = Requester(new_limit(clock, max_rate=0.1), base_wait_s=5)
-    requester.limit.exceeded(began=0, wait_s=50)
+    requester.limit.pause(50)
     requester.call(failing(clock=clock, takes_s=0.25))
     assert list(requester.statistics.latencies_s) == [0.25]
 
