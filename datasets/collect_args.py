@@ -17,7 +17,7 @@ PLANNED = {field.name for field in fields(Settings)}
 COLLECTIONS = {"earthengine": "COPERNICUS/S2_SR_HARMONIZED", "stac": "sentinel-2-l2a"}
 EARTH_SEARCH = "https://earth-search.aws.element84.com/v1"
 HIGH_VOLUME = "https://earthengine-highvolume.googleapis.com"
-# Index of the task, and what describes all tasks (slurm.schedmd.com/job_array.html and sbatch.html).
+# A task's index, and what describes all tasks: slurm.schedmd.com/job_array.html, sbatch.html.
 _SLURM = tuple(f"SLURM_ARRAY_TASK_{name}" for name in ("ID", "MIN", "MAX", "STEP", "COUNT"))
 # Inclusive. Longer waits and more threads than these end in errors of the system.
 _LIMITS = {

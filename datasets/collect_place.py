@@ -43,8 +43,8 @@ class Collector:
     def search(self, numbers: Sequence[int]) -> Found:
         """Find and rank the scenes of some places by one request.
 
-        What fails for several places (too much memory, say) is asked again by halves, so that no
-        place is lost because of those beside which it was looked for, and no size is asked for ever.
+        What fails for several places (too much memory, say) is asked again by halves: no place is
+        lost because of those beside which it was looked for, and no size is repeated for ever.
         """
         places = [self._plan.place(number) for number in numbers]
         request = partial(self._source.search, places)

@@ -87,7 +87,7 @@ class Probe:
 
     def _timed(self, kind: str, request: Callable[[], Answer]) -> Answer:
         started = time.perf_counter()
-        answer = until_certain(self._requester, self._source, request)
+        answer = until_certain(self._requester, self._source, request, tries=2)
         self._seconds[kind].append(time.perf_counter() - started)
         return answer
 

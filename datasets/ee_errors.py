@@ -34,14 +34,15 @@ _TOO_LARGE = re.compile(
     r"|Total request size \(\d+ bytes\) must be less",
     re.IGNORECASE,
 )
-# Such as "ImageCollection.load: ImageCollection asset 'A/B' not found (does not exist or caller does
-# not have access)." (Open-ET/openet-ssebop issue 74) and "Permission 'earthengine.assets.get' denied
-# on resource 'projects/P/assets/B' (or it may not exist)." (landler-io/ecosystem-integrity-index 2).
+# Such as "ImageCollection.load: ImageCollection asset 'A/B' not found (does not exist or caller
+# does not have access)." (Open-ET/openet-ssebop issue 74) and "Permission 'earthengine.assets.get'
+# denied on resource 'projects/P/assets/B' (or it may not exist)."
+# (landler-io/ecosystem-integrity-index issue 2).
 _MISSING = re.compile(r"asset '([^']*)' not found|denied on resource '([^']*/assets/[^']*)'", re.I)
 # Of a day: "Your usage exceeded the custom quota for '.../daily_eecu_usage_time'"
-# (developers.google.com/earth-engine/guides/cost_controls), and "Quota exceeded for quota metric 'M'
-# and limit 'M per day' of service S" of any Google API. Of a minute ("limit 'Number of read requests
-# per minute per user'", gee-community/qgis-earthengine-plugin issue 202) a repeat is enough.
+# (developers.google.com/earth-engine/guides/cost_controls), and "Quota exceeded for quota metric
+# 'M' and limit 'M per day' of service S" of any Google API. Where the limit is 'Number of read
+# requests per minute per user' (gee-community/qgis-earthengine-plugin issue 202) a repeat helps.
 _IS_QUOTA = re.compile(r"quota|limit exceeded|EECU", re.IGNORECASE)
 _LONG_QUOTAS = (
     (

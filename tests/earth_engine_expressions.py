@@ -230,8 +230,8 @@ class Evaluator:
 
 def _not_found(collection: Collection) -> LookupError:
     return LookupError(
-        f"ImageCollection.load: ImageCollection asset '{collection.id}' not found (does not exist or "
-        "caller does not have access)."
+        f"ImageCollection.load: ImageCollection asset '{collection.id}' not found (does not exist "
+        "or caller does not have access)."
     )
 
 

@@ -22,7 +22,7 @@ import numpy as np
 from tests.earth_engine_catalogue import Catalogue, pixel_centres
 from tests.earth_engine_discovery import algorithms, discovery
 from tests.earth_engine_expressions import S2, Evaluator
-from tests.earth_engine_faults import PASSING, TOO_LARGE, Fault, FaultPlan, stalling, status
+from tests.earth_engine_faults import Fault, FaultPlan, status
 
 _ASSETS = "/v1/projects/earthengine-public/assets/"
 _LARGEST = 50_331_648  # bytes of a request for pixels
@@ -33,14 +33,14 @@ class EarthEngineServer(ThreadingHTTPServer):
 
     Attributes:
         requests: How often each kind was asked: "search", "check", "read", or another path.
-        most_places: Searches for more places at a time are answered with ``too_large``.
-        too_large: A fault of ``earth_engine_faults.TOO_LARGE``.
+        search_fault: Returns how a search fails always, of its expression and number of places.
         reads: How often each (asset, left, top) was read.
         tags: Workload tags that came.
         faults: Of the next requests by kind, before those of ``fault_plan``.
         latency_s: Before every answer to a search or a read.
         most_at_a_time: More requests at a time are answered with 429.
         headers: Added to all answers.
+        stopping: Set at the end, for answers that stall.
 
     Args:
         is_cheap: Little work per request, for benchmarks: the same pixels for all scenes of a
@@ -68,9 +68,7 @@ class EarthEngineServer(ThreadingHTTPServer):
         self.fault_plan = fault_plan or FaultPlan(0)
         kinds = ("search", "check", "read")
         self.faults: dict[str, deque[Fault]] = {kind: deque() for kind in kinds}
-        self.most_places = 1000
-        self.too_large = TOO_LARGE["timed out"]
-        self.searched: Counter[int] = Counter()  # by the number of places of a search
+        self.search_fault: Callable[[str, int], Fault | None] = lambda expression, count: None
         self.most_at_a_time = most_at_a_time
         self.headers: tuple[tuple[str, str], ...] = ()
         self.requests: Counter[str] = Counter()
@@ -78,6 +76,7 @@ class EarthEngineServer(ThreadingHTTPServer):
         self.tags: set[str] = set()
         self.algorithms = algorithms()
         self.lock = threading.Lock()
+        self.stopping = threading.Event()
         self._at_a_time = 0
         self._is_cheap = is_cheap
         self._cached: dict[tuple[Any, ...], bytes] = {}
@@ -227,10 +226,8 @@ class _Handler(BaseHTTPRequestHandler):
             return partial(status(404 if kind == "read" else 400, str(error)), self, b"", "")
         fault = self.server.next_fault(kind)
         if kind == "search":
-            with self.server.lock:
-                self.server.searched[len(value)] += 1
-            if len(value) > self.server.most_places:
-                fault = self.server.too_large
+            expression = json.dumps(request["expression"])
+            fault = fault or self.server.search_fault(expression, len(value))
         if fault is not None:
             return partial(fault, self, body, mime)
         return partial(self.answer, 200, body, mime)
@@ -245,6 +242,7 @@ def earth_engine(**settings: Any) -> Iterator[EarthEngineServer]:
     try:
         yield server
     finally:
+        server.stopping.set()
         server.shutdown()
         thread.join()
         server.server_close()
@@ -258,17 +256,15 @@ def main() -> None:
     add("--latency", type=float, default=0.0)
     add("--fault_share", type=float, default=0.0)
     add("--fault_seed", type=int, default=0)
-    add("--stall_s", type=float, default=0.0, help="some faults keep the client waiting so long")
     add("--most_at_a_time", type=int, default=1000)
     add("--cloudiness", type=float, default=0.44)
     add("--cheap_pixels", action="store_true", help="the same pixels for all scenes")
     args = parser.parse_args()
-    faults = PASSING | stalling(args.stall_s) if args.stall_s else PASSING
     server = EarthEngineServer(
         Catalogue(cloudiness=args.cloudiness),
         port=args.port,
         latency_s=args.latency,
-        fault_plan=FaultPlan(args.fault_share, args.fault_seed, faults),
+        fault_plan=FaultPlan(args.fault_share, args.fault_seed),
         most_at_a_time=args.most_at_a_time,
         is_cheap=args.cheap_pixels,
     )
