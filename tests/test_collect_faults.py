@@ -274,5 +274,5 @@ def test_places_of_a_match_file_get_no_advice_about_spares(
     with earth_engine(catalogue=Catalogue(cloudiness=1.7)) as server:
         assert collect(flags(tmp_path / "c", server, *argv)) == 1
     error = capsys.readouterr().err
-    assert "1 place have no clear scenes" not in error
+    assert "error: 1 place has no clear scenes" in error
     assert "spare" not in error
