@@ -65,7 +65,7 @@ class Reporter:
         if self._bar is not None:
             self._bar.total, self._bar.initial = done.wanted, self._done_before
             self._bar.update(done.done - self._bar.n)
-            self._bar.set_postfix_str(self._rates(done), refresh=False)
+            self._bar.set_postfix_str(self._rates(done) + self._trouble(), refresh=False)
         elif (
             done.done - self._logged >= self._log_freq or self._clock() - self._logged_at >= _LINE_S
         ):

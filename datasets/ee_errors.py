@@ -39,6 +39,7 @@ _TOO_LARGE = re.compile(
 # denied on resource 'projects/P/assets/B' (or it may not exist)."
 # (landler-io/ecosystem-integrity-index issue 2).
 _MISSING = re.compile(r"asset '([^']*)' not found|denied on resource '([^']*/assets/[^']*)'", re.I)
+_PUBLIC = "projects/earthengine-public/assets/"  # before the names of the catalogue's assets
 # Of a day: "Your usage exceeded the custom quota for '.../daily_eecu_usage_time'"
 # (developers.google.com/earth-engine/guides/cost_controls), and "Quota exceeded for quota metric
 # 'M' and limit 'M per day' of service S" of any Google API. Where the limit is 'Number of read
@@ -120,7 +121,8 @@ def _of_answer(answer: _Answer) -> Exception:
             f"HTTP {status} with a page that is not the service's", wait_s=wait_s, is_strange=True
         )
     if (missing := _MISSING.search(text)) or status == 404:
-        return Missing(shown, missing[1] or missing[2] if missing else "")
+        asset = (missing[1] or missing[2]) if missing else ""
+        return Missing(shown, asset.removeprefix(_PUBLIC))
     if status == 401:
         return UserError(f"Earth Engine does not accept the credentials ({shown}): {_NEXT}")
     if status == 403:

@@ -290,5 +290,6 @@ def _start(
 
 def _alone(error: Exception) -> Exception:
     """Return what to raise where nothing smaller can be asked, so that it is repeated as it is."""
-    is_too_large = isinstance(error, Transient) and error.is_too_large
-    return Transient(str(error)) if is_too_large else error
+    if isinstance(error, Transient) and error.is_too_large:
+        return Transient(str(error), wait_s=error.wait_s)
+    return error

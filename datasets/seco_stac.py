@@ -63,7 +63,7 @@ class Stac:
         self._pages = _Pages(self._web)
         self._left_out: Counter[str] = Counter()
         self._lock = threading.Lock()
-        self._is_checked = False
+        self._is_checked = self._has_searched = False
         # GDAL warns of each tag that it cannot read; what matters of it is raised.
         logging.getLogger("rasterio._env").setLevel(logging.ERROR)
 
@@ -155,6 +155,8 @@ class Stac:
             items = [item for page in pages for item in page["features"]]
         except Answered as error:
             shown = f"HTTP {error.status}, {quoted(str(error), 120)}"
+            if error.status in (401, 403, 404, 405) and self._has_searched:
+                raise Transient(f"{shown}, though searches worked", is_strange=True) from error
             if error.status in (401, 403, 404, 405):
                 raise UserError(
                     f"--stac_url {self._url} does not let us search ({shown}): check the address, "
@@ -165,6 +167,7 @@ class Stac:
             raise Transient("an answer that is no list of scenes", is_strange=True) from error
         if len(pages) > _MOST_PAGES:
             raise Refused("the catalogue lists scenes without an end")
+        self._has_searched = True
         return items
 
     def _looked_at(self, scene: Scene, grid: PatchGrid) -> Scene:

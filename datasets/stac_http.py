@@ -13,7 +13,7 @@ from typing import Any
 
 import requests
 
-from datasets.collect_scenes import Refused
+from datasets.collect_scenes import Missing, Refused
 from datasets.ee_http import PatientAdapter
 from utils.rate_limit import Transient, retry_after
 
@@ -157,7 +157,8 @@ class RemoteFile:
         try:
             response = self._web.ask("GET", self._url, headers=headers)
         except Answered as error:
-            raise Refused(f"HTTP {error.status} for a file of the scene") from error
+            kind = Missing if error.status in (403, 404) else Refused  # S3 hides what is missing
+            raise kind(f"HTTP {error.status} for a file of the scene") from error
         content = response.content
         if response.status_code != 206:
             if content.startswith(_TIFF):
