@@ -61,8 +61,9 @@ def incomplete(missing: int, failures: Mapping[str, int], has_spares: bool) -> E
         )
     spent = " and no spare is left" if has_spares else ""
     shown = ", ".join(f"{number} {outcome}" for outcome, number in sorted(failures.items()))
-    what = f"{some_places(missing)} {' or '.join(reasons)}{spent} ({shown}; journal*.jsonl has the reasons)"
-    return Ending("incomplete", f"{what}: {', or '.join(remedies)}")
+    what = f"{some_places(missing)} {' or '.join(reasons)}{spent}"
+    counts = f"({shown}; journal*.jsonl has the reasons)"
+    return Ending("incomplete", f"{what} {counts}: {', or '.join(remedies)}")
 
 
 def some_places(count: int) -> str:
