@@ -206,7 +206,7 @@ class Evaluator:
     def _band(self, granule: Granule, name: str) -> Band:
         return lambda x, y: (
             self.catalogue.values(granule, name, x, y),
-            self.catalogue.is_valid(granule, x, y),
+            self.catalogue.has_data(granule, name, x, y),
         )
 
     def _score(self, granule: Granule) -> Band:
