@@ -8,7 +8,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -136,6 +136,26 @@ def forget(save_path: Path, places: set[int]) -> None:
             kept = [line for line in lines if json.loads(line)["place"] not in places]
             if len(kept) < len(lines):
                 _replace(path, [header, *kept])
+
+
+def discard_unused(save_path: Path, plan_hash: str) -> bool:
+    """Delete all journals of a plan by which no place was collected.
+
+    Returns:
+        Whether they are gone; False if there is a place that is done.
+
+    Raises:
+        UserError: A process writes to one of them.
+    """
+    if any(record.outcome == "done" for record in read_journals(save_path, plan_hash).values()):
+        return False
+    with ExitStack() as held:
+        paths = _journals(save_path)
+        for path in paths:
+            held.enter_context(sole_writer(path.with_suffix(".lock"), _busy(path)))
+        for path in paths:
+            path.unlink()
+    return True
 
 
 def read_journals(save_path: Path, plan_hash: str) -> dict[int, Record]:

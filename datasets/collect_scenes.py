@@ -87,6 +87,8 @@ class Scene:
         clear_fraction: Share of clear pixels in the patch, 0 .. 1; None where nobody knows.
         valid_fraction: Share of the patch's pixels that have data, 0 .. 1.
         baseline: Processing baseline, such as 05.09.
+        is_clamped: Whether a 0 may also be a reflectance below 0, from which somebody has
+            subtracted the offset of 1000 in unsigned numbers.
         properties: What else ``metadata.json`` shall tell; plain JSON.
         key: What the source needs to read it; not recorded.
     """
@@ -97,6 +99,7 @@ class Scene:
     clear_fraction: float | None
     valid_fraction: float
     baseline: str
+    is_clamped: bool = False
     properties: dict[str, Any] = field(default_factory=dict)
     key: Any = None
 
@@ -105,8 +108,20 @@ class Refused(Exception):
     """The service will never answer this request well: take another scene or place."""
 
 
+class Missing(Refused):
+    """Something is not there, or not for this account; an answer to be trusted only if repeated.
+
+    Attributes:
+        asset: Name that the service gives; empty if it gives none.
+    """
+
+    def __init__(self, reason: str, asset: str = "") -> None:
+        super().__init__(reason)
+        self.asset = asset
+
+
 class ComeBack(Exception):
-    """Nothing works at present (quota of the month, restricted mode): stop, and go on later."""
+    """Nothing works at present (no answer, a used up quota): stop, and resume later."""
 
 
 class Source(Protocol):
@@ -117,6 +132,12 @@ class Source(Protocol):
     """
 
     places_per_search: int
+
+    def check(self) -> None:
+        """Ask for the collection itself, by the smallest request: whether anything can work now.
+
+        Raises ``UserError`` if the collection is not there.
+        """
 
     def search(self, places: Sequence[Place]) -> list[list[Scene]]:
         """Find, by one request, the scenes of each place in any of its windows, below --cloud_pct.

@@ -29,13 +29,15 @@ def parse_scene(properties: dict[str, Any], bands: Sequence[str]) -> Scene:
     known = _share(properties, "known")
     # Half a patch tells enough; where less is known, the share of clouds in the scene decides.
     clear = _share(properties, "clear") / known if known >= 0.5 else None
+    baseline = str(properties.get("PROCESSING_BASELINE", ""))
     return Scene(
         name=_check_name(properties["scene"]),
         start=start,
         cloud_percent=float(properties["CLOUDY_PIXEL_PERCENTAGE"]),
         clear_fraction=None if clear is None else round(clear, 6),
         valid_fraction=round(min(_share(properties, band) for band in bands), 6),
-        baseline=str(properties.get("PROCESSING_BASELINE", "")),
+        baseline=baseline,
+        is_clamped=baseline >= "04.00",  # uint16 without the offset has no room below 0
         properties={name: properties[name] for name in PROPERTIES if name in properties},
     )
 

@@ -139,7 +139,7 @@ def new_requester(args: Namespace) -> Requester:
     return Requester(
         RateLimit(args.max_in_flight // count, args.max_rate / count),
         base_wait_s=args.retry_wait,
-        budget_s=args.give_up_after,
+        budget_s=args.give_up_after / 2,  # one request alone does not end the run
         on_error=tell if args.debug else lambda error: None,
     )
 
@@ -150,8 +150,8 @@ def tell(error: Transient) -> None:
 
 
 def tell_later(reason: str) -> None:
-    """Print why a run stops that can go on."""
-    print(f"stopped, {reason}; the same command goes on", file=sys.stderr)
+    """Print why a run stops that can be resumed."""
+    print(f"stopped, {reason}; the same command resumes it", file=sys.stderr)
 
 
 def tell_ending(ending: Ending, result: str) -> None:
@@ -173,6 +173,8 @@ def collect(plan: Plan, source: Source, args: Namespace) -> int:
     check_settings(settings)
     journal = Journal(save_path, plan.hash, args.shard)
     with journal.opened():
+        if read_plan(save_path).hash != plan.hash:
+            raise UserError(f"another process replaced the plan of {save_path}: run this again")
         store = PackedCollection(save_path, plan) if plan.settings.format == "packed" else None
         if store is not None:
             noted = read_journals(save_path, plan.hash).values()
@@ -189,6 +191,7 @@ def collect(plan: Plan, source: Source, args: Namespace) -> int:
             read_journals(save_path, plan.hash),
             num_workers=args.num_workers,
             retry=args.retry,
+            has_spares=settings.match_file is None and indices is None,
             patience=Patience(args.give_up_after, min_free_bytes=1e9 * args.min_free_gb),
             report=reporter,
             on_block=None if store is None else store.pack,

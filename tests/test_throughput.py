@@ -4,14 +4,14 @@ import gc
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import rasterio
 import torch
 
-from benchmarks import throughput
+from benchmarks import throughput, timing
 from benchmarks.archive import Archive, copy_folder, write_folder
 from benchmarks.bare_loop import SECO, BareLoop, seco_views
 from benchmarks.input_cases import input_cases, store_loader
@@ -64,8 +64,10 @@ def test_rounds_are_interleaved() -> None:
     assert rates == {"a": Rates((1, 3, 5)), "b": Rates((2, 4, 6))}
 
 
-def test_seconds_are_seconds() -> None:
-    assert 0.05 <= seconds(lambda: time.sleep(0.05), CPU) < 1
+def test_seconds_are_those_of_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter([3.0, 5.5])
+    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: next(now)))
+    assert seconds(lambda: None, CPU) == 2.5
 
 
 def test_one_core_is_given_back() -> None:
