@@ -138,24 +138,18 @@ def forget(save_path: Path, places: set[int]) -> None:
                 _replace(path, [header, *kept])
 
 
-def discard_unused(save_path: Path, plan_hash: str) -> bool:
-    """Delete all journals of a plan by which no place was collected.
-
-    Returns:
-        Whether they are gone; False if there is a place that is done.
+def discard_journals(save_path: Path) -> None:
+    """Delete all journals.
 
     Raises:
-        UserError: A process writes to one of them.
+        UserError: A process writes to one of them; then all are kept.
     """
-    if any(record.outcome == "done" for record in read_journals(save_path, plan_hash).values()):
-        return False
     with ExitStack() as held:
         paths = _journals(save_path)
         for path in paths:
             held.enter_context(sole_writer(path.with_suffix(".lock"), _busy(path)))
         for path in paths:
             path.unlink()
-    return True
 
 
 def read_journals(save_path: Path, plan_hash: str) -> dict[int, Record]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from datasets.collect_check import check_settings, settings_from_json
 from datasets.collect_cities import ATTRIBUTION, read_cities
-from datasets.collect_journal import discard_unused
+from datasets.collect_journal import discard_journals, read_journals
 from datasets.collect_places import (
     check_lattice,
     check_matched,
@@ -239,8 +239,11 @@ def open_plan(save_path: Path, settings: Settings, given: set[str]) -> Plan:
             changed = differing(old.settings, settings, given)
             if not changed:
                 return old
+            notice = _check_unused(save_path, old, settings, changed)
             plan = _new_plan(amended(old.settings, settings, given), given)
-            _discard(save_path, old, settings, changed)
+            discard_journals(save_path)
+            (save_path / PLAN_NAME).unlink()  # a kill before the new one is whole leaves none
+            print(notice, file=sys.stderr)
         write_plan(save_path, plan)
         return plan
 
@@ -259,23 +262,22 @@ def _new_plan(settings: Settings, given: set[str]) -> Plan:
     return plan
 
 
-def _discard(save_path: Path, plan: Plan, settings: Settings, changed: Sequence[str]) -> None:
-    """Delete a plan and its journals if no place was collected by it, else refuse."""
+def _check_unused(save_path: Path, plan: Plan, settings: Settings, changed: Sequence[str]) -> str:
+    """Return a notice that the plan is replaced; refuse it if places were collected by it."""
     name = changed[0]
     before, now = spelt(getattr(plan.settings, name)), spelt(getattr(settings, name))
     has_data = any(_DATA.fullmatch(path.name) for path in save_path.iterdir())
-    if has_data or not discard_unused(save_path, plan.hash):
+    records = read_journals(save_path, plan.hash).values()
+    if has_data or any(record.outcome == "done" for record in records):
         raise UserError(
             f"--{name} is {before} in the plan of {save_path}, not {now}: leave it out to resume, "
             "or choose another --save_path"
         )
     others = f", and {listed([f'--{other}' for other in changed[1:]])}" if changed[1:] else ""
-    print(
+    return (
         f"--{name} is now {now}, not {before}{others}: the plan of {save_path} is replaced, since "
-        "nothing was collected by it",
-        file=sys.stderr,
+        "nothing was collected by it"
     )
-    (save_path / PLAN_NAME).unlink()  # a kill before the new one is whole leaves none
 
 
 def _check_fresh(save_path: Path) -> None:

@@ -48,11 +48,12 @@ def incomplete(missing: int, failures: Mapping[str, int], has_spares: bool) -> E
         has_spares: Whether more spares could replace them.
     """
     reasons, remedies = [], []
+    were, have = ("was", "has") if missing == 1 else ("were", "have")
     if failures.get("refused"):
-        reasons.append("were refused")
+        reasons.append(f"{were} refused")
         remedies.append("ask again for those that were refused with --retry failed")
     if failures.get("no_scene") or failures.get("cloudy"):
-        reasons.append("have no clear scenes")
+        reasons.append(f"{have} no clear scenes")
         more = "more --spares, " if has_spares else ""
         remedies.append(
             f"collect into another --save_path with {more}a lower --clear_fraction or a higher "

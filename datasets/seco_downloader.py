@@ -3,7 +3,7 @@
 From Earth Engine, with a project of yours (or EARTHENGINE_PROJECT):
   python datasets/seco_downloader.py --save_path datasets/my_seco --num_locations 1000 --project P
 
-Kill it at any time; the same command goes on. What it will cost, before it starts, and later how
+Kill it at any time; the same command resumes it. What it will cost, before it starts, and later how
 far it is:
   python datasets/seco_downloader.py --save_path datasets/my_seco --num_locations 1000 --plan
   python datasets/seco_downloader.py --save_path datasets/my_seco --status
@@ -12,8 +12,8 @@ far it is:
 Without an account, from a public STAC catalogue:
   python datasets/seco_downloader.py --save_path datasets/my_seco --num_locations 100 --source stac
 
-Exit codes: 0 complete, 1 some places have no clear scenes and no spare is left, 2 bad input, 75 run
-the same command again later.
+Exit codes: 0 complete, 1 some places have no clear scenes or were refused and no spare is left,
+2 bad input, 75 run the same command again later.
 """
 
 import sys

@@ -238,8 +238,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._search({"token": int(parse_qs(parts.query)["token"][0])})
         elif parts.path.startswith("/collections/"):
             self._count(parts.path)
-            is_known = parts.path.removeprefix("/collections/") in COLLECTIONS
-            self.answer(200, b"{}") if is_known else status(404)(self, b"", "")
+            name = parts.path.removeprefix("/collections/")
+            if name in COLLECTIONS:  # stac-spec, collection-spec.md: fields that are required
+                self.answer(200, json.dumps({"type": "Collection", "id": name}).encode())
+            else:
+                status(404)(self, b"", "")
         else:
             self._send_file(parts.path)
 

@@ -221,7 +221,7 @@ def test_an_incomplete_ending_tells_what_failed(
     refused = sum(record.outcome == "refused" for record in records)
     assert len(records) == 90  # with all spares
     assert ending.kind == "incomplete"
-    assert "30 places were refused or have no clear scenes and no spare is left" in ending.reason
+    assert "30 places were refused and no spare is left" in ending.reason
     assert f"{refused} refused)" in ending.reason
 
 

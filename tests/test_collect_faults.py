@@ -1,6 +1,6 @@
 """What fails because of its size, its place or its collection ends; what passes is waited for."""
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +10,7 @@ import pytest
 from datasets.collect_journal import read_journals
 from datasets.collect_plan import Plan, open_plan, read_plan
 from datasets.collect_progress import Ending, incomplete
-from datasets.collect_scenes import Place, Refused, Scene
+from datasets.collect_scenes import Missing, Place, Refused, Scene
 from tests import earth_engine_faults as faults
 from tests.earth_engine_catalogue import Catalogue
 from tests.earth_engine_expressions import S2
@@ -108,6 +108,30 @@ def test_pixels_that_always_take_too_long_cost_their_scene_only(tmp_path: Path) 
 
     assert fetch(tmp_path, plan, source) == Ending("complete")
     assert len(tried) == 4
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_an_image_that_is_missing_for_a_while_is_taken_nevertheless(
+    tmp_path: Path, times: int
+) -> None:
+    """Not the second best of its window: a 404 is trusted only if it stays."""
+    plan = plan_in(tmp_path / "c", SMALL)
+    source = FakeSource(plan.settings, CLEAR)
+    seen: Counter[tuple[object, str]] = Counter()
+
+    def read(scene: Scene, grid: object) -> object:
+        seen[grid, scene.name] += 1
+        if seen[grid, scene.name] <= times:
+            raise Missing("HTTP 404", scene.name)
+        return FakeSource.read(source, scene, grid)  # type: ignore[arg-type]
+
+    source.read = read  # type: ignore[method-assign, assignment]
+
+    assert fetch(tmp_path / "c", plan, source) == Ending("complete")
+    assert fetch(
+        tmp_path / "d", plan_in(tmp_path / "d", SMALL), FakeSource(SMALL, CLEAR)
+    ) == Ending("complete")
+    assert tree(tmp_path / "c") == tree(tmp_path / "d")
 
 
 def test_a_run_that_works_no_longer_does_not_use_up_its_spares(
@@ -274,5 +298,5 @@ def test_places_of_a_match_file_get_no_advice_about_spares(
     with earth_engine(catalogue=Catalogue(cloudiness=1.7)) as server:
         assert collect(flags(tmp_path / "c", server, *argv)) == 1
     error = capsys.readouterr().err
-    assert "1 place have no clear scenes" not in error
+    assert "error: 1 place has no clear scenes" in error
     assert "spare" not in error

@@ -514,7 +514,7 @@ def test_an_image_that_is_not_there_is_not_blamed_on_the_collection(
 def test_a_page_with_any_status_is_not_an_answer_of_the_service(
     server: EarthEngineServer, source: EarthEngine
 ) -> None:
-    for code in (401, 403, 404, 511):
+    for code in (403, 404, 511):
         error = failure(server, source, "search", content(faults.HTML, code=code))
         assert isinstance(error, Transient)
         assert error.is_strange == (code < 500)
