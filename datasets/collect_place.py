@@ -88,12 +88,14 @@ class Collector:
                 images = until_certain(self._requester, self._source, request)
             except Refused as error:
                 outcome, reason = "refused", f"{scene.name}: {error}"
-            else:
-                if not has_gaps(images, scene.is_clamped):
-                    draft.add(scene, images, passed_over)
-                    return scene
-                reason = f"{scene.name}: has pixels without data"
-            passed_over.append(reason)
+                passed_over.append(reason)
+                continue
+            if not has_gaps(images, scene.is_clamped):
+                draft.add(scene, images, passed_over)
+                return scene
+            passed_over.append(f"{scene.name}: has pixels without data")
+            if outcome != "refused":  # which --retry failed asks again
+                reason = passed_over[-1]
         return Record(place.number, outcome, reason, passed_over=tuple(passed_over))
 
 

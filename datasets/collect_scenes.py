@@ -87,10 +87,10 @@ class Scene:
         clear_fraction: Share of clear pixels in the patch, 0 .. 1; None where nobody knows.
         valid_fraction: Share of the patch's pixels that have data, 0 .. 1.
         baseline: Processing baseline, such as 05.09.
-        is_clamped: Whether a 0 may also be a reflectance below 0, from which somebody has
-            subtracted the offset of 1000 in unsigned numbers.
         properties: What else ``metadata.json`` shall tell; plain JSON.
         key: What the source needs to read it; not recorded.
+        is_clamped: Whether 0 may also stand for a reflectance below 0, because the service
+            subtracted the offset of 1000 in unsigned numbers.
     """
 
     name: str
@@ -99,9 +99,9 @@ class Scene:
     clear_fraction: float | None
     valid_fraction: float
     baseline: str
-    is_clamped: bool = False
     properties: dict[str, Any] = field(default_factory=dict)
     key: Any = None
+    is_clamped: bool = False
 
 
 class Refused(Exception):

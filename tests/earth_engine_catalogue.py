@@ -209,8 +209,8 @@ class Catalogue:
         slope = (7 * column + 13 * row) % 1000
         season = 300 * np.sin(2 * np.pi * granule.day / 365.25)
         ground = 600 + 100 * number + slope + season + 60 * noise
-        ground = np.where(self.is_cloud(granule, x, y), ground + 5000, ground)
         middle = size * (column + 0.5), granule.top + size * (line + 0.5)
+        ground = np.where(self.is_cloud(granule, *middle), ground + 5000, ground)
         return np.where(self.has_data(granule, band, *middle), ground, 0).astype(np.uint16)
 
 

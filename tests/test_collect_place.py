@@ -95,7 +95,7 @@ def test_a_window_with_a_refused_scene_and_no_other_good_one_is_asked_again(
     record = collected(collector_in(tmp_path, plan, source), 0)
 
     assert (record.outcome, len(record.passed_over)) == ("refused", len(newest))
-    assert record.passed_over[0] == f"{newest[0]}: HTTP 404, not found"
+    assert record.passed_over[0] == record.reason == f"{newest[0]}: HTTP 404, not found"
 
 
 def test_a_pass_is_never_taken_twice_at_a_place(tmp_path: Path) -> None:
