@@ -16,6 +16,7 @@ from datasets.collect_check import check_settings, settings_from_json
 from datasets.collect_cities import ATTRIBUTION, read_cities
 from datasets.collect_journal import discard_journals, read_journals
 from datasets.collect_places import (
+    check_lattice,
     check_matched,
     places_from_csv,
     places_to_csv,
@@ -213,6 +214,7 @@ def read_plan(save_path: Path) -> Plan:
             f"{places_path} has no places for {PLAN_NAME}, {quoted(str(error))}: put back the one "
             "that was written"
         ) from error
+    check_lattice(places_path, table, settings.bands)
     return Plan(settings, table, digest)
 
 

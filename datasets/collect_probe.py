@@ -83,7 +83,7 @@ class Probe:
             return
         least = min(int(image.min()) for image in images.values())
         largest = max(int(image.max()) for image in images.values())
-        self._values.append((least, largest, has_gaps(images)))
+        self._values.append((least, largest, has_gaps(images, scene.is_clamped)))
 
     def _timed(self, kind: str, request: Callable[[], Answer]) -> Answer:
         started = time.perf_counter()

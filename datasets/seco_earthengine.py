@@ -16,7 +16,6 @@ import ee
 import numpy as np
 from numpy.lib import format as npy
 
-from datasets.bands import RESOLUTION_M
 from datasets.collect_scenes import (
     GRID_M,
     Array,
@@ -31,7 +30,7 @@ from datasets.collect_settings import Settings
 from datasets.ee_credentials import find_credentials
 from datasets.ee_errors import translate
 from datasets.ee_http import PatientAdapter, Session
-from datasets.ee_scenes import PROPERTIES, parse_scene, zone_of
+from datasets.ee_scenes import PROPERTIES, native, parse_scene, zone_of
 from utils.errors import UserError, quoted
 from utils.rate_limit import RateLimit, Requester, Transient
 
@@ -117,7 +116,8 @@ class EarthEngine:
                 self.check()
             raise
         try:
-            found = [[parse_scene(feature["properties"]) for feature in own] for own in answer]
+            bands = self._settings.bands
+            found = [[parse_scene(scene["properties"], bands) for scene in own] for own in answer]
         except (KeyError, TypeError, ValueError, OverflowError, OSError) as error:
             raise Transient("an answer that is no list of scenes", is_strange=True) from error
         if len(found) != len(places):
@@ -144,14 +144,7 @@ class EarthEngine:
     def read(self, scene: Scene, grid: PatchGrid) -> dict[str, Array]:
         """See ``Source``; coarse bands come repeated on the 10 m grid, and are thinned out."""
         pixels = self._pixels(scene.name, grid, self._settings.bands)
-        images = {}
-        for band, image in pixels.items():
-            factor = RESOLUTION_M[band] // 10
-            images[band] = np.array(image[::factor, ::factor], np.uint16, order="C")
-            if factor > 1 and "20 and 60 m pixels are whole" not in self._facts:
-                whole = np.array_equal(images[band].repeat(factor, 0).repeat(factor, 1), image)
-                self._facts["20 and 60 m pixels are whole"] = str(whole)
-        return images
+        return {band: native(band, image) for band, image in pixels.items()}
 
     def describe(self) -> dict[str, str]:
         """See ``Source``."""
@@ -187,7 +180,7 @@ class EarthEngine:
 
         def measure(scene: ee.Image) -> ee.Feature:
             # Shares of all pixels, so that a hole in the scores gives numbers instead of nothing.
-            image = scene.select(settings.bands[0]).mask().unmask(0, False).rename("valid")
+            image = scene.select(list(settings.bands)).mask().unmask(0, False)
             if has_score:
                 score = scene.select(settings.cloud_score)
                 known = score.mask().unmask(0, False).rename("known")

@@ -108,7 +108,8 @@ class RemoteFile:
 
     Raises:
         Transient: It may work later.
-        Refused: There is no such file.
+        Missing: There is no such file.
+        Refused: It is no TIFF.
     """
 
     def __init__(self, web: Web, url: str) -> None:
@@ -157,8 +158,7 @@ class RemoteFile:
         try:
             response = self._web.ask("GET", self._url, headers=headers)
         except Answered as error:
-            kind = Missing if error.status in (403, 404) else Refused  # S3 hides what is missing
-            raise kind(f"HTTP {error.status} for a file of the scene") from error
+            raise Missing(f"HTTP {error.status} for a file of the scene") from error
         content = response.content
         if response.status_code != 206:
             if content.startswith(_TIFF):

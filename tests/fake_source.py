@@ -90,6 +90,7 @@ class FakeSource:
             clear_fraction=round(float(is_clear.sum() / is_valid.sum()), 6) if is_known else None,
             valid_fraction=round(float(is_valid.mean()), 6),
             baseline=properties["PROCESSING_BASELINE"],
+            is_clamped=properties["PROCESSING_BASELINE"] >= "04.00",
         )
 
 

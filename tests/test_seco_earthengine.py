@@ -151,7 +151,7 @@ FEATURE = {
     "scene": "20220601T100000_20220601T100011_T31UDQ",
     "system:time_start": 1_654_077_600_000,
     "CLOUDY_PIXEL_PERCENTAGE": 1,
-    "valid": 1,
+    **dict.fromkeys(ALL_BANDS, 1),
     "known": 1,
     "clear": 0.5,
 }
@@ -161,7 +161,8 @@ FEATURE = {
     ("changes", "valid", "clear"),
     [
         ({}, 1, 0.5),
-        ({"valid": None}, 0, 0.5),
+        ({"B9": None}, 0, 0.5),
+        ({"B8A": 0.75, "B12": 0.5}, 0.5, 0.5),
         ({"known": None, "clear": None}, 1, None),
         ({"known": 0.4, "clear": 0.4}, 1, None),
         ({"known": 0.8, "clear": 0.6}, 1, 0.75),
