@@ -37,7 +37,7 @@ from benchmarks.download_report import DECODE, case_name, plot, print_table
 from benchmarks.timing import Rates, interleave
 from datasets import collect_args, seco_downloader
 from datasets.collect_choice import Candidates, Lack, choose
-from datasets.collect_plan import Plan, make_plan
+from datasets.collect_plan import Plan, make_plan, write_plan
 from datasets.collect_scenes import PatchGrid, Place, Scene
 from datasets.collect_verify import REPORT_NAME, verify
 from datasets.collect_writer import place_writer
@@ -264,6 +264,8 @@ def decode_once(
 def collect_once(plan: Plan, flags: Namespace, server: Server) -> Collected:
     """Collect all places into an empty folder, verify it, and remove it."""
     save_path = flags.save_path
+    save_path.mkdir()
+    write_plan(save_path, plan)
     with redirect_stdout(StringIO()) as shown, redirect_stderr(shown):
         source = cast(EarthEngine, seco_downloader.connect(plan, flags))
         received, served = source._adapter.bytes_received, cpu_seconds(server.pid)
