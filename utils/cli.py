@@ -46,6 +46,7 @@ def base_parser(
     ``precisions`` are the choices of ``--precision``, the default first.
     """
     parser = Parser(description)
+    parser.usage = "%(prog)s --data_dir DATA_DIR [flags]"
     for title in GROUPS:  # --help shows those that get flags, in this order
         parser.group(title)
     add = parser.group("data").add_argument
