@@ -18,7 +18,7 @@ from datasets.collect_choice import Candidates, Lack
 from datasets.collect_journal import Journal, Outcome, Record, Shard
 from datasets.collect_place import Collector
 from datasets.collect_plan import Block
-from datasets.collect_progress import Ending, Progress
+from datasets.collect_progress import GO_ON_LATER, Ending, Progress
 from datasets.collect_scenes import ComeBack, Place
 from utils.errors import UserError
 from utils.rate_limit import Requester, Stopped, Transient

@@ -193,7 +193,7 @@ class _Part:
     runs: tuple[tuple[slice, slice], ...]
 
     @classmethod
-    def of(cls, group: Group, bands: Sequence[str]) -> "_Part | None":
+    def of(cls, group: Group, bands: Sequence[str]) -> _Part | None:
         """Match a group with the bands asked for; None if it has none of them."""
         pairs = [
             (group.bands.index(band), target)
