@@ -194,17 +194,34 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = Parser(__doc__)
     add = parser.add_argument
-    add("--dataset", choices=WRITERS, required=True, help="layout to write")
-    add("--save_path", type=Path, required=True, help="folder to create")
-    add("--num_places", type=int, required=True, help="places, patches, cities; eurosat: images")
-    add("--seed", type=int, default=0, help="seed of the world")
-    add("--num_workers", type=int, default=CPU_COUNT, help="processes")
+    add("--dataset", choices=WRITERS, required=True, help="Data set whose layout is written.")
+    add("--save_path", type=Path, required=True, help="Folder to create.")
+    add(
+        "--num_places",
+        type=int,
+        required=True,
+        help="Places, patches, cities, or images of EuroSAT.",
+    )
+    add("--seed", type=int, default=0, help="Seed of the world.")
+    add("--num_workers", type=int, default=CPU_COUNT, help="Processes to use.")
     absent = argparse.SUPPRESS  # the defaults are the writers'
-    add("--num_dates", type=int, default=absent, help="seco: dates per place (default: 5)")
-    add("--size", type=int, default=absent, help="side in pixels (default: 264, eurosat 64)")
-    add("--bands", nargs="+", default=absent, help="seco: bands (default: all 12)")
-    add("--previews", action="store_true", default=absent, help="seco: also RGB previews")
-    add("--all_bands", action="store_true", default=absent, help="eurosat: 13 bands, not RGB")
+    add("--num_dates", type=int, default=absent, help="Dates of each place, for seco (default: 5).")
+    add(
+        "--size",
+        type=int,
+        default=absent,
+        help="Side of a picture in pixels (default: 264, for eurosat 64).",
+    )
+    add("--bands", nargs="+", default=absent, help="Bands to write, for seco (default: all 12).")
+    add(
+        "--previews", action="store_true", default=absent, help="Also write RGB previews, for seco."
+    )
+    add(
+        "--all_bands",
+        action="store_true",
+        default=absent,
+        help="Write 13 bands instead of RGB, for eurosat.",
+    )
     return parser.parse_args(argv)
 
 
