@@ -100,9 +100,14 @@ def main(argv: Sequence[str] | None = None) -> Trainer:
 
     datamodule = make_datamodule(args, world)
     datamodule.setup("fit")
-    hint = packing_hint(datamodule.dataset.source, args.data_dir) if world.rank == 0 else None
-    if hint is not None:
-        print(hint, file=sys.stderr)
+    if world.rank == 0:
+        hints = (
+            datamodule.crop_warning(),
+            packing_hint(datamodule.dataset.source, args.data_dir),
+        )
+        for hint in hints:
+            if hint is not None:
+                print(hint, file=sys.stderr)
     # Logging waits for the device, so it is rare; a short run logs every epoch at least.
     steps_per_epoch = datamodule.steps_per_epoch(world.size)
     args.log_every_n_steps = min(args.log_every_n_steps, steps_per_epoch)

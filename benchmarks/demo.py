@@ -12,15 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-from matplotlib.image import imread
-
 import main_eurosat
 import main_pretrain
 from datasets.mini_earth import write_eurosat, write_seco
 from utils.cli import run
 from utils.flags import Parser
-from utils.plots import save_figure
 from utils.report import new_run_dir, write_results
 
 NUM_PLACES, NUM_DATES, PATCH_SIZE = 1000, 5, 64
@@ -118,6 +114,11 @@ def print_table(metrics: dict[str, Any]) -> None:
 
 def plot_demo(path: Path, pretrain_dir: Path, metrics: dict[str, Any]) -> None:
     """Draw views, curves and accuracies in one picture."""
+    from matplotlib.figure import Figure  # not above: --help and wrong flags are answered at once
+    from matplotlib.image import imread
+
+    from utils.plots import save_figure
+
     figure = Figure(figsize=(14, 12), layout="constrained")
     top, middle, bottom = figure.subplots(3, 1, height_ratios=[6, 4, 3])
     for axes, name in ((top, "views.png"), (middle, "curves.png")):

@@ -12,16 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-
 import main_bigearthnet
 import main_eurosat
 import main_oscd
 from benchmarks import demo
 from datasets.mini_earth import write_bigearthnet, write_eurosat, write_oscd, write_seco
 from utils.cli import run
+from utils.files import check_checkpoint
 from utils.flags import Parser
-from utils.plots import save_figure
 from utils.report import new_run_dir, write_results
 
 ENCODERS = ("random", "pretrain")
@@ -97,6 +95,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Fill the table and return it: for each trial the result of each encoder."""
     started = time.perf_counter()
     args = parse_args(argv)
+    check_checkpoint("ckpt_path", args.ckpt_path)
     run_dir = new_run_dir(args.log_dir, "table")
     write_worlds(args, run_dir)
     checkpoint = args.ckpt_path or demo.pretrain(args, run_dir)
@@ -160,6 +159,10 @@ def print_table(table: dict[str, dict[str, dict[str, Any]]]) -> None:
 
 def plot_table(path: Path, table: dict[str, dict[str, dict[str, Any]]]) -> None:
     """Draw the table as pairs of bars."""
+    from matplotlib.figure import Figure  # not above: --help and wrong flags are answered at once
+
+    from utils.plots import save_figure
+
     figure = Figure(figsize=(9, 1 + 0.6 * len(table)), layout="constrained")
     axes = figure.add_subplot()
     for place, (encoder, color) in enumerate(zip(ENCODERS, ("tab:grey", "tab:green"), strict=True)):

@@ -27,6 +27,13 @@ RESOLUTION_M = {
 ALL_BANDS = tuple(RESOLUTION_M)
 RGB_BANDS = ("B4", "B3", "B2")  # red, green, blue: the order of the published encoders
 
+# Bands of EuroSAT's GeoTIFFs in the order of the file: B8A comes last, not after B8 (torchgeo issue
+# 2458).
+EUROSAT_BANDS = (
+    *("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8"),
+    *("B9", "B10", "B11", "B12", "B8A"),
+)
+
 QUANTILES_NAME = "quantiles.json"  # of the file with the others, beside the places
 
 

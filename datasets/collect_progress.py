@@ -4,6 +4,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal
 
+GO_ON_LATER = 75  # EX_TEMPFAIL of sysexits.h
+
 
 @dataclass(frozen=True)
 class Ending:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from datasets.bands import ALL_BANDS
 
+PLAN_NAME = "plan.json"  # records the settings, in the folder of the collection
 PATCH_PX = 264  # of the archives; 10 m each
 
 

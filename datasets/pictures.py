@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps
 
 from datasets.bad_patches import BadPatchError, first_readable
@@ -54,6 +53,8 @@ class Pictures:
         self.starts = np.arange(len(self.names) + 1)
         self.input_spec = InputSpec.of_pictures()
         self._zip: tuple[int, zipfile.ZipFile] | None = None
+        import torch  # not above: the downloader, which reads no pictures, does without it
+
         # Shared with the worker processes, so that only one of them warns.
         self._has_warned = torch.zeros(1, dtype=torch.bool).share_memory_()
         first = first_readable(self._open, len(self.names))

@@ -118,6 +118,18 @@ class SecoDataModule(LightningDataModule):
         self.input_spec = source.input_spec
         self._augment = Augment(self.input_spec, self.augment_config)
 
+    def crop_warning(self) -> str | None:
+        """Return a sentence if views have more pixels than the patches; exists after ``setup``."""
+        _, height, width = self.dataset.source.patch_shape
+        size = self.augment_config.crop_size
+        if size <= min(height, width):
+            return None
+        return (
+            f"--crop_size {size} is more than the {width} x {height} pixels of the patches: crops "
+            f"are enlarged to it, which costs time and adds no detail; {min(height, width)} is "
+            "enough"
+        )
+
     def steps_per_epoch(self, world_size: int) -> int:
         """Return the number of full batches of each process; none at all is a ``UserError``."""
         num_samples = len(self.dataset)

@@ -174,7 +174,7 @@ def test_a_full_disk_leaves_nothing(
         raise RuntimeError("[enforce fail at inline_container.cc] unexpected pos 9 vs 8\nmore")
 
     monkeypatch.setattr(torch, "save", full)
-    monkeypatch.setattr(export, "save_file", full)
+    monkeypatch.setattr("safetensors.torch.save_file", full)
     with pytest.raises(UserError, match=r"cannot write .*x, is the disk full"):
         exported(small, form, tmp_path / "x")
     assert not any(tmp_path.iterdir())

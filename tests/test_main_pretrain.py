@@ -241,6 +241,18 @@ def test_the_picture_shows_shuffled_keys_beside_their_queries(
     assert np.abs(pictures[0] - pictures[1]).max() <= 2
 
 
+def test_crops_that_are_enlarged_are_told_once(
+    seco_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("main_pretrain.make_trainer", stop_at)
+    with pytest.raises(Stopped):
+        pretrain(seco_root, tmp_path, "--crop_size", "300")
+    assert capsys.readouterr().err.count("--crop_size 300 is more than the 48 x 48 pixels") == 1
+
+
 def test_debug_writes_nothing(seco_root: Path, tmp_path: Path) -> None:
     main(["--data_dir", str(seco_root), "--log_dir", str(tmp_path), *SMALL, "--debug"]
          + ["--max_epochs", "1"])  # fmt: skip

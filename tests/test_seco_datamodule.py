@@ -111,6 +111,17 @@ def test_modes_are_those_of_the_paper() -> None:
     assert [mode.emb_spaces for mode in DATA_MODES.values()] == [1, 1, 3]
 
 
+@pytest.mark.parametrize(("crop_size", "is_told"), [(16, False), (48, False), (49, True)])
+def test_crops_larger_than_the_patches_are_told(
+    seco_root: Path, crop_size: int, is_told: bool
+) -> None:
+    datamodule = make(seco_root, augment=AugmentConfig(crop_size=crop_size))
+    datamodule.setup("fit")
+    warning = datamodule.crop_warning()
+    assert (warning is not None) is is_told
+    assert warning is None or "--crop_size 49 is more than the 48 x 48 pixels" in warning
+
+
 @pytest.mark.parametrize("data_mode", DATA_MODES)
 def test_each_view_takes_its_date_stream_and_transformation(
     seco_root: Path, data_mode: str, monkeypatch: pytest.MonkeyPatch

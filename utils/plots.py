@@ -1,17 +1,22 @@
 """Pictures of results, drawn without a window and without pyplot's global state."""
 
+from __future__ import annotations
+
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import fill
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from torch import Tensor
 
 from utils.files import written_whole
 from utils.normalization import InputSpec
+
+if TYPE_CHECKING:  # the downloader, which draws a map, does without torch
+    from torch import Tensor
 
 
 def save_figure(figure: Figure, path: Path) -> None:
