@@ -124,7 +124,7 @@ class Parser(argparse.ArgumentParser):
 
     def _suggestion(self, name: str) -> str:
         """Return the most similar flag as a question, or nothing."""
-        known = [option.lstrip("-") for option in self._option_string_actions]
+        known = [option[2:] for option in self._option_string_actions if option[2:]]
         wanted = name.lstrip("-").replace("-", "_").lower()
         guesses = [guess for guess in (wanted, _SYNONYMS.get(wanted)) if guess in known]
         guesses += difflib.get_close_matches(wanted, known, 1)
