@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datasets.eurosat_splits import add_split_args, write_split
-from models.probe_args import NEIGHBOURS, add_method_args
+from models.probe_args import NEIGHBOURS, add_method_args, check_method_flags
 from utils.cli import base_parser, check_base_flags, run, share_cores
 from utils.encoder_args import add_encoder_args, add_feature_args, check_encoder_flags
 from utils.errors import UserError
@@ -106,14 +106,10 @@ def check_flags(args: Namespace) -> None:
     check_base_flags(args)
     check_encoder_flags(args)
     check_evaluation_flags(args)
-    check_positive(args, "labels_per_class", "feature_batch_size")
-    check_positive(args, "finetune_epochs", "finetune_learning_rate")
+    check_method_flags(args)
+    check_positive(args, "feature_batch_size")
     check_not_negative(args, "split_seed")
     check_resume_flag(args, writes_checkpoints=args.method == ["finetune"])
-    if args.labels_per_class is not None and args.train_frac != [1.0]:
-        raise UserError("--labels_per_class and --train_frac exclude each other: leave one out")
-    if args.protocol == "paper" and args.method != ["linear"]:
-        raise UserError("--protocol paper is the original's linear probe: leave --method out")
 
 
 def plan_processes(args: Namespace) -> World:

@@ -89,13 +89,6 @@ def main(argv: Sequence[str] | None = None) -> Trainer:
     check_flags(args)
     world = prepare(args)
     from datasets.packing_hint import packing_hint
-    from utils.callbacks import (
-        EndTogether,
-        FiniteLoss,
-        SampleProgress,
-        SaveCheckpoints,
-        ViewsPicture,
-    )
     from utils.checkpoint import check_resumable
 
     datamodule = make_datamodule(args, world)
@@ -121,14 +114,7 @@ def main(argv: Sequence[str] | None = None) -> Trainer:
     online = make_online_evaluator(args, world, datamodule.input_spec)
     name = f"pretrain-{args.data_mode}-{args.base_encoder}"  # what is learned
     run_dir = resumed_run_dir(args) or run_dir_of_rank(args, name, world.rank)
-    progress = SampleProgress("pre-training")
-    callbacks: list[Callback] = [EndTogether(), progress, FiniteLoss(), *online]
-    if run_dir is not None:
-        datamodule.log_dir = run_dir if world.rank == 0 else None
-        callbacks.append(ViewsPicture(run_dir / "views.png", datamodule.input_spec))
-        callbacks.append(
-            SaveCheckpoints(run_dir / "checkpoints", provenance(args), args.save_every_n_epochs)
-        )
+    callbacks = [*make_callbacks(args, world, datamodule, run_dir), *online]
     trainer = make_trainer(args, world, callbacks, run_dir)
     trainer.fit(model, datamodule, ckpt_path=args.resume_from_checkpoint)
     if run_dir is not None and trainer.is_global_zero:
@@ -219,6 +205,25 @@ def make_model(args: Namespace, datamodule: SecoDataModule, samples_per_step: in
         model.encoder_q.compile()
         model.encoder_k.compile()
     return model.to(memory_format=torch.channels_last)
+
+
+def make_callbacks(
+    args: Namespace, world: World, datamodule: SecoDataModule, run_dir: Path | None
+) -> list[Callback]:
+    """Return what happens around the steps; without a run folder nothing is written."""
+    from utils import callbacks
+
+    happens: list[Callback] = [
+        callbacks.EndTogether(),
+        callbacks.SampleProgress("pre-training"),
+        callbacks.FiniteLoss(),
+    ]
+    if run_dir is not None:
+        datamodule.log_dir = run_dir if world.rank == 0 else None
+        happens.append(callbacks.ViewsPicture(run_dir / "views.png", datamodule.input_spec))
+        folder, every = run_dir / "checkpoints", args.save_every_n_epochs
+        happens.append(callbacks.SaveCheckpoints(folder, provenance(args), every))
+    return happens
 
 
 def make_online_evaluator(

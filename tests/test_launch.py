@@ -17,7 +17,13 @@ from torch import Tensor
 
 from utils.callbacks import EndTogether
 from utils.errors import UserError
-from utils.launch import World, batch_size_per_process, launch_kwargs, planned_world
+from utils.launch import (
+    World,
+    batch_size_per_process,
+    launch_kwargs,
+    planned_world,
+    resolve_gpus,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 LAUNCHER_VARIABLES = (
@@ -69,6 +75,18 @@ def test_slurm_must_start_as_many_tasks_as_the_flags_say(monkeypatch: pytest.Mon
     assert planned_world(flags(num_nodes=2, num_processes=2)) == World(2, 2, 3)
     with pytest.raises(UserError, match="--ntasks-per-node 1"):
         planned_world(flags())
+
+
+@pytest.mark.parametrize(
+    ("asked", "found", "expected"), [(None, 0, 0), (None, 1, 1), (None, 8, 1), (0, 8, 0), (3, 8, 3)]
+)
+def test_without_the_flag_one_gpu_is_used_if_there_is_one(
+    monkeypatch: pytest.MonkeyPatch, asked: int | None, found: int, expected: int
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: found)
+    args = flags(gpus=asked)
+    resolve_gpus(args)
+    assert args.gpus == expected
 
 
 def test_processes_of_the_cpu_are_not_for_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
