@@ -1,12 +1,15 @@
-# make setup | demo | table | bench | test | test-all | test-floor | lint | format
+# make help lists the targets
 VENV ?= .venv
 PYTHON3 ?= python3
 RESOLUTION ?= highest
 PYTHON := $(VENV)/bin/python
 
-.PHONY: setup demo table bench test test-all test-floor lint format
+.PHONY: help setup demo table bench test test-all test-floor lint format
 
-setup: $(VENV)/.installed
+help: ## list these targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.installed ## install all requirements into .venv
 
 # uv is only the faster installer; it lives in the environment that it fills.
 $(VENV)/.installed: requirements.txt requirements-dev.txt
@@ -17,31 +20,30 @@ $(VENV)/.installed: requirements.txt requirements-dev.txt
 		-r requirements.txt -r requirements-dev.txt
 	touch $@
 
-demo: setup
+demo: setup ## the whole method on a miniature Earth, in minutes, without data or GPU
 	$(PYTHON) -m benchmarks.demo
 
-table: setup
+table: setup ## all three evaluations by both protocols on the miniature Earth
 	$(PYTHON) -m benchmarks.table
 
-bench: setup
+bench: setup ## how fast reading, augmentation and training are here
 	$(PYTHON) -m benchmarks.throughput --quick
 
-test: setup
+test: setup ## the fast tests
 	$(PYTHON) -m pytest -n 2 --dist worksteal
 
-test-all: setup
+test-all: setup ## all tests, also those that take minutes each
 	$(PYTHON) -m pytest -m "slow or not slow"
 
-# The lowest versions that the requirements allow; `make test VENV=.venv-3.14 PYTHON3=python3.14`
-# is the same for another Python.
-test-floor:
+# `make test VENV=.venv-3.14 PYTHON3=python3.14` does the same for another Python.
+test-floor: ## the fast tests with the lowest versions that the requirements allow
 	$(MAKE) test VENV=.venv-floor RESOLUTION=lowest-direct
 
-lint: setup
+lint: setup ## ruff and mypy
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
 
-format: setup
+format: setup ## let ruff fix and format the code
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .

@@ -24,7 +24,8 @@ from datasets.patch_dataset import PatchSource
 from datasets.seco_patches import SecoPatches
 from models.moco2_module import MocoV2
 from tests.script import exit_code
-from utils.augment import Augment, AugmentConfig
+from utils.augment import Augment
+from utils.augment_config import AugmentConfig
 from utils.random import sample_keys
 
 CPU = torch.device("cpu")
