@@ -38,7 +38,6 @@ class Web:
     """
 
     def __init__(self, timeout_s: float) -> None:
-        self._timeout_s = timeout_s
         self._adapter = PatientAdapter(timeout_s, _CONNECTIONS)
         self._session = requests.Session()
         self._session.mount("https://", self._adapter)
@@ -62,7 +61,7 @@ class Web:
         with self._lock:
             self.num_requests += 1
         try:
-            response = self._session.request(method, url, timeout=self._timeout_s, **options)
+            response = self._session.request(method, url, **options)
         except requests.exceptions.Timeout as error:
             raise Transient("no answer in time") from error
         except _ASTRAY as error:

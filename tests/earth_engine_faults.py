@@ -5,10 +5,11 @@ import random
 import socket
 import struct
 import threading
-import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from tests.waiting import HANG_S
 
 # Called with the handler and the good answer: body and content type.
 Fault = Callable[[Any, bytes, str], None]
@@ -64,38 +65,46 @@ def short(handler: Any, body: bytes, kind: str) -> None:
     handler.answer(200, body[: len(body) // 2], kind)
 
 
-def hang(seconds: float) -> Fault:
-    """Answer nothing for a while, and close."""
-
-    def wait(handler: Any, body: bytes, kind: str) -> None:
-        time.sleep(seconds)
-        handler.close_connection = True
-
-    return wait
+def hang(handler: Any, body: bytes, kind: str) -> None:
+    """Answer nothing as long as the server runs."""
+    handler.close_connection = True
+    handler.server.stopping.wait(HANG_S)
 
 
-def drip(seconds: float) -> Fault:
-    """Send a byte now and then."""
-
-    def send(handler: Any, body: bytes, kind: str) -> None:
-        handler.head(200, kind, len(body))
-        handler.close_connection = True
-        end = time.monotonic() + seconds
-        for byte in body:
-            if time.monotonic() > end:
-                return
-            handler.wfile.write(bytes([byte]))
-            handler.wfile.flush()
-            time.sleep(0.02)
-
-    return send
+def drip(handler: Any, body: bytes, kind: str) -> None:
+    """Send a byte now and then, and the last one never."""
+    handler.head(200, kind, len(body))
+    for byte in body[:-1]:
+        handler.wfile.write(bytes([byte]))
+        handler.wfile.flush()
+        if handler.server.stopping.wait(0.02):
+            break
+    hang(handler, body, kind)
 
 
-def stalling(seconds: float) -> dict[str, Fault]:
-    """Return the ways to keep a client waiting, for at most some seconds."""
-    return {"hang": hang(seconds), "drip": drip(seconds)}
+def no_fault(handler: Any, body: bytes, kind: str) -> None:
+    """Answer well, where others in a queue of faults do not."""
+    handler.answer(200, body, kind)
 
 
+class Held:
+    """A fault that answers well, but not before the test allows it.
+
+    Attributes:
+        asked: Set by the first request that it holds.
+        released: Lets all of them go on.
+    """
+
+    def __init__(self) -> None:
+        self.asked, self.released = threading.Event(), threading.Event()
+
+    def __call__(self, handler: Any, body: bytes, kind: str) -> None:
+        self.asked.set()
+        self.released.wait(HANG_S)
+        no_fault(handler, body, kind)
+
+
+STALLING: dict[str, Fault] = {"hang": hang, "drip": drip}
 HTML = b"<html><body>Please log in</body></html>"
 # After these a repeat works.
 PASSING: dict[str, Fault] = {

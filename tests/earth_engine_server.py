@@ -22,7 +22,7 @@ import numpy as np
 from tests.earth_engine_catalogue import Catalogue, pixel_centres
 from tests.earth_engine_discovery import algorithms, discovery
 from tests.earth_engine_expressions import S2, Evaluator
-from tests.earth_engine_faults import PASSING, Fault, FaultPlan, stalling, status
+from tests.earth_engine_faults import Fault, FaultPlan, status
 
 _ASSETS = "/v1/projects/earthengine-public/assets/"
 _LARGEST = 50_331_648  # bytes of a request for pixels
@@ -39,6 +39,7 @@ class EarthEngineServer(ThreadingHTTPServer):
         latency_s: Before every answer to a search or a read.
         most_at_a_time: More requests at a time are answered with 429.
         headers: Added to all answers.
+        stopping: Set at the end, for answers that stall.
 
     Args:
         is_cheap: Little work per request, for benchmarks: the same pixels for all scenes of a
@@ -72,6 +73,7 @@ class EarthEngineServer(ThreadingHTTPServer):
         self.tags: set[str] = set()
         self.algorithms = algorithms()
         self.lock = threading.Lock()
+        self.stopping = threading.Event()
         self._at_a_time = 0
         self._is_cheap = is_cheap
         self._cached: dict[tuple[Any, ...], bytes] = {}
@@ -229,6 +231,7 @@ def earth_engine(**settings: Any) -> Iterator[EarthEngineServer]:
     try:
         yield server
     finally:
+        server.stopping.set()
         server.shutdown()
         thread.join()
         server.server_close()
@@ -242,17 +245,15 @@ def main() -> None:
     add("--latency", type=float, default=0.0)
     add("--fault_share", type=float, default=0.0)
     add("--fault_seed", type=int, default=0)
-    add("--stall_s", type=float, default=0.0, help="some faults keep the client waiting so long")
     add("--most_at_a_time", type=int, default=1000)
     add("--cloudiness", type=float, default=0.44)
     add("--cheap_pixels", action="store_true", help="the same pixels for all scenes")
     args = parser.parse_args()
-    faults = PASSING | stalling(args.stall_s) if args.stall_s else PASSING
     server = EarthEngineServer(
         Catalogue(cloudiness=args.cloudiness),
         port=args.port,
         latency_s=args.latency,
-        fault_plan=FaultPlan(args.fault_share, args.fault_seed, faults),
+        fault_plan=FaultPlan(args.fault_share, args.fault_seed),
         most_at_a_time=args.most_at_a_time,
         is_cheap=args.cheap_pixels,
     )

@@ -62,6 +62,7 @@ class StacServer(ThreadingHTTPServer):
         self.edit = lambda item: item
         self.half_m = 300
         self.lock = threading.Lock()
+        self.stopping = threading.Event()
         self._pages: list[list[dict[str, Any]]] = []
         self.file = lru_cache(maxsize=500)(self._file)
 
@@ -281,6 +282,7 @@ def stac(**settings: Any) -> Iterator[StacServer]:
     try:
         yield server
     finally:
+        server.stopping.set()
         server.shutdown()
         thread.join()
         server.server_close()

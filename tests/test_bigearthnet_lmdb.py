@@ -264,6 +264,14 @@ def test_a_good_value_is_read_and_a_missing_one_named(tmp_path: Path) -> None:
         patches.read("other", RGB_BANDS)
 
 
+def test_an_lmdb_that_replaces_another_is_read(tmp_path: Path) -> None:
+    for number in (7, 8):
+        value = save(planes(B09=np.full((20, 20), number, np.uint16)))
+        [plane] = one_patch(tmp_path / "same", value).read("patch", ["B9"])
+        assert (plane == number).all()
+        shutil.rmtree(tmp_path / "same")
+
+
 def test_an_lmdb_that_is_cut_off_is_refused_before_it_is_read(
     lmdb_root: Path, tmp_path: Path
 ) -> None:

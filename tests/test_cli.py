@@ -15,6 +15,7 @@ from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.demos.boring_classes import BoringModel
 from torch.utils.data import DataLoader, Dataset
 
+from tests.waiting import HANG_S
 from utils.cli import (
     GRACE_S,
     base_parser,
@@ -78,11 +79,12 @@ def main():
     os.register_at_fork(after_in_parent=lambda: os.kill(os.getpid(), signal.{name}))
     if os.fork() == 0:
         os._exit(0)
-    time.sleep(60)
+    while True:
+        time.sleep(0.05)  # a signal just before a sleep is seen after it
 signal.signal(signal.SIGINT, signal.default_int_handler)
 run(main)
 """
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, timeout=50, check=False)
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, timeout=HANG_S, check=False)
     assert done.returncode == code
 
 

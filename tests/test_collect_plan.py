@@ -269,7 +269,7 @@ def test_places_that_cannot_be_are_refused(row: str) -> None:
         places_from_csv((header + row + "\n").encode("latin-1"))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(1, 400), st.integers(0, 900))
 def test_blocks_share_all_places_and_spares(num_places: int, num_spares: int) -> None:
     blocks = stub_plan(num_places, num_spares).blocks()
@@ -283,7 +283,7 @@ def test_blocks_share_all_places_and_spares(num_places: int, num_spares: int) ->
         assert abs(len(block.spares) - fair) < 1
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.sets(st.integers(0, 199), min_size=1))
 def test_blocks_of_some_places_are_those_blocks_without_spares(indices: set[int]) -> None:
     plan = stub_plan(200, 100)
@@ -349,7 +349,7 @@ def test_patches_of_a_match_file_that_overlap_are_counted(
     assert "2 patches of" in capsys.readouterr().err
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.integers(-6, 6), st.integers(-6, 6)), min_size=1, max_size=12))
 def test_overlaps_are_those_of_all_pairs(corners: list[tuple[int, int]]) -> None:
     left, top = 60 * np.array(corners, np.int32).T

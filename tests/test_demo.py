@@ -12,7 +12,6 @@ from models.moco2_module import MocoV2
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
 def test_pre_training_wins_by_five_points_with_few_labels(tmp_path: Path) -> None:
     metrics = demo.main(["--log_dir", str(tmp_path)])
     assert metrics["pretrain/10"]["test"] >= metrics["random/10"]["test"] + 5

@@ -151,7 +151,8 @@ def test_processes_take_the_step_of_one_with_the_global_batch(world: int, tmp_pa
     for result in results:
         torch.testing.assert_close(result["queue"], expected["queue"], rtol=0, atol=1e-6)
         for name, gradient in expected["gradients"].items():
-            torch.testing.assert_close(result["gradients"][name], gradient, rtol=0, atol=1e-6)
+            atol = 1e-4 * float(gradient.abs().max())  # processors round their sums differently
+            torch.testing.assert_close(result["gradients"][name], gradient, rtol=0, atol=atol)
 
 
 def test_keys_share_statistics_with_the_samples_beside_which_they_are_shuffled(

@@ -18,6 +18,7 @@ from datasets.eurosat_dataset import RGB_DATA, EurosatDataset
 from datasets.pictures import Pictures, list_images
 from datasets.seco_patches import parse_quantiles
 from models.backbones import Encoder, load_encoder
+from tests.waiting import HANG_S
 from utils.checkpoint import WholeCheckpointIO, read_checkpoint
 from utils.cli import run
 from utils.errors import UserError
@@ -220,6 +221,6 @@ run(main)
 """
     command = [sys.executable, "-c", script]
     root = Path(__file__).parents[1]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=HANG_S)
     assert done.returncode == 143
     assert done.stdout == "clean\n"

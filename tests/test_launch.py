@@ -15,6 +15,7 @@ from pytorch_lightning import LightningModule
 from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor
 
+from tests.waiting import HANG_S
 from utils.callbacks import EndTogether
 from utils.errors import UserError
 from utils.launch import (
@@ -132,17 +133,18 @@ def trainer_with(*commands: str) -> tuple[Any, list[subprocess.Popen[bytes]]]:
 
 
 def test_the_failure_of_another_process_is_the_exit_code() -> None:
-    trainer, children = trainer_with("exec sleep 60", "exit 2")
+    trainer, children = trainer_with("exec sleep infinity", "exit 2")
+    assert children[1].wait(HANG_S) == 2
     with pytest.raises(SystemExit) as caught:
         EndTogether().on_exception(trainer, LightningModule(), RuntimeError("connection closed"))
     assert caught.value.code == 2
-    assert [child.wait(timeout=10) for child in children] == [-signal.SIGKILL, 2]
+    assert children[0].wait(HANG_S) == -signal.SIGKILL
 
 
 def test_a_process_that_fails_itself_ends_the_others_and_tells_its_own_error() -> None:
-    trainer, (child,) = trainer_with("exec sleep 60")
+    trainer, (child,) = trainer_with("exec sleep infinity")
     EndTogether().on_exception(trainer, LightningModule(), UserError("a bad patch"))
-    assert child.wait(timeout=10) == -signal.SIGKILL
+    assert child.wait(HANG_S) == -signal.SIGKILL
 
 
 # --- whole runs -------------------------------------------------------------------------------
@@ -166,7 +168,7 @@ def pretrain(
         capture_output=True,
         text=True,
         check=False,
-        timeout=200,
+        timeout=HANG_S,
     )
 
 

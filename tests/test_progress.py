@@ -9,6 +9,7 @@ from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from tests.waiting import HANG_S
 from utils.callbacks import SampleProgress
 from utils.progress import progress
 
@@ -31,7 +32,10 @@ class Line(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def test_samples_are_counted_whatever_the_last_batch(capsys: pytest.CaptureFixture[str]) -> None:
+def test_samples_are_counted_whatever_the_last_batch(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("utils.progress._REFRESH_LOG_S", HANG_S)
     trainer = Trainer(
         accelerator="cpu",
         max_epochs=3,

@@ -20,6 +20,7 @@ from datasets.seco_datamodule import _collate
 from datasets.store_loader import DeviceLoader, StoreLoader
 from tests.test_seco_datamodule import assert_same, fit, make
 from tests.test_seco_zip import zip_folder
+from tests.waiting import wait_until
 from utils.errors import UserError
 from utils.seeded_sampler import SeededSampler
 
@@ -133,10 +134,7 @@ def test_threads_end_when_the_loop_ends_early(packed: Path) -> None:
     before = threading.active_count()
     for _ in StoreLoader(store, order(store), 2, 2, CPU):
         break
-    deadline = time.monotonic() + 10
-    while threading.active_count() > before and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert threading.active_count() == before
+    wait_until(lambda: threading.active_count() == before)
 
 
 def test_batch_stays_as_it_is_while_the_next_is_used(packed: Path) -> None:
