@@ -10,7 +10,7 @@ import json
 import zipfile
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -22,6 +22,7 @@ from datasets.bands import (
     RESOLUTION_M,
     RGB_BANDS,
     RGB_QUANTILES,
+    band_of,
     check_bands,
     seco_input_spec,
 )
@@ -29,6 +30,7 @@ from datasets.seco_folder import SecoFolder
 from datasets.seco_zip import SecoZip, split_member
 from datasets.zip_files import ZipFiles
 from utils.errors import UserError
+from utils.files import is_hidden
 from utils.normalization import InputSpec
 
 
@@ -161,17 +163,11 @@ def check_quantiles(measured: Mapping[str, Sequence[float]]) -> dict[str, tuple[
 def is_seco(data_dir: Path) -> bool:
     """Tell ``<place>/<scene>/<band>.tif``, in a folder or a zip, from everything else."""
     if data_dir.is_dir():
-        files = data_dir.glob("[!.]*/[!.]*/*.tif")
-        return any(is_band(path.as_posix()) for path in files)
+        files = (path.relative_to(data_dir) for path in data_dir.glob("*/*/*"))
+        return any(band_of(file.name) and not is_hidden(file.as_posix()) for file in files)
     if not zipfile.is_zipfile(data_dir):
         return False
     return any(split_member(name) is not None for name, _ in ZipFiles(data_dir).members())
-
-
-def is_band(name: str) -> bool:
-    """Tell B4.tif and its like from other names."""
-    path = PurePosixPath(name)
-    return path.suffix == ".tif" and path.stem in RESOLUTION_M
 
 
 def on_10_m_grid(stored: np.ndarray, height: int, width: int) -> np.ndarray:

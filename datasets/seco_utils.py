@@ -65,14 +65,14 @@ def measure_histograms(root: Path, num_images: int, seed: int) -> dict[str, np.n
 def _open_folder(root: Path) -> tuple[list[str], Sequence[Any], Callable[[Any, str], np.ndarray]]:
     """Return bands, dates, and what reads a band of one, in the pixels that are stored."""
     from datasets.band_files import read_band
-    from datasets.seco_folder import find_bands, index_places, split_dates
+    from datasets.seco_folder import band_path, find_bands, index_places, split_dates
 
     places = index_places(root, ALL_BANDS[0])
     dates = split_dates(places)
     return (
         find_bands(root, places[0]),
         dates,
-        lambda date, band: read_band(root / date / f"{band}.tif"),
+        lambda date, band: read_band(band_path(root / date, band)),
     )
 
 
