@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datasets.bands import ALL_BANDS, check_bands
+from datasets.bands import ALL_BANDS, check_bands, check_dn
 from datasets.bigearthnet_index import BigEarthNet, check_presence, find_folder
 from datasets.bigearthnet_writer import write_lmdb
 from utils.cli import HelpFormatter, check_not_negative, run
@@ -32,6 +32,7 @@ from utils.files import check_name
 from utils.input_transform import InputTransform
 
 IMAGE_SIZE = 128  # of the original
+_NUM_SAMPLES = 32  # patches that show the unit: fewer may all be of dark water
 
 
 class BigEarthNetPictures(Dataset[tuple[Tensor, Tensor, int]]):
@@ -63,6 +64,10 @@ class BigEarthNetPictures(Dataset[tuple[Tensor, Tensor, int]]):
         self.targets = index.targets[rows].float()
         self.transform = transform
         self.size = (image_size, image_size)
+        if len(self) >= _NUM_SAMPLES:
+            some = self.names[:: len(self) // _NUM_SAMPLES]
+            planes = (plane for name in some for plane in self.source.read(name, transform.bands))
+            check_dn(planes, str(self.source.root))
 
     def __len__(self) -> int:
         return len(self.names)

@@ -21,6 +21,7 @@ import torch
 from rasterio.errors import NotGeoreferencedWarning
 from torch import Tensor
 
+from datasets.bands import check_dn
 from datasets.eurosat_files import (
     EUROSAT_BANDS,
     SmallFiles,
@@ -30,8 +31,7 @@ from datasets.eurosat_files import (
 )
 from datasets.eurosat_splits import (
     LIST_PREFIXES,
-    match_lists,
-    read_lists,
+    find_split,
     stratified_split,
     write_split,
 )
@@ -65,6 +65,7 @@ BANDS_DATA = DataSpec(
     high=tuple(STATISTICS[band][0] + 2 * STATISTICS[band][1] for band in EUROSAT_BANDS),
 )
 
+_NUM_SAMPLES = 100  # pictures that show the unit: not all of them are of lakes
 _CHUNK = 250  # pictures per task of a thread
 
 
@@ -116,6 +117,7 @@ class EurosatDataset:
             progress(total=len(self), desc="reading EuroSAT", unit=" images", leave=False) as bar,
         ):
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            self._check_unit()
             first = read(0)
             images = np.empty((len(self), *first.shape), np.uint8)
 
@@ -130,6 +132,14 @@ class EurosatDataset:
             for count in pool.map(fill, range(0, len(self), _CHUNK)):
                 bar.update(count)
         return torch.from_numpy(images)
+
+    def _check_unit(self) -> None:
+        """Refuse 13 bands that are not digital numbers, as some pictures show."""
+        if self.spec is BANDS_DATA:
+            some = range(0, len(self), max(1, len(self) // _NUM_SAMPLES))
+            paths = (self.root + self.names[index] for index in some)
+            bands = range(len(EUROSAT_BANDS))
+            check_dn((read_picture(self._files, path, bands) for path in paths), str(self.data_dir))
 
     def _check_size(self, index: int, shape: tuple[int, ...], first: tuple[int, ...]) -> None:
         if shape != first:
@@ -149,10 +159,10 @@ class EurosatDataset:
             For each of ``SPLITS`` the positions of its pictures in ``names``, int64.
         """
         beside = SmallFiles(self.data_dir.absolute().parent)
-        for files, folder in ((self._files, self.root), (self._files, ""), (beside, "")):
-            lists = read_lists(files, folder, kind)
-            if lists is not None:
-                return match_lists(lists, self.names, files.path)
+        folders = dict.fromkeys([(self._files, self.root), (self._files, ""), (beside, "")])
+        found = find_split(list(folders), self.names, kind)
+        if found is not None:
+            return found
         if kind == "spatial":
             raise UserError(
                 f"--split spatial needs {LIST_PREFIXES[kind][0]}train.txt and the lists for val "

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from datasets.band_files import read_band
-from datasets.bands import ALL_BANDS, QUANTILES_NAME
+from datasets.bands import ALL_BANDS, QUANTILES_NAME, check_stored
 from datasets.packed_store import PackedStore, is_packed
 from datasets.seco_folder import find_bands, index_places, split_dates
 from utils.cli import HelpFormatter, run
@@ -52,6 +52,8 @@ def measure_histograms(root: Path, num_images: int, seed: int) -> dict[str, np.n
     for number in progress(sorted(drawn), desc="quantiles", unit=" images", leave=False):
         for band, histogram in histograms.items():
             histogram += np.bincount(read(dates[number], band).ravel(), minlength=256)
+    values = (np.flatnonzero(histogram) for histogram in histograms.values())
+    check_stored((found for found in values if found.size), str(root))
     return histograms
 
 
