@@ -145,7 +145,7 @@ def _names(path: Path) -> list[str]:
         named = (i for row in rows for i, cell in enumerate(row) if _PATCH.fullmatch(cell))
         column = next(named, 0)
     names = [row[min(column, len(row) - 1)] for row in rows]
-    has_heading = names and not _PATCH.fullmatch(names[0]) and any(map(_PATCH.fullmatch, names))
+    has_heading = names and names[0][:2] != "S2" and any(map(_PATCH.fullmatch, names))
     return names[1:] if has_heading else names
 
 

@@ -181,8 +181,8 @@ def _read_geotiff(data: bytes, channels: Sequence[int], where: str) -> np.ndarra
         if file.count != len(EUROSAT_BANDS) or set(file.dtypes) != {"uint16"}:
             raise UserError(
                 f"{where} has {file.count} bands of {file.dtypes[0]}, EuroSAT's GeoTIFFs have "
-                f"{len(EUROSAT_BANDS)} of uint16 (10,000 times reflectance): --data_dir takes these "
-                "or the RGB pictures"
+                f"{len(EUROSAT_BANDS)} of uint16 (10,000 times reflectance): --data_dir takes "
+                "these or the RGB pictures"
             )
         return file.read([channel + 1 for channel in channels])
 

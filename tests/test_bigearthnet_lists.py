@@ -238,7 +238,9 @@ def test_real_lists_of_snow_and_clouds_leave_out_their_patches(tmp_path: Path) -
         (tmp_path / name).symlink_to(METADATA / name)
     snowy = (METADATA / "patches_with_seasonal_snow.csv").read_text().split()[:3]
     cloudy = (METADATA / "patches_with_cloud_and_shadow.csv").read_text().split()[-1]
-    write(tmp_path, train__txt=" ".join(["a", *snowy]), val__txt=f"b {cloudy}")
+    write(
+        tmp_path, train__txt=" ".join([V1.format(1), *snowy]), val__txt=f"{V1.format(2)} {cloudy}"
+    )
     listing = read_lists([tmp_path])
-    assert listing.splits == {"train": ["a"], "val": ["b"]}
+    assert listing.splits == {"train": [V1.format(1)], "val": [V1.format(2)]}
     assert listing.left_out == {SNOW: 3, CLOUD: 1}

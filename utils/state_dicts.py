@@ -8,7 +8,7 @@ from utils.errors import UserError, listed
 PREFIX = "encoder_q."  # of the query encoder's tensors, in MoCo and in SeCo
 # Two tensors that only a whole ResNet has, under the names of torchvision and by position.
 _LANDMARKS = (("conv1.weight", "layer1.0.conv1.weight"), ("0.weight", "4.0.conv1.weight"))
-_Keys = tuple[str, ...]
+_Keys = tuple[str, ...]  # that lead to a dict
 _NESTING = 2  # dicts around a state dict, such as {"model": {"student": state}}
 
 
