@@ -4,12 +4,16 @@ A SeCo patch stores reflectance as uint8: DN / 10000 clipped to 0..1, times 255,
 is 39.2 DN. The stretch to a picture is tabulated in ``utils.normalization``.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from __future__ import annotations
 
-import numpy as np
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from utils.errors import UserError
 from utils.normalization import RGB_QUANTILES, InputSpec, quantile_spec
+
+if TYPE_CHECKING:  # the scripts parse their flags before NumPy is imported
+    import numpy as np
 
 # Ground resolution in metres. The order is that of the SeCo archives; B10 is not in level-2A data.
 RESOLUTION_M = {
@@ -78,6 +82,8 @@ def check_dn(samples: Iterable[np.ndarray], where: str, band: str | None = None)
     Raises:
         UserError: The values look like another unit, or all are zero.
     """
+    import numpy as np
+
     max_dark = _MAX_REFLECTANCE if band == "B10" else _MAX_8_BIT
     low, high = np.inf, -np.inf
     for sample in samples:

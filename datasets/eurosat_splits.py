@@ -1,22 +1,42 @@
 """Splits of EuroSAT: the public lists, random or by longitude, or a seeded stratified split."""
 
+from __future__ import annotations
+
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from datasets.eurosat_files import SmallFiles
-from datasets.pictures import read_list
 from utils.errors import UserError, quoted
 from utils.files import is_hidden, written_whole
-from utils.random import sample_keys
+from utils.flags import Parser
+
+if TYPE_CHECKING:  # the scripts parse their flags before torch is imported
+    from torch import Tensor
+
+    from datasets.eurosat_files import SmallFiles
 
 SPLITS = ("train", "val", "test")
 # Names of the public lists, <prefix><split>.txt, by kind of split. Random: of Neumann et al. 2019,
 # and as torchgeo names them. Spatial: torchgeo's, train, val and test are apart in longitude.
 LIST_PREFIXES = {"random": ("", "eurosat-"), "spatial": ("eurosat-spatial-",)}
+
+
+def add_split_args(parser: Parser) -> None:
+    """Add the flags of the split."""
+    add = parser.group("data").add_argument
+    add(
+        "--split",
+        choices=LIST_PREFIXES,
+        default="random",
+        help="Public split to use; spatial separates train, val and test by longitude.",
+    )
+    add(
+        "--split_seed",
+        type=int,
+        default=0,
+        help="Seed of the 60/20/20 split that is drawn where no public lists are found.",
+    )
 
 
 def stratified_split(labels: Tensor, classes: Sequence[str], split_seed: int) -> dict[str, Tensor]:
@@ -32,6 +52,10 @@ def stratified_split(labels: Tensor, classes: Sequence[str], split_seed: int) ->
     Returns:
         Sorted positions in ``labels`` for each of ``SPLITS``; together all of them.
     """
+    import torch
+
+    from utils.random import sample_keys
+
     keys = sample_keys(split_seed, labels, torch.arange(len(labels)))
     parts: dict[str, list[Tensor]] = {split: [] for split in SPLITS}
     for label, name in enumerate(classes):
@@ -92,6 +116,8 @@ def find_split(
 
 def _read_lists(files: SmallFiles, start: str) -> dict[str, list[str]]:
     """Read the lines of the lists whose names begin in one way, without those of hidden files."""
+    from datasets.pictures import read_list
+
     lists: dict[str, list[str]] = {}
     for split in SPLITS:
         name = f"{start}{split}.txt"
@@ -120,6 +146,8 @@ def match_lists(
     Returns:
         Positions in ``names`` for each of ``SPLITS``, int64.
     """
+    import torch
+
     missing = [split for split in SPLITS if split not in lists]
     if missing:
         raise UserError(

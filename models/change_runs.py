@@ -11,7 +11,7 @@ from torch import Tensor
 
 from models.change_detector import ChangeDetector
 from utils.checkpoint import WholeCheckpointIO
-from utils.precision import PRECISIONS
+from utils.precision import autocast_type
 from utils.run_trainer import run_trainer
 
 
@@ -32,13 +32,13 @@ def fit_detector(
         trainer_arguments: Device, precision and epochs.
         folder: Where to write metrics.csv, last.ckpt after every epoch, and best.ckpt; None
             writes nothing.
-        origin: Arguments, versions and commit of the run, written beside the checkpoints.
-        ckpt_path: Checkpoint of the run to continue.
+        origin: Arguments, versions and commit of the run, written next to the checkpoints.
+        ckpt_path: Checkpoint of the run to resume.
 
     Returns:
         Scores of the validation, of the best epoch or else of the last one.
     """
-    trainer = run_trainer("change detection", trainer_arguments, folder, folder, origin)
+    trainer = run_trainer("change detection", trainer_arguments, folder, folder, origin, ckpt_path)
     with warnings.catch_warnings():  # a frozen encoder is meant to be
         warnings.filterwarnings("ignore", message=".*in eval mode at the start of training")
         trainer.fit(detector, data, ckpt_path=ckpt_path, weights_only=True)
@@ -76,7 +76,7 @@ def predict_changes(
     Returns:
         float32 on the CPU, shape (H, W) each.
     """
-    dtype = PRECISIONS[precision]
+    dtype = autocast_type(precision)
     detector = detector.to(device).eval()
     with torch.autocast(device.type, dtype, enabled=dtype is not None):
         return [
