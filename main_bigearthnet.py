@@ -283,9 +283,9 @@ def measure(args: Namespace, task: LabelTask, predictions: Predictions) -> dict[
 
 def record(args: Namespace, task: LabelTask, results: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Return the results of all shares so far, those of the largest one on top."""
-    metrics = {f"num_{split}": len(targets) for split, targets in task.targets.items()}
-    metrics |= {"method": "linear" if args.freeze_backbone else "finetune"}
-    return metrics | list(results.values())[-1] | {"by_train_frac": results}
+    counts = {f"num_{split}": len(targets) for split, targets in task.targets.items()}
+    method = {"method": "linear" if args.freeze_backbone else "finetune"}
+    return counts | method | list(results.values())[-1] | {"by_train_frac": results}
 
 
 def report(

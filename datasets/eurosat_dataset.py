@@ -194,9 +194,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     for split, positions in splits.items():
         print(f"{args.save_path / split}.txt: {len(positions)} images")
     if len(dataset.spec.bands) == 3:  # pictures, which are pre-trained on without the labels
-        flags = ("--image_list", args.save_path / "train.txt", "--data_mode", "moco")
-        flags += ("--preset", "small_images")
-        print_next("main_pretrain.py", "--data_dir", args.data_dir, *flags)
+        listed = ("--image_list", args.save_path / "train.txt")
+        flags = ("--data_mode", "moco", "--preset", "small_images")
+        print_next("main_pretrain.py", "--data_dir", args.data_dir, *listed, *flags)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Scripts end with the command that usually comes next; it is one that its script understands."""
 
+import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,6 @@ import main_bigearthnet
 import main_eurosat
 import main_oscd
 import main_pretrain
-from checkpoints.download import COLLECTIONS as WEIGHTS
 from datasets import mini_earth, seco_packed
 from datasets.download import COLLECTIONS as DATA
 from utils.cli import print_next
@@ -23,6 +23,7 @@ PARSERS: dict[str, Callable[[Sequence[str]], Any]] = {
     "main_oscd.py": main_oscd.parse_args,
     "datasets/seco_packed.py": seco_packed.parse_args,
 }
+WEIGHTS = importlib.import_module("checkpoints.download").COLLECTIONS
 COMMANDS = {name: collection.next_command for name, collection in (WEIGHTS | DATA).items()}
 
 
