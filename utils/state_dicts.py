@@ -58,7 +58,7 @@ def _nested(content: dict[Any, Any]) -> list[tuple[_Keys, dict[Any, Any]]]:
 
 def _prefixes(state: dict[Any, Any]) -> list[str]:
     """List what may be cut off the names of a state dict to leave those of a ResNet."""
-    found = {}
+    found = dict[str, None]()
     for first, other in _LANDMARKS:
         for key in state:
             if isinstance(key, str) and key.endswith(first):
