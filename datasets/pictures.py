@@ -195,7 +195,11 @@ def select(names: list[str], image_list: Path, root: Path) -> list[int]:
     if not image_list.is_file():
         raise UserError(f"there is no file {image_list}: --image_list")
     lines = (line.strip() for line in read_list(image_list.read_bytes(), image_list).splitlines())
-    wanted = {line.removeprefix("./"): None for line in lines if line}
+    wanted = {
+        line.removeprefix("./"): None
+        for line in lines
+        if line and not is_hidden(line.rsplit("/", 1)[-1])
+    }
     if not wanted:
         raise UserError(f"{image_list} names no pictures: --image_list takes a name per line")
     found: dict[str, list[str]] = {name: [] for name in wanted}

@@ -18,7 +18,7 @@ from argparse import Namespace
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from datasets.bands import ALL_BANDS, QUANTILES_NAME
+from datasets.bands import ALL_BANDS, QUANTILES_NAME, check_stored
 from utils.cli import run
 from utils.errors import UserError
 from utils.files import check_exists
@@ -59,6 +59,8 @@ def measure_histograms(root: Path, num_images: int, seed: int) -> dict[str, np.n
     for number in progress(sorted(drawn), desc="quantiles", unit=" images", leave=False):
         for band, histogram in histograms.items():
             histogram += np.bincount(read(dates[number], band).ravel(), minlength=256)
+    values = (np.flatnonzero(histogram) for histogram in histograms.values())
+    check_stored((found for found in values if found.size), str(root))
     return histograms
 
 
