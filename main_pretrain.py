@@ -29,7 +29,7 @@ from models.moco2_module import MocoV2
 from models.schedule import SCHEDULES
 from models.ssl_online import SSLOnlineEvaluator, add_online_args
 from utils.callbacks import EndTogether, FiniteLoss, SampleProgress, SaveCheckpoints, ViewsPicture
-from utils.checkpoint import WholeCheckpointIO, check_resumable
+from utils.checkpoint import check_resumable
 from utils.cli import (
     base_parser,
     check_base_flags,
@@ -258,7 +258,6 @@ def make_trainer(
         **trainer_kwargs(args) | launch_kwargs(world),
         logger=logger or False,
         callbacks=callbacks,
-        plugins=[WholeCheckpointIO()],
         log_every_n_steps=args.log_every_n_steps,
         use_distributed_sampler=False,  # ours draws from (seed, epoch)
         enable_progress_bar=False,  # ours counts samples

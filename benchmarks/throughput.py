@@ -35,6 +35,7 @@ from benchmarks.throughput_report import plot_rates, print_report
 from benchmarks.timing import Rates, interleave
 from benchmarks.train_cases import TrainCases, TrainPlan
 from utils.cli import HelpFormatter, check_positive, run
+from utils.cores import available_cores
 from utils.errors import UserError
 from utils.precision import auto_precision
 from utils.report import provenance, write_json
@@ -93,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     busy = os.getloadavg()[0]  # processes that wanted to run in the last minute
     if busy > 0.5:
         print(f"other processes keep {busy:.1f} cores busy: the rates will be too low")
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(available_cores())
     torch.backends.cudnn.benchmark = True  # as in main_pretrain.py
     with tempfile.TemporaryDirectory(prefix="throughput-") as scratch:
         archive = make_archive(Path(scratch), plan, args.data_dir)
@@ -121,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 def make_plan(args: Namespace) -> Plan:
     """Choose sizes that fit the device; flags win."""
-    on_gpu, cores = args.gpus > 0, os.cpu_count() or 1
+    on_gpu, cores = args.gpus > 0, available_cores()
     precision = auto_precision(on_gpu) if args.precision == "auto" else args.precision
     batch_size = args.batch_size or (256 if on_gpu else 16 if args.quick else 32)
     train = TrainPlan(

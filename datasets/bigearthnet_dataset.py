@@ -8,7 +8,6 @@ Write it once as an LMDB, which is read many times faster than its GeoTIFFs:
 and metadata.parquet of v2. An interrupted run goes on with the same command.
 """
 
-import os
 import sys
 from argparse import ArgumentParser
 from collections.abc import Sequence
@@ -28,6 +27,7 @@ from datasets.bands import ALL_BANDS, check_bands
 from datasets.bigearthnet_index import BigEarthNet, check_presence, find_folder
 from datasets.bigearthnet_writer import write_lmdb
 from utils.cli import HelpFormatter, check_not_negative, run
+from utils.cores import available_cores
 from utils.files import check_name
 from utils.input_transform import InputTransform
 
@@ -94,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--data_dir", type=Path, required=True, help="folder of BigEarthNet v1 or v2")
     add("--save_dir", type=Path, required=True, help="folder of the LMDB")
     add("--bands", nargs="+", default=list(ALL_BANDS), help="B4 B3 B2 need half of the disk")
-    add("--num_workers", type=int, default=os.cpu_count() or 1, help="processes that read")
+    add("--num_workers", type=int, default=available_cores(), help="processes that read")
     args = parser.parse_args(argv)
     check_not_negative(args, "num_workers")
     check_name("data_dir", args.data_dir)

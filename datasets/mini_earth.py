@@ -14,7 +14,6 @@ if not __package__:  # started as a script: the root is not on the path yet
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import argparse
-import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar
@@ -26,6 +25,7 @@ from datasets.mini_earth_files import write_eurosat_image, write_seco_place
 from datasets.mini_earth_oscd import choose_cities, write_city
 from datasets.oscd_cities import TEST_CITIES, TRAIN_CITIES
 from utils.cli import HelpFormatter, run
+from utils.cores import available_cores
 from utils.errors import UserError
 from utils.pools import process_pool
 from utils.progress import progress
@@ -33,7 +33,7 @@ from utils.progress import progress
 Report = TypeVar("Report")
 MIN_SIZE = 12
 MIN_JOBS_PER_WORKER = 50  # starting a process costs seconds
-CPU_COUNT = os.cpu_count() or 1
+CPU_COUNT = available_cores()
 
 
 def write_seco(

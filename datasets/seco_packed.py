@@ -21,7 +21,6 @@ if not __package__:  # started as a script: the root is not on the path yet
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import math
-import os
 import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
@@ -35,6 +34,7 @@ from datasets.packed_store import PackedStore
 from datasets.packing import pack, verify
 from datasets.seco_litdata import StreamedPlaces, address, write_litdata
 from utils.cli import HelpFormatter, check_not_negative, run
+from utils.cores import available_cores
 from utils.errors import UserError
 
 
@@ -46,7 +46,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     add("--save_path", type=Path, required=True, help="folder of the store")
     add("--bands", nargs="+", default=list(RGB_BANDS), help="bands of SeCo patches to pack")
     add("--format", choices=["raw", "litdata"], default="raw", help="store, or chunks to stream")
-    add("--num_workers", type=int, default=min(8, os.cpu_count() or 1), help="processes")
+    add("--num_workers", type=int, default=min(8, available_cores()), help="processes")
     add("--verify", action="store_true", help="only hash the shards of a store again")
     return parser.parse_args(argv)
 

@@ -18,9 +18,10 @@ from typing import Any, NoReturn
 
 import torch
 
-from utils.distributed import launched_rank
-from utils.errors import UserError, sentence_of
+from utils.cores import available_cores
+from utils.errors import UserError, loader_sentence, sentence_of
 from utils.files import check_can_write, check_name
+from utils.launchers import launched_rank
 from utils.precision import PRECISIONS
 
 # A full disk or a path that cannot be used is not a bug; the error's text names the path.
@@ -63,7 +64,7 @@ def base_parser(
     add = parser.add_argument
     add("--data_dir", type=Path, required=True, help="data set, see README.md")
     add("--batch_size", type=int, default=batch_size, help="samples per step and process")
-    add("--num_workers", type=int, default=min(8, os.cpu_count() or 1), help="loader processes")
+    add("--num_workers", type=int, default=min(8, available_cores()), help="loader processes")
     add("--learning_rate", type=float, default=learning_rate, help="initial learning rate")
     add("--max_epochs", type=int, default=max_epochs, help="passes over the training set")
     add("--gpus", type=int, default=min(1, torch.cuda.device_count()), help="0 runs on the CPU")
@@ -132,7 +133,7 @@ def share_cores(gpus: int, num_processes: int, num_loaders: int) -> None:
     Threads wait for each other by spinning: one that lacks a core slows a step many times.
     """
     if gpus == 0:
-        free = (os.cpu_count() or 1) // num_processes - num_loaders
+        free = available_cores(num_processes) - num_loaders
         threads = max(1, min(free, torch.get_num_threads()))
         torch.set_num_threads(threads)
         if num_processes > 1:  # else Lightning counts cores, without the loaders
@@ -146,7 +147,8 @@ def run(main: Callable[[], object]) -> None:
         logging.getLogger(library).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="pytorch_lightning.utilities._pytree")
     warnings.filterwarnings("ignore", message=".*broadcast_buffers. is deprecated")
-    signal.signal(signal.SIGTERM, exit_on_signal)
+    for number in (signal.SIGTERM, signal.SIGUSR1):  # the latter by sbatch --signal=USR1@60
+        signal.signal(number, exit_on_signal)
     sys.unraisablehook = _interrupt_again
     try:
         main()
@@ -158,6 +160,11 @@ def run(main: Callable[[], object]) -> None:
         _leave(f"error: {error}: free it or choose another path", 2)
     except (MemoryError, torch.OutOfMemoryError):
         _leave("error: out of memory: lower the sizes, such as --batch_size", 2)
+    except RuntimeError as error:
+        sentence = loader_sentence(error)
+        if sentence is None:
+            raise
+        _leave(f"error: {sentence}", 2)
     except KeyboardInterrupt:
         _leave("interrupted", 130)
     except SystemExit as leaving:  # Lightning's answer to Ctrl-C

@@ -10,7 +10,6 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import CSVLogger
 
 from utils.callbacks import EndTogether, SampleProgress, SaveCheckpoints
-from utils.checkpoint import WholeCheckpointIO
 from utils.cli import trainer_kwargs
 from utils.launch import World, launch_kwargs
 from utils.report import provenance
@@ -18,6 +17,7 @@ from utils.report import provenance
 
 def run_trainer(
     description: str,
+    world: World,
     arguments: Mapping[str, Any],
     folder: Path | None = None,
     checkpoints: Path | None = None,
@@ -27,7 +27,8 @@ def run_trainer(
 
     Args:
         description: Of the work, for the progress bar.
-        arguments: Device, precision, epochs, processes.
+        world: Processes that train together.
+        arguments: Device, precision, epochs.
         folder: Where to write metrics.csv; None writes nothing.
         checkpoints: Where to write last.ckpt after every epoch; None writes none.
         origin: Arguments, versions and commit of the run, written beside the checkpoints.
@@ -36,10 +37,9 @@ def run_trainer(
     if checkpoints is not None:
         callbacks.append(SaveCheckpoints(checkpoints, origin or {}))
     return Trainer(
-        **arguments,
+        **arguments | launch_kwargs(world),
         logger=False if folder is None else CSVLogger(folder, name="", version=""),
         callbacks=callbacks,
-        plugins=[WholeCheckpointIO()],
         enable_checkpointing=checkpoints is not None,
         enable_progress_bar=False,  # ours counts samples
         enable_model_summary=False,
@@ -59,7 +59,9 @@ def make_trainer(
     val_every_n_epochs: int = 1,
 ) -> Trainer:
     """Configure a trainer by the flags; a fine-tuning keeps its checkpoints in the folder."""
-    arguments = trainer_kwargs(args) | launch_kwargs(world)
-    arguments |= {"max_epochs": max_epochs, "check_val_every_n_epoch": val_every_n_epochs}
+    arguments = trainer_kwargs(args) | {
+        "max_epochs": max_epochs,
+        "check_val_every_n_epoch": val_every_n_epochs,
+    }
     checkpoints = folder and folder / "checkpoints"
-    return run_trainer(description, arguments, folder, checkpoints, provenance(args))
+    return run_trainer(description, world, arguments, folder, checkpoints, provenance(args))
