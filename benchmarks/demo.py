@@ -7,7 +7,7 @@ chosen by measurement, see docs/training.md.
 """
 
 import time
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from matplotlib.image import imread
 import main_eurosat
 import main_pretrain
 from datasets.mini_earth import write_eurosat, write_seco
-from utils.cli import HelpFormatter, run
+from utils.cli import run
+from utils.flags import Parser
 from utils.plots import save_figure
 from utils.report import new_run_dir, write_results
 
@@ -38,7 +39,7 @@ PRETRAIN_FLAGS = (
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     """Read the command line, or ``argv`` in tests."""
-    parser = ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--log_dir", type=Path, default=Path("logs"), help="where to write")
     parser.add_argument("--seed", type=int, default=0, help="seed of world, training and probes")
     parser.add_argument("--num_places", type=int, default=NUM_PLACES, help="places to train on")

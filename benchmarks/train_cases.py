@@ -18,8 +18,9 @@ from benchmarks.reference_pipeline import ReferenceDataset, reference_loader
 from benchmarks.timing import Measure, clock, rate
 from datasets.packed_store import PackedStore
 from models.moco2_module import MocoV2
-from utils.augment import Augment, AugmentConfig
-from utils.precision import PRECISIONS
+from utils.augment import Augment
+from utils.augment_config import AugmentConfig
+from utils.precision import autocast_type
 from utils.random import sample_keys
 
 Views = tuple[Tensor, list[Tensor]]
@@ -31,7 +32,7 @@ class TrainPlan:
 
     Attributes:
         device: Where to train.
-        precision: Key of ``PRECISIONS``.
+        precision: Key of ``utils.precision.PRECISIONS``.
         batch_size: Samples of a step.
         crop_size: Side of a view in pixels.
         warm_up: Steps before the clock starts, in every repeat.
@@ -52,7 +53,7 @@ class TrainPlan:
     @property
     def autocast(self) -> torch.dtype | None:
         """Type of the arithmetic, None for float32."""
-        return PRECISIONS[self.precision]
+        return autocast_type(self.precision)
 
     def flags(self, base_encoder: str) -> list[str]:
         """Return the flags of main_pretrain.py that train like this."""

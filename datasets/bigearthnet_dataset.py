@@ -9,7 +9,6 @@ and metadata.parquet of v2. An interrupted run goes on with the same command.
 """
 
 import sys
-from argparse import ArgumentParser
 from collections.abc import Sequence
 from copy import copy
 from pathlib import Path
@@ -25,13 +24,13 @@ from torch.utils.data import Dataset
 
 from datasets.bands import ALL_BANDS, check_bands
 from datasets.bigearthnet_index import BigEarthNet, check_presence, find_folder
+from datasets.bigearthnet_labels import IMAGE_SIZE
 from datasets.bigearthnet_writer import write_lmdb
-from utils.cli import HelpFormatter, check_not_negative, run
+from utils.cli import run
 from utils.cores import available_cores
 from utils.files import check_name
+from utils.flags import Parser, check_not_negative
 from utils.input_transform import InputTransform
-
-IMAGE_SIZE = 128  # of the original
 
 
 class BigEarthNetPictures(Dataset[tuple[Tensor, Tensor, int]]):
@@ -89,7 +88,7 @@ class BigEarthNetPictures(Dataset[tuple[Tensor, Tensor, int]]):
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the LMDB."""
-    parser = ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+    parser = Parser(__doc__)
     add = parser.add_argument
     add("--data_dir", type=Path, required=True, help="folder of BigEarthNet v1 or v2")
     add("--save_dir", type=Path, required=True, help="folder of the LMDB")

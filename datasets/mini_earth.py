@@ -24,9 +24,10 @@ from datasets.mini_earth_covers import COVER_NAMES
 from datasets.mini_earth_files import write_eurosat_image, write_seco_place
 from datasets.mini_earth_oscd import choose_cities, write_city
 from datasets.oscd_cities import TEST_CITIES, TRAIN_CITIES
-from utils.cli import HelpFormatter, run
+from utils.cli import run
 from utils.cores import available_cores
 from utils.errors import UserError
+from utils.flags import Parser
 from utils.pools import process_pool
 from utils.progress import progress
 
@@ -183,9 +184,7 @@ WRITERS: dict[str, tuple[Callable[..., None], str, frozenset[str]]] = {
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=HelpFormatter, allow_abbrev=False
-    )
+    parser = Parser(__doc__)
     add = parser.add_argument
     add("--dataset", choices=WRITERS, required=True, help="layout to write")
     add("--save_path", type=Path, required=True, help="folder to create")

@@ -1,7 +1,7 @@
 """From stored patches to the views of a training step, in the three modes of SeCo."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,13 +11,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from datasets.bad_patches import BadPatchList, OnBadPatch
+from datasets.data_modes import DATA_MODES
 from datasets.open_patches import open_patches
 from datasets.packed_manifest import PICTURE_BANDS
 from datasets.packed_store import PackedStore
 from datasets.patch_dataset import PatchDataset
 from datasets.seco_litdata import StreamedPlaces
 from datasets.store_loader import DeviceLoader, StoreLoader
-from utils.augment import Augment, AugmentConfig
+from utils.augment import Augment
+from utils.augment_config import AugmentConfig
 from utils.distributed import exchange, shared_permutation, to_device
 from utils.errors import UserError
 from utils.normalization import InputSpec
@@ -25,51 +27,6 @@ from utils.random import sample_keys
 from utils.seeded_sampler import SeededSampler, epoch_of
 
 Cache = Literal["mmap", "ram", "gpu"]
-
-
-@dataclass(frozen=True)
-class View:
-    """A picture that an encoder sees.
-
-    Attributes:
-        date: Which of the sample's dates is shown.
-        synthetic: Colour, blur and flip change it; otherwise only the random crop does.
-    """
-
-    date: int
-    synthetic: bool
-
-
-@dataclass(frozen=True)
-class DataMode:
-    """What a sample is and what is made of it.
-
-    Attributes:
-        num_dates: Dates of a sample.
-        every_date: Each date of a place is a sample of its own.
-        crop_first: Crop before colour and blur, as MoCo does; SeCo changes the whole patch first.
-        views: The query, then the key of each embedding space.
-    """
-
-    num_dates: int
-    every_date: bool
-    crop_first: bool
-    views: tuple[View, ...]
-
-    @property
-    def emb_spaces(self) -> int:
-        """Number of embedding spaces, each with a head and a queue."""
-        return len(self.views) - 1
-
-
-DATA_MODES = {
-    "moco": DataMode(1, True, True, (View(0, True), View(0, True))),
-    "moco_tp": DataMode(2, False, True, (View(0, True), View(1, True))),
-    # Figure 2 of the paper. Keys 0, 1, 2: all, temporal, synthetic transformations.
-    "seco": DataMode(
-        3, False, False, (View(0, False), View(1, True), View(2, False), View(0, True))
-    ),
-}
 
 
 class SecoDataModule(LightningDataModule):

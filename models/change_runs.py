@@ -12,7 +12,7 @@ from torch import Tensor
 from models.change_detector import ChangeDetector
 from utils.checkpoint import WholeCheckpointIO
 from utils.launch import World
-from utils.precision import PRECISIONS
+from utils.precision import autocast_type
 from utils.run_trainer import run_trainer
 
 
@@ -77,7 +77,7 @@ def predict_changes(
     Returns:
         float32 on the CPU, shape (H, W) each.
     """
-    dtype = PRECISIONS[precision]
+    dtype = autocast_type(precision)
     detector = detector.to(device).eval()
     with torch.autocast(device.type, dtype, enabled=dtype is not None):
         return [

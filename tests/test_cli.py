@@ -50,7 +50,7 @@ def test_processes_and_their_loaders_keep_a_core_each(
     monkeypatch: pytest.MonkeyPatch, processes: int, workers: int, expected: int
 ) -> None:
     chosen: list[int] = []
-    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    monkeypatch.setattr("utils.cli.available_cores", lambda processes: max(1, 4 // processes))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     monkeypatch.setattr(torch, "set_num_threads", chosen.append)
     monkeypatch.setenv("OMP_NUM_THREADS", "4")

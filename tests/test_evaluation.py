@@ -1,7 +1,7 @@
 """What the downstream scripts export, read back."""
 
 import os
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from utils.evaluation import (
     seeds,
     summarise,
 )
+from utils.flags import Parser
 from utils.plots import plot_label_curve, plot_per_class
 
 NAMES = ["Ärea_1", "b", "c"]
@@ -48,7 +49,7 @@ def test_parquet_predictions_come_back(tmp_path: Path) -> None:
 
 
 def flags(*argv: str) -> Namespace:
-    parser = ArgumentParser()
+    parser = Parser()
     add_evaluation_args(parser)
     return parser.parse_args(argv)
 

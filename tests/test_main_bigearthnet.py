@@ -64,7 +64,7 @@ def tensors(encoder: nn.Module) -> dict[str, Tensor]:
 def fixed_encoder(monkeypatch: pytest.MonkeyPatch) -> Encoder:
     """Let the script judge an encoder that the test holds, too."""
     encoder, spec = load_encoder("random", "resnet18")
-    monkeypatch.setattr(main_bigearthnet, "load_encoder", lambda *_: (encoder, spec))
+    monkeypatch.setattr("models.backbones.load_encoder", lambda *_: (encoder, spec))
     return encoder
 
 
@@ -365,7 +365,8 @@ def test_a_probe_takes_the_batch_of_all_devices_on_one(
 def test_further_processes_of_a_launcher_have_nothing_to_probe(
     probe: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("LOCAL_RANK", "1")  # as Lightning starts the second one
+    monkeypatch.setenv("MASTER_PORT", "29500")
     assert main_bigearthnet.main([*probe, "--num_processes", "2"]) == {}
 
 

@@ -90,7 +90,7 @@ def detectors(monkeypatch: pytest.MonkeyPatch) -> list[ChangeDetector]:
 def encoder(monkeypatch: pytest.MonkeyPatch) -> Encoder:
     """The encoder that the run copies."""
     made, spec = load_encoder("random")
-    monkeypatch.setattr(main_oscd, "load_encoder", lambda *_, **__: (made, spec))
+    monkeypatch.setattr("models.backbones.load_encoder", lambda *_, **__: (made, spec))
     return made
 
 

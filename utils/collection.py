@@ -1,13 +1,12 @@
 """What belongs together among the files to download, how it is fetched, and the command line."""
 
-from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from utils.cli import HelpFormatter
 from utils.download import Patience, RemoteFile, fetch
 from utils.extract import extract
+from utils.flags import Parser
 
 
 @dataclass(frozen=True)
@@ -76,9 +75,7 @@ def download_or_list(
         argv: Arguments, those of the process if None.
         save_path: Default folder; without one the flag is needed.
     """
-    parser = ArgumentParser(
-        description=description, formatter_class=HelpFormatter, allow_abbrev=False
-    )
+    parser = Parser(description)
     add = parser.add_argument
     add("name", nargs="?", choices=collections, help="what to download")
     add("--save_path", type=Path, default=save_path, help="folder to put it into")

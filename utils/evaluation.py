@@ -1,42 +1,48 @@
 """What the downstream scripts share: their flags, how results are summarised, what they export."""
 
-from argparse import ArgumentParser, Namespace
+from __future__ import annotations
+
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from statistics import mean, stdev
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from torch import Tensor
-
-from utils.cli import check_positive
 from utils.errors import UserError
 from utils.files import check_can_write, written_whole
-from utils.metrics import mean_and_std
-from utils.subset import check_fraction
+from utils.flags import Parser, check_fraction, check_positive
+
+if TYPE_CHECKING:  # the scripts parse their flags before torch is imported
+    from torch import Tensor
 
 _PREDICTION_SUFFIXES = (".npz", ".parquet")
 
 
-def add_evaluation_args(parser: ArgumentParser, num_seeds: int = 3) -> None:
+def add_evaluation_args(parser: Parser, num_seeds: int = 3) -> None:
     """Add the flags of repetitions, label shares and exports."""
-    add = parser.add_argument
+    add = parser.group("evaluation").add_argument
     add(
         "--num_seeds",
         type=int,
         default=num_seeds,
-        help="repetitions; they use --seed, --seed + 1 and so on",
+        help="Repetitions; they use --seed, --seed + 1 and so on.",
     )
     add(
         "--train_frac",
         type=float,
         nargs="+",
+        metavar="SHARE",
         default=[1.0],
-        help="share of the train labels; several make a curve",
+        help="Share of the training labels in 0..1; several make a curve.",
     )
-    add("--val_frac", type=float, default=1.0, help="share of the validation set")
-    add("--save_predictions", type=Path, help="FILE.npz or FILE.parquet for the test predictions")
+    add("--val_frac", type=float, default=1.0, help="Share of the validation set to use, in 0..1.")
+    add = parser.group("output").add_argument
+    add(
+        "--save_predictions",
+        type=Path,
+        metavar="FILE",
+        help="File for the predictions on the test set, .npz or .parquet.",
+    )
 
 
 def check_evaluation_flags(args: Namespace) -> None:
@@ -92,6 +98,11 @@ def seeds(args: Namespace) -> range:
     return range(args.seed, args.seed + args.num_seeds)
 
 
+def mean_and_std(values: Sequence[float]) -> tuple[float, float | None]:
+    """Return the mean and the sample standard deviation, which one value alone does not have."""
+    return mean(values), stdev(values) if len(values) > 1 else None
+
+
 def summarise(
     name: str, per_seed: Sequence[float], interval: tuple[float, float] | None = None
 ) -> dict[str, Any]:
@@ -138,6 +149,8 @@ def save_predictions(
         scores: Of the first seed, shape (N, C).
         embeddings: Features, shape (N, D), if there are any.
     """
+    import numpy as np
+
     arrays = {"targets": targets.numpy(), "scores": scores.float().numpy()}
     if embeddings is not None:
         arrays["embeddings"] = embeddings.numpy()
@@ -146,5 +159,8 @@ def save_predictions(
             arrays["names"] = np.array(names, dtype=np.str_)
             np.savez(file, **arrays)  # type: ignore[arg-type]  # its allow_pickle
         else:
+            import pyarrow as pa  # only this needs it
+            import pyarrow.parquet as pq
+
             columns = {name: array.tolist() for name, array in arrays.items()}
             pq.write_table(pa.table({"names": list(names)} | columns), file)

@@ -7,27 +7,33 @@ process starts the others with its own command line when training begins.
 import os
 import sys
 import warnings
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from utils.cli import check_positive
 from utils.errors import UserError
+from utils.flags import Parser, check_positive
 from utils.launchers import launcher, number_of
 
+# torch and Lightning are imported by the functions that need them, after the flags are parsed.
 if TYPE_CHECKING:
     from pytorch_lightning.plugins.environments import ClusterEnvironment
 
 # In any job of SLURM Lightning loads hpc_ckpt_N.ckpt from the trainer's default_root_dir
-# (trainer/connectors/checkpoint_connector.py): what is no folder holds none.
+# (trainer/connectors/checkpoint_connector.py): what is not a folder holds none.
 _NO_FOLDER = os.devnull
 
 
-def add_launch_args(parser: ArgumentParser) -> None:
+def add_launch_args(parser: Parser) -> None:
     """Add the flags of a run with several processes; ``--gpus`` is one per GPU and node."""
-    add = parser.add_argument
-    add("--num_nodes", type=int, default=1, help="machines that train together")
-    add("--num_processes", type=int, default=1, help="processes per machine on the CPU")
+    add = parser.group("devices").add_argument
+    add("--num_nodes", type=int, default=1, help="Machines that train together.")
+    add(
+        "--num_processes",
+        type=int,
+        default=1,
+        help="Processes on each machine that train together on the CPU, with --gpus 0.",
+    )
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,19 @@ class World:
         return self.num_nodes * self.per_node
 
 
+def resolve_gpus(args: Namespace) -> None:
+    """Replace ``--gpus`` if it was not given: 1 if there is a GPU, else 0; refuse missing GPUs."""
+    import torch
+
+    found = torch.cuda.device_count()
+    if args.gpus is None:
+        args.gpus = min(1, found)
+    if args.gpus > found:
+        raise UserError(
+            f"--gpus {args.gpus} was asked for, {found} found: use --gpus 0 for the CPU"
+        )
+
+
 def planned_world(args: Namespace) -> World:
     """Return the processes of the run by the flags and, if there is one, by their launcher.
 
@@ -61,6 +80,7 @@ def planned_world(args: Namespace) -> World:
     """
     import torch
 
+    resolve_gpus(args)
     check_positive(args, "num_nodes", "num_processes")
     if args.gpus and args.num_processes > 1:
         raise UserError("--num_processes is for the CPU, with --gpus 0: each GPU has one process")

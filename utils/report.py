@@ -10,8 +10,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from utils.files import written_whole
 
 _PACKAGES = ("torch", "torchvision", "pytorch-lightning", "numpy", "rasterio", "pillow")
@@ -59,6 +57,8 @@ def share_dir(run_dir: Path | None, frac: float, num_shares: int) -> Path | None
 
 def provenance(args: Namespace) -> dict[str, Any]:
     """Collect arguments, versions, commit and machine of this run."""
+    import torch  # by now the run has needed it
+
     return {
         "arguments": dict(sorted(vars(args).items())),
         "versions": {"python": platform.python_version()}
