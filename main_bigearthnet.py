@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         return {}  # its launcher started more processes than there is work for
     from pytorch_lightning import seed_everything
 
-    seed_everything(args.seed, workers=True, verbose=False)
+    seed_everything(args.seed, verbose=False)
     task, data = load_task(args, world)
     method, metrics = make_method(args, task, data.draws, world)
     mode = "probe" if args.freeze_backbone else "finetune"

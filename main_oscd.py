@@ -149,7 +149,7 @@ def prepare(args: Namespace) -> Experiment:
     num_started = planned_world(args).size
     if num_started > 1:
         raise UserError(f"OSCD trains in one process, {num_started} were started: start only one")
-    seed_everything(args.seed, workers=True, verbose=False)
+    seed_everything(args.seed, verbose=False)
     encoder, spec = load_encoder(
         args.backbone_type, args.base_encoder, args.ckpt_path, bands=args.bands
     )
@@ -204,7 +204,7 @@ def build_detector(experiment: Experiment, seed: int, frac: float) -> ChangeDete
     from models.segmentation import LEVELS, LEVELS_OF_THE_ORIGINAL
 
     args, is_paper = experiment.args, experiment.is_paper
-    seed_everything(seed, workers=True, verbose=False)
+    seed_everything(seed, verbose=False)
     return ChangeDetector(
         deepcopy(experiment.encoder),
         normalize=experiment.transform.normalize,

@@ -136,7 +136,7 @@ def prepare(args: Namespace) -> World:
         args.precision = "32-true" if is_paper else auto_precision(on_gpu=args.gpus > 0)
     # The threads that read a packed store only copy, a hundredth of the time.
     share_cores(args.gpus, world.per_node, 0 if is_packed(args.data_dir) else args.num_workers)
-    seed_everything(args.seed, workers=True, verbose=False)
+    seed_everything(args.seed, verbose=False)
     return world
 
 

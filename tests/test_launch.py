@@ -47,8 +47,15 @@ def flags(**changes: Any) -> Namespace:
 
 def test_flags_tell_the_world() -> None:
     assert planned_world(flags()) == World(1, 1, 0)
-    assert planned_world(flags(num_nodes=2, num_processes=3)) == World(2, 3, 0)
     assert World(2, 3).size == 6
+
+
+def test_machines_find_each_other_by_a_launcher_or_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without an address they would wait for each other until a time-out."""
+    with pytest.raises(UserError, match="--num_nodes 2 needs srun or torchrun"):
+        planned_world(flags(num_nodes=2, num_processes=3))
+    set_all(monkeypatch, {"MASTER_ADDR": "n1", "MASTER_PORT": "29500", "NODE_RANK": "1"})
+    assert planned_world(flags(num_nodes=2, num_processes=3)) == World(2, 3, 3)
 
 
 def test_a_process_that_lightning_started_knows_its_rank(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,7 +77,7 @@ def test_a_number_that_is_left_over_does_not_keep_lightning_from_starting_proces
     [
         (lightning(2, 2), {"num_processes": 2}),
         (lightning(0, 2, node_rank=2), {"num_processes": 2, "num_nodes": 2}),
-        ({"NODE_RANK": "one"}, {"num_nodes": 2}),
+        (lightning(0, 2) | {"NODE_RANK": "one"}, {"num_nodes": 2}),
         (torchrun(2, 2, rank=2), {}),
         (srun(2, 2, per_node=2), {"num_processes": 2}),
     ],

@@ -4,6 +4,7 @@ Processes come from torchrun or SLURM, which start all of them, or from Lightnin
 process starts the others with its own command line when training begins.
 """
 
+import multiprocessing
 import os
 import sys
 import warnings
@@ -81,6 +82,9 @@ def planned_world(args: Namespace) -> World:
     import torch
 
     resolve_gpus(args)
+    # Where loader processes are forks of a server (start method forkserver, the default from Python
+    # 3.14 on), it imports torch once for all of them.
+    multiprocessing.set_forkserver_preload(["__main__", "torch.utils.data"])
     check_positive(args, "num_nodes", "num_processes")
     if args.gpus and args.num_processes > 1:
         raise UserError("--num_processes is for the CPU, with --gpus 0: each GPU has one process")
@@ -96,11 +100,6 @@ def planned_world(args: Namespace) -> World:
         raise UserError(
             f"{world.per_node} processes need as many GPUs, {torch.cuda.device_count()} found: "
             "start fewer, or use --gpus 0 for the CPU"
-        )
-    if world.size > 1 and started_by is None and hasattr(sys, "ps1"):
-        raise UserError(
-            f"a notebook or an interactive Python cannot start {world.size} processes: run the "
-            "script in a shell"
         )
     return world
 
@@ -158,6 +157,16 @@ def _from_flags(args: Namespace, asked: World) -> World:
     if asked.num_nodes == 1:  # one node has no number
         _unset("NODE_RANK", "GROUP_RANK")
     _unset("RANK")
+    if asked.num_nodes > 1 and not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
+        raise UserError(
+            f"--num_nodes {asked.num_nodes} needs srun or torchrun; without them, start the script "
+            "on every machine with MASTER_ADDR, MASTER_PORT and NODE_RANK in the environment"
+        )
+    if asked.size > 1 and launcher() is None and hasattr(sys, "ps1"):
+        raise UserError(
+            f"a notebook or an interactive Python cannot start {asked.size} processes: run the "
+            "script in a shell"
+        )
     local_rank = number_of("LOCAL_RANK") or 0
     node_ranks = [number_of(name) for name in ("NODE_RANK", "GROUP_RANK") if name in os.environ]
     node_rank = node_ranks[0] if node_ranks else 0
