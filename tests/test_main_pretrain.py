@@ -345,7 +345,7 @@ def test_flags_that_cannot_work_are_refused_before_anything_is_written(
 def test_unknown_precision_is_refused_before_anything_is_written(
     seco_root: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(UserError, match="invalid choice: '17' .*bf16-mixed"):
+    with pytest.raises(UserError, match=r"invalid choice: '17' .*bf16-mixed"):
         pretrain(seco_root, tmp_path, "--precision", "17")
     assert not list(tmp_path.iterdir())
 

@@ -47,6 +47,7 @@ def base_parser(
     ``precisions`` are the choices of ``--precision``, the default first.
     """
     parser = Parser(description)
+    parser.usage = "%(prog)s --data_dir DATA_DIR [flags]"
     for title in GROUPS:  # --help shows those that get flags, in this order
         parser.group(title)
     add = parser.group("data").add_argument
@@ -130,7 +131,7 @@ def run(main: Callable[[], object]) -> None:
         if error.errno not in _PATH_ERRORS:
             raise
         _leave(f"error: {error}: free it or choose another path", 2)
-    except (MemoryError, *_torch_errors()):
+    except _memory_errors():
         _leave("error: out of memory: lower the sizes, such as --batch_size", 2)
     except RuntimeError as error:
         sentence = loader_sentence(error)
@@ -145,10 +146,10 @@ def run(main: Callable[[], object]) -> None:
         raise
 
 
-def _torch_errors() -> tuple[type[Exception], ...]:
-    """Return torch's error for a GPU that is full, if the script got as far as to import torch."""
-    error = getattr(sys.modules.get("torch"), "OutOfMemoryError", None)
-    return () if error is None else (error,)
+def _memory_errors() -> tuple[type[Exception], ...]:
+    """Return the errors for a full memory; that of torch only if the script has imported torch."""
+    of_gpu = getattr(sys.modules.get("torch"), "OutOfMemoryError", MemoryError)
+    return MemoryError, of_gpu
 
 
 def exit_on_signal(number: int, frame: FrameType | None) -> NoReturn:

@@ -60,9 +60,12 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         text = action.help or ""
-        if action.default in (None, "") or isinstance(action.default, bool) or "default" in text:
+        says_nothing = action.default in (None, "", argparse.SUPPRESS)
+        if says_nothing or isinstance(action.default, bool) or "default" in text:
             return action.help
-        return f"{text.removesuffix('.')} (default: %(default)s)."
+        default = action.default
+        shown = " ".join(map(str, default)) if isinstance(default, list | tuple) else str(default)
+        return f"{text.removesuffix('.')} (default: {shown.replace('%', '%%')})."
 
 
 class Parser(argparse.ArgumentParser):
