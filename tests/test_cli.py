@@ -15,6 +15,7 @@ from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.demos.boring_classes import BoringModel
 from torch.utils.data import DataLoader, Dataset
 
+from tests.launcher_variables import torchrun
 from utils.cli import (
     GRACE_S,
     base_parser,
@@ -148,16 +149,17 @@ def test_ctrl_c_while_lightning_trains_has_its_own_exit_code(
 
 
 @pytest.mark.usefixtures("_restored_signals")
-@pytest.mark.parametrize(("rank", "expected"), [("0", []), ("1", [GRACE_S])])
+@pytest.mark.parametrize(("rank", "expected"), [(0, []), (1, [GRACE_S])])
 def test_other_processes_let_the_first_one_report(
-    monkeypatch: pytest.MonkeyPatch, rank: str, expected: list[float]
+    monkeypatch: pytest.MonkeyPatch, rank: int, expected: list[float]
 ) -> None:
     def main() -> None:
         raise UserError("wrong")
 
     waited: list[float] = []
     monkeypatch.setattr("time.sleep", waited.append)
-    monkeypatch.setenv("RANK", rank)
+    for name, value in torchrun(2, 2, rank).items():
+        monkeypatch.setenv(name, value)
     with pytest.raises(SystemExit):
         run(main)
     assert waited == expected

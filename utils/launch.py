@@ -84,7 +84,7 @@ def planned_world(args: Namespace) -> World:
     resolve_gpus(args)
     # Where loader processes are forks of a server (start method forkserver, the default from Python
     # 3.14 on), it imports torch once for all of them.
-    multiprocessing.set_forkserver_preload(["__main__", "torch.utils.data"])
+    multiprocessing.set_forkserver_preload(["torch.utils.data"])
     check_positive(args, "num_nodes", "num_processes")
     if args.gpus and args.num_processes > 1:
         raise UserError("--num_processes is for the CPU, with --gpus 0: each GPU has one process")
