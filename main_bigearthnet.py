@@ -37,13 +37,15 @@ from utils.evaluation import (
     check_full_batch,
     check_resume_flag,
     input_norm,
+    print_finished,
     save_predictions,
     seeds,
 )
 from utils.flags import check_positive
 from utils.input_transform import input_transform
 from utils.launch import World, add_launch_args, batch_size_per_process, planned_world
-from utils.report import run_dir_of_rank, share_dir, write_results
+from utils.report import run_dir_of_rank, save_results, share_dir, write_results
+from utils.resume import with_flags_of_run
 
 # torch and Lightning take seconds to import: whatever needs them is imported by the function that
 # uses it, so that --help and wrong flags are answered at once.
@@ -71,7 +73,8 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     add_launch_args(parser)
     add_bigearthnet_args(parser)
     add_label_args(parser)
-    return parser.parse_args(argv)
+    may_change = ("lmdb", "feature_batch_size", "save_predictions")
+    return parser.parse_args(with_flags_of_run(parser, argv, may_change))
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
@@ -86,24 +89,25 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
     seed_everything(args.seed, verbose=False)
     task, data = load_task(args, world)
-    method, metrics = make_method(args, task, data.draws, world)
+    method, cost = make_method(args, task, data.draws, world)
+    cost |= {"left_out": data.index.left_out, "classes": list(task.classes)}
     mode = "probe" if args.freeze_backbone else "finetune"
     run_dir = run_dir_of_rank(args, f"bigearthnet-{mode}-{args.backbone_type}", world.rank)
     results: dict[str, dict[str, Any]] = {}
+    metrics: dict[str, Any] = {}
     for frac, rows in data.draws.items():
         began = time.perf_counter()
         of_run = {"frac": frac, "folder": share_dir(run_dir, frac, len(data.draws))}
         predictions = method(rows, **({} if args.freeze_backbone else of_run))
         seconds = round(time.perf_counter() - began, 2)
         if world.rank == 0:
-            results[f"{frac:g}"] = measure(args, task, predictions) | {
-                "num_labelled": len(rows[0]),
-                "seconds_training": seconds,
-            }
+            result = measure(args, task, predictions)
+            result |= {"num_labelled": len(rows[0]), "seconds_training": seconds}
+            results[f"{frac:g}"] = result
+            metrics = cost | record(args, task, results)
+            print_finished(f"{len(rows[0]):,} labels", result)
+            save_results(run_dir, args, metrics, started)
     if world.rank == 0:
-        metrics |= {f"num_{split}": len(targets) for split, targets in task.targets.items()}
-        metrics |= {"left_out": data.index.left_out, "classes": list(task.classes)}
-        metrics |= {**list(results.values())[-1], "by_train_frac": results}  # the largest share
         report(args, task, metrics, predictions, started, run_dir)
     return metrics
 
@@ -275,6 +279,13 @@ def measure(args: Namespace, task: LabelTask, predictions: Predictions) -> dict[
     metrics |= label_metrics("test", targets["test"], scores["test"], interval_seed=args.seed)
     metrics |= per_class_precision("test", targets["test"], scores["test"], task.classes)
     return metrics | predictions.chosen
+
+
+def record(args: Namespace, task: LabelTask, results: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return the results of all shares so far, those of the largest one on top."""
+    metrics = {f"num_{split}": len(targets) for split, targets in task.targets.items()}
+    metrics |= {"method": "linear" if args.freeze_backbone else "finetune"}
+    return metrics | list(results.values())[-1] | {"by_train_frac": results}
 
 
 def report(

@@ -32,13 +32,15 @@ from utils.evaluation import (
     check_full_batch,
     check_resume_flag,
     input_norm,
+    print_finished,
     save_predictions,
     seeds,
     summarise,
 )
 from utils.flags import check_not_negative, check_positive
 from utils.launch import World, add_launch_args, batch_size_per_process, planned_world
-from utils.report import run_dir_of_rank, share_dir, write_results
+from utils.report import run_dir_of_rank, save_results, share_dir, write_results
+from utils.resume import with_flags_of_run
 
 # torch and Lightning take seconds to import: whatever needs them is imported by the function that
 # uses it, so that --help and wrong flags are answered at once.
@@ -60,7 +62,8 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     add_method_args(parser)
     add_split_args(parser)
     add_feature_args(parser)
-    return parser.parse_args(argv)
+    may_change = ("finetune_epochs", "feature_batch_size", "save_predictions")
+    return parser.parse_args(with_flags_of_run(parser, argv, may_change))
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
@@ -75,9 +78,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
     seed_everything(args.seed, verbose=False)
     task, draws = load_task(args)
-    methods, metrics = make_methods(args, task, draws, world)
+    methods, cost = make_methods(args, task, draws, world)
     run_dir = run_dir_of_rank(args, f"eurosat-{args.backbone_type}", world.rank)
-    results: dict[str, dict[str, Any]] = {name: {} for name in methods}
+    results: dict[str, dict[str, Any]] = {}
+    metrics: dict[str, Any] = {}
     predictions: dict[str, Predictions] = {}  # of the largest share, which comes last
     for name, method in methods.items():
         for frac, rows in draws.items():
@@ -85,16 +89,15 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             of_run = {"frac": frac, "folder": share_dir(run_dir, frac, len(draws))}
             predictions[name] = method(rows, **(of_run if name == "finetune" else {}))
             seconds = round(time.perf_counter() - began, 2)
-            results[name][f"{frac:g}"] = measure(args, task, predictions[name]) | {
-                "num_labelled": len(rows[0]),
-                "seconds_training": seconds,
-            }
+            if world.rank == 0:
+                result = measure(args, task, predictions[name])
+                result |= {"num_labelled": len(rows[0]), "seconds_training": seconds}
+                results.setdefault(name, {})[f"{frac:g}"] = result
+                metrics = cost | record(args, task, results)
+                print_finished(f"{name}, {len(rows[0]):,} labels", result)
+                save_results(run_dir, args, metrics, started)
     if world.rank == 0:
-        first = next(name for name in methods if name.startswith(args.method[0]))
-        metrics |= {f"num_{split}": len(rows) for split, rows in task.splits.items()}
-        metrics |= {"classes": list(task.classes), **list(results[first].values())[-1]}
-        metrics["by_method"] = results
-        report(args, task, metrics, predictions[first], started, run_dir)
+        report(args, task, metrics, predictions[metrics["method"]], started, run_dir)
     return metrics
 
 
@@ -204,7 +207,8 @@ def finetuning(args: Namespace, task: PictureTask, world: World) -> FineTuning:
     return FineTuning(
         task,
         seeds(args),
-        make_trainer=partial(make_trainer, args, world, "fine-tuning"),
+        # Only the fine-tuning writes checkpoints, and so it alone is resumed.
+        make_trainer=partial(make_trainer, only_finetuning(args), world, "fine-tuning"),
         max_epochs=args.finetune_epochs,
         batch_size=per_process,
         learning_rate=args.finetune_learning_rate,
@@ -213,6 +217,11 @@ def finetuning(args: Namespace, task: PictureTask, world: World) -> FineTuning:
         resumed=args.resume_from_checkpoint,
         embed=None if test is None else partial(encode, args, task, images=test),
     )
+
+
+def only_finetuning(args: Namespace) -> Namespace:
+    """Return the flags of the fine-tuning without the other methods."""
+    return Namespace(**vars(args) | {"method": ["finetune"]})
 
 
 def read_features(args: Namespace, task: PictureTask) -> tuple[dict[str, Labelled], dict[str, Any]]:
@@ -263,6 +272,17 @@ def measure(args: Namespace, task: PictureTask, predictions: Predictions) -> dic
     metrics |= accuracies("test", task.labels_of("test"), scores["test"], interval_seed=args.seed)
     metrics |= by_class("test", task.labels_of("test"), scores["test"], task.classes)
     return metrics | predictions.chosen
+
+
+def record(
+    args: Namespace, task: PictureTask, results: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
+    """Return everyone's results so far, those of the first method's largest share on top."""
+    asked = args.method[0]
+    method = next((name for name in results if name.startswith(asked)), next(iter(results)))
+    counts = {f"num_{split}": len(rows) for split, rows in task.splits.items()}
+    shown = list(results[method].values())[-1]
+    return counts | {"classes": list(task.classes), "method": method, "by_method": results} | shown
 
 
 def report(

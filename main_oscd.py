@@ -29,13 +29,15 @@ from utils.evaluation import (
     check_resume_flag,
     curve_points,
     input_norm,
+    print_finished,
     seeds,
     summarise,
 )
 from utils.flags import check_positive
 from utils.input_transform import InputTransform, input_transform
-from utils.launch import planned_world
-from utils.report import new_run_dir, provenance, share_dir, write_results
+from utils.launch import check_alone, resolve_gpus
+from utils.report import new_run_dir, provenance, save_results, share_dir, write_results
+from utils.resume import with_flags_of_run
 
 # torch and Lightning take seconds to import: whatever needs them is imported by the function that
 # uses it, so that --help and wrong flags are answered at once.
@@ -97,7 +99,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     add_encoder_args(parser)
     add_evaluation_args(parser)
     add_detector_args(parser)
-    return parser.parse_args(argv)
+    return parser.parse_args(with_flags_of_run(parser, argv, ["save_predictions"]))
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
@@ -118,10 +120,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             repeat(experiment, seed, frac, folder and folder / f"seed={seed}")
             for seed in seeds(args)
         ]
-        results[f"{frac:g}"] = summarise_outcomes(experiment, outcomes)
-    metrics: dict[str, Any] = {"pos_weight": experiment.hyper_parameters["pos_weight"]}
-    metrics |= {f"num_{split}_cities": len(each) for split, each in experiment.cities.items()}
-    metrics |= {**list(results.values())[-1], "by_train_frac": results}
+        results[f"{frac:g}"] = result = summarise_outcomes(experiment, outcomes)
+        metrics = record(experiment, results)
+        print_finished(f"{100 * frac:g} % of the tiles", result)
+        save_results(run_dir, args, metrics, started)
     print_results(metrics)
     maps = (experiment.cities["test"], outcomes[0].probabilities, outcomes[0].threshold)
     if args.save_predictions is not None:
@@ -137,6 +139,13 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     return metrics
 
 
+def record(experiment: Experiment, results: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return the results of all shares so far, those of the largest one on top."""
+    metrics = {f"num_{split}_cities": len(each) for split, each in experiment.cities.items()}
+    metrics |= {"pos_weight": experiment.hyper_parameters["pos_weight"]}
+    return metrics | list(results.values())[-1] | {"by_train_frac": results}
+
+
 def prepare(args: Namespace) -> Experiment:
     """Read encoder and cities, and refuse what cannot work before anything is written."""
     from pytorch_lightning import seed_everything
@@ -145,10 +154,8 @@ def prepare(args: Namespace) -> Experiment:
     from models.backbones import load_encoder
     from utils.checkpoint import check_same_run
 
-    args.num_nodes = args.num_processes = 1
-    num_started = planned_world(args).size
-    if num_started > 1:
-        raise UserError(f"OSCD trains in one process, {num_started} were started: start only one")
+    resolve_gpus(args)
+    check_alone("OSCD")
     seed_everything(args.seed, verbose=False)
     encoder, spec = load_encoder(
         args.backbone_type, args.base_encoder, args.ckpt_path, bands=args.bands
@@ -226,6 +233,7 @@ def repeat(experiment: Experiment, seed: int, frac: float, folder: Path | None) 
     from datasets.oscd_dataset import WholeCities
     from models.change_runs import fit_detector, predict_changes
     from utils.change_scores import THRESHOLDS, count_changes
+    from utils.run_trainer import of_repetition
 
     args, cities = experiment.args, WholeCities(experiment.cities["test"])
     detector = build_detector(experiment, seed, frac)
@@ -234,7 +242,7 @@ def repeat(experiment: Experiment, seed: int, frac: float, folder: Path | None) 
         load_data(experiment, seed, frac),
         trainer_kwargs(args),
         folder=folder,
-        origin=provenance(args),
+        origin=provenance(of_repetition(args, seed, frac)),
         ckpt_path=args.resume_from_checkpoint,
     )
     samples = [cities[index] for index in range(len(cities))]

@@ -25,7 +25,7 @@ from models.pretrain_args import (
     add_training_args,
     check_pretrain_flags,
 )
-from utils.cli import base_parser, check_base_flags, run, share_cores, trainer_kwargs
+from utils.cli import base_parser, check_base_flags, print_next, run, share_cores, trainer_kwargs
 from utils.errors import UserError
 from utils.files import check_exists
 from utils.launch import (
@@ -38,6 +38,7 @@ from utils.launch import (
 from utils.precision import PRECISIONS, auto_precision
 from utils.presets import PRESETS
 from utils.report import provenance, run_dir_of_rank, write_results
+from utils.resume import resumed_run_dir, with_flags_of_run
 from utils.view_args import add_view_args, augment_config, check_view_flags
 
 # torch and Lightning take seconds to import: whatever needs them is imported by the function that
@@ -50,6 +51,12 @@ if TYPE_CHECKING:
     from models.moco2_module import MocoV2
     from models.ssl_online import SSLOnlineEvaluator
     from utils.normalization import InputSpec
+
+# Flags that a resumed run may set to other values: they do not describe what is learned.
+MAY_CHANGE = (
+    *("cache", "compile", "on_bad_patch", "schedule", "save_every_n_epochs", "log_every_n_steps"),
+    *("online_data_dir", "online_max_epochs", "online_val_every_n_epoch"),
+)
 
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
@@ -70,7 +77,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     add_training_args(parser)
     add_launch_args(parser)
     add_online_args(parser)
-    given = parser.parse_given(argv)
+    given = parser.parse_given(with_flags_of_run(parser, argv, MAY_CHANGE))
     parser.set_defaults(**PRESETS[given.get("preset", "seco")])
     return parser.with_defaults(given)
 
@@ -93,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> Trainer:
 
     datamodule = make_datamodule(args, world)
     datamodule.setup("fit")
-    hint = packing_hint(datamodule.dataset, args.data_dir) if world.rank == 0 else None
+    hint = packing_hint(datamodule.dataset.source, args.data_dir) if world.rank == 0 else None
     if hint is not None:
         print(hint, file=sys.stderr)
     # Logging waits for the device, so it is rare; a short run logs every epoch at least.
@@ -108,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> Trainer:
 
     online = make_online_evaluator(args, world, datamodule.input_spec)
     name = f"pretrain-{args.data_mode}-{args.base_encoder}"  # what is learned
-    run_dir = run_dir_of_rank(args, name, world.rank)
+    run_dir = resumed_run_dir(args) or run_dir_of_rank(args, name, world.rank)
     progress = SampleProgress("pre-training")
     callbacks: list[Callback] = [EndTogether(), progress, FiniteLoss(), *online]
     if run_dir is not None:
@@ -237,16 +244,19 @@ def make_trainer(
 ) -> Trainer:
     """Configure Lightning; without a run folder nothing is logged or saved."""
     from pytorch_lightning import Trainer
-    from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
+    from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
+    from utils.run_trainer import csv_logger
+
+    arguments = trainer_kwargs(args) | launch_kwargs(world)
     logger: list[Logger] = []
-    if run_dir is not None:
+    if run_dir is not None:  # loggers write in the first process only: it is known by now
         logger = [
-            CSVLogger(run_dir, name="", version=""),
+            csv_logger(run_dir, args.resume_from_checkpoint),
             TensorBoardLogger(run_dir, name="", version="", default_hp_metric=False),
         ]
     return Trainer(
-        **trainer_kwargs(args) | launch_kwargs(world),
+        **arguments,
         logger=logger or False,
         callbacks=callbacks,
         log_every_n_steps=args.log_every_n_steps,
@@ -260,6 +270,7 @@ def make_trainer(
 
 def finish(args: Namespace, trainer: Trainer, run_dir: Path, started: float) -> None:
     """Draw the curves, write results.json and print the closing lines."""
+    from utils.normalization import PICTURE_BANDS, letters
     from utils.plots import plot_training
 
     plot_training(run_dir / "curves.png", run_dir / "metrics.csv")
@@ -267,6 +278,10 @@ def finish(args: Namespace, trainer: Trainer, run_dir: Path, started: float) -> 
     metrics |= {"epochs": trainer.current_epoch, "steps": trainer.global_step}
     last = run_dir / "checkpoints" / "last.ckpt"
     write_results(run_dir / "results.json", args, metrics, started, last)
+    is_rgb = letters(args.bands) == PICTURE_BANDS or args.data_mode == "moco"
+    labelled = args.online_data_dir or ("EuroSAT_RGB.zip" if is_rgb else "EuroSATallBands.zip")
+    script = "main_eurosat.py"
+    print_next(script, "--data_dir", labelled, "--backbone_type", "pretrain", "--ckpt_path", last)
 
 
 if __name__ == "__main__":

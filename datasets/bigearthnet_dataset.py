@@ -26,7 +26,7 @@ from datasets.bands import ALL_BANDS, check_bands
 from datasets.bigearthnet_index import BigEarthNet, check_presence, find_folder
 from datasets.bigearthnet_labels import IMAGE_SIZE
 from datasets.bigearthnet_writer import write_lmdb
-from utils.cli import run
+from utils.cli import print_next, run
 from utils.cores import available_cores
 from utils.files import check_name
 from utils.flags import Parser, check_not_negative
@@ -102,6 +102,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_presence(listing.names, source)
     write_lmdb(source, listing, args.save_dir, bands, args.num_workers)
     print(f"{args.save_dir}: {len(listing.names):,} patches of {len(bands)} bands")
+    flags = ("--lmdb", "--backbone_type", "random", "--freeze_backbone", "--learning_rate", "1e-3")
+    print_next("main_bigearthnet.py", "--data_dir", args.save_dir, *flags)
 
 
 if __name__ == "__main__":

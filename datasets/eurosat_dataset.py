@@ -34,7 +34,7 @@ from datasets.eurosat_splits import (
     stratified_split,
     write_split,
 )
-from utils.cli import run
+from utils.cli import print_next, run
 from utils.errors import UserError
 from utils.flags import Parser, check_not_negative
 from utils.input_transform import DataSpec, InputTransform
@@ -183,6 +183,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     write_split(args.save_path, dataset.names, splits)
     for split, positions in splits.items():
         print(f"{args.save_path / split}.txt: {len(positions)} images")
+    if len(dataset.spec.bands) == 3:  # pictures, which are pre-trained on without the labels
+        flags = ("--image_list", args.save_path / "train.txt", "--data_mode", "moco")
+        flags += ("--preset", "small_images")
+        print_next("main_pretrain.py", "--data_dir", args.data_dir, *flags)
 
 
 if __name__ == "__main__":

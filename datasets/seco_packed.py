@@ -33,7 +33,7 @@ from datasets.packed_manifest import MANIFEST_NAME, Manifest
 from datasets.packed_store import PackedStore
 from datasets.packing import pack, verify
 from datasets.seco_litdata import StreamedPlaces, address, write_litdata
-from utils.cli import run
+from utils.cli import print_next, run
 from utils.cores import available_cores
 from utils.errors import UserError
 from utils.flags import Parser, check_not_negative
@@ -82,6 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         packed = describe(pack(source, args.save_path, args.num_workers))
     print(f"packed in {time.perf_counter() - started:.0f} s: {packed}")
     print(f"{'chunks' if args.format == 'litdata' else 'store'}: {args.save_path}")
+    print_next("main_pretrain.py", "--data_dir", args.save_path)
 
 
 def describe(manifest: Manifest) -> str:

@@ -1,5 +1,6 @@
 """ResNet encoders without their classifier, and the three sources of their weights."""
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -43,10 +44,10 @@ class Encoder(nn.Sequential):
 def load_encoder(
     source: str,
     name: str | None = None,
-    ckpt_path: Path | None = None,
+    ckpt_path: str | os.PathLike[str] | None = None,
     bands: Sequence[str] | None = None,
 ) -> tuple[Encoder, InputSpec]:
-    """Build an encoder and tell what input it expects.
+    """Build an encoder in eval mode, and the contract of its input.
 
     Args:
         source: One of ``utils.encoder_args.SOURCES``.
@@ -55,14 +56,19 @@ def load_encoder(
         ckpt_path: Any file that ``utils.encoder_file`` reads, for "pretrain" only.
         bands: Channels of a random encoder. Pre-trained ones have their own, and others are a
             ``UserError``; a file that does not name its bands takes these names.
+
+    Returns:
+        The encoder, whose batch norm uses its running statistics until ``train()`` is called, and
+        what it expects as input (``utils.input_transform`` converts to it).
     """
     check_encoder_source(source, ckpt_path, bands)
     if ckpt_path is not None:
-        return _pretrained_encoder(ckpt_path, name, bands)
+        encoder, spec = _pretrained_encoder(Path(ckpt_path), name, bands)
+        return encoder.eval(), spec
     name, bands = name or DEFAULT_ENCODER, tuple(bands or PICTURE_BANDS)
     if source == "imagenet":
-        return _imagenet_encoder(name, bands), InputSpec.of_pictures(bands)
-    return Encoder(name, in_channels=len(bands)), InputSpec.of_pictures(bands)
+        return _imagenet_encoder(name, bands).eval(), InputSpec.of_pictures(bands)
+    return Encoder(name, in_channels=len(bands)).eval(), InputSpec.of_pictures(bands)
 
 
 def _imagenet_encoder(name: str, bands: tuple[str, ...]) -> Encoder:

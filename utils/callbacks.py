@@ -143,6 +143,11 @@ class SaveCheckpoints(Checkpoint):
         if trainer.is_global_zero:
             write_json(self.folder / "arguments.json", self.origin)
 
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Lightning logs the means of an epoch after its checkpoint. A resumed run needs them.
+        for logger in trainer.loggers:
+            logger.save()
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         done = trainer.current_epoch + 1
         trainer.save_checkpoint(self.folder / "last.ckpt", weights_only=False)
@@ -151,12 +156,15 @@ class SaveCheckpoints(Checkpoint):
 
 
 class ViewsPicture(Callback):
-    """Draw the views of the first batch: what the network is asked to tell apart."""
+    """Draw the views of the first batch: what the network is asked to tell apart.
+
+    A resumed run keeps the picture of its first start.
+    """
 
     def __init__(self, path: Path, spec: InputSpec) -> None:
         self.path = path
         self.spec = spec
-        self.is_drawn = False
+        self.is_drawn = path.exists()
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int

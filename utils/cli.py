@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -144,6 +145,11 @@ def run(main: Callable[[], object]) -> None:
         if isinstance(leaving.__context__, KeyboardInterrupt):
             _leave("interrupted", 130)
         raise
+
+
+def print_next(*command: object) -> None:
+    """Print the command that usually comes next, quoted for the shell."""
+    print(f"next: python {shlex.join(map(str, command))}")
 
 
 def _memory_errors() -> tuple[type[Exception], ...]:

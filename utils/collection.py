@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from utils.cli import print_next
 from utils.download import Patience, RemoteFile, fetch
 from utils.extract import extract
 from utils.flags import Parser
@@ -20,6 +21,7 @@ class Collection:
         unpack: Folder to make: names of its archive's pieces in order. Other archives are read as
             they are.
         note: What a user has to know besides.
+        next_command: Script and flags of what usually comes next; "{}" is the folder.
     """
 
     about: str
@@ -27,6 +29,7 @@ class Collection:
     files: tuple[RemoteFile, ...]
     unpack: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     note: str = ""
+    next_command: tuple[str, ...] = ()
 
 
 def download(collection: Collection, folder: Path, patience: Patience | None = None) -> None:
@@ -51,6 +54,8 @@ def download(collection: Collection, folder: Path, patience: Patience | None = N
     print(f"downloaded: {folder}")
     if collection.note:
         print(collection.note)
+    if collection.next_command:
+        print_next(*(part.replace("{}", str(folder)) for part in collection.next_command))
 
 
 def print_list(collections: Mapping[str, Collection]) -> None:

@@ -16,6 +16,11 @@ if TYPE_CHECKING:  # the scripts parse their flags before torch is imported
     from torch import Tensor
 
 _PREDICTION_SUFFIXES = (".npz", ".parquet")
+_HEADLINES = (  # in percent; a result has one of them
+    *("test/accuracy", "val/accuracy_batch_mean", "test/map_micro", "val/map_micro_batch_mean"),
+    "test/f1",
+)
+_TEXT = ("metric", "method", "per seed")  # columns of text, which are aligned on the left
 
 
 def add_evaluation_args(parser: Parser, num_seeds: int = 3) -> None:
@@ -124,13 +129,49 @@ def curve_points(
     return {float(frac): (r[name], r[f"{name}_std"]) for frac, r in results.items()}
 
 
-def format_metric(metrics: dict[str, Any], name: str) -> str:
-    """Return one line for a table: mean, deviation, interval and raw values."""
+def print_table(
+    results: Sequence[tuple[Mapping[str, str], Mapping[str, Any]]], names: Sequence[str]
+) -> None:
+    """Print one table with a line for each metric of each result, in percent.
+
+    Args:
+        results: For each result its cells by column, such as method and labels, and its metrics as
+            ``summarise`` returns them.
+        names: Metrics in the order of the table; a result may lack some of them.
+    """
+    lines = [
+        {"metric": name} | dict(cells) | _metric_cells(metrics, name)
+        for name in names
+        for cells, metrics in results
+        if name in metrics
+    ]
+    columns = list(lines[0])
+    widths = {c: max(len(c), *(len(line[c]) for line in lines)) for c in columns}
+    for line in ({column: column for column in columns}, *lines):
+        cells = [line[c].ljust(widths[c]) if c in _TEXT else line[c].rjust(widths[c]) for c in line]
+        print("  ".join(cells).rstrip())
+
+
+def print_finished(of: str, metrics: Mapping[str, Any]) -> None:
+    """Print the most important metric of one result as soon as it is finished.
+
+    Args:
+        of: What the result is of, such as "linear, 60 labels".
+        metrics: As ``summarise`` returns them.
+    """
+    name = next(name for name in _HEADLINES if name in metrics)
+    print(f"{of}: {name} {metrics[name]:.2f} %", flush=True)
+
+
+def _metric_cells(metrics: Mapping[str, Any], name: str) -> dict[str, str]:
+    """Return mean, deviation, 95 % interval and the values of the seeds as text."""
     std, interval = metrics[f"{name}_std"], metrics.get(f"{name}_interval")
-    spread = "" if std is None else f" +- {std:.2f}"
-    bounds = "" if interval is None else f"  95 % {interval[0]:.2f} .. {interval[1]:.2f}"
-    raw = " ".join(f"{value:.2f}" for value in metrics[f"{name}_per_seed"])
-    return f"{name:28s}{metrics[name]:6.2f}{spread} %{bounds}  ({raw})"
+    return {
+        "mean %": f"{metrics[name]:.2f}",
+        "deviation": "-" if std is None else f"{std:.2f}",
+        "95 % interval": "-" if interval is None else f"{interval[0]:.2f} to {interval[1]:.2f}",
+        "per seed": " ".join(f"{value:.2f}" for value in metrics[f"{name}_per_seed"]),
+    }
 
 
 def save_predictions(

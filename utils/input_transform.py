@@ -53,6 +53,12 @@ class DataSpec:
         """Describe a data set of 8-bit RGB pictures, which are stretched already."""
         return cls(name, PICTURE_BANDS, (0.0,) * 3, (255.0,) * 3, unit="picture")
 
+    @classmethod
+    def of_reflectance(cls, name: str, bands: tuple[str, ...]) -> DataSpec:
+        """Describe uint16 DN of Sentinel-2 bands; its own stretch is that of reflectance 0..1."""
+        count = len(bands)
+        return cls(name, bands, (0.0,) * count, (float(_DN_PER_UNIT),) * count)
+
 
 class InputTransform:
     """The way from stored values to inputs.

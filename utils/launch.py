@@ -104,6 +104,13 @@ def planned_world(args: Namespace) -> World:
     return world
 
 
+def check_alone(name: str) -> None:
+    """Refuse several processes for work that one does."""
+    size = planned_world(Namespace(num_nodes=1, num_processes=1, gpus=0)).size
+    if size > 1:
+        raise UserError(f"{name} trains in one process, but {size} were started: start only one")
+
+
 def _from_torchrun(args: Namespace, asked: World) -> World:
     """Read what torchrun sets; flags may repeat its numbers, not contradict them."""
     names = ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
