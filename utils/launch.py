@@ -209,7 +209,8 @@ def launch_kwargs(world: World) -> dict[str, Any]:
 
     # Lightning advises srun wherever it is installed, in shells as well.
     warnings.filterwarnings("ignore", message="The `srun` command is available")
-    rank_zero_only.rank = world.rank  # Lightning took it from variables that may be left over
+    # Lightning took it from variables that may be left over.
+    rank_zero_only.rank = world.rank  # type: ignore[attr-defined]
     strategy = DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
     return {
         "devices": world.per_node,

@@ -80,7 +80,7 @@ def run_trainer(
     if checkpoints is not None:
         callbacks.append(SaveCheckpoints(checkpoints, origin or {}))
     return Trainer(
-        **arguments | launch_kwargs(world),
+        **{**arguments, **launch_kwargs(world)},
         logger=False if folder is None else csv_logger(folder, resumed),
         callbacks=callbacks,
         enable_checkpointing=checkpoints is not None,
