@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         return {}  # its launcher started more processes than there is work for
     from pytorch_lightning import seed_everything
 
-    seed_everything(args.seed, workers=True, verbose=False)
+    seed_everything(args.seed, verbose=False)
     task, data = load_task(args, world)
     method, cost = make_method(args, task, data.draws, world)
     cost |= {"left_out": data.index.left_out, "classes": list(task.classes)}

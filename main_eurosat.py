@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         return {}  # its launcher started more processes than there is work for
     from pytorch_lightning import seed_everything
 
-    seed_everything(args.seed, workers=True, verbose=False)
+    seed_everything(args.seed, verbose=False)
     task, draws = load_task(args)
     methods, cost = make_methods(args, task, draws, world)
     run_dir = run_dir_of_rank(args, f"eurosat-{args.backbone_type}", world.rank)

@@ -134,7 +134,7 @@ def prepare(args: Namespace) -> World:
         args.precision = "32-true" if is_paper else auto_precision(on_gpu=args.gpus > 0)
     # The threads that read a packed store only copy, a hundredth of the time.
     share_cores(args.gpus, world.per_node, 0 if is_packed(args.data_dir) else args.num_workers)
-    seed_everything(args.seed, workers=True, verbose=False)
+    seed_everything(args.seed, verbose=False)
     return world
 
 
@@ -256,20 +256,19 @@ def make_trainer(
     from pytorch_lightning import Trainer
     from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
-    from utils.checkpoint import WholeCheckpointIO
     from utils.run_trainer import csv_logger
 
+    arguments = trainer_kwargs(args) | launch_kwargs(world)
     logger: list[Logger] = []
-    if run_dir is not None:
+    if run_dir is not None:  # loggers write in the first process only: it is known by now
         logger = [
             csv_logger(run_dir, args.resume_from_checkpoint),
             TensorBoardLogger(run_dir, name="", version="", default_hp_metric=False),
         ]
     return Trainer(
-        **trainer_kwargs(args) | launch_kwargs(world),
+        **arguments,
         logger=logger or False,
         callbacks=callbacks,
-        plugins=[WholeCheckpointIO()],
         log_every_n_steps=args.log_every_n_steps,
         use_distributed_sampler=False,  # ours draws from (seed, epoch)
         enable_progress_bar=False,  # ours counts samples

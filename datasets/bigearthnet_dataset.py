@@ -10,7 +10,6 @@ and metadata.parquet of v2. An interrupted run goes on with the same command.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from copy import copy
@@ -23,6 +22,7 @@ if not __package__:  # started as a script: the root is not on the path yet
 from datasets.bands import ALL_BANDS, check_bands, check_dn
 from datasets.bigearthnet_labels import IMAGE_SIZE
 from utils.cli import print_next, run
+from utils.cores import available_cores
 from utils.files import check_can_write, check_exists
 from utils.flags import Parser, check_not_negative
 from utils.input_transform import InputTransform
@@ -110,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         default=list(ALL_BANDS),
         help="Bands to store; B4 B3 B2 need half of the disk.",
     )
-    add("--num_workers", type=int, default=os.cpu_count() or 1, help="Processes that read.")
+    add("--num_workers", type=int, default=available_cores(), help="Processes that read.")
     args = parser.parse_args(argv)
     check_not_negative(args, "num_workers")
     check_exists("data_dir", args.data_dir)

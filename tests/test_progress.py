@@ -67,6 +67,7 @@ def test_processes_without_a_bar_read_the_scores_as_the_first_one_does() -> None
 def test_of_several_processes_the_first_one_shows_a_bar(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("LOCAL_RANK", "1")  # as Lightning starts the second one
+    monkeypatch.setenv("MASTER_PORT", "29500")
     assert list(progress(range(3), desc="work")) == [0, 1, 2]
     assert capsys.readouterr().err == ""
