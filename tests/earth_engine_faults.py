@@ -15,9 +15,22 @@ from tests.waiting import HANG_S
 Fault = Callable[[Any, bytes, str], None]
 
 
+# google.rpc.Code of each status (cloud.google.com/apis/design/errors).
+_CODES = {
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    429: "RESOURCE_EXHAUSTED",
+    500: "INTERNAL",
+    503: "UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
+}
+
+
 def status(
     code: int,
-    message: str = "it went wrong",
+    message: str = "An internal error has occurred",
     *,
     reason: str = "",
     headers: tuple[tuple[str, str], ...] = (),
@@ -26,7 +39,7 @@ def status(
 
     def answer(handler: Any, body: bytes, kind: str) -> None:
         errors = {"errors": [{"reason": reason, "message": message}]} if reason else {}
-        error = {"code": code, "message": message, "status": "ERROR", **errors}
+        error = {"code": code, "message": message, "status": _CODES.get(code, "UNKNOWN"), **errors}
         handler.answer(code, json.dumps({"error": error}).encode(), headers=headers)
 
     return answer
@@ -87,6 +100,42 @@ def no_fault(handler: Any, body: bytes, kind: str) -> None:
     handler.answer(200, body, kind)
 
 
+def missing(kind: str, asset: str) -> Fault:
+    """Answer as for an asset that is not there, as in Open-ET/openet-ssebop issue 74."""
+    return status(
+        400,
+        f"{kind}.load: {kind} asset '{asset}' not found (does not exist or caller does not have "
+        "access).",
+    )
+
+
+# With HTTP 400: gee-community/geemap issues 1790 and 1092, and the errors of scaling in
+# developers.google.com/earth-engine/guides/debugging.
+TOO_LARGE: dict[str, Fault] = {
+    "timed out": status(400, "Computation timed out."),
+    "memory": status(400, "User memory limit exceeded."),
+    "payload": status(400, "Request payload size exceeds the limit: 10485760 bytes."),
+    "504": status(504, "Deadline exceeded"),
+}
+# developers.google.com/earth-engine/guides/cost_controls
+DAY = status(
+    429,
+    "Your usage exceeded the custom quota for 'earthengine.googleapis.com/daily_eecu_usage_time', "
+    "which is adjustable by your administrator in the Google Cloud console: "
+    "https://console.cloud.google.com/quotas/?project=_.",
+)
+
+
+def quota(limit: str) -> Fault:
+    """Answer as any Google API whose quota is used up (google-gemini/gemini-cli issue 10513)."""
+    return status(
+        429,
+        f"Quota exceeded for quota metric 'Number of read requests' and limit '{limit}' of service "
+        "'earthengine.googleapis.com' for consumer 'project_number:599401802498'.",
+        reason="rateLimitExceeded",
+    )
+
+
 class Held:
     """A fault that answers well, but not before the test allows it.
 
@@ -109,11 +158,14 @@ HTML = b"<html><body>Please log in</body></html>"
 # After these a repeat works.
 PASSING: dict[str, Fault] = {
     "429": status(429, "Too many concurrent aggregations."),
-    "429 with Retry-After": status(429, "Quota exceeded", headers=(("Retry-After", "0"),)),
+    "429 with Retry-After": status(
+        429, "Too many concurrent aggregations.", headers=(("Retry-After", "0"),)
+    ),
+    "429 of a minute": quota("Number of read requests per minute per user"),
     "500": status(500),
     "503": status(503),
     "502 with a page": content(HTML, code=502),
-    "403 for the rate": status(403, "Quota exceeded", reason="rateLimitExceeded"),
+    "403 for the rate": status(403, "Rate Limit Exceeded", reason="rateLimitExceeded"),
     "reset": reset,
     "cut": cut,
     "cut in chunks": cut_chunked,

@@ -32,7 +32,8 @@ class EarthEngineServer(ThreadingHTTPServer):
     """Answers as Earth Engine does, as far as the collector asks.
 
     Attributes:
-        requests: How often each kind was asked: "search", "read", or another path.
+        requests: How often each kind was asked: "search", "check", "read", or another path.
+        search_fault: Returns how a search fails always, of its expression and number of places.
         reads: How often each (asset, left, top) was read.
         tags: Workload tags that came.
         faults: Of the next requests by kind, before those of ``fault_plan``.
@@ -65,7 +66,9 @@ class EarthEngineServer(ThreadingHTTPServer):
         self.evaluator = Evaluator(self.catalogue, other_zones=not is_cheap, remembers=is_cheap)
         self.latency_s = latency_s
         self.fault_plan = fault_plan or FaultPlan(0)
-        self.faults: dict[str, deque[Fault]] = {"search": deque(), "read": deque()}
+        kinds = ("search", "check", "read")
+        self.faults: dict[str, deque[Fault]] = {kind: deque() for kind in kinds}
+        self.search_fault: Callable[[str, int], Fault | None] = lambda expression, count: None
         self.most_at_a_time = most_at_a_time
         self.headers: tuple[tuple[str, str], ...] = ()
         self.requests: Counter[str] = Counter()
@@ -122,7 +125,10 @@ class EarthEngineServer(ThreadingHTTPServer):
             )
         granule = self.catalogue.find(asset.removeprefix(f"{S2}/"))
         if granule is None or grid["crsCode"] != f"EPSG:{granule.epsg}":
-            raise LookupError(f"Image.load: Image asset '{asset}' not found.")
+            raise LookupError(
+                f"Image.load: Image asset '{asset}' not found (does not exist or caller does not "
+                "have access)."
+            )
         key = (width, height, *bands)
         if self._is_cheap and key in self._cached:
             return self._cached[key]
@@ -190,7 +196,9 @@ class _Handler(BaseHTTPRequestHandler):
                 self.server.requests[path] += 1
             self.answer(200, json.dumps(token).encode())
             return
-        kind = "search" if path.endswith("/value:compute") else "read"
+        kind = "read"
+        if path.endswith("/value:compute"):  # a search measures pixels
+            kind = "search" if b"Image.reduceRegion" in body else "check"
         with self.server.lock:
             self.server.requests[kind] += 1
         with self.server.counted() as count:
@@ -206,7 +214,7 @@ class _Handler(BaseHTTPRequestHandler):
             return partial(status(429, "Too many concurrent aggregations."), self, b"", "")
         self.server.tags.add(request.get("workloadTag", ""))
         try:
-            if kind == "search":
+            if kind != "read":
                 value = self.server.evaluator.evaluate(request["expression"])
                 body, mime = json.dumps({"result": value}).encode(), "application/json"
             else:
@@ -217,6 +225,9 @@ class _Handler(BaseHTTPRequestHandler):
         except LookupError as error:
             return partial(status(404 if kind == "read" else 400, str(error)), self, b"", "")
         fault = self.server.next_fault(kind)
+        if kind == "search":
+            expression = json.dumps(request["expression"])
+            fault = fault or self.server.search_fault(expression, len(value))
         if fault is not None:
             return partial(fault, self, body, mime)
         return partial(self.answer, 200, body, mime)

@@ -221,8 +221,8 @@ def test_an_incomplete_ending_tells_what_failed(
     refused = sum(record.outcome == "refused" for record in records)
     assert len(records) == 90  # with all spares
     assert ending.kind == "incomplete"
-    assert "30 places have no clear scenes or were refused and no spare" in ending.reason
-    assert f"{refused} refused)" in ending.reason
+    assert "30 places were refused and no spare is left" in ending.reason
+    assert f"({refused} refused;" in ending.reason
 
 
 def test_a_retry_of_a_complete_collection_asks_for_nothing(tmp_path: Path) -> None:

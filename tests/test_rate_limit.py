@@ -6,6 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -104,7 +105,7 @@ def test_the_limit_never_exceeds_its_bounds(clock: Clock) -> None:
     assert limit.limit == 3
     for second in range(10):
         clock.now = float(second)
-        limit.exceeded(began=second, wait_s=0)
+        limit.exceeded(began=second)
     assert limit.limit == 1
 
 
@@ -112,24 +113,24 @@ def test_refusals_of_one_round_halve_the_limit_once(clock: Clock) -> None:
     limit = new_limit(clock, max_in_flight=40)
     clock.now = 5
     for began in (1.0, 3.0, 4.9, 5.0):
-        limit.exceeded(began, wait_s=0)
+        limit.exceeded(began)
     assert limit.limit == 20
     clock.now = 7
-    limit.exceeded(began=5.1, wait_s=0)
+    limit.exceeded(began=5.1)
     assert limit.limit == 10
 
 
 def test_all_wait_as_long_as_the_service_asks(clock: Clock) -> None:
     limit = new_limit(clock)
-    limit.exceeded(began=0, wait_s=30)
-    limit.exceeded(began=0, wait_s=2)  # does not shorten it
+    limit.pause(30)
+    limit.pause(2)  # does not shorten it
     assert begin(limit) == 30
 
 
 def test_a_lowered_limit_holds_for_those_that_wait(clock: Clock) -> None:
     limit = new_limit(clock, max_in_flight=2)
     with limit.slot():
-        limit.exceeded(began=0, wait_s=0)
+        limit.exceeded(began=0)
         with pytest.raises(AssertionError, match="waits forever"), limit.slot():
             pass
     begin(limit)
@@ -225,12 +226,32 @@ def test_only_quota_errors_lower_the_limit(clock: Clock, is_quota: bool, limit: 
     assert requester.limit.limit == limit
 
 
-def test_a_quota_error_pauses_the_other_requests(clock: Clock) -> None:
+@pytest.mark.parametrize("is_quota", [True, False])
+def test_a_pause_that_the_service_asks_for_holds_all_requests(clock: Clock, is_quota: bool) -> None:
+    """Retry-After comes with 503 as with 429 (RFC 9110, section 10.2.3)."""
     requester = Requester(new_limit(clock), budget_s=10)
     with pytest.raises(Transient):
-        requester.call(failing(Transient("no", wait_s=60, is_quota=True)))
+        requester.call(failing(Transient("no", wait_s=60, is_quota=is_quota)))
     requester.call(failing())
     assert clock.now == 60
+
+
+def test_what_is_too_large_is_not_repeated(clock: Clock) -> None:
+    requester = Requester(new_limit(clock))
+    with pytest.raises(Transient, match="timed out"):
+        requester.call(failing(Transient("timed out", is_too_large=True)))
+    assert requester.statistics.requests == 1
+    assert (clock.now, requester.statistics.errors) == (0, {"timed out": 1})
+
+
+@pytest.mark.parametrize("traits", [{}, {"is_quota": True}, {"wait_s": 99}])
+def test_what_fails_until_the_budget_is_used_up_may_be_too_large(
+    clock: Clock, traits: dict[str, Any]
+) -> None:
+    requester = Requester(new_limit(clock), budget_s=50)
+    with pytest.raises(Transient) as caught:
+        requester.call(failing(*[Transient("HTTP 500", **traits)] * 999))
+    assert caught.value.is_too_large == (not traits)
 
 
 def test_success_raises_the_limit(clock: Clock) -> None:
@@ -250,7 +271,7 @@ def test_other_errors_are_not_repeated(clock: Clock) -> None:
 
 def test_latencies_do_not_count_the_waiting(clock: Clock) -> None:
     requester = Requester(new_limit(clock, max_rate=0.1), base_wait_s=5)
-    requester.limit.exceeded(began=0, wait_s=50)
+    requester.limit.pause(50)
     requester.call(failing(clock=clock, takes_s=0.25))
     assert list(requester.statistics.latencies_s) == [0.25]
 

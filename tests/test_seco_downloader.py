@@ -18,7 +18,7 @@ from datasets import seco_downloader
 from datasets.collect_journal import read_journals
 from datasets.collect_plan import read_plan
 from tests.earth_engine_catalogue import Catalogue
-from tests.earth_engine_faults import FaultPlan, Held, content, no_fault, status
+from tests.earth_engine_faults import DAY, FaultPlan, Held, content, no_fault, status
 from tests.earth_engine_server import EarthEngineServer, earth_engine
 from tests.test_collect_fetch import tree
 from tests.waiting import HANG_S, wait_until
@@ -156,7 +156,7 @@ def test_the_process_stops_on_a_signal_and_goes_on(undisturbed: Path, tmp_path: 
         out, _ = again.communicate(timeout=HANG_S)
 
     assert process.returncode == 75, error
-    assert "SIGTERM came; the same command goes on" in error
+    assert "SIGTERM came; the same command resumes it" in error
     assert (again.returncode, out) == (0, f"complete: 12 places in {tmp_path / 'c'}\n")
     assert tree(tmp_path / "c") == tree(undisturbed)
 
@@ -269,7 +269,7 @@ def test_requests_per_image_are_few(tmp_path: Path) -> None:
 STOPS = {
     "401": (status(401, "Request had invalid authentication credentials."), 2, "credentials"),
     "403": (status(403, "Permission denied."), 2, "--project"),
-    "month": (status(429, "EECU-hours per month are used up."), 75, "quota of the month"),
+    "day": (DAY, 75, "quota of the day"),
     "page": (content(b"<html>", "text/html"), 75, "not those of the service"),
 }
 
@@ -340,7 +340,7 @@ def test_without_a_server_the_address_is_named(
 ) -> None:
     argv = ["--save_path", str(tmp_path / "c"), *PLAN, "--ee_url", "http://127.0.0.1:9"]
     argv += ["--give_up_after", "0.2"]
-    assert collect(argv) == 2
+    assert collect(argv) == 75
     assert "does not answer at http://127.0.0.1:9" in capsys.readouterr().err
 
 
