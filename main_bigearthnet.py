@@ -67,6 +67,7 @@ from utils.multi_label import (
     print_results,
     write_pictures,
 )
+from utils.precision import resolve_precision
 from utils.report import run_dir_of_rank, share_dir, write_results
 from utils.run_trainer import make_trainer
 
@@ -135,6 +136,7 @@ def check_flags(args: Namespace) -> None:
 def plan_processes(args: Namespace) -> World:
     """Tell which process this is; a probe on cached features has work for one."""
     world = planned_world(args)
+    resolve_precision(args, world.rank)
     if world.size > 1 and world.rank == 0 and args.freeze_backbone:
         print("a frozen encoder's features are computed once, on one device", file=sys.stderr)
     share_cores(args.gpus, 1 if args.freeze_backbone else world.per_node, 0)

@@ -67,6 +67,7 @@ from utils.launch import (
     planned_world,
 )
 from utils.metrics import batch_mean
+from utils.precision import resolve_precision
 from utils.report import run_dir_of_rank, share_dir, write_results
 from utils.run_trainer import make_trainer
 from utils.subset import stratified_subset
@@ -148,6 +149,7 @@ def check_flags(args: Namespace) -> None:
 def plan_processes(args: Namespace) -> World:
     """Tell which process this is; only fine-tuning has work for several."""
     world = planned_world(args)
+    resolve_precision(args, world.rank)
     if world.size > 1 and world.rank == 0 and set(args.method) != {"finetune"}:
         print("probes run on one device: only finetune uses the others", file=sys.stderr)
     share_cores(args.gpus, world.per_node if "finetune" in args.method else 1, 0)

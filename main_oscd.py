@@ -50,6 +50,7 @@ from utils.evaluation import (
 )
 from utils.input_transform import InputTransform, input_transform
 from utils.plots import plot_label_curve
+from utils.precision import resolve_precision
 from utils.report import new_run_dir, provenance, share_dir, write_results
 
 MIN_PATCH_SIZE = 32  # pixels: 32 of them are one of the coarsest level
@@ -148,6 +149,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 def prepare(args: Namespace) -> Experiment:
     """Read encoder and cities, and refuse what cannot work before anything is written."""
+    resolve_precision(args)
     seed_everything(args.seed, workers=True, verbose=False)
     encoder, spec = load_encoder(
         args.backbone_type, args.base_encoder, args.ckpt_path, bands=args.bands

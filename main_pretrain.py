@@ -49,7 +49,7 @@ from utils.launch import (
 )
 from utils.normalization import InputSpec
 from utils.plots import plot_training
-from utils.precision import PRECISIONS, auto_precision
+from utils.precision import resolve_precision
 from utils.presets import PRESETS
 from utils.report import provenance, run_dir_of_rank, write_results
 from utils.view_args import add_view_args, augment_config, check_view_flags
@@ -62,7 +62,6 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
         max_epochs=200,
         batch_size=256,
         learning_rate=0.03,
-        precisions=("auto", *PRECISIONS),
     )
     add_launch_args(parser)
     _add_data_args(parser)
@@ -146,9 +145,7 @@ def prepare(args: Namespace) -> World:
     """Check and resolve the flags, share the cores, seed all generators."""
     check_flags(args)
     world = planned_world(args)
-    if args.precision == "auto":
-        is_paper = args.protocol == "paper"
-        args.precision = "32-true" if is_paper else auto_precision(on_gpu=args.gpus > 0)
+    resolve_precision(args, world.rank)
     # The threads that read a packed store only copy, a hundredth of the time.
     share_cores(args.gpus, world.per_node, 0 if is_packed(args.data_dir) else args.num_workers)
     seed_everything(args.seed, workers=True, verbose=False)

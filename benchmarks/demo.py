@@ -26,7 +26,7 @@ NUM_PLACES, NUM_DATES, PATCH_SIZE = 1000, 5, 64
 IMAGES_PER_CLASS = 300  # 180 to train, 60 for validation, 60 to test
 FEW_LABELS = 10
 PRETRAIN_FLAGS = (
-    *("--data_mode", "seco", "--base_encoder", "resnet18", "--precision", "bf16-mixed"),
+    *("--data_mode", "seco", "--base_encoder", "resnet18"),
     *("--crop_size", "48", "--crop_scale", "0.3", "1", "--rotate", "--blur_prob", "0"),
     # The queue is shorter than the world: a place must not meet its own key of the last epoch.
     *("--batch_size", "32", "--num_negatives", "256"),
@@ -94,7 +94,7 @@ def probe(
 ) -> dict[str, float]:
     """Run main_eurosat.py and return mean and deviation of its test accuracy, in percent."""
     flags = ["--data_dir", run_dir / "eurosat", "--log_dir", run_dir, "--seed", args.seed]
-    flags += ["--backbone_type", backbone, "--precision", "bf16-mixed"]
+    flags += ["--backbone_type", backbone]
     if backbone == "pretrain":
         flags += ["--ckpt_path", checkpoint]
     if labels is not None:

@@ -24,7 +24,7 @@ from utils.plots import save_figure
 from utils.report import new_run_dir, write_results
 
 ENCODERS = ("random", "pretrain")
-COMMON = ("--precision", "bf16-mixed", "--num_workers", "1", "--gpus", "0")
+COMMON = ("--num_workers", "1", "--gpus", "0")
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from benchmarks.timing import Measure, clock, rate
 from datasets.packed_store import PackedStore
 from models.moco2_module import MocoV2
 from utils.augment import Augment, AugmentConfig
-from utils.precision import PRECISIONS
+from utils.precision import autocast_type
 from utils.random import sample_keys
 
 Views = tuple[Tensor, list[Tensor]]
@@ -52,7 +52,7 @@ class TrainPlan:
     @property
     def autocast(self) -> torch.dtype | None:
         """Type of the arithmetic, None for float32."""
-        return PRECISIONS[self.precision]
+        return autocast_type(self.precision)
 
     def flags(self, base_encoder: str) -> list[str]:
         """Return the flags of main_pretrain.py that train like this."""

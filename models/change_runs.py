@@ -11,7 +11,7 @@ from torch import Tensor
 
 from models.change_detector import ChangeDetector
 from utils.checkpoint import WholeCheckpointIO
-from utils.precision import PRECISIONS
+from utils.precision import autocast_type
 from utils.run_trainer import run_trainer
 
 
@@ -76,7 +76,7 @@ def predict_changes(
     Returns:
         float32 on the CPU, shape (H, W) each.
     """
-    dtype = PRECISIONS[precision]
+    dtype = autocast_type(precision)
     detector = detector.to(device).eval()
     with torch.autocast(device.type, dtype, enabled=dtype is not None):
         return [

@@ -13,7 +13,7 @@ from models.backbones import Encoder
 from utils.errors import UserError
 from utils.files import written_whole
 from utils.input_transform import InputTransform
-from utils.precision import PRECISIONS
+from utils.precision import autocast_type
 from utils.progress import progress
 
 
@@ -39,7 +39,7 @@ def extract_features(
     Returns:
         float32 on the CPU, shape (N, encoder.num_features).
     """
-    dtype = PRECISIONS[precision]
+    dtype = autocast_type(precision)
     encoder = encoder.to(device).to(memory_format=torch.channels_last).eval()
     features = torch.empty(count, encoder.num_features)
     done = 0
@@ -70,7 +70,9 @@ def feature_key(
     for name, tensor in encoder.state_dict().items():
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(memoryview(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy()))
-    contract = json.dumps([transform.fingerprint(), data_fingerprint, str(PRECISIONS[precision])])
+    contract = json.dumps(
+        [transform.fingerprint(), data_fingerprint, str(autocast_type(precision))]
+    )
     digest.update(contract.encode())
     return digest.hexdigest()
 

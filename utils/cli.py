@@ -11,7 +11,7 @@ import threading
 import time
 import warnings
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -32,6 +32,7 @@ _PATH_ERRORS = {
 # Time for the launcher to end a process that fails only because another one did.
 GRACE_S = 5.0
 LARGEST_COUNT = 2**32  # of samples, epochs, pixels; and what NumPy takes for a seed
+PRECISION_HELP = "of the arithmetic; auto: bf16 where the device computes in it, else 32-bit floats"
 PROTOCOL_HELP = "paper restores the choices of the original, see docs/differences.md"
 
 
@@ -51,12 +52,8 @@ def base_parser(
     max_epochs: int,
     batch_size: int,
     learning_rate: float,
-    precisions: Sequence[str] = tuple(PRECISIONS),
 ) -> ArgumentParser:
-    """Create a parser with the flags of every entry script; only defaults differ.
-
-    ``precisions`` are the choices of ``--precision``, the default first.
-    """
+    """Create a parser with the flags of every entry script; only defaults differ."""
     parser = ArgumentParser(
         description=description, formatter_class=HelpFormatter, allow_abbrev=False
     )
@@ -68,7 +65,7 @@ def base_parser(
     add("--max_epochs", type=int, default=max_epochs, help="passes over the training set")
     add("--gpus", type=int, default=min(1, torch.cuda.device_count()), help="0 runs on the CPU")
     add("--accelerator", choices=["dp", "ddp"], help="spelling of 2021, both run as ddp")
-    add("--precision", choices=precisions, default=precisions[0], help="of the arithmetic")
+    add("--precision", choices=["auto", *PRECISIONS], default="auto", help=PRECISION_HELP)
     add("--protocol", choices=["corrected", "paper"], default="corrected", help=PROTOCOL_HELP)
     add("--resume_from_checkpoint", type=Path, help="checkpoint of the run to continue")
     add("--log_dir", type=Path, default=Path("logs"), help="where runs write their folder")
