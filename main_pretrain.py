@@ -130,13 +130,18 @@ def main(argv: Sequence[str] | None = None) -> Trainer:
     callbacks: list[Callback] = [EndTogether(), progress, FiniteLoss(), *online]
     if run_dir is not None:
         datamodule.log_dir = run_dir if world.rank == 0 else None
-        callbacks.append(ViewsPicture(run_dir / "views.png", datamodule.input_spec))
+        labels = datamodule.mode.view_labels
+        callbacks.append(
+            ViewsPicture(run_dir / "views.png", datamodule.input_spec, labels, datamodule.dates)
+        )
         callbacks.append(
             SaveCheckpoints(run_dir / "checkpoints", provenance(args), args.save_every_n_epochs)
         )
     trainer = make_trainer(args, world, callbacks, run_dir)
     trainer.fit(model, datamodule, ckpt_path=args.resume_from_checkpoint)
     if run_dir is not None and trainer.is_global_zero:
+        spaces = datamodule.mode.space_names
+        plot_training(run_dir / "curves.png", run_dir / "metrics.csv", spaces)
         finish(args, trainer, run_dir, started)
     return trainer
 
@@ -266,8 +271,7 @@ def make_trainer(
 
 
 def finish(args: Namespace, trainer: Trainer, run_dir: Path, started: float) -> None:
-    """Draw the curves, write results.json and print the closing lines."""
-    plot_training(run_dir / "curves.png", run_dir / "metrics.csv")
+    """Write results.json and print the closing lines."""
     metrics = {name: float(value) for name, value in trainer.logged_metrics.items()}
     metrics |= {"epochs": trainer.current_epoch, "steps": trainer.global_step}
     last = run_dir / "checkpoints" / "last.ckpt"
