@@ -171,7 +171,8 @@ def places(seco_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_processes_train_and_leave_one_folder(places: Path, tmp_path: Path) -> None:
     done = pretrain(places, tmp_path, "--max_epochs", "1")
     assert done.returncode == 0, done.stderr
-    assert [line.split(":")[0] for line in done.stdout.splitlines()] == ["checkpoint", "results"]
+    names = [line.split(":")[0] for line in done.stdout.splitlines()]
+    assert names == ["precision", "checkpoint", "results"]
     (run_dir,) = tmp_path.glob("pretrain-*/*")
     assert run_dir.name == "version_0"
     files = {path.name for path in run_dir.rglob("*")}
