@@ -187,7 +187,7 @@ def test_torchrun_takes_the_same_steps_and_a_resumed_run_too(places: Path, tmp_p
     epochs = ["--max_epochs", "2", "--save_every_n_epochs", "1"]
     done = pretrain(places, tmp_path / "torchrun", *epochs, launcher=TORCHRUN)
     assert done.returncode == 0, done.stderr
-    assert len(done.stdout.splitlines()) == 2
+    assert len(done.stdout.splitlines()) == 3
     (first,) = (tmp_path / "torchrun").rglob("epoch=1.ckpt")
     resume = ["--resume_from_checkpoint", str(first)]
     for log_dir, more in ((tmp_path / "lightning", []), (tmp_path / "resumed", resume)):
