@@ -1,10 +1,13 @@
-# make setup | demo | table | bench | test | test-all | lint
+# make help lists the targets
 VENV ?= .venv
 PYTHON := $(VENV)/bin/python
 
-.PHONY: setup demo table bench test test-all lint format
+.PHONY: help setup demo table bench test test-all lint format
 
-setup: $(VENV)/.installed
+help: ## list these targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.installed ## install all requirements into .venv
 
 # uv is only the faster installer; it lives in the environment that it fills.
 $(VENV)/.installed: requirements.txt requirements-dev.txt
@@ -14,26 +17,26 @@ $(VENV)/.installed: requirements.txt requirements-dev.txt
 	$(PYTHON) -m uv pip install --quiet --python $(PYTHON) -r requirements.txt -r requirements-dev.txt
 	touch $@
 
-demo: setup
+demo: setup ## the whole method on a miniature Earth, in minutes, without data or GPU
 	$(PYTHON) -m benchmarks.demo
 
-table: setup
+table: setup ## all three evaluations by both protocols on the miniature Earth
 	$(PYTHON) -m benchmarks.table
 
-bench: setup
+bench: setup ## how fast reading, augmentation and training are here
 	$(PYTHON) -m benchmarks.throughput --quick
 
-test: setup
+test: setup ## the fast tests
 	$(PYTHON) -m pytest -n 2 --dist worksteal
 
-test-all: setup
+test-all: setup ## all tests, also those that take minutes each
 	$(PYTHON) -m pytest -m "slow or not slow"
 
-lint: setup
+lint: setup ## ruff and mypy
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
 
-format: setup
+format: setup ## let ruff fix and format the code
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .

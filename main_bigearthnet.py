@@ -16,60 +16,48 @@ python main_bigearthnet.py --gpus 4 --accelerator dp --batch_size 1024 \
   --backbone_type pretrain --ckpt_path checkpoints/seco_resnet18_1m.ckpt
 """
 
+from __future__ import annotations
+
 import sys
 import time
 from argparse import Namespace
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-import torch
-from pytorch_lightning import seed_everything
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from datasets.bigearthnet_bands import BIGEARTHNET_SPEC
-from datasets.bigearthnet_datamodule import BigEarthNetDataModule, draw_splits
-from datasets.bigearthnet_dataset import IMAGE_SIZE
-from datasets.bigearthnet_index import open_bigearthnet
-from datasets.bigearthnet_labels import CLASS_NAMES
-from models.backbones import Encoder, add_backbone_args, load_encoder
-from models.finetuning import FineTuning
-from models.label_task import LabelTask, Pictures, map_micro, probe_each
-from models.probes import Labelled, Method, Predictions
-from utils.cli import (
-    base_parser,
-    check_base_flags,
-    check_positive,
-    run,
-    share_cores,
-)
+from datasets.bigearthnet_labels import add_bigearthnet_args
+from models.probe_args import add_label_args
+from utils.cli import base_parser, check_base_flags, run, share_cores
+from utils.encoder_args import add_encoder_args, add_feature_args, check_encoder_flags
 from utils.evaluation import (
     add_evaluation_args,
     check_evaluation_flags,
     check_full_batch,
     check_resume_flag,
     input_norm,
+    print_finished,
     save_predictions,
     seeds,
 )
+from utils.flags import check_positive
 from utils.input_transform import input_transform
-from utils.launch import (
-    World,
-    add_launch_args,
-    batch_size_per_process,
-    planned_world,
-)
-from utils.multi_label import (
-    batch_mean_of_micro,
-    label_metrics,
-    per_class_precision,
-    print_results,
-    write_pictures,
-)
+from utils.launch import World, add_launch_args, batch_size_per_process, planned_world
 from utils.precision import resolve_precision
-from utils.report import run_dir_of_rank, share_dir, write_results
-from utils.run_trainer import make_trainer
+from utils.report import run_dir_of_rank, save_results, share_dir, write_results
+from utils.resume import with_flags_of_run
+
+# torch and Lightning take seconds to import: whatever needs them is imported by the function that
+# uses it, so that --help and wrong flags are answered at once.
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from datasets.bigearthnet_datamodule import BigEarthNetDataModule
+    from models.backbones import Encoder
+    from models.finetuning import FineTuning
+    from models.label_task import LabelTask, Pictures
+    from models.probes import Labelled, Method, Predictions
 
 TRAINING: dict[str, dict[str, Any]] = {  # of each protocol
     "corrected": {"select_epoch": True, "drop_last": False},
@@ -80,17 +68,14 @@ TRAINING: dict[str, dict[str, Any]] = {  # of each protocol
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     """Read the command line, or ``argv`` in tests."""
     parser = base_parser(__doc__, max_epochs=100, batch_size=256, learning_rate=1e-5)
-    add_backbone_args(parser)
+    add_encoder_args(parser)
+    add_feature_args(parser)
     add_evaluation_args(parser)
     add_launch_args(parser)
-    add = parser.add_argument
-    add("--lmdb", action="store_true", help="read what datasets/bigearthnet_dataset.py writes")
-    add("--freeze_backbone", action="store_true", help="linear probe; the original's rate is 1e-3")
-    add("--milestones", type=int, nargs="*", default=[60, 80], help="epochs; rate x0.1 after each")
-    add("--num_classes", type=int, choices=CLASS_NAMES, default=19, help="43: of version 1 only")
-    add("--image_size", type=int, default=IMAGE_SIZE, help="side of the pictures in pixels")
-    add("--feature_batch_size", type=int, default=128, help="images per step through the encoder")
-    return parser.parse_args(argv)
+    add_bigearthnet_args(parser)
+    add_label_args(parser)
+    may_change = ("lmdb", "feature_batch_size", "save_predictions")
+    return parser.parse_args(with_flags_of_run(parser, argv, may_change))
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
@@ -101,26 +86,29 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     world = plan_processes(args)
     if world.rank > 0 and args.freeze_backbone:
         return {}  # its launcher started more processes than there is work for
+    from pytorch_lightning import seed_everything
+
     seed_everything(args.seed, workers=True, verbose=False)
     task, data = load_task(args, world)
-    method, metrics = make_method(args, task, data.draws, world)
+    method, cost = make_method(args, task, data.draws, world)
+    cost |= {"left_out": data.index.left_out, "classes": list(task.classes)}
     mode = "probe" if args.freeze_backbone else "finetune"
     run_dir = run_dir_of_rank(args, f"bigearthnet-{mode}-{args.backbone_type}", world.rank)
     results: dict[str, dict[str, Any]] = {}
+    metrics: dict[str, Any] = {}
     for frac, rows in data.draws.items():
         began = time.perf_counter()
         of_run = {"frac": frac, "folder": share_dir(run_dir, frac, len(data.draws))}
         predictions = method(rows, **({} if args.freeze_backbone else of_run))
         seconds = round(time.perf_counter() - began, 2)
         if world.rank == 0:
-            results[f"{frac:g}"] = measure(args, task, predictions) | {
-                "num_labelled": len(rows[0]),
-                "seconds_training": seconds,
-            }
+            result = measure(args, task, predictions)
+            result |= {"num_labelled": len(rows[0]), "seconds_training": seconds}
+            results[f"{frac:g}"] = result
+            metrics = cost | record(args, task, results)
+            print_finished(f"{len(rows[0]):,} labels", result)
+            save_results(run_dir, args, metrics, started)
     if world.rank == 0:
-        metrics |= {f"num_{split}": len(targets) for split, targets in task.targets.items()}
-        metrics |= {"left_out": data.index.left_out, "classes": list(task.classes)}
-        metrics |= {**list(results.values())[-1], "by_train_frac": results}  # the largest share
         report(args, task, metrics, predictions, started, run_dir)
     return metrics
 
@@ -128,6 +116,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 def check_flags(args: Namespace) -> None:
     """Refuse flags that cannot be met, before anything is read."""
     check_base_flags(args)
+    check_encoder_flags(args)
     check_evaluation_flags(args)
     check_positive(args, "image_size", "feature_batch_size")
     check_resume_flag(args, writes_checkpoints=not args.freeze_backbone)
@@ -145,6 +134,11 @@ def plan_processes(args: Namespace) -> World:
 
 def load_task(args: Namespace, world: World) -> tuple[LabelTask, BigEarthNetDataModule]:
     """Load encoder and data set, and draw the labelled patches."""
+    from datasets.bigearthnet_datamodule import draw_splits
+    from datasets.bigearthnet_index import open_bigearthnet
+    from models.backbones import load_encoder
+    from models.label_task import LabelTask
+
     paper = args.protocol == "paper"
     encoder, spec = load_encoder(args.backbone_type, args.base_encoder, args.ckpt_path, args.bands)
     transform = input_transform(spec, BIGEARTHNET_SPEC, input_norm(args))
@@ -186,6 +180,10 @@ def make_method(
         tuning = finetuning(args, task, world)
         tuning.check_resumable(draws)
         return tuning, {}
+    import torch
+
+    from models.label_task import probe_each
+
     needed = torch.cat([rows for each in draws.values() for rows in each]).unique()
     data, cost = read_features(args, task, needed)
 
@@ -208,6 +206,10 @@ def make_method(
 
 def finetuning(args: Namespace, task: LabelTask, world: World) -> FineTuning:
     """Bind the flags of the fine-tuning."""
+    from models.finetuning import FineTuning
+    from models.label_task import map_micro
+    from utils.run_trainer import make_trainer
+
     shown = task.pictures(task.held_out[-1])
     every = 10 if args.protocol == "paper" else 1
     embeds = args.save_predictions is not None and world.rank == 0
@@ -235,6 +237,10 @@ def read_features(
     args: Namespace, task: LabelTask, needed: Tensor
 ) -> tuple[dict[str, Labelled], dict[str, Any]]:
     """Return features and labels of the train rows that are needed and of the other splits."""
+    import torch
+
+    from models.probes import Labelled
+
     began = time.perf_counter()
     data, were_cached = {}, []
     for split, targets in task.targets.items():
@@ -250,6 +256,8 @@ def encode(
     args: Namespace, task: LabelTask, pictures: Pictures, encoder: Encoder | None = None
 ) -> tuple[Tensor, bool]:
     """Compute features of pictures, (N, D), by the task's encoder unless another one is given."""
+    import torch
+
     is_cached = encoder is None and not args.debug
     return task.features(
         pictures,
@@ -264,6 +272,8 @@ def encode(
 
 def measure(args: Namespace, task: LabelTask, predictions: Predictions) -> dict[str, Any]:
     """Return percentages on val and test, or the original's mean over batches of val."""
+    from utils.multi_label import batch_mean_of_micro, label_metrics, per_class_precision
+
     targets, scores = task.targets, predictions.scores
     if args.protocol == "paper":
         return batch_mean_of_micro(targets["val"], scores["val"], args.batch_size)
@@ -271,6 +281,13 @@ def measure(args: Namespace, task: LabelTask, predictions: Predictions) -> dict[
     metrics |= label_metrics("test", targets["test"], scores["test"], interval_seed=args.seed)
     metrics |= per_class_precision("test", targets["test"], scores["test"], task.classes)
     return metrics | predictions.chosen
+
+
+def record(args: Namespace, task: LabelTask, results: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return the results of all shares so far, those of the largest one on top."""
+    metrics = {f"num_{split}": len(targets) for split, targets in task.targets.items()}
+    metrics |= {"method": "linear" if args.freeze_backbone else "finetune"}
+    return metrics | list(results.values())[-1] | {"by_train_frac": results}
 
 
 def report(
@@ -282,6 +299,8 @@ def report(
     run_dir: Path | None,
 ) -> None:
     """Print the results, and write those files that the flags ask for."""
+    from utils.multi_label import print_results, write_pictures
+
     print_results(metrics)
     split = task.held_out[-1]  # test, if it was scored
     if args.save_predictions is not None:

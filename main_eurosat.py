@@ -11,43 +11,20 @@ python main_eurosat.py --data_dir EuroSAT_RGB.zip --method finetune --train_frac
   --backbone_type pretrain --ckpt_path checkpoints/seco_resnet18_1m.ckpt
 """
 
+from __future__ import annotations
+
 import sys
 import time
 from argparse import Namespace
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from pytorch_lightning import seed_everything
-from torch import Tensor
-
-from datasets.eurosat_dataset import EurosatDataset, fingerprint
-from datasets.eurosat_splits import LIST_PREFIXES, write_split
-from models.backbones import Encoder, add_backbone_args, load_encoder
-from models.features import cached, extract_features, feature_key
-from models.finetuning import FineTuning
-from models.picture_task import PictureTask, train_layer_each
-from models.probes import (
-    Labelled,
-    Method,
-    Predictions,
-    accuracy,
-    draw_rows,
-    probe_by_adam,
-    probe_by_lbfgs,
-    vote_of_neighbours,
-)
-from utils.classification import accuracies, by_class, print_results, write_pictures
-from utils.cli import (
-    base_parser,
-    check_base_flags,
-    check_not_negative,
-    check_positive,
-    run,
-    share_cores,
-)
+from datasets.eurosat_splits import add_split_args, write_split
+from models.probe_args import NEIGHBOURS, add_method_args
+from utils.cli import base_parser, check_base_flags, run, share_cores
+from utils.encoder_args import add_encoder_args, add_feature_args, check_encoder_flags
 from utils.errors import UserError
 from utils.evaluation import (
     add_evaluation_args,
@@ -55,48 +32,39 @@ from utils.evaluation import (
     check_full_batch,
     check_resume_flag,
     input_norm,
+    print_finished,
     save_predictions,
     seeds,
     summarise,
 )
-from utils.input_transform import input_transform
-from utils.launch import (
-    World,
-    add_launch_args,
-    batch_size_per_process,
-    planned_world,
-)
-from utils.metrics import batch_mean
+from utils.flags import check_not_negative, check_positive
+from utils.launch import World, add_launch_args, batch_size_per_process, planned_world
 from utils.precision import resolve_precision
-from utils.report import run_dir_of_rank, share_dir, write_results
-from utils.run_trainer import make_trainer
-from utils.subset import stratified_subset
+from utils.report import run_dir_of_rank, save_results, share_dir, write_results
+from utils.resume import with_flags_of_run
 
-METHODS = {
-    "linear": "a linear layer by Adam",
-    "lbfgs": "logistic regression, its strength chosen on val",
-    "knn": "votes of 5 and of 20 neighbours",
-    "finetune": "training through the encoder",
-}
-NEIGHBOURS = (5, 20)
+# torch and Lightning take seconds to import: whatever needs them is imported by the function that
+# uses it, so that --help and wrong flags are answered at once.
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from models.backbones import Encoder
+    from models.finetuning import FineTuning
+    from models.picture_task import PictureTask
+    from models.probes import Labelled, Method, Predictions
 
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     """Read the command line, or ``argv`` in tests."""
     parser = base_parser(__doc__, max_epochs=100, batch_size=32, learning_rate=1e-3)
-    add_backbone_args(parser)
+    add_encoder_args(parser)
     add_evaluation_args(parser)
     add_launch_args(parser)
-    add = parser.add_argument
-    meanings = ", ".join(METHODS.values()) + "; the first one stands on top of the results"
-    add("--method", choices=METHODS, nargs="+", default=["linear"], help=meanings)
-    add("--finetune_epochs", type=int, default=30, help="as --max_epochs, for finetune")
-    add("--finetune_learning_rate", type=float, default=1e-4, help="as --learning_rate")
-    add("--labels_per_class", type=int, help="train on so many random images per class, not on all")
-    add("--split", choices=LIST_PREFIXES, default="random", help="spatial: apart in longitude")
-    add("--split_seed", type=int, default=0, help="of the 60/20/20 split, if there are no lists")
-    add("--feature_batch_size", type=int, default=128, help="images per step through the encoder")
-    return parser.parse_args(argv)
+    add_method_args(parser)
+    add_split_args(parser)
+    add_feature_args(parser)
+    may_change = ("finetune_epochs", "feature_batch_size", "save_predictions")
+    return parser.parse_args(with_flags_of_run(parser, argv, may_change))
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
@@ -107,11 +75,14 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     world = plan_processes(args)
     if world.rank > 0 and "finetune" not in args.method:
         return {}  # its launcher started more processes than there is work for
+    from pytorch_lightning import seed_everything
+
     seed_everything(args.seed, workers=True, verbose=False)
     task, draws = load_task(args)
-    methods, metrics = make_methods(args, task, draws, world)
+    methods, cost = make_methods(args, task, draws, world)
     run_dir = run_dir_of_rank(args, f"eurosat-{args.backbone_type}", world.rank)
-    results: dict[str, dict[str, Any]] = {name: {} for name in methods}
+    results: dict[str, dict[str, Any]] = {}
+    metrics: dict[str, Any] = {}
     predictions: dict[str, Predictions] = {}  # of the largest share, which comes last
     for name, method in methods.items():
         for frac, rows in draws.items():
@@ -119,22 +90,22 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             of_run = {"frac": frac, "folder": share_dir(run_dir, frac, len(draws))}
             predictions[name] = method(rows, **(of_run if name == "finetune" else {}))
             seconds = round(time.perf_counter() - began, 2)
-            results[name][f"{frac:g}"] = measure(args, task, predictions[name]) | {
-                "num_labelled": len(rows[0]),
-                "seconds_training": seconds,
-            }
+            if world.rank == 0:
+                result = measure(args, task, predictions[name])
+                result |= {"num_labelled": len(rows[0]), "seconds_training": seconds}
+                results.setdefault(name, {})[f"{frac:g}"] = result
+                metrics = cost | record(args, task, results)
+                print_finished(f"{name}, {len(rows[0]):,} labels", result)
+                save_results(run_dir, args, metrics, started)
     if world.rank == 0:
-        first = next(name for name in methods if name.startswith(args.method[0]))
-        metrics |= {f"num_{split}": len(rows) for split, rows in task.splits.items()}
-        metrics |= {"classes": list(task.classes), **list(results[first].values())[-1]}
-        metrics["by_method"] = results
-        report(args, task, metrics, predictions[first], started, run_dir)
+        report(args, task, metrics, predictions[metrics["method"]], started, run_dir)
     return metrics
 
 
 def check_flags(args: Namespace) -> None:
     """Refuse flags that cannot be met, before anything is read."""
     check_base_flags(args)
+    check_encoder_flags(args)
     check_evaluation_flags(args)
     check_positive(args, "labels_per_class", "feature_batch_size")
     check_positive(args, "finetune_epochs", "finetune_learning_rate")
@@ -163,6 +134,13 @@ def load_task(args: Namespace) -> tuple[PictureTask, dict[float, list[Tensor]]]:
         The task, and for each share of the labels the labelled rows of its train split, once per
         repetition.
     """
+    from datasets.eurosat_dataset import EurosatDataset
+    from models.backbones import load_encoder
+    from models.picture_task import PictureTask
+    from models.probes import draw_rows
+    from utils.input_transform import input_transform
+    from utils.subset import stratified_subset
+
     encoder, spec = load_encoder(args.backbone_type, args.base_encoder, args.ckpt_path, args.bands)
     data = EurosatDataset(args.data_dir)
     transform = input_transform(spec, data.spec, input_norm(args))
@@ -192,6 +170,10 @@ def make_methods(
     args: Namespace, task: PictureTask, draws: dict[float, list[Tensor]], world: World
 ) -> tuple[dict[str, Method], dict[str, Any]]:
     """Return the methods by name, and what their features cost."""
+    from models.picture_task import train_layer_each
+    from models.probes import probe_by_adam, probe_by_lbfgs, vote_of_neighbours
+    from utils.run_trainer import make_trainer
+
     on_batches = {"seeds": seeds(args), "max_epochs": args.max_epochs}
     on_batches |= {"batch_size": args.batch_size, "learning_rate": args.learning_rate}
     if args.protocol == "paper":
@@ -218,13 +200,17 @@ def make_methods(
 
 def finetuning(args: Namespace, task: PictureTask, world: World) -> FineTuning:
     """Bind the flags of the fine-tuning."""
+    from models.finetuning import FineTuning
+    from utils.run_trainer import make_trainer
+
     flags = ("backbone_type", "labels_per_class", "split", "split_seed", "val_frac")
     per_process = batch_size_per_process(args, world)
     test = task.images[task.splits["test"]] if args.save_predictions and world.rank == 0 else None
     return FineTuning(
         task,
         seeds(args),
-        make_trainer=partial(make_trainer, args, world, "fine-tuning"),
+        # Only the fine-tuning writes checkpoints, and so it alone is resumed.
+        make_trainer=partial(make_trainer, only_finetuning(args), world, "fine-tuning"),
         max_epochs=args.finetune_epochs,
         batch_size=per_process,
         learning_rate=args.finetune_learning_rate,
@@ -235,8 +221,17 @@ def finetuning(args: Namespace, task: PictureTask, world: World) -> FineTuning:
     )
 
 
+def only_finetuning(args: Namespace) -> Namespace:
+    """Return the flags of the fine-tuning without the other methods."""
+    return Namespace(**vars(args) | {"method": ["finetune"]})
+
+
 def read_features(args: Namespace, task: PictureTask) -> tuple[dict[str, Labelled], dict[str, Any]]:
     """Return features and classes of every split, and what they cost."""
+    from datasets.eurosat_dataset import fingerprint
+    from models.features import cached, feature_key
+    from models.probes import Labelled
+
     began = time.perf_counter()
     compute = partial(encode, args, task, task.encoder, task.images)
     data = fingerprint(task.names, task.images)
@@ -251,6 +246,10 @@ def read_features(args: Namespace, task: PictureTask) -> tuple[dict[str, Labelle
 
 def encode(args: Namespace, task: PictureTask, encoder: Encoder, images: Tensor) -> Tensor:
     """Compute the features of pictures, (N, D)."""
+    import torch
+
+    from models.features import extract_features
+
     return extract_features(
         encoder,
         task.transform,
@@ -263,6 +262,10 @@ def encode(args: Namespace, task: PictureTask, encoder: Encoder, images: Tensor)
 
 def measure(args: Namespace, task: PictureTask, predictions: Predictions) -> dict[str, Any]:
     """Return percentages on val and test, or the original's mean over batches of val."""
+    from models.probes import accuracy
+    from utils.classification import accuracies, by_class
+    from utils.metrics import batch_mean
+
     scores = predictions.scores
     if args.protocol == "paper":
         score = partial(batch_mean, accuracy, task.labels_of("val"), batch_size=args.batch_size)
@@ -271,6 +274,17 @@ def measure(args: Namespace, task: PictureTask, predictions: Predictions) -> dic
     metrics |= accuracies("test", task.labels_of("test"), scores["test"], interval_seed=args.seed)
     metrics |= by_class("test", task.labels_of("test"), scores["test"], task.classes)
     return metrics | predictions.chosen
+
+
+def record(
+    args: Namespace, task: PictureTask, results: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
+    """Return everyone's results so far, those of the first method's largest share on top."""
+    asked = args.method[0]
+    method = next((name for name in results if name.startswith(asked)), next(iter(results)))
+    counts = {f"num_{split}": len(rows) for split, rows in task.splits.items()}
+    shown = list(results[method].values())[-1]
+    return counts | {"classes": list(task.classes), "method": method, "by_method": results} | shown
 
 
 def report(
@@ -282,6 +296,8 @@ def report(
     run_dir: Path | None,
 ) -> None:
     """Print the results, and write those files that the flags ask for."""
+    from utils.classification import print_results, write_pictures
+
     print_results(metrics)
     if run_dir is not None:
         write_split(run_dir, task.names, task.splits)

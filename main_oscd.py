@@ -9,35 +9,19 @@ python main_oscd.py --data_dir datasets/oscd --protocol paper \
   --backbone_type pretrain --ckpt_path checkpoints/seco_resnet18_1m.ckpt
 """
 
+from __future__ import annotations
+
 import time
 from argparse import Namespace
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from pytorch_lightning import seed_everything
-from torch import Tensor
-
-from datasets.oscd_datamodule import ChangeDetectionDataModule
-from datasets.oscd_dataset import (
-    OSCD_DATA,
-    WholeCities,
-    city_splits,
-    read_cities,
-    unchanged_per_changed,
-)
-from datasets.oscd_files import City
-from datasets.oscd_maps import save_probabilities, write_maps
-from models.backbones import Encoder, add_backbone_args, load_encoder
-from models.change_detector import ChangeDetector
-from models.change_runs import fit_detector, predict_changes
-from models.segmentation import LEVELS, LEVELS_OF_THE_ORIGINAL
-from utils.change_scores import THRESHOLDS, count_changes, print_results, summarise_cities
-from utils.checkpoint import check_same_run
-from utils.cli import base_parser, check_base_flags, check_positive, run, trainer_kwargs
+from models.probe_args import add_detector_args
+from utils.cli import base_parser, check_base_flags, run, trainer_kwargs
+from utils.encoder_args import add_encoder_args, check_encoder_flags
 from utils.errors import UserError
 from utils.evaluation import (
     add_evaluation_args,
@@ -45,13 +29,26 @@ from utils.evaluation import (
     check_resume_flag,
     curve_points,
     input_norm,
+    print_finished,
     seeds,
     summarise,
 )
+from utils.flags import check_positive
 from utils.input_transform import InputTransform, input_transform
-from utils.plots import plot_label_curve
+from utils.launch import resolve_gpus
 from utils.precision import resolve_precision
-from utils.report import new_run_dir, provenance, share_dir, write_results
+from utils.report import new_run_dir, provenance, save_results, share_dir, write_results
+from utils.resume import with_flags_of_run
+
+# torch and Lightning take seconds to import: whatever needs them is imported by the function that
+# uses it, so that --help and wrong flags are answered at once.
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from datasets.oscd_datamodule import ChangeDetectionDataModule
+    from datasets.oscd_files import City
+    from models.backbones import Encoder
+    from models.change_detector import ChangeDetector
 
 MIN_PATCH_SIZE = 32  # pixels: 32 of them are one of the coarsest level
 
@@ -100,18 +97,10 @@ class Outcome:
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     """Read the command line, or ``argv`` in tests."""
     parser = base_parser(__doc__, max_epochs=100, batch_size=32, learning_rate=1e-3)
-    add_backbone_args(parser)
+    add_encoder_args(parser)
     add_evaluation_args(parser)
-    add = parser.add_argument
-    add("--patch_size", type=int, default=96, help="side in pixels of the tiles to train on")
-    add(
-        "--pos_weight",
-        type=_weight,
-        help="weight of a changed pixel in the loss; auto, the default: all changed ones of the "
-        "training set weigh as much as all others; 1 under --protocol paper",
-    )
-    add("--finetune_backbone", action="store_true", help="train the encoder, too")
-    return parser.parse_args(argv)
+    add_detector_args(parser)
+    return parser.parse_args(with_flags_of_run(parser, argv, ["save_predictions"]))
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
@@ -120,6 +109,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     args = parse_args(argv)
     _check_flags(args)
     experiment = prepare(args)
+    from datasets.oscd_maps import save_probabilities, write_maps
+    from utils.change_scores import print_results
+    from utils.plots import plot_label_curve
+
     run_dir = None if args.debug else new_run_dir(args.log_dir, f"oscd-{args.backbone_type}")
     results: dict[str, dict[str, Any]] = {}
     for frac in sorted(args.train_frac):  # the largest share is the last, and the one reported
@@ -128,10 +121,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             repeat(experiment, seed, frac, folder and folder / f"seed={seed}")
             for seed in seeds(args)
         ]
-        results[f"{frac:g}"] = summarise_outcomes(experiment, outcomes)
-    metrics: dict[str, Any] = {"pos_weight": experiment.hyper_parameters["pos_weight"]}
-    metrics |= {f"num_{split}_cities": len(each) for split, each in experiment.cities.items()}
-    metrics |= {**list(results.values())[-1], "by_train_frac": results}
+        results[f"{frac:g}"] = result = summarise_outcomes(experiment, outcomes)
+        metrics = record(experiment, results)
+        print_finished(f"{100 * frac:g} % of the tiles", result)
+        save_results(run_dir, args, metrics, started)
     print_results(metrics)
     maps = (experiment.cities["test"], outcomes[0].probabilities, outcomes[0].threshold)
     if args.save_predictions is not None:
@@ -147,8 +140,22 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     return metrics
 
 
+def record(experiment: Experiment, results: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return the results of all shares so far, those of the largest one on top."""
+    metrics = {f"num_{split}_cities": len(each) for split, each in experiment.cities.items()}
+    metrics |= {"pos_weight": experiment.hyper_parameters["pos_weight"]}
+    return metrics | list(results.values())[-1] | {"by_train_frac": results}
+
+
 def prepare(args: Namespace) -> Experiment:
     """Read encoder and cities, and refuse what cannot work before anything is written."""
+    from pytorch_lightning import seed_everything
+
+    from datasets.oscd_dataset import OSCD_DATA, city_splits, read_cities, unchanged_per_changed
+    from models.backbones import load_encoder
+    from utils.checkpoint import check_same_run
+
+    resolve_gpus(args)
     resolve_precision(args)
     seed_everything(args.seed, workers=True, verbose=False)
     encoder, spec = load_encoder(
@@ -182,6 +189,8 @@ def prepare(args: Namespace) -> Experiment:
 
 def load_data(experiment: Experiment, seed: int, frac: float) -> ChangeDetectionDataModule:
     """Cut a share of the training cities into tiles, and choose what to validate on."""
+    from datasets.oscd_datamodule import ChangeDetectionDataModule
+
     args = experiment.args
     return ChangeDetectionDataModule(
         experiment.cities["train"],
@@ -197,6 +206,11 @@ def load_data(experiment: Experiment, seed: int, frac: float) -> ChangeDetection
 
 def build_detector(experiment: Experiment, seed: int, frac: float) -> ChangeDetector:
     """Put a new decoder on a copy of the encoder."""
+    from pytorch_lightning import seed_everything
+
+    from models.change_detector import ChangeDetector
+    from models.segmentation import LEVELS, LEVELS_OF_THE_ORIGINAL
+
     args, is_paper = experiment.args, experiment.is_paper
     seed_everything(seed, workers=True, verbose=False)
     return ChangeDetector(
@@ -215,6 +229,13 @@ def build_detector(experiment: Experiment, seed: int, frac: float) -> ChangeDete
 
 def repeat(experiment: Experiment, seed: int, frac: float, folder: Path | None) -> Outcome:
     """Train a detector and find the changes of the test cities; checkpoints go to the folder."""
+    import torch
+
+    from datasets.oscd_dataset import WholeCities
+    from models.change_runs import fit_detector, predict_changes
+    from utils.change_scores import THRESHOLDS, count_changes
+    from utils.run_trainer import of_repetition
+
     args, cities = experiment.args, WholeCities(experiment.cities["test"])
     detector = build_detector(experiment, seed, frac)
     validation = fit_detector(
@@ -222,7 +243,7 @@ def repeat(experiment: Experiment, seed: int, frac: float, folder: Path | None) 
         load_data(experiment, seed, frac),
         trainer_kwargs(args),
         folder=folder,
-        origin=provenance(args),
+        origin=provenance(of_repetition(args, seed, frac)),
         ckpt_path=args.resume_from_checkpoint,
     )
     samples = [cities[index] for index in range(len(cities))]
@@ -242,6 +263,10 @@ def repeat(experiment: Experiment, seed: int, frac: float, folder: Path | None) 
 
 def summarise_outcomes(experiment: Experiment, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """Return validation and test scores of all seeds."""
+    import torch
+
+    from utils.change_scores import summarise_cities
+
     metrics: dict[str, Any] = {}
     for name in outcomes[0].validation:
         metrics |= summarise(name, [outcome.validation[name] for outcome in outcomes])
@@ -253,10 +278,11 @@ def summarise_outcomes(experiment: Experiment, outcomes: Sequence[Outcome]) -> d
 def _check_flags(args: Namespace) -> None:
     """Refuse flags that cannot be met, before anything is read."""
     check_base_flags(args)
+    check_encoder_flags(args)
     check_evaluation_flags(args)
     if args.pos_weight != "auto":
         check_positive(args, "pos_weight")
-    if args.gpus > 1:
+    if args.gpus is not None and args.gpus > 1:
         raise UserError(f"--gpus {args.gpus}: OSCD is small and trains on one device, use --gpus 1")
     if args.patch_size < MIN_PATCH_SIZE:
         raise UserError(f"--patch_size must be {MIN_PATCH_SIZE} or more, not {args.patch_size}")
@@ -275,11 +301,6 @@ def _pos_weight(args: Namespace, ratio: float) -> float:
     default = 1.0 if args.protocol == "paper" else "auto"
     chosen = args.pos_weight or default
     return ratio if chosen == "auto" else float(chosen)
-
-
-def _weight(text: str) -> float | str:
-    """Parse ``--pos_weight``."""
-    return text if text == "auto" else float(text)
 
 
 if __name__ == "__main__":

@@ -9,37 +9,25 @@ MoCo-v2 on a folder or zip of small pictures:
     --data_mode moco --preset small_images
 """
 
+from __future__ import annotations
+
 import sys
 import time
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from pytorch_lightning import Trainer, seed_everything
-from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
-
-from datasets.bands import RGB_BANDS
-from datasets.online_data import read_online_data
-from datasets.packed_store import is_packed
-from datasets.packing_hint import packing_hint
-from datasets.seco_datamodule import DATA_MODES, SecoDataModule
-from models.moco2_module import MocoV2
-from models.schedule import SCHEDULES
-from models.ssl_online import SSLOnlineEvaluator, add_online_args
-from utils.callbacks import EndTogether, FiniteLoss, SampleProgress, SaveCheckpoints, ViewsPicture
-from utils.checkpoint import WholeCheckpointIO, check_resumable
-from utils.cli import (
-    base_parser,
-    check_base_flags,
-    check_not_negative,
-    check_positive,
-    run,
-    share_cores,
-    trainer_kwargs,
+from datasets.data_modes import DATA_MODES, add_data_args
+from models.pretrain_args import (
+    add_model_args,
+    add_online_args,
+    add_training_args,
+    check_pretrain_flags,
 )
+from utils.cli import base_parser, check_base_flags, print_next, run, share_cores, trainer_kwargs
 from utils.errors import UserError
+from utils.files import check_exists
 from utils.launch import (
     World,
     add_launch_args,
@@ -47,12 +35,28 @@ from utils.launch import (
     launch_kwargs,
     planned_world,
 )
-from utils.normalization import InputSpec
-from utils.plots import plot_training
 from utils.precision import resolve_precision
 from utils.presets import PRESETS
 from utils.report import provenance, run_dir_of_rank, write_results
+from utils.resume import resumed_run_dir, with_flags_of_run
 from utils.view_args import add_view_args, augment_config, check_view_flags
+
+# torch and Lightning take seconds to import: whatever needs them is imported by the function that
+# uses it, so that --help and wrong flags are answered at once.
+if TYPE_CHECKING:
+    from pytorch_lightning import Trainer
+    from pytorch_lightning.callbacks import Callback
+
+    from datasets.seco_datamodule import SecoDataModule
+    from models.moco2_module import MocoV2
+    from models.ssl_online import SSLOnlineEvaluator
+    from utils.normalization import InputSpec
+
+# Flags that a resumed run may set to other values: they do not describe what is learned.
+MAY_CHANGE = (
+    *("cache", "compile", "on_bad_patch", "schedule", "save_every_n_epochs", "log_every_n_steps"),
+    *("online_data_dir", "online_max_epochs", "online_val_every_n_epoch"),
+)
 
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
@@ -63,54 +67,39 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
         batch_size=256,
         learning_rate=0.03,
     )
-    add_launch_args(parser)
-    _add_data_args(parser)
-    _add_model_args(parser)
-    add_online_args(parser)
-    parser.add_argument("--preset", choices=PRESETS, default="seco", help="set of defaults")
-    preset = parser.parse_known_args(argv)[0].preset
-    parser.set_defaults(**PRESETS[preset])
-    return parser.parse_args(argv)
-
-
-def _add_data_args(parser: ArgumentParser) -> None:
-    """Add the flags of the patches and their views."""
-    add = parser.add_argument
-    add("--data_mode", choices=DATA_MODES, default="seco", help="which views are contrasted")
-    add("--bands", nargs="+", default=list(RGB_BANDS), help="bands of SeCo patches, in order")
-    add("--cache", choices=["mmap", "ram", "gpu"], default="mmap", help="memory of a packed store")
-    add("--image_list", type=Path, help="file with the images to use, for --data_mode moco")
-    add("--on_bad_patch", choices=["raise", "skip"], default="raise", help="unreadable patches")
+    parser.group("training").add_argument(
+        "--preset", choices=PRESETS, default="seco", help="Set of defaults for a kind of data."
+    )
+    add_data_args(parser)
     add_view_args(parser)
-
-
-def _add_model_args(parser: ArgumentParser) -> None:
-    """Add the flags of the model and its training."""
-    add = parser.add_argument
-    add("--base_encoder", default="resnet18", help="any torchvision ResNet")
-    add("--emb_dim", type=int, default=128, help="size of the embeddings")
-    add("--num_negatives", type=int, default=16384, help="length of the queue of each space")
-    add("--encoder_momentum", type=float, default=0.999, help="momentum of the key encoder")
-    add("--softmax_temperature", type=float, default=0.07, help="divisor of the similarities")
-    add("--bn_group_size", type=int, default=0, help="images per batch-norm group, 0 = all")
-    add("--momentum", type=float, default=0.9, help="momentum of SGD")
-    add("--weight_decay", type=float, default=1e-4, help="weight decay of SGD")
-    add("--schedule", type=int, nargs="*", default=[120, 160], help="epochs of the x0.1 steps")
-    add("--lr_schedule", choices=SCHEDULES, default="step", help="shape of the learning rate")
-    add("--warmup_epochs", type=float, default=0, help="epochs of linear warm-up")
-    add("--compile", action="store_true", help="compile the encoders; pays off on a GPU")
-    add("--save_every_n_epochs", type=int, default=50, help="epochs between kept checkpoints")
-    add("--log_every_n_steps", type=int, default=50, help="steps between logged values")
+    add_model_args(parser)
+    add_training_args(parser)
+    add_launch_args(parser)
+    add_online_args(parser)
+    given = parser.parse_given(with_flags_of_run(parser, argv, MAY_CHANGE))
+    parser.set_defaults(**PRESETS[given.get("preset", "seco")])
+    return parser.with_defaults(given)
 
 
 def main(argv: Sequence[str] | None = None) -> Trainer:
     """Run the pre-training and return its trainer, for tests."""
     started = time.perf_counter()
     args = parse_args(argv)
+    check_flags(args)
     world = prepare(args)
+    from datasets.packing_hint import packing_hint
+    from utils.callbacks import (
+        EndTogether,
+        FiniteLoss,
+        SampleProgress,
+        SaveCheckpoints,
+        ViewsPicture,
+    )
+    from utils.checkpoint import check_resumable
+
     datamodule = make_datamodule(args, world)
     datamodule.setup("fit")
-    hint = packing_hint(datamodule.dataset, args.data_dir) if world.rank == 0 else None
+    hint = packing_hint(datamodule.dataset.source, args.data_dir) if world.rank == 0 else None
     if hint is not None:
         print(hint, file=sys.stderr)
     # Logging waits for the device, so it is rare; a short run logs every epoch at least.
@@ -125,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> Trainer:
 
     online = make_online_evaluator(args, world, datamodule.input_spec)
     name = f"pretrain-{args.data_mode}-{args.base_encoder}"  # what is learned
-    run_dir = run_dir_of_rank(args, name, world.rank)
+    run_dir = resumed_run_dir(args) or run_dir_of_rank(args, name, world.rank)
     progress = SampleProgress("pre-training")
     callbacks: list[Callback] = [EndTogether(), progress, FiniteLoss(), *online]
     if run_dir is not None:
@@ -140,15 +129,16 @@ def main(argv: Sequence[str] | None = None) -> Trainer:
     trainer = make_trainer(args, world, callbacks, run_dir)
     trainer.fit(model, datamodule, ckpt_path=args.resume_from_checkpoint)
     if run_dir is not None and trainer.is_global_zero:
-        spaces = datamodule.mode.space_names
-        plot_training(run_dir / "curves.png", run_dir / "metrics.csv", spaces)
         finish(args, trainer, run_dir, started)
     return trainer
 
 
 def prepare(args: Namespace) -> World:
-    """Check and resolve the flags, share the cores, seed all generators."""
-    check_flags(args)
+    """Resolve the flags, share the cores, seed all generators."""
+    from pytorch_lightning import seed_everything
+
+    from datasets.packed_store import is_packed
+
     world = planned_world(args)
     resolve_precision(args, world.rank)
     # The threads that read a packed store only copy, a hundredth of the time.
@@ -161,18 +151,14 @@ def check_flags(args: Namespace) -> None:
     """Refuse flags that cannot work, before anything is read or written."""
     check_base_flags(args)
     check_view_flags(args)
-    check_positive(args, "emb_dim", "num_negatives", "softmax_temperature", "crop_size")
-    check_positive(args, "save_every_n_epochs", "log_every_n_steps")
-    check_positive(args, "online_max_epochs", "online_val_every_n_epoch")
-    check_not_negative(args, "momentum", "weight_decay", "warmup_epochs", "bn_group_size")
-    if 1 in (args.batch_size, args.bn_group_size):
-        raise UserError("--batch_size and --bn_group_size cannot be 1: batch norm compares images")
-    if not 0 <= args.encoder_momentum <= 1:
-        raise UserError(f"--encoder_momentum must be in 0..1, not {args.encoder_momentum}")
+    check_exists("image_list", args.image_list)
+    check_pretrain_flags(args)
 
 
 def make_datamodule(args: Namespace, world: World) -> SecoDataModule:
     """Describe the data and the views; keys are shuffled where a batch has several parts."""
+    from datasets.seco_datamodule import SecoDataModule
+
     return SecoDataModule(
         args.data_dir,
         args.data_mode,
@@ -192,6 +178,10 @@ def make_datamodule(args: Namespace, world: World) -> SecoDataModule:
 
 def make_model(args: Namespace, datamodule: SecoDataModule, samples_per_step: int) -> MocoV2:
     """Build the model for the data; a queue or a group that does not fit a batch is an error."""
+    import torch
+
+    from models.moco2_module import MocoV2
+
     if args.num_negatives < samples_per_step:
         raise UserError(
             f"a queue of --num_negatives {args.num_negatives} is smaller than the "
@@ -232,6 +222,9 @@ def make_online_evaluator(
     """Read the labelled pictures in the first process, which probes alone; none without data."""
     if args.online_data_dir is None:
         return []
+    from datasets.online_data import read_online_data
+    from models.ssl_online import SSLOnlineEvaluator
+
     pictures = None
     if world.rank == 0:
         pictures = read_online_data(args.online_data_dir, spec, args.num_workers)
@@ -250,10 +243,16 @@ def make_trainer(
     args: Namespace, world: World, callbacks: list[Callback], run_dir: Path | None
 ) -> Trainer:
     """Configure Lightning; without a run folder nothing is logged or saved."""
+    from pytorch_lightning import Trainer
+    from pytorch_lightning.loggers import Logger, TensorBoardLogger
+
+    from utils.checkpoint import WholeCheckpointIO
+    from utils.run_trainer import csv_logger
+
     logger: list[Logger] = []
     if run_dir is not None:
         logger = [
-            CSVLogger(run_dir, name="", version=""),
+            csv_logger(run_dir, args.resume_from_checkpoint),
             TensorBoardLogger(run_dir, name="", version="", default_hp_metric=False),
         ]
     return Trainer(
@@ -271,11 +270,20 @@ def make_trainer(
 
 
 def finish(args: Namespace, trainer: Trainer, run_dir: Path, started: float) -> None:
-    """Write results.json and print the closing lines."""
+    """Draw the curves, write results.json and print the closing lines."""
+    from utils.normalization import PICTURE_BANDS, letters
+    from utils.plots import plot_training
+
+    spaces = DATA_MODES[args.data_mode].space_names
+    plot_training(run_dir / "curves.png", run_dir / "metrics.csv", spaces)
     metrics = {name: float(value) for name, value in trainer.logged_metrics.items()}
     metrics |= {"epochs": trainer.current_epoch, "steps": trainer.global_step}
     last = run_dir / "checkpoints" / "last.ckpt"
     write_results(run_dir / "results.json", args, metrics, started, last)
+    is_rgb = letters(args.bands) == PICTURE_BANDS or args.data_mode == "moco"
+    labelled = args.online_data_dir or ("EuroSAT_RGB.zip" if is_rgb else "EuroSATallBands.zip")
+    script = "main_eurosat.py"
+    print_next(script, "--data_dir", labelled, "--backbone_type", "pretrain", "--ckpt_path", last)
 
 
 if __name__ == "__main__":

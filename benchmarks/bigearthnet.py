@@ -17,7 +17,7 @@ if not __package__:  # started as a script: the root is not on the path yet
 
 import tempfile
 import time
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
@@ -39,7 +39,8 @@ from models.backbones import load_encoder
 from models.features import extract_features
 from models.label_task import map_micro
 from models.linear_probe import Validation, fit_linear_probe
-from utils.cli import HelpFormatter, check_positive, run
+from utils.cli import run
+from utils.flags import Parser, check_positive
 from utils.input_transform import input_transform
 from utils.normalization import InputSpec
 from utils.precision import auto_precision
@@ -97,7 +98,7 @@ def _verdict(met: bool) -> str:
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     """Read the command line, or ``argv`` in tests."""
-    parser = ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+    parser = Parser(__doc__)
     add = parser.add_argument
     add("--data_dir", type=Path, help="folder of BigEarthNet v1 or v2")
     add("--num_patches", type=int, default=300, help="patches per round")

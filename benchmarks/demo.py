@@ -8,7 +8,7 @@ see docs/training.md.
 """
 
 import time
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +25,8 @@ from datasets.mini_earth import write_eurosat, write_seco
 from datasets.open_patches import open_patches
 from datasets.packing import pack
 from utils.callbacks import ViewsPicture
-from utils.cli import HelpFormatter, run
+from utils.cli import run
+from utils.flags import Parser
 from utils.plots import draw_curves, draw_views, read_curves, save_figure
 from utils.report import new_run_dir, write_results
 
@@ -49,7 +50,7 @@ PRETRAIN_FLAGS = (
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     """Read the command line, or ``argv`` in tests."""
-    parser = ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--log_dir", type=Path, default=Path("logs"), help="where to write")
     parser.add_argument("--seed", type=int, default=0, help="seed of world, training and probes")
     parser.add_argument("--num_places", type=int, default=NUM_PLACES, help="places to train on")

@@ -23,7 +23,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -42,8 +42,9 @@ from datasets.collect_scenes import PatchGrid, Place, Scene
 from datasets.collect_verify import REPORT_NAME, verify
 from datasets.collect_writer import place_writer
 from datasets.seco_earthengine import EarthEngine
-from utils.cli import HelpFormatter, check_positive, run
+from utils.cli import run
 from utils.errors import UserError
+from utils.flags import Parser, check_positive
 from utils.rate_limit import RateLimit, Requester
 from utils.report import provenance, write_json
 
@@ -116,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     """Read the command line, or ``argv`` in tests."""
-    parser = ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+    parser = Parser(__doc__)
     add = parser.add_argument
     add("--num_places", type=int, default=80, help="places per run, of 5 images")
     add("--rounds", type=int, default=3, help="runs of each case")

@@ -18,7 +18,8 @@ from datasets.packed_store import PackedStore
 from datasets.patch_dataset import PatchDataset
 from datasets.seco_patches import SecoPatches
 from datasets.store_loader import StoreLoader
-from utils.augment import Augment, AugmentConfig
+from utils.augment import Augment
+from utils.augment_config import AugmentConfig
 from utils.random import sample_keys
 from utils.seeded_sampler import SeededSampler
 

@@ -6,7 +6,7 @@ numbers show that the protocols run and differ; they say nothing about the real 
 """
 
 import time
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,8 @@ import main_eurosat
 import main_oscd
 from benchmarks import demo
 from datasets.mini_earth import write_bigearthnet, write_eurosat, write_oscd
-from utils.cli import HelpFormatter, run
+from utils.cli import run
+from utils.flags import Parser
 from utils.plots import save_figure
 from utils.report import new_run_dir, write_results
 
@@ -79,7 +80,7 @@ TRIALS = (
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     """Read the command line, or ``argv`` in tests."""
-    parser = ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+    parser = Parser(__doc__)
     add = parser.add_argument
     add("--log_dir", type=Path, default=Path("logs"), help="where to write")
     add("--ckpt_path", type=Path, help="encoder of an earlier demo, instead of pre-training one")

@@ -20,7 +20,7 @@ if not __package__:  # started as a script: the root is not on the path yet
 import os
 import tempfile
 import time
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -34,8 +34,9 @@ from benchmarks.targets import check_targets
 from benchmarks.throughput_report import plot_rates, print_report
 from benchmarks.timing import Rates, interleave
 from benchmarks.train_cases import TrainCases, TrainPlan
-from utils.cli import HelpFormatter, check_positive, run
+from utils.cli import run
 from utils.errors import UserError
+from utils.flags import Parser, check_positive
 from utils.precision import auto_precision
 from utils.report import provenance, write_json
 
@@ -66,7 +67,7 @@ class Plan:
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     """Read the command line, or ``argv`` in tests."""
-    parser = ArgumentParser(description=__doc__, formatter_class=HelpFormatter, allow_abbrev=False)
+    parser = Parser(__doc__)
     add = parser.add_argument
     gpus = min(1, torch.cuda.device_count())
     add("--quick", action="store_true", help="measure less of everything")

@@ -18,7 +18,8 @@ from benchmarks.reference_pipeline import ReferenceDataset, reference_loader
 from benchmarks.timing import Measure, clock, rate
 from datasets.packed_store import PackedStore
 from models.moco2_module import MocoV2
-from utils.augment import Augment, AugmentConfig
+from utils.augment import Augment
+from utils.augment_config import AugmentConfig
 from utils.precision import autocast_type
 from utils.random import sample_keys
 
@@ -31,7 +32,7 @@ class TrainPlan:
 
     Attributes:
         device: Where to train.
-        precision: Key of ``PRECISIONS``.
+        precision: Key of ``utils.precision.PRECISIONS``.
         batch_size: Samples of a step.
         crop_size: Side of a view in pixels.
         warm_up: Steps before the clock starts, in every repeat.

@@ -28,7 +28,10 @@ def _weights(name: str, md5: str) -> Collection:
     _, encoder, data = name.split("_")
     file_name = f"{name}.ckpt"
     file = RemoteFile(file_name, zenodo_urls(4728033, file_name), "CC-BY-4.0", md5=md5)
-    return Collection(f"{encoder}, pre-trained on {data} patches; bands B4 B3 B2", "", (file,))
+    about = f"{encoder}, pre-trained on {data} patches; bands B4 B3 B2"
+    command = ("main_eurosat.py", "--data_dir", "EuroSAT_RGB.zip", "--backbone_type", "pretrain")
+    command += ("--ckpt_path", f"{{}}/{file_name}")
+    return Collection(about, "", (file,), next_command=command)
 
 
 COLLECTIONS = {name: _weights(name, md5) for name, md5 in _MD5.items()}

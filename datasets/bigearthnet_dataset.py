@@ -10,7 +10,6 @@ and metadata.parquet of v2. An interrupted run goes on with the same command.
 
 import os
 import sys
-from argparse import ArgumentParser
 from collections.abc import Sequence
 from copy import copy
 from pathlib import Path
@@ -26,12 +25,12 @@ from torch.utils.data import Dataset
 
 from datasets.bands import ALL_BANDS, check_bands
 from datasets.bigearthnet_index import BigEarthNet, check_presence, find_folder
+from datasets.bigearthnet_labels import IMAGE_SIZE
 from datasets.bigearthnet_writer import write_lmdb
-from utils.cli import HelpFormatter, check_not_negative, run
+from utils.cli import print_next, run
 from utils.files import check_name
+from utils.flags import Parser, check_not_negative
 from utils.input_transform import InputTransform
-
-IMAGE_SIZE = 128  # of the original
 
 
 class BigEarthNetPictures(Dataset[tuple[Tensor, Tensor, int]]):
@@ -89,7 +88,7 @@ class BigEarthNetPictures(Dataset[tuple[Tensor, Tensor, int]]):
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the LMDB."""
-    parser = ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+    parser = Parser(__doc__)
     add = parser.add_argument
     add("--data_dir", type=Path, required=True, help="folder of BigEarthNet v1 or v2")
     add("--save_dir", type=Path, required=True, help="folder of the LMDB")
@@ -103,6 +102,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_presence(listing.names, source)
     write_lmdb(source, listing, args.save_dir, bands, args.num_workers)
     print(f"{args.save_dir}: {len(listing.names):,} patches of {len(bands)} bands")
+    flags = ("--lmdb", "--backbone_type", "random", "--freeze_backbone", "--learning_rate", "1e-3")
+    print_next("main_bigearthnet.py", "--data_dir", args.save_dir, *flags)
 
 
 if __name__ == "__main__":

@@ -5,11 +5,16 @@ code (ServiceNow/seasonal-contrast, datasets/bigearthnet_dataset.py). Eleven of 
 of the 19; a patch that has no other label is a matter for ``datasets.bigearthnet_index``.
 """
 
-from collections.abc import Sequence
+from __future__ import annotations
 
-import numpy as np
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from utils.errors import UserError
+from utils.flags import Parser
+
+if TYPE_CHECKING:
+    import numpy as np
 
 # Class of the 19 -> the CORINE classes that it consists of.
 _GROUPS: dict[str, tuple[str, ...]] = {
@@ -54,6 +59,22 @@ _UNGROUPED = (
 LABELS_19 = tuple(_GROUPS)
 LABELS_43 = tuple(sorted([*(name for group in _GROUPS.values() for name in group), *_UNGROUPED]))
 CLASS_NAMES = {19: LABELS_19, 43: LABELS_43}
+IMAGE_SIZE = 128  # px, side of a picture in the original
+
+
+def add_bigearthnet_args(parser: Parser) -> None:
+    """Add the flags of the pictures and their labels."""
+    add = parser.group("data").add_argument
+    add("--lmdb", action="store_true", help="Read the LMDB of datasets/bigearthnet_dataset.py.")
+    add(
+        "--num_classes",
+        type=int,
+        choices=CLASS_NAMES,
+        default=19,
+        help="Classes of the labels; 43 are those of version 1 only.",
+    )
+    add("--image_size", type=int, default=IMAGE_SIZE, help="Pixels along one side of a picture.")
+
 
 # Label -> its column, or None for labels that count as no class of the 19.
 _Columns = dict[str, int | None]
@@ -81,6 +102,8 @@ def multi_hot(
         any of the 19 classes has a row of zeros.
     """
     columns = _COLUMNS[num_classes]
+    import numpy as np  # the classes alone are needed to parse flags
+
     targets = np.zeros((len(names), num_classes), np.uint8)
     for row, (name, own) in enumerate(zip(names, labels, strict=True)):
         for label in own:

@@ -2,16 +2,16 @@
 
 import os
 import re
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from argparse import ArgumentTypeError, Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import NoReturn
 
 from datasets.bands import ALL_BANDS
 from datasets.collect_settings import Settings
-from utils.cli import PROTOCOL_HELP, HelpFormatter, check_not_negative, check_positive
+from utils.cli import PROTOCOL_HELP
 from utils.errors import UserError, quoted
+from utils.flags import Parser, check_not_negative, check_positive
 
 PLANNED = {field.name for field in fields(Settings)}
 COLLECTIONS = {"earthengine": "COPERNICUS/S2_SR_HARMONIZED", "stac": "sentinel-2-l2a"}
@@ -35,14 +35,6 @@ PAPER = Settings(
 )
 
 
-class _Parser(ArgumentParser):
-    """Does not repeat the text of a key that was given to a flag with a typing error."""
-
-    def error(self, message: str) -> NoReturn:
-        """Leave with a short message."""
-        super().error(quoted(message.partition("{")[0], 500))
-
-
 def _path(text: str) -> Path:
     """Refuse an empty path, as a variable of the shell that is not set gives it."""
     if not text:
@@ -50,9 +42,9 @@ def _path(text: str) -> Path:
     return Path(text)
 
 
-def build_parser(description: str | None, defaults: Settings) -> ArgumentParser:
-    """Create the parser; the flags of a plan have the defaults of ``defaults``."""
-    parser = _Parser(description=description, formatter_class=HelpFormatter, allow_abbrev=False)
+def build_parser(description: str | None) -> Parser:
+    """Create the parser; the flags of a plan have the defaults of ``Settings``."""
+    parser = Parser(description)
     add = parser.add_argument
     add("--save_path", type=_path, required=True, help="folder of the data set")
     _add_steps(parser)
@@ -60,11 +52,11 @@ def build_parser(description: str | None, defaults: Settings) -> ArgumentParser:
     _add_scenes(parser)
     _add_output(parser)
     _add_fetching(parser)
-    parser.set_defaults(**asdict(defaults))
+    parser.set_defaults(**asdict(Settings()))
     return parser
 
 
-def _add_steps(parser: ArgumentParser) -> None:
+def _add_steps(parser: Parser) -> None:
     steps = parser.add_argument_group("steps, instead of all").add_mutually_exclusive_group()
     add = steps.add_argument
     add(
@@ -87,7 +79,7 @@ def _add_steps(parser: ArgumentParser) -> None:
     )
 
 
-def _add_plan(parser: ArgumentParser) -> None:
+def _add_plan(parser: Parser) -> None:
     group = parser.add_argument_group("where and when (recorded in the plan)")
     add = group.add_argument
     add("--num_locations", type=int, help="places to collect")
@@ -121,7 +113,7 @@ def _add_plan(parser: ArgumentParser) -> None:
     )
 
 
-def _add_scenes(parser: ArgumentParser) -> None:
+def _add_scenes(parser: Parser) -> None:
     group = parser.add_argument_group("which scenes (recorded in the plan)")
     add = group.add_argument
     add("--source", choices=list(COLLECTIONS), help="stac needs no account")
@@ -135,7 +127,7 @@ def _add_scenes(parser: ArgumentParser) -> None:
     add("--protocol", choices=["corrected", "paper"], default="corrected", help=PROTOCOL_HELP)
 
 
-def _add_output(parser: ArgumentParser) -> None:
+def _add_output(parser: Parser) -> None:
     group = parser.add_argument_group("what is written (recorded in the plan)")
     add = group.add_argument
     add(
@@ -151,7 +143,7 @@ def _add_output(parser: ArgumentParser) -> None:
     add("--preview", action="store_true", help="pictures of the places in SAVE_PATH_previews")
 
 
-def _add_fetching(parser: ArgumentParser) -> None:
+def _add_fetching(parser: Parser) -> None:
     group = parser.add_argument_group("fetching")
     add = group.add_argument
     add("--num_workers", type=int, default=48, help="places that are in progress at a time")
@@ -183,12 +175,14 @@ def parse_args(description: str | None, argv: Sequence[str] | None = None) -> Na
         The flags. ``given`` has the names of those of a plan that were given: a plan that exists
         already decides the others. ``shard`` is the number of this part, and of all.
     """
-    given = _given(description, argv)
-    args = build_parser(description, Settings()).parse_args(argv)
-    if args.protocol == "paper":
+    parser = build_parser(description)
+    on_command_line = parser.parse_given(argv)
+    given = on_command_line.keys() & (PLANNED - {"preview"})
+    if on_command_line.get("protocol") == "paper":
         usual = Settings()
         given |= {name for name in PLANNED if getattr(PAPER, name) != getattr(usual, name)}
-        args = build_parser(description, PAPER).parse_args(argv)
+        parser.set_defaults(**asdict(PAPER))
+    args = parser.with_defaults(on_command_line)
     args.given = given
     args.shard = parse_shard(args.shard, os.environ)
     if "collection" not in given:
@@ -196,14 +190,6 @@ def parse_args(description: str | None, argv: Sequence[str] | None = None) -> Na
     if args.source == "stac":
         args.stac_url = args.stac_url or EARTH_SEARCH
     return args
-
-
-def _given(description: str | None, argv: Sequence[str] | None) -> set[str]:
-    """Return the plan's flags that are on the command line: defaults do not replace a mark."""
-    mark = object()
-    marks = Namespace(**dict.fromkeys(PLANNED, mark))
-    marked = build_parser(description, Settings()).parse_args(argv, marks)
-    return {name for name in PLANNED - {"preview"} if getattr(marked, name) is not mark}
 
 
 def settings_of(args: Namespace) -> Settings:

@@ -146,6 +146,21 @@ _OSCD_FILES = (
     ),
 )
 
+
+def _pack(name: str) -> tuple[str, ...]:
+    """Return the command that packs a zip of SeCo patches."""
+    flags = ("--data_dir", f"{{}}/{name}.zip", "--save_path", f"{{}}/{name}_packed")
+    return ("datasets/seco_packed.py", *flags)
+
+
+def _probe(script: str, data_dir: str) -> tuple[str, ...]:
+    """Return the command that evaluates a random encoder, to be compared with."""
+    return (script, "--data_dir", data_dir, "--backbone_type", "random")
+
+
+_WRITE_LMDB = ("datasets/bigearthnet_dataset.py", "--data_dir", "{}", "--save_dir", "{}_lmdb")
+
+
 COLLECTIONS = {
     "seco_100k": Collection(
         "Seasonal Contrast, 100,000 patches; stays a zip, which is read in place",
@@ -157,6 +172,7 @@ COLLECTIONS = {
                 md5="ebf2d5e03adc6e657f9a69a20ad863e0",
             ),
         ),
+        next_command=_pack("seco_100k"),
     ),
     "seco_1m": Collection(
         "Seasonal Contrast, a million patches; stays a zip, which is read in place",
@@ -168,6 +184,7 @@ COLLECTIONS = {
                 md5="187963d852d4d3ce6637743ec3a4bd9e",
             ),
         ),
+        next_command=_pack("seco_1m"),
     ),
     "eurosat_rgb": Collection(
         "EuroSAT, 27,000 pictures, random and spatial split; stays a zip, which is read in place",
@@ -181,6 +198,7 @@ COLLECTIONS = {
             ),
             *_EUROSAT_LISTS,
         ),
+        next_command=_probe("main_eurosat.py", "{}/EuroSAT_RGB.zip"),
     ),
     "eurosat_13": Collection(
         "EuroSAT, 13 bands, random and spatial split; stays a zip, which is read in place",
@@ -197,6 +215,7 @@ COLLECTIONS = {
             ),
             *_EUROSAT_LISTS,
         ),
+        next_command=_probe("main_eurosat.py", "{}/EuroSATallBands.zip"),
     ),
     "bigearthnet_v1": Collection(
         "BigEarthNet-S2 v1.0, official split, lists of patches with snow and with clouds",
@@ -212,6 +231,7 @@ COLLECTIONS = {
         ),
         {"BigEarthNet-v1.0": ("BigEarthNet-S2-v1.0.tar.gz",)},
         "The split that the original used cannot be downloaded any more from its publisher.",
+        next_command=_WRITE_LMDB,
     ),
     "bigearthnet_v2": Collection(
         "reBEN: BigEarthNet-S2 v2.0 with its labels and split",
@@ -226,12 +246,14 @@ COLLECTIONS = {
             ),
         ),
         {"BigEarthNet-S2": ("BigEarthNet-S2.tar.gzaa", "BigEarthNet-S2.tar.gzab")},
+        next_command=_WRITE_LMDB,
     ),
     "oscd": Collection(
         "Onera Satellite Change Detection: 24 cities at two dates, 13 bands, change masks",
         "513 MB",
         _OSCD_FILES,
         {Path(file.name).stem: (file.name,) for file in _OSCD_FILES},
+        next_command=_probe("main_oscd.py", "{}"),
     ),
 }
 

@@ -8,7 +8,6 @@ Write the lists of the split alone, for a pre-training that must see the train i
 import hashlib
 import sys
 import warnings
-from argparse import ArgumentParser
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -35,8 +34,9 @@ from datasets.eurosat_splits import (
     stratified_split,
     write_split,
 )
-from utils.cli import HelpFormatter, check_not_negative, run
+from utils.cli import print_next, run
 from utils.errors import UserError
+from utils.flags import Parser, check_not_negative
 from utils.input_transform import DataSpec, InputTransform
 from utils.progress import progress
 
@@ -171,7 +171,7 @@ def fingerprint(names: Sequence[str], images: Tensor) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the lists of the split."""
-    parser = ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--data_dir", type=Path, required=True, help="EuroSAT: a zip or a folder")
     parser.add_argument("--save_path", type=Path, required=True, help="folder of the three lists")
     parser.add_argument("--split", choices=LIST_PREFIXES, default="random", help="or by longitude")
@@ -183,6 +183,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     write_split(args.save_path, dataset.names, splits)
     for split, positions in splits.items():
         print(f"{args.save_path / split}.txt: {len(positions)} images")
+    if len(dataset.spec.bands) == 3:  # pictures, which are pre-trained on without the labels
+        flags = ("--image_list", args.save_path / "train.txt", "--data_mode", "moco")
+        flags += ("--preset", "small_images")
+        print_next("main_pretrain.py", "--data_dir", args.data_dir, *flags)
 
 
 if __name__ == "__main__":

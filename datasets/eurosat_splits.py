@@ -1,21 +1,41 @@
 """Splits of EuroSAT: the public lists, random or by longitude, or a seeded stratified split."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from datasets.eurosat_files import SmallFiles
-from datasets.pictures import read_list
 from utils.errors import UserError, quoted
 from utils.files import written_whole
-from utils.random import sample_keys
+from utils.flags import Parser
+
+if TYPE_CHECKING:  # the scripts parse their flags before torch is imported
+    from torch import Tensor
+
+    from datasets.eurosat_files import SmallFiles
 
 SPLITS = ("train", "val", "test")
 # Names of the public lists, <prefix><split>.txt, by kind of split. Random: of Neumann et al. 2019,
 # and as torchgeo names them. Spatial: torchgeo's, train, val and test are apart in longitude.
 LIST_PREFIXES = {"random": ("", "eurosat-"), "spatial": ("eurosat-spatial-",)}
+
+
+def add_split_args(parser: Parser) -> None:
+    """Add the flags of the split."""
+    add = parser.group("data").add_argument
+    add(
+        "--split",
+        choices=LIST_PREFIXES,
+        default="random",
+        help="Public split to use; spatial separates train, val and test by longitude.",
+    )
+    add(
+        "--split_seed",
+        type=int,
+        default=0,
+        help="Seed of the 60/20/20 split that is drawn where no public lists are found.",
+    )
 
 
 def stratified_split(labels: Tensor, classes: Sequence[str], split_seed: int) -> dict[str, Tensor]:
@@ -31,6 +51,10 @@ def stratified_split(labels: Tensor, classes: Sequence[str], split_seed: int) ->
     Returns:
         Sorted positions in ``labels`` for each of ``SPLITS``; together all of them.
     """
+    import torch
+
+    from utils.random import sample_keys
+
     keys = sample_keys(split_seed, labels, torch.arange(len(labels)))
     parts: dict[str, list[Tensor]] = {split: [] for split in SPLITS}
     for label, name in enumerate(classes):
@@ -60,6 +84,8 @@ def write_split(folder: Path, names: Sequence[str], splits: Mapping[str, Tensor]
 
 def read_lists(files: SmallFiles, folder: str, kind: str) -> dict[str, list[str]] | None:
     """Read the lines of the three lists of a kind in one folder; None if it has none of them."""
+    from datasets.pictures import read_list
+
     for prefix in LIST_PREFIXES[kind]:
         lists: dict[str, list[str]] = {}
         for split in SPLITS:
@@ -95,6 +121,8 @@ def match_lists(
     Returns:
         Positions in ``names`` for each of ``SPLITS``, int64.
     """
+    import torch
+
     positions = _positions(names)
     splits: dict[str, list[int]] = {split: [] for split in lists}
     problems: dict[str, list[str]] = {"not in the data": [], "listed twice": [], "in two lists": []}

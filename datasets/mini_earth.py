@@ -25,8 +25,9 @@ from datasets.mini_earth_covers import COVER_NAMES
 from datasets.mini_earth_files import write_eurosat_image, write_seco_place
 from datasets.mini_earth_oscd import choose_cities, write_city
 from datasets.oscd_cities import TEST_CITIES, TRAIN_CITIES
-from utils.cli import HelpFormatter, run
+from utils.cli import print_next, run
 from utils.errors import UserError
+from utils.flags import Parser
 from utils.pools import process_pool
 from utils.progress import progress
 
@@ -180,12 +181,29 @@ WRITERS: dict[str, tuple[Callable[..., None], str, frozenset[str]]] = {
     "oscd": (write_oscd, "num_cities", frozenset({"size"})),
 }
 
+# Per data set: the script that reads it, with flags that suit its size.
+NEXT = {
+    "seco": (
+        "main_pretrain.py",
+        "--num_negatives",
+        "256",
+        "--crop_size",
+        "48",
+        "--max_epochs",
+        "5",
+    ),
+    "eurosat": ("main_eurosat.py", "--backbone_type", "random"),
+    "bigearthnet": (
+        *("main_bigearthnet.py", "--backbone_type", "random", "--freeze_backbone"),
+        *("--learning_rate", "1e-3"),
+    ),
+    "oscd": ("main_oscd.py", "--backbone_type", "random", "--max_epochs", "10"),
+}
+
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=HelpFormatter, allow_abbrev=False
-    )
+    parser = Parser(__doc__)
     add = parser.add_argument
     add("--dataset", choices=WRITERS, required=True, help="layout to write")
     add("--save_path", type=Path, required=True, help="folder to create")
@@ -214,6 +232,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise UserError(f"--num_places {count} is not a multiple of the ten classes")
         count //= len(COVER_NAMES)
     write(root, **{count_name: count}, **args)
+    script, *flags = NEXT[dataset]
+    if dataset == "seco":
+        flags += ["--batch_size", str(min(32, count))]
+    print_next(script, "--data_dir", root, *flags)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """From stored patches to the views of a training step, in the three modes of SeCo."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datasets.bad_patches import BadPatchList, OnBadPatch
+from datasets.data_modes import DATA_MODES
 from datasets.open_patches import open_patches
 from datasets.packed_manifest import PICTURE_BANDS
 from datasets.packed_store import PackedStore
@@ -18,7 +19,8 @@ from datasets.patch_dataset import ErrorsAsSamples, PatchDataset, collate
 from datasets.seco_litdata import StreamedPlaces
 from datasets.seco_patches import day_of
 from datasets.store_loader import DeviceLoader, StoreLoader
-from utils.augment import Augment, AugmentConfig
+from utils.augment import Augment
+from utils.augment_config import AugmentConfig
 from utils.distributed import exchange, shared_permutation, to_device
 from utils.errors import UserError
 from utils.normalization import InputSpec
@@ -26,65 +28,6 @@ from utils.random import sample_keys
 from utils.seeded_sampler import SeededSampler, epoch_of
 
 Cache = Literal["mmap", "ram", "gpu"]
-
-
-@dataclass(frozen=True)
-class View:
-    """A picture that an encoder sees.
-
-    Attributes:
-        date: Which of the sample's dates is shown.
-        synthetic: Colour, blur and flip change it; otherwise only the random crop does.
-    """
-
-    date: int
-    synthetic: bool
-
-
-@dataclass(frozen=True)
-class DataMode:
-    """What a sample is and what is made of it.
-
-    Attributes:
-        num_dates: Dates of a sample.
-        every_date: Each date of a place is a sample of its own.
-        crop_first: Crop before colour and blur, as MoCo does; SeCo changes the whole patch first.
-        views: The query, then the key of each embedding space.
-    """
-
-    num_dates: int
-    every_date: bool
-    crop_first: bool
-    views: tuple[View, ...]
-
-    @property
-    def emb_spaces(self) -> int:
-        """Number of embedding spaces, each with a head and a queue."""
-        return len(self.views) - 1
-
-    @property
-    def space_names(self) -> list[str]:
-        """What each embedding space becomes invariant to: how its key differs from the query."""
-        query, *keys = self.views
-        kinds = {(True, True): "all", (True, False): "season", (False, True): "synthetic"}
-        return [kinds[key.date != query.date, key.synthetic] for key in keys]
-
-    @property
-    def view_labels(self) -> list[str]:
-        """What each view shows, in two lines, the query first."""
-        names = ["query", *(f"key {n}: {name}" for n, name in enumerate(self.space_names))]
-        dates = [f"date t{view.date}{', recoloured' * view.synthetic}" for view in self.views]
-        return [f"{name}\n{date}" for name, date in zip(names, dates, strict=True)]
-
-
-DATA_MODES = {
-    "moco": DataMode(1, True, True, (View(0, True), View(0, True))),
-    "moco_tp": DataMode(2, False, True, (View(0, True), View(1, True))),
-    # Figure 2 of the paper. Keys 0, 1, 2: all, temporal, synthetic transformations.
-    "seco": DataMode(
-        3, False, False, (View(0, False), View(1, True), View(2, False), View(0, True))
-    ),
-}
 
 
 class SecoDataModule(LightningDataModule):

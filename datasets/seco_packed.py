@@ -23,7 +23,7 @@ if not __package__:  # started as a script: the root is not on the path yet
 import math
 import os
 import time
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Sequence
 
 from datasets import litdata_manifest
@@ -34,13 +34,14 @@ from datasets.packed_manifest import MANIFEST_NAME, Manifest
 from datasets.packed_store import PackedStore
 from datasets.packing import pack, verify
 from datasets.seco_litdata import StreamedPlaces, address, write_litdata
-from utils.cli import HelpFormatter, check_not_negative, run
+from utils.cli import print_next, run
 from utils.errors import UserError
+from utils.flags import Parser, check_not_negative
 
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     """Read the command line, or ``argv`` in tests."""
-    parser = ArgumentParser(description=__doc__, formatter_class=HelpFormatter, allow_abbrev=False)
+    parser = Parser(__doc__)
     add = parser.add_argument
     add("--data_dir", type=Path, help="SeCo folder or zip, or folder or zip of pictures")
     add("--save_path", type=Path, required=True, help="folder of the store")
@@ -81,6 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         packed = describe(pack(source, args.save_path, args.num_workers))
     print(f"packed in {time.perf_counter() - started:.0f} s: {packed}")
     print(f"{'chunks' if args.format == 'litdata' else 'store'}: {args.save_path}")
+    print_next("main_pretrain.py", "--data_dir", args.save_path)
 
 
 def describe(manifest: Manifest) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 if not __package__:  # started as a script: the root is not on the path yet
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,8 +22,9 @@ from datasets.band_files import read_band
 from datasets.bands import ALL_BANDS, QUANTILES_NAME
 from datasets.packed_store import PackedStore, is_packed
 from datasets.seco_folder import find_bands, index_places, split_dates
-from utils.cli import HelpFormatter, run
+from utils.cli import run
 from utils.errors import UserError
+from utils.flags import Parser
 from utils.progress import progress
 from utils.report import write_json
 
@@ -91,7 +92,7 @@ def stretch_limits(histogram: np.ndarray) -> tuple[int, int]:
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     """Read the command line, or ``argv`` in tests."""
-    parser = ArgumentParser(description=__doc__, formatter_class=HelpFormatter, allow_abbrev=False)
+    parser = Parser(__doc__)
     parser.add_argument(
         "--data_dir", type=Path, required=True, help="folder of the places, or packed store"
     )

@@ -1,19 +1,16 @@
 """ResNet encoders without their classifier, and the three sources of their weights."""
 
-from argparse import ArgumentParser
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from torch import nn
 
+from utils.encoder_args import DEFAULT_ENCODER, check_encoder_source
 from utils.encoder_file import SEQUENTIAL, read_encoder_file
 from utils.errors import UserError
-from utils.input_transform import INPUT_NORMS
 from utils.normalization import PICTURE_BANDS, InputSpec, letters
 from utils.resnets import build_resnet
-
-DEFAULT_ENCODER = "resnet18"  # of the original
-SOURCES = ("random", "imagenet", "pretrain")
 
 
 class Encoder(nn.Sequential):
@@ -44,53 +41,34 @@ class Encoder(nn.Sequential):
         self.num_features: int = resnet.fc.in_features
 
 
-def add_backbone_args(parser: ArgumentParser) -> None:
-    """Add the flags of ``load_encoder`` and of ``input_transform``."""
-    add = parser.add_argument
-    add("--backbone_type", choices=SOURCES, default="imagenet", help="where weights come from")
-    add(
-        "--base_encoder",
-        help=f"any torchvision ResNet; by default the checkpoint's, else {DEFAULT_ENCODER}",
-    )
-    add("--ckpt_path", type=Path, help="encoder to load, see checkpoints/README.md")
-    add("--bands", nargs="+", help="bands in channel order; by default the encoder's, else RGB")
-    add(
-        "--input_norm",
-        choices=INPUT_NORMS,
-        help="by default auto (as in the pre-training), under --protocol paper the original's",
-    )
-
-
 def load_encoder(
     source: str,
     name: str | None = None,
-    ckpt_path: Path | None = None,
+    ckpt_path: str | os.PathLike[str] | None = None,
     bands: Sequence[str] | None = None,
 ) -> tuple[Encoder, InputSpec]:
-    """Build an encoder and tell what input it expects.
+    """Build an encoder in eval mode, and the contract of its input.
 
     Args:
-        source: One of ``SOURCES``.
+        source: One of ``utils.encoder_args.SOURCES``.
         name: A torchvision ResNet. None stands for the checkpoint's own, else the default; a
             checkpoint of another one is a ``UserError``.
         ckpt_path: Any file that ``utils.encoder_file`` reads, for "pretrain" only.
         bands: Channels of a random encoder. Pre-trained ones have their own, and others are a
             ``UserError``; a file that does not name its bands takes these names.
+
+    Returns:
+        The encoder, whose batch norm uses its running statistics until ``train()`` is called, and
+        what it expects as input (``utils.input_transform`` converts to it).
     """
-    if bands is not None and len(set(bands)) < len(bands):
-        raise UserError(f"--bands needs distinct names, not: {' '.join(bands)}")
-    if source == "pretrain":
-        if ckpt_path is None:
-            raise UserError("--backbone_type pretrain needs --ckpt_path")
-        return _pretrained_encoder(ckpt_path, name, bands)
+    check_encoder_source(source, ckpt_path, bands)
     if ckpt_path is not None:
-        raise UserError(
-            f"--ckpt_path {ckpt_path} is only read with --backbone_type pretrain: add it"
-        )
+        encoder, spec = _pretrained_encoder(Path(ckpt_path), name, bands)
+        return encoder.eval(), spec
     name, bands = name or DEFAULT_ENCODER, tuple(bands or PICTURE_BANDS)
     if source == "imagenet":
-        return _imagenet_encoder(name, bands), InputSpec.of_pictures(bands)
-    return Encoder(name, in_channels=len(bands)), InputSpec.of_pictures(bands)
+        return _imagenet_encoder(name, bands).eval(), InputSpec.of_pictures(bands)
+    return Encoder(name, in_channels=len(bands)).eval(), InputSpec.of_pictures(bands)
 
 
 def _imagenet_encoder(name: str, bands: tuple[str, ...]) -> Encoder:

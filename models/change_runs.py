@@ -32,13 +32,13 @@ def fit_detector(
         trainer_arguments: Device, precision and epochs.
         folder: Where to write metrics.csv, last.ckpt after every epoch, and best.ckpt; None
             writes nothing.
-        origin: Arguments, versions and commit of the run, written beside the checkpoints.
-        ckpt_path: Checkpoint of the run to continue.
+        origin: Arguments, versions and commit of the run, written next to the checkpoints.
+        ckpt_path: Checkpoint of the run to resume.
 
     Returns:
         Scores of the validation, of the best epoch or else of the last one.
     """
-    trainer = run_trainer("change detection", trainer_arguments, folder, folder, origin)
+    trainer = run_trainer("change detection", trainer_arguments, folder, folder, origin, ckpt_path)
     with warnings.catch_warnings():  # a frozen encoder is meant to be
         warnings.filterwarnings("ignore", message=".*in eval mode at the start of training")
         trainer.fit(detector, data, ckpt_path=ckpt_path, weights_only=True)

@@ -70,10 +70,8 @@ def feature_key(
     for name, tensor in encoder.state_dict().items():
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(memoryview(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy()))
-    contract = json.dumps(
-        [transform.fingerprint(), data_fingerprint, str(autocast_type(precision))]
-    )
-    digest.update(contract.encode())
+    contract = [transform.fingerprint(), data_fingerprint, str(autocast_type(precision))]
+    digest.update(json.dumps(contract).encode())
     return digest.hexdigest()
 
 

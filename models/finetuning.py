@@ -46,7 +46,9 @@ class Task(Protocol):
 class MakeTrainer(Protocol):
     """Builds the trainer of one training, of one or several processes."""
 
-    def __call__(self, max_epochs: int, folder: Path | None) -> Trainer:
+    def __call__(
+        self, max_epochs: int, folder: Path | None, *, seed: int, train_frac: float
+    ) -> Trainer:
         """Return a new one, which writes into the folder, or nothing."""
 
 
@@ -145,7 +147,10 @@ class FineTuning:
         embeddings: Tensor | None = None
         for seed, chosen in zip(self.seeds, rows, strict=True):
             module = self._classifier(seed, chosen, frac)
-            logits = self._train(module, chosen, folder and folder / f"seed={seed}")
+            trainer = self.make_trainer(
+                self.max_epochs, folder and folder / f"seed={seed}", seed=seed, train_frac=frac
+            )
+            logits = self._train(trainer, module, chosen, folder and folder / f"seed={seed}")
             for split, values in logits.items():
                 scores[split].append(values)
             epochs.append(module.best_epoch if self.select_epoch else self.max_epochs)
@@ -167,11 +172,12 @@ class FineTuning:
             hyper_parameters={**self.hyper_parameters, **of_share},
         )
 
-    def _train(self, module: SSLFineTuner, rows: Tensor, folder: Path | None) -> dict[str, Tensor]:
+    def _train(
+        self, trainer: Trainer, module: SSLFineTuner, rows: Tensor, folder: Path | None
+    ) -> dict[str, Tensor]:
         """Return the logits of the held-out splits; the best epoch is written, if it was chosen."""
         data = {"train": self.task.pictures("train", rows)}
         data |= {split: self.task.pictures(split) for split in self.held_out}
-        trainer = self.make_trainer(self.max_epochs, folder)
         logits = finetune(
             trainer,
             module,

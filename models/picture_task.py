@@ -107,7 +107,7 @@ def train_layer_each(
             freeze_backbone=True,
         )
         labelled = task.pictures("train", chosen)
-        trainer = make_trainer(max_epochs, None)
+        trainer = make_trainer(max_epochs, None, seed=seed, train_frac=1.0)
         trainer.fit(module, DataLoader(labelled, batch_size, shuffle=True, drop_last=True), val)
         trainer.test(module, val, verbose=False)
         scores.append(module.test_logits)

@@ -4,9 +4,7 @@ Shapes: N train and M validation pictures, D features, C classes.
 """
 
 import sys
-from argparse import ArgumentParser
 from copy import deepcopy
-from pathlib import Path
 from typing import cast
 
 import torch
@@ -26,14 +24,6 @@ NEIGHBOURS = 20
 _FEATURE_BATCH_SIZE = 128
 _PROBE_BATCH_SIZE = 256
 _LEARNING_RATE = 1e-3  # of the original's online probe
-
-
-def add_online_args(parser: ArgumentParser) -> None:
-    """Add the flags of the original's online probe, which is off without data."""
-    add = parser.add_argument
-    add("--online_data_dir", type=Path, help="EuroSAT or BigEarthNet to probe the encoder on")
-    add("--online_max_epochs", type=int, default=25, help="epochs of each linear probe")
-    add("--online_val_every_n_epoch", type=int, default=25, help="epochs between probes")
 
 
 class SSLOnlineEvaluator(Callback):

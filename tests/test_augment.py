@@ -26,7 +26,8 @@ from tests.pil_reference import (
     seco_view,
     to_pil,
 )
-from utils.augment import Augment, AugmentConfig
+from utils.augment import Augment
+from utils.augment_config import AugmentConfig
 from utils.normalization import InputSpec
 from utils.random import sample_keys
 from utils.view_draws import Draws, blur_sigma, color_params, crop_boxes, draw_views

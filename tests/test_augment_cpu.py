@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from datasets.bands import seco_input_spec
-from utils.augment import Augment, AugmentConfig
+from utils.augment import Augment
+from utils.augment_config import AugmentConfig
 from utils.normalization import InputSpec
 from utils.random import sample_keys
 from utils.view_draws import draw_views

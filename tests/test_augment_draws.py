@@ -12,8 +12,9 @@ from scipy import stats
 from torch import Tensor
 from torchvision.transforms import ColorJitter, RandomResizedCrop
 
+from utils.augment_config import AugmentConfig
 from utils.random import sample_keys
-from utils.view_draws import AugmentConfig, Draws, blur_sigma, color_params, crop_boxes
+from utils.view_draws import Draws, blur_sigma, color_params, crop_boxes
 
 CONFIG = AugmentConfig()
 ALWAYS = replace(CONFIG, jitter_prob=1.0, blur_prob=1.0)

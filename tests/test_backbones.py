@@ -1,12 +1,24 @@
 """Encoders are built for the bands that they are asked for, or refuse them."""
 
+from pathlib import Path
+
 import pytest
 import torch
 import torchvision
 
-from models.backbones import load_encoder
+from models.backbones import Encoder, load_encoder
 from utils.errors import UserError
 from utils.normalization import InputSpec
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_loaded_encoder_is_in_eval_mode_whatever_the_type_of_its_path(
+    tmp_path: Path, kind: type
+) -> None:
+    path = tmp_path / "encoder.pth"
+    torch.save(Encoder("resnet18").state_dict(), path)
+    for encoder, _ in (load_encoder("pretrain", ckpt_path=kind(path)), load_encoder("random")):
+        assert not any(module.training for module in encoder.modules())
 
 
 def test_a_random_encoder_takes_any_bands() -> None:

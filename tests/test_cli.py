@@ -19,12 +19,12 @@ from utils.cli import (
     GRACE_S,
     base_parser,
     check_base_flags,
-    check_positive,
     run,
     share_cores,
     trainer_kwargs,
 )
 from utils.errors import UserError
+from utils.flags import check_positive
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -113,10 +113,10 @@ def test_an_error_of_a_loader_process_is_its_sentence_alone(
     ],
 )
 def test_paths_that_cannot_work_are_told_before_the_work(
-    changes: dict[str, Path], message: str
+    changes: dict[str, Path], message: str, tmp_path: Path
 ) -> None:
     parser = base_parser(None, max_epochs=1, batch_size=1, learning_rate=1.0)
-    args = parser.parse_args(["--data_dir", "a", "--gpus", "0"])
+    args = parser.parse_args(["--data_dir", str(tmp_path), "--gpus", "0"])
     vars(args).update(changes)
     with pytest.raises(UserError, match=message):
         check_base_flags(args)

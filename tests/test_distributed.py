@@ -18,13 +18,13 @@ from models.ssl_finetuner import SSLFineTuner
 from utils.distributed import (
     exchange,
     gather,
-    launched_rank,
     own_part,
     rank,
     shared_permutation,
     unshuffle,
     world_size,
 )
+from utils.launch import launched_rank
 from utils.seeded_sampler import SeededSampler
 
 BATCH, SPACES, STEP = 4, 3, 7

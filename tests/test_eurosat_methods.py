@@ -17,6 +17,7 @@ import main_eurosat
 from datasets.eurosat_dataset import EurosatDataset
 from datasets.eurosat_splits import SPLITS
 from datasets.mini_earth import write_eurosat
+from models.finetuning import FineTuning
 from tests.legacy_checkpoint import write_legacy_checkpoint
 from utils.errors import UserError
 from utils.input_transform import input_transform
@@ -87,6 +88,30 @@ def test_a_curve_has_its_picture(curve: tuple[Any, Path]) -> None:
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 10  # lines of several colours
     written = json.loads((run_dir / "results.json").read_text())
     assert written["metrics"]["by_method"].keys() == {"linear", "lbfgs", "knn5", "knn20"}
+
+
+def test_an_interruption_keeps_the_methods_that_are_finished(
+    data_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Ctrl-C in fine-tuning threw away the finished methods."""
+
+    def interrupt(self: FineTuning, *args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(FineTuning, "__call__", interrupt)
+    flags = short_flags(data_dir, tmp_path, num_seeds=1)
+    with pytest.raises(KeyboardInterrupt):
+        main_eurosat.main([*flags, "--method", "finetune", "linear", "knn"])
+    (path,) = tmp_path.glob("**/results.json")
+    kept = json.loads(path.read_text())
+    assert kept["finished"] is False
+    assert kept["metrics"]["by_method"].keys() == {"linear", "knn5", "knn20"}
+    assert kept["metrics"]["method"] == "linear"
+    printed = [line.split(":")[0] for line in capsys.readouterr().out.splitlines()]
+    assert printed == [f"{name}, 60 labels" for name in ("linear", "knn5", "knn20")]
 
 
 def test_predictions_are_those_of_the_first_method(curve: tuple[Any, Path], data_dir: Path) -> None:
@@ -221,7 +246,10 @@ def test_each_training_of_several_processes_has_a_trainer_of_its_own(
     data_dir: Path, tmp_path: Path
 ) -> None:
     args = main_eurosat.parse_args(short_flags(data_dir, tmp_path))
-    trainers = [make_trainer(args, World(1, 2), "x", epochs, None) for epochs in (3, 5)]
+    trainers = [
+        make_trainer(args, World(1, 2), "x", epochs, None, seed=0, train_frac=1)
+        for epochs in (3, 5)
+    ]
     assert [trainer.max_epochs for trainer in trainers] == [3, 5]
     assert [trainer.world_size for trainer in trainers] == [2, 2]
 

@@ -1,7 +1,7 @@
 """What the downstream scripts export, read back."""
 
 import os
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -10,16 +10,19 @@ import pytest
 import torch
 from PIL import Image
 
+from utils import classification
+from utils.classification import accuracies, by_class
 from utils.errors import UserError
 from utils.evaluation import (
     add_evaluation_args,
     check_evaluation_flags,
-    format_metric,
     input_norm,
+    print_table,
     save_predictions,
     seeds,
     summarise,
 )
+from utils.flags import Parser
 from utils.plots import plot_label_curve, plot_per_class
 
 NAMES = ["Ärea_1", "b", "c"]
@@ -48,7 +51,7 @@ def test_parquet_predictions_come_back(tmp_path: Path) -> None:
 
 
 def flags(*argv: str) -> Namespace:
-    parser = ArgumentParser()
+    parser = Parser()
     add_evaluation_args(parser)
     return parser.parse_args(argv)
 
@@ -120,10 +123,47 @@ def test_a_summary_has_mean_deviation_values_and_interval() -> None:
         "test/map_micro_per_seed": [1.0, 3.0],
         "test/map_micro_interval": [0.5, 3.5],
     }
-    line = format_metric(metrics, "test/map_micro")
-    expected = "test/map_micro 2.00 +- 1.41 % 95 % 0.50 .. 3.50 (1.00 3.00)"
-    assert " ".join(line.split()) == expected
-    assert "+-" not in format_metric(summarise("a", [1.0]), "a")
+
+
+def test_one_table_has_a_line_for_each_metric_and_result(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    linear = summarise("val/a", [1.0, 3.0]) | summarise("test/a", [27.25, 30.0], (22.74, 31.76))
+    knn = summarise("test/a", [12.0])  # it chooses nothing on val
+    rows = [
+        ({"method": "linear", "labels": "60"}, linear),
+        ({"method": "5-NN", "labels": "1,234"}, knn),
+    ]
+    print_table(rows, ["val/a", "test/a", "absent"])
+    assert capsys.readouterr().out.splitlines() == [
+        "metric  method  labels  mean %  deviation   95 % interval  per seed",
+        "val/a   linear      60    2.00       1.41               -  1.00 3.00",
+        "test/a  linear      60   28.62       1.94  22.74 to 31.76  27.25 30.00",
+        "test/a  5-NN     1,234   12.00          -               -  12.00",
+    ]
+
+
+def test_recalls_and_the_confusion_name_the_method_and_share_they_are_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The recalls of ``linear`` were printed under the accuracy of ``finetune``."""
+    labels = torch.tensor([0, 0, 1, 1])
+    of_method = {}
+    for method, right in (("linear", 3), ("finetune", 1)):
+        scores = torch.eye(2)[torch.cat([labels[:right], 1 - labels[right:]])][None]
+        shown = accuracies("test", labels, scores) | by_class(
+            "test", labels, scores, ["sea", "ice"]
+        )
+        of_method[method] = shown | {"num_labelled": 60}
+    metrics = of_method["linear"] | {"method": "linear", "classes": ["sea", "ice"]}
+    metrics["by_method"] = {name: {"0.1": each} for name, each in of_method.items()}
+    classification.print_results(metrics)
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert lines[-3:] == ["test recall, linear, 60 labels", "sea 100.00 %", "ice 50.00 %"]
+    titles: list[str] = []
+    monkeypatch.setattr(classification, "plot_confusion", lambda *args: titles.append(args[-1]))
+    classification.write_pictures(tmp_path, metrics, "EuroSAT")
+    assert titles == ["EuroSAT, linear, 60 labels\ntest accuracy 75.0 %"]
 
 
 def test_pictures_of_curves_and_classes_are_drawn(tmp_path: Path) -> None:

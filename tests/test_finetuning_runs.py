@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning import Trainer
 from torch import Tensor
 
 import main_bigearthnet
 import main_eurosat
 from datasets.mini_earth import write_eurosat
 from models.backbones import load_encoder
-from utils.callbacks import SaveCheckpoints
+from utils.callbacks import SampleProgress
 from utils.checkpoint import read_checkpoint
 from utils.errors import UserError
 from utils.export import main as export
@@ -69,15 +69,14 @@ def run(command: list[str], *more: str) -> tuple[dict[str, Any], Path]:
 
 
 def stop_after_an_epoch(command: list[str], monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Start a run that dies after its first epoch; return its checkpoint."""
-    save = SaveCheckpoints.on_train_epoch_end
+    """Start a run that dies in its second epoch; return its checkpoint."""
 
-    def die(self: SaveCheckpoints, trainer: Trainer, pl_module: LightningModule) -> None:
-        save(self, trainer, pl_module)
-        raise Stopped
+    def die(self: SampleProgress, trainer: Trainer, *others: Any) -> None:
+        if trainer.current_epoch == 1:
+            raise Stopped
 
     with monkeypatch.context() as patch:
-        patch.setattr(SaveCheckpoints, "on_train_epoch_end", die)
+        patch.setattr(SampleProgress, "on_train_batch_start", die)
         with pytest.raises(Stopped):
             run(command)
     logs = Path(command[command.index("--log_dir") + 1])
@@ -112,7 +111,9 @@ def test_a_resumed_run_ends_with_the_bits_of_an_unbroken_one(
     command: list[str] = request.getfixturevalue(script)
     path = stop_after_an_epoch(command, monkeypatch)
     torch.rand(7)  # the state of the global generator counts for nothing
-    resumed, resumed_dir = run(command, "--resume_from_checkpoint", str(path))
+    logs = command[command.index("--log_dir") + 1]  # the other flags lie next to the checkpoint
+    alone = [command[0], "--log_dir", logs]
+    resumed, resumed_dir = run(alone, "--resume_from_checkpoint", str(path))
     unbroken, unbroken_dir = run(command)
     assert resumed_dir != unbroken_dir
     one, other = last(unbroken_dir), last(resumed_dir)
@@ -122,6 +123,8 @@ def test_a_resumed_run_ends_with_the_bits_of_an_unbroken_one(
     found = [name for name in unbroken if name.endswith("_per_seed")]
     assert found
     assert [resumed[name] for name in found] == [unbroken[name] for name in found]
+    history = [(folder / "seed=42/metrics.csv") for folder in (resumed_dir, unbroken_dir)]
+    assert history[0].read_text() == history[1].read_text()
 
 
 def test_the_best_epoch_is_an_encoder_with_its_classifier(
@@ -182,7 +185,8 @@ def test_every_share_and_seed_has_a_folder(eurosat: list[str]) -> None:
     assert [row["val/score"] for row in rows if row["val/score"]]
     assert [row["train/loss"] for row in rows if row["train/loss"]]
     origin = json.loads((run_dir / "frac=1/seed=43/checkpoints/arguments.json").read_text())
-    assert origin["arguments"]["num_seeds"] == 2
+    alone = {"num_seeds": 1, "seed": 43, "train_frac": [1.0], "method": ["finetune"]}
+    assert origin["arguments"] == origin["arguments"] | alone  # the flags that resume it
 
 
 def test_debug_writes_nothing(eurosat: list[str], tmp_path: Path) -> None:
@@ -197,15 +201,15 @@ def test_another_run_is_not_resumed(
     logs = tmp_path / "other"
     resume = ["--resume_from_checkpoint", str(path), "--log_dir", str(logs)]
     for extra, message in (
-        (["--base_encoder", "resnet34"], "of a run with base_encoder 'resnet18', not 'resnet34'"),
-        (["--seed", "7"], "of a run with seed 42, not 7"),
-        (["--train_frac", "0.67"], r"of a run with train_frac 1\.0, not 0\.67"),
-        (["--finetune_learning_rate", "0.1"], r"of a run with learning_rate 0\.0001, not 0\.1"),
+        (["--base_encoder", "resnet34"], "--base_encoder resnet34 contradicts .*, which has none"),
+        (["--seed", "7"], "--seed 7 contradicts the run of .*, which has 42: leave it out"),
+        (["--train_frac", "0.67"], r"--train_frac 0\.67 contradicts .* has 1\.0: leave it out"),
+        (["--finetune_learning_rate", "0.1"], r"0\.1 contradicts .* has 0\.0001: leave it out"),
         (["--batch_size", "4"], "of a run with samples_per_step 8, not 4"),
         (["--finetune_epochs", "9"], r"of a run with milestones \[1, 1\], not \[5, 7\]"),
-        (["--num_seeds", "2"], "continues one training: add --num_seeds 1"),
-        (["--train_frac", "0.67", "1"], "continues one training"),
-        (["--method", "linear", "finetune"], "probes write no checkpoint"),
+        (["--num_seeds", "2"], "--num_seeds 2 contradicts .* has 1: leave it out"),
+        (["--train_frac", "0.67", "1"], r"--train_frac 0\.67 1\.0 contradicts"),
+        (["--method", "linear", "finetune"], "--method linear finetune contradicts"),
     ):
         with pytest.raises(UserError, match=message):
             main_eurosat.main([*eurosat[1:], *resume, *extra])

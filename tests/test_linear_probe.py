@@ -15,7 +15,8 @@ from models.linear_probe import (
     fit_linear_probe,
     milestones,
 )
-from utils.metrics import accuracy_percent, confusion_matrix, mean_and_std
+from utils.evaluation import mean_and_std
+from utils.metrics import accuracy_percent, confusion_matrix
 
 
 def clouds(count: int, dim: int = 6, classes: int = 4) -> tuple[Tensor, Tensor]:

@@ -64,7 +64,7 @@ def tensors(encoder: nn.Module) -> dict[str, Tensor]:
 def fixed_encoder(monkeypatch: pytest.MonkeyPatch) -> Encoder:
     """Let the script judge an encoder that the test holds, too."""
     encoder, spec = load_encoder("random", "resnet18")
-    monkeypatch.setattr(main_bigearthnet, "load_encoder", lambda *_: (encoder, spec))
+    monkeypatch.setattr("models.backbones.load_encoder", lambda *_: (encoder, spec))
     return encoder
 
 
@@ -133,6 +133,28 @@ def test_a_probe_leaves_results_pictures_and_predictions(
         assert metrics["test/map_micro_per_seed"][0] == pytest.approx(100 * micro, abs=1e-9)
         assert saved["embeddings"].shape == (metrics["num_test"], 512)
         assert len(saved["names"]) == metrics["num_test"]
+
+
+def test_an_interruption_keeps_the_shares_that_are_finished(
+    probe: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure = main_bigearthnet.measure
+
+    def measure_once(*args: Any) -> dict[str, Any]:
+        monkeypatch.setattr(main_bigearthnet, "measure", interrupt)
+        return measure(*args)
+
+    def interrupt(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(main_bigearthnet, "measure", measure_once)
+    with pytest.raises(KeyboardInterrupt):
+        main_bigearthnet.main([*probe, "--train_frac", "0.5", "1"])
+    (path,) = tmp_path.glob("**/results.json")
+    kept = json.loads(path.read_text())
+    assert kept["finished"] is False
+    assert kept["metrics"]["by_train_frac"].keys() == {"0.5"}
+    assert kept["metrics"]["test/map_micro"] > 0
 
 
 def test_frozen_means_that_no_tensor_of_the_encoder_changes(

@@ -100,7 +100,7 @@ def test_frozen_means_that_no_tensor_of_the_encoder_changes(
 ) -> None:
     encoder, spec = load_encoder("random", "resnet18")
     before = tensors(encoder)
-    monkeypatch.setattr(main_eurosat, "load_encoder", lambda *_: (encoder, spec))
+    monkeypatch.setattr("models.backbones.load_encoder", lambda *_: (encoder, spec))
     main_eurosat.main([*flags, "--num_seeds", "1", "--debug"])
     for name, tensor in encoder.state_dict().items():
         assert torch.equal(tensor, before[name]), name
@@ -114,7 +114,7 @@ def test_second_run_takes_the_features_from_the_first(
     def fail(*_: Any, **__: Any) -> Tensor:
         raise AssertionError("extracted again")
 
-    monkeypatch.setattr(main_eurosat, "extract_features", fail)
+    monkeypatch.setattr("models.features.extract_features", fail)
     second = main_eurosat.main(flags)
     assert not first["features_were_cached"]
     assert second["features_were_cached"]
@@ -225,7 +225,7 @@ def test_paper_protocol_drifts_statistics_but_no_weights_and_drops_the_last_batc
             super().__init__(*args, **kwargs)
             probes.append(self)
 
-    monkeypatch.setattr(main_eurosat, "load_encoder", lambda *_: (encoder, spec))
+    monkeypatch.setattr("models.backbones.load_encoder", lambda *_: (encoder, spec))
     monkeypatch.setattr(finetuning, "SSLFineTuner", Recorded)
     paper = ["--protocol", "paper", "--batch_size", "16", "--num_seeds", "1", "--debug"]
     metrics = main_eurosat.main([*flags, *paper])

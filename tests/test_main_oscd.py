@@ -90,7 +90,7 @@ def detectors(monkeypatch: pytest.MonkeyPatch) -> list[ChangeDetector]:
 def encoder(monkeypatch: pytest.MonkeyPatch) -> Encoder:
     """The encoder that the run copies."""
     made, spec = load_encoder("random")
-    monkeypatch.setattr(main_oscd, "load_encoder", lambda *_, **__: (made, spec))
+    monkeypatch.setattr("models.backbones.load_encoder", lambda *_, **__: (made, spec))
     return made
 
 
@@ -260,10 +260,10 @@ def test_another_run_is_not_resumed(finished: Finished, flags: list[str], tmp_pa
     folder = finished.run_dir / "seed=42"
     last = ["--resume_from_checkpoint", str(folder / "last.ckpt")]
     for extra, message in (
-        (["--learning_rate", "0.1"], "of a run with learning_rate 0.001, not 0.1"),
-        (["--seed", "7"], "of a run with seed 42, not 7"),
-        (["--base_encoder", "resnet34"], "of a run with encoder_parameters"),
-        (["--num_seeds", "2"], "continues one training: add --num_seeds 1"),
+        (["--learning_rate", "0.1"], r"0\.1 contradicts the run of .*, which has 0\.001"),
+        (["--seed", "7"], "--seed 7 contradicts the run of .*, which has 42: leave it out"),
+        (["--base_encoder", "resnet34"], "--base_encoder resnet34 contradicts"),
+        (["--num_seeds", "2"], "--num_seeds 2 contradicts .* has 1: leave it out"),
         ([], "has its 3 epochs already: raise --max_epochs above 3"),
         (["--resume_from_checkpoint", str(folder / "best.ckpt")], "cannot be continued"),
     ):
@@ -345,8 +345,12 @@ def test_shares_of_the_tiles_make_a_curve(
     flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     metrics = main_oscd.main([*flags, "--train_frac", "1", "0.5"])
-    printed = [line for line in capsys.readouterr().out.splitlines() if "% of the tiles" in line]
-    assert printed == ["50 % of the tiles", "100 % of the tiles"]
+    printed = capsys.readouterr().out.splitlines()
+    finished = [line.split(":")[0] for line in printed if line.endswith(" %")]
+    assert finished[:2] == ["50 % of the tiles", "100 % of the tiles"]
+    shares = [line.split()[1] for line in printed if line.startswith("test/f1")]
+    assert shares == ["50", "100"]
+    assert "test F1 of each city, 100 % of the tiles" in printed
     run_dir = tmp_path / "logs/oscd-random/version_0"
     assert list(metrics["by_train_frac"]) == ["0.5", "1"]
     assert metrics["test/f1"] == metrics["by_train_frac"]["1"]["test/f1"]

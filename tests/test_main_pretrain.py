@@ -1,5 +1,6 @@
 """The script from its flags to its files, on a miniature Earth."""
 
+import csv
 import json
 import shutil
 import subprocess
@@ -110,10 +111,13 @@ def test_the_last_lines_name_checkpoint_and_results(
     seco_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_dir = pretrain(seco_root, tmp_path, "--max_epochs", "1", "--data_mode", "moco_tp")
-    lines = capsys.readouterr().out.splitlines()[-2:]
+    last = run_dir / "checkpoints/last.ckpt"
+    lines = capsys.readouterr().out.splitlines()[-3:]
     assert lines == [
-        f"checkpoint: {run_dir / 'checkpoints/last.ckpt'}",
+        f"checkpoint: {last}",
         f"results: {run_dir / 'results.json'}",
+        "next: python main_eurosat.py --data_dir EuroSAT_RGB.zip --backbone_type pretrain "
+        f"--ckpt_path {last}",
     ]
 
 
@@ -141,6 +145,54 @@ def test_a_resumed_run_ends_with_the_same_bits(
     assert_equal(
         tensors(two_epochs / "checkpoints/last.ckpt"), tensors(resumed / "checkpoints/last.ckpt")
     )
+
+
+def history(run_dir: Path) -> list[dict[str, str]]:
+    """Return the rows of metrics.csv without the measured seconds."""
+    with (run_dir / "metrics.csv").open(newline="") as file:
+        return [
+            {name: text for name, text in row.items() if "second" not in name}
+            for row in csv.DictReader(file)
+        ]
+
+
+def test_a_checkpoint_alone_resumes_its_run_in_its_folder(
+    two_epochs: Path, seco_root: Path, tmp_path: Path
+) -> None:
+    first = pretrain(seco_root, tmp_path, "--max_epochs", "1")
+    views = (first / "views.png").stat().st_mtime_ns
+    last = first / "checkpoints/last.ckpt"
+    main(["--resume_from_checkpoint", str(last), "--max_epochs", "2"])
+    assert run_dirs(tmp_path) == [first]  # one folder, and in it one history
+    assert_equal(tensors(two_epochs / "checkpoints/last.ckpt"), tensors(last))
+    assert len(history(first)) == 2
+    assert history(first) == history(two_epochs)
+    assert (first / "views.png").stat().st_mtime_ns == views
+
+
+def test_an_older_checkpoint_leaves_the_later_history_alone(
+    two_epochs: Path, tmp_path: Path
+) -> None:
+    before = (two_epochs / "metrics.csv").read_bytes()
+    checkpoint = str(two_epochs / "checkpoints/epoch=1.ckpt")
+    main(["--resume_from_checkpoint", checkpoint, "--log_dir", str(tmp_path)])
+    assert (two_epochs / "metrics.csv").read_bytes() == before
+    (resumed,) = run_dirs(tmp_path)
+    assert history(resumed) == history(two_epochs)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"arguments": 3}', "[" * 100_000])
+def test_unreadable_flags_of_a_run_are_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "arguments.json").write_text(content)
+    with pytest.raises(UserError, match=r"arguments\.json does not hold the flags of a run"):
+        parse_args(["--resume_from_checkpoint", str(tmp_path / "last.ckpt")])
+
+
+def test_stored_flags_are_checked_as_given_ones_are(tmp_path: Path) -> None:
+    stored = {"arguments": {"batch_size": "many", "data_dir": ".", "unknown": 1}}
+    (tmp_path / "arguments.json").write_text(json.dumps(stored))
+    with pytest.raises(UserError, match="--batch_size: invalid int value: 'many'"):
+        parse_args(["--resume_from_checkpoint", str(tmp_path / "last.ckpt")])
 
 
 def test_grouped_batch_norm_resumes_with_the_same_bits(seco_root: Path, tmp_path: Path) -> None:
@@ -343,20 +395,21 @@ def test_flags_that_cannot_work_are_refused_before_anything_is_written(
 
 
 def test_unknown_precision_is_refused_before_anything_is_written(
-    seco_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    seco_root: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(SystemExit):
+    with pytest.raises(UserError, match=r"invalid choice: '17' .*bf16-mixed"):
         pretrain(seco_root, tmp_path, "--precision", "17")
-    assert "bf16-mixed" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
     ("other", "named"),
     [
-        ("--num_negatives 9", "num_negatives 8, not 9"),
-        ("--bands B2 B3 B4", "input_spec"),
-        ("--learning_rate 0.5", "learning_rate 0.03, not 0.5"),
+        ("--num_negatives 9", "--num_negatives 9 contradicts the run of .*, which has 8"),
+        ("--bands B2 B3 B4", "--bands B2 B3 B4 contradicts .*, which has B4 B3 B2: leave it out"),
+        ("--learning_rate 0.5", r"--learning_rate 0\.5 contradicts .*, which has 0\.03"),
+        ("--crop_size 48", "--crop_size 48 contradicts .*, which has 32"),
+        ("--preset small_images", "contradicts"),
         ("--max_epochs 2", "has its 2 epochs already"),
         ("--batch_size 2", "3 samples per step, not 2"),
     ],

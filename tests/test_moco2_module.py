@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.moco2_module import MocoV2
-from utils.augment import Augment, AugmentConfig
+from utils.augment import Augment
+from utils.augment_config import AugmentConfig
 from utils.distributed import exchange, shared_permutation, to_device
 from utils.normalization import InputSpec
 

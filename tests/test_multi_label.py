@@ -86,12 +86,15 @@ def test_results_are_printed_and_drawn(tmp_path: Path, capsys: pytest.CaptureFix
     targets, logits = sample()
     result = label_metrics("test", targets, logits) | {"num_labelled": 1234}
     result |= per_class_precision("test", targets, logits, CLASSES)
-    metrics = result | {"by_train_frac": {"0.1": result, "1": result}}
+    few = result | {"num_labelled": 123}
+    metrics = result | {"method": "linear", "by_train_frac": {"0.1": few, "1": result}}
     print_results(metrics)
-    printed = capsys.readouterr().out
-    assert printed.count("1,234 labelled patches") == 2
-    assert f"{result['test/map_micro']:.2f} +-" in printed
-    assert printed.splitlines()[-1].split() == ["AP", "d", "-", "%"]
+    lines = capsys.readouterr().out.splitlines()
+    micro = [line.split() for line in lines if line.startswith("test/map_micro")]
+    assert [line[1:3] for line in micro] == [["linear", "123"], ["linear", "1,234"]]
+    assert micro[0][3] == f"{result['test/map_micro']:.2f}"
+    assert "test average precision, linear, 1,234 labels" in lines
+    assert lines[-1].split() == ["d", "-", "%"]
     write_pictures(tmp_path, metrics, "title")
     for name in ("average_precision.png", "label_efficiency.png"):
         assert Image.open(tmp_path / name).width > 300

@@ -4,13 +4,17 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 import main_bigearthnet
 import main_eurosat
 import main_oscd
 import main_pretrain
 from datasets import collect_args
+from models.backbones import Encoder
+from utils.normalization import SECO_SPEC
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -55,6 +59,33 @@ def test_make_targets_of_the_readme_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
     assert targets >= {"demo", "test"}
     assert all(re.search(rf"^{target}:", makefile, flags=re.MULTILINE) for target in targets)
+
+
+@pytest.mark.parametrize("document", ["README.md", "checkpoints/README.md"])
+def test_the_example_embeds_a_picture_with_the_contract_of_its_encoder(
+    document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (ROOT / document).read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    encoder = Encoder("resnet18").eval()
+    content = {"state_dict": {f"encoder_q.{k}": v for k, v in encoder.state_dict().items()}}
+    content["hyper_parameters"] = {"base_encoder": "resnet18", "input_spec": SECO_SPEC.to_dict()}
+    torch.save(content, "last.ckpt")
+    dn = np.random.default_rng(0).integers(0, 4000, (3, 32, 32), dtype=np.uint16)
+    names = {"dn": dn}
+    exec(example, names)
+    # The contract as checkpoints/README.md writes it, band by band.
+    x = np.empty(dn.shape, np.float32)
+    for c, (low, high, mean, std) in enumerate(
+        [(0, 129, 0.485, 0.229), (2, 103, 0.456, 0.224), (3, 88, 0.406, 0.225)]
+    ):
+        stored = np.floor(255 * np.minimum(dn[c] / 10000, 1))
+        picture = np.floor(np.clip(255 * (stored - low) / (high - low), 0, 255))
+        x[c] = (picture / 255 - mean) / std
+    with torch.inference_mode():
+        expected = encoder(torch.from_numpy(x)[None])
+    torch.testing.assert_close(names["features"], expected, atol=1e-4, rtol=1e-4)
 
 
 def test_links_of_the_readme_lead_to_files() -> None:

@@ -25,7 +25,8 @@ from datasets.packed_store import PackedStore
 from datasets.patch_dataset import PatchSource
 from datasets.seco_patches import SecoPatches
 from models.moco2_module import MocoV2
-from utils.augment import Augment, AugmentConfig
+from utils.augment import Augment
+from utils.augment_config import AugmentConfig
 from utils.random import sample_keys
 
 ROOT = Path(__file__).resolve().parents[1]

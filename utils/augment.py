@@ -14,11 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor, nn
 
+from utils.augment_config import AugmentConfig
 from utils.augment_cpu import ViewMaker
 from utils.color_jitter import color_jitter
 from utils.normalization import InputSpec
 from utils.resample import blur_map, resample, resize_map
-from utils.view_draws import AugmentConfig, ViewDraws, draw_views
+from utils.view_draws import ViewDraws, draw_views
 
 _SMALL_PATCH = 3 * 64 * 64  # values; a batch of such patches is faster as a whole, also on a CPU
 

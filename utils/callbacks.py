@@ -145,6 +145,11 @@ class SaveCheckpoints(Checkpoint):
         if trainer.is_global_zero:
             write_json(self.folder / "arguments.json", self.origin)
 
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Lightning logs the means of an epoch after its checkpoint. A resumed run needs them.
+        for logger in trainer.loggers:
+            logger.save()
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         done = trainer.current_epoch + 1
         trainer.save_checkpoint(self.folder / "last.ckpt", weights_only=False)
@@ -154,6 +159,8 @@ class SaveCheckpoints(Checkpoint):
 
 class ViewsPicture(Callback):
     """Draw the views of the first batch: what the network is asked to tell apart.
+
+    A resumed run keeps the picture of its first start.
 
     Args:
         path: PNG to write.
@@ -176,7 +183,7 @@ class ViewsPicture(Callback):
         self.spec = spec
         self.labels = labels
         self.dates = dates
-        self.is_drawn = False
+        self.is_drawn = path.exists()
         self.shown: Views | None = None
 
     def on_train_batch_start(

@@ -1,13 +1,13 @@
 """Scores of change maps, from pixels that are counted over a whole data set."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from utils.evaluation import format_metric, summarise
+from utils.evaluation import print_table, summarise
 from utils.metrics import bootstrap_interval, detection_scores
 
 # A pixel counts as changed from this probability on: 0.01, 0.02 ... 0.99.
@@ -91,18 +91,17 @@ def summarise_cities(counts: Tensor, cities: Sequence[str], seed: int) -> dict[s
     return summary
 
 
-def print_results(metrics: dict[str, Any]) -> None:
-    """Print the scores of every share of the tiles, and F1 of each city for the largest.
+def print_results(metrics: Mapping[str, Any]) -> None:
+    """Print the scores of every share of the tiles, and the F1 of each city for one share.
 
     Args:
         metrics: Those of the largest share, and under "by_train_frac" everyone's.
     """
     names = ["val/f1", *(f"val/{name}_batch_mean" for name in SCORES)]
     names += [f"test/{name}" for name in SCORES]
-    for frac, result in metrics["by_train_frac"].items():
-        print(f"{100 * float(frac):g} % of the tiles")
-        for name in names:
-            if name in result:
-                print(f"  {format_metric(result, name)}")
+    shares = metrics["by_train_frac"]
+    results = [({"tiles %": f"{100 * float(frac):g}"}, each) for frac, each in shares.items()]
+    print_table(results, names)
+    print(f"test F1 of each city, {results[-1][0]['tiles %']} % of the tiles")
     for city, scores in metrics["test/cities"].items():
-        print(f"  f1 {city:25s}{scores['f1']:6.2f} %")
+        print(f"  {city:25s}{scores['f1']:6.2f} %")

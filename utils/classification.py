@@ -3,14 +3,14 @@
 Shapes: S repetitions, N samples, C classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from utils.evaluation import curve_points, format_metric, summarise
+from utils.evaluation import curve_points, print_table, summarise
 from utils.metrics import bootstrap_interval, confusion_matrix
 from utils.plots import plot_confusion, plot_label_curve
 
@@ -56,27 +56,35 @@ def by_class(split: str, labels: Tensor, scores: Tensor, classes: Sequence[str])
     return {f"{split}/recall": recall, f"{split}/confusion": confusion.tolist()}
 
 
-def print_results(metrics: dict[str, Any]) -> None:
-    """Print the accuracies of every method and share of the labels, and the recall of the first.
+def print_results(metrics: Mapping[str, Any]) -> None:
+    """Print the accuracies of every method and share of the labels, and the recalls of one.
 
     Args:
-        metrics: The first method's, and under "by_method" by method and share everyone's.
+        metrics: Those of one method and share, which "method" and "num_labelled" name, and under
+            "by_method" by method and share everyone's.
     """
-    for method, shares in metrics["by_method"].items():
-        for result in shares.values():
-            print(f"{method}, {result['num_labelled']} labels")
-            for name in reversed(ACCURACIES):
-                if name in result:
-                    print(f"  {format_metric(result, name)}")
-    for name, recall in metrics.get("test/recall", {}).items():
-        print(f"  recall {name:22s}{recall:6.2f} %")
+    results = [
+        ({"method": method, "labels": f"{result['num_labelled']:,}"}, result)
+        for method, shares in metrics["by_method"].items()
+        for result in shares.values()
+    ]
+    print_table(results, ACCURACIES[::-1])
+    if "test/recall" in metrics:
+        print(f"test recall, {_described(metrics)}")
+        for name, recall in metrics["test/recall"].items():
+            print(f"  {name:22s}{recall:6.2f} %")
 
 
-def write_pictures(folder: Path, metrics: dict[str, Any], title: str) -> None:
-    """Draw the confusion of the first method, and the curve if there are several shares."""
+def _described(metrics: Mapping[str, Any]) -> str:
+    """Name the method and the share of the labels that ``metrics`` are of."""
+    return f"{metrics['method']}, {metrics['num_labelled']:,} labels"
+
+
+def write_pictures(folder: Path, metrics: Mapping[str, Any], title: str) -> None:
+    """Draw the confusion of one method and share, and the curve if there are several shares."""
     if "test/confusion" in metrics:
         confusion = torch.tensor(metrics["test/confusion"])
-        text = f"{title}, test: {metrics['test/accuracy']:.1f} %"
+        text = f"{title}, {_described(metrics)}\ntest accuracy {metrics['test/accuracy']:.1f} %"
         plot_confusion(folder / "confusion.png", confusion, metrics["classes"], text)
     results = metrics["by_method"]
     if max(len(shares) for shares in results.values()) > 1:

@@ -1,26 +1,24 @@
 """Command-line flags that the entry scripts share, and their translation to Lightning 2."""
 
-import argparse
 import errno
 import logging
-import math
 import os
+import shlex
 import signal
 import sys
 import threading
 import time
 import warnings
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-import torch
-
-from utils.distributed import launched_rank
 from utils.errors import UserError, sentence_of
-from utils.files import check_can_write, check_name
+from utils.files import check_can_write, check_checkpoint, check_exists
+from utils.flags import Parser, check_not_negative, check_positive
+from utils.launch import launched_rank
 from utils.precision import PRECISIONS
 
 # A full disk or a path that cannot be used is not a bug; the error's text names the path.
@@ -31,19 +29,12 @@ _PATH_ERRORS = {
 }
 # Time for the launcher to end a process that fails only because another one did.
 GRACE_S = 5.0
-LARGEST_COUNT = 2**32  # of samples, epochs, pixels; and what NumPy takes for a seed
-PRECISION_HELP = "of the arithmetic; auto: bf16 where the device computes in it, else 32-bit floats"
-PROTOCOL_HELP = "paper restores the choices of the original, see docs/differences.md"
-
-
-class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Show defaults that say something, and keep the line breaks of the example commands."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        text = action.help or ""
-        if action.default in (None, "") or isinstance(action.default, bool) or "default" in text:
-            return action.help
-        return super()._get_help_string(action)
+GROUPS = ("data", "views", "model", "training", "devices", "evaluation", "output")
+PROTOCOL_HELP = "paper restores the choices of the original, see docs/differences.md."
+GPUS_HELP = "GPUs on each machine, 0 for the CPU (default: 1 if there is a GPU, else 0)."
+PRECISION_HELP = (
+    "Floating-point numbers of the arithmetic; auto takes bf16 where the device has it."
+)
 
 
 def base_parser(
@@ -52,65 +43,41 @@ def base_parser(
     max_epochs: int,
     batch_size: int,
     learning_rate: float,
-) -> ArgumentParser:
+) -> Parser:
     """Create a parser with the flags of every entry script; only defaults differ."""
-    parser = ArgumentParser(
-        description=description, formatter_class=HelpFormatter, allow_abbrev=False
-    )
-    add = parser.add_argument
-    add("--data_dir", type=Path, required=True, help="data set, see README.md")
-    add("--batch_size", type=int, default=batch_size, help="samples per step and process")
-    add("--num_workers", type=int, default=min(8, os.cpu_count() or 1), help="loader processes")
-    add("--learning_rate", type=float, default=learning_rate, help="initial learning rate")
-    add("--max_epochs", type=int, default=max_epochs, help="passes over the training set")
-    add("--gpus", type=int, default=min(1, torch.cuda.device_count()), help="0 runs on the CPU")
-    add("--accelerator", choices=["dp", "ddp"], help="spelling of 2021, both run as ddp")
-    add("--precision", choices=["auto", *PRECISIONS], default="auto", help=PRECISION_HELP)
+    parser = Parser(description)
+    parser.usage = "%(prog)s --data_dir DATA_DIR [flags]"
+    for title in GROUPS:  # --help shows those that get flags, in this order
+        parser.group(title)
+    add = parser.group("data").add_argument
+    add("--data_dir", type=Path, required=True, help="Folder or file of the data set, see README.")
+    workers = min(8, os.cpu_count() or 1)
+    add("--num_workers", type=int, default=workers, help="Processes that read samples.")
+    add = parser.group("training").add_argument
+    add("--batch_size", type=int, default=batch_size, help="Samples per step and process.")
+    add("--max_epochs", type=int, default=max_epochs, help="Passes over the training set.")
+    add("--learning_rate", type=float, default=learning_rate, help="Learning rate at the start.")
+    add("--seed", type=int, default=42, help="Seed of all random numbers.")
     add("--protocol", choices=["corrected", "paper"], default="corrected", help=PROTOCOL_HELP)
-    add("--resume_from_checkpoint", type=Path, help="checkpoint of the run to continue")
-    add("--log_dir", type=Path, default=Path("logs"), help="where runs write their folder")
-    add("--seed", type=int, default=42, help="seed of all generators")
-    add("--debug", action="store_true", help="write neither logs nor checkpoints")
+    add("--resume_from_checkpoint", type=Path, help="Checkpoint of the interrupted run to resume.")
+    add = parser.group("devices").add_argument
+    add("--gpus", type=int, help=GPUS_HELP)
+    add("--accelerator", choices=["dp", "ddp"], help="Spelling of 2021; both run as ddp.")
+    add("--precision", choices=["auto", *PRECISIONS], default="auto", help=PRECISION_HELP)
+    add = parser.group("output").add_argument
+    add("--log_dir", type=Path, default=Path("logs"), help="Folder in which a run gets its own.")
+    add("--debug", action="store_true", help="Write neither logs nor checkpoints.")
     return parser
 
 
 def check_base_flags(args: Namespace) -> None:
-    """Refuse values of ``base_parser``'s flags that cannot work, as GPUs that are not there."""
+    """Refuse values of ``base_parser``'s flags that cannot work, before heavy imports."""
     check_positive(args, "batch_size", "max_epochs", "learning_rate")
     check_not_negative(args, "num_workers", "gpus", "seed")
-    check_name("data_dir", args.data_dir)
+    check_exists("data_dir", args.data_dir)
+    check_checkpoint("resume_from_checkpoint", args.resume_from_checkpoint)
     if not args.debug:
         check_can_write("log_dir", args.log_dir, is_folder=True)
-    if args.gpus > torch.cuda.device_count():
-        raise UserError(
-            f"--gpus {args.gpus} was asked for, {torch.cuda.device_count()} found: "
-            "use --gpus 0 for the CPU"
-        )
-
-
-def check_positive(args: Namespace, *names: str) -> None:
-    """Refuse flags that are not above 0, as a number can be; None means that one was not given."""
-    for name in names:
-        value = getattr(args, name)
-        if value is not None and not 0 < value < _limit(value):
-            raise UserError(f"--{name} must be above 0 and {_below(value)}, not {value}")
-
-
-def check_not_negative(args: Namespace, *names: str) -> None:
-    """Refuse flags that are negative or larger than a number can be."""
-    for name in names:
-        value = getattr(args, name)
-        if not 0 <= value < _limit(value):
-            raise UserError(f"--{name} must be 0 or more and {_below(value)}, not {value}")
-
-
-def _limit(value: float) -> float:
-    """Return what is too large: far beyond any use, but less than libraries choke on."""
-    return LARGEST_COUNT if isinstance(value, int) else math.inf
-
-
-def _below(value: float) -> str:
-    return f"below {LARGEST_COUNT:,}" if isinstance(value, int) else "finite"
 
 
 def trainer_kwargs(args: Namespace) -> dict[str, Any]:
@@ -128,6 +95,8 @@ def share_cores(gpus: int, num_processes: int, num_loaders: int) -> None:
 
     Threads wait for each other by spinning: one that lacks a core slows a step many times.
     """
+    import torch
+
     if gpus == 0:
         free = (os.cpu_count() or 1) // num_processes - num_loaders
         threads = max(1, min(free, torch.get_num_threads()))
@@ -153,7 +122,7 @@ def run(main: Callable[[], object]) -> None:
         if error.errno not in _PATH_ERRORS:
             raise
         _leave(f"error: {error}: free it or choose another path", 2)
-    except (MemoryError, torch.OutOfMemoryError):
+    except _memory_errors():
         _leave("error: out of memory: lower the sizes, such as --batch_size", 2)
     except KeyboardInterrupt:
         _leave("interrupted", 130)
@@ -161,6 +130,17 @@ def run(main: Callable[[], object]) -> None:
         if isinstance(leaving.__context__, KeyboardInterrupt):
             _leave("interrupted", 130)
         raise
+
+
+def print_next(*command: object) -> None:
+    """Print the command that usually comes next, quoted for the shell."""
+    print(f"next: python {shlex.join(map(str, command))}")
+
+
+def _memory_errors() -> tuple[type[Exception], ...]:
+    """Return the errors for a full memory; that of torch only if the script has imported torch."""
+    of_gpu = getattr(sys.modules.get("torch"), "OutOfMemoryError", MemoryError)
+    return MemoryError, of_gpu
 
 
 def exit_on_signal(number: int, frame: FrameType | None) -> NoReturn:

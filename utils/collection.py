@@ -1,13 +1,13 @@
 """What belongs together among the files to download, how it is fetched, and the command line."""
 
-from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from utils.cli import HelpFormatter
+from utils.cli import print_next
 from utils.download import Patience, RemoteFile, fetch
 from utils.extract import extract
+from utils.flags import Parser
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Collection:
         unpack: Folder to make: names of its archive's pieces in order. Other archives are read as
             they are.
         note: What a user has to know besides.
+        next_command: Script and flags of what usually comes next; "{}" is the folder.
     """
 
     about: str
@@ -28,6 +29,7 @@ class Collection:
     files: tuple[RemoteFile, ...]
     unpack: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     note: str = ""
+    next_command: tuple[str, ...] = ()
 
 
 def download(collection: Collection, folder: Path, patience: Patience | None = None) -> None:
@@ -52,6 +54,8 @@ def download(collection: Collection, folder: Path, patience: Patience | None = N
     print(f"downloaded: {folder}")
     if collection.note:
         print(collection.note)
+    if collection.next_command:
+        print_next(*(part.replace("{}", str(folder)) for part in collection.next_command))
 
 
 def print_list(collections: Mapping[str, Collection]) -> None:
@@ -76,9 +80,7 @@ def download_or_list(
         argv: Arguments, those of the process if None.
         save_path: Default folder; without one the flag is needed.
     """
-    parser = ArgumentParser(
-        description=description, formatter_class=HelpFormatter, allow_abbrev=False
-    )
+    parser = Parser(description)
     add = parser.add_argument
     add("name", nargs="?", choices=collections, help="what to download")
     add("--save_path", type=Path, default=save_path, help="folder to put it into")

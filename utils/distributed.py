@@ -3,7 +3,6 @@
 Shapes: B samples per process, W processes.
 """
 
-import os
 from collections.abc import Iterable
 
 import torch
@@ -19,12 +18,6 @@ def world_size() -> int:
 def rank() -> int:
     """Return the number of this process."""
     return dist.get_rank() if world_size() > 1 else 0
-
-
-def launched_rank() -> int:
-    """Return the number of this process as its launcher says, before processes are connected."""
-    names = ("RANK", "LOCAL_RANK", "SLURM_PROCID")  # torchrun, Lightning, SLURM
-    return next((int(os.environ[name]) for name in names if name in os.environ), 0)
 
 
 @torch.no_grad()

@@ -1,42 +1,53 @@
 """What the downstream scripts share: their flags, how results are summarised, what they export."""
 
-from argparse import ArgumentParser, Namespace
+from __future__ import annotations
+
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from statistics import mean, stdev
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from torch import Tensor
-
-from utils.cli import check_positive
 from utils.errors import UserError
 from utils.files import check_can_write, written_whole
-from utils.metrics import mean_and_std
-from utils.subset import check_fraction
+from utils.flags import Parser, check_fraction, check_positive
+
+if TYPE_CHECKING:  # the scripts parse their flags before torch is imported
+    from torch import Tensor
 
 _PREDICTION_SUFFIXES = (".npz", ".parquet")
+_HEADLINES = (  # in percent; a result has one of them
+    *("test/accuracy", "val/accuracy_batch_mean", "test/map_micro", "val/map_micro_batch_mean"),
+    "test/f1",
+)
+_TEXT = ("metric", "method", "per seed")  # columns of text, which are aligned on the left
 
 
-def add_evaluation_args(parser: ArgumentParser, num_seeds: int = 3) -> None:
+def add_evaluation_args(parser: Parser, num_seeds: int = 3) -> None:
     """Add the flags of repetitions, label shares and exports."""
-    add = parser.add_argument
+    add = parser.group("evaluation").add_argument
     add(
         "--num_seeds",
         type=int,
         default=num_seeds,
-        help="repetitions; they use --seed, --seed + 1 and so on",
+        help="Repetitions; they use --seed, --seed + 1 and so on.",
     )
     add(
         "--train_frac",
         type=float,
         nargs="+",
+        metavar="SHARE",
         default=[1.0],
-        help="share of the train labels; several make a curve",
+        help="Share of the training labels in 0..1; several make a curve.",
     )
-    add("--val_frac", type=float, default=1.0, help="share of the validation set")
-    add("--save_predictions", type=Path, help="FILE.npz or FILE.parquet for the test predictions")
+    add("--val_frac", type=float, default=1.0, help="Share of the validation set to use, in 0..1.")
+    add = parser.group("output").add_argument
+    add(
+        "--save_predictions",
+        type=Path,
+        metavar="FILE",
+        help="File for the predictions on the test set, .npz or .parquet.",
+    )
 
 
 def check_evaluation_flags(args: Namespace) -> None:
@@ -92,6 +103,11 @@ def seeds(args: Namespace) -> range:
     return range(args.seed, args.seed + args.num_seeds)
 
 
+def mean_and_std(values: Sequence[float]) -> tuple[float, float | None]:
+    """Return the mean and the sample standard deviation, which one value alone does not have."""
+    return mean(values), stdev(values) if len(values) > 1 else None
+
+
 def summarise(
     name: str, per_seed: Sequence[float], interval: tuple[float, float] | None = None
 ) -> dict[str, Any]:
@@ -113,13 +129,49 @@ def curve_points(
     return {float(frac): (r[name], r[f"{name}_std"]) for frac, r in results.items()}
 
 
-def format_metric(metrics: dict[str, Any], name: str) -> str:
-    """Return one line for a table: mean, deviation, interval and raw values."""
+def print_table(
+    results: Sequence[tuple[Mapping[str, str], Mapping[str, Any]]], names: Sequence[str]
+) -> None:
+    """Print one table with a line for each metric of each result, in percent.
+
+    Args:
+        results: For each result its cells by column, such as method and labels, and its metrics as
+            ``summarise`` returns them.
+        names: Metrics in the order of the table; a result may lack some of them.
+    """
+    lines = [
+        {"metric": name} | dict(cells) | _metric_cells(metrics, name)
+        for name in names
+        for cells, metrics in results
+        if name in metrics
+    ]
+    columns = list(lines[0])
+    widths = {c: max(len(c), *(len(line[c]) for line in lines)) for c in columns}
+    for line in ({column: column for column in columns}, *lines):
+        cells = [line[c].ljust(widths[c]) if c in _TEXT else line[c].rjust(widths[c]) for c in line]
+        print("  ".join(cells).rstrip())
+
+
+def print_finished(of: str, metrics: Mapping[str, Any]) -> None:
+    """Print the most important metric of one result as soon as it is finished.
+
+    Args:
+        of: What the result is of, such as "linear, 60 labels".
+        metrics: As ``summarise`` returns them.
+    """
+    name = next(name for name in _HEADLINES if name in metrics)
+    print(f"{of}: {name} {metrics[name]:.2f} %", flush=True)
+
+
+def _metric_cells(metrics: Mapping[str, Any], name: str) -> dict[str, str]:
+    """Return mean, deviation, 95 % interval and the values of the seeds as text."""
     std, interval = metrics[f"{name}_std"], metrics.get(f"{name}_interval")
-    spread = "" if std is None else f" +- {std:.2f}"
-    bounds = "" if interval is None else f"  95 % {interval[0]:.2f} .. {interval[1]:.2f}"
-    raw = " ".join(f"{value:.2f}" for value in metrics[f"{name}_per_seed"])
-    return f"{name:28s}{metrics[name]:6.2f}{spread} %{bounds}  ({raw})"
+    return {
+        "mean %": f"{metrics[name]:.2f}",
+        "deviation": "-" if std is None else f"{std:.2f}",
+        "95 % interval": "-" if interval is None else f"{interval[0]:.2f} to {interval[1]:.2f}",
+        "per seed": " ".join(f"{value:.2f}" for value in metrics[f"{name}_per_seed"]),
+    }
 
 
 def save_predictions(
@@ -138,6 +190,8 @@ def save_predictions(
         scores: Of the first seed, shape (N, C).
         embeddings: Features, shape (N, D), if there are any.
     """
+    import numpy as np
+
     arrays = {"targets": targets.numpy(), "scores": scores.float().numpy()}
     if embeddings is not None:
         arrays["embeddings"] = embeddings.numpy()
@@ -146,5 +200,8 @@ def save_predictions(
             arrays["names"] = np.array(names, dtype=np.str_)
             np.savez(file, **arrays)  # type: ignore[arg-type]  # its allow_pickle
         else:
+            import pyarrow as pa  # only this needs it
+            import pyarrow.parquet as pq
+
             columns = {name: array.tolist() for name, array in arrays.items()}
             pq.write_table(pa.table({"names": list(names)} | columns), file)

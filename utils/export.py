@@ -23,7 +23,7 @@ import json
 import logging
 import shutil
 import warnings
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,10 +34,11 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision.models import ResNet
 
-from utils.cli import HelpFormatter, run
+from utils.cli import run
 from utils.encoder_file import read_encoder_file
 from utils.errors import UserError
 from utils.files import check_can_write
+from utils.flags import Parser
 from utils.normalization import InputSpec
 from utils.resnets import build_resnet
 
@@ -72,12 +73,7 @@ class Model:
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     """Read the command line, or ``argv`` in tests."""
-    parser = ArgumentParser(
-        prog="python -m utils.export",
-        description=__doc__,
-        formatter_class=HelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser(__doc__, prog="python -m utils.export")
     add = parser.add_argument
     add("--ckpt_path", type=Path, required=True, help="encoder, see checkpoints/README.md")
     add("--format", choices=WRITERS, required=True, help="see above")

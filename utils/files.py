@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,14 @@ from pathlib import Path
 from utils.errors import UserError
 
 _BLOCK = bytes(4096)  # of a file system: a full one refuses it
+_TIMM_CONFIG = "config.json"  # of a folder for timm's "local-dir:", which is an encoder
+# Where the checkpoint of a run lies in its folder; the later ones are suggested first.
+_LAST_CHECKPOINTS = (
+    "version_*/checkpoints/last.ckpt",
+    "seed=*/checkpoints/last.ckpt",
+    "last.ckpt",
+    "checkpoints/last.ckpt",
+)
 
 
 @contextmanager
@@ -54,6 +63,37 @@ def check_can_write(flag: str, path: Path, *, is_folder: bool) -> None:
         raise UserError(
             f"--{flag} {path} cannot be written: {error.strerror}: free it or choose another path"
         ) from error
+
+
+def check_exists(flag: str, path: Path | None) -> None:
+    """Refuse a path to read that does not exist; None means that the flag was not given.
+
+    A bucket, such as ``s3://BUCKET/PREFIX``, is not looked at.
+    """
+    if path is None:
+        return
+    check_name(flag, path)
+    try:
+        exists = _is_remote(path) or path.exists()
+    except OSError as error:
+        raise UserError(f"--{flag} {path} cannot be read: {error.strerror}") from error
+    if not exists:
+        raise UserError(f"--{flag} {path.absolute()} does not exist: correct the path")
+
+
+def check_checkpoint(flag: str, path: Path | None) -> None:
+    """Refuse a checkpoint that does not exist; a run's folder is answered by its checkpoint."""
+    check_exists(flag, path)
+    if path is None or not path.is_dir() or (path / _TIMM_CONFIG).exists():
+        return
+    found = [each for pattern in _LAST_CHECKPOINTS for each in sorted(path.glob(pattern))]
+    hint = f"did you mean {found[-1]}?" if found else "name a file"
+    raise UserError(f"--{flag} {path.absolute()} is a folder: {hint}")
+
+
+def _is_remote(path: Path) -> bool:
+    """Tell an address, of which ``Path`` makes "s3:/bucket", from a path."""
+    return re.match(r"\w{2,}:/", str(path)) is not None
 
 
 def check_regular(path: Path) -> None:

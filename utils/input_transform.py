@@ -5,12 +5,11 @@ reflectance). Either becomes a uint8 picture in the encoder's bands and order, b
 band, and the picture becomes an input by (picture / 255 - mean) / std.
 """
 
+from __future__ import annotations
+
 import hashlib
 from dataclasses import dataclass, replace
-
-import numpy as np
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from utils.errors import UserError
 from utils.normalization import (
@@ -19,6 +18,10 @@ from utils.normalization import (
     InputSpec,
     imagenet_statistics,
 )
+
+if TYPE_CHECKING:  # the scripts parse their flags before NumPy and torch are imported
+    import numpy as np
+    from torch import Tensor
 
 # auto: as in the pre-training of the encoder. paper: the data set's own stretch and nothing more.
 # imagenet: the data set's own stretch, then mean and deviation of ImageNet. none: no stretch.
@@ -46,9 +49,15 @@ class DataSpec:
     unit: str = "reflectance"
 
     @classmethod
-    def of_pictures(cls, name: str) -> "DataSpec":
+    def of_pictures(cls, name: str) -> DataSpec:
         """Describe a data set of 8-bit RGB pictures, which are stretched already."""
         return cls(name, PICTURE_BANDS, (0.0,) * 3, (255.0,) * 3, unit="picture")
+
+    @classmethod
+    def of_reflectance(cls, name: str, bands: tuple[str, ...]) -> DataSpec:
+        """Describe uint16 DN of Sentinel-2 bands; its own stretch is that of reflectance 0..1."""
+        count = len(bands)
+        return cls(name, bands, (0.0,) * count, (float(_DN_PER_UNIT),) * count)
 
 
 class InputTransform:
@@ -70,10 +79,14 @@ class InputTransform:
 
     def to_picture(self, stored: np.ndarray) -> np.ndarray:
         """Map stored values, (C, H, W) uint8 or uint16, to a uint8 picture of the same shape."""
+        import numpy as np
+
         return np.stack([row[plane] for row, plane in zip(self.table, stored, strict=True)])
 
     def normalize(self, pictures: Tensor) -> Tensor:
         """Turn uint8 pictures, (B, C, H, W), into float32 inputs of the same shape."""
+        import torch
+
         mean = torch.tensor(self.mean, device=pictures.device)[:, None, None]
         std = torch.tensor(self.std, device=pictures.device)[:, None, None]
         return (pictures.float() / 255 - mean) / std
@@ -93,6 +106,8 @@ def input_transform(spec: InputSpec, data: DataSpec, input_norm: str) -> InputTr
         data: What the data set stores.
         input_norm: One of ``INPUT_NORMS``.
     """
+    import numpy as np
+
     bands = _matching_bands(spec, data)
     rows = [data.bands.index(band) for band in bands]
     low, high = np.array(data.low)[rows, None], np.array(data.high)[rows, None]
@@ -131,4 +146,6 @@ def _matching_bands(spec: InputSpec, data: DataSpec) -> tuple[str, ...]:
 
 def _stored_reflectance() -> np.ndarray:
     """Store every DN as SeCo does: floor(255 * min(DN / 10000, 1)), uint8, shape (65536,)."""
+    import numpy as np
+
     return np.minimum(np.arange(65_536) * 255 // _DN_PER_UNIT, 255).astype(np.uint8)

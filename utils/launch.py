@@ -6,23 +6,26 @@ process starts the others with its own command line when training begins.
 
 import os
 import warnings
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from pytorch_lightning.plugins.environments import LightningEnvironment, SLURMEnvironment
-from pytorch_lightning.strategies import DDPStrategy
-
-from utils.cli import check_positive
 from utils.errors import UserError
+from utils.flags import Parser, check_positive
+
+# torch and Lightning are imported by the functions that need them, after the flags are parsed.
 
 
-def add_launch_args(parser: ArgumentParser) -> None:
+def add_launch_args(parser: Parser) -> None:
     """Add the flags of a run with several processes; ``--gpus`` is one per GPU and node."""
-    add = parser.add_argument
-    add("--num_nodes", type=int, default=1, help="machines that train together")
-    add("--num_processes", type=int, default=1, help="processes per machine on the CPU")
+    add = parser.group("devices").add_argument
+    add("--num_nodes", type=int, default=1, help="Machines that train together.")
+    add(
+        "--num_processes",
+        type=int,
+        default=1,
+        help="Processes on each machine that train together on the CPU, with --gpus 0.",
+    )
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,31 @@ class World:
         return self.num_nodes * self.per_node
 
 
+def launched_rank() -> int:
+    """Return the number of this process as its launcher says, before processes are connected."""
+    names = ("RANK", "LOCAL_RANK", "SLURM_PROCID")  # torchrun, Lightning, SLURM
+    return next((int(os.environ[name]) for name in names if name in os.environ), 0)
+
+
+def resolve_gpus(args: Namespace) -> None:
+    """Replace ``--gpus`` if it was not given: 1 if there is a GPU, else 0; refuse missing GPUs."""
+    import torch
+
+    found = torch.cuda.device_count()
+    if args.gpus is None:
+        args.gpus = min(1, found)
+    if args.gpus > found:
+        raise UserError(
+            f"--gpus {args.gpus} was asked for, {found} found: use --gpus 0 for the CPU"
+        )
+
+
 def planned_world(args: Namespace) -> World:
     """Tell the processes of the run from the flags or, if there is one, from their launcher."""
+    import torch
+    from pytorch_lightning.plugins.environments import LightningEnvironment, SLURMEnvironment
+
+    resolve_gpus(args)
     check_positive(args, "num_nodes", "num_processes")
     if args.gpus and args.num_processes > 1:
         raise UserError("--num_processes is for the CPU, with --gpus 0: each GPU has one process")
@@ -104,6 +130,8 @@ def launch_kwargs(world: World) -> dict[str, Any]:
     anyway, drawn from one seed and filled with the same keys, and statistics of batch norm are each
     process's own.
     """
+    from pytorch_lightning.strategies import DDPStrategy
+
     strategy = DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
     return {
         "devices": world.per_node,

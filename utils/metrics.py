@@ -4,8 +4,8 @@ Shapes: N samples, C classes. ``weights`` count each sample so many times; a boo
 """
 
 import math
-from collections.abc import Callable, Sequence
-from statistics import mean, stdev
+from collections.abc import Callable
+from statistics import mean
 
 import numpy as np
 import torch
@@ -180,8 +180,3 @@ def bootstrap_interval(
         torch.tensor([0.025, 0.975], dtype=torch.float64)
     )
     return low.item(), high.item()
-
-
-def mean_and_std(values: Sequence[float]) -> tuple[float, float | None]:
-    """Return the mean and the sample standard deviation, which one value alone does not have."""
-    return mean(values), stdev(values) if len(values) > 1 else None

@@ -3,7 +3,7 @@
 Shapes: S repetitions, N samples, C classes. All numbers are percentages.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from math import isnan, nan
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from utils.evaluation import curve_points, format_metric, summarise
+from utils.evaluation import curve_points, print_table, summarise
 from utils.metrics import (
     MultiLabelScores,
     RankedScores,
@@ -79,25 +79,37 @@ def batch_mean_of_micro(targets: Tensor, logits: Tensor, batch_size: int) -> dic
     return summarise(BATCH_MEAN, values)
 
 
-def print_results(metrics: dict[str, Any]) -> None:
-    """Print the metrics of every share of the labels, and the precision of each class."""
+def print_results(metrics: Mapping[str, Any]) -> None:
+    """Print the metrics of every share of the labels, and the average precisions of one.
+
+    Args:
+        metrics: Those of one share, which "method" and "num_labelled" name, and under
+            "by_train_frac" everyone's.
+    """
     names = [BATCH_MEAN, *(f"{split}/{name}" for split in ("val", "test") for name in METRICS)]
-    for result in metrics["by_train_frac"].values():
-        print(f"{result['num_labelled']:,} labelled patches")
-        for name in names:
-            if name in result:
-                print(f"  {format_metric(result, name)}")
-    for name, value in metrics.get("test/ap_per_class", {}).items():
-        shown = "     -" if value is None else f"{value:6.2f}"
-        print(f"  AP {name[:40]:40s}{shown} %")
+    results = [
+        ({"method": metrics["method"], "labels": f"{result['num_labelled']:,}"}, result)
+        for result in metrics["by_train_frac"].values()
+    ]
+    print_table(results, names)
+    if "test/ap_per_class" in metrics:
+        print(f"test average precision, {_described(metrics)}")
+        for name, value in metrics["test/ap_per_class"].items():
+            shown = "     -" if value is None else f"{value:6.2f}"
+            print(f"  {name[:40]:40s}{shown} %")
 
 
-def write_pictures(folder: Path, metrics: dict[str, Any], title: str) -> None:
-    """Draw the precision of each class, and the curve if there are several shares."""
+def _described(metrics: Mapping[str, Any]) -> str:
+    """Name the method and the share of the labels that ``metrics`` are of."""
+    return f"{metrics['method']}, {metrics['num_labelled']:,} labels"
+
+
+def write_pictures(folder: Path, metrics: Mapping[str, Any], title: str) -> None:
+    """Draw the precisions of one share, and the curve if there are several shares."""
     if "test/ap_per_class" in metrics:
         values = metrics["test/ap_per_class"]
         known = {name: nan if v is None else v for name, v in values.items()}
-        text = f"{title}, test: micro mAP {metrics['test/map_micro']:.1f} %"
+        text = f"{title}, {_described(metrics)}\ntest micro mAP {metrics['test/map_micro']:.1f} %"
         plot_per_class(folder / "average_precision.png", known, text)
     results = metrics["by_train_frac"]
     if len(results) > 1:

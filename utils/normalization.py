@@ -4,14 +4,15 @@ A stored value x becomes a picture by the quantile stretch of SeCo, floor(clip((
 (high - low) * 255, 0, 255)), and the picture becomes an input by (picture / 255 - mean) / std.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-from torch import Tensor
+if TYPE_CHECKING:  # the scripts parse their flags, and the downloader works, without torch
+    from torch import Tensor
 
 # Mean and standard deviation of ImageNet in 0..1, order R, G, B (torchvision documentation).
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -64,7 +65,7 @@ class InputSpec:
             raise ValueError("std is above 0, and high above low")
 
     @classmethod
-    def of_pictures(cls, bands: Sequence[str] = PICTURE_BANDS) -> "InputSpec":
+    def of_pictures(cls, bands: Sequence[str] = PICTURE_BANDS) -> InputSpec:
         """Describe 8-bit pictures of any bands: no stretch, mean and deviation of ImageNet.
 
         Red, green and blue get ImageNet's own numbers, other bands the mean of the three.
@@ -74,7 +75,7 @@ class InputSpec:
         return cls(tuple(bands), (0.0,) * count, (255.0,) * count, mean, std, unit="picture")
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "InputSpec":
+    def from_dict(cls, values: dict[str, Any]) -> InputSpec:
         """Read what ``to_dict`` wrote, also before it wrote the unit."""
         columns = dict(values)
         is_picture = tuple(columns["bands"]) == PICTURE_BANDS
@@ -88,6 +89,9 @@ class InputSpec:
 
     def stretch_table(self) -> Tensor:
         """Tabulate the stretch in float64, as the original computes it: uint8, shape (C, 256)."""
+        import numpy as np
+        import torch
+
         stored = np.arange(256.0)
         low, high = np.array(self.low)[:, None], np.array(self.high)[:, None]
         picture = np.clip((stored - low) / (high - low) * 255.0, 0, 255).astype(np.uint8)
@@ -95,6 +99,8 @@ class InputSpec:
 
     def normalize(self, pictures: Tensor) -> Tensor:
         """Turn stretched pictures, (B, C, H, W) in 0..255, into float inputs of the same shape."""
+        import torch
+
         mean = torch.tensor(self.mean, device=pictures.device)[:, None, None]
         std = torch.tensor(self.std, device=pictures.device)[:, None, None]
         return (pictures.float() / 255 - mean) / std

@@ -10,8 +10,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from utils.files import written_whole
 
 _PACKAGES = ("torch", "torchvision", "pytorch-lightning", "numpy", "rasterio", "pillow")
@@ -59,6 +57,8 @@ def share_dir(run_dir: Path | None, frac: float, num_shares: int) -> Path | None
 
 def provenance(args: Namespace) -> dict[str, Any]:
     """Collect arguments, versions, commit and machine of this run."""
+    import torch  # by now the run has needed it
+
     return {
         "arguments": dict(sorted(vars(args).items())),
         "versions": {"python": platform.python_version()}
@@ -69,10 +69,32 @@ def provenance(args: Namespace) -> dict[str, Any]:
     }
 
 
+def save_results(
+    run_dir: Path | None,
+    args: Namespace,
+    metrics: dict[str, Any],
+    started: float,
+    finished: bool = False,
+) -> None:
+    """Write ``results.json``, also during a run, for what follows may be interrupted.
+
+    Args:
+        run_dir: Folder of the run; None writes nothing.
+        args: Flags of the run.
+        metrics: Plain numbers and lists.
+        started: ``time.perf_counter()`` at the start of the run.
+        finished: Whether no result is missing.
+    """
+    if run_dir is not None:
+        seconds = round(time.perf_counter() - started, 2)
+        content = {"metrics": metrics, "seconds": seconds, "finished": finished}
+        write_json(run_dir / "results.json", content | provenance(args))
+
+
 def write_results(
     path: Path, args: Namespace, metrics: dict[str, Any], started: float, checkpoint: Path | None
 ) -> None:
-    """Write ``results.json`` and print the two closing lines that every entry script ends with.
+    """Write the final ``results.json`` and print the closing lines of an entry script.
 
     Args:
         path: File to write.
@@ -81,8 +103,7 @@ def write_results(
         started: ``time.perf_counter()`` at the start of the run.
         checkpoint: Encoder that the run wrote, if it wrote one.
     """
-    seconds = round(time.perf_counter() - started, 2)
-    write_json(path, {"metrics": metrics, "seconds": seconds} | provenance(args))
+    save_results(path.parent, args, metrics, started, finished=True)
     if checkpoint is not None:
         print(f"checkpoint: {checkpoint}")
     print(f"results: {path}")

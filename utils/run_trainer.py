@@ -1,5 +1,7 @@
 """The Lightning trainer of a downstream run: what it writes, and how it shows its progress."""
 
+import csv
+import warnings
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,10 +12,48 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import CSVLogger
 
 from utils.callbacks import EndTogether, SampleProgress, SaveCheckpoints
-from utils.checkpoint import WholeCheckpointIO
+from utils.checkpoint import WholeCheckpointIO, read_checkpoint
 from utils.cli import trainer_kwargs
 from utils.launch import World, launch_kwargs
 from utils.report import provenance
+
+
+def csv_logger(folder: Path, resumed: Path | None = None) -> CSVLogger:
+    """Log to ``metrics.csv`` in a folder.
+
+    Args:
+        folder: Where to write.
+        resumed: Checkpoint of the run that is resumed. The file begins with the rows of this run up
+            to the checkpoint, so that it is the one history of the whole run.
+    """
+    rows = [] if resumed is None else _history(resumed)
+    logger = CSVLogger(folder, name="", version="")
+    with warnings.catch_warnings():  # the file that is replaced was read above
+        warnings.filterwarnings("ignore", message="Experiment logs directory")
+        for row in rows:
+            logger.experiment.log_metrics(row, step=int(row["step"]))
+    logger.save()
+    return logger
+
+
+def _history(checkpoint: Path) -> list[dict[str, float]]:
+    """Return the logged rows of a run, those after the checkpoint left out; [] if there are none.
+
+    The checkpoint lies in the folder of ``metrics.csv``, or in a folder of its own in it.
+    """
+    folders = (checkpoint.parent, checkpoint.parent.parent)
+    found = next((path for each in folders if (path := each / "metrics.csv").is_file()), None)
+    if found is None:
+        return []
+    with found.open(newline="") as file:
+        rows = [{name: text for name, text in row.items() if text} for row in csv.DictReader(file)]
+    done = read_checkpoint(checkpoint)["global_step"]
+    # Row s describes step s, counted from 0. Integers stay integers: the text must be the same.
+    return [
+        {name: int(text) if text.isdigit() else float(text) for name, text in row.items()}
+        for row in rows
+        if int(row["step"]) < done
+    ]
 
 
 def run_trainer(
@@ -22,6 +62,7 @@ def run_trainer(
     folder: Path | None = None,
     checkpoints: Path | None = None,
     origin: dict[str, Any] | None = None,
+    resumed: Path | None = None,
 ) -> Trainer:
     """Configure a trainer that takes the order of the samples as the loader gives it.
 
@@ -30,14 +71,15 @@ def run_trainer(
         arguments: Device, precision, epochs, processes.
         folder: Where to write metrics.csv; None writes nothing.
         checkpoints: Where to write last.ckpt after every epoch; None writes none.
-        origin: Arguments, versions and commit of the run, written beside the checkpoints.
+        origin: Arguments, versions and commit of the run, written next to the checkpoints.
+        resumed: Checkpoint of the run to resume, whose metrics.csv is continued.
     """
     callbacks: list[Callback] = [EndTogether(), SampleProgress(description)]
     if checkpoints is not None:
         callbacks.append(SaveCheckpoints(checkpoints, origin or {}))
     return Trainer(
         **arguments,
-        logger=False if folder is None else CSVLogger(folder, name="", version=""),
+        logger=False if folder is None else csv_logger(folder, resumed),
         callbacks=callbacks,
         plugins=[WholeCheckpointIO()],
         enable_checkpointing=checkpoints is not None,
@@ -56,10 +98,19 @@ def make_trainer(
     max_epochs: int,
     folder: Path | None,
     *,
+    seed: int,
+    train_frac: float,
     val_every_n_epochs: int = 1,
 ) -> Trainer:
-    """Configure a trainer by the flags; a fine-tuning keeps its checkpoints in the folder."""
+    """Configure the trainer of one repetition; its checkpoints are kept in the folder."""
     arguments = trainer_kwargs(args) | launch_kwargs(world)
     arguments |= {"max_epochs": max_epochs, "check_val_every_n_epoch": val_every_n_epochs}
     checkpoints = folder and folder / "checkpoints"
-    return run_trainer(description, arguments, folder, checkpoints, provenance(args))
+    origin = provenance(of_repetition(args, seed, train_frac))
+    resumed = args.resume_from_checkpoint
+    return run_trainer(description, arguments, folder, checkpoints, origin, resumed)
+
+
+def of_repetition(args: Namespace, seed: int, train_frac: float) -> Namespace:
+    """Return the flags that repeat one training of a run, for they resume it."""
+    return Namespace(**vars(args) | {"seed": seed, "num_seeds": 1, "train_frac": [train_frac]})

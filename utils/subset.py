@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from utils.errors import UserError
+from utils.flags import check_fraction
 from utils.random import sample_keys
 
 
@@ -120,12 +121,6 @@ def check_every_class(counts: Tensor, drawn: Tensor, classes: Sequence[str], fra
             f"--train_frac {frac:g} leaves no sample of {', '.join(empty[:3])}"
             f"{' and more' if len(empty) > 3 else ''} ({len(empty)} classes): raise it"
         )
-
-
-def check_fraction(flag: str, frac: float) -> None:
-    """Refuse what is no share."""
-    if not 0 < frac <= 1:
-        raise UserError(f"--{flag} is a share in 0..1, above 0, not {frac:g}")
 
 
 def _round_to_total(shares: Sequence[float], total: int) -> list[int]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from utils.augment_config import AugmentConfig
 from utils.augment_cpu import View
 from utils.color_jitter import ColorParams
 from utils.random import uniform
@@ -17,39 +18,6 @@ from utils.resample import gaussian_taps
 
 _MAX_RATIO = 4 / 3  # of width to height; the default of torchvision's RandomResizedCrop
 _TRIES = 10  # crops that RandomResizedCrop tries before it takes the largest
-
-
-@dataclass(frozen=True)
-class AugmentConfig:
-    """Distribution of the views; the defaults are those of MoCo-v2 and SeCo.
-
-    Attributes:
-        crop_size: Height and width of a view in pixels.
-        crop_scale: Range of the crop's share of the patch.
-        color_jitter: Strength of brightness, contrast, saturation (factors in 1 - s .. 1 + s) and
-            hue (turns in -s .. s, at most 0.5).
-        jitter_prob: Probability of colour jitter.
-        grayscale_prob: Probability of a grey picture.
-        blur_prob: Probability of blur.
-        blur_sigma: Range of its standard deviation in pixels.
-        flip_prob: Probability of a horizontal flip.
-        rotate: Also flip vertically and transpose, each with ``flip_prob``: all eight positions of
-            a square, for imagery without an up.
-        crop_first: Crop before colour and blur, as MoCo does, rather than after, as SeCo does.
-        round_to_uint8: Round after each operation, as the 8-bit pictures of the original did.
-    """
-
-    crop_size: int = 224
-    crop_scale: tuple[float, float] = (0.2, 1.0)
-    color_jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1)
-    jitter_prob: float = 0.8
-    grayscale_prob: float = 0.2
-    blur_prob: float = 0.5
-    blur_sigma: tuple[float, float] = (0.1, 2.0)
-    flip_prob: float = 0.5
-    rotate: bool = False
-    crop_first: bool = False
-    round_to_uint8: bool = False
 
 
 @dataclass(frozen=True)

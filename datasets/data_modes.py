@@ -1,0 +1,98 @@
+"""Which views are contrasted, and the flags of the patches; imports nothing heavy."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from datasets.bands import RGB_BANDS
+from utils.flags import Parser
+
+
+@dataclass(frozen=True)
+class View:
+    """A picture that an encoder sees.
+
+    Attributes:
+        date: Which of the sample's dates is shown.
+        synthetic: Colour, blur and flip change it; otherwise only the random crop does.
+    """
+
+    date: int
+    synthetic: bool
+
+
+@dataclass(frozen=True)
+class DataMode:
+    """What a sample is and what is made of it.
+
+    Attributes:
+        num_dates: Dates of a sample.
+        every_date: Each date of a place is a sample of its own.
+        crop_first: Crop before colour and blur, as MoCo does; SeCo changes the whole patch first.
+        views: The query, then the key of each embedding space.
+    """
+
+    num_dates: int
+    every_date: bool
+    crop_first: bool
+    views: tuple[View, ...]
+
+    @property
+    def emb_spaces(self) -> int:
+        """Number of embedding spaces, each with a head and a queue."""
+        return len(self.views) - 1
+
+    @property
+    def space_names(self) -> list[str]:
+        """What each embedding space becomes invariant to: how its key differs from the query."""
+        query, *keys = self.views
+        kinds = {(True, True): "all", (True, False): "season", (False, True): "synthetic"}
+        return [kinds[key.date != query.date, key.synthetic] for key in keys]
+
+    @property
+    def view_labels(self) -> list[str]:
+        """What each view shows, in two lines, the query first."""
+        names = ["query", *(f"key {n}: {name}" for n, name in enumerate(self.space_names))]
+        dates = [f"date t{view.date}{', recoloured' * view.synthetic}" for view in self.views]
+        return [f"{name}\n{date}" for name, date in zip(names, dates, strict=True)]
+
+
+DATA_MODES = {
+    "moco": DataMode(1, True, True, (View(0, True), View(0, True))),
+    "moco_tp": DataMode(2, False, True, (View(0, True), View(1, True))),
+    # Figure 2 of the paper. Keys 0, 1, 2: all, temporal, synthetic transformations.
+    "seco": DataMode(
+        3, False, False, (View(0, False), View(1, True), View(2, False), View(0, True))
+    ),
+}
+
+
+def add_data_args(parser: Parser) -> None:
+    """Add the flags of the patches."""
+    add = parser.group("data").add_argument
+    add(
+        "--data_mode",
+        choices=DATA_MODES,
+        default="seco",
+        help="Views to contrast: of one picture (moco), of two dates (moco_tp), or SeCo's three "
+        "embedding spaces.",
+    )
+    add(
+        "--bands",
+        nargs="+",
+        metavar="BAND",
+        default=list(RGB_BANDS),
+        help="Bands of SeCo patches in channel order.",
+    )
+    add(
+        "--cache",
+        choices=["mmap", "ram", "gpu"],
+        default="mmap",
+        help="Where a packed store is read from: its files, the memory, or the GPU's memory.",
+    )
+    add("--image_list", type=Path, help="File with a picture per line, for --data_mode moco.")
+    add(
+        "--on_bad_patch",
+        choices=["raise", "skip"],
+        default="raise",
+        help="What to do about a patch that cannot be read.",
+    )

@@ -1,0 +1,103 @@
+"""Resume a run from its checkpoint alone: the flags of the run lie next to the checkpoint."""
+
+import json
+import sys
+from argparse import SUPPRESS, Action, ArgumentParser, BooleanOptionalAction, Namespace
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from utils.errors import UserError, quoted
+
+ARGUMENTS = "arguments.json"  # next to the checkpoints, as ``utils.report.provenance`` returns it
+LAST = "last.ckpt"
+# Flags that a resumed run may set to other values: where it runs, how long, and what it writes.
+# The samples of a step are compared with those of the checkpoint.
+MAY_CHANGE = {
+    *("data_dir", "num_workers", "batch_size", "gpus", "accelerator", "num_nodes"),
+    *("num_processes", "precision", "max_epochs", "log_dir", "debug", "resume_from_checkpoint"),
+}
+_NOT_KEPT = {"log_dir", "debug", "resume_from_checkpoint"}  # of the single start, not of the run
+
+
+def with_flags_of_run(
+    parser: ArgumentParser, argv: Sequence[str] | None, may_change: Collection[str] = ()
+) -> list[str]:
+    """Put the flags of the run that ``--resume_from_checkpoint`` names before those of ``argv``.
+
+    Args:
+        parser: Parser of the script; it checks the stored flags like given ones.
+        argv: Command line, or None for that of the process.
+        may_change: Flags that may have another value, besides ``MAY_CHANGE``.
+
+    Returns:
+        A complete command line: ``argv`` itself if nothing is resumed or no flags are stored.
+
+    Raises:
+        UserError: A flag contradicts the run.
+    """
+    given = list(sys.argv[1:] if argv is None else argv)
+    path = _resumed_checkpoint(given)
+    if path is None or not (path.parent / ARGUMENTS).is_file():
+        return given
+    stored = _as_flags(parser, _read_arguments(path.parent / ARGUMENTS))
+    before, now = (vars(parser.parse_args(flags)) for flags in (stored, [*stored, *given]))
+    for name in before.keys() - MAY_CHANGE - set(may_change):
+        if before[name] != now[name]:
+            raise UserError(
+                f"--{name} {_shown(now[name])} contradicts the run of {path}, which has "
+                f"{_shown(before[name])}: leave it out"
+            )
+    return [*stored, *given]
+
+
+def resumed_run_dir(args: Namespace) -> Path | None:
+    """Return the folder of the run whose ``last.ckpt`` is resumed; None starts a new folder."""
+    path: Path | None = args.resume_from_checkpoint
+    if path is None or args.debug or path.name != LAST:
+        return None
+    return path.parent.parent if (path.parent / ARGUMENTS).is_file() else None
+
+
+def _resumed_checkpoint(argv: Sequence[str]) -> Path | None:
+    parser = ArgumentParser(add_help=False, allow_abbrev=False, argument_default=SUPPRESS)
+    parser.add_argument("--resume_from_checkpoint", type=Path, nargs="?")
+    path = getattr(parser.parse_known_args(argv)[0], "resume_from_checkpoint", None)
+    return path if isinstance(path, Path) else None
+
+
+def _read_arguments(path: Path) -> Mapping[str, Any]:
+    try:
+        arguments = json.loads(path.read_text())["arguments"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        arguments = None
+    if not isinstance(arguments, dict):
+        raise UserError(f"{path} does not hold the flags of a run: move it away, and give them all")
+    return arguments
+
+
+def _as_flags(parser: ArgumentParser, arguments: Mapping[str, Any]) -> list[str]:
+    """Write stored values as a command line; what the parser does not know is left out."""
+    actions = {action.dest: action for action in parser._actions}  # no public list of them exists
+    flags: list[str] = []
+    for name, value in arguments.items():
+        if name in actions and name not in _NOT_KEPT and value is not None:
+            flags += _as_flag(actions[name], value)
+    return flags
+
+
+def _as_flag(action: Action, value: Any) -> list[str]:
+    flag = action.option_strings[0]
+    if isinstance(action, BooleanOptionalAction):
+        return [flag if value else action.option_strings[1]]
+    if action.nargs == 0:
+        return [flag] if value else []
+    if action.nargs is None:
+        return [f"{flag}={value}"]
+    return [flag, *map(str, value if isinstance(value, list) else [value])]
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "none"
+    return quoted(" ".join(map(str, value)) if isinstance(value, list | tuple) else str(value))
