@@ -105,7 +105,8 @@ def write_places(args: Namespace, run_dir: Path) -> None:
         seed=args.seed,
         bands=RGB_BANDS,
     )
-    pack(open_patches(run_dir / "seco", RGB_BANDS), run_dir / "seco_packed", num_workers=2)
+    num_workers = min(2, args.num_places // 100)  # a process takes seconds to start
+    pack(open_patches(run_dir / "seco", RGB_BANDS), run_dir / "seco_packed", num_workers)
 
 
 def pretrain(args: Namespace, run_dir: Path) -> Trainer:
