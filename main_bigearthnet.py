@@ -44,6 +44,7 @@ from utils.evaluation import (
 from utils.flags import check_positive
 from utils.input_transform import input_transform
 from utils.launch import World, add_launch_args, batch_size_per_process, planned_world
+from utils.precision import resolve_precision
 from utils.report import run_dir_of_rank, save_results, share_dir, write_results
 from utils.resume import with_flags_of_run
 
@@ -124,6 +125,7 @@ def check_flags(args: Namespace) -> None:
 def plan_processes(args: Namespace) -> World:
     """Tell which process this is; a probe on cached features has work for one."""
     world = planned_world(args)
+    resolve_precision(args, world.rank)
     if world.size > 1 and world.rank == 0 and args.freeze_backbone:
         print("a frozen encoder's features are computed once, on one device", file=sys.stderr)
     share_cores(args.gpus, 1 if args.freeze_backbone else world.per_node, 0)

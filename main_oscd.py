@@ -35,6 +35,7 @@ from utils.evaluation import (
 )
 from utils.input_transform import InputTransform, input_transform
 from utils.launch import check_alone, resolve_gpus
+from utils.precision import resolve_precision
 from utils.report import new_run_dir, provenance, save_results, share_dir, write_results
 from utils.resume import with_flags_of_run
 
@@ -153,6 +154,7 @@ def prepare(args: Namespace) -> Experiment:
 
     resolve_gpus(args)
     check_alone("OSCD")
+    resolve_precision(args)
     seed_everything(args.seed, verbose=False)
     encoder, spec = load_encoder(
         args.backbone_type, args.base_encoder, args.ckpt_path, bands=args.bands

@@ -17,6 +17,7 @@ from datasets.packed_manifest import PICTURE_BANDS
 from datasets.packed_store import PackedStore
 from datasets.patch_dataset import ErrorsAsSamples, PatchDataset, collate
 from datasets.seco_litdata import StreamedPlaces
+from datasets.seco_patches import day_of
 from datasets.store_loader import DeviceLoader, StoreLoader
 from utils.augment import Augment
 from utils.augment_config import AugmentConfig
@@ -91,6 +92,7 @@ class SecoDataModule(LightningDataModule):
         self.log_dir = log_dir
         self.cache = cache
         self.shuffle_keys = shuffle_keys
+        self._keys: tuple[Tensor, Tensor] | None = None
 
     def setup(self, stage: str | None = None) -> None:
         if hasattr(self, "dataset"):  # the script asks for the bands before Lightning calls this
@@ -200,8 +202,19 @@ class SecoDataModule(LightningDataModule):
             return batch
         if "error" in batch:
             raise UserError(batch["error"])
-        self._bad_patches.add(batch.pop("bad"))
+        bad = batch.pop("bad")
+        self._bad_patches.add(bad)
+        # Another sample stands in for a bad one: its dates are not those of the index.
+        self._keys = None if bad else (batch["epoch"], batch["index"])
         return batch
+
+    def dates(self, count: int) -> list[list[str]]:
+        """Return for each view the days of the first samples of the current batch, or ""."""
+        if self._keys is None:
+            return [[""] * count for _ in self.mode.views]
+        patches = self.dataset.draw(*(numbers[:count].cpu() for numbers in self._keys))
+        days = [[day_of(self.dataset.source.name(p)) for p in row] for row in patches.tolist()]
+        return [[row[view.date] for row in days] for view in self.mode.views]
 
     def on_after_batch_transfer(
         self, batch: Any, dataloader_idx: int

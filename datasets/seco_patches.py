@@ -7,6 +7,7 @@ zip. What else lies around is ignored: metadata, hidden files, and the previews
 """
 
 import json
+import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -137,6 +138,15 @@ def patch_name(places: Sequence[str], starts: np.ndarray, patch: int) -> str:
     index = int(np.searchsorted(starts, patch, side="right")) - 1
     place, *dates = places[index].split("/")
     return f"{place}/{dates[patch - int(starts[index])]}"
+
+
+def day_of(name: str) -> str:
+    """Return the day of "place/scene", such as 2019-04-05, or "" for another name.
+
+    Scenes are named as in Earth Engine, <start>_<end>_<tile>: 20190405T103021_20190405T103020_T31.
+    """
+    found = re.match(r"(\d{4})(\d{2})(\d{2})T\d{6}_", name.rsplit("/", 1)[-1])
+    return "-".join(found.groups()) if found else ""
 
 
 def parse_quantiles(content: bytes, name: object) -> dict[str, tuple[float, float]]:

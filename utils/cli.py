@@ -10,7 +10,7 @@ import threading
 import time
 import warnings
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -33,6 +33,9 @@ GRACE_S = 5.0
 GROUPS = ("data", "views", "model", "training", "devices", "evaluation", "output")
 PROTOCOL_HELP = "paper restores the choices of the original, see docs/differences.md."
 GPUS_HELP = "GPUs on each machine, 0 for the CPU (default: 1 if there is a GPU, else 0)."
+PRECISION_HELP = (
+    "Floating-point numbers of the arithmetic; auto takes bf16 where the device has it."
+)
 
 
 def base_parser(
@@ -41,12 +44,8 @@ def base_parser(
     max_epochs: int,
     batch_size: int,
     learning_rate: float,
-    precisions: Sequence[str] = tuple(PRECISIONS),
 ) -> Parser:
-    """Create a parser with the flags of every entry script; only defaults differ.
-
-    ``precisions`` are the choices of ``--precision``, the default first.
-    """
+    """Create a parser with the flags of every entry script; only defaults differ."""
     parser = Parser(description)
     parser.usage = "%(prog)s --data_dir DATA_DIR [flags]"
     for title in GROUPS:  # --help shows those that get flags, in this order
@@ -65,14 +64,7 @@ def base_parser(
     add = parser.group("devices").add_argument
     add("--gpus", type=int, help=GPUS_HELP)
     add("--accelerator", choices=["dp", "ddp"], help="Spelling of 2021; both run as ddp.")
-    add(
-        "--precision",
-        choices=precisions,
-        default=precisions[0],
-        help="Floating-point numbers of the arithmetic; auto takes bf16 where the device has it."
-        if "auto" in precisions
-        else "Floating-point numbers of the arithmetic.",
-    )
+    add("--precision", choices=["auto", *PRECISIONS], default="auto", help=PRECISION_HELP)
     add = parser.group("output").add_argument
     add("--log_dir", type=Path, default=Path("logs"), help="Folder in which a run gets its own.")
     add("--debug", action="store_true", help="Write neither logs nor checkpoints.")
