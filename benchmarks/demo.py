@@ -38,9 +38,11 @@ PRETRAIN_FLAGS = (
     # 34 px is the smallest view whose last feature map has 2 x 2 pixels, as that of the probe's 64
     # px images has; with 32 px it is a single one.
     *("--crop_size", "34", "--crop_scale", "0.3", "1", "--rotate", "--blur_prob", "0"),
+    # The seasons change colours already: few further changes, none of hue, and no grey pictures.
+    *("--color_jitter", "0.3", "0.3", "0.2", "0", "--grayscale_prob", "0"),
     # The queue is shorter than the world: a place must not meet its own key of the last epoch.
     *("--batch_size", "32", "--num_negatives", "256"),
-    *("--max_epochs", "30", "--lr_schedule", "cosine", "--warmup_epochs", "0.5"),
+    *("--max_epochs", "16", "--lr_schedule", "cosine", "--warmup_epochs", "0.5"),
     *("--learning_rate", "0.05", "--encoder_momentum", "0.99", "--softmax_temperature", "0.2"),
     *("--log_every_n_steps", "5"),
 )
