@@ -39,6 +39,7 @@ from utils.evaluation import (
 )
 from utils.flags import check_not_negative, check_positive
 from utils.launch import World, add_launch_args, batch_size_per_process, planned_world
+from utils.precision import resolve_precision
 from utils.report import run_dir_of_rank, save_results, share_dir, write_results
 from utils.resume import with_flags_of_run
 
@@ -76,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         return {}  # its launcher started more processes than there is work for
     from pytorch_lightning import seed_everything
 
-    seed_everything(args.seed, workers=True, verbose=False)
+    seed_everything(args.seed, verbose=False)
     task, draws = load_task(args)
     methods, cost = make_methods(args, task, draws, world)
     run_dir = run_dir_of_rank(args, f"eurosat-{args.backbone_type}", world.rank)
@@ -115,6 +116,7 @@ def check_flags(args: Namespace) -> None:
 def plan_processes(args: Namespace) -> World:
     """Tell which process this is; only fine-tuning has work for several."""
     world = planned_world(args)
+    resolve_precision(args, world.rank)
     if world.size > 1 and world.rank == 0 and set(args.method) != {"finetune"}:
         print("probes run on one device: only finetune uses the others", file=sys.stderr)
     share_cores(args.gpus, world.per_node if "finetune" in args.method else 1, 0)

@@ -34,7 +34,8 @@ from utils.evaluation import (
     summarise,
 )
 from utils.input_transform import InputTransform, input_transform
-from utils.launch import resolve_gpus
+from utils.launch import check_alone, resolve_gpus
+from utils.precision import resolve_precision
 from utils.report import new_run_dir, provenance, save_results, share_dir, write_results
 from utils.resume import with_flags_of_run
 
@@ -152,7 +153,9 @@ def prepare(args: Namespace) -> Experiment:
     from utils.checkpoint import check_same_run
 
     resolve_gpus(args)
-    seed_everything(args.seed, workers=True, verbose=False)
+    check_alone("OSCD")
+    resolve_precision(args)
+    seed_everything(args.seed, verbose=False)
     encoder, spec = load_encoder(
         args.backbone_type, args.base_encoder, args.ckpt_path, bands=args.bands
     )
@@ -207,7 +210,7 @@ def build_detector(experiment: Experiment, seed: int, frac: float) -> ChangeDete
     from models.segmentation import LEVELS, LEVELS_OF_THE_ORIGINAL
 
     args, is_paper = experiment.args, experiment.is_paper
-    seed_everything(seed, workers=True, verbose=False)
+    seed_everything(seed, verbose=False)
     return ChangeDetector(
         deepcopy(experiment.encoder),
         normalize=experiment.transform.normalize,

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from datasets.data_modes import add_data_args
+from datasets.data_modes import DATA_MODES, add_data_args
 from models.pretrain_args import (
     add_model_args,
     add_online_args,
@@ -35,7 +35,7 @@ from utils.launch import (
     launch_kwargs,
     planned_world,
 )
-from utils.precision import PRECISIONS, auto_precision
+from utils.precision import resolve_precision
 from utils.presets import PRESETS
 from utils.report import provenance, run_dir_of_rank, write_results
 from utils.resume import resumed_run_dir, with_flags_of_run
@@ -66,7 +66,6 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
         max_epochs=200,
         batch_size=256,
         learning_rate=0.03,
-        precisions=("auto", *PRECISIONS),
     )
     parser.group("training").add_argument(
         "--preset", choices=PRESETS, default="seco", help="Set of defaults for a kind of data."
@@ -129,12 +128,10 @@ def prepare(args: Namespace) -> World:
     from datasets.packed_store import is_packed
 
     world = planned_world(args)
-    if args.precision == "auto":
-        is_paper = args.protocol == "paper"
-        args.precision = "32-true" if is_paper else auto_precision(on_gpu=args.gpus > 0)
+    resolve_precision(args, world.rank)
     # The threads that read a packed store only copy, a hundredth of the time.
     share_cores(args.gpus, world.per_node, 0 if is_packed(args.data_dir) else args.num_workers)
-    seed_everything(args.seed, workers=True, verbose=False)
+    seed_everything(args.seed, verbose=False)
     return world
 
 
@@ -220,7 +217,9 @@ def make_callbacks(
     ]
     if run_dir is not None:
         datamodule.log_dir = run_dir if world.rank == 0 else None
-        happens.append(callbacks.ViewsPicture(run_dir / "views.png", datamodule.input_spec))
+        spec, labels = datamodule.input_spec, datamodule.mode.view_labels
+        views = callbacks.ViewsPicture(run_dir / "views.png", spec, labels, datamodule.dates)
+        happens.append(views)
         folder, every = run_dir / "checkpoints", args.save_every_n_epochs
         happens.append(callbacks.SaveCheckpoints(folder, provenance(args), every))
     return happens
@@ -256,20 +255,19 @@ def make_trainer(
     from pytorch_lightning import Trainer
     from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
-    from utils.checkpoint import WholeCheckpointIO
     from utils.run_trainer import csv_logger
 
+    arguments = trainer_kwargs(args) | launch_kwargs(world)
     logger: list[Logger] = []
-    if run_dir is not None:
+    if run_dir is not None:  # loggers write in the first process only: it is known by now
         logger = [
             csv_logger(run_dir, args.resume_from_checkpoint),
             TensorBoardLogger(run_dir, name="", version="", default_hp_metric=False),
         ]
     return Trainer(
-        **trainer_kwargs(args) | launch_kwargs(world),
+        **arguments,
         logger=logger or False,
         callbacks=callbacks,
-        plugins=[WholeCheckpointIO()],
         log_every_n_steps=args.log_every_n_steps,
         use_distributed_sampler=False,  # ours draws from (seed, epoch)
         enable_progress_bar=False,  # ours counts samples
@@ -284,7 +282,8 @@ def finish(args: Namespace, trainer: Trainer, run_dir: Path, started: float) -> 
     from utils.normalization import PICTURE_BANDS, letters
     from utils.plots import plot_training
 
-    plot_training(run_dir / "curves.png", run_dir / "metrics.csv")
+    spaces = DATA_MODES[args.data_mode].space_names
+    plot_training(run_dir / "curves.png", run_dir / "metrics.csv", spaces)
     metrics = {name: float(value) for name, value in trainer.logged_metrics.items()}
     metrics |= {"epochs": trainer.current_epoch, "steps": trainer.global_step}
     last = run_dir / "checkpoints" / "last.ckpt"

@@ -279,9 +279,12 @@ def decode_once(
 
 def collect_once(plan: Plan, flags: Namespace, server: Server) -> Collected:
     """Collect all places into an empty folder, verify it, and remove it."""
+    from datasets.collect_plan import write_plan
     from datasets.collect_verify import REPORT_NAME, verify
 
     save_path = flags.save_path
+    save_path.mkdir()
+    write_plan(save_path, plan)
     with redirect_stdout(StringIO()) as shown, redirect_stderr(shown):
         source = cast(EarthEngine, seco_downloader.connect(plan, flags))
         received, served = source._adapter.bytes_received, cpu_seconds(server.pid)

@@ -16,14 +16,14 @@ import main_bigearthnet
 import main_eurosat
 import main_oscd
 from benchmarks import demo
-from datasets.mini_earth import write_bigearthnet, write_eurosat, write_oscd, write_seco
+from datasets.mini_earth import write_bigearthnet, write_eurosat, write_oscd
 from utils.cli import run
 from utils.files import check_checkpoint
 from utils.flags import Parser
 from utils.report import new_run_dir, write_results
 
 ENCODERS = ("random", "pretrain")
-COMMON = ("--precision", "bf16-mixed", "--num_workers", "1", "--gpus", "0")
+COMMON = ("--num_workers", "1", "--gpus", "0")
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     check_checkpoint("ckpt_path", args.ckpt_path)
     run_dir = new_run_dir(args.log_dir, "table")
     write_worlds(args, run_dir)
-    checkpoint = args.ckpt_path or demo.pretrain(args, run_dir)
+    if args.ckpt_path is None:
+        demo.pretrain(args, run_dir)
+    checkpoint = args.ckpt_path or demo.checkpoint_of(run_dir)
     table = {}
     for trial in TRIALS:
         print(f"== {trial.name}")
@@ -115,14 +117,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 def write_worlds(args: Namespace, run_dir: Path) -> None:
     """Write the miniature data sets; each is another part of the world."""
     if args.ckpt_path is None:
-        write_seco(
-            run_dir / "seco",
-            num_places=args.num_places,
-            num_dates=demo.NUM_DATES,
-            size=demo.PATCH_SIZE,
-            seed=args.seed,
-            bands=("B4", "B3", "B2"),
-        )
+        demo.write_places(args, run_dir)
     seed = args.seed + 1000
     write_eurosat(run_dir / "eurosat", images_per_class=args.images_per_class, seed=seed)
     write_bigearthnet(run_dir / "bigearthnet", num_patches=args.num_patches, seed=seed)

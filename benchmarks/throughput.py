@@ -28,6 +28,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from utils.cli import GPUS_HELP, run
+from utils.cores import available_cores
 from utils.errors import UserError
 from utils.files import check_exists
 from utils.flags import Parser, check_positive
@@ -100,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     busy = os.getloadavg()[0]  # processes that wanted to run in the last minute
     if busy > 0.5:
         print(f"other processes keep {busy:.1f} cores busy: the rates will be too low")
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(available_cores())
     torch.backends.cudnn.benchmark = True  # as in main_pretrain.py
     with tempfile.TemporaryDirectory(prefix="throughput-") as scratch:
         archive = make_archive(Path(scratch), plan, args.data_dir)
@@ -132,7 +133,7 @@ def make_plan(args: Namespace) -> Plan:
 
     from benchmarks.train_cases import TrainPlan
 
-    on_gpu, cores = args.gpus > 0, os.cpu_count() or 1
+    on_gpu, cores = args.gpus > 0, available_cores()
     precision = auto_precision(on_gpu) if args.precision == "auto" else args.precision
     batch_size = args.batch_size or (256 if on_gpu else 16 if args.quick else 32)
     train = TrainPlan(

@@ -57,7 +57,8 @@ def _read(file: DatasetReader, name: str) -> np.ndarray:
         )
     if file.dtypes[0] != "uint8":
         raise UserError(
-            f"{name} holds {file.dtypes[0]} reflectance, SeCo patches are uint8 "
-            "(255 times reflectance): convert them first"
+            f"{name} holds {file.dtypes[0]} values, but SeCo patches are uint8, 255 times "
+            "reflectance: store floor(255 * min(reflectance, 1)), where reflectance is digital "
+            "numbers / 10,000, or collect with --dtype uint8"
         )
     return file.read(1)

@@ -10,7 +10,6 @@ and metadata.parquet of v2. An interrupted run goes on with the same command.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from copy import copy
@@ -20,9 +19,10 @@ from typing import TYPE_CHECKING
 if not __package__:  # started as a script: the root is not on the path yet
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from datasets.bands import ALL_BANDS, check_bands
+from datasets.bands import ALL_BANDS, check_bands, check_dn
 from datasets.bigearthnet_labels import IMAGE_SIZE
 from utils.cli import print_next, run
+from utils.cores import available_cores
 from utils.files import check_can_write, check_exists
 from utils.flags import Parser, check_not_negative
 from utils.input_transform import InputTransform
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from datasets.bigearthnet_index import BigEarthNet
+
+_NUM_SAMPLES = 32  # patches that show the unit: fewer may all be of dark water
 
 
 class BigEarthNetPictures:
@@ -63,6 +65,10 @@ class BigEarthNetPictures:
         self.targets = index.targets[rows].float()
         self.transform = transform
         self.size = (image_size, image_size)
+        if len(self) >= _NUM_SAMPLES:
+            some = self.names[:: len(self) // _NUM_SAMPLES]
+            planes = (plane for name in some for plane in self.source.read(name, transform.bands))
+            check_dn(planes, str(self.source.root))
 
     def __len__(self) -> int:
         return len(self.names)
@@ -104,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         default=list(ALL_BANDS),
         help="Bands to store; B4 B3 B2 need half of the disk.",
     )
-    add("--num_workers", type=int, default=os.cpu_count() or 1, help="Processes that read.")
+    add("--num_workers", type=int, default=available_cores(), help="Processes that read.")
     args = parser.parse_args(argv)
     check_not_negative(args, "num_workers")
     check_exists("data_dir", args.data_dir)

@@ -17,6 +17,8 @@ PLANNED = {field.name for field in fields(Settings)}
 COLLECTIONS = {"earthengine": "COPERNICUS/S2_SR_HARMONIZED", "stac": "sentinel-2-l2a"}
 EARTH_SEARCH = "https://earth-search.aws.element84.com/v1"
 HIGH_VOLUME = "https://earthengine-highvolume.googleapis.com"
+# A task's index, and what describes all tasks: slurm.schedmd.com/job_array.html, sbatch.html.
+_SLURM = tuple(f"SLURM_ARRAY_TASK_{name}" for name in ("ID", "MIN", "MAX", "STEP", "COUNT"))
 # Inclusive. Longer waits and more threads than these end in errors of the system.
 _LIMITS = {
     "num_workers": (1, 1000),
@@ -184,8 +186,17 @@ def _add_fetching(parser: Parser) -> None:
         "--min_free_gb", type=float, default=2, help="Free disk space in GB at which the run stops."
     )
     add("--shard", metavar="I/N", help="Part of the places (default: that of SLURM's array task).")
-    add("--indices_file", type=Path, help="File with the numbers of the only places to collect.")
-    add("--log_freq", type=int, default=100, help="Places between two lines of a log.")
+    add(
+        "--indices_file",
+        type=Path,
+        help="File with the numbers of the only places to collect, without spares.",
+    )
+    add(
+        "--log_freq",
+        type=int,
+        default=100,
+        help="Places between two lines of a log, which also gets one a minute.",
+    )
     add("--debug", action="store_true", help="Print every failed request.")
     add("--project", help="Google Cloud project (default: EARTHENGINE_PROJECT).")
     add(
@@ -241,20 +252,31 @@ def parse_shard(text: str | None, environment: Mapping[str, str]) -> tuple[int, 
                 f"--shard is I/N with I from 0 to N - 1, such as 0/4, not {quoted(text)}"
             )
         return number, count
-    names = [f"SLURM_ARRAY_TASK_{name}" for name in ("ID", "MIN", "MAX", "STEP")]
-    values = [environment.get(name, "") for name in names]
-    if not any(values):
-        return 0, 1
+    return _slurm_shard(environment) if any(map(environment.get, _SLURM)) else (0, 1)
+
+
+def _slurm_shard(environment: Mapping[str, str]) -> tuple[int, int]:
+    """Return number and count of a task of SLURM's array, whose indices have to be one range.
+
+    Of an array such as 1,4,6 a task knows its index and how many there are, but not which.
+    """
+    shown = " ".join(f"{name}={quoted(environment.get(name, ''))}" for name in _SLURM)
     try:
-        task, first, last, step = map(int, values)
+        task, first, last, step, count = (int(environment[name]) for name in _SLURM)
         if task not in range(first, last + 1, step):
-            raise ValueError("no task of the array")
-    except ValueError as error:
-        shown = " ".join(
-            f"{name}={quoted(value)}" for name, value in zip(names, values, strict=True)
+            raise ValueError("not an index of the array")
+    except (ValueError, KeyError) as error:
+        raise UserError(
+            f"{shown} is not a task of an array: correct them, or give --shard"
+        ) from error
+    in_range = (last - first) // step + 1
+    if in_range != count:
+        raise UserError(
+            f"{shown}: the array has {count} tasks, but its range {first}-{last}:{step} has "
+            f"{in_range}, so that places would be left out: give --array a range such as "
+            f"0-{count - 1}, or give --shard"
         )
-        raise UserError(f"{shown} is no task of an array: correct them, or give --shard") from error
-    return (task - first) // step, (last - first) // step + 1
+    return (task - first) // step, count
 
 
 def check_fetching(args: Namespace) -> None:
@@ -267,5 +289,6 @@ def check_fetching(args: Namespace) -> None:
     check_not_negative(args, "min_free_gb")
     if args.shard[1] > args.max_in_flight:
         raise UserError(
-            f"{args.shard[1]} shards cannot share {args.max_in_flight} requests: use fewer"
+            f"{args.shard[1]} shards cannot share {args.max_in_flight} requests at a time: use at "
+            f"most {args.max_in_flight} shards"
         )

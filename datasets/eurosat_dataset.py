@@ -18,12 +18,11 @@ from typing import TYPE_CHECKING
 if not __package__:  # started as a script: the root is not on the path yet
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from datasets.bands import EUROSAT_BANDS
+from datasets.bands import EUROSAT_BANDS, check_dn
 from datasets.eurosat_splits import (
     LIST_PREFIXES,
     add_split_args,
-    match_lists,
-    read_lists,
+    find_split,
     stratified_split,
     write_split,
 )
@@ -63,6 +62,7 @@ BANDS_DATA = DataSpec(
     high=tuple(STATISTICS[band][0] + 2 * STATISTICS[band][1] for band in EUROSAT_BANDS),
 )
 
+_NUM_SAMPLES = 100  # pictures that show the unit: not all of them are of lakes
 _CHUNK = 250  # pictures per task of a thread
 
 
@@ -125,6 +125,7 @@ class EurosatDataset:
             progress(total=len(self), desc="reading EuroSAT", unit=" images", leave=False) as bar,
         ):
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            self._check_unit()
             first = read(0)
             images = np.empty((len(self), *first.shape), np.uint8)
 
@@ -139,6 +140,16 @@ class EurosatDataset:
             for count in pool.map(fill, range(0, len(self), _CHUNK)):
                 bar.update(count)
         return torch.from_numpy(images)
+
+    def _check_unit(self) -> None:
+        """Refuse 13 bands that are not digital numbers, as some pictures show."""
+        from datasets.eurosat_files import read_picture
+
+        if self.spec is BANDS_DATA:
+            some = range(0, len(self), max(1, len(self) // _NUM_SAMPLES))
+            paths = (self.root + self.names[index] for index in some)
+            bands = range(len(EUROSAT_BANDS))
+            check_dn((read_picture(self._files, path, bands) for path in paths), str(self.data_dir))
 
     def _check_size(self, index: int, shape: tuple[int, ...], first: tuple[int, ...]) -> None:
         if shape != first:
@@ -160,10 +171,10 @@ class EurosatDataset:
         from datasets.eurosat_files import SmallFiles
 
         beside = SmallFiles(self.data_dir.absolute().parent)
-        for files, folder in ((self._files, self.root), (self._files, ""), (beside, "")):
-            lists = read_lists(files, folder, kind)
-            if lists is not None:
-                return match_lists(lists, self.names, files.path)
+        folders = dict.fromkeys([(self._files, self.root), (self._files, ""), (beside, "")])
+        found = find_split(list(folders), self.names, kind)
+        if found is not None:
+            return found
         if kind == "spatial":
             raise UserError(
                 f"--split spatial needs {LIST_PREFIXES[kind][0]}train.txt and the lists for val "

@@ -14,7 +14,6 @@ if not __package__:  # started as a script: the root is not on the path yet
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import argparse
-import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar
@@ -22,6 +21,7 @@ from typing import TypeVar
 from datasets.bands import ALL_BANDS, check_bands
 from datasets.oscd_cities import TEST_CITIES, TRAIN_CITIES
 from utils.cli import print_next, run
+from utils.cores import available_cores
 from utils.errors import UserError
 from utils.flags import Parser
 from utils.pools import process_pool
@@ -33,7 +33,7 @@ Report = TypeVar("Report")
 MIN_SIZE = 12
 MIN_JOBS_PER_WORKER = 50  # starting a process costs seconds
 _NUM_CLASSES = 10  # of EuroSAT
-CPU_COUNT = os.cpu_count() or 1
+CPU_COUNT = available_cores()
 
 
 def write_seco(

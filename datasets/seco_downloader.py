@@ -3,7 +3,7 @@
 From Earth Engine, with a project of yours (or EARTHENGINE_PROJECT):
   python datasets/seco_downloader.py --save_path datasets/my_seco --num_locations 1000 --project P
 
-Kill it at any time; the same command goes on. What it will cost, before it starts, and later how
+Kill it at any time; the same command resumes it. What it will cost, before it starts, and later how
 far it is:
   python datasets/seco_downloader.py --save_path datasets/my_seco --num_locations 1000 --plan
   python datasets/seco_downloader.py --save_path datasets/my_seco --status
@@ -12,8 +12,8 @@ far it is:
 Without an account, from a public STAC catalogue:
   python datasets/seco_downloader.py --save_path datasets/my_seco --num_locations 100 --source stac
 
-Exit codes: 0 complete, 1 some places have no clear scenes and no spare is left, 2 bad input, 75 run
-the same command again later.
+Exit codes: 0 complete, 1 some places have no clear scenes or were refused and no spare is left,
+2 bad input, 75 run the same command again later.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ def new_requester(args: Namespace) -> Requester:
     return Requester(
         RateLimit(args.max_in_flight // count, args.max_rate / count),
         base_wait_s=args.retry_wait,
-        budget_s=args.give_up_after,
+        budget_s=args.give_up_after / 2,  # one request alone does not end the run
         on_error=tell if args.debug else lambda error: None,
     )
 
@@ -177,8 +177,8 @@ def tell(error: Transient) -> None:
 
 
 def tell_later(reason: str) -> None:
-    """Print why a run stops that can go on."""
-    print(f"stopped, {reason}; the same command goes on", file=sys.stderr)
+    """Print why a run stops that can be resumed."""
+    print(f"stopped, {reason}; the same command resumes it", file=sys.stderr)
 
 
 def tell_ending(ending: Ending, result: str) -> None:
@@ -198,6 +198,7 @@ def collect(plan: Plan, source: Source, args: Namespace) -> int:
     from datasets.collect_journal import Journal, read_journals
     from datasets.collect_packed import PackedCollection
     from datasets.collect_place import Collector
+    from datasets.collect_plan import read_plan
     from datasets.collect_status import Reporter
     from datasets.collect_writer import place_writer
 
@@ -208,6 +209,8 @@ def collect(plan: Plan, source: Source, args: Namespace) -> int:
     check_settings(settings)
     journal = Journal(save_path, plan.hash, args.shard)
     with journal.opened():
+        if read_plan(save_path).hash != plan.hash:
+            raise UserError(f"another process replaced the plan of {save_path}: run this again")
         store = PackedCollection(save_path, plan) if plan.settings.format == "packed" else None
         if store is not None:
             noted = read_journals(save_path, plan.hash).values()
@@ -224,6 +227,7 @@ def collect(plan: Plan, source: Source, args: Namespace) -> int:
             read_journals(save_path, plan.hash),
             num_workers=args.num_workers,
             retry=args.retry,
+            has_spares=settings.match_file is None and indices is None,
             patience=Patience(args.give_up_after, min_free_bytes=1e9 * args.min_free_gb),
             report=reporter,
             on_block=None if store is None else store.pack,

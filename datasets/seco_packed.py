@@ -23,7 +23,6 @@ if not __package__:  # started as a script: the root is not on the path yet
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import math
-import os
 import time
 from argparse import Namespace
 from collections.abc import Sequence
@@ -31,6 +30,7 @@ from typing import TYPE_CHECKING
 
 from datasets.bands import RGB_BANDS
 from utils.cli import print_next, run
+from utils.cores import available_cores
 from utils.errors import UserError
 from utils.files import address, check_can_write, check_exists
 from utils.flags import Parser, check_not_negative
@@ -60,7 +60,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
         default="raw",
         help="Store for this machine, or chunks to stream.",
     )
-    add("--num_workers", type=int, default=min(8, os.cpu_count() or 1), help="Processes to use.")
+    add("--num_workers", type=int, default=min(8, available_cores()), help="Processes to use.")
     add("--verify", action="store_true", help="Only compare a store with its hashes.")
     return parser.parse_args(argv)
 

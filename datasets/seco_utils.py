@@ -18,7 +18,7 @@ from argparse import Namespace
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from datasets.bands import ALL_BANDS, QUANTILES_NAME
+from datasets.bands import ALL_BANDS, QUANTILES_NAME, check_stored
 from utils.cli import run
 from utils.errors import UserError
 from utils.files import check_exists
@@ -59,20 +59,22 @@ def measure_histograms(root: Path, num_images: int, seed: int) -> dict[str, np.n
     for number in progress(sorted(drawn), desc="quantiles", unit=" images", leave=False):
         for band, histogram in histograms.items():
             histogram += np.bincount(read(dates[number], band).ravel(), minlength=256)
+    values = (np.flatnonzero(histogram) for histogram in histograms.values())
+    check_stored((found for found in values if found.size), str(root))
     return histograms
 
 
 def _open_folder(root: Path) -> tuple[list[str], Sequence[Any], Callable[[Any, str], np.ndarray]]:
     """Return bands, dates, and what reads a band of one, in the pixels that are stored."""
     from datasets.band_files import read_band
-    from datasets.seco_folder import find_bands, index_places, split_dates
+    from datasets.seco_folder import band_path, find_bands, index_places, split_dates
 
     places = index_places(root, ALL_BANDS[0])
     dates = split_dates(places)
     return (
         find_bands(root, places[0]),
         dates,
-        lambda date, band: read_band(root / date / f"{band}.tif"),
+        lambda date, band: read_band(band_path(root / date, band)),
     )
 
 

@@ -222,7 +222,7 @@ def test_compiled_encoders_keep_the_names_of_their_tensors(
 def test_results_tell_which_precision_was_chosen(
     seco_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str, expected: str
 ) -> None:
-    monkeypatch.setattr("main_pretrain.auto_precision", lambda on_gpu: "16-mixed")
+    monkeypatch.setattr("utils.precision.auto_precision", lambda on_gpu: "16-mixed")
     monkeypatch.setattr("main_pretrain.make_trainer", stop_at)
     with pytest.raises(Stopped) as stopped:
         pretrain(seco_root, tmp_path, *flags.split())

@@ -108,5 +108,18 @@ def check_name(flag: str, path: Path) -> None:
         raise UserError(f"--{flag} {str(path)!a} has odd characters: rename it")
 
 
+def is_hidden(name: str) -> bool:
+    """Return whether a file is hidden, or was added by a file manager.
+
+    Examples are ``.DS_Store``, ``._B04.tif`` and ``__MACOSX/`` (macOS), ``@eaDir/`` (Synology).
+
+    Args:
+        name: File name, or path relative to the data set with ``/`` between folders. An absolute
+            path would be wrong here: a user may keep the whole data set in a hidden folder.
+    """
+    path = f"/{name.removeprefix('./')}"  # some archivers write ./ before every name
+    return "/." in path or "/__MACOSX" in path or "/@eaDir" in path
+
+
 def _until_whole(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.partial")
