@@ -118,6 +118,7 @@ def test_a_missing_path_is_shown_in_full(tmp_path: Path, monkeypatch: pytest.Mon
         (["checkpoints/last.ckpt"], "checkpoints", "checkpoints/last.ckpt"),
         (["last.ckpt", "checkpoints/last.ckpt"], "", "checkpoints/last.ckpt"),
         (["seed=42/checkpoints/last.ckpt"], "", "seed=42/checkpoints/last.ckpt"),
+        (["seed=42/last.ckpt"], "", "seed=42/last.ckpt"),
         (["version_0/checkpoints/last.ckpt", "version_1/checkpoints/last.ckpt"], "", "version_1"),
     ],
 )

@@ -434,7 +434,7 @@ def test_debug_writes_nothing(flags: list[str], tmp_path: Path) -> None:
         (["--save_predictions", "a.parquet"], r"a\.parquet: maps are written as \.npz"),
         (["--gpus", "64"], "--gpus 64 was asked for"),
         (["--resume_from_checkpoint", "{tmp}/none.ckpt"], "does not exist"),
-        (["--resume_from_checkpoint", "a.ckpt", "--train_frac", "0.1", "1"], "one --train_frac"),
+        (["--resume_from_checkpoint", __file__, "--train_frac", "0.1", "1"], "one --train_frac"),
         (["--protocol", "paper", "--batch_size", "19"], "19 is more than the 18 training tiles"),
         (["--data_dir", "{tmp}/still"], "no pixel changed in bercy: there is nothing to find"),
         (["--bands", "B4", "B3", "B13"], "OSCD has no B13"),
