@@ -7,6 +7,8 @@ from typing import Literal
 
 from datasets.collect_journal import Outcome
 
+GO_ON_LATER = 75  # EX_TEMPFAIL of sysexits.h
+
 
 @dataclass(frozen=True)
 class Ending:
