@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import lmdb
 import numpy as np
@@ -134,7 +135,7 @@ def test_processes_write_the_same_lmdb(
 
 
 def test_forked_workers_open_it_themselves(lmdb_root: Path) -> None:
-    data = pictures(open_bigearthnet(lmdb_root, lmdb=True))
+    data: Any = pictures(open_bigearthnet(lmdb_root, lmdb=True))
     expected = data[len(data) - 1][0]  # opens it before the workers are forked
     *_, (last, _, _) = DataLoader(data, batch_size=8, num_workers=2, multiprocessing_context="fork")
     assert last[-1].equal(expected)

@@ -4,6 +4,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -140,7 +141,7 @@ def test_a_run_that_works_no_longer_does_not_use_up_its_spares(
     monkeypatch.setattr("datasets.collect_fetch._MANY_REFUSED", 5)
 
     def judge(places: Sequence[Place]) -> None:
-        if any(place.number >= 10 for place in places):
+        if any(tmp_path.glob("[0-9]*")):  # once a place is done
             raise Refused("HTTP 400")
 
     plan = plan_in(tmp_path, SMALL)
@@ -282,7 +283,7 @@ def test_a_plan_that_is_replaced_meanwhile_is_not_collected(
     ],
 )
 def test_an_incomplete_collection_names_what_helps(
-    failures: dict[str, int], has_spares: bool, words: list[str], others: list[str]
+    failures: dict[Any, int], has_spares: bool, words: list[str], others: list[str]
 ) -> None:
     reason = incomplete(3, failures, has_spares).reason
     assert reason.startswith("3 places ")

@@ -37,8 +37,9 @@ def test_curves_are_those_of_the_file_under_the_names_of_the_spaces(tmp_path: Pa
     assert curves["loss"]["space 1: season"].tolist() == [[4, 2.0], [9, 1.5]]
     figure = Figure()
     draw_curves(figure, curves)
-    raw, smooth = (np.asarray(line.get_ydata()) for line in figure.axes[0].lines[:2])
-    assert raw.tolist() == smooth.tolist() == [3.0, 2.5]  # too few to mix
+    raw, smooth = figure.axes[0].lines[:2]
+    drawn = [list(np.asarray(line.get_ydata())) for line in (raw, smooth)]
+    assert drawn == [[3.0, 2.5]] * 2  # too few to mix
     legends = [legend.get_texts() for axes in figure.axes if (legend := axes.get_legend())]
     words = [[text.get_text() for text in texts] for texts in legends]
     assert words == [["space 0: all", "space 1: season"], ["knn"]]
