@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import main_eurosat
 import main_pretrain
 from datasets.bands import RGB_BANDS
+from datasets.data_modes import DATA_MODES
 from datasets.mini_earth import write_eurosat, write_seco
 from utils.cli import run
 from utils.flags import Parser
@@ -38,9 +39,11 @@ PRETRAIN_FLAGS = (
     # 34 px is the smallest view whose last feature map has 2 x 2 pixels, as that of the probe's 64
     # px images has; with 32 px it is a single one.
     *("--crop_size", "34", "--crop_scale", "0.3", "1", "--rotate", "--blur_prob", "0"),
+    # The seasons change colours already: few further changes, none of hue, and no grey pictures.
+    *("--color_jitter", "0.3", "0.3", "0.2", "0", "--grayscale_prob", "0"),
     # The queue is shorter than the world: a place must not meet its own key of the last epoch.
     *("--batch_size", "32", "--num_negatives", "256"),
-    *("--max_epochs", "30", "--lr_schedule", "cosine", "--warmup_epochs", "0.5"),
+    *("--max_epochs", "16", "--lr_schedule", "cosine", "--warmup_epochs", "0.5"),
     *("--learning_rate", "0.05", "--encoder_momentum", "0.99", "--softmax_temperature", "0.2"),
     *("--log_every_n_steps", "5"),
 )
@@ -95,8 +98,8 @@ def announced(title: str, seconds: dict[str, float]) -> Iterator[None]:
 
 def write_places(args: Namespace, run_dir: Path) -> None:
     """Write the places to train on, and pack them: nine small files per sample are slow to read."""
-    from datasets.open_patches import open_patches
     from datasets.packing import pack
+    from datasets.seco_patches import SecoPatches
 
     write_seco(
         run_dir / "seco",
@@ -107,7 +110,7 @@ def write_places(args: Namespace, run_dir: Path) -> None:
         bands=RGB_BANDS,
     )
     num_workers = min(2, args.num_places // 100)  # a process takes seconds to start
-    pack(open_patches(run_dir / "seco", RGB_BANDS), run_dir / "seco_packed", num_workers)
+    pack(SecoPatches(run_dir / "seco"), run_dir / "seco_packed", num_workers)
 
 
 def pretrain(args: Namespace, run_dir: Path) -> Trainer:
@@ -166,28 +169,42 @@ def plot_demo(path: Path, trainer: Trainer, metrics: dict[str, Any]) -> None:
     from utils.plots import draw_curves, draw_views, read_curves, save_figure
 
     figure = Figure(figsize=(12, 11.5), layout="constrained")
-    top, middle, bottom = figure.subfigures(3, 1, height_ratios=[6.3, 3.1, 2.1])
-    picture = next(c for c in trainer.callbacks if isinstance(c, ViewsPicture))
+    parts = figure.subfigures(3, 1, squeeze=False, height_ratios=[6.3, 3.1, 2.1]).flat
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    picture = next(each for each in callbacks if isinstance(each, ViewsPicture))
     assert picture.shown is not None
-    draw_views(top, picture.shown)
-    spaces = trainer.datamodule.mode.space_names
-    draw_curves(middle, read_curves(picture.path.with_name("metrics.csv"), spaces))
-    draw_accuracies(bottom.subplots(), metrics)
+    draw_views(parts[0], picture.shown)
+    spaces = DATA_MODES["seco"].space_names
+    draw_curves(parts[1], read_curves(picture.path.with_name("metrics.csv"), spaces))
+    draw_accuracies(parts[2].subplots(), metrics)
     save_figure(figure, path)
 
 
 def draw_accuracies(axes: Axes, metrics: dict[str, Any]) -> None:
     """Draw one row per number of labels: a dot and its 95 % interval for each encoder."""
     rows = {"all labels": "all", f"{FEW_LABELS} labels\nper class": FEW_LABELS}
-    colors = {"random": "0.45", "pretrain": "tab:green"}
-    for (backbone, name), shift in zip(ENCODERS.items(), (-0.17, 0.17), strict=True):
+    styles = {"random": ("0.45", -0.17), "pretrain": ("tab:green", 0.17)}
+    for backbone, name in ENCODERS.items():
+        color, shift = styles[backbone]
         for row, labels in enumerate(rows.values()):
             cell = metrics[f"{backbone}/{labels}"]
             mean, (low, high) = cell["test"], cell["interval"]
-            style = {"color": colors[backbone], "label": name if row == 0 else None}
-            axes.errorbar(mean, row + shift, xerr=[[mean - low], [high - mean]], fmt="o", **style)
-            at = {"xytext": (8, 0), "textcoords": "offset points", "va": "center"}
-            axes.annotate(f"{mean:.1f}", (high, row + shift), color=colors[backbone], **at)
+            axes.errorbar(
+                mean,
+                row + shift,
+                xerr=[[mean - low], [high - mean]],
+                fmt="o",
+                color=color,
+                label=name if row == 0 else None,
+            )
+            axes.annotate(
+                f"{mean:.1f}",
+                (high, row + shift),
+                (8, 0),
+                textcoords="offset points",
+                va="center",
+                color=color,
+            )
     axes.set_yticks(range(len(rows)), list(rows))
     axes.set(ylim=(1.5, -0.5), title="test accuracy on the miniature EuroSAT, %, 95 % intervals")
     axes.margins(x=0.1)

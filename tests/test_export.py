@@ -201,7 +201,9 @@ def test_the_command_refuses_in_one_sentence(
     flags = ["--format", "safetensors", "--ckpt_path", str(tmp_path / "y")]
     flags += ["--save_path", str(tmp_path / "x")]
     assert exit_code(monkeypatch, "utils/export.py", *flags) == 2
-    assert capsys.readouterr().err == f"error: there is no checkpoint {tmp_path / 'y'}\n"
+    path = tmp_path / "y"
+    said = f"error: --ckpt_path {path} does not exist: correct the path\n"
+    assert capsys.readouterr().err == said
 
 
 def test_an_exported_graph_is_not_an_encoder_to_load(tmp_path: Path) -> None:

@@ -420,9 +420,9 @@ def test_two_processes_fine_tune_with_the_batch_split(flags: list[str], tmp_path
         (["--protocol", "paper", "--batch_size", "9"], "9 is more than the 6 val images"),
         (["--bands", "B4", "B3", "B10"], "BigEarthNet has no B10"),
         (["--backbone_type", "imagenet", "--bands", *ALL_BANDS], "was trained on red, green"),
-        (["--resume_from_checkpoint", "x.ckpt"], "probes write no checkpoint"),
+        (["--resume_from_checkpoint", __file__], "probes write no checkpoint"),
         (["--image_size", "0"], "--image_size must be above 0"),
-        (["--data_dir", "nowhere"], "nowhere is not a folder"),
+        (["--data_dir", "nowhere"], "nowhere does not exist"),
         (["--save_predictions", "p.csv"], r"must end in \.npz or \.parquet"),
     ],
 )

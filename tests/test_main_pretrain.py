@@ -184,6 +184,7 @@ def test_an_older_checkpoint_leaves_the_later_history_alone(
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"arguments": 3}', "[" * 100_000])
 def test_unreadable_flags_of_a_run_are_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "arguments.json").write_text(content)
+    (tmp_path / "last.ckpt").touch()
     with pytest.raises(UserError, match=r"arguments\.json does not hold the flags of a run"):
         parse_args(["--resume_from_checkpoint", str(tmp_path / "last.ckpt")])
 
@@ -191,6 +192,7 @@ def test_unreadable_flags_of_a_run_are_named(tmp_path: Path, content: str) -> No
 def test_stored_flags_are_checked_as_given_ones_are(tmp_path: Path) -> None:
     stored = {"arguments": {"batch_size": "many", "data_dir": ".", "unknown": 1}}
     (tmp_path / "arguments.json").write_text(json.dumps(stored))
+    (tmp_path / "last.ckpt").touch()
     with pytest.raises(UserError, match="--batch_size: invalid int value: 'many'"):
         parse_args(["--resume_from_checkpoint", str(tmp_path / "last.ckpt")])
 

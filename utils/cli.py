@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from utils.cores import available_cores
 from utils.errors import UserError, loader_sentence, sentence_of
-from utils.files import check_can_write, check_checkpoint, check_exists
+from utils.files import check_can_write, check_exists
 from utils.flags import Parser, check_not_negative, check_positive
 from utils.launchers import launched_rank
 from utils.precision import PRECISIONS
@@ -76,7 +76,6 @@ def check_base_flags(args: Namespace) -> None:
     check_positive(args, "batch_size", "max_epochs", "learning_rate")
     check_not_negative(args, "num_workers", "gpus", "seed")
     check_exists("data_dir", args.data_dir)
-    check_checkpoint("resume_from_checkpoint", args.resume_from_checkpoint)
     if not args.debug:
         check_can_write("log_dir", args.log_dir, is_folder=True)
 

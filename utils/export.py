@@ -7,7 +7,7 @@ Every file that --backbone_type pretrain takes is taken here too. The formats ho
 without a classifier, under torchvision's names; --backbone_type pretrain reads all but onnx back.
 
 torchvision  state dict, the contract in its _metadata
-timm         folder for timm.create_model("local-dir:FOLDER", pretrained=True)
+timm         folder for timm.create_model("local-dir:FOLDER", pretrained=True), from timm 1.0.26 on
 safetensors  tensors, the contract in the header
 onnx         graph from normalised pictures (B, C, H, W) to features (B, D), the contract in
              metadata_props; needs the packages onnx and onnxscript

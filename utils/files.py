@@ -15,6 +15,7 @@ _TIMM_CONFIG = "config.json"  # of a folder for timm's "local-dir:", which is an
 # Where the checkpoint of a run lies in its folder; the later ones are suggested first.
 _LAST_CHECKPOINTS = (
     "version_*/checkpoints/last.ckpt",
+    "seed=*/last.ckpt",  # of main_oscd.py
     "seed=*/checkpoints/last.ckpt",
     "last.ckpt",
     "checkpoints/last.ckpt",
