@@ -6,6 +6,7 @@ is 39.2 DN. The stretch to a picture is tabulated in ``utils.normalization``.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,17 @@ RESOLUTION_M = {
 ALL_BANDS = tuple(RESOLUTION_M)
 RGB_BANDS = ("B4", "B3", "B2")  # red, green, blue: the order of the published encoders
 
+# Bands of EuroSAT's GeoTIFFs in the order of the file: B8A comes last, not after B8 (torchgeo issue
+# 2458).
+EUROSAT_BANDS = (
+    *("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8"),
+    *("B9", "B10", "B11", "B12", "B8A"),
+)
+# File names of one band: B4.tif (SeCo), SCENE.B4.tif (Earth Engine's downloads), B04.tif (Sentinel
+# Hub), T31UDQ_20200101T105321_B04_10m.tif (Sen2Cor), SENTINEL2A_..._FRE_B4.tif (MAJA) and
+# HLS.S30.T31UDQ.2020001T105321.v2.0.B04.tif (HLS). Hidden files are left out by the first letter.
+_FILE_NAME = re.compile(r"(?:[^.].*[._-])?B0?([1-9]|8A|1[12])(?:_[126]0m)?\.tiff?", re.IGNORECASE)
+_USUAL_NAMES = {f"{band}.tif": band for band in RESOLUTION_M}
 # Digital numbers (DN) are 10,000 times reflectance, stored as uint16 (QUANTIFICATION_VALUE in the
 # Sentinel-2 Products Specification Document, S2-PDGS-TAS-DI-PSD). In published quantiles of whole
 # data sets (``QUANTILES`` of datasets/oscd_dataset.py) the bright end of every band lies between
@@ -53,6 +65,24 @@ def check_bands(bands: Sequence[str]) -> tuple[str, ...]:
     if not bands or len(set(bands)) < len(bands):
         raise UserError(f"--bands needs distinct names, not: {' '.join(bands)}")
     return tuple(bands)
+
+
+def band_of(file: str) -> str | None:
+    """Return which band a TIFF holds according to its name without folders, else None."""
+    if file in _USUAL_NAMES:  # millions of files in the archives have these names
+        return _USUAL_NAMES[file]
+    match = _FILE_NAME.fullmatch(file)
+    return f"B{match[1].upper()}" if match else None
+
+
+def find_band_files(files: Iterable[str], folder: object) -> dict[str, str]:
+    """Map bands to their files among those of a folder; two files of a band are a ``UserError``."""
+    found: dict[str, str] = {}
+    for file in sorted(files):
+        band = band_of(file)
+        if band is not None and found.setdefault(band, file) != file:
+            raise UserError(f"{folder} has {found[band]} and {file} for band {band}: keep one")
+    return found
 
 
 def seco_input_spec(

@@ -9,6 +9,7 @@ from PIL import Image
 from rasterio.errors import RasterioError
 from rasterio.io import MemoryFile
 
+from datasets.bands import EUROSAT_BANDS
 from datasets.pictures import UNREADABLE, bit_depth
 from datasets.zip_files import MAX_MEMBER_BYTES, ZipFiles
 from utils.errors import UserError, listed
@@ -20,12 +21,6 @@ ROOTS = (
     *("EuroSAT_RGB/", "2750/", "EuroSAT_MS/"),
     *("ds/images/remote_sensing/otherDatasets/sentinel_2/tif/", ""),
 )
-# Bands of a GeoTIFF in the order of the file: B8A comes last, not after B8 (torchgeo issue 2458).
-EUROSAT_BANDS = (
-    *("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8"),
-    *("B9", "B10", "B11", "B12", "B8A"),
-)
-
 # Helber et al. 2019, table 2, as the archives spell them.
 CLASSES = (
     *("AnnualCrop", "Forest", "HerbaceousVegetation", "Highway", "Industrial"),

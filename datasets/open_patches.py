@@ -9,7 +9,7 @@ from datasets.packed_store import PackedStore, is_packed
 from datasets.packing_journal import JOURNAL_NAME
 from datasets.pictures import Pictures
 from datasets.seco_litdata import StreamedPlaces, is_litdata
-from datasets.seco_patches import SecoPatches, is_band, is_seco
+from datasets.seco_patches import SecoPatches, is_seco
 from utils.errors import UserError
 
 Patches = SecoPatches | Pictures | PackedStore | StreamedPlaces
@@ -50,7 +50,6 @@ def open_patches(data_dir: Path, bands: Sequence[str], image_list: Path | None =
         check_stored(patches.samples(), str(data_dir))
         return patches
     pictures = Pictures(data_dir, image_list)
-    _refuse_patches(pictures)
     _refuse_bands(data_dir, bands)
     return pictures
 
@@ -58,13 +57,3 @@ def open_patches(data_dir: Path, bands: Sequence[str], image_list: Path | None =
 def _refuse_bands(data_dir: Path, bands: tuple[str, ...]) -> None:
     if bands != RGB_BANDS:
         raise UserError(f"{data_dir} holds pictures, which have no --bands to choose")
-
-
-def _refuse_patches(pictures: Pictures) -> None:
-    """Stop where bands of SeCo patches would be taken for grey pictures."""
-    patch = next((name for name in pictures.names if is_band(name)), None)
-    if patch is not None:
-        raise UserError(
-            f"{pictures.root} holds SeCo patches such as {patch}: "
-            "--data_dir takes the folder of the places, for PLACE/SCENE/B4.tif"
-        )

@@ -225,7 +225,7 @@ def test_list_command_runs_as_a_file_and_reports_errors_in_one_line(tmp_path: Pa
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 2
     missing = tmp_path / "nowhere"
-    assert done.stderr == f"error: {missing} does not exist: name a zip or folder of EuroSAT\n"
+    assert done.stderr == f"error: --data_dir {missing} does not exist: correct the path\n"
     assert not (tmp_path / "lists").exists()
 
 

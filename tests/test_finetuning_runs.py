@@ -19,6 +19,7 @@ import main_bigearthnet
 import main_eurosat
 from datasets.mini_earth import write_eurosat
 from models.backbones import load_encoder
+from tests.waiting import HANG_S
 from utils.callbacks import SampleProgress
 from utils.checkpoint import read_checkpoint
 from utils.errors import UserError
@@ -241,7 +242,7 @@ def in_processes(command: list[str], *more: str) -> Path:
         capture_output=True,
         text=True,
         check=False,
-        timeout=200,
+        timeout=HANG_S,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     (created,) = set(logs.glob("*/version_*")) - before

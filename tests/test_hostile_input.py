@@ -18,6 +18,7 @@ from datasets.eurosat_dataset import RGB_DATA, EurosatDataset
 from datasets.pictures import Pictures, list_images
 from datasets.seco_patches import parse_quantiles
 from models.backbones import Encoder, load_encoder
+from tests.waiting import HANG_S
 from utils.checkpoint import WholeCheckpointIO, read_checkpoint
 from utils.cli import run
 from utils.errors import UserError
@@ -51,7 +52,7 @@ def test_a_link_to_a_folder_above_adds_no_pictures(tmp_path: Path) -> None:
     pictures(tmp_path / "elsewhere", "b.png")
     (root / "loop").symlink_to(root)
     (root / "other").symlink_to(tmp_path / "elsewhere")
-    assert list_images(root) == ["a.png", "other/b.png"]
+    assert list(list_images(root, None)) == ["a.png", "other/b.png"]
 
 
 def test_a_zip_with_a_damaged_directory_is_refused(tmp_path: Path) -> None:
@@ -62,7 +63,7 @@ def test_a_zip_with_a_damaged_directory_is_refused(tmp_path: Path) -> None:
     content[content.find(b"PK\x01\x02")] = 0
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"z\.zip is neither a folder nor a whole zip"):
-        list_images(path)
+        Pictures(path)
 
 
 def test_an_encrypted_picture_of_eurosat_is_named(tmp_path: Path) -> None:
@@ -220,6 +221,6 @@ run(main)
 """
     command = [sys.executable, "-c", script]
     root = Path(__file__).parents[1]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=HANG_S)
     assert done.returncode == 143
     assert done.stdout == "clean\n"

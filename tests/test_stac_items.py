@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from datasets.collect_scenes import Refused, Scene
-from datasets.seco_stac import harmonised
-from datasets.stac_items import Files, Unusable, parse
+from datasets.stac_items import Files, Unusable, harmonised, parse
 from tests.stac_server import StacServer
 
 EARLY, LATE = date(2022, 1, 11), date(2022, 2, 1)  # before and after products have an offset
