@@ -35,7 +35,6 @@ from utils.errors import UserError
 from utils.files import is_hidden
 from utils.normalization import InputSpec
 
-
 _NUM_SAMPLES = 32  # patches that show the unit: fewer may all be dark
 
 
