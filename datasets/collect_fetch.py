@@ -18,13 +18,12 @@ from datasets.collect_choice import Candidates, Lack
 from datasets.collect_journal import Journal, Outcome, Record, Shard
 from datasets.collect_place import Collector
 from datasets.collect_plan import Block
-from datasets.collect_progress import Ending, Progress, incomplete, some_places
+from datasets.collect_progress import GO_ON_LATER, Ending, Progress, incomplete, some_places
 from datasets.collect_scenes import ComeBack, Place
 from utils.errors import UserError
 from utils.rate_limit import Requester, Stopped, Transient
 from utils.signals import ending_signals
 
-GO_ON_LATER = 75  # EX_TEMPFAIL of sysexits.h
 _TICK_S = 0.5  # between looks at the clock, the disk and the service
 _FLUSH_S = 0.2  # for which a journal's lines wait for others
 _MANY_REFUSED = 50  # places in a row: it is not the places that are wrong

@@ -23,7 +23,7 @@ from datasets.collect_places import (
     read_match_file,
 )
 from datasets.collect_scenes import PatchGrid, Place
-from datasets.collect_settings import Settings, amended, differing, spelt
+from datasets.collect_settings import PLAN_NAME, Settings, amended, differing, spelt
 from datasets.land_mask import LandMask
 from datasets.seco_sampling import (
     Places,
@@ -37,7 +37,7 @@ from utils.errors import UserError, listed, quoted
 from utils.files import check_regular, written_whole
 from utils.locks import locked
 
-PLAN_NAME, PLACES_NAME, LOCK_NAME = "plan.json", "places.csv", "plan.lock"
+PLACES_NAME, LOCK_NAME = "places.csv", "plan.lock"
 BLOCK = 25  # places
 _FORMAT = "seco plan 1"
 _DATA = re.compile(r"\d+|manifest\.json")  # places, and the manifest of a packed store

@@ -3,9 +3,9 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
-from datasets.collect_journal import Outcome
+GO_ON_LATER = 75  # EX_TEMPFAIL of sysexits.h
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Progress:
     num_bytes: int = 0
 
 
-def incomplete(missing: int, failures: Mapping[Outcome, int], has_spares: bool) -> Ending:
+def incomplete(missing: int, failures: Mapping[Any, int], has_spares: bool) -> Ending:
     """Tell what is lacking, with the remedies that can help against it.
 
     Args:

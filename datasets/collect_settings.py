@@ -6,6 +6,7 @@ from typing import Any
 from datasets.bands import ALL_BANDS
 from utils.errors import quoted
 
+PLAN_NAME = "plan.json"  # records the settings, in the folder of the collection
 PATCH_PX = 264  # of the archives; 10 m each
 
 

@@ -19,6 +19,7 @@ from datasets.collect_plan import Plan
 from datasets.collect_scenes import Array
 from datasets.collect_writer import METADATA_NAME, place_hash, utm_crs
 from utils.errors import UserError, quoted
+from utils.files import is_hidden
 from utils.progress import progress
 from utils.report import write_json
 
@@ -99,7 +100,7 @@ def check_place(save_path: Path, plan: Plan, record: Record) -> tuple[list[Findi
         names = _names_in(folder / scene, Path.is_file)
         if names != expected:
             return [Finding(folder.name, f"{scene}: {_difference(names, expected)}")], ""
-        for path in sorted((folder / scene).iterdir()):
+        for path in sorted(folder / scene / name for name in names):
             file = f"{scene}/{path.name}"
             hashes[file] = hashlib.sha256(_content(path)).hexdigest()
             if path.name == METADATA_NAME:
@@ -119,9 +120,13 @@ def check_place(save_path: Path, plan: Plan, record: Record) -> tuple[list[Findi
 
 
 def _names_in(folder: Path, is_expected: Callable[[Path], bool]) -> set[str]:
-    """List a folder; a pipe, which would be read for ever, and its like get a slash."""
+    """List a folder without hidden files; a pipe, which would block, and its like get a slash."""
     paths = folder.iterdir() if folder.is_dir() else ()
-    return {path.name if is_expected(path) else f"{path.name}/" for path in paths}
+    return {
+        path.name if is_expected(path) else f"{path.name}/"
+        for path in paths
+        if not is_hidden(path.name)
+    }
 
 
 def _content(path: Path) -> bytes:
@@ -189,7 +194,7 @@ def _strangers(save_path: Path, done: Iterable[Record]) -> Iterator[Finding]:
     """Find folders of places that no journal knows."""
     known = {f"{record.place:06d}" for record in done}
     for path in sorted(save_path.iterdir()):
-        if path.is_dir() and not path.name.startswith(".") and path.name not in known:
+        if path.is_dir() and not is_hidden(path.name) and path.name not in known:
             what = "is not in any journal: move it out of the collection"
             yield Finding(quoted(path.name), what, is_damage=False)
 

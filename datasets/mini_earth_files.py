@@ -14,7 +14,7 @@ from PIL import Image
 from rasterio.crs import CRS
 from rasterio.transform import from_origin
 
-from datasets.eurosat_files import EUROSAT_BANDS
+from datasets.bands import EUROSAT_BANDS
 from datasets.mini_earth_covers import COVER_NAMES, draw_place
 from datasets.mini_earth_render import RESOLUTION_M, draw_weather, observe
 

@@ -1,16 +1,22 @@
 """Find out what ``--data_dir`` is, and open it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from datasets.bands import RGB_BANDS
+import numpy as np
+
+from datasets.bad_patches import BadPatchError
+from datasets.bands import RGB_BANDS, check_stored
 from datasets.packed_manifest import PICTURE_BANDS
 from datasets.packed_store import PackedStore, is_packed
 from datasets.packing_journal import JOURNAL_NAME
 from datasets.pictures import Pictures
 from datasets.seco_litdata import StreamedPlaces, is_litdata
-from datasets.seco_patches import SecoPatches, is_band, is_seco
+from datasets.seco_patches import SecoPatches, is_seco
 from utils.errors import UserError
+
+_NUM_SAMPLES = 32  # patches that show the unit: fewer may all be dark
 
 Patches = SecoPatches | Pictures | PackedStore | StreamedPlaces
 
@@ -46,23 +52,22 @@ def open_patches(data_dir: Path, bands: Sequence[str], image_list: Path | None =
     if is_seco(data_dir):
         if image_list is not None:
             raise UserError(f"--image_list is for pictures, but {data_dir} holds SeCo patches")
-        return SecoPatches(data_dir, bands)
+        patches = SecoPatches(data_dir, bands)
+        check_stored(_samples(patches), str(data_dir))
+        return patches
     pictures = Pictures(data_dir, image_list)
-    _refuse_patches(pictures)
     _refuse_bands(data_dir, bands)
     return pictures
+
+
+def _samples(patches: SecoPatches) -> Iterator[np.ndarray]:
+    """Yield some patches, spread over the data set, without those that cannot be read."""
+    count = int(patches.starts[-1])
+    for patch in range(0, count, max(1, count // _NUM_SAMPLES)):
+        with suppress(BadPatchError):
+            yield patches.read(patch)
 
 
 def _refuse_bands(data_dir: Path, bands: tuple[str, ...]) -> None:
     if bands != RGB_BANDS:
         raise UserError(f"{data_dir} holds pictures, which have no --bands to choose")
-
-
-def _refuse_patches(pictures: Pictures) -> None:
-    """Stop where bands of SeCo patches would be taken for grey pictures."""
-    patch = next((name for name in pictures.names if is_band(name)), None)
-    if patch is not None:
-        raise UserError(
-            f"{pictures.root} holds SeCo patches such as {patch}: "
-            "--data_dir takes the folder of the places, for PLACE/SCENE/B4.tif"
-        )

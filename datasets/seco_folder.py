@@ -6,10 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from datasets.band_files import read_band
-from datasets.bands import QUANTILES_NAME, RESOLUTION_M
+from datasets.bands import QUANTILES_NAME, RESOLUTION_M, band_of, find_band_files
 from utils.errors import UserError
-
-_BAND_FILES = frozenset(f"{band}.tif" for band in RESOLUTION_M)
+from utils.files import is_hidden
 
 
 class SecoFolder:
@@ -25,7 +24,7 @@ class SecoFolder:
 
     def read_band(self, name: str, patch: int, band: str) -> np.ndarray:
         """Read a band of "place/scene" as it is stored: uint8, shape (height, width)."""
-        return read_band(self.root / name / f"{band}.tif")
+        return read_band(band_path(self.root / name, band))
 
     def read_quantiles(self) -> bytes | None:
         """Return the file of the quantiles beside the places, or None."""
@@ -65,8 +64,22 @@ def split_dates(places: list[str]) -> list[str]:
 def find_bands(root: Path, place: str) -> list[str]:
     """Return the bands that at least one date of "place/scene/scene" has."""
     name, *dates = place.split("/")
-    files = {path.name for date in dates for path in (root / name / date).iterdir()}
-    return [band for band in RESOLUTION_M if f"{band}.tif" in files]
+    found: set[str] = set()
+    for date in dates:
+        found |= _band_files(root / name / date).keys()
+    return [band for band in RESOLUTION_M if band in found]
+
+
+def band_path(folder: Path, band: str) -> Path:
+    """Return the file of a band in the folder of a date; one that is missing is called B4.tif."""
+    path = folder / f"{band}.tif"
+    if path.exists() or not folder.is_dir():
+        return path
+    return folder / _band_files(folder).get(band, path.name)
+
+
+def _band_files(folder: Path) -> dict[str, str]:
+    return find_band_files((path.name for path in folder.iterdir()), folder)
 
 
 def natural_order(name: str) -> tuple[float, str]:
@@ -77,7 +90,7 @@ def natural_order(name: str) -> tuple[float, str]:
 
 def _subfolders(folder: str) -> list[str]:
     with os.scandir(folder) as entries:
-        names = [e.name for e in entries if not e.name.startswith(".") and e.is_dir()]
+        names = [e.name for e in entries if not is_hidden(e.name) and e.is_dir()]
     return sorted(names, key=natural_order)
 
 
@@ -85,4 +98,4 @@ def _is_date(folder: str, band: str) -> bool:
     if os.path.exists(f"{folder}/{band}.tif"):  # noqa: PTH110 - ten times as fast as pathlib
         return True
     with os.scandir(folder) as entries:
-        return any(e.name in _BAND_FILES for e in entries)
+        return any(band_of(e.name) for e in entries)

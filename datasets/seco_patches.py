@@ -7,10 +7,11 @@ zip. What else lies around is ignored: metadata, hidden files, and the previews
 """
 
 import json
+import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -22,6 +23,7 @@ from datasets.bands import (
     RESOLUTION_M,
     RGB_BANDS,
     RGB_QUANTILES,
+    band_of,
     check_bands,
     seco_input_spec,
 )
@@ -29,6 +31,7 @@ from datasets.seco_folder import SecoFolder
 from datasets.seco_zip import SecoZip, split_member
 from datasets.zip_files import ZipFiles
 from utils.errors import UserError
+from utils.files import is_hidden
 from utils.normalization import InputSpec
 
 
@@ -137,6 +140,15 @@ def patch_name(places: Sequence[str], starts: np.ndarray, patch: int) -> str:
     return f"{place}/{dates[patch - int(starts[index])]}"
 
 
+def day_of(name: str) -> str:
+    """Return the day of "place/scene", such as 2019-04-05, or "" for another name.
+
+    Scenes are named as in Earth Engine, <start>_<end>_<tile>: 20190405T103021_20190405T103020_T31.
+    """
+    found = re.match(r"(\d{4})(\d{2})(\d{2})T\d{6}_", name.rsplit("/", 1)[-1])
+    return "-".join(found.groups()) if found else ""
+
+
 def parse_quantiles(content: bytes, name: object) -> dict[str, tuple[float, float]]:
     """Read 2 % and 98 % quantiles per band in stored uint8 steps.
 
@@ -161,17 +173,11 @@ def check_quantiles(measured: Mapping[str, Sequence[float]]) -> dict[str, tuple[
 def is_seco(data_dir: Path) -> bool:
     """Tell ``<place>/<scene>/<band>.tif``, in a folder or a zip, from everything else."""
     if data_dir.is_dir():
-        files = data_dir.glob("[!.]*/[!.]*/*.tif")
-        return any(is_band(path.as_posix()) for path in files)
+        files = (path.relative_to(data_dir) for path in data_dir.glob("*/*/*"))
+        return any(band_of(file.name) and not is_hidden(file.as_posix()) for file in files)
     if not zipfile.is_zipfile(data_dir):
         return False
     return any(split_member(name) is not None for name, _ in ZipFiles(data_dir).members())
-
-
-def is_band(name: str) -> bool:
-    """Tell B4.tif and its like from other names."""
-    path = PurePosixPath(name)
-    return path.suffix == ".tif" and path.stem in RESOLUTION_M
 
 
 def on_10_m_grid(stored: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -8,10 +8,11 @@ import numpy as np
 
 from datasets.bad_patches import BadPatchError
 from datasets.band_files import UNREADABLE, decode_band
-from datasets.bands import ALL_BANDS, QUANTILES_NAME
+from datasets.bands import ALL_BANDS, QUANTILES_NAME, band_of, find_band_files
 from datasets.seco_folder import natural_order
 from datasets.zip_files import MEMBER_FIELDS, ZipFiles, ZipMember
 from utils.errors import UserError
+from utils.files import is_hidden
 
 _ABSENT = -1  # as an offset
 _BITS = {band: 1 << bit for bit, band in enumerate(ALL_BANDS)}
@@ -70,7 +71,7 @@ class SecoZip:
         numbers: dict[str, int] = {}
         seen, rows = array("H"), array("q")
         channels = {band: channel for channel, band in enumerate(self.bands)}
-        folder, quantiles = None, {}
+        folder, quantiles, repeated = None, {}, set[str]()
         for name, member in self._zip.members():
             if name.endswith(QUANTILES_NAME):
                 quantiles[name.removesuffix(QUANTILES_NAME)] = member
@@ -87,11 +88,24 @@ class SecoZip:
             number = numbers.setdefault(date, len(numbers))
             if number == len(seen):
                 seen.append(0)
+            if seen[number] & _BITS[band]:
+                repeated.add(f"{above}{date}")
             seen[number] |= _BITS[band]
             if band in channels:
                 rows.extend((number, channels[band], *member))
+        self._check_spellings(repeated)
         self._quantiles = quantiles.get(folder or "")
         return list(numbers), np.array(seen), _tabulate(rows, len(numbers), len(channels))
+
+    def _check_spellings(self, folders: set[str]) -> None:
+        """Refuse two files of a band; of two members of one name the last counts, as in unzip."""
+        files: dict[str, set[str]] = {folder: set() for folder in folders}
+        for name, _ in self._zip.members() if folders else ():
+            folder, _, file = name.rpartition("/")
+            if folder in files:
+                files[folder].add(file)
+        for folder in sorted(files):
+            find_band_files(files[folder], f"{self.path}/{folder}")
 
 
 def split_member(name: str) -> tuple[str, str, str] | None:
@@ -100,8 +114,8 @@ def split_member(name: str) -> tuple[str, str, str] | None:
     None stands for a member that is no band of a date, such as a preview or a hidden file.
     """
     *above, place, scene, file = name.split("/") if name.count("/") > 1 else ("", "", "")
-    band = file.removesuffix(".tif")
-    if band == file or band not in _BITS or name[0] == "." or "/." in name or "__MACOSX/" in name:
+    band = band_of(file)
+    if band is None or is_hidden(name):
         return None
     return "".join(f"{folder}/" for folder in above), f"{place}/{scene}", band
 

@@ -17,6 +17,7 @@ import numpy as np
 from datasets.bands import RESOLUTION_M
 from datasets.collect_scenes import Array, Refused, Scene
 
+_SCALE = 0.0001  # reflectance per digital number, as raster:bands of Earth Search has it
 OFFSET = 1000  # that products have from this baseline on, in digital numbers
 _OFFSET_BASELINE = 4.0
 # With the offset, hardly a pixel is below: that would be a reflectance of -0.02.
@@ -186,9 +187,13 @@ def _told_offset(assets: Mapping[str, Any]) -> int | None:
     try:
         asset = assets["red"] if "red" in assets else assets["B04"]
         band = asset["raster:bands"][0]
-        return round(-float(band["offset"]) / float(band["scale"]))
+        offset, scale = float(band["offset"]), float(band["scale"])
+        told = round(-offset / scale)
     except (KeyError, IndexError, TypeError, ValueError, ArithmeticError):
         return None
+    if not math.isclose(scale, _SCALE):
+        raise Unusable("values in another unit")
+    return told
 
 
 def _address(assets: Mapping[str, Any], names: tuple[str, ...]) -> str | None:

@@ -2,9 +2,15 @@
 
 ``zipfile`` keeps an object of 700 bytes for every member: 9 GB and 90 s for the 13 million files of
 SeCo-1M. Here a caller keeps the few numbers that it needs. The format is that of PKWARE's
-APPNOTE.TXT 6.3, sections 4.3.7 to 4.3.16: stored and deflated members, with zip64.
+APPNOTE.TXT 6.3, sections 4.3.7 to 4.3.16, with zip64.
+
+macOS's Archive Utility and ditto write no zip64 records: they keep the count of the members modulo
+2^16, and sizes and offsets modulo 2^32 (github.com/thejoshwolfe/yauzl/issues/60 and /69). So the
+directory is read by its size, as ``unzip`` and ``zipfile`` do, and not by the count.
 """
 
+import bz2
+import lzma
 import os
 import struct
 import zlib
@@ -13,10 +19,13 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from utils.errors import UserError
+from utils.zip_methods import BZIP2, DEFLATED, ENCRYPTED, LZMA, STORED, unread_method
 
 MAX_MEMBER_BYTES = 2**26  # far more than a band of a patch; a bomb ends here
-_STORED, _DEFLATED = 0, 8
-_ENCRYPTED, _UTF8 = 1, 1 << 11  # bits of the flags
+_MAX_LZMA_BYTES = 2**27  # of its dictionary; 7-Zip's largest is 64 MB
+_UNKNOWN_SIZE = b"\xff" * 8  # of the .lzma format: the stream has an end mark, or is cut off
+_ENCRYPTED_BIT, _UTF8_BIT = 1, 1 << 11  # bits of the flags
+_OVERFLOW = 2**32  # of offsets without zip64
 _IN_ZIP64 = 0xFFFFFFFF  # the number stands in the zip64 field instead
 _ZIP64_FIELD = 1
 _LOCAL = struct.Struct("<4s22xHH")
@@ -34,7 +43,7 @@ class ZipMember(NamedTuple):
     stored_bytes: int
     size: int
     crc: int
-    method: int  # -1 if encrypted
+    method: int  # of ``utils.zip_methods``
 
 
 # One row per member in a NumPy array, 30 bytes each.
@@ -58,80 +67,134 @@ class ZipFiles:
         """Yield name and place of every member, in the order of the zip's directory.
 
         Raises:
-            UserError: The file is no zip, or cut short.
+            UserError: The file is not a zip, is cut short, or its numbers contradict each other.
         """
         try:
             with self.path.open("rb", buffering=2**20) as file:
-                count, start = _find_directory(file)
-                file.seek(start)
-                for _ in range(count):
-                    yield _read_directory_entry(file)
+                yield from _read_directory(file, self.path)
         except (struct.error, ValueError, OverflowError) as error:
             raise UserError(f"{self.path} is not a whole zip: download or copy it again") from error
 
-    def read(self, member: ZipMember) -> bytes:
+    def read(self, member: ZipMember, max_bytes: int = MAX_MEMBER_BYTES) -> bytes:
         """Return the bytes of a member; threads and forked processes may share the object.
 
         Raises:
-            ValueError: The member is damaged, encrypted, too large or compressed in another way.
+            ValueError: The member is damaged or larger than ``max_bytes``.
+            UserError: It is encrypted, or compressed with a method that is not read.
         """
         if self._descriptor is None:
             self._descriptor = os.open(self.path, os.O_RDONLY)
         header = os.pread(self._descriptor, _LOCAL.size, member.offset)
         if len(header) < _LOCAL.size or header[:4] != b"PK\3\4":
             raise ValueError("no member starts here")
-        if max(member.size, member.stored_bytes) > MAX_MEMBER_BYTES:
-            raise ValueError(f"{member.size} bytes are no patch")
+        if max(member.size, member.stored_bytes) > max_bytes:
+            raise ValueError(f"{member.size} bytes are more than {max_bytes}")
         _, name_bytes, extra_bytes = _LOCAL.unpack(header)
         start = member.offset + _LOCAL.size + name_bytes + extra_bytes
-        data = os.pread(self._descriptor, member.stored_bytes, start)
-        if member.method == _DEFLATED:
-            try:
-                limit = max(1, member.size)  # 0 would be none
-                data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, limit)
-            except zlib.error as error:
-                raise ValueError(str(error)) from error
-        elif member.method != _STORED:
-            raise ValueError(f"compression method {member.method}")
+        stored = os.pread(self._descriptor, member.stored_bytes, start)
+        data = self._decompress(stored, member)
         if len(data) != member.size or zlib.crc32(data) != member.crc:
             raise ValueError("checksum differs")
         return data
 
+    def _decompress(self, stored: bytes, member: ZipMember) -> bytes:
+        """Decompress at most as many bytes as the member declares."""
+        limit = max(1, member.size)  # 0 would mean no limit
+        try:
+            if member.method == STORED:
+                return stored
+            if member.method == DEFLATED:
+                return zlib.decompressobj(-zlib.MAX_WBITS).decompress(stored, limit)
+            if member.method == BZIP2:
+                return bz2.BZ2Decompressor().decompress(stored, limit)
+            if member.method == LZMA:  # APPNOTE 5.8: version and length, properties, raw stream
+                alone = stored[4:9] + _UNKNOWN_SIZE + stored[9:]
+                decompressor = lzma.LZMADecompressor(lzma.FORMAT_ALONE, _MAX_LZMA_BYTES)
+                return decompressor.decompress(alone, limit)
+        except (zlib.error, lzma.LZMAError, OSError, EOFError) as error:
+            raise ValueError(str(error)) from error
+        raise unread_method(self.path, member.method)
 
-def _find_directory(file: BinaryIO) -> tuple[int, int]:
-    """Return the number of entries of the central directory and the offset of its first."""
-    size = file.seek(0, os.SEEK_END)
-    start = max(0, size - _END.size - _LONGEST_COMMENT)
+
+def _read_directory(file: BinaryIO, path: Path) -> Iterator[tuple[str, ZipMember]]:
+    """Yield the members of the central directory."""
+    begin, size, count, shift = _find_directory(file)
+    # Bytes that were put before the zip shift all offsets, but 4 GiB of them are an overflow.
+    overflows = shift > 0 and shift % _OVERFLOW == 0
+    base = 0 if overflows else shift
+    seen, left, last = 0, size, ZipMember(0, 0, 0, 0, 0)
+    file.seek(begin)
+    while left > 0:
+        name, member, num_bytes = _read_directory_entry(file, base)
+        if overflows:
+            if member.offset < last.offset:  # Archive Utility lists members in their order
+                base += _OVERFLOW
+                member = member._replace(offset=member.offset + _OVERFLOW)
+            last = member
+        seen += 1
+        left -= num_bytes
+        yield name, member
+    if left < 0 or count not in (seen, seen % 2**16, min(seen, 2**16 - 1)):
+        raise ValueError("another number of members")
+    if overflows and not 0 <= begin - last.offset - last.stored_bytes < _OVERFLOW:
+        raise UserError(
+            f"{path} is larger than 4 GiB, but was written without zip64 records, as by macOS's "
+            "Archive Utility, and cannot be read: pack it again in a terminal with zip -r"
+        )
+
+
+def _find_directory(file: BinaryIO) -> tuple[int, int, int, int]:
+    """Find the central directory.
+
+    Returns:
+        Offset of its first entry; its size in bytes; number of entries as it is recorded; how much
+        further it lies than its recorded offset.
+    """
+    file_size = file.seek(0, os.SEEK_END)
+    start = max(0, file_size - _END.size - _LONGEST_COMMENT)
     file.seek(start)
     tail = file.read()
     at = tail.rfind(b"PK\5\6")
     if at < 0:
         raise ValueError("no end of central directory")
-    _, count, _, offset, _ = _END.unpack_from(tail, at)
-    file.seek(max(0, start + at - _END64_LOCATOR.size))
+    _, count, size, offset, _ = _END.unpack_from(tail, at)
+    end = start + at
+    file.seek(max(0, end - _END64_LOCATOR.size))
     locator = file.read(_END64_LOCATOR.size)
     if locator[:4] == b"PK\6\7":
-        file.seek(_END64_LOCATOR.unpack(locator)[1])
-        signature, count, _, offset = _END64.unpack(file.read(_END64.size))
+        end = _END64_LOCATOR.unpack(locator)[1]
+        file.seek(end)
+        signature, count, size, offset = _END64.unpack(file.read(_END64.size))
         if signature != b"PK\6\6":
             raise ValueError("no zip64 end of central directory")
-    return count, offset
+    begin = end - size
+    if begin < 0 or begin < offset:
+        raise ValueError("the directory does not fit into the file")
+    return begin, size, count, begin - offset
 
 
-def _read_directory_entry(file: BinaryIO) -> tuple[str, ZipMember]:
+def _read_directory_entry(file: BinaryIO, base: int) -> tuple[str, ZipMember, int]:
+    """Read name, member and number of bytes of the next entry; offsets count from ``base``."""
     fields = _CENTRAL.unpack(file.read(_CENTRAL.size))
     signature, flags, method, crc, stored_bytes, size, *lengths, offset = fields
     if signature != b"PK\1\2":
         raise ValueError("no entry of a central directory")
     name_bytes, extra_bytes, comment_bytes = lengths
-    name = file.read(name_bytes).decode("utf-8" if flags & _UTF8 else "cp437")
-    extra = file.read(extra_bytes)
-    file.read(comment_bytes)
+    num_bytes = name_bytes + extra_bytes + comment_bytes
+    rest = file.read(num_bytes)
+    if len(rest) < num_bytes:
+        raise ValueError("an entry that is cut short")
+    name = rest[:name_bytes].decode("utf-8" if flags & _UTF8_BIT else "cp437")
     if _IN_ZIP64 in (size, stored_bytes, offset):
+        extra = rest[name_bytes : name_bytes + extra_bytes]
         size, stored_bytes, offset = _read_zip64(extra, size, stored_bytes, offset)
-    if flags & _ENCRYPTED:
-        method = -1
-    return name, ZipMember(offset, stored_bytes, size, crc, method)
+    if flags & _ENCRYPTED_BIT:
+        method = ENCRYPTED
+    return (
+        name,
+        ZipMember(offset + base, stored_bytes, size, crc, method),
+        _CENTRAL.size + num_bytes,
+    )
 
 
 def _read_zip64(extra: bytes, *numbers: int) -> list[int]:

@@ -8,7 +8,9 @@ from datasets.bands import (
     RESOLUTION_M,
     RGB_BANDS,
     RGB_QUANTILES,
+    band_of,
     check_bands,
+    find_band_files,
     seco_input_spec,
 )
 from utils.errors import UserError
@@ -101,3 +103,33 @@ def test_contract_survives_a_checkpoint() -> None:
 def test_pictures_are_not_stretched() -> None:
     table = InputSpec.of_pictures().stretch_table()
     assert torch.equal(table, torch.arange(256, dtype=torch.uint8).expand(3, 256))
+
+
+@pytest.mark.parametrize(
+    ("file", "band"),
+    [
+        *(("B4.tif", "B4"), ("B4.TIF", "B4"), ("b4.tif", "B4"), ("B04.tiff", "B4")),
+        *(("b04.Tif", "B4"), ("B8A.tif", "B8A"), ("b8a.tif", "B8A"), ("B12.TIFF", "B12")),
+        ("B04_10m.tif", "B4"),
+        ("T31UDQ_20200101T105321_B04_10m.tif", "B4"),  # Sen2Cor
+        ("T31UDQ_20200101T105321_B8A_20m.tif", "B8A"),
+        ("S2A_MSIL2A_20170613T101031_87_48_B11.tif", "B11"),  # BigEarthNet
+        ("20200101T105321_20200101T105321_T31UDQ.B4.tif", "B4"),  # Earth Engine
+        ("SENTINEL2A_20200101-105321-458_L2A_T31UDQ_C_V2-2_FRE_B4.tif", "B4"),  # MAJA
+        ("HLS.S30.T31UDQ.2020001T105321.v2.0.B04.tif", "B4"),
+        *((name, None) for name in ("._B04.tif", ".B04.tif", ".x_B04.tif", "B04.tif.aux.xml")),
+        *((name, None) for name in ("B13.tif", "B10.tif", "B0.tif", "B4", "B4.jp2", "AB4.tif")),
+        *((name, None) for name in ("20200101T105321_T31UDQ.tif", "SCL.tif", "B4.png")),
+    ],
+)
+def test_band_is_found_in_the_names_that_tools_give_to_files(file: str, band: str | None) -> None:
+    assert band_of(file) == band
+
+
+def test_two_files_of_one_band_are_refused() -> None:
+    assert find_band_files(["B4.tif", "._B4.tif", "x_B3.tif"], "a") == {
+        "B4": "B4.tif",
+        "B3": "x_B3.tif",
+    }
+    with pytest.raises(UserError, match=r"a/b has B04\.TIF and B4\.tif for band B4: keep one"):
+        find_band_files(["B4.tif", "B04.TIF"], "a/b")

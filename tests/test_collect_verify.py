@@ -106,6 +106,14 @@ def test_a_whole_collection_is_well(root: Path, capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().out == "3 of 3 places, 0 damaged\n"
 
 
+def test_files_of_macos_are_not_damage(root: Path) -> None:
+    for folder in (root, *root.glob("*/"), *root.glob("*/*/")):
+        (folder / ".DS_Store").touch()
+        (folder / "._B4.tif").touch()
+    (root / "__MACOSX").mkdir()
+    assert findings(root) == []
+
+
 def test_missing_places_are_not_well_but_not_damaged(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

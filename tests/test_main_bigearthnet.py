@@ -387,7 +387,8 @@ def test_a_probe_takes_the_batch_of_all_devices_on_one(
 def test_further_processes_of_a_launcher_have_nothing_to_probe(
     probe: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("LOCAL_RANK", "1")  # as Lightning starts the second one
+    monkeypatch.setenv("MASTER_PORT", "29500")
     assert main_bigearthnet.main([*probe, "--num_processes", "2"]) == {}
 
 

@@ -41,7 +41,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def short_flags(data_dir: Path, log_dir: Path) -> list[str]:
     values = {"data_dir": data_dir, "log_dir": log_dir, "backbone_type": "random", "gpus": "0"}
     values |= {"max_epochs": "1", "num_workers": "0", "num_seeds": "1"}
-    values |= {"patch_size": "32", "batch_size": "4"}
+    values |= {"patch_size": "32", "batch_size": "4", "precision": "32-true"}
     return [part for name, value in values.items() for part in (f"--{name}", str(value))]
 
 

@@ -222,7 +222,7 @@ def test_compiled_encoders_keep_the_names_of_their_tensors(
 def test_results_tell_which_precision_was_chosen(
     seco_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str, expected: str
 ) -> None:
-    monkeypatch.setattr("main_pretrain.auto_precision", lambda on_gpu: "16-mixed")
+    monkeypatch.setattr("utils.precision.auto_precision", lambda on_gpu: "16-mixed")
     monkeypatch.setattr("main_pretrain.make_trainer", stop_at)
     with pytest.raises(Stopped) as stopped:
         pretrain(seco_root, tmp_path, *flags.split())
@@ -239,6 +239,18 @@ def test_the_picture_shows_shuffled_keys_beside_their_queries(
         with Image.open(run_dir / "views.png") as picture:
             pictures.append(np.asarray(picture.convert("RGB")).astype(int))
     assert np.abs(pictures[0] - pictures[1]).max() <= 2
+
+
+def test_crops_that_are_enlarged_are_told_once(
+    seco_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("main_pretrain.make_trainer", stop_at)
+    with pytest.raises(Stopped):
+        pretrain(seco_root, tmp_path, "--crop_size", "300")
+    assert capsys.readouterr().err.count("--crop_size 300 is more than the 48 x 48 pixels") == 1
 
 
 def test_debug_writes_nothing(seco_root: Path, tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 import pickle
 import shutil
+import struct
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from datasets.bad_patches import BadPatchError
+from datasets.bad_patches import BadPatchError, OnBadPatch
 from datasets.patch_dataset import PatchDataset
 from datasets.pictures import Pictures
 from utils.errors import UserError
@@ -103,25 +105,6 @@ def test_every_worker_opens_the_zip_for_itself(folder: Path, tmp_path: Path) -> 
     assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
 
 
-def test_forked_process_does_not_share_the_open_zip(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    archive = pack(folder, tmp_path / "p.zip")
-    dataset = picture_dataset(archive)
-    opened: list[Path] = []
-
-    class CountingZip(zipfile.ZipFile):
-        def __init__(self, path: Path) -> None:
-            opened.append(path)
-            super().__init__(path)
-
-    monkeypatch.setattr(zipfile, "ZipFile", CountingZip)
-    for process, number in ((1, 1), (1, 1), (2, 2)):
-        monkeypatch.setattr("os.getpid", lambda process=process: process)
-        _ = dataset[0, 2]
-        assert len(opened) == number
-
-
 def test_open_zip_can_be_sent_to_a_spawned_worker(folder: Path, tmp_path: Path) -> None:
     dataset = picture_dataset(pack(folder, tmp_path / "p.zip"))
     copy = pickle.loads(pickle.dumps(dataset))
@@ -138,30 +121,148 @@ def test_other_8_bit_pictures_become_rgb(tmp_path: Path, mode: str) -> None:
     np.testing.assert_array_equal(picture_dataset(tmp_path)[0, 0]["patches"][0], expected)
 
 
-@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def write_raster(path: Path, image: np.ndarray, driver: str = "GTiff", **options: Any) -> None:
+    """Write bands, shape (C, H, W), as GDAL does."""
+    count, height, width = image.shape
+    size = {"count": count, "height": height, "width": width}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        with rasterio.open(path, "w", driver, dtype=image.dtype, **size, **options) as file:
+            file.write(image)
+
+
+RGB_TIFF = {"interleave": "pixel", "photometric": "RGB"}
+
+
 @pytest.mark.parametrize(
-    ("driver", "dtype", "count", "reason"),
+    ("driver", "dtype", "count", "options", "found"),
     [
-        ("PNG", "uint16", 1, "has more than 8 bits per channel: convert it"),
-        ("PNG", "uint16", 3, "has more than 8 bits per channel: convert it"),
-        ("GTiff", "uint16", 1, "has more than 8 bits per channel: convert it"),
-        ("GTiff", "uint16", 3, "has more than 8 bits per channel: convert it"),
-        ("GTiff", "float32", 1, "has more than 8 bits per channel: convert it"),
-        ("GTiff", "uint16", 13, "is not a readable picture"),  # such as EuroSAT's multispectral
+        ("PNG", "uint16", 1, {}, "1 band of uint16, 9 x 8 px"),
+        ("PNG", "uint16", 3, {}, "3 bands of uint16, 9 x 8 px"),
+        ("GTiff", "uint16", 1, {}, "1 band of uint16"),
+        ("GTiff", "int8", 1, {}, "1 band of int8"),
+        ("GTiff", "int16", 1, {}, "1 band of int16"),
+        ("GTiff", "float32", 1, {}, "1 band of float32"),
+        ("GTiff", "float64", 1, {}, "1 band of float64"),
+        ("GTiff", "complex64", 1, {}, "1 band of complex64"),
+        ("GTiff", "uint8", 2, {}, "2 bands of uint8"),
+        ("GTiff", "uint8", 2, {"interleave": "band"}, "2 bands of uint8"),
+        ("GTiff", "uint16", 2, {}, "2 bands of uint16"),
+        ("GTiff", "uint16", 3, {}, "3 bands of uint16"),
+        ("GTiff", "uint16", 3, RGB_TIFF, "3 bands of uint16"),
+        ("GTiff", "uint16", 3, {"interleave": "band"}, "3 bands of uint16"),
+        ("GTiff", "float32", 3, {}, "3 bands of float32"),
+        ("GTiff", "uint8", 4, RGB_TIFF, "4 bands of uint8"),
+        ("GTiff", "uint8", 4, {"photometric": "MINISBLACK"}, "4 bands of uint8"),
+        ("GTiff", "uint16", 4, RGB_TIFF, "4 bands of uint16"),
+        ("GTiff", "uint8", 6, RGB_TIFF, "6 bands of uint8"),
+        ("GTiff", "uint8", 13, {}, "13 bands of uint8"),
+        ("GTiff", "uint16", 13, {}, "13 bands of uint16, 9 x 8 px"),  # such as EuroSAT's
     ],
 )
-def test_pictures_of_more_than_8_bits_are_refused(
-    tmp_path: Path, driver: str, dtype: str, count: int, reason: str
+@pytest.mark.parametrize("on_bad_patch", ["raise", "skip"])
+def test_valid_files_of_other_bands_or_types_are_named_with_what_is_accepted(
+    tmp_path: Path,
+    driver: str,
+    dtype: str,
+    count: int,
+    options: dict[str, str],
+    found: str,
+    on_bad_patch: OnBadPatch,
 ) -> None:
-    path = tmp_path / ("deep.png" if driver == "PNG" else "deep.tif")
-    size = {"count": count, "height": 8, "width": 8}
-    colour = (
-        {"interleave": "pixel", "photometric": "RGB"} if (driver, count) == ("GTiff", 3) else {}
-    )
-    with rasterio.open(path, "w", driver=driver, dtype=dtype, **size, **colour) as file:
-        file.write(np.full((count, 8, 8), 1000, dtype))
-    with pytest.raises(UserError, match=rf"deep\.\w+ {reason}"):
+    name = "deep.png" if driver == "PNG" else "deep.tif"
+    write_raster(tmp_path / name, np.full((count, 8, 9), 100, dtype), driver, **options)
+    with pytest.raises(UserError, match=rf"{name} has {found}.*, but pictures have 1 band") as info:
+        picture_dataset(tmp_path, on_bad_patch=on_bad_patch)
+    assert "replace it" not in str(info.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        ({"photometric": "MINISBLACK"}, ""),
+        ({"compress": "LERC", **RGB_TIFF}, ", compression lerc"),
+    ],
+)
+def test_valid_files_that_pillow_does_not_read_are_not_called_damaged(
+    tmp_path: Path, options: dict[str, str], found: str
+) -> None:
+    write_raster(tmp_path / "x.tif", np.full((3, 8, 9), 100, np.uint8), **options)
+    message = rf"x.tif has 3 bands of uint8, 9 x 8 px{found}, but its .* write it again"
+    with pytest.raises(UserError, match=message):
         picture_dataset(tmp_path)
+    data = (tmp_path / "x.tif").read_bytes()
+    (tmp_path / "x.tif").write_bytes(data[: len(data) - 150])
+    with pytest.raises(BadPatchError, match="is not a readable picture: replace it"):
+        picture_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("options", [{}, {"compress": "LZW"}, {"compress": "DEFLATE"}])
+@pytest.mark.parametrize("interleave", ["band", "pixel"])
+def test_planar_pictures_are_read(tmp_path: Path, interleave: str, options: dict[str, str]) -> None:
+    image = pixels(0).transpose(2, 0, 1)
+    write_raster(tmp_path / "x.tif", image, photometric="RGB", interleave=interleave, **options)
+    np.testing.assert_array_equal(picture_dataset(tmp_path)[0, 0]["patches"][0], image)
+
+
+@pytest.mark.parametrize(("count", "kept"), [(2, [0, 0, 0]), (4, [0, 1, 2])])
+def test_a_band_that_is_marked_as_transparency_is_left_out_with_one_warning(
+    tmp_path: Path, count: int, kept: list[int]
+) -> None:
+    image = np.random.default_rng(0).integers(1, 256, (count, 8, 8), dtype=np.uint8)
+    for name in ("x.tif", "y.tif"):
+        write_raster(tmp_path / name, image, alpha="YES")
+    with pytest.warns(UserWarning, match=r"x.tif declares its last band as transparency"):
+        dataset = picture_dataset(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        second = dataset[0, 1]["patches"][0]
+    np.testing.assert_array_equal(second, image[kept])
+
+
+def png_of(width: int, height: int) -> bytes:
+    """A PNG of ISO/IEC 15948 whose pixels nobody has to wait for."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        crc = zlib.crc32(kind + content)
+        return struct.pack(">L", len(content)) + kind + content + struct.pack(">L", crc)
+
+    head = chunk(b"IHDR", struct.pack(">2L5B", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("name", ["huge.png", "huge.tif"])
+def test_picture_of_too_many_pixels_is_named_with_its_size(tmp_path: Path, name: str) -> None:
+    if name == "huge.png":
+        (tmp_path / name).write_bytes(png_of(20_000, 10_000))
+    else:
+        size = {"count": 3, "height": 10_000, "width": 20_000, "dtype": "uint8"}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+            rasterio.open(tmp_path / name, "w", "GTiff", **size, sparse_ok=True).close()
+    message = rf"{name} has 3 bands of uint8, 20000 x 10000 px, but .* at most 178,956,970 px: cut"
+    with pytest.raises(UserError, match=message):
+        picture_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize("name", ["B04.TIF", "x_B04_10m.tif", "b4.png", "scene.B8A.tiff"])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_single_bands_are_not_taken_for_grey_pictures(
+    tmp_path: Path, name: str, dtype: str, zipped: bool
+) -> None:
+    (tmp_path / "p/scene").mkdir(parents=True)
+    is_png = name.endswith("png")
+    image = np.full((1, 8, 8), 9, "uint8" if is_png else dtype)
+    write_raster(tmp_path / "p/scene" / name, image, "PNG" if is_png else "GTiff")
+    root = pack(tmp_path / "p", tmp_path / "p.zip") if zipped else tmp_path / "p"
+    with pytest.raises(UserError, match=rf"holds single bands such as scene/{name}: --data_dir"):
+        Pictures(root)
+
+
+def test_rgb_picture_with_the_name_of_a_band_is_a_picture(tmp_path: Path) -> None:
+    save(tmp_path / "tile_B4.png", pixels(0))
+    assert Pictures(tmp_path).names == ["tile_B4.png"]
 
 
 def test_other_sizes_are_scaled_and_cropped_to_the_first_with_one_warning(tmp_path: Path) -> None:
@@ -229,6 +330,7 @@ def test_bad_picture_is_skipped_on_request(folder: Path, monkeypatch: pytest.Mon
         ["b/2.PNG", "a/1.jpg", ""],
         ["2.PNG", "1.jpg"],
         ["./world/b/2.PNG", "a/1.jpg", "a/1.jpg"],
+        ["b/2.PNG", "b/._2.PNG", "a/1.jpg", "./.DS_Store"],
     ],
 )
 def test_list_restricts_the_pictures_with_or_without_their_folders(

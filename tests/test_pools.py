@@ -19,7 +19,6 @@ def test_an_interruption_while_the_pool_starts_ends_the_work_alone(name: str, en
     """Pools that are half started hang, or fail in their own words."""
     script = f"""
 import os, signal
-from tests.waiting import HANG_S, wait_until
 from utils.pools import process_pool
 class Ended(BaseException): pass
 def end(*_): raise Ended

@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -184,26 +183,30 @@ def done_at(save_path: Path) -> set[tuple[int, int]]:
     return {(grid.left, grid.top) for grid in grids}
 
 
-def kill_until(save_path: Path, server: EarthEngineServer, argv: list[str], kills: int) -> None:
-    """Kill runs in the middle of their work, and let the last one end.
+def kill_at_work(
+    save_path: Path, server: EarthEngineServer, argv: list[str], after: int, records: bool
+) -> None:
+    """Kill a run that waits for its next read; ``records``: not before a place is recorded."""
+    corners, known = done_at(save_path), dict(server.reads)
+    with held(server, after) as asked:
+        process = start(argv)
+        wait_until(lambda: asked.is_set() or process.poll() is not None)
+        assert process.poll() is None, process.communicate()
+        if records:
+            wait_until(lambda: done_at(save_path) != corners)
+        process.kill()
+        process.communicate(timeout=HANG_S)
+    fresh = {key[1:] for key, n in server.reads.items() if n > known.get(key, 0)}
+    assert not corners & fresh  # nothing is asked that was recorded
 
-    Every second one is killed after a record: 17 answers complete a place of 3 dates, for there
-    are 8 workers. The others are killed anywhere.
-    """
+
+def kill_until(save_path: Path, server: EarthEngineServer, argv: list[str], kills: int) -> None:
+    """Kill runs in the middle of their work, and let the last one end."""
     rng = random.Random(0)
     for number in range(kills):
-        corners, known = done_at(save_path), dict(server.reads)
-        with held(server, after=rng.randrange(12) if number % 2 else 17) as asked:
-            process = start(argv)
-            wait_until(lambda: asked.is_set() or process.poll() is not None)  # noqa: B023
-            if number % 2 == 0:
-                wait_until(lambda: done_at(save_path) != corners)  # noqa: B023
-            time.sleep(rng.uniform(0, 0.1))
-            assert process.poll() is None, process.communicate()
-            process.kill()
-            process.communicate(timeout=HANG_S)
-        fresh = {key[1:] for key, n in server.reads.items() if n > known.get(key, 0)}
-        assert not corners & fresh  # nothing is asked that was recorded
+        records = number % 2 == 0
+        # Eight workers share 24 answers: one of their places of 3 dates is complete.
+        kill_at_work(save_path, server, argv, 24 if records else rng.randrange(12), records)
     process = start(argv)
     _, error = process.communicate(timeout=HANG_S)
     assert process.returncode == 0, error

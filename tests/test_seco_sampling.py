@@ -122,8 +122,8 @@ def test_places_are_the_first_candidate_of_each_cell_that_fits() -> None:
         x, y = (float(value) for value in to_utm(lat, lng, epsg))
         equator = 10_000_000 * (epsg > 32700)
         left, top = int(x // 11_820) * 11_820, int((y - equator) // 11_820 + 1) * 11_820 + equator
-        x, y = np.meshgrid([left - 10, left + 11_830], [top + 10, top - 11_830])
-        corners = from_utm(x, y, epsg)
+        around = np.meshgrid([left - 10, left + 11_830], [top + 10, top - 11_830])
+        corners = from_utm(*around, epsg)
         if (utm_epsg(*corners) == epsg).all() and corners[0].min() > -56:
             shift = int(numbers[0, 3] * 365)
             expected.setdefault((epsg, left, top), [epsg, left, top, shift])

@@ -69,6 +69,13 @@ def test_raster_bands_tell_the_offset_where_no_flag_does(told: float, offset: in
     assert parsed(item)[1].key.offset == offset
 
 
+def test_files_in_another_unit_are_left_out() -> None:
+    raster = [{"scale": 0.001, "offset": 0}]
+    item = edited(item_of("raw"), lambda new: new["assets"]["B04"].update({"raster:bands": raster}))
+    with pytest.raises(Unusable, match="values in another unit"):
+        parsed(item)
+
+
 def test_dark_values_stay_apart_from_no_data() -> None:
     image = np.array([[0, 1, 1000], [1001, 1500, 65535]], np.uint16)
 

@@ -2,8 +2,6 @@
 
 import gc
 import json
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,11 +23,11 @@ from datasets.packed_store import PackedStore
 from datasets.patch_dataset import PatchSource
 from datasets.seco_patches import SecoPatches
 from models.moco2_module import MocoV2
+from tests.script import exit_code
 from utils.augment import Augment
 from utils.augment_config import AugmentConfig
 from utils.random import sample_keys
 
-ROOT = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")
 
 
@@ -232,11 +230,13 @@ def test_targets_of_a_device_that_is_not_here_are_not_judged() -> None:
     assert all("H200" in str(row["verdict"]) for row in rows if row["value"] is None)
 
 
-def test_too_few_places_are_refused() -> None:
-    command = [sys.executable, "benchmarks/throughput.py", "--gpus", "0", "--num_places", "4"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert done.stderr == "error: --num_places 4 is less than a batch of 32: raise it\n"
+def test_too_few_places_are_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--gpus", "0", "--num_places", "4"]
+    assert exit_code(monkeypatch, "benchmarks/throughput.py", *flags) == 2
+    error = "error: --num_places 4 is less than a batch of 32: raise it\n"
+    assert capsys.readouterr().err == error
 
 
 @pytest.mark.slow

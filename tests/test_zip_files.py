@@ -4,6 +4,7 @@ import os
 import pickle
 import struct
 import zipfile
+import zlib
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,7 @@ def contents(path: Path) -> dict[str, bytes]:
     max_examples=50,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-@given(files=st.dictionaries(NAMES, CONTENTS, max_size=6), method=st.sampled_from([0, 8]))
+@given(files=st.dictionaries(NAMES, CONTENTS, max_size=6), method=st.sampled_from([0, 8, 12, 14]))
 def test_members_are_those_that_python_reads(
     tmp_path: Path, files: dict[str, bytes], method: int
 ) -> None:
@@ -90,11 +91,9 @@ def test_damaged_member_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"method": -1}, "compression method -1"),
-        ({"method": 12}, "compression method 12"),
         ({"offset": 3}, "no member starts here"),
         ({"offset": 10**9}, "no member starts here"),
-        ({"size": 2**40}, "are no patch"),
+        ({"size": 2**40}, "bytes are more than"),
         ({"size": 98}, "checksum"),
         ({"crc": 7}, "checksum"),
     ],
@@ -136,12 +135,44 @@ def test_bomb_ends_at_the_size_that_it_declares(
     assert inflated == [max(1, declared)]
 
 
-def test_encrypted_member_is_told(tmp_path: Path) -> None:
-    path = write(tmp_path / "z.zip", {"a": b"1" * 99})
+def change_method(path: Path, method: int, flags: int = 0) -> None:
+    """Give the only member of a zip another method and flags, in both of its headers."""
     data = bytearray(path.read_bytes())
-    data[data.rfind(b"PK\1\2") + 8] |= 1
+    for at in (data.find(b"PK\3\4") + 6, data.rfind(b"PK\1\2") + 8):
+        data[at : at + 4] = struct.pack("<HH", flags, method)
     path.write_bytes(data)
-    assert next(ZipFiles(path).members())[1].method == -1
+
+
+@pytest.mark.parametrize(
+    ("method", "flags", "message"),
+    [
+        (9, 0, r"z\.zip holds files that are compressed with Deflate64, .* pack it again"),
+        (93, 0, "compressed with Zstandard"),
+        (98, 0, "compressed with PPMd"),
+        (77, 0, "compressed with method 77"),
+        (8, 1, r"z\.zip holds encrypted files: pack it again without a password"),
+        (99, 1, "holds encrypted files"),
+    ],
+)
+def test_methods_that_are_not_read_are_named(
+    tmp_path: Path, method: int, flags: int, message: str
+) -> None:
+    path = write(tmp_path / "z.zip", {"a": b"1" * 99})
+    change_method(path, method, flags)
+    files = ZipFiles(path)
+    with pytest.raises(UserError, match=message):
+        files.read(next(files.members())[1])
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_damaged_member_of_any_method_is_an_error(tmp_path: Path, method: int) -> None:
+    path = write(tmp_path / "z.zip", {"a": os.urandom(300)}, method)
+    data = bytearray(path.read_bytes())
+    data[45:60] = bytes(15)
+    path.write_bytes(data)
+    files = ZipFiles(path)
+    with pytest.raises(ValueError, match=r"."):
+        files.read(next(files.members())[1])
 
 
 def test_listing_keeps_no_members(tmp_path: Path) -> None:
@@ -151,3 +182,81 @@ def test_listing_keeps_no_members(tmp_path: Path) -> None:
     assert next(members)[0] == "0"
     assert zip_files.MEMBER_FIELDS[0][0] == "offset"
     assert len(list(members)) == 99
+
+
+GIB = 2**30
+
+
+def write_as_archive_utility(path: Path, offsets: list[int], begin: int) -> dict[str, bytes]:
+    """Write stored members at offsets of a sparse file, whose fields keep 32 bits of them.
+
+    Source: github.com/thejoshwolfe/yauzl/issues/69; layouts of APPNOTE.TXT 4.3.7, 4.3.12, 4.3.16.
+    Made by version 0x315, flag 8: crc and sizes are behind the data.
+    """
+    contents = {f"{number}.tif": bytes([number]) * 50 for number in range(len(offsets))}
+    directory = b""
+    with path.open("wb") as file:
+        for (name, data), offset in zip(contents.items(), offsets, strict=True):
+            crc = zlib.crc32(data)
+            file.seek(offset)
+            file.write(struct.pack("<4s5H3L2H", b"PK\3\4", 20, 8, 0, 0, 0, 0, 0, 0, len(name), 0))
+            file.write(name.encode() + data)
+            file.write(struct.pack("<4s3L", b"PK\7\x08", crc, len(data), len(data)))
+            numbers = (crc, len(data), len(data), len(name), 0, 0, 0, 0, 0, offset % 2**32)
+            directory += struct.pack("<4s6H3L5H2L", b"PK\1\2", 0x315, 20, 8, 0, 0, 0, *numbers)
+            directory += name.encode()
+        file.seek(begin)
+        file.write(directory)
+        ends = (len(offsets), len(offsets), len(directory), begin % 2**32, 0)
+        file.write(struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, *ends))
+    return contents
+
+
+def test_offsets_that_overflowed_are_restored(tmp_path: Path) -> None:
+    path = tmp_path / "archive_utility.zip"
+    offsets = [0, GIB, 3 * GIB, 5 * GIB, 6 * GIB, 9 * GIB]
+    written = write_as_archive_utility(path, offsets, 9 * GIB + 1000)
+    assert contents(path) == written
+
+
+def test_sizes_that_overflowed_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "archive_utility.zip"
+    write_as_archive_utility(path, [0, 5 * GIB], 5 * GIB + 1000)  # the first may have 5 GiB
+    with pytest.raises(UserError, match=r"larger than 4 GiB, but .* pack it again .* zip -r"):
+        list(ZipFiles(path).members())
+
+
+def test_members_out_of_order_beyond_4_gib_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "archive_utility.zip"
+    write_as_archive_utility(path, [5 * GIB, 0, GIB, 100], 5 * GIB + 1000)
+    with pytest.raises(UserError, match=r"larger than 4 GiB, but .* pack it again .* zip -r"):
+        list(ZipFiles(path).members())
+
+
+def test_bytes_before_a_zip_shift_it(tmp_path: Path) -> None:
+    files = {"a": b"1" * 99, "b": b"2" * 99}
+    path = write(tmp_path / "z.zip", files)
+    path.write_bytes(b"#!/bin/sh of an archive that extracts itself" + path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        assert {name: archive.read(name) for name in archive.namelist()} == files
+    assert contents(path) == files
+
+
+@pytest.mark.parametrize(
+    ("at", "value"),
+    [(-22 + 12, 7), (-22 + 12, 2**31), (-22 + 16, 2**31), (-22 + 10, 3)],
+    ids=["small directory", "large directory", "far directory", "more members"],
+)
+def test_numbers_that_contradict_each_other_are_refused(
+    tmp_path: Path, at: int, value: int
+) -> None:
+    path = tmp_path / "z.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a", b"1" * 99)
+        archive.writestr("b", b"2" * 99)
+    data = bytearray(path.read_bytes())
+    size = 2 if value == 3 else 4
+    data[len(data) + at : len(data) + at + size] = value.to_bytes(size, "little")
+    path.write_bytes(data)
+    with pytest.raises(UserError, match="is not a whole zip"):
+        contents(path)

@@ -23,6 +23,7 @@ from utils.locks import locked
 from utils.progress import progress
 from utils.tar_stream import Joined, Measured, PlainInfo
 from utils.unpack_writer import Limits, UnpackWriter
+from utils.zip_methods import ENCRYPTED, READ_METHODS, unread_method
 
 # What a damaged or forged archive makes Python's readers raise.
 _DAMAGED = (
@@ -134,7 +135,7 @@ def _unpack_tar_member(
 def _unpack_zip(path: Path, writer: UnpackWriter) -> None:
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
-        _check_zip(members, writer)
+        _check_zip(path, members, writer)
         for member in members:
             if member.is_dir():
                 writer.add_folder(member.filename)
@@ -143,11 +144,15 @@ def _unpack_zip(path: Path, writer: UnpackWriter) -> None:
                     writer.add_file(member.filename, cast(BinaryIO, source), member.file_size)
 
 
-def _check_zip(members: Sequence[zipfile.ZipInfo], writer: UnpackWriter) -> None:
+def _check_zip(path: Path, members: Sequence[zipfile.ZipInfo], writer: UnpackWriter) -> None:
     """Refuse what the directory of the zip tells already, before a byte is written."""
     writer.check_total(len(members), sum(member.file_size for member in members))
     end = 0
     for member in sorted(members, key=lambda member: member.header_offset):
+        if member.flag_bits & 1:
+            raise unread_method(path, ENCRYPTED)
+        if member.compress_type not in READ_METHODS:
+            raise unread_method(path, member.compress_type)
         kind = stat.S_IFMT(member.external_attr >> 16)
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
             raise UserError(

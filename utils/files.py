@@ -74,7 +74,7 @@ def check_exists(flag: str, path: Path | None) -> None:
         return
     check_name(flag, path)
     try:
-        exists = _is_remote(path) or path.exists()
+        exists = "://" in address(path) or path.exists()
     except OSError as error:
         raise UserError(f"--{flag} {path} cannot be read: {error.strerror}") from error
     if not exists:
@@ -91,9 +91,9 @@ def check_checkpoint(flag: str, path: Path | None) -> None:
     raise UserError(f"--{flag} {path.absolute()} is a folder: {hint}")
 
 
-def _is_remote(path: Path) -> bool:
-    """Tell an address, of which ``Path`` makes "s3:/bucket", from a path."""
-    return re.match(r"\w{2,}:/", str(path)) is not None
+def address(path: Path) -> str:
+    """Return what the user has typed: a ``Path`` makes "s3:/bucket" of "s3://bucket"."""
+    return re.sub(r"^(\w{2,}):/(?!/)", r"\1://", str(path))
 
 
 def check_regular(path: Path) -> None:
@@ -106,6 +106,19 @@ def check_name(flag: str, path: Path) -> None:
     """Refuse a path that is no text, which GDAL cannot open, or that would control a terminal."""
     if not str(path).isprintable():
         raise UserError(f"--{flag} {str(path)!a} has odd characters: rename it")
+
+
+def is_hidden(name: str) -> bool:
+    """Return whether a file is hidden, or was added by a file manager.
+
+    Examples are ``.DS_Store``, ``._B04.tif`` and ``__MACOSX/`` (macOS), ``@eaDir/`` (Synology).
+
+    Args:
+        name: File name, or path relative to the data set with ``/`` between folders. An absolute
+            path would be wrong here: a user may keep the whole data set in a hidden folder.
+    """
+    path = f"/{name.removeprefix('./')}"  # some archivers write ./ before every name
+    return "/." in path or "/__MACOSX" in path or "/@eaDir" in path
 
 
 def _until_whole(path: Path) -> Path:
