@@ -1,8 +1,10 @@
 # make help lists the targets
 VENV ?= .venv
+PYTHON3 ?= python3
+RESOLUTION ?= highest
 PYTHON := $(VENV)/bin/python
 
-.PHONY: help setup demo table bench test test-all lint format
+.PHONY: help setup demo table bench test test-all test-floor lint format
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -11,10 +13,11 @@ setup: $(VENV)/.installed ## install all requirements into .venv
 
 # uv is only the faster installer; it lives in the environment that it fills.
 $(VENV)/.installed: requirements.txt requirements-dev.txt
-	python3 -c 'import sys; sys.version_info < (3, 11) and sys.exit("Python 3.11 or newer is needed")'
-	python3 -m venv $(VENV)
+	$(PYTHON3) -c 'import sys; sys.version_info < (3, 11) and sys.exit("Python 3.11 or newer is needed")'
+	$(PYTHON3) -m venv $(VENV)
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check uv
-	$(PYTHON) -m uv pip install --quiet --python $(PYTHON) -r requirements.txt -r requirements-dev.txt
+	$(PYTHON) -m uv pip install --quiet --python $(PYTHON) --resolution $(RESOLUTION) \
+		-r requirements.txt -r requirements-dev.txt
 	touch $@
 
 demo: setup ## the whole method on a miniature Earth, in minutes, without data or GPU
@@ -31,6 +34,10 @@ test: setup ## the fast tests
 
 test-all: setup ## all tests, also those that take minutes each
 	$(PYTHON) -m pytest -m "slow or not slow"
+
+# `make test VENV=.venv-3.14 PYTHON3=python3.14` does the same for another Python.
+test-floor: ## the fast tests with the lowest versions that the requirements allow
+	$(MAKE) test VENV=.venv-floor RESOLUTION=lowest-direct
 
 lint: setup ## ruff and mypy
 	$(PYTHON) -m ruff check .

@@ -44,6 +44,7 @@ from utils.evaluation import (
 from utils.flags import check_positive
 from utils.input_transform import input_transform
 from utils.launch import World, add_launch_args, batch_size_per_process, planned_world
+from utils.precision import resolve_precision
 from utils.report import run_dir_of_rank, save_results, share_dir, write_results
 from utils.resume import with_flags_of_run
 
@@ -87,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         return {}  # its launcher started more processes than there is work for
     from pytorch_lightning import seed_everything
 
-    seed_everything(args.seed, workers=True, verbose=False)
+    seed_everything(args.seed, verbose=False)
     task, data = load_task(args, world)
     method, cost = make_method(args, task, data.draws, world)
     cost |= {"left_out": data.index.left_out, "classes": list(task.classes)}
@@ -124,6 +125,7 @@ def check_flags(args: Namespace) -> None:
 def plan_processes(args: Namespace) -> World:
     """Tell which process this is; a probe on cached features has work for one."""
     world = planned_world(args)
+    resolve_precision(args, world.rank)
     if world.size > 1 and world.rank == 0 and args.freeze_backbone:
         print("a frozen encoder's features are computed once, on one device", file=sys.stderr)
     share_cores(args.gpus, 1 if args.freeze_backbone else world.per_node, 0)
@@ -283,9 +285,9 @@ def measure(args: Namespace, task: LabelTask, predictions: Predictions) -> dict[
 
 def record(args: Namespace, task: LabelTask, results: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Return the results of all shares so far, those of the largest one on top."""
-    metrics = {f"num_{split}": len(targets) for split, targets in task.targets.items()}
-    metrics |= {"method": "linear" if args.freeze_backbone else "finetune"}
-    return metrics | list(results.values())[-1] | {"by_train_frac": results}
+    counts = {f"num_{split}": len(targets) for split, targets in task.targets.items()}
+    method = {"method": "linear" if args.freeze_backbone else "finetune"}
+    return counts | method | list(results.values())[-1] | {"by_train_frac": results}
 
 
 def report(

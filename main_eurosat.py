@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datasets.eurosat_splits import add_split_args, write_split
-from models.probe_args import NEIGHBOURS, add_method_args
+from models.probe_args import NEIGHBOURS, add_method_args, check_method_flags
 from utils.cli import base_parser, check_base_flags, run, share_cores
 from utils.encoder_args import add_encoder_args, add_feature_args, check_encoder_flags
 from utils.errors import UserError
@@ -39,6 +39,7 @@ from utils.evaluation import (
 )
 from utils.flags import check_not_negative, check_positive
 from utils.launch import World, add_launch_args, batch_size_per_process, planned_world
+from utils.precision import resolve_precision
 from utils.report import run_dir_of_rank, save_results, share_dir, write_results
 from utils.resume import with_flags_of_run
 
@@ -76,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         return {}  # its launcher started more processes than there is work for
     from pytorch_lightning import seed_everything
 
-    seed_everything(args.seed, workers=True, verbose=False)
+    seed_everything(args.seed, verbose=False)
     task, draws = load_task(args)
     methods, cost = make_methods(args, task, draws, world)
     run_dir = run_dir_of_rank(args, f"eurosat-{args.backbone_type}", world.rank)
@@ -106,19 +107,16 @@ def check_flags(args: Namespace) -> None:
     check_base_flags(args)
     check_encoder_flags(args)
     check_evaluation_flags(args)
-    check_positive(args, "labels_per_class", "feature_batch_size")
-    check_positive(args, "finetune_epochs", "finetune_learning_rate")
+    check_method_flags(args)
+    check_positive(args, "feature_batch_size")
     check_not_negative(args, "split_seed")
     check_resume_flag(args, writes_checkpoints=args.method == ["finetune"])
-    if args.labels_per_class is not None and args.train_frac != [1.0]:
-        raise UserError("--labels_per_class and --train_frac exclude each other: leave one out")
-    if args.protocol == "paper" and args.method != ["linear"]:
-        raise UserError("--protocol paper is the original's linear probe: leave --method out")
 
 
 def plan_processes(args: Namespace) -> World:
     """Tell which process this is; only fine-tuning has work for several."""
     world = planned_world(args)
+    resolve_precision(args, world.rank)
     if world.size > 1 and world.rank == 0 and set(args.method) != {"finetune"}:
         print("probes run on one device: only finetune uses the others", file=sys.stderr)
     share_cores(args.gpus, world.per_node if "finetune" in args.method else 1, 0)

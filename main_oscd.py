@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from models.probe_args import add_detector_args
+from models.probe_args import add_detector_args, check_detector_flags
 from utils.cli import base_parser, check_base_flags, run, trainer_kwargs
 from utils.encoder_args import add_encoder_args, check_encoder_flags
 from utils.errors import UserError
@@ -33,9 +33,9 @@ from utils.evaluation import (
     seeds,
     summarise,
 )
-from utils.flags import check_positive
 from utils.input_transform import InputTransform, input_transform
-from utils.launch import resolve_gpus
+from utils.launch import check_alone, resolve_gpus
+from utils.precision import resolve_precision
 from utils.report import new_run_dir, provenance, save_results, share_dir, write_results
 from utils.resume import with_flags_of_run
 
@@ -48,8 +48,6 @@ if TYPE_CHECKING:
     from datasets.oscd_files import City
     from models.backbones import Encoder
     from models.change_detector import ChangeDetector
-
-MIN_PATCH_SIZE = 32  # pixels: 32 of them are one of the coarsest level
 
 
 @dataclass(frozen=True)
@@ -155,7 +153,9 @@ def prepare(args: Namespace) -> Experiment:
     from utils.checkpoint import check_same_run
 
     resolve_gpus(args)
-    seed_everything(args.seed, workers=True, verbose=False)
+    check_alone("OSCD")
+    resolve_precision(args)
+    seed_everything(args.seed, verbose=False)
     encoder, spec = load_encoder(
         args.backbone_type, args.base_encoder, args.ckpt_path, bands=args.bands
     )
@@ -210,7 +210,7 @@ def build_detector(experiment: Experiment, seed: int, frac: float) -> ChangeDete
     from models.segmentation import LEVELS, LEVELS_OF_THE_ORIGINAL
 
     args, is_paper = experiment.args, experiment.is_paper
-    seed_everything(seed, workers=True, verbose=False)
+    seed_everything(seed, verbose=False)
     return ChangeDetector(
         deepcopy(experiment.encoder),
         normalize=experiment.transform.normalize,
@@ -278,15 +278,7 @@ def _check_flags(args: Namespace) -> None:
     check_base_flags(args)
     check_encoder_flags(args)
     check_evaluation_flags(args)
-    if args.pos_weight != "auto":
-        check_positive(args, "pos_weight")
-    if args.gpus is not None and args.gpus > 1:
-        raise UserError(f"--gpus {args.gpus}: OSCD is small and trains on one device, use --gpus 1")
-    if args.patch_size < MIN_PATCH_SIZE:
-        raise UserError(f"--patch_size must be {MIN_PATCH_SIZE} or more, not {args.patch_size}")
-    learns_statistics = args.finetune_backbone or args.protocol == "paper"
-    if args.batch_size == 1 and args.patch_size <= MIN_PATCH_SIZE and learns_statistics:
-        raise UserError("--batch_size 1 and the smallest --patch_size are too few for batch norm")
+    check_detector_flags(args)
     if args.val_frac != 1:
         raise UserError("--val_frac: the cities to validate on are few, leave it out")
     if args.save_predictions is not None and args.save_predictions.suffix != ".npz":

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from datasets.data_modes import add_data_args
+from datasets.data_modes import DATA_MODES, add_data_args
 from models.pretrain_args import (
     add_model_args,
     add_online_args,
@@ -35,7 +35,7 @@ from utils.launch import (
     launch_kwargs,
     planned_world,
 )
-from utils.precision import PRECISIONS, auto_precision
+from utils.precision import resolve_precision
 from utils.presets import PRESETS
 from utils.report import provenance, run_dir_of_rank, write_results
 from utils.resume import resumed_run_dir, with_flags_of_run
@@ -66,7 +66,6 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
         max_epochs=200,
         batch_size=256,
         learning_rate=0.03,
-        precisions=("auto", *PRECISIONS),
     )
     parser.group("training").add_argument(
         "--preset", choices=PRESETS, default="seco", help="Set of defaults for a kind of data."
@@ -89,20 +88,18 @@ def main(argv: Sequence[str] | None = None) -> Trainer:
     check_flags(args)
     world = prepare(args)
     from datasets.packing_hint import packing_hint
-    from utils.callbacks import (
-        EndTogether,
-        FiniteLoss,
-        SampleProgress,
-        SaveCheckpoints,
-        ViewsPicture,
-    )
     from utils.checkpoint import check_resumable
 
     datamodule = make_datamodule(args, world)
     datamodule.setup("fit")
-    hint = packing_hint(datamodule.dataset.source, args.data_dir) if world.rank == 0 else None
-    if hint is not None:
-        print(hint, file=sys.stderr)
+    if world.rank == 0:
+        hints = (
+            datamodule.crop_warning(),
+            packing_hint(datamodule.dataset.source, args.data_dir),
+        )
+        for hint in hints:
+            if hint is not None:
+                print(hint, file=sys.stderr)
     # Logging waits for the device, so it is rare; a short run logs every epoch at least.
     steps_per_epoch = datamodule.steps_per_epoch(world.size)
     args.log_every_n_steps = min(args.log_every_n_steps, steps_per_epoch)
@@ -116,14 +113,7 @@ def main(argv: Sequence[str] | None = None) -> Trainer:
     online = make_online_evaluator(args, world, datamodule.input_spec)
     name = f"pretrain-{args.data_mode}-{args.base_encoder}"  # what is learned
     run_dir = resumed_run_dir(args) or run_dir_of_rank(args, name, world.rank)
-    progress = SampleProgress("pre-training")
-    callbacks: list[Callback] = [EndTogether(), progress, FiniteLoss(), *online]
-    if run_dir is not None:
-        datamodule.log_dir = run_dir if world.rank == 0 else None
-        callbacks.append(ViewsPicture(run_dir / "views.png", datamodule.input_spec))
-        callbacks.append(
-            SaveCheckpoints(run_dir / "checkpoints", provenance(args), args.save_every_n_epochs)
-        )
+    callbacks = [*make_callbacks(args, world, datamodule, run_dir), *online]
     trainer = make_trainer(args, world, callbacks, run_dir)
     trainer.fit(model, datamodule, ckpt_path=args.resume_from_checkpoint)
     if run_dir is not None and trainer.is_global_zero:
@@ -138,12 +128,10 @@ def prepare(args: Namespace) -> World:
     from datasets.packed_store import is_packed
 
     world = planned_world(args)
-    if args.precision == "auto":
-        is_paper = args.protocol == "paper"
-        args.precision = "32-true" if is_paper else auto_precision(on_gpu=args.gpus > 0)
+    resolve_precision(args, world.rank)
     # The threads that read a packed store only copy, a hundredth of the time.
     share_cores(args.gpus, world.per_node, 0 if is_packed(args.data_dir) else args.num_workers)
-    seed_everything(args.seed, workers=True, verbose=False)
+    seed_everything(args.seed, verbose=False)
     return world
 
 
@@ -216,6 +204,27 @@ def make_model(args: Namespace, datamodule: SecoDataModule, samples_per_step: in
     return model.to(memory_format=torch.channels_last)
 
 
+def make_callbacks(
+    args: Namespace, world: World, datamodule: SecoDataModule, run_dir: Path | None
+) -> list[Callback]:
+    """Return what happens around the steps; without a run folder nothing is written."""
+    from utils import callbacks
+
+    happens: list[Callback] = [
+        callbacks.EndTogether(),
+        callbacks.SampleProgress("pre-training"),
+        callbacks.FiniteLoss(),
+    ]
+    if run_dir is not None:
+        datamodule.log_dir = run_dir if world.rank == 0 else None
+        spec, labels = datamodule.input_spec, datamodule.mode.view_labels
+        views = callbacks.ViewsPicture(run_dir / "views.png", spec, labels, datamodule.dates)
+        happens.append(views)
+        folder, every = run_dir / "checkpoints", args.save_every_n_epochs
+        happens.append(callbacks.SaveCheckpoints(folder, provenance(args), every))
+    return happens
+
+
 def make_online_evaluator(
     args: Namespace, world: World, spec: InputSpec
 ) -> list[SSLOnlineEvaluator]:
@@ -246,20 +255,19 @@ def make_trainer(
     from pytorch_lightning import Trainer
     from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
-    from utils.checkpoint import WholeCheckpointIO
     from utils.run_trainer import csv_logger
 
+    arguments = trainer_kwargs(args) | launch_kwargs(world)
     logger: list[Logger] = []
-    if run_dir is not None:
+    if run_dir is not None:  # loggers write in the first process only: it is known by now
         logger = [
             csv_logger(run_dir, args.resume_from_checkpoint),
             TensorBoardLogger(run_dir, name="", version="", default_hp_metric=False),
         ]
     return Trainer(
-        **trainer_kwargs(args) | launch_kwargs(world),
+        **arguments,
         logger=logger or False,
         callbacks=callbacks,
-        plugins=[WholeCheckpointIO()],
         log_every_n_steps=args.log_every_n_steps,
         use_distributed_sampler=False,  # ours draws from (seed, epoch)
         enable_progress_bar=False,  # ours counts samples
@@ -274,7 +282,8 @@ def finish(args: Namespace, trainer: Trainer, run_dir: Path, started: float) -> 
     from utils.normalization import PICTURE_BANDS, letters
     from utils.plots import plot_training
 
-    plot_training(run_dir / "curves.png", run_dir / "metrics.csv")
+    spaces = DATA_MODES[args.data_mode].space_names
+    plot_training(run_dir / "curves.png", run_dir / "metrics.csv", spaces)
     metrics = {name: float(value) for name, value in trainer.logged_metrics.items()}
     metrics |= {"epochs": trainer.current_epoch, "steps": trainer.global_step}
     last = run_dir / "checkpoints" / "last.ckpt"

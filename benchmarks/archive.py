@@ -13,6 +13,7 @@ from datasets.bands import RGB_BANDS
 from datasets.mini_earth import write_seco
 from datasets.packing import pack
 from datasets.seco_patches import SecoPatches
+from utils.cores import available_cores
 
 NUM_DATES = 5  # as in the archives
 _LAYOUT = ("driver", "dtype", "count", "height", "width", "crs", "transform")
@@ -37,7 +38,7 @@ class Archive:
         """Zip and pack a folder into another one."""
         archive = cls(folder, scratch / "seco.zip", scratch / "store")
         write_zip(archive.folder, archive.zip)
-        pack(SecoPatches(archive.folder), archive.store, num_workers=os.cpu_count() or 1)
+        pack(SecoPatches(archive.folder), archive.store, num_workers=available_cores())
         return archive
 
 

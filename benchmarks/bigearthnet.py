@@ -9,6 +9,8 @@ ResNet-18 are computed from the LMDB by one loader process, and from pictures in
 fits as many random features as BigEarthNet-10 % has patches (27,000 of a ResNet-18), on all cores.
 """
 
+from __future__ import annotations
+
 import sys
 from pathlib import Path
 
@@ -20,31 +22,25 @@ import time
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
-import torch
-from torch import Tensor
-from torch.utils.data import DataLoader
-
-from benchmarks.timing import Measure, Rates, interleave, rate
 from datasets.bands import ALL_BANDS, RGB_BANDS
 from datasets.bigearthnet_bands import BIGEARTHNET_SPEC
-from datasets.bigearthnet_dataset import BigEarthNetPictures
-from datasets.bigearthnet_index import BigEarthNet, PatchSource, find_folder
-from datasets.bigearthnet_lists import Listing
-from datasets.bigearthnet_lmdb import PatchLmdb
-from datasets.bigearthnet_writer import write_lmdb
-from datasets.mini_earth import write_bigearthnet
-from models.backbones import load_encoder
-from models.features import extract_features
-from models.label_task import map_micro
-from models.linear_probe import Validation, fit_linear_probe
 from utils.cli import run
+from utils.files import check_exists
 from utils.flags import Parser, check_positive
 from utils.input_transform import input_transform
 from utils.normalization import InputSpec
 from utils.precision import auto_precision
 from utils.report import provenance, write_json
+
+# torch is imported by the functions that use it, so that wrong flags are answered at once.
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from benchmarks.timing import Measure, Rates
+    from datasets.bigearthnet_index import PatchSource
+    from datasets.bigearthnet_lmdb import PatchLmdb
 
 RESULTS = Path(__file__).parent / "results" / "bigearthnet.json"
 TARGET_RATIO = 10  # of RGB from LMDB to RGB from GeoTIFFs
@@ -57,6 +53,11 @@ NUM_VAL = (12_372, 123_723)  # 10 % and all of TU Berlin's validation list
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Measure, print a table, and write a JSON file if asked."""
     args = parse_args(argv)
+    check_exists("data_dir", args.data_dir)
+    import torch
+
+    from datasets.bigearthnet_lmdb import PatchLmdb
+
     with tempfile.TemporaryDirectory() as name:
         rates = measure_reading(args, Path(name))
         extraction = measure_extraction(args, PatchLmdb(Path(name) / "lmdb"))
@@ -113,6 +114,15 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
 
 def measure_reading(args: Namespace, folder: Path) -> dict[str, Rates]:
     """Read the same patches both ways; the LMDB is written into ``folder``."""
+    import torch
+
+    from benchmarks.timing import interleave, rate
+    from datasets.bigearthnet_index import find_folder
+    from datasets.bigearthnet_lists import Listing
+    from datasets.bigearthnet_lmdb import PatchLmdb
+    from datasets.bigearthnet_writer import write_lmdb
+    from datasets.mini_earth import write_bigearthnet
+
     data_dir = args.data_dir
     if data_dir is None:
         data_dir = folder / "bigearthnet"
@@ -131,6 +141,11 @@ def measure_reading(args: Namespace, folder: Path) -> dict[str, Rates]:
 
 def reading_cases(patches: PatchSource, names: Sequence[str]) -> dict[str, Callable[[], None]]:
     """Return what is done with each patch: bands alone, or the picture that training sees."""
+    import torch
+
+    from datasets.bigearthnet_dataset import BigEarthNetPictures
+    from datasets.bigearthnet_index import BigEarthNet
+
     transform = input_transform(InputSpec.of_pictures(), BIGEARTHNET_SPEC, "paper")
     rows, targets = torch.arange(len(names)), torch.ones(len(names), 19)
     index = BigEarthNet(patches, tuple(names), targets, {}, (), {})
@@ -153,13 +168,23 @@ def reading_cases(patches: PatchSource, names: Sequence[str]) -> dict[str, Calla
 
 def measure_extraction(args: Namespace, patches: PatchLmdb) -> dict[str, Rates]:
     """Compute features of all patches of an LMDB, and of the same pictures in memory."""
+    import torch
+    from torch.utils.data import DataLoader, Dataset
+
+    from benchmarks.timing import interleave, rate
+    from datasets.bigearthnet_dataset import BigEarthNetPictures
+    from datasets.bigearthnet_index import BigEarthNet
+    from models.backbones import load_encoder
+    from models.features import extract_features
+
     encoder, spec = load_encoder("random")
     transform = input_transform(spec, BIGEARTHNET_SPEC, "auto")
     names = tuple(sorted(patches.names()))
     rows, targets = torch.arange(len(names)), torch.ones(len(names), 19)
     index = BigEarthNet(patches, names, targets, {}, (), {})
     pictures = BigEarthNetPictures(index, rows, transform)
-    loader = DataLoader(pictures, _BATCH_SIZE, num_workers=1, persistent_workers=True)
+    data = cast(Dataset[Any], pictures)
+    loader = DataLoader(data, _BATCH_SIZE, num_workers=1, persistent_workers=True)
     in_memory = [batch[0] for batch in loader]
     device, precision = torch.device("cpu"), auto_precision(on_gpu=False)
 
@@ -180,6 +205,11 @@ def measure_probe(num_val: int, epochs: int) -> float:
 
     ``num_val`` of the same features choose its epoch.
     """
+    import torch
+
+    from models.label_task import map_micro
+    from models.linear_probe import Validation, fit_linear_probe
+
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(max(NUM_TRAIN, num_val), NUM_FEATURES, generator=generator)
     targets = (torch.rand(len(features), NUM_CLASSES, generator=generator) < 0.15).float()

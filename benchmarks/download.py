@@ -11,6 +11,8 @@ cases; a ratio is the median of the rounds' ratios. Server and downloader share 
 the share that the server takes is told, too.
 """
 
+from __future__ import annotations
+
 import sys
 from pathlib import Path
 
@@ -31,22 +33,21 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from io import StringIO
 from statistics import mean
-from typing import IO, Any, cast
+from typing import IO, TYPE_CHECKING, Any, cast
 
-from benchmarks.download_report import DECODE, case_name, plot, print_table
-from benchmarks.timing import Rates, interleave
 from datasets import collect_args, seco_downloader
-from datasets.collect_choice import Candidates, Lack, choose
-from datasets.collect_plan import Plan, make_plan
-from datasets.collect_scenes import PatchGrid, Place, Scene
-from datasets.collect_verify import REPORT_NAME, verify
-from datasets.collect_writer import place_writer
-from datasets.seco_earthengine import EarthEngine
 from utils.cli import run
 from utils.errors import UserError
 from utils.flags import Parser, check_positive
-from utils.rate_limit import RateLimit, Requester
 from utils.report import provenance, write_json
+
+# Earth Engine's client and NumPy are imported by the functions that use them, so that wrong flags
+# are answered at once.
+if TYPE_CHECKING:
+    from datasets.collect_choice import Candidates, Lack
+    from datasets.collect_plan import Plan
+    from datasets.collect_scenes import PatchGrid, Place, Scene
+    from datasets.seco_earthengine import EarthEngine
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "download_cpu.json"
@@ -89,20 +90,26 @@ class Server:
     share: float
 
 
-class Remembering(EarthEngine):
-    """Asks once; later reads are answered from memory, but decoded anew each time."""
+def remembering(source: EarthEngine, plan: Plan) -> EarthEngine:
+    """Return a source that asks once; later reads are decoded again from the answer in memory."""
+    from datasets.seco_earthengine import EarthEngine
 
-    content: Any = None
+    class Remembering(EarthEngine):
+        content: Any = None
 
-    def _ask(self, request: Callable[[], Any]) -> Any:
-        if self.content is None:
-            self.content = super()._ask(request)
-        return self.content
+        def _ask(self, request: Callable[[], Any]) -> Any:
+            if self.content is None:
+                self.content = super()._ask(request)
+            return self.content
+
+    return Remembering(plan.settings, source._adapter)
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Measure, print a table, and write files if asked."""
     args = parse_args(argv)
+    from benchmarks.download_report import plot, print_table
+
     load = os.getloadavg()
     with tempfile.TemporaryDirectory(dir=args.scratch) as folder, serving(FAULTS) as servers:
         results = measure(args, Path(folder), servers)
@@ -155,11 +162,15 @@ def serving(shares: Sequence[float]) -> Iterator[list[Server]]:
 
 def measure(args: Namespace, folder: Path, servers: Sequence[Server]) -> dict[str, Any]:
     """Measure all cases in rounds."""
+    from benchmarks.download_report import DECODE, case_name
+    from benchmarks.timing import Rates, interleave
+    from datasets.collect_plan import make_plan
+
     flags = downloader_flags(args, folder, servers[0])
     plan = make_plan(collect_args.settings_of(flags))
     for server in reversed(servers):  # the first, which nothing disturbs, last
         source, grid, scenes = warm_up(plan, downloader_flags(args, folder, server))
-    memory = Remembering(plan.settings, source._adapter)
+    memory = remembering(source, plan)
     memory.read(scenes[0], grid)
     runs: list[Collected] = []
     decode_ms: list[float] = []
@@ -221,6 +232,9 @@ def warm_up(plan: Plan, flags: Namespace) -> tuple[EarthEngine, PatchGrid, list[
     Returns:
         The source, and the patch of a place with a scene for each date.
     """
+    from datasets.collect_choice import Candidates, choose
+    from utils.rate_limit import RateLimit, Requester
+
     source = cast(EarthEngine, seco_downloader.connect(plan, flags))
     requester = Requester(RateLimit(IN_FLIGHT, 1e9), base_wait_s=0.01)
 
@@ -243,6 +257,8 @@ def decode_once(
     plan: Plan, source: EarthEngine, scenes: Sequence[Scene], folder: Path, num_workers: int
 ) -> float:
     """Decode and write as many images as a run collects, with as many threads: images/s."""
+    from datasets.collect_writer import place_writer
+
     save_path = folder / "decoded"
     writer = place_writer(save_path, plan.settings, source.describe(), (0, 1))
 
@@ -263,7 +279,12 @@ def decode_once(
 
 def collect_once(plan: Plan, flags: Namespace, server: Server) -> Collected:
     """Collect all places into an empty folder, verify it, and remove it."""
+    from datasets.collect_plan import write_plan
+    from datasets.collect_verify import REPORT_NAME, verify
+
     save_path = flags.save_path
+    save_path.mkdir()
+    write_plan(save_path, plan)
     with redirect_stdout(StringIO()) as shown, redirect_stderr(shown):
         source = cast(EarthEngine, seco_downloader.connect(plan, flags))
         received, served = source._adapter.bytes_received, cpu_seconds(server.pid)

@@ -12,20 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-
 import main_bigearthnet
 import main_eurosat
 import main_oscd
 from benchmarks import demo
-from datasets.mini_earth import write_bigearthnet, write_eurosat, write_oscd, write_seco
+from datasets.mini_earth import write_bigearthnet, write_eurosat, write_oscd
 from utils.cli import run
+from utils.files import check_checkpoint
 from utils.flags import Parser
-from utils.plots import save_figure
 from utils.report import new_run_dir, write_results
 
 ENCODERS = ("random", "pretrain")
-COMMON = ("--precision", "bf16-mixed", "--num_workers", "1", "--gpus", "0")
+COMMON = ("--num_workers", "1", "--gpus", "0")
 
 
 @dataclass(frozen=True)
@@ -97,9 +95,12 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Fill the table and return it: for each trial the result of each encoder."""
     started = time.perf_counter()
     args = parse_args(argv)
+    check_checkpoint("ckpt_path", args.ckpt_path)
     run_dir = new_run_dir(args.log_dir, "table")
     write_worlds(args, run_dir)
-    checkpoint = args.ckpt_path or demo.pretrain(args, run_dir)
+    if args.ckpt_path is None:
+        demo.pretrain(args, run_dir)
+    checkpoint = args.ckpt_path or demo.checkpoint_of(run_dir)
     table = {}
     for trial in TRIALS:
         print(f"== {trial.name}")
@@ -116,14 +117,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 def write_worlds(args: Namespace, run_dir: Path) -> None:
     """Write the miniature data sets; each is another part of the world."""
     if args.ckpt_path is None:
-        write_seco(
-            run_dir / "seco",
-            num_places=args.num_places,
-            num_dates=demo.NUM_DATES,
-            size=demo.PATCH_SIZE,
-            seed=args.seed,
-            bands=("B4", "B3", "B2"),
-        )
+        demo.write_places(args, run_dir)
     seed = args.seed + 1000
     write_eurosat(run_dir / "eurosat", images_per_class=args.images_per_class, seed=seed)
     write_bigearthnet(run_dir / "bigearthnet", num_patches=args.num_patches, seed=seed)
@@ -160,6 +154,10 @@ def print_table(table: dict[str, dict[str, dict[str, Any]]]) -> None:
 
 def plot_table(path: Path, table: dict[str, dict[str, dict[str, Any]]]) -> None:
     """Draw the table as pairs of bars."""
+    from matplotlib.figure import Figure  # not above: --help and wrong flags are answered at once
+
+    from utils.plots import save_figure
+
     figure = Figure(figsize=(9, 1 + 0.6 * len(table)), layout="constrained")
     axes = figure.add_subplot()
     for place, (encoder, color) in enumerate(zip(ENCODERS, ("tab:grey", "tab:green"), strict=True)):

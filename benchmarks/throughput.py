@@ -11,6 +11,8 @@ each case once per round, medians and quartiles over the rounds, ratios within a
 miniature Earth as JPEG-compressed GeoTIFFs, in the page cache; --data_dir takes real places.
 """
 
+from __future__ import annotations
+
 import sys
 from pathlib import Path
 
@@ -23,22 +25,23 @@ import time
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from benchmarks.archive import Archive, copy_folder, write_folder
-from benchmarks.input_cases import input_cases
-from benchmarks.roofline import StepCost, ceilings, step_cost
-from benchmarks.targets import check_targets
-from benchmarks.throughput_report import plot_rates, print_report
-from benchmarks.timing import Rates, interleave
-from benchmarks.train_cases import TrainCases, TrainPlan
-from utils.cli import run
+from utils.cli import GPUS_HELP, run
+from utils.cores import available_cores
 from utils.errors import UserError
+from utils.files import check_exists
 from utils.flags import Parser, check_positive
+from utils.launch import resolve_gpus
 from utils.precision import auto_precision
 from utils.report import provenance, write_json
+
+# torch is imported by the functions that use it, so that wrong flags are answered at once.
+if TYPE_CHECKING:
+    from benchmarks.archive import Archive
+    from benchmarks.roofline import StepCost
+    from benchmarks.timing import Rates
+    from benchmarks.train_cases import TrainPlan
 
 RESULTS = Path(__file__).parent / "results"
 ENCODERS = ("resnet18", "resnet50")
@@ -69,10 +72,9 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     """Read the command line, or ``argv`` in tests."""
     parser = Parser(__doc__)
     add = parser.add_argument
-    gpus = min(1, torch.cuda.device_count())
     add("--quick", action="store_true", help="measure less of everything")
     add("--data_dir", type=Path, help="SeCo folder whose first places are copied and measured")
-    add("--gpus", type=int, choices=[0, 1], default=gpus, help="0 trains on the CPU")
+    add("--gpus", type=int, choices=[0, 1], help=GPUS_HELP)
     add("--precision", choices=["auto", "32-true", "bf16-mixed"], default="auto", help="of steps")
     add("--batch_size", type=int, help="samples of a step (default: 256, CPU 32, quick 16)")
     add("--crop_size", type=int, help="pixels of a view of a step (default: 224, CPU 64)")
@@ -88,13 +90,18 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     started = time.perf_counter()
     args = parse_args(argv)
     check_positive(args, "batch_size", "crop_size", "repeats", "num_places")
-    if args.gpus > torch.cuda.device_count():
-        raise UserError("--gpus 1 was asked for, none was found: use --gpus 0 for the CPU")
+    check_exists("data_dir", args.data_dir)
+    import torch
+
+    from benchmarks.targets import check_targets
+    from benchmarks.throughput_report import plot_rates, print_report
+
+    resolve_gpus(args)
     plan = make_plan(args)
     busy = os.getloadavg()[0]  # processes that wanted to run in the last minute
     if busy > 0.5:
         print(f"other processes keep {busy:.1f} cores busy: the rates will be too low")
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(available_cores())
     torch.backends.cudnn.benchmark = True  # as in main_pretrain.py
     with tempfile.TemporaryDirectory(prefix="throughput-") as scratch:
         archive = make_archive(Path(scratch), plan, args.data_dir)
@@ -122,7 +129,11 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 def make_plan(args: Namespace) -> Plan:
     """Choose sizes that fit the device; flags win."""
-    on_gpu, cores = args.gpus > 0, os.cpu_count() or 1
+    import torch
+
+    from benchmarks.train_cases import TrainPlan
+
+    on_gpu, cores = args.gpus > 0, available_cores()
     precision = auto_precision(on_gpu) if args.precision == "auto" else args.precision
     batch_size = args.batch_size or (256 if on_gpu else 16 if args.quick else 32)
     train = TrainPlan(
@@ -150,6 +161,8 @@ def make_plan(args: Namespace) -> Plan:
 
 def make_archive(scratch: Path, plan: Plan, data_dir: Path | None) -> Archive:
     """Write, or copy, places into an empty folder; zip and pack them."""
+    from benchmarks.archive import Archive, copy_folder, write_folder
+
     folder = scratch / "seco"
     if data_dir is None:
         write_folder(folder, plan.num_places, plan.num_drawn)
@@ -160,6 +173,11 @@ def make_archive(scratch: Path, plan: Plan, data_dir: Path | None) -> Archive:
 
 def measure(plan: Plan, archive: Archive) -> dict[str, Rates]:
     """Measure on the device first: a core is reserved for what follows."""
+    from benchmarks.input_cases import input_cases
+    from benchmarks.roofline import ceilings
+    from benchmarks.timing import interleave
+    from benchmarks.train_cases import TrainCases
+
     trainings = [TrainCases(plan.train, archive, name) for name in ENCODERS]
     cases = ceilings(plan.train.device)
     cases |= trainings[0].augmentation()
@@ -178,6 +196,8 @@ def measure(plan: Plan, archive: Archive) -> dict[str, Rates]:
 
 def cost(base_encoder: str, plan: TrainPlan) -> StepCost:
     """Count the arithmetic and the memory traffic of a step."""
+    from benchmarks.roofline import step_cost
+
     return step_cost(base_encoder, plan.crop_size, plan.batch_size, autocast=plan.autocast)
 
 

@@ -29,8 +29,8 @@ def _weights(name: str, md5: str) -> Collection:
     file_name = f"{name}.ckpt"
     file = RemoteFile(file_name, zenodo_urls(4728033, file_name), "CC-BY-4.0", md5=md5)
     about = f"{encoder}, pre-trained on {data} patches; bands B4 B3 B2"
-    command = ("main_eurosat.py", "--data_dir", "EuroSAT_RGB.zip", "--backbone_type", "pretrain")
-    command += ("--ckpt_path", f"{{}}/{file_name}")
+    flags = ("--backbone_type", "pretrain", "--ckpt_path", f"{{}}/{file_name}")
+    command = ("main_eurosat.py", "--data_dir", "EuroSAT_RGB.zip", *flags)
     return Collection(about, "", (file,), next_command=command)
 
 

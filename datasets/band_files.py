@@ -1,15 +1,18 @@
 """One band of a SeCo patch as a single-band uint8 GeoTIFF."""
 
+from __future__ import annotations
+
 import warnings
 from pathlib import Path
-
-import numpy as np
-import rasterio
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
-from rasterio.io import DatasetReader, MemoryFile
+from typing import TYPE_CHECKING
 
 from datasets.bad_patches import BadPatchError
 from utils.errors import UserError
+
+# Training from a packed store reads no files: it does without rasterio, which takes long to import.
+if TYPE_CHECKING:
+    import numpy as np
+    from rasterio.io import DatasetReader
 
 # SeCo's use as pictures needs no coordinates, and half of the time would go into them.
 _OPTIONS = {"driver": "GTiff", "GEOREF_SOURCES": "NONE"}
@@ -18,6 +21,9 @@ UNREADABLE = "is not a readable GeoTIFF"
 
 def read_band(path: Path) -> np.ndarray:
     """Read a band of shape (height, width) from a file."""
+    import rasterio
+    from rasterio.errors import NotGeoreferencedWarning, RasterioError
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
@@ -29,6 +35,9 @@ def read_band(path: Path) -> np.ndarray:
 
 def decode_band(data: bytes, name: str) -> np.ndarray:
     """Read a band of shape (height, width) from the bytes of a file."""
+    from rasterio.errors import NotGeoreferencedWarning, RasterioError
+    from rasterio.io import MemoryFile
+
     if not data:  # rasterio would take it for a file to be written
         raise BadPatchError(name, UNREADABLE)
     try:
@@ -48,7 +57,8 @@ def _read(file: DatasetReader, name: str) -> np.ndarray:
         )
     if file.dtypes[0] != "uint8":
         raise UserError(
-            f"{name} holds {file.dtypes[0]} reflectance, SeCo patches are uint8 "
-            "(255 times reflectance): convert them first"
+            f"{name} holds {file.dtypes[0]} values, but SeCo patches are uint8, 255 times "
+            "reflectance: store floor(255 * min(reflectance, 1)), where reflectance is digital "
+            "numbers / 10,000, or collect with --dtype uint8"
         )
     return file.read(1)

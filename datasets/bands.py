@@ -4,11 +4,17 @@ A SeCo patch stores reflectance as uint8: DN / 10000 clipped to 0..1, times 255,
 is 39.2 DN. The stretch to a picture is tabulated in ``utils.normalization``.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from utils.errors import UserError
 from utils.normalization import RGB_QUANTILES, InputSpec, quantile_spec
+
+if TYPE_CHECKING:  # the scripts parse their flags before NumPy is imported
+    import numpy as np
 
 # Ground resolution in metres. The order is that of the SeCo archives; B10 is not in level-2A data.
 RESOLUTION_M = {
@@ -28,11 +34,25 @@ RESOLUTION_M = {
 ALL_BANDS = tuple(RESOLUTION_M)
 RGB_BANDS = ("B4", "B3", "B2")  # red, green, blue: the order of the published encoders
 
+# Bands of EuroSAT's GeoTIFFs in the order of the file: B8A comes last, not after B8 (torchgeo issue
+# 2458).
+EUROSAT_BANDS = (
+    *("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8"),
+    *("B9", "B10", "B11", "B12", "B8A"),
+)
 # File names of one band: B4.tif (SeCo), SCENE.B4.tif (Earth Engine's downloads), B04.tif (Sentinel
 # Hub), T31UDQ_20200101T105321_B04_10m.tif (Sen2Cor), SENTINEL2A_..._FRE_B4.tif (MAJA) and
 # HLS.S30.T31UDQ.2020001T105321.v2.0.B04.tif (HLS). Hidden files are left out by the first letter.
 _FILE_NAME = re.compile(r"(?:[^.].*[._-])?B0?([1-9]|8A|1[12])(?:_[126]0m)?\.tiff?", re.IGNORECASE)
 _USUAL_NAMES = {f"{band}.tif": band for band in RESOLUTION_M}
+# Digital numbers (DN) are 10,000 times reflectance, stored as uint16 (QUANTIFICATION_VALUE in the
+# Sentinel-2 Products Specification Document, S2-PDGS-TAS-DI-PSD). In published quantiles of whole
+# data sets (``QUANTILES`` of datasets/oscd_dataset.py) the bright end of every band lies between
+# 1,589 and 5,043, but for B10, which water vapour absorbs: 51.
+_MAX_DN = 65_535
+_MAX_REFLECTANCE = 2  # clouds and glint exceed 1
+_MAX_TYPICAL_DN = 20_000  # twice the reflectance of a perfect white surface
+_MAX_8_BIT = 255
 
 QUANTILES_NAME = "quantiles.json"  # of the file with the others, beside the places
 
@@ -77,3 +97,71 @@ def seco_input_spec(
             "run `python datasets/seco_utils.py --data_dir DIR` once"
         )
     return quantile_spec(bands, quantiles)
+
+
+def check_dn(samples: Iterable[np.ndarray], where: str, band: str | None = None) -> None:
+    """Refuse values that are not DN and would become black or white pictures.
+
+    Samples are read until one has a pixel that only DN can have.
+
+    Args:
+        samples: Stored values, arrays of any shape; together they must show more than dark water.
+        where: File or data set, for the error.
+        band: Name of the band if the samples are of one band only.
+
+    Raises:
+        UserError: The values look like another unit, or all are zero.
+    """
+    import numpy as np
+
+    max_dark = _MAX_REFLECTANCE if band == "B10" else _MAX_8_BIT
+    low, high = np.inf, -np.inf
+    for sample in samples:
+        values = sample[~np.isnan(sample)]
+        if values.size:
+            low, high = min(low, float(values.min())), max(high, float(values.max()))
+            if high > _MAX_DN or (values > _MAX_TYPICAL_DN).mean() > 0.5:
+                break
+            if high > max_dark:
+                return
+    if high <= 0:
+        raise UserError(f"{where} holds no value above 0: replace it")
+    unit, remedy = _guess_unit(low, high)
+    raise UserError(
+        f"{where} holds values from {low:g} to {high:g}, {unit}, but digital numbers (10,000 times "
+        f"reflectance) are expected: {remedy}"
+    )
+
+
+def _guess_unit(low: float, high: float) -> tuple[str, str]:
+    """Return what values between two limits look like, and how to get DN."""
+    if high > _MAX_DN:
+        return "beyond 16 bits", "take the original files"
+    if high <= _MAX_REFLECTANCE:
+        return "as reflectance has", "multiply them by 10,000 and store them as uint16"
+    if low >= 0 and high <= _MAX_8_BIT:
+        return "as 8-bit pictures have", "take the original files"
+    if high > _MAX_TYPICAL_DN:
+        return "as 16-bit pictures have", "take the original files"
+    return "as normalised data have", "take the original files"
+
+
+def check_stored(samples: Iterable[np.ndarray], where: str) -> None:
+    """Refuse SeCo patches of reflectance 0 to 1 that was stored as uint8, which are black.
+
+    Samples are read until one is brighter.
+
+    Args:
+        samples: Stored values, uint8, of any shape.
+        where: File or data set, for the error.
+    """
+    brightest = -1
+    for sample in samples:
+        brightest = max(brightest, int(sample.max()))
+        if brightest > 1:
+            return
+    if brightest >= 0:
+        raise UserError(
+            f"{where} holds values of 0 and 1 only, as reflectance has, but SeCo patches are 255 "
+            "times reflectance: store floor(255 * min(reflectance, 1))"
+        )

@@ -39,7 +39,10 @@ def check_band(band: str, dtype: object, shape: tuple[int, ...], where: str) -> 
     """Refuse a band that is not uint16 DN of its size; ``where`` names it in the error."""
     side = SIDE_PX[band]
     if str(dtype) != "uint16":
-        raise UserError(f"{where} holds {dtype} values, BigEarthNet's are uint16 DN: replace it")
+        raise UserError(
+            f"{where} holds {dtype} values, but BigEarthNet stores digital numbers (10,000 times "
+            "reflectance) as uint16: take the original files"
+        )
     if shape != (side, side):
         size = " x ".join(map(str, shape))
         raise UserError(f"{where} has {size} px, {band} of BigEarthNet {side} x {side}: replace it")

@@ -8,33 +8,36 @@ Write it once as an LMDB, which is read many times faster than its GeoTIFFs:
 and metadata.parquet of v2. An interrupted run goes on with the same command.
 """
 
-import os
+from __future__ import annotations
+
 import sys
 from collections.abc import Sequence
 from copy import copy
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 if not __package__:  # started as a script: the root is not on the path yet
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import numpy as np
-import torch
-from PIL import Image
-from torch import Tensor
-from torch.utils.data import Dataset
-
-from datasets.bands import ALL_BANDS, check_bands
-from datasets.bigearthnet_index import BigEarthNet, check_presence, find_folder
+from datasets.bands import ALL_BANDS, check_bands, check_dn
 from datasets.bigearthnet_labels import IMAGE_SIZE
-from datasets.bigearthnet_writer import write_lmdb
 from utils.cli import print_next, run
-from utils.files import check_name
+from utils.cores import available_cores
+from utils.files import check_can_write, check_exists
 from utils.flags import Parser, check_not_negative
 from utils.input_transform import InputTransform
 
+# What takes long to import is imported by the methods that use it: this file is a script, too.
+if TYPE_CHECKING:
+    from torch import Tensor
 
-class BigEarthNetPictures(Dataset[tuple[Tensor, Tensor, int]]):
-    """Pictures, labels and numbers of some patches.
+    from datasets.bigearthnet_index import BigEarthNet
+
+_NUM_SAMPLES = 32  # patches that show the unit: fewer may all be of dark water
+
+
+class BigEarthNetPictures:
+    """Pictures, labels and numbers of some patches; a map-style data set for a ``DataLoader``.
 
     Each band is stretched where it was measured and brought from its own grid, 120, 60 or 20 px,
     straight to ``image_size`` by one bicubic interpolation: all bands show the same square, so they
@@ -62,11 +65,19 @@ class BigEarthNetPictures(Dataset[tuple[Tensor, Tensor, int]]):
         self.targets = index.targets[rows].float()
         self.transform = transform
         self.size = (image_size, image_size)
+        if len(self) >= _NUM_SAMPLES:
+            some = self.names[:: len(self) // _NUM_SAMPLES]
+            planes = (plane for name in some for plane in self.source.read(name, transform.bands))
+            check_dn(planes, str(self.source.root))
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, item: int) -> tuple[Tensor, Tensor, int]:
+        import numpy as np
+        import torch
+        from PIL import Image
+
         planes = self.source.read(self.names[item], self.transform.bands)
         picture = [
             np.asarray(Image.fromarray(row[plane]).resize(self.size, Image.Resampling.BICUBIC))
@@ -74,7 +85,7 @@ class BigEarthNetPictures(Dataset[tuple[Tensor, Tensor, int]]):
         ]
         return torch.from_numpy(np.stack(picture)), self.targets[item], item
 
-    def take(self, rows: Tensor) -> "BigEarthNetPictures":
+    def take(self, rows: Tensor) -> BigEarthNetPictures:
         """Return some of the pictures, numbered anew: int64, shape (M,)."""
         part = copy(self)
         part.names = tuple(self.names[row] for row in rows.tolist())
@@ -90,14 +101,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Write the LMDB."""
     parser = Parser(__doc__)
     add = parser.add_argument
-    add("--data_dir", type=Path, required=True, help="folder of BigEarthNet v1 or v2")
-    add("--save_dir", type=Path, required=True, help="folder of the LMDB")
-    add("--bands", nargs="+", default=list(ALL_BANDS), help="B4 B3 B2 need half of the disk")
-    add("--num_workers", type=int, default=os.cpu_count() or 1, help="processes that read")
+    add("--data_dir", type=Path, required=True, help="Folder of BigEarthNet v1 or v2.")
+    add("--save_dir", type=Path, required=True, help="Folder of the LMDB to write.")
+    add(
+        "--bands",
+        nargs="+",
+        metavar="BAND",
+        default=list(ALL_BANDS),
+        help="Bands to store; B4 B3 B2 need half of the disk.",
+    )
+    add("--num_workers", type=int, default=available_cores(), help="Processes that read.")
     args = parser.parse_args(argv)
     check_not_negative(args, "num_workers")
-    check_name("data_dir", args.data_dir)
+    check_exists("data_dir", args.data_dir)
+    check_can_write("save_dir", args.save_dir, is_folder=True)
     bands = check_bands(args.bands)
+    from datasets.bigearthnet_index import check_presence, find_folder
+    from datasets.bigearthnet_writer import write_lmdb
+
     source, listing = find_folder(args.data_dir)
     check_presence(listing.names, source)
     write_lmdb(source, listing, args.save_dir, bands, args.num_workers)

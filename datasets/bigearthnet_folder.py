@@ -30,11 +30,17 @@ class PatchFolder:
 
     Attributes:
         root: Folder of the patches (v1), or of the scenes that hold them (v2).
-        by_scene: True for v2: ``<scene>/<patch>/``.
+        by_scene: Whether patches lie in folders of their scenes, as those of v2:
+            ``<scene>/<patch>/``.
     """
 
     root: Path
     by_scene: bool
+
+    @property
+    def layout(self) -> str:
+        """Path of a band, for messages."""
+        return f"{self.root.name}/{'SCENE/' if self.by_scene else ''}PATCH/PATCH_B02.tif"
 
     def names(self) -> set[str]:
         """List the patches that are there, by one scan of folder names."""

@@ -11,7 +11,8 @@ from datasets.bigearthnet_folder import V1_FOLDER, V2_FOLDER, PatchFolder
 from datasets.bigearthnet_labels import CLASS_NAMES, multi_hot
 from datasets.bigearthnet_lists import METADATA, Listing, read_lists, read_metadata
 from datasets.bigearthnet_lmdb import DATA_FILE, PatchLmdb
-from utils.errors import UserError
+from utils.errors import UserError, listed
+from utils.files import is_hidden
 
 PatchSource = PatchFolder | PatchLmdb
 _OF_PICKLES = ("train.lmdb", "val.lmdb")  # of the original
@@ -77,18 +78,23 @@ def open_bigearthnet(
 
 
 def find_folder(data_dir: Path) -> tuple[PatchFolder, Listing]:
-    """Find the patch folders of v1 or v2, and read their lists."""
+    """Find the patch folders of v1 or v2, and read their lists.
+
+    The folders of v2 may lie in those of their scenes, as in the archive, or all in one folder.
+    """
     if (data_dir / V2_FOLDER).is_dir() or data_dir.name == V2_FOLDER:
         root = data_dir / V2_FOLDER if (data_dir / V2_FOLDER).is_dir() else data_dir
         for folder in (data_dir, root.parent):
             if (folder / METADATA).is_file():
-                return PatchFolder(root, by_scene=True), read_metadata(folder / METADATA)
+                listing = read_metadata(folder / METADATA)
+                is_flat = not PatchFolder(root, by_scene=False).names().isdisjoint(listing.names)
+                return PatchFolder(root, by_scene=not is_flat), listing
         raise UserError(f"{root.parent} has no {METADATA}: put that of BigEarthNet v2 into it")
     root = data_dir / V1_FOLDER
-    if root.is_dir():
-        return PatchFolder(root, by_scene=False), read_lists([data_dir, root])
-    if data_dir.name == V1_FOLDER:
-        return PatchFolder(data_dir, by_scene=False), read_lists([data_dir, data_dir.parent])
+    if root.is_dir() or data_dir.name == V1_FOLDER:
+        source = PatchFolder(root if root.is_dir() else data_dir, by_scene=False)
+        beside = root if root.is_dir() else data_dir.parent
+        return source, read_lists([data_dir, beside], source.names)
     hint = ": it is an LMDB, use --lmdb" if (data_dir / DATA_FILE).exists() else ""
     raise UserError(f"{data_dir} has neither a folder {V1_FOLDER} nor {V2_FOLDER}{hint}")
 
@@ -129,6 +135,12 @@ def check_presence(names: list[str], source: PatchSource) -> None:
     """Refuse lists that name patches which are not there."""
     present = source.names()
     absent = [name for name in names if name not in present]
+    if absent and len(absent) == len(names) and isinstance(source, PatchFolder):
+        there = sorted(name for name in present if not is_hidden(name))
+        raise UserError(
+            f"{source.root} has none of the {len(names):,} listed patches, such as {absent[0]}, "
+            f"but {listed(there) or 'nothing'}: {source.layout} is expected"
+        )
     if absent:
         raise UserError(
             f"{len(absent):,} of the {len(names):,} listed patches are not in {source.root}, the "

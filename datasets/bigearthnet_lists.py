@@ -4,8 +4,11 @@ All lists are checked against each other: a name in two splits is an error, and 
 or clouds are left out of every split, as the original does, and counted.
 """
 
+import csv
+import re
+import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from datasets.pictures import read_list
-from utils.errors import UserError
+from utils.errors import UserError, quoted
 from utils.files import written_whole
 
 SPLITS = ("train", "val", "test")
@@ -23,6 +26,10 @@ LIST_NAMES = ("bigearthnet-{}.txt", "{}.txt", "{}.csv")
 SNOW, CLOUD = "with seasonal snow", "with cloud or shadow"
 BAD_LISTS = {SNOW: "patches_with_seasonal_snow.csv", CLOUD: "patches_with_cloud_and_shadow.csv"}
 _BAD_COLUMNS = {SNOW: "contains_seasonal_snow", CLOUD: "contains_cloud_or_shadow"}
+# Names of patches of v1, such as S2A_MSIL2A_20170613T101031_0_45 (www.bigearth.net).
+_PATCH = re.compile(r"S2[A-Z]_MSIL2A_\d{8}T\d{6}_\d+_\d+")
+# Headings of the column of patches: of BigEarthNet v2's metadata, of TU Berlin's lists, of users.
+_HEADINGS = ("s2v1_name", "S2", "patch_id", "patch", "name")
 _SPLIT_OF = {"train": "train", "validation": "val", "val": "val", "test": "test"}
 
 
@@ -46,46 +53,66 @@ class Listing:
         return [name for names in self.splits.values() for name in names]
 
 
-def read_lists(folders: Sequence[Path]) -> Listing:
+def read_lists(folders: Sequence[Path], patches: Callable[[], Container[str]] = set) -> Listing:
     """Read the lists of BigEarthNet v1 from the first of the folders that has any.
 
     A list for test may be missing. So may the lists of snow and clouds beside TU Berlin's csv
     files, which name no such patches.
+
+    Args:
+        folders: Where to look.
+        patches: Lists the patches that are there. Of several sets of lists, those that name none
+            of them are ignored with a warning: they belong to another data set.
     """
-    for folder in folders:
-        found = [style for style in LIST_NAMES if any(_list_path(folder, style, s) for s in SPLITS)]
-        if len(found) > 1:
-            raise UserError(
-                f"{folder} has two sets of split lists, {found[0].format('*')} and "
-                f"{found[1].format('*')}: take one of them away"
-            )
-        if found:
-            return _read_set(folder, found[0])
-    raise UserError(
-        f"{folders[0]} has no split lists: put bigearthnet-train.txt, -val.txt and -test.txt (or "
-        "TU Berlin's train.csv, val.csv and test.csv) into it"
-    )
+    found = [(folder, style) for folder in folders for style in LIST_NAMES if _paths(folder, style)]
+    if len(found) > 1:
+        found = _without_strangers(found, patches())
+    if not found:
+        raise UserError(
+            f"{folders[0]} has no split lists: put bigearthnet-train.txt, -val.txt and -test.txt "
+            "(or TU Berlin's train.csv, val.csv and test.csv) into it"
+        )
+    styles = [style.format("*") for folder, style in found if folder == found[0][0]]
+    if len(styles) > 1:
+        raise UserError(
+            f"{found[0][0]} has two sets of split lists, {styles[0]} and {styles[1]}: take one of "
+            "them away"
+        )
+    return _read_set(*found[0])
 
 
-def _list_path(folder: Path, style: str, split: str) -> Path | None:
-    path = folder / style.format(split)
-    return path if path.is_file() else None
+def _without_strangers(
+    found: list[tuple[Path, str]], patches: Container[str]
+) -> list[tuple[Path, str]]:
+    """Drop the sets of lists that name none of the patches, unless all are such."""
+    own = [one for one in found if any(n in patches for path in _paths(*one) for n in _names(path))]
+    for folder, style in found if own else ():
+        if (folder, style) not in own:
+            lists = folder / style.format("*")
+            warnings.warn(f"{lists} is ignored: it names none of the patches", stacklevel=3)
+    return own or found
+
+
+def _paths(folder: Path, style: str) -> list[Path]:
+    """Return the lists of one style that a folder has."""
+    paths = [folder / style.format(split) for split in SPLITS]
+    return [path for path in paths if path.is_file()]
 
 
 def _read_set(folder: Path, style: str) -> Listing:
     """Read one set of split lists, and the lists of snow and clouds beside it."""
     splits = {}
     for split in SPLITS:
-        path = _list_path(folder, style, split)
-        if path is not None:
-            splits[split] = _read_names(path)
+        path = folder / style.format(split)
+        if path.is_file():
+            splits[split] = _names(path)
         elif split != "test":
             raise UserError(f"{folder} has split lists, but no {style.format(split)}: add it")
     bad = {}
     for reason, name in BAD_LISTS.items():
         path = folder / name
         if path.is_file():
-            bad[reason] = _read_names(path)
+            bad[reason] = _names(path)
         elif style.endswith(".txt"):
             raise UserError(
                 f"{folder} has no {name}: the lists {style.format('*')} include such patches, "
@@ -94,10 +121,32 @@ def _read_set(folder: Path, style: str) -> Listing:
     return _checked(splits, bad, str(folder))
 
 
-def _read_names(path: Path) -> list[str]:
-    """Read the first column of a list, without its heading if it has one."""
-    cells = (line.split(",")[0].strip() for line in read_list(path.read_bytes(), path).splitlines())
-    return [cell for cell in cells if cell and cell != "S2"]
+def _names(path: Path) -> list[str]:
+    """Read the patches of a list: a name per line, or csv with a heading, an index or quotes.
+
+    The column is that of a known heading, else the first that has names of patches, else the first.
+    """
+    lines = read_list(path.read_bytes(), path).splitlines()
+    delimiter = max(",;\t", key=lines[0].count) if lines else ","
+    try:
+        cells = [
+            [cell.strip() for cell in row]
+            for row in csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
+        ]
+    except csv.Error as error:
+        raise UserError(
+            f"{path} is not readable as csv: {quoted(str(error))}: replace it"
+        ) from error
+    rows = [row for row in cells if any(row)]
+    headings = [name for name in _HEADINGS if rows and name in rows[0]]
+    if headings:
+        column = rows.pop(0).index(headings[0])
+    else:
+        named = (i for row in rows for i, cell in enumerate(row) if _PATCH.fullmatch(cell))
+        column = next(named, 0)
+    names = [row[min(column, len(row) - 1)] for row in rows]
+    has_heading = names and names[0][:2] != "S2" and any(map(_PATCH.fullmatch, names))
+    return names[1:] if has_heading else names
 
 
 def _checked(

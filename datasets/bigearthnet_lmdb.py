@@ -63,20 +63,25 @@ class PatchLmdb:
         return hashlib.sha256(ascii(what).encode()).hexdigest()
 
     def _environment(self) -> lmdb.Environment:
-        """Return what this process has opened; what a fork inherited is closed first."""
+        """Return what this process has opened of the file that is there now."""
         root = str(self.root)
+        try:
+            owner = os.getpid(), (self.root / DATA_FILE).stat().st_ino
+        except OSError as error:
+            raise UserError(f"{root} holds no readable LMDB: write it again") from error
         if root in _opened:
-            pid, environment = _opened[root]
-            if pid == os.getpid():
+            known, environment = _opened[root]
+            if known == owner:
                 return environment
-            environment.close()  # this process's copy: the parent's stays open
+            environment.close()  # of a replaced file, or inherited: the parent's stays open
         environment = _open(root)
-        _opened[root] = (os.getpid(), environment)
+        _opened[root] = (owner, environment)
         return environment
 
 
-# An LMDB must not be open twice in a process, nor shared by two: (process, environment) per folder.
-_opened: dict[str, tuple[int, lmdb.Environment]] = {}
+# An LMDB must not be open twice in a process, nor shared by two: per folder the process and the
+# inode that it has opened.
+_opened: dict[str, tuple[tuple[int, int], lmdb.Environment]] = {}
 
 
 def _open(root: str) -> lmdb.Environment:

@@ -7,7 +7,6 @@ Everything is written into a hidden folder and moved out at the end, the LMDB la
 import hashlib
 import shutil
 from collections.abc import Iterator, Sequence
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -125,18 +124,12 @@ def _read_blocks(
     if num_workers == 0:
         yield from ([(name, read(name)) for name in block] for block in blocks)
         return
-    try:
-        with process_pool(num_workers) as pool:
-            results = (pool.map(read, block, chunksize=8) for block in blocks)
-            ahead = next(results, None)
-            for block in blocks:
-                values, ahead = ahead, next(results, None)
-                yield list(zip(block, values or (), strict=True))
-    except BrokenProcessPool as error:
-        raise UserError(
-            "a process that read was killed, perhaps for its memory: run the same command again, "
-            "which goes on, with fewer --num_workers"
-        ) from error
+    with process_pool(num_workers) as pool:
+        results = (pool.map(read, block, chunksize=8) for block in blocks)
+        ahead = next(results, None)
+        for block in blocks:
+            values, ahead = ahead, next(results, None)
+            yield list(zip(block, values or (), strict=True))
 
 
 def _encoded(source: PatchFolder, bands: tuple[str, ...], name: str) -> bytes:

@@ -17,6 +17,8 @@ PLANNED = {field.name for field in fields(Settings)}
 COLLECTIONS = {"earthengine": "COPERNICUS/S2_SR_HARMONIZED", "stac": "sentinel-2-l2a"}
 EARTH_SEARCH = "https://earth-search.aws.element84.com/v1"
 HIGH_VOLUME = "https://earthengine-highvolume.googleapis.com"
+# A task's index, and what describes all tasks: slurm.schedmd.com/job_array.html, sbatch.html.
+_SLURM = tuple(f"SLURM_ARRAY_TASK_{name}" for name in ("ID", "MIN", "MAX", "STEP", "COUNT"))
 # Inclusive. Longer waits and more threads than these end in errors of the system.
 _LIMITS = {
     "num_workers": (1, 1000),
@@ -46,7 +48,7 @@ def build_parser(description: str | None) -> Parser:
     """Create the parser; the flags of a plan have the defaults of ``Settings``."""
     parser = Parser(description)
     add = parser.add_argument
-    add("--save_path", type=_path, required=True, help="folder of the data set")
+    add("--save_path", type=_path, required=True, help="Folder of the data set.")
     _add_steps(parser)
     _add_plan(parser)
     _add_scenes(parser)
@@ -62,110 +64,148 @@ def _add_steps(parser: Parser) -> None:
     add(
         "--plan",
         action="store_true",
-        help="choose places and dates, estimate the cost, draw a map, stop",
+        help="Choose places and dates, estimate the cost, draw a map, and stop.",
     )
-    add("--status", action="store_true", help="tell how far all shards are")
+    add("--status", action="store_true", help="Print how far all shards are.")
     add(
         "--verify",
         action="store_true",
-        help="read everything again, compare it with the journal",
+        help="Read all files again and compare them with the journal.",
     )
-    add("--probe", type=int, metavar="N", help="read N patches, write none, tell what was seen")
+    add("--probe", type=int, metavar="N", help="Time the requests for N patches; write no files.")
     add(
         "--retry",
         choices=["failed", "all"],
-        help="ask again for places that were refused, or also "
-        "for those without clear scenes, where spares ran out",
+        help="Request places again that were refused; all: also those without clear scenes.",
     )
 
 
 def _add_plan(parser: Parser) -> None:
-    group = parser.add_argument_group("where and when (recorded in the plan)")
-    add = group.add_argument
-    add("--num_locations", type=int, help="places to collect")
-    add("--seed", type=int, help="of places and dates")
+    add = parser.group("where and when (recorded in the plan)").add_argument
+    add("--num_locations", type=int, help="Places to collect.")
+    add("--seed", type=int, help="Seed of places and dates.")
     add(
         "--sampler",
         choices=["gaussian", "uniform", "bounded"],
-        help="around cities, on all land, or on the land within --bounds",
+        help="Where places are drawn: around cities, on all land, or on the land within --bounds.",
     )
-    add("--std_km", type=float, help="standard deviation around a city, along either axis")
+    add("--std_km", type=float, help="Standard deviation around a city along either axis, in km.")
     add(
         "--bounds",
         type=float,
         nargs=4,
         metavar=("W", "S", "E", "N"),
-        help="degrees, of --sampler bounded",
+        help="Bounds of --sampler bounded in degrees.",
     )
-    add("--cities", help="CSV with lat, lng and population, or geonames for the table that is here")
-    add("--match_file", help="CSV with lat and lng: collect these places instead of sampled ones")
-    add("--no_land_mask", dest="land_mask", action="store_false", help="also keep places at sea")
-    add("--patch_px", type=int, help="side of a patch in pixels of 10 m, a multiple of 6")
-    add("--spares", type=float, help="places in reserve, per place")
-    add("--num_dates", type=int, help="scenes per place")
-    add("--interval_days", type=int, help="from one scene's window to the next")
-    add("--window_days", type=int, help="length of a window")
-    add("--max_shift_days", type=int, help="windows of a place are shifted by less than this")
+    add("--cities", help="CSV with lat, lng and population; geonames is the table of this project.")
+    add("--match_file", help="CSV with lat and lng of places to collect instead of sampled ones.")
+    add("--no_land_mask", dest="land_mask", action="store_false", help="Also keep places at sea.")
+    add("--patch_px", type=int, help="Side of a patch in pixels of 10 m, a multiple of 6.")
+    add("--spares", type=float, help="Places in reserve, per place to collect.")
+    add("--num_dates", type=int, help="Scenes of each place.")
+    add("--interval_days", type=int, help="Days from one scene's window to the next.")
+    add("--window_days", type=int, help="Length of a window in days.")
+    add(
+        "--max_shift_days",
+        type=int,
+        help="Bound of the random shift of a place's windows, in days.",
+    )
     add(
         "--reference_date",
-        help="YYYY-MM-DD, the newest window is centred 28 days before; "
-        "by default the day of the plan",
+        metavar="YYYY-MM-DD",
+        help="Date 28 days after the centre of the newest window (default: the day of the plan).",
     )
 
 
 def _add_scenes(parser: Parser) -> None:
-    group = parser.add_argument_group("which scenes (recorded in the plan)")
-    add = group.add_argument
-    add("--source", choices=list(COLLECTIONS), help="stac needs no account")
-    add("--collection", help="default: " + ", ".join(f"{c} of {s}" for s, c in COLLECTIONS.items()))
-    add("--stac_url", help=f"address of the catalogue, default {EARTH_SEARCH}")
-    add("--cloud_pct", type=float, help="clouds that a scene may have, in percent")
-    add("--cloud_score", choices=["cs_cdf", "cs", "none"], help="band of Cloud Score+")
-    add("--clear_threshold", type=float, help="cloud score from which a pixel is clear")
-    add("--clear_fraction", type=float, help="share of clear pixels that a patch needs")
-    add("--scene_choice", choices=["least_cloudy", "nearest", "newest"], help="in a window")
+    add = parser.group("which scenes (recorded in the plan)").add_argument
+    add("--source", choices=list(COLLECTIONS), help="Service to ask; stac needs no account.")
+    collections = ", ".join(f"{c} of {s}" for s, c in COLLECTIONS.items())
+    add("--collection", help=f"Collection of scenes (default: {collections}).")
+    add("--stac_url", help=f"Address of the STAC catalogue (default: {EARTH_SEARCH}).")
+    add("--cloud_pct", type=float, help="Most clouds of a scene, in percent.")
+    add("--cloud_score", choices=["cs_cdf", "cs", "none"], help="Band of Cloud Score+ to use.")
+    add(
+        "--clear_threshold", type=float, help="Cloud score from which on a pixel is clear, in 0..1."
+    )
+    add("--clear_fraction", type=float, help="Share of clear pixels that a patch needs, in 0..1.")
+    add(
+        "--scene_choice",
+        choices=["least_cloudy", "nearest", "newest"],
+        help="Which of the scenes in a window is tried first.",
+    )
     add("--protocol", choices=["corrected", "paper"], default="corrected", help=PROTOCOL_HELP)
 
 
 def _add_output(parser: Parser) -> None:
-    group = parser.add_argument_group("what is written (recorded in the plan)")
-    add = group.add_argument
+    add = parser.group("what is written (recorded in the plan)").add_argument
     add(
         "--bands",
         nargs="+",
         choices=ALL_BANDS,
         metavar="BAND",
-        help="some of the 12 of level 2A, by default all",
+        help="Bands to collect (default: all 12 of level 2A).",
     )
-    add("--dtype", choices=["uint8", "uint16"], help="255 times reflectance, or 10,000 times")
-    add("--compress", choices=["deflate", "jpeg"], help="lossless, or the size of the archives")
-    add("--format", choices=["folder", "packed"], help="files, or the store of seco_packed.py")
-    add("--preview", action="store_true", help="pictures of the places in SAVE_PATH_previews")
+    add(
+        "--dtype",
+        choices=["uint8", "uint16"],
+        help="Type of the stored values: 255 times reflectance, or 10,000 times.",
+    )
+    add(
+        "--compress",
+        choices=["deflate", "jpeg"],
+        help="Compression of the files: lossless, or as small as in the published archives.",
+    )
+    add(
+        "--format",
+        choices=["folder", "packed"],
+        help="Layout: one file per band, or the store of datasets/seco_packed.py.",
+    )
+    add("--preview", action="store_true", help="Also write pictures into SAVE_PATH_previews.")
 
 
 def _add_fetching(parser: Parser) -> None:
-    group = parser.add_argument_group("fetching")
-    add = group.add_argument
-    add("--num_workers", type=int, default=48, help="places that are in progress at a time")
-    add("--max_in_flight", type=int, default=40, help="requests at a time, of all shards together")
-    add("--max_rate", type=float, default=90, help="requests per second, of all shards together")
-    add("--timeout", type=float, default=120, help="seconds that a request may take")
+    add = parser.group("fetching").add_argument
+    add("--num_workers", type=int, default=48, help="Places in progress at a time.")
+    add("--max_in_flight", type=int, default=40, help="Requests at a time of all shards together.")
+    add("--max_rate", type=float, default=90, help="Requests per second of all shards together.")
+    add("--timeout", type=float, default=120, help="Seconds after which a request has failed.")
     add(
-        "--retry_wait", type=float, default=1, help="most seconds before a first repeat; it doubles"
+        "--retry_wait",
+        type=float,
+        default=1,
+        help="Longest wait before the first repeat in seconds; it doubles with each repeat.",
     )
-    add("--give_up_after", type=float, default=600, help="seconds without any answer, then exit 75")
-    add("--min_free_gb", type=float, default=2, help="stop when the disk has less")
-    add("--shard", metavar="I/N", help="part of the places, by default that of SLURM's array task")
-    add("--indices_file", type=Path, help="numbers of places: collect only these, without spares")
-    add("--log_freq", type=int, default=100, help="places between two lines of a log")
-    add("--debug", action="store_true", help="tell about every failed request")
-    add("--project", help="Google Cloud project, by default EARTHENGINE_PROJECT")
+    add(
+        "--give_up_after",
+        type=float,
+        default=600,
+        help="Seconds without any answer after which the run ends with exit code 75.",
+    )
+    add(
+        "--min_free_gb", type=float, default=2, help="Free disk space in GB at which the run stops."
+    )
+    add("--shard", metavar="I/N", help="Part of the places (default: that of SLURM's array task).")
+    add(
+        "--indices_file",
+        type=Path,
+        help="File with the numbers of the only places to collect, without spares.",
+    )
+    add(
+        "--log_freq",
+        type=int,
+        default=100,
+        help="Places between two lines of a log, which also gets one a minute.",
+    )
+    add("--debug", action="store_true", help="Print every failed request.")
+    add("--project", help="Google Cloud project (default: EARTHENGINE_PROJECT).")
     add(
         "--service_account_key",
         type=Path,
-        help="JSON file, by default the one, or the text, in EARTHENGINE_SERVICE_ACCOUNT_KEY",
+        help="JSON file with the key (default: the file, or its text, in "
+        "EARTHENGINE_SERVICE_ACCOUNT_KEY).",
     )
-    add("--ee_url", default=HIGH_VOLUME, help="endpoint; one on loopback needs no credentials")
+    add("--ee_url", default=HIGH_VOLUME, help="Endpoint; one on loopback needs no credentials.")
 
 
 def parse_args(description: str | None, argv: Sequence[str] | None = None) -> Namespace:
@@ -212,20 +252,31 @@ def parse_shard(text: str | None, environment: Mapping[str, str]) -> tuple[int, 
                 f"--shard is I/N with I from 0 to N - 1, such as 0/4, not {quoted(text)}"
             )
         return number, count
-    names = [f"SLURM_ARRAY_TASK_{name}" for name in ("ID", "MIN", "MAX", "STEP")]
-    values = [environment.get(name, "") for name in names]
-    if not any(values):
-        return 0, 1
+    return _slurm_shard(environment) if any(map(environment.get, _SLURM)) else (0, 1)
+
+
+def _slurm_shard(environment: Mapping[str, str]) -> tuple[int, int]:
+    """Return number and count of a task of SLURM's array, whose indices have to be one range.
+
+    Of an array such as 1,4,6 a task knows its index and how many there are, but not which.
+    """
+    shown = " ".join(f"{name}={quoted(environment.get(name, ''))}" for name in _SLURM)
     try:
-        task, first, last, step = map(int, values)
+        task, first, last, step, count = (int(environment[name]) for name in _SLURM)
         if task not in range(first, last + 1, step):
-            raise ValueError("no task of the array")
-    except ValueError as error:
-        shown = " ".join(
-            f"{name}={quoted(value)}" for name, value in zip(names, values, strict=True)
+            raise ValueError("not an index of the array")
+    except (ValueError, KeyError) as error:
+        raise UserError(
+            f"{shown} is not a task of an array: correct them, or give --shard"
+        ) from error
+    in_range = (last - first) // step + 1
+    if in_range != count:
+        raise UserError(
+            f"{shown}: the array has {count} tasks, but its range {first}-{last}:{step} has "
+            f"{in_range}, so that places would be left out: give --array a range such as "
+            f"0-{count - 1}, or give --shard"
         )
-        raise UserError(f"{shown} is no task of an array: correct them, or give --shard") from error
-    return (task - first) // step, (last - first) // step + 1
+    return (task - first) // step, count
 
 
 def check_fetching(args: Namespace) -> None:
@@ -238,5 +289,6 @@ def check_fetching(args: Namespace) -> None:
     check_not_negative(args, "min_free_gb")
     if args.shard[1] > args.max_in_flight:
         raise UserError(
-            f"{args.shard[1]} shards cannot share {args.max_in_flight} requests: use fewer"
+            f"{args.shard[1]} shards cannot share {args.max_in_flight} requests at a time: use at "
+            f"most {args.max_in_flight} shards"
         )

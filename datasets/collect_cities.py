@@ -6,6 +6,8 @@ made by
   python datasets/collect_cities.py
 """
 
+from __future__ import annotations
+
 import json
 import sys
 from importlib.util import find_spec
@@ -14,24 +16,23 @@ from pathlib import Path
 if not __package__:  # started as a script: the root is not on the path yet
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from datasets.csv_columns import check_coordinates, read_columns
 from utils.cli import run
 from utils.errors import UserError
 from utils.files import written_whole
+from utils.flags import Parser
 
-Array = NDArray[Any]
+if TYPE_CHECKING:  # the flags are parsed without NumPy
+    from numpy.typing import NDArray
 
 NUM_CITIES = 10_000  # of the paper, section 3.1
 TABLE = Path(__file__).with_name("seco_cities.csv")
 ATTRIBUTION = "Contains data from GeoNames (geonames.org), CC BY 4.0"
 
 
-def read_cities(source: str) -> Array:
+def read_cities(source: str) -> NDArray[Any]:
     """Return the positions of the most populated cities of a table.
 
     Args:
@@ -42,6 +43,10 @@ def read_cities(source: str) -> Array:
         Latitude and longitude in degrees, the most populated city first, shape (C, 2), C at most
         ``NUM_CITIES``.
     """
+    import numpy as np
+
+    from datasets.csv_columns import check_coordinates, read_columns
+
     path = TABLE if source == "geonames" else Path(source)
     columns = read_columns("cities", path, ("lat", "lng", "population"))
     lat, lng = columns["lat"], columns["lng"]
@@ -65,8 +70,9 @@ def table_of_geonames() -> str:
     return "\n".join(["lat,lng,population", *lines, ""])
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Write the table."""
+    Parser(__doc__).parse_args(argv)
     with written_whole(TABLE) as partial:
         partial.write_text(table_of_geonames())
     print(f"written: {TABLE}")

@@ -18,16 +18,15 @@ from datasets.collect_choice import Candidates, Lack
 from datasets.collect_journal import Journal, Outcome, Record, Shard
 from datasets.collect_place import Collector
 from datasets.collect_plan import Block
-from datasets.collect_progress import Ending, Progress
+from datasets.collect_progress import GO_ON_LATER, Ending, Progress, incomplete, some_places
 from datasets.collect_scenes import ComeBack, Place
 from utils.errors import UserError
 from utils.rate_limit import Requester, Stopped, Transient
 from utils.signals import ending_signals
 
-GO_ON_LATER = 75  # EX_TEMPFAIL of sysexits.h
 _TICK_S = 0.5  # between looks at the clock, the disk and the service
 _FLUSH_S = 0.2  # for which a journal's lines wait for others
-_MANY_REFUSED = 50  # places, and no other outcome: not the places are wrong
+_MANY_REFUSED = 50  # places in a row: it is not the places that are wrong
 # What is not asked again, without and with --retry.
 _FINAL: dict[str | None, frozenset[Outcome]] = {
     None: frozenset({"done", "no_scene", "cloudy", "refused"}),
@@ -68,6 +67,7 @@ class Fetch:
         records: Of all journals: what is settled already.
         num_workers: Threads, which is how many places are in progress at most.
         retry: "failed" asks again for places that were refused, "all" for all that are not done.
+        has_spares: Whether more --spares could replace places: not those of a list.
         patience: When to stop.
         report: Called by the main thread at each tick.
         on_block: Called by a thread for each complete block, also of earlier runs.
@@ -83,6 +83,7 @@ class Fetch:
         *,
         num_workers: int,
         retry: str | None = None,
+        has_spares: bool = True,
         patience: Patience | None = None,
         report: Callable[[Progress], None] = lambda progress: None,
         on_block: Callable[[BlockState], None] | None = None,
@@ -95,6 +96,8 @@ class Fetch:
         self._patience = patience or Patience()
         self._report = report
         self._on_block = on_block
+        self._has_spares = has_spares
+        self._refused_in_a_row = 0
         outcomes = {n: r.outcome for n, r in records.items() if r.outcome in _FINAL[retry]}
         self._waiting = deque(BlockState(block, outcomes) for block in blocks)
         self.progress = Progress(
@@ -139,22 +142,13 @@ class Fetch:
         if self._stop_reason:
             return Ending("later", self._stop_reason)
         if self._postponed:
-            count = len(self._postponed)
-            return Ending("later", f"{count} places got no answer, the last: {self._postponed[-1]}")
+            what = some_places(len(self._postponed))
+            return Ending("later", f"{what} got no answer, the last error: {self._postponed[-1]}")
         if self._lacking:
-            return Ending("incomplete", self._why_incomplete())
+            failures = sum((block.failures for block in self._lacking), Counter[Outcome]())
+            missing = sum(block.missing for block in self._lacking)
+            return incomplete(missing, failures, self._has_spares)
         return Ending("complete")
-
-    def _why_incomplete(self) -> str:
-        count = sum(block.missing for block in self._lacking)
-        failures = sum((block.failures for block in self._lacking), Counter[Outcome]())
-        shown = ", ".join(f"{number} {outcome}" for outcome, number in sorted(failures.items()))
-        refused = " or were refused" if failures["refused"] else ""
-        return (
-            f"{count} places have no clear scenes{refused} and no spare is left ({shown}): "
-            "collect elsewhere with more --spares, a lower --clear_fraction or a higher "
-            "--cloud_pct, or try --retry all later"
-        )
 
     def _loop(self, pool: ThreadPoolExecutor) -> None:
         flushed = looked = time.monotonic()
@@ -272,6 +266,21 @@ class Fetch:
                 else:
                     self._to_collect.append((place, found))
 
+    def _stop_refused(self, reason: str) -> None:
+        """End a run that would use up all spares."""
+        if self.progress.outcomes.total() > _MANY_REFUSED:  # the settings did work
+            self._stop(
+                f"the last {_MANY_REFUSED} places were all refused, the last one for {reason}: ask "
+                "for them again with --retry failed"
+            )
+            return
+        self._fail(
+            UserError(
+                f"all of the first {_MANY_REFUSED} places were refused, the last: {reason}: check "
+                "--collection and --bands, and if they are right try --retry failed later"
+            )
+        )
+
     def _settle(self, record: Record) -> None:
         self._journal.add(record)
         self.progress.outcomes[record.outcome] += 1
@@ -279,13 +288,10 @@ class Fetch:
             self.progress.done += 1
             self.progress.images += len(record.scenes)
             self.progress.num_bytes += record.num_bytes
-        elif self.progress.outcomes == {"refused": _MANY_REFUSED}:
-            self._fail(
-                UserError(
-                    f"all of the first {_MANY_REFUSED} places were refused, the last: "
-                    f"{record.reason}: check --collection, then go on with --retry failed"
-                )
-            )
+        is_refused = record.outcome == "refused"
+        self._refused_in_a_row = self._refused_in_a_row + 1 if is_refused else 0
+        if self._refused_in_a_row == _MANY_REFUSED:
+            self._stop_refused(record.reason)
         block = self._block_of.pop(record.place)
         block.settle(record.place, record.outcome)
         self._advance(block)

@@ -8,7 +8,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -32,6 +32,7 @@ class Record:
         outcome: Final, unless --retry asks again.
         reason: In words, where it is not done.
         scenes: Names of its scenes.
+        passed_over: Better scenes of the same windows, each with the reason in words.
         num_bytes: Size of all its files.
         sha256: Of all its files, see ``collect_writer.place_hash``.
     """
@@ -42,6 +43,7 @@ class Record:
     scenes: tuple[str, ...] = ()
     num_bytes: int = 0
     sha256: str = ""
+    passed_over: tuple[str, ...] = ()
 
 
 def shard_name(stem: str, shard: Shard, suffix: str) -> str:
@@ -136,6 +138,20 @@ def forget(save_path: Path, places: set[int]) -> None:
                 _replace(path, [header, *kept])
 
 
+def discard_journals(save_path: Path) -> None:
+    """Delete all journals.
+
+    Raises:
+        UserError: A process writes to one of them; then all are kept.
+    """
+    with ExitStack() as held:
+        paths = _journals(save_path)
+        for path in paths:
+            held.enter_context(sole_writer(path.with_suffix(".lock"), _busy(path)))
+        for path in paths:
+            path.unlink()
+
+
 def read_journals(save_path: Path, plan_hash: str) -> dict[int, Record]:
     """Return a record of every place that any shard has settled.
 
@@ -195,11 +211,11 @@ def _read(path: Path, plan_hash: str) -> Iterator[Record]:
 
 
 def _parse(content: dict[str, Any]) -> Record:
-    scenes = content.get("scenes", [])
-    record = Record(**{**content, "scenes": tuple(scenes)})
-    texts = (record.reason, record.sha256, *record.scenes)
+    lists = {name: content.get(name, []) for name in ("scenes", "passed_over")}
+    record = Record(**{**content, **{name: tuple(value) for name, value in lists.items()}})
+    texts = (record.reason, record.sha256, *record.scenes, *record.passed_over)
     if (
-        type(scenes) is not list
+        not all(type(value) is list for value in lists.values())
         or type(record.place) is not int
         or type(record.num_bytes) is not int
         or record.place < 0

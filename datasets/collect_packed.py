@@ -8,7 +8,6 @@ A place's files are only removed when its rows are on the disk: what is in ``.pl
 written, again if need be, and what is not has been.
 """
 
-import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -25,6 +24,7 @@ from datasets.collect_scenes import Array
 from datasets.packed_manifest import MANIFEST_NAME, ZEROS, Flaw, Manifest, plan_groups
 from datasets.packing import check_free_disk, hash_groups, shard_files, sync_shards, write_all
 from datasets.seco_patches import on_10_m_grid
+from utils.cores import available_cores
 from utils.errors import UserError
 from utils.locks import locked
 from utils.report import write_json
@@ -101,7 +101,7 @@ class PackedCollection:
                 return False  # another shard is about to write them
             bare = self._manifest(_names(blocks, records))
             flaws = tuple(_zero_planes(bare, self.save_path))
-            groups = hash_groups(bare, self.save_path, os.cpu_count() or 1)
+            groups = hash_groups(bare, self.save_path, available_cores())
             whole = replace(bare, groups=groups, flaws=flaws)
             write_json(self.save_path / MANIFEST_NAME, whole.to_json())
             shutil.rmtree(self.places, ignore_errors=True)

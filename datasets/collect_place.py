@@ -1,18 +1,22 @@
 """What threads do for a fetch: look for scenes, read and write them. They decide nothing else."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 
 from datasets.collect_choice import Candidates, Lack, acquisition, choose
 from datasets.collect_journal import Outcome, Record
 from datasets.collect_plan import Plan
-from datasets.collect_scenes import Array, Place, Refused, Scene, Source
+from datasets.collect_scenes import Array, Missing, Place, Refused, Scene, Source
 from datasets.collect_writer import Draft, PlaceWriter
-from utils.rate_limit import Requester
+from utils.rate_limit import Requester, Transient
 
+Answer = TypeVar("Answer")
+_TRIES = 4  # of a request that fails alone
 Found = list[tuple[Place, Candidates | Lack]]
+_DARK = 500  # digital numbers: a pixel whose other bands all reflect more than 0.05 is not dark
 
 
 class Collector:
@@ -40,12 +44,14 @@ class Collector:
     def search(self, numbers: Sequence[int]) -> Found:
         """Find and rank the scenes of some places by one request.
 
-        What is refused for several places (too much memory, say) is asked again by halves, so that
-        no place is lost because of those beside which it was looked for.
+        What fails for several places (too much memory, say) is asked again by halves: no place is
+        lost because of those beside which it was looked for, and no size is repeated for ever.
         """
         places = [self._plan.place(number) for number in numbers]
+        request = partial(self._source.search, places)
+        tries = 1 if len(places) > 1 else _TRIES
         try:
-            found = self._requester.call(partial(self._source.search, places))
+            found = until_certain(self._requester, self._source, request, tries)
         except Refused as error:
             if len(places) == 1:
                 return [(places[0], Lack("refused", str(error)))]
@@ -72,25 +78,81 @@ class Collector:
             draft.discard()
 
     def _first_good(self, draft: Draft, place: Place, scenes: Sequence[Scene]) -> Scene | Record:
-        """Write the first scene that can be read and has data everywhere."""
+        """Write the first scene that can be read and has data everywhere; note those before it."""
+        passed_over: list[str] = []
         outcome: Outcome = "cloudy"
         reason = "the only clear scene of a window is taken by another window"
         for scene in scenes:
             try:
-                images = self._requester.call(partial(self._source.read, scene, place.grid))
+                request = partial(self._source.read, scene, place.grid)
+                images = until_certain(self._requester, self._source, request)
             except Refused as error:
                 outcome, reason = "refused", f"{scene.name}: {error}"
+                passed_over.append(reason)
                 continue
-            if has_gaps(images):
-                outcome, reason = "cloudy", f"{scene.name} has pixels without data"
-                continue
-            draft.add(scene, images)
-            return scene
-        return Record(place.number, outcome, reason)
+            if not has_gaps(images, scene.is_clamped):
+                draft.add(scene, images, passed_over)
+                return scene
+            passed_over.append(f"{scene.name}: has pixels without data")
+            if outcome != "refused":  # which --retry failed asks again
+                reason = passed_over[-1]
+        return Record(place.number, outcome, reason, passed_over=tuple(passed_over))
 
 
-def has_gaps(images: dict[str, Array]) -> bool:
-    """Tell whether a pixel has no data: 0 in all bands of a resolution, as one may be dark."""
-    sizes = {image.shape for image in images.values()}
-    stacks = (np.stack([x for x in images.values() if x.shape == size]) for size in sizes)
-    return any(bool((stack == 0).all(0).any()) for stack in stacks)
+def has_gaps(images: dict[str, Array], is_clamped: bool) -> bool:
+    """Tell whether any band has a pixel without data.
+
+    Such a pixel is 0, and one with data is 1 at least (ESA, Sentinel-2 Products Specification
+    Document: NODATA is 0). In a clamped scene a 0 counts as dark if the pixel is dark in another
+    band, too, but not if it is 0 in all bands of a resolution.
+
+    Args:
+        images: Digital numbers per band, square, of resolutions that divide each other.
+        is_clamped: See ``Scene``.
+    """
+    is_empty = {band: image == 0 for band, image in images.items()}
+    if not any(mask.any() for mask in is_empty.values()):
+        return False
+    sizes = {mask.shape for mask in is_empty.values()}
+    by_size = ([mask for mask in is_empty.values() if mask.shape == size] for size in sizes)
+    if not is_clamped or any(np.all(masks, axis=0).any() for masks in by_size):
+        return True
+    side = max(map(len, images.values()))
+    darkest = np.full((side, side), np.iinfo(np.uint16).max, np.uint16)
+    for image in images.values():
+        factor = side // len(image)
+        full = image.repeat(factor, 0).repeat(factor, 1)
+        darkest = np.where(full == 0, darkest, np.minimum(full, darkest))
+    for mask in is_empty.values():
+        factor = side // len(mask)
+        blocks = darkest.reshape(len(mask), factor, len(mask), factor).min((1, 3))
+        if (mask & (blocks >= _DARK)).any():
+            return True
+    return False
+
+
+def until_certain(
+    requester: Requester, source: Source, request: Callable[[], Answer], tries: int = _TRIES
+) -> Answer:
+    """Return the answer to a request, or find that it alone fails.
+
+    What may have asked for too much, or misses something, is tried a few times with growing pauses.
+    In between the source has to answer its ``check``: during an outage that is what is waited for.
+
+    Raises:
+        Refused: It failed each time.
+        Transient: The service does not answer other requests either.
+    """
+    for repeats in range(tries):
+        try:
+            return requester.call(request)
+        except Missing as error:
+            reason = str(error)
+        except Transient as error:
+            if not error.is_too_large:
+                raise
+            reason = str(error)
+        if repeats + 1 < tries:
+            requester.back_off(repeats)
+            requester.call(source.check)
+    raise Refused(reason)

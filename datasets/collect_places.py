@@ -2,15 +2,18 @@
 
 import io
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from datasets.bands import RESOLUTION_M
 from datasets.collect_scenes import GRID_M
 from datasets.csv_columns import check_coordinates, read_columns
 from datasets.seco_sampling import Places, around, shifts, uniforms
+from datasets.utm import false_northing
 from utils.errors import UserError
 
 Array = NDArray[Any]
@@ -53,13 +56,30 @@ def places_from_csv(text: bytes) -> Places:
         & (np.abs(left) < 1e7)  # metres; a zone is within
         & (np.abs(top) < 2e7)
         & (left % GRID_M == 0)
-        & (top % GRID_M == 0)
+        & (top % np.where(hemisphere == 326, GRID_M, 20) == 0)  # see ``check_lattice``
         & (shift >= 0)
         & (shift <= _LONGEST_SHIFT)
     )
     if not good.all() or (table[:, 3:] % 1).any():
         raise ValueError("places that cannot be")
     return Places(lat, lng, *(column.astype(np.int32) for column in (epsg, left, top, shift)))
+
+
+def check_lattice(path: Path, places: Places, bands: Sequence[str]) -> None:
+    """Refuse places whose pixels of 60 m are not those of Sentinel-2, if such bands are wanted.
+
+    Earlier versions measured southern corners from a northing of 0: 20 m beside the lattice, which
+    does no harm to bands of 10 and 20 m.
+    """
+    coarse = [band for band in bands if RESOLUTION_M[band] == GRID_M]
+    count = np.count_nonzero((places.top - false_northing(places.epsg)) % GRID_M)
+    if coarse and count:
+        raise UserError(
+            f"{path} has {count} southern places that lie beside Sentinel-2's grid of 60 m, as an "
+            f"earlier version planned them: their {' and '.join(coarse)} are wrong where they are "
+            "collected. Plan again with another --save_path (northern places stay where they are), "
+            "and use only the other bands of this collection's southern places"
+        )
 
 
 def read_match_file(path: Path, *, seed: int, patch_px: int, max_shift_days: int) -> Places:

@@ -9,20 +9,21 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from datasets.collect_check import check_settings, settings_from_json
 from datasets.collect_cities import ATTRIBUTION, read_cities
+from datasets.collect_journal import discard_journals, read_journals
 from datasets.collect_places import (
+    check_lattice,
     check_matched,
     places_from_csv,
     places_to_csv,
     read_match_file,
 )
 from datasets.collect_scenes import PatchGrid, Place
-from datasets.collect_settings import Settings
+from datasets.collect_settings import PLAN_NAME, Settings, amended, differing, spelt
 from datasets.land_mask import LandMask
 from datasets.seco_sampling import (
     Places,
@@ -36,11 +37,11 @@ from utils.errors import UserError, listed, quoted
 from utils.files import check_regular, written_whole
 from utils.locks import locked
 
-PLAN_NAME, PLACES_NAME, LOCK_NAME = "plan.json", "places.csv", "plan.lock"
+PLACES_NAME, LOCK_NAME = "places.csv", "plan.lock"
 BLOCK = 25  # places
 _FORMAT = "seco plan 1"
-# Of collections without a plan: places, journals, and the manifest of a packed store.
-_STRANGERS = re.compile(r"\d+|journal.*\.jsonl|manifest\.json")
+_DATA = re.compile(r"\d+|manifest\.json")  # places, and the manifest of a packed store
+_STRANGERS = re.compile(rf"{_DATA.pattern}|journal.*\.jsonl")  # of collections without a plan
 
 
 @dataclass(frozen=True)
@@ -213,56 +214,70 @@ def read_plan(save_path: Path) -> Plan:
             f"{places_path} has no places for {PLAN_NAME}, {quoted(str(error))}: put back the one "
             "that was written"
         ) from error
+    check_lattice(places_path, table, settings.bands)
     return Plan(settings, table, digest)
 
 
 def open_plan(save_path: Path, settings: Settings, given: set[str]) -> Plan:
-    """Read the plan of a collection, or make it if there is none.
+    """Read the plan of a collection; make it if there is none, or if it is another and unused.
 
     Shards that start together make it once.
 
     Args:
         save_path: Folder of the collection; it is created.
         settings: What the flags say; without a reference date it is today in UTC.
-        given: Names of those that were given. They have to be those of a plan that exists, which
-            decides the others.
+        given: Names of those that were given. They have to be those of a plan by which places were
+            collected; one by which none were is replaced. The plan decides the others.
     """
     save_path.mkdir(parents=True, exist_ok=True)
     with locked(save_path / LOCK_NAME):
-        if (save_path / PLAN_NAME).exists():
-            plan = read_plan(save_path)
-            _check_same(save_path, plan.settings, settings, given)
-            return plan
-        _check_fresh(save_path)
-        today = datetime.now(UTC).date().isoformat()
-        settings = replace(settings, reference_date=settings.reference_date or today)
-        plan = make_plan(settings)
-        if "num_locations" in given and plan.num_places < settings.num_locations:
-            raise UserError(
-                f"--match_file {settings.match_file} has {plan.num_places} places: lower "
-                f"--num_locations {settings.num_locations}, or leave it out"
-            )
-        if settings.reference_date > today:
-            print(f"--reference_date {settings.reference_date} is to come", file=sys.stderr)
+        if not (save_path / PLAN_NAME).exists():
+            _check_fresh(save_path)
+            plan = _new_plan(settings, given)
+        else:
+            old = read_plan(save_path)
+            changed = differing(old.settings, settings, given)
+            if not changed:
+                return old
+            notice = _check_unused(save_path, old, settings, changed)
+            plan = _new_plan(amended(old.settings, settings, given), given)
+            discard_journals(save_path)
+            (save_path / PLAN_NAME).unlink()  # a kill before the new one is whole leaves none
+            print(notice, file=sys.stderr)
         write_plan(save_path, plan)
         return plan
 
 
-def _check_same(save_path: Path, planned: Settings, settings: Settings, given: set[str]) -> None:
-    for name in sorted(given):
-        before, now = getattr(planned, name), getattr(settings, name)
-        if before != now:
-            raise UserError(
-                f"--{name} is {_shown(before)} in the plan of {save_path}, not {_shown(now)}: "
-                "leave it out to go on, or choose another --save_path"
-            )
+def _new_plan(settings: Settings, given: set[str]) -> Plan:
+    today = datetime.now(UTC).date().isoformat()
+    settings = replace(settings, reference_date=settings.reference_date or today)
+    plan = make_plan(settings)
+    if "num_locations" in given and plan.num_places < settings.num_locations:
+        raise UserError(
+            f"--match_file {settings.match_file} has {plan.num_places} places: lower "
+            f"--num_locations {settings.num_locations}, or leave it out"
+        )
+    if settings.reference_date > today:
+        print(f"--reference_date {settings.reference_date} is to come", file=sys.stderr)
+    return plan
 
 
-def _shown(value: Any) -> str:
-    """Spell a value as on the command line."""
-    if isinstance(value, tuple):
-        return " ".join(map(_shown, value))
-    return f"{value:g}" if isinstance(value, float) else quoted(str(value))
+def _check_unused(save_path: Path, plan: Plan, settings: Settings, changed: Sequence[str]) -> str:
+    """Return a notice that the plan is replaced; refuse it if places were collected by it."""
+    name = changed[0]
+    before, now = spelt(getattr(plan.settings, name)), spelt(getattr(settings, name))
+    has_data = any(_DATA.fullmatch(path.name) for path in save_path.iterdir())
+    records = read_journals(save_path, plan.hash).values()
+    if has_data or any(record.outcome == "done" for record in records):
+        raise UserError(
+            f"--{name} is {before} in the plan of {save_path}, not {now}: leave it out to resume, "
+            "or choose another --save_path"
+        )
+    others = f", and {listed([f'--{other}' for other in changed[1:]])}" if changed[1:] else ""
+    return (
+        f"--{name} is now {now}, not {before}{others}: the plan of {save_path} is replaced, since "
+        "nothing was collected by it"
+    )
 
 
 def _check_fresh(save_path: Path) -> None:

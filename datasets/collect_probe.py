@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from datasets.collect_choice import Candidates, choose
-from datasets.collect_place import has_gaps
+from datasets.collect_place import has_gaps, until_certain
 from datasets.collect_plan import Plan
-from datasets.collect_scenes import Place, Refused, Scene, Source
+from datasets.collect_scenes import ComeBack, Place, Refused, Scene, Source
 from utils.errors import UserError
 from utils.rate_limit import Requester, Transient
 
@@ -40,7 +40,8 @@ class Probe:
         """Read patches, and return what was seen: times in seconds, shares from 0 to 1.
 
         Raises:
-            UserError: No request got an answer, or nothing that was looked at can be read.
+            ComeBack: The service does not answer.
+            UserError: Nothing that was looked at can be read.
         """
         try:
             for place, scene in self._patches(_MOST_PLACES * num_patches):
@@ -48,13 +49,14 @@ class Probe:
                     break
                 self._read(place, scene)
         except Transient as error:
-            raise UserError(f"no request got an answer, the last one: {error}") from error
+            raise ComeBack(f"the service does not answer, the last error: {error}") from error
         if not self._values:
-            reasons = f", for example: {self._refusals[0]}" if self._refusals else ""
-            raise UserError(
-                f"none of {len(self._scenes)} scenes that were found could be read{reasons}: raise "
-                "--cloud_pct, or lower --clear_fraction"
-            )
+            what = f"none of the {len(self._scenes)} scenes that were found could be read"
+            if self._refusals:
+                raise UserError(
+                    f"{what}, for example: {self._refusals[0]}: check --collection and --bands"
+                )
+            raise UserError(f"{what}: raise --cloud_pct, or lower --clear_fraction")
         return self._summary()
 
     def _patches(self, num_places: int) -> Iterator[tuple[Place, Scene]]:
@@ -81,11 +83,11 @@ class Probe:
             return
         least = min(int(image.min()) for image in images.values())
         largest = max(int(image.max()) for image in images.values())
-        self._values.append((least, largest, has_gaps(images)))
+        self._values.append((least, largest, has_gaps(images, scene.is_clamped)))
 
     def _timed(self, kind: str, request: Callable[[], Answer]) -> Answer:
         started = time.perf_counter()
-        answer = self._requester.call(request)
+        answer = until_certain(self._requester, self._source, request, tries=2)
         self._seconds[kind].append(time.perf_counter() - started)
         return answer
 

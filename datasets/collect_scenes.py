@@ -8,7 +8,11 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
-GRID_M = 60  # corners lie on multiples: granules begin there, so that all resolutions fit
+# Granules begin on a lattice of 60 m from the origin of their UTM zone, so that a corner on it fits
+# the pixels of all resolutions. In the south the origin has a northing of 10,000,000 m, which is no
+# multiple of 60. (ESA, MTD_TL.xml of the products: tile 32TNM has ULX 499980 and ULY 4700040, tile
+# 53HPV 600000 and 6000040, tile 53HMA 399960 and 6100000, the same at 10, 20 and 60 m.)
+GRID_M = 60
 
 
 @dataclass(frozen=True)
@@ -17,8 +21,8 @@ class PatchGrid:
 
     Attributes:
         epsg: 326xx in the north, 327xx in the south.
-        left: Of the upper left corner, a multiple of 60.
-        top: The same.
+        left: Easting of the upper left corner, on the lattice of ``GRID_M``.
+        top: Northing of the upper left corner, on the same lattice.
         size_px: Side in pixels of 10 m, a multiple of 6.
     """
 
@@ -85,6 +89,8 @@ class Scene:
         baseline: Processing baseline, such as 05.09.
         properties: What else ``metadata.json`` shall tell; plain JSON.
         key: What the source needs to read it; not recorded.
+        is_clamped: Whether 0 may also stand for a reflectance below 0, because the service
+            subtracted the offset of 1000 in unsigned numbers.
     """
 
     name: str
@@ -95,14 +101,27 @@ class Scene:
     baseline: str
     properties: dict[str, Any] = field(default_factory=dict)
     key: Any = None
+    is_clamped: bool = False
 
 
 class Refused(Exception):
     """The service will never answer this request well: take another scene or place."""
 
 
+class Missing(Refused):
+    """Something is not there, or not for this account; an answer to be trusted only if repeated.
+
+    Attributes:
+        asset: Name that the service gives; empty if it gives none.
+    """
+
+    def __init__(self, reason: str, asset: str = "") -> None:
+        super().__init__(reason)
+        self.asset = asset
+
+
 class ComeBack(Exception):
-    """Nothing works at present (quota of the month, restricted mode): stop, and go on later."""
+    """Nothing works at present (no answer, a used up quota): stop, and resume later."""
 
 
 class Source(Protocol):
@@ -113,6 +132,12 @@ class Source(Protocol):
     """
 
     places_per_search: int
+
+    def check(self) -> None:
+        """Ask for the collection itself, by the smallest request: whether anything can work now.
+
+        Raises ``UserError`` if the collection is not there.
+        """
 
     def search(self, places: Sequence[Place]) -> list[list[Scene]]:
         """Find, by one request, the scenes of each place in any of its windows, below --cloud_pct.

@@ -1,9 +1,12 @@
 """What decides what a collection holds; the plan records it, and a resumed run may not differ."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from datasets.bands import ALL_BANDS
+from utils.errors import quoted
 
+PLAN_NAME = "plan.json"  # records the settings, in the folder of the collection
 PATCH_PX = 264  # of the archives; 10 m each
 
 
@@ -70,3 +73,26 @@ class Settings:
     compress: str = "deflate"
     format: str = "folder"
     preview: bool = False
+
+
+# Settings whose default follows from another one.
+_FOLLOWERS = {"source": ("collection", "stac_url"), "match_file": ("num_locations",)}
+
+
+def differing(planned: Settings, settings: Settings, given: set[str]) -> list[str]:
+    """Return the names, of those that were given, whose values are not those of the plan."""
+    return [name for name in sorted(given) if getattr(planned, name) != getattr(settings, name)]
+
+
+def amended(planned: Settings, settings: Settings, given: set[str]) -> Settings:
+    """Return the settings of a plan with those that were given in their places."""
+    changed = differing(planned, settings, given)
+    names = {*changed, *(name for cause in changed for name in _FOLLOWERS.get(cause, ()))}
+    return replace(planned, **{name: getattr(settings, name) for name in names})
+
+
+def spelt(value: Any) -> str:
+    """Spell a value as on the command line."""
+    if isinstance(value, tuple):
+        return " ".join(map(spelt, value))
+    return f"{value:g}" if isinstance(value, float) else quoted(str(value))

@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from utils.rate_limit import Requester
 from utils.report import write_json
 
 _WRITE_S = 2.0  # between two writings of the status file
+_LINE_S = 55.0  # between two lines of a log at most; it is looked at every half second
+_SILENT_S = 20.0  # without an answer, from which a line says what fails
 
 
 class Reporter:
@@ -31,11 +34,18 @@ class Reporter:
         plan: That is collected.
         shard: Number and count.
         requester: Whose statistics are told.
-        log_freq: Places between two lines, where nobody watches.
+        log_freq: Places between two lines, where nobody watches; there is also one a minute.
+        clock: Seconds, of the same origin as the statistics; another one in tests.
     """
 
     def __init__(
-        self, save_path: Path, plan: Plan, shard: Shard, requester: Requester, log_freq: int
+        self,
+        save_path: Path,
+        plan: Plan,
+        shard: Shard,
+        requester: Requester,
+        log_freq: int,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._path = save_path / shard_name("status", shard, ".json")
         self._head = {"plan": plan.hash, "shard": list(shard), "pid": os.getpid()}
@@ -43,7 +53,9 @@ class Reporter:
         self._log_freq = log_freq
         self._started = time.time()
         self._done_before: int | None = None
-        self._written = self._logged = 0.0
+        self._written = 0.0
+        self._clock = clock
+        self._logged, self._logged_at = 0, clock()
         self._bar = progress(desc="collecting", unit=" places") if sys.stderr.isatty() else None
 
     def __call__(self, done: Progress) -> None:
@@ -53,10 +65,13 @@ class Reporter:
         if self._bar is not None:
             self._bar.total, self._bar.initial = done.wanted, self._done_before
             self._bar.update(done.done - self._bar.n)
-            self._bar.set_postfix_str(self._rates(done), refresh=False)
-        elif done.done - self._logged >= self._log_freq:
-            self._logged = done.done
-            print(self._line(done), file=sys.stderr, flush=True)
+            self._bar.set_postfix_str(self._rates(done) + self._trouble(), refresh=False)
+        elif (
+            done.done - self._logged >= self._log_freq or self._clock() - self._logged_at >= _LINE_S
+        ):
+            self._logged, self._logged_at = done.done, self._clock()
+            line = f"{self._line(done)}{self._time_left(done)}{self._trouble()}"
+            print(line, file=sys.stderr, flush=True)
         if time.time() - self._written >= _WRITE_S:
             self._write(done, None)
 
@@ -99,7 +114,9 @@ class Reporter:
 
     def _write(self, done: Progress, ending: Ending | None) -> None:
         self._written = time.time()
-        end = {} if ending is None else {"ending": ending.kind, "reason": ending.reason}
+        end: dict[str, Any] = {}
+        if ending is not None:
+            end = {"ending": ending.kind, "reason": ending.reason, "seconds_left": None}
         write_json(self._path, self.status(done) | end)
 
     def _rates(self, done: Progress) -> str:
@@ -112,9 +129,20 @@ class Reporter:
         )
 
     def _line(self, done: Progress) -> str:
+        return f"{done.done} of {done.wanted} places, {self._rates(done)}"
+
+    def _time_left(self, done: Progress) -> str:
         left = self.status(done)["seconds_left"]
-        eta = "" if left is None else f", {timedelta(seconds=left)} left"
-        return f"{done.done} of {done.wanted} places, {self._rates(done)}{eta}"
+        return "" if left is None else f", {timedelta(seconds=left)} left"
+
+    def _trouble(self) -> str:
+        """Say for how long there was no answer, and what fails."""
+        statistics = self._requester.statistics
+        silent_s = self._clock() - statistics.last_success
+        if silent_s < _SILENT_S:
+            return ""
+        why = f", the last error: {statistics.last_error}" if statistics.last_error else ""
+        return f"; no answer for {silent_s:.0f} s{why}"
 
 
 def summarise(save_path: Path, plan: Plan) -> dict[str, Any]:

@@ -25,6 +25,9 @@ from utils.report import write_json
 
 REPORT_NAME = "verify.json"
 _SHOWN = 20  # findings that are printed
+_UNWANTED = (
+    ": if that is wrong, delete this folder and --verify again, which has it collected again"
+)
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ def verify(save_path: Path, plan: Plan, num_workers: int) -> bool:
             contents[pixels].append(f"{record.place:06d}")
     for pixels, places in contents.items():
         if pixels and len(places) > 1:
-            same = f"has the same pixels as {', '.join(places[1:4])}"
+            same = f"has the same pixels as {', '.join(places[1:4])}{_UNWANTED}"
             findings.append(Finding(places[0], same, is_damage=False))
     _report(save_path, plan, findings, len(done))
     forget(save_path, {int(found.place) for found in findings if found.is_damage})
@@ -106,8 +109,8 @@ def check_place(save_path: Path, plan: Plan, record: Record) -> tuple[list[Findi
                 image, wrong = _read_band(path, plan, record.place)
                 pixels.update(image.tobytes())
                 if wrong is None and RESOLUTION_M[path.stem] == 10 and not image.any():
-                    zeros = Finding(folder.name, f"{file} holds only zeros", is_damage=False)
-                    found.append(zeros)  # clear water may be as dark
+                    zeros = f"{file} holds only zeros, as clear water may{_UNWANTED}"
+                    found.append(Finding(folder.name, zeros, is_damage=False))
             if wrong is not None:
                 found.append(Finding(folder.name, f"{file} {wrong}"))
     is_damaged = any(finding.is_damage for finding in found)
@@ -192,7 +195,8 @@ def _strangers(save_path: Path, done: Iterable[Record]) -> Iterator[Finding]:
     known = {f"{record.place:06d}" for record in done}
     for path in sorted(save_path.iterdir()):
         if path.is_dir() and not is_hidden(path.name) and path.name not in known:
-            yield Finding(quoted(path.name), "is in no journal", is_damage=False)
+            what = "is not in any journal: move it out of the collection"
+            yield Finding(quoted(path.name), what, is_damage=False)
 
 
 def _repeats(plan: Plan, done: Iterable[Record]) -> Iterator[Finding]:
@@ -203,11 +207,12 @@ def _repeats(plan: Plan, done: Iterable[Record]) -> Iterator[Finding]:
         name = f"{record.place:06d}"
         for time, count in times.items():
             if count > 1:
-                yield Finding(name, f"has {count} scenes of {time}", is_damage=False)
+                what = f"has {count} scenes of {time}{_UNWANTED}"
+                yield Finding(name, what, is_damage=False)
         grid = plan.place(record.place).grid
         other = seen.setdefault((grid.epsg, grid.left, grid.top), record.place)
         if other != record.place:
-            yield Finding(name, f"lies where {other:06d} does", is_damage=False)
+            yield Finding(name, f"lies where {other:06d} does{_UNWANTED}", is_damage=False)
 
 
 def _report(save_path: Path, plan: Plan, findings: list[Finding], num_done: int) -> None:

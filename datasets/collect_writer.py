@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -94,11 +95,18 @@ class Draft:
         self._folder = writer.staging / place.name
         self._files: dict[str, WrittenFile] = {}
         self._scenes: list[str] = []
+        self._passed_over: list[str] = []
         self._red_green_blue: dict[str, Array] = {}
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def add(self, scene: Scene, images: dict[str, Array]) -> None:
-        """Write the bands of a scene: digital numbers, uint16, each at its own resolution."""
+    def add(self, scene: Scene, images: dict[str, Array], passed_over: Sequence[str] = ()) -> None:
+        """Write the bands of a scene.
+
+        Args:
+            scene: What is taken.
+            images: Digital numbers, uint16, each at its own resolution.
+            passed_over: Better scenes of its window, each with the reason in words.
+        """
         settings, grid = self._writer.settings, self.place.grid
         stored = {band: convert(images[band], settings.dtype) for band in settings.bands}
         with rasterio.Env():  # else each file sets one up
@@ -108,6 +116,8 @@ class Draft:
             }
         facts = {name: written(content) for name, content in files.items()}
         metadata = describe(self._writer.origin, self.place, scene, settings, facts)
+        if passed_over:
+            metadata["passed_over"] = list(passed_over)
         files[METADATA_NAME] = (json.dumps(metadata, indent=1) + "\n").encode()
         facts[METADATA_NAME] = written(files[METADATA_NAME])
         folder = self._folder / scene.name
@@ -120,6 +130,7 @@ class Draft:
             raise self._cannot_write(error) from error
         self._files |= {f"{scene.name}/{name}": file for name, file in facts.items()}
         self._scenes.append(scene.name)
+        self._passed_over += passed_over
         if self._writer.previews is not None:
             self._red_green_blue[scene.name] = preview_bands(images)
 
@@ -148,6 +159,7 @@ class Draft:
             scenes=tuple(sorted(self._scenes)),
             num_bytes=sum(file.num_bytes for file in self._files.values()),
             sha256=place_hash({name: file.sha256 for name, file in self._files.items()}),
+            passed_over=tuple(self._passed_over),
         )
 
     def discard(self) -> None:

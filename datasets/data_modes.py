@@ -41,6 +41,20 @@ class DataMode:
         """Number of embedding spaces, each with a head and a queue."""
         return len(self.views) - 1
 
+    @property
+    def space_names(self) -> list[str]:
+        """What each embedding space becomes invariant to: how its key differs from the query."""
+        query, *keys = self.views
+        kinds = {(True, True): "all", (True, False): "season", (False, True): "synthetic"}
+        return [kinds[key.date != query.date, key.synthetic] for key in keys]
+
+    @property
+    def view_labels(self) -> list[str]:
+        """What each view shows, in two lines, the query first."""
+        names = ["query", *(f"key {n}: {name}" for n, name in enumerate(self.space_names))]
+        dates = [f"date t{view.date}{', recoloured' * view.synthetic}" for view in self.views]
+        return [f"{name}\n{date}" for name, date in zip(names, dates, strict=True)]
+
 
 DATA_MODES = {
     "moco": DataMode(1, True, True, (View(0, True), View(0, True))),

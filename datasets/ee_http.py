@@ -36,6 +36,7 @@ class PatientAdapter(HTTPAdapter):
     def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> Any:
         """Send a request, and return its answer with all of its body."""
         end = time.monotonic() + self._timeout_s
+        kwargs["timeout"] = self._timeout_s  # until the headers, then between two packets
         response = super().send(request, *args, **kwargs)
         try:
             response._content = _read(response, end)

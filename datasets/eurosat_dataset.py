@@ -5,40 +5,37 @@ Write the lists of the split alone, for a pre-training that must see the train i
     python datasets/eurosat_dataset.py --data_dir EuroSAT_RGB.zip --save_path lists
 """
 
+from __future__ import annotations
+
 import hashlib
 import sys
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 if not __package__:  # started as a script: the root is not on the path yet
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import numpy as np
-import torch
-from rasterio.errors import NotGeoreferencedWarning
-from torch import Tensor
-
-from datasets.eurosat_files import (
-    EUROSAT_BANDS,
-    SmallFiles,
-    find_pictures,
-    is_geotiff,
-    read_picture,
-)
+from datasets.bands import EUROSAT_BANDS, check_dn
 from datasets.eurosat_splits import (
     LIST_PREFIXES,
-    match_lists,
-    read_lists,
+    add_split_args,
+    find_split,
     stratified_split,
     write_split,
 )
 from utils.cli import print_next, run
 from utils.errors import UserError
+from utils.files import check_exists
 from utils.flags import Parser, check_not_negative
 from utils.input_transform import DataSpec, InputTransform
-from utils.progress import progress
+
+# What takes long to import is imported by the methods that use it: this file is a script, too.
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
 
 # Mean and standard deviation per band of the level-1C digital numbers:
 # https://github.com/microsoft/torchgeo/blob/545abe8326efc2848feae69d0212a15faba3eb00/torchgeo/datamodules/eurosat.py
@@ -65,6 +62,7 @@ BANDS_DATA = DataSpec(
     high=tuple(STATISTICS[band][0] + 2 * STATISTICS[band][1] for band in EUROSAT_BANDS),
 )
 
+_NUM_SAMPLES = 100  # pictures that show the unit: not all of them are of lakes
 _CHUNK = 250  # pictures per task of a thread
 
 
@@ -81,6 +79,10 @@ class EurosatDataset:
     """
 
     def __init__(self, data_dir: Path) -> None:
+        import torch
+
+        from datasets.eurosat_files import SmallFiles, find_pictures, is_geotiff
+
         self.data_dir = data_dir
         self._files = SmallFiles(data_dir)
         self.root, names = find_pictures(self._files)
@@ -104,6 +106,13 @@ class EurosatDataset:
         Returns:
             uint8, shape (N, C, H, W).
         """
+        import numpy as np
+        import torch
+        from rasterio.errors import NotGeoreferencedWarning
+
+        from datasets.eurosat_files import read_picture
+        from utils.progress import progress
+
         channels = [self.spec.bands.index(band) for band in transform.bands]
 
         def read(index: int) -> np.ndarray:
@@ -116,6 +125,7 @@ class EurosatDataset:
             progress(total=len(self), desc="reading EuroSAT", unit=" images", leave=False) as bar,
         ):
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            self._check_unit()
             first = read(0)
             images = np.empty((len(self), *first.shape), np.uint8)
 
@@ -130,6 +140,16 @@ class EurosatDataset:
             for count in pool.map(fill, range(0, len(self), _CHUNK)):
                 bar.update(count)
         return torch.from_numpy(images)
+
+    def _check_unit(self) -> None:
+        """Refuse 13 bands that are not digital numbers, as some pictures show."""
+        from datasets.eurosat_files import read_picture
+
+        if self.spec is BANDS_DATA:
+            some = range(0, len(self), max(1, len(self) // _NUM_SAMPLES))
+            paths = (self.root + self.names[index] for index in some)
+            bands = range(len(EUROSAT_BANDS))
+            check_dn((read_picture(self._files, path, bands) for path in paths), str(self.data_dir))
 
     def _check_size(self, index: int, shape: tuple[int, ...], first: tuple[int, ...]) -> None:
         if shape != first:
@@ -148,11 +168,13 @@ class EurosatDataset:
         Returns:
             For each of ``SPLITS`` the positions of its pictures in ``names``, int64.
         """
+        from datasets.eurosat_files import SmallFiles
+
         beside = SmallFiles(self.data_dir.absolute().parent)
-        for files, folder in ((self._files, self.root), (self._files, ""), (beside, "")):
-            lists = read_lists(files, folder, kind)
-            if lists is not None:
-                return match_lists(lists, self.names, files.path)
+        folders = dict.fromkeys([(self._files, self.root), (self._files, ""), (beside, "")])
+        found = find_split(list(folders), self.names, kind)
+        if found is not None:
+            return found
         if kind == "spatial":
             raise UserError(
                 f"--split spatial needs {LIST_PREFIXES[kind][0]}train.txt and the lists for val "
@@ -172,11 +194,13 @@ def fingerprint(names: Sequence[str], images: Tensor) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the lists of the split."""
     parser = Parser(__doc__)
-    parser.add_argument("--data_dir", type=Path, required=True, help="EuroSAT: a zip or a folder")
-    parser.add_argument("--save_path", type=Path, required=True, help="folder of the three lists")
-    parser.add_argument("--split", choices=LIST_PREFIXES, default="random", help="or by longitude")
-    parser.add_argument("--split_seed", type=int, default=0, help="seed, if no lists are there yet")
+    add = parser.group("data").add_argument
+    add("--data_dir", type=Path, required=True, help="Zip or folder of EuroSAT.")
+    add_split_args(parser)
+    add = parser.group("output").add_argument
+    add("--save_path", type=Path, required=True, help="Folder for the three lists.")
     args = parser.parse_args(argv)
+    check_exists("data_dir", args.data_dir)
     check_not_negative(args, "split_seed")
     dataset = EurosatDataset(args.data_dir)
     splits = dataset.splits(args.split_seed, args.split)
@@ -184,9 +208,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     for split, positions in splits.items():
         print(f"{args.save_path / split}.txt: {len(positions)} images")
     if len(dataset.spec.bands) == 3:  # pictures, which are pre-trained on without the labels
-        flags = ("--image_list", args.save_path / "train.txt", "--data_mode", "moco")
-        flags += ("--preset", "small_images")
-        print_next("main_pretrain.py", "--data_dir", args.data_dir, *flags)
+        listed = ("--image_list", args.save_path / "train.txt")
+        flags = ("--data_mode", "moco", "--preset", "small_images")
+        print_next("main_pretrain.py", "--data_dir", args.data_dir, *listed, *flags)
 
 
 if __name__ == "__main__":

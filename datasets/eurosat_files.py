@@ -9,9 +9,11 @@ from PIL import Image
 from rasterio.errors import RasterioError
 from rasterio.io import MemoryFile
 
+from datasets.bands import EUROSAT_BANDS
 from datasets.pictures import UNREADABLE, bit_depth
 from datasets.zip_files import MAX_MEMBER_BYTES, ZipFiles
-from utils.errors import UserError
+from utils.errors import UserError, listed
+from utils.files import is_hidden
 
 # Folders of the archives: RGB of 2023 and of 2018, 13 bands of 2023 and of 2018; "" stands for
 # class folders without a parent.
@@ -19,10 +21,10 @@ ROOTS = (
     *("EuroSAT_RGB/", "2750/", "EuroSAT_MS/"),
     *("ds/images/remote_sensing/otherDatasets/sentinel_2/tif/", ""),
 )
-# Bands of a GeoTIFF in the order of the file: B8A comes last, not after B8 (torchgeo issue 2458).
-EUROSAT_BANDS = (
-    *("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8"),
-    *("B9", "B10", "B11", "B12", "B8A"),
+# Helber et al. 2019, table 2, as the archives spell them.
+CLASSES = (
+    *("AnnualCrop", "Forest", "HerbaceousVegetation", "Highway", "Industrial"),
+    *("Pasture", "PermanentCrop", "Residential", "River", "SeaLake"),
 )
 
 _RGB_SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -100,6 +102,7 @@ def find_pictures(files: SmallFiles) -> tuple[str, list[str]]:
         )
     root = next(iter(found))  # "" is the last one
     names = found[root]
+    _check_classes(names, files.path)
     odd = [name for name in names if not name.isprintable()]
     if odd:  # no list of a split could name it, nor a terminal show it
         raise UserError(f"{files.path} has a file name with odd characters, {odd[0]!a}: rename it")
@@ -120,9 +123,22 @@ def _class_files(paths: Sequence[str], root: str) -> Iterator[str]:
     """Yield ``<Class>/<file>`` of the pictures exactly one folder below ``root``."""
     for path in paths:
         parts = path.removeprefix(root).split("/")
-        hidden = any(part.startswith((".", "__")) for part in parts)  # ._x.jpg, __MACOSX/
-        if len(parts) == 2 and not hidden and parts[1].lower().endswith(_SUFFIXES):
-            yield "/".join(parts)
+        name = "/".join(parts)
+        if len(parts) == 2 and not is_hidden(name) and name.lower().endswith(_SUFFIXES):
+            yield name
+
+
+def _check_classes(names: Sequence[str], path: Path) -> None:
+    """Refuse other folders beside EuroSAT's classes; a set of a user's own classes has none."""
+    folders = dict.fromkeys(name.split("/")[0] for name in names)
+    strangers = [folder for folder in folders if folder not in CLASSES]
+    if strangers and len(strangers) < len(folders):
+        known = next(folder for folder in folders if folder in CLASSES)
+        raise UserError(
+            f"{path} has pictures in {listed(strangers)} beside {known}, but EuroSAT's ten classes "
+            f"are {' '.join(CLASSES)}: move other pictures away; classes of your own need other "
+            "names than these"
+        )
 
 
 def read_picture(files: SmallFiles, path: str, channels: Sequence[int]) -> np.ndarray:
@@ -160,7 +176,8 @@ def _read_geotiff(data: bytes, channels: Sequence[int], where: str) -> np.ndarra
         if file.count != len(EUROSAT_BANDS) or set(file.dtypes) != {"uint16"}:
             raise UserError(
                 f"{where} has {file.count} bands of {file.dtypes[0]}, EuroSAT's GeoTIFFs have "
-                f"{len(EUROSAT_BANDS)} of uint16: --data_dir takes these or the RGB pictures"
+                f"{len(EUROSAT_BANDS)} of uint16 (10,000 times reflectance): --data_dir takes "
+                "these or the RGB pictures"
             )
         return file.read([channel + 1 for channel in channels])
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from utils.errors import UserError, quoted
-from utils.files import written_whole
+from utils.files import is_hidden, written_whole
 from utils.flags import Parser
 
 if TYPE_CHECKING:  # the scripts parse their flags before torch is imported
@@ -82,30 +83,53 @@ def write_split(folder: Path, names: Sequence[str], splits: Mapping[str, Tensor]
             partial.write_text("".join(f"{names[index]}\n" for index in positions.tolist()))
 
 
-def read_lists(files: SmallFiles, folder: str, kind: str) -> dict[str, list[str]] | None:
-    """Read the lines of the three lists of a kind in one folder; None if it has none of them."""
+def find_split(
+    folders: Sequence[tuple[SmallFiles, str]], names: Sequence[str], kind: str
+) -> dict[str, Tensor] | None:
+    """Find the lists of a kind and match them with the pictures.
+
+    Args:
+        folders: Where to look, as files and a prefix of their names. In the first, which holds the
+            class folders, lists must fit. In others they may be those of another data set, and are
+            ignored with a warning if they name none of the pictures.
+        names: ``<Class>/<file>`` of the pictures.
+        kind: A key of ``LIST_PREFIXES``.
+
+    Returns:
+        Positions in ``names`` for each of ``SPLITS``, int64; None if there are no lists.
+    """
+    positions = _positions(names)
+    for number, (files, folder) in enumerate(folders):
+        for prefix in LIST_PREFIXES[kind]:
+            lists = _read_lists(files, f"{folder}{prefix}")
+            lines = [line for own in lists.values() for line in own]
+            if number and lines and all(_find(positions, line) is None for line in lines):
+                where = ", ".join(f"{folder}{prefix}{split}.txt" for split in lists)
+                warnings.warn(
+                    f"{where} in {files.path} is ignored: it names none of the pictures",
+                    stacklevel=2,
+                )
+            elif lists:
+                return match_lists(lists, names, files.path)
+    return None
+
+
+def _read_lists(files: SmallFiles, start: str) -> dict[str, list[str]]:
+    """Read the lines of the lists whose names begin in one way, without those of hidden files."""
     from datasets.pictures import read_list
 
-    for prefix in LIST_PREFIXES[kind]:
-        lists: dict[str, list[str]] = {}
-        for split in SPLITS:
-            name = f"{folder}{prefix}{split}.txt"
-            try:
-                text = read_list(files.read(name), files.path / name)
-            except FileNotFoundError:
-                continue
-            except ValueError as error:
-                raise UserError(f"{name} in {files.path} is not readable: replace it") from error
-            lists[split] = [line.strip() for line in text.splitlines() if line.strip()]
-        missing = [f"{prefix}{split}.txt" for split in SPLITS if split not in lists]
-        if lists and missing:
-            raise UserError(
-                f"{files.path} has lists of a split, but no {missing[0]}: add it or take the "
-                "others away"
-            )
-        if lists:
-            return lists
-    return None
+    lists: dict[str, list[str]] = {}
+    for split in SPLITS:
+        name = f"{start}{split}.txt"
+        try:
+            text = read_list(files.read(name), files.path / name)
+        except FileNotFoundError:
+            continue
+        except ValueError as error:
+            raise UserError(f"{name} in {files.path} is not readable: replace it") from error
+        lines = (line.strip() for line in text.splitlines())
+        lists[split] = [line for line in lines if line and not is_hidden(PurePosixPath(line).name)]
+    return lists
 
 
 def match_lists(
@@ -114,7 +138,8 @@ def match_lists(
     """Find the pictures of each list, whatever their folder prefix and suffix, in its order.
 
     Args:
-        lists: Lines of each of ``SPLITS``; the public ones name a .jpg also for a .tif.
+        lists: Lines of each of ``SPLITS``, of which none may be missing; the public ones name a
+            .jpg also for a .tif.
         names: ``<Class>/<file>`` of the pictures.
         container: Where the lists lie, for errors.
 
@@ -123,6 +148,12 @@ def match_lists(
     """
     import torch
 
+    missing = [split for split in SPLITS if split not in lists]
+    if missing:
+        raise UserError(
+            f"{container} has lists of a split, but no {missing[0]}.txt: add it or take the others "
+            "away"
+        )
     positions = _positions(names)
     splits: dict[str, list[int]] = {split: [] for split in lists}
     problems: dict[str, list[str]] = {"not in the data": [], "listed twice": [], "in two lists": []}
@@ -131,8 +162,7 @@ def match_lists(
         if not lines:
             raise UserError(f"the list of the {split} split in {container} is empty: fill it")
         for line in lines:
-            path = _without_suffix(line)
-            position = positions.get("/".join(path.parts[-2:]), positions.get(path.name))
+            position = _find(positions, line)
             if position is None:
                 problems["not in the data"].append(line)
             elif position in seen:
@@ -153,6 +183,12 @@ def match_lists(
 def _without_suffix(name: str) -> PurePosixPath:
     path = PurePosixPath(name)
     return path.with_suffix("") if path.name else path  # "." and "/" have no name
+
+
+def _find(positions: Mapping[str, int | None], line: str) -> int | None:
+    """Return the number of the picture that a line of a list names."""
+    path = _without_suffix(line)
+    return positions.get("/".join(path.parts[-2:]), positions.get(path.name))
 
 
 def _positions(names: Sequence[str]) -> dict[str, int | None]:

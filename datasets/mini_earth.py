@@ -14,27 +14,26 @@ if not __package__:  # started as a script: the root is not on the path yet
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import argparse
-import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
 from datasets.bands import ALL_BANDS, check_bands
-from datasets.mini_earth_bigearthnet import write_lists, write_patch
-from datasets.mini_earth_covers import COVER_NAMES
-from datasets.mini_earth_files import write_eurosat_image, write_seco_place
-from datasets.mini_earth_oscd import choose_cities, write_city
 from datasets.oscd_cities import TEST_CITIES, TRAIN_CITIES
 from utils.cli import print_next, run
+from utils.cores import available_cores
 from utils.errors import UserError
 from utils.flags import Parser
 from utils.pools import process_pool
 from utils.progress import progress
 
+# Each writer imports what it draws with, NumPy and rasterio: flags are parsed without them.
+
 Report = TypeVar("Report")
 MIN_SIZE = 12
 MIN_JOBS_PER_WORKER = 50  # starting a process costs seconds
-CPU_COUNT = os.cpu_count() or 1
+_NUM_CLASSES = 10  # of EuroSAT
+CPU_COUNT = available_cores()
 
 
 def write_seco(
@@ -62,6 +61,8 @@ def write_seco(
     """
     _check(size=size, num_places=num_places, num_dates=num_dates)
     chosen = check_bands(bands)
+    from datasets.mini_earth_files import write_seco_place
+
     _create(root)
     work = partial(
         write_seco_place,
@@ -95,6 +96,9 @@ def write_eurosat(
         num_workers: Processes; they do not change the bytes.
     """
     _check(size=size, images_per_class=images_per_class)
+    from datasets.mini_earth_covers import COVER_NAMES
+    from datasets.mini_earth_files import write_eurosat_image
+
     _create(root)
     for name in COVER_NAMES:
         (root / name).mkdir()
@@ -115,6 +119,8 @@ def write_bigearthnet(
         num_workers: Processes; they do not change the bytes.
     """
     _check(num_patches=num_patches)
+    from datasets.mini_earth_bigearthnet import write_lists, write_patch
+
     _create(root)
     jobs = [(number,) for number in range(num_patches)]
     write_lists(
@@ -137,6 +143,8 @@ def write_oscd(
     _check(size=size)
     if not 2 <= num_cities <= len(TRAIN_CITIES) + len(TEST_CITIES):
         raise UserError(f"--num_cities must be 2 to 24, not {num_cities}: two splits, real names")
+    from datasets.mini_earth_oscd import choose_cities, write_city
+
     train, test = choose_cities(num_cities)
     _create(root)
     work = partial(write_city, root, seed=seed, size=size)
@@ -205,17 +213,34 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = Parser(__doc__)
     add = parser.add_argument
-    add("--dataset", choices=WRITERS, required=True, help="layout to write")
-    add("--save_path", type=Path, required=True, help="folder to create")
-    add("--num_places", type=int, required=True, help="places, patches, cities; eurosat: images")
-    add("--seed", type=int, default=0, help="seed of the world")
-    add("--num_workers", type=int, default=CPU_COUNT, help="processes")
+    add("--dataset", choices=WRITERS, required=True, help="Data set whose layout is written.")
+    add("--save_path", type=Path, required=True, help="Folder to create.")
+    add(
+        "--num_places",
+        type=int,
+        required=True,
+        help="Places, patches, cities, or images of EuroSAT.",
+    )
+    add("--seed", type=int, default=0, help="Seed of the world.")
+    add("--num_workers", type=int, default=CPU_COUNT, help="Processes to use.")
     absent = argparse.SUPPRESS  # the defaults are the writers'
-    add("--num_dates", type=int, default=absent, help="seco: dates per place (default: 5)")
-    add("--size", type=int, default=absent, help="side in pixels (default: 264, eurosat 64)")
-    add("--bands", nargs="+", default=absent, help="seco: bands (default: all 12)")
-    add("--previews", action="store_true", default=absent, help="seco: also RGB previews")
-    add("--all_bands", action="store_true", default=absent, help="eurosat: 13 bands, not RGB")
+    add("--num_dates", type=int, default=absent, help="Dates of each place, for seco (default: 5).")
+    add(
+        "--size",
+        type=int,
+        default=absent,
+        help="Side of a picture in pixels (default: 264, for eurosat 64).",
+    )
+    add("--bands", nargs="+", default=absent, help="Bands to write, for seco (default: all 12).")
+    add(
+        "--previews", action="store_true", default=absent, help="Also write RGB previews, for seco."
+    )
+    add(
+        "--all_bands",
+        action="store_true",
+        default=absent,
+        help="Write 13 bands instead of RGB, for eurosat.",
+    )
     return parser.parse_args(argv)
 
 
@@ -228,9 +253,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if unused:
         raise UserError(f"--{unused[0]} means nothing for --dataset {dataset}: leave it out")
     if dataset == "eurosat":
-        if count % len(COVER_NAMES):
+        if count % _NUM_CLASSES:
             raise UserError(f"--num_places {count} is not a multiple of the ten classes")
-        count //= len(COVER_NAMES)
+        count //= _NUM_CLASSES
     write(root, **{count_name: count}, **args)
     script, *flags = NEXT[dataset]
     if dataset == "seco":

@@ -14,7 +14,7 @@ from PIL import Image
 from rasterio.crs import CRS
 from rasterio.transform import from_origin
 
-from datasets.eurosat_files import EUROSAT_BANDS
+from datasets.bands import EUROSAT_BANDS
 from datasets.mini_earth_covers import COVER_NAMES, draw_place
 from datasets.mini_earth_render import RESOLUTION_M, draw_weather, observe
 
@@ -23,7 +23,11 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Grid:
-    """A corner in UTM: ``left`` and ``top`` in metres, multiples of 60."""
+    """A corner in UTM: ``left`` and ``top`` in metres, where pixels of 60 m begin.
+
+    Those of Sentinel-2 begin at whole multiples of 60 m from the equator (ESA, MTD_TL.xml of tiles
+    32TNM and 53HPV).
+    """
 
     zone: int
     is_north: bool
@@ -35,9 +39,9 @@ class Grid:
         """Place the corner near a coordinate; a sphere is exact enough for a made-up place."""
         zone = int((longitude + 180) // 6) + 1
         offset = (longitude - (6 * zone - 183)) * np.cos(np.radians(latitude))
-        northing = 110_900 * latitude + (0 if latitude >= 0 else 10_000_000)
-        left, top = 500_000 + 111_300 * offset, northing
-        return cls(zone, latitude >= 0, int(left // 60) * 60, int(top // 60) * 60)
+        left, top = 500_000 + 111_300 * offset, 110_900 * latitude
+        equator = 0 if latitude >= 0 else 10_000_000
+        return cls(zone, latitude >= 0, int(left // 60) * 60, equator + int(top // 60) * 60)
 
     @property
     def crs(self) -> CRS:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from datasets.bands import RGB_BANDS
+from datasets.bands import RGB_BANDS, check_stored
 from datasets.packed_manifest import PICTURE_BANDS
 from datasets.packed_store import PackedStore, is_packed
 from datasets.packing_journal import JOURNAL_NAME
@@ -46,7 +46,9 @@ def open_patches(data_dir: Path, bands: Sequence[str], image_list: Path | None =
     if is_seco(data_dir):
         if image_list is not None:
             raise UserError(f"--image_list is for pictures, but {data_dir} holds SeCo patches")
-        return SecoPatches(data_dir, bands)
+        patches = SecoPatches(data_dir, bands)
+        check_stored(patches.samples(), str(data_dir))
+        return patches
     pictures = Pictures(data_dir, image_list)
     _refuse_bands(data_dir, bands)
     return pictures

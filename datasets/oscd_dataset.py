@@ -54,14 +54,15 @@ def city_splits(data_dir: Path) -> dict[str, list[str]]:
     A name in two lists or a listed city without images is a ``UserError``.
     """
     known = {"train": TRAIN_CITIES, "test": TEST_CITIES}
-    lists = {split: read_city_list(data_dir, split) for split in known}
+    found = find_cities(data_dir)
+    cities = {*TRAIN_CITIES, *TEST_CITIES, *found}
+    lists = {split: read_city_list(data_dir, split, cities) for split in known}
     train, test = (
         sorted(set(known[split] if names is None else names)) for split, names in lists.items()
     )
     leaked = sorted(set(train) & set(test))
     if leaked:
         raise UserError(f"{leaked[0]} is in train.txt and in test.txt of {data_dir}: remove one")
-    found = find_cities(data_dir)
     missing = [name for name in (*train, *test) if name not in found]
     if missing:
         raise UserError(

@@ -11,7 +11,7 @@ are found, up to two folders below the root:
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +26,10 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 from rasterio.transform import Affine
 
+from datasets.bands import check_dn
 from datasets.pictures import UNREADABLE, read_list
 from utils.errors import UserError
+from utils.files import is_hidden
 from utils.input_transform import InputTransform
 
 Array = NDArray[Any]
@@ -78,12 +80,18 @@ def find_cities(data_dir: Path) -> dict[str, CityFolders]:
     return {name: CityFolders(images[name], labels.get(name)) for name in sorted(images)}
 
 
-def read_city_list(data_dir: Path, split: str) -> list[str] | None:
-    """Read ``<split>.txt``, names between commas or line ends; None where there is no such file."""
+def read_city_list(data_dir: Path, split: str, known: Container[str]) -> list[str] | None:
+    """Read ``<split>.txt``, names between commas or line ends; None where there is no such file.
+
+    A list of another data set, which names none of the known cities, is ignored with a warning.
+    """
     for depth in _DEPTHS:
-        for path in sorted(data_dir.glob(f"{depth}{split}.txt")):
+        for path in _visible(data_dir, f"{depth}{split}.txt"):
             names = read_list(path.read_bytes(), path).replace(",", "\n").split("\n")
-            return [name.strip() for name in names if name.strip()]
+            names = [name.strip() for name in names if name.strip()]
+            if not names or any(name in known for name in names):
+                return names
+            warnings.warn(f"{path} is ignored: it names none of OSCD's cities", stacklevel=2)
     return None
 
 
@@ -149,14 +157,20 @@ def _folders_with(data_dir: Path, child: str) -> dict[str, Path]:
     """Map the names of folders that hold ``child`` to the shallowest such folder."""
     found: dict[str, Path] = {}
     for depth in _DEPTHS:
-        for path in sorted(data_dir.glob(f"{depth}*/{child}")):
+        for path in _visible(data_dir, f"{depth}*/{child}"):
             found.setdefault(path.parent.name, path.parent)
     return found
 
 
+def _visible(folder: Path, pattern: str) -> list[Path]:
+    """Return the sorted matches of a pattern without hidden ones, such as macOS's ._B04.tif."""
+    matches = sorted(folder.glob(pattern))
+    return [path for path in matches if not is_hidden(path.relative_to(folder).as_posix())]
+
+
 def _read_bands(folder: Path, bands: Sequence[str]) -> Array:
     """Read bands of one size as they are stored, shape (C, H, W)."""
-    planes = [_read_dn(_band_path(folder, band)) for band in bands]
+    planes = [_read_dn(_band_path(folder, band), band) for band in bands]
     for band, plane in zip(bands, planes, strict=True):
         if plane.shape != planes[0].shape:
             raise UserError(
@@ -170,7 +184,7 @@ def _read_bands(folder: Path, bands: Sequence[str]) -> Array:
 def _band_path(folder: Path, band: str) -> Path:
     """Find the file of a band, such as B02.tif or S2A_..._B02.tif."""
     spelled = band if len(band) == 3 else f"B0{band[1:]}"
-    paths = sorted([*folder.glob(f"{spelled}.tif"), *folder.glob(f"*_{spelled}.tif")])
+    paths = [*_visible(folder, f"{spelled}.tif"), *_visible(folder, f"*_{spelled}.tif")]
     if not paths:
         raise UserError(f"{folder} has no {spelled}.tif: unpack OSCD's Images again")
     return paths[0]
@@ -194,15 +208,22 @@ def _open(path: Path) -> Iterator[DatasetReader]:
         raise UserError(f"{path} is not a readable GeoTIFF: unpack OSCD again") from error
 
 
-def _read_dn(path: Path) -> Array:
-    """Read digital numbers as uint16, (H, W); resampled copies may have any type but 8 bits."""
+def _read_dn(path: Path, name: str) -> Array:
+    """Read the digital numbers of a band as uint16, (H, W).
+
+    Resampled copies may be of any type of more than 8 bits. Values in another unit are a
+    ``UserError``.
+    """
     band = _read_band(path)
-    if band.dtype == np.uint8:
-        raise UserError(f"{path} holds 8-bit values, but OSCD stores digital numbers as uint16")
+    if np.iscomplexobj(band) or band.dtype.itemsize == 1:
+        kind = "complex" if np.iscomplexobj(band) else "8-bit"
+        raise UserError(
+            f"{path} holds {kind} values, but OSCD stores digital numbers (10,000 times "
+            "reflectance) as uint16: unpack OSCD again"
+        )
+    check_dn([band], str(path), name)
     if band.dtype == np.uint16:
         return band
-    if np.iscomplexobj(band):
-        raise UserError(f"{path} holds complex values, but OSCD stores digital numbers as uint16")
     return np.clip(np.rint(np.nan_to_num(band)), 0, 65_535).astype(np.uint16)
 
 

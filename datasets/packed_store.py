@@ -4,16 +4,17 @@
 red, green and blue lie in other files than the other bands. Reading a patch is one copy.
 """
 
+from __future__ import annotations
+
 import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from datasets.bad_patches import BadPatchError
 from datasets.bands import QUANTILES_NAME, RGB_QUANTILES, seco_input_spec
@@ -22,6 +23,9 @@ from datasets.pictures import select
 from datasets.seco_patches import count_dates, parse_quantiles, patch_name
 from utils.errors import UserError
 from utils.normalization import InputSpec
+
+if TYPE_CHECKING:  # the downloader, which writes stores, does without torch
+    import torch
 
 _CHUNK_BYTES = 2**28
 
@@ -126,6 +130,8 @@ class PackedStore:
 
     def to_device(self, device: torch.device) -> torch.Tensor:
         """Copy all patches to a device: uint8, shape (patches, C, H, W)."""
+        import torch
+
         num_patches = int(self.starts[-1])
         size = num_patches * math.prod(self.patch_shape)
         try:
@@ -187,7 +193,7 @@ class _Part:
     runs: tuple[tuple[slice, slice], ...]
 
     @classmethod
-    def of(cls, group: Group, bands: Sequence[str]) -> "_Part | None":
+    def of(cls, group: Group, bands: Sequence[str]) -> _Part | None:
         """Match a group with the bands asked for; None if it has none of them."""
         pairs = [
             (group.bands.index(band), target)

@@ -11,7 +11,6 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from itertools import islice
 from multiprocessing import connection, parent_process
@@ -288,18 +287,12 @@ def _run(
         return
     left, num_workers = iter(chunks), min(num_workers, max(1, len(chunks)))
     with process_pool(num_workers, _start_worker, writer) as pool:
-        try:
-            # Few at a time, so that an error ends the work soon.
-            running = {pool.submit(_write_chunk, c): c for c in islice(left, 2 * num_workers)}
-            while running:
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    yield running.pop(future), future.result()
-                    running |= {pool.submit(_write_chunk, c): c for c in islice(left, 1)}
-        except BrokenProcessPool as error:
-            raise UserError(
-                "a process of the packing was killed, perhaps for lack of memory: run the same "
-                "command again with fewer --num_workers, which goes on where it stopped"
-            ) from error
+        # Few at a time, so that an error ends the work soon.
+        running = {pool.submit(_write_chunk, c): c for c in islice(left, 2 * num_workers)}
+        while running:
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                yield running.pop(future), future.result()
+                running |= {pool.submit(_write_chunk, c): c for c in islice(left, 1)}
 
 
 def sync_shards(plan: Manifest, save_path: Path) -> None:

@@ -1,11 +1,14 @@
-"""Samples of a training: which patches of a source belong together, and in which order."""
+"""Samples of a training: which patches of a source belong together, and in which order.
+
+Loader processes that are not forks of the training import this file: it does without Lightning.
+"""
 
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from datasets.bad_patches import OnBadPatch, first_good
 from utils.errors import UserError
@@ -126,3 +129,29 @@ class PatchDataset(Dataset[dict[str, Any]]):
                 f"place {name} has {count} date{'s' * (count != 1)}, but --data_mode "
                 f"needs {needed} of each place: remove the place or take --data_mode moco"
             )
+
+
+class ErrorsAsSamples(Dataset[dict[str, Any]]):
+    """Hands a user's error to the main process as data: a worker would wrap it in its traceback."""
+
+    def __init__(self, dataset: PatchDataset) -> None:
+        self._dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        try:
+            return self._dataset[key]
+        except UserError as error:
+            return {"error": str(error)}
+
+
+def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """Stack samples to tensors, lists of bad patches to one list; an error replaces the batch."""
+    for sample in samples:
+        if "error" in sample:
+            return sample
+    names = [name for sample in samples for name in sample.pop("bad")]
+    batch: dict[str, Tensor] = default_collate(samples)
+    return batch | {"bad": names}

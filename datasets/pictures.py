@@ -9,7 +9,6 @@ from io import BytesIO
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader, MemoryFile
@@ -67,6 +66,8 @@ class Pictures:
             self._members = np.array([found[name] for name in self.names], MEMBER_FIELDS)
         self.starts = np.arange(len(self.names) + 1)
         self.input_spec = InputSpec.of_pictures()
+        import torch  # not above: the downloader, which reads no pictures, does without it
+
         # Of sizes, of transparency: shared with the workers, so that only one of them warns.
         self._has_warned = torch.zeros(2, dtype=torch.bool).share_memory_()
         self._refuse_single_bands()
@@ -194,7 +195,11 @@ def select(names: list[str], image_list: Path, root: Path) -> list[int]:
     if not image_list.is_file():
         raise UserError(f"there is no file {image_list}: --image_list")
     lines = (line.strip() for line in read_list(image_list.read_bytes(), image_list).splitlines())
-    wanted = {line.removeprefix("./"): None for line in lines if line}
+    wanted = {
+        line.removeprefix("./"): None
+        for line in lines
+        if line and not is_hidden(line.rsplit("/", 1)[-1])
+    }
     if not wanted:
         raise UserError(f"{image_list} names no pictures: --image_list takes a name per line")
     found: dict[str, list[str]] = {name: [] for name in wanted}

@@ -8,15 +8,16 @@ from typing import Any, Literal
 import torch
 from pytorch_lightning import LightningDataModule, Trainer
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader
 
 from datasets.bad_patches import BadPatchList, OnBadPatch
 from datasets.data_modes import DATA_MODES
 from datasets.open_patches import open_patches
 from datasets.packed_manifest import PICTURE_BANDS
 from datasets.packed_store import PackedStore
-from datasets.patch_dataset import PatchDataset
+from datasets.patch_dataset import ErrorsAsSamples, PatchDataset, collate
 from datasets.seco_litdata import StreamedPlaces
+from datasets.seco_patches import day_of
 from datasets.store_loader import DeviceLoader, StoreLoader
 from utils.augment import Augment
 from utils.augment_config import AugmentConfig
@@ -91,6 +92,7 @@ class SecoDataModule(LightningDataModule):
         self.log_dir = log_dir
         self.cache = cache
         self.shuffle_keys = shuffle_keys
+        self._keys: tuple[Tensor, Tensor] | None = None
 
     def setup(self, stage: str | None = None) -> None:
         if hasattr(self, "dataset"):  # the script asks for the bands before Lightning calls this
@@ -117,6 +119,18 @@ class SecoDataModule(LightningDataModule):
         )
         self.input_spec = source.input_spec
         self._augment = Augment(self.input_spec, self.augment_config)
+
+    def crop_warning(self) -> str | None:
+        """Return a sentence if views have more pixels than the patches; exists after ``setup``."""
+        _, height, width = self.dataset.source.patch_shape
+        size = self.augment_config.crop_size
+        if size <= min(height, width):
+            return None
+        return (
+            f"--crop_size {size} is more than the {width} x {height} pixels of the patches: crops "
+            f"are enlarged to it, which costs time and adds no detail; {min(height, width)} is "
+            "enough"
+        )
 
     def steps_per_epoch(self, world_size: int) -> int:
         """Return the number of full batches of each process; none at all is a ``UserError``."""
@@ -148,11 +162,11 @@ class SecoDataModule(LightningDataModule):
         if isinstance(self.dataset.source, PackedStore):
             return self._store_loader(self.dataset.source, sampler, device)
         return DataLoader(
-            _ErrorsAsSamples(self.dataset),
+            ErrorsAsSamples(self.dataset),
             self.batch_size,
             sampler=sampler,
             num_workers=self.num_workers,
-            collate_fn=_collate,
+            collate_fn=collate,
             drop_last=True,  # as the original; the queue and batch norm see full batches only
             pin_memory=device.type == "cuda",
             persistent_workers=self.num_workers > 0,
@@ -188,8 +202,19 @@ class SecoDataModule(LightningDataModule):
             return batch
         if "error" in batch:
             raise UserError(batch["error"])
-        self._bad_patches.add(batch.pop("bad"))
+        bad = batch.pop("bad")
+        self._bad_patches.add(bad)
+        # Another sample stands in for a bad one: its dates are not those of the index.
+        self._keys = None if bad else (batch["epoch"], batch["index"])
         return batch
+
+    def dates(self, count: int) -> list[list[str]]:
+        """Return for each view the days of the first samples of the current batch, or ""."""
+        if self._keys is None:
+            return [[""] * count for _ in self.mode.views]
+        patches = self.dataset.draw(*(numbers[:count].cpu() for numbers in self._keys))
+        days = [[day_of(self.dataset.source.name(p)) for p in row] for row in patches.tolist()]
+        return [[row[view.date] for row in days] for view in self.mode.views]
 
     def on_after_batch_transfer(
         self, batch: Any, dataloader_idx: int
@@ -227,29 +252,3 @@ class SecoDataModule(LightningDataModule):
 
     def _is_training(self) -> bool:
         return self.trainer is not None and self.trainer.training
-
-
-class _ErrorsAsSamples(Dataset[dict[str, Any]]):
-    """Hands a user's error to the main process as data: a worker would wrap it in its traceback."""
-
-    def __init__(self, dataset: PatchDataset) -> None:
-        self._dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self._dataset)
-
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
-        try:
-            return self._dataset[key]
-        except UserError as error:
-            return {"error": str(error)}
-
-
-def _collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """Stack samples to tensors, lists of bad patches to one list; an error replaces the batch."""
-    for sample in samples:
-        if "error" in sample:
-            return sample
-    names = [name for sample in samples for name in sample.pop("bad")]
-    batch: dict[str, Tensor] = default_collate(samples)
-    return batch | {"bad": names}

@@ -3,7 +3,7 @@
 From Earth Engine, with a project of yours (or EARTHENGINE_PROJECT):
   python datasets/seco_downloader.py --save_path datasets/my_seco --num_locations 1000 --project P
 
-Kill it at any time; the same command goes on. What it will cost, before it starts, and later how
+Kill it at any time; the same command resumes it. What it will cost, before it starts, and later how
 far it is:
   python datasets/seco_downloader.py --save_path datasets/my_seco --num_locations 1000 --plan
   python datasets/seco_downloader.py --save_path datasets/my_seco --status
@@ -12,9 +12,11 @@ far it is:
 Without an account, from a public STAC catalogue:
   python datasets/seco_downloader.py --save_path datasets/my_seco --num_locations 100 --source stac
 
-Exit codes: 0 complete, 1 some places have no clear scenes and no spare is left, 2 bad input, 75 run
-the same command again later.
+Exit codes: 0 complete, 1 some places have no clear scenes or were refused and no spare is left,
+2 bad input, 75 run the same command again later.
 """
+
+from __future__ import annotations
 
 import sys
 from pathlib import Path
@@ -22,37 +24,27 @@ from pathlib import Path
 if not __package__:  # started as a script: the root is not on the path yet
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import json
 import os
 import signal
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import replace
-
-from tqdm import tqdm
+from typing import TYPE_CHECKING
 
 from datasets.collect_args import check_fetching, parse_args, settings_of
 from datasets.collect_check import check_settings
-from datasets.collect_estimate import estimate_text
-from datasets.collect_fetch import GO_ON_LATER, Fetch, Patience, blocks_of_shard
-from datasets.collect_indices import read_indices
-from datasets.collect_journal import Journal, read_journals
-from datasets.collect_map import plot_places
-from datasets.collect_packed import PackedCollection
-from datasets.collect_place import Collector
-from datasets.collect_plan import Plan, open_plan, read_plan
-from datasets.collect_probe import Probe
-from datasets.collect_progress import Ending
-from datasets.collect_scenes import ComeBack, Source
-from datasets.collect_status import Reporter, summarise, table
-from datasets.collect_verify import verify
-from datasets.collect_writer import place_writer
-from datasets.packed_manifest import MANIFEST_NAME
-from datasets.packing import verify as verify_store
+from datasets.collect_progress import GO_ON_LATER, Ending
+from datasets.collect_settings import PLAN_NAME
 from utils.cli import run
 from utils.errors import UserError, sentence_of
-from utils.files import check_can_write
-from utils.rate_limit import RateLimit, Requester, Transient
+from utils.files import check_can_write, check_exists
+
+# NumPy, rasterio and Earth Engine take a second to import: whatever needs them is imported by the
+# step that uses it, so that --help and wrong flags are answered at once. No step imports torch.
+if TYPE_CHECKING:
+    from datasets.collect_plan import Plan
+    from datasets.collect_scenes import Source
+    from utils.rate_limit import Requester, Transient
 
 EXIT_CODES = {"complete": 0, "incomplete": 1, "later": GO_ON_LATER}
 PLACES_PER_SEARCH = {"earthengine": 5, "stac": 1}
@@ -61,13 +53,15 @@ PLACES_PER_SEARCH = {"earthengine": 5, "stac": 1}
 def main(argv: Sequence[str] | None = None) -> None:
     """Do the step that is asked for, and leave with its exit code."""
     args = parse_args(__doc__, argv)
-    check_fetching(args)
+    check_flags(args)
     if args.status:
         show_status(args.save_path)
         return
-    check_can_write("save_path", args.save_path, is_folder=True)
     if args.verify:
         sys.exit(check(args.save_path, args.num_workers))
+    from datasets.collect_plan import open_plan
+    from datasets.collect_scenes import ComeBack
+
     plan = open_plan(args.save_path, settings_of(args), args.given)
     if args.plan:
         show_plan(plan, args.save_path)
@@ -77,6 +71,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         source = connect(plan, args)
         if args.probe is not None:
+            import json
+
+            from datasets.collect_probe import Probe
+
             print(json.dumps(Probe(plan, source, new_requester(args)).run(args.probe), indent=1))
             return
     except ComeBack as error:
@@ -85,13 +83,35 @@ def main(argv: Sequence[str] | None = None) -> None:
     sys.exit(collect(plan, source, args))
 
 
+def check_flags(args: Namespace) -> None:
+    """Refuse flags that cannot work, before anything is read or written."""
+    check_fetching(args)
+    check_exists("indices_file", args.indices_file)
+    if not (args.save_path / PLAN_NAME).exists():  # which has read them already
+        check_exists("match_file", args.match_file and Path(args.match_file))
+        check_exists("cities", None if args.cities == "geonames" else Path(args.cities))
+    if args.status or args.verify:
+        check_exists("save_path", args.save_path)
+    if not args.status:
+        check_can_write("save_path", args.save_path, is_folder=True)
+
+
 def show_status(save_path: Path) -> None:
     """Print how far all shards are."""
+    from datasets.collect_plan import read_plan
+    from datasets.collect_status import summarise, table
+
     print(table(summarise(save_path, read_plan(save_path))))
 
 
 def check(save_path: Path, num_workers: int) -> int:
     """Read everything again, and return the exit code."""
+    from datasets.collect_plan import read_plan
+    from datasets.collect_status import summarise
+    from datasets.collect_verify import verify
+    from datasets.packed_manifest import MANIFEST_NAME
+    from datasets.packing import verify as verify_store
+
     plan = read_plan(save_path)
     if plan.settings.format == "folder":
         return 0 if verify(save_path, plan, num_workers) else 1
@@ -109,6 +129,9 @@ def check(save_path: Path, num_workers: int) -> int:
 
 def show_plan(plan: Plan, save_path: Path) -> None:
     """Print what the plan will cost, and draw where its places are."""
+    from datasets.collect_estimate import estimate_text
+    from datasets.collect_map import plot_places
+
     print(estimate_text(plan, PLACES_PER_SEARCH[plan.settings.source]))
     plot_places(save_path / "plan.png", plan)
     print(f"plan: {save_path / 'plan.json'}, {save_path / 'plan.png'}")
@@ -135,23 +158,27 @@ def connect(plan: Plan, args: Namespace) -> Source:
 
 def new_requester(args: Namespace) -> Requester:
     """Return what sends requests, within this shard's part of the quota."""
+    from utils.rate_limit import RateLimit, Requester
+
     count = args.shard[1]
     return Requester(
         RateLimit(args.max_in_flight // count, args.max_rate / count),
         base_wait_s=args.retry_wait,
-        budget_s=args.give_up_after,
+        budget_s=args.give_up_after / 2,  # one request alone does not end the run
         on_error=tell if args.debug else lambda error: None,
     )
 
 
 def tell(error: Transient) -> None:
     """Print a failed request."""
+    from tqdm import tqdm
+
     tqdm.write(f"failed: {error}", file=sys.stderr)
 
 
 def tell_later(reason: str) -> None:
-    """Print why a run stops that can go on."""
-    print(f"stopped, {reason}; the same command goes on", file=sys.stderr)
+    """Print why a run stops that can be resumed."""
+    print(f"stopped, {reason}; the same command resumes it", file=sys.stderr)
 
 
 def tell_ending(ending: Ending, result: str) -> None:
@@ -166,6 +193,15 @@ def tell_ending(ending: Ending, result: str) -> None:
 
 def collect(plan: Plan, source: Source, args: Namespace) -> int:
     """Fetch this shard's places, and return the exit code."""
+    from datasets.collect_fetch import Fetch, Patience, blocks_of_shard
+    from datasets.collect_indices import read_indices
+    from datasets.collect_journal import Journal, read_journals
+    from datasets.collect_packed import PackedCollection
+    from datasets.collect_place import Collector
+    from datasets.collect_plan import read_plan
+    from datasets.collect_status import Reporter
+    from datasets.collect_writer import place_writer
+
     save_path, requester = args.save_path, new_requester(args)
     indices = None if args.indices_file is None else read_indices(args.indices_file, plan)
     # Pictures may be asked for later; they decide nothing about the data.
@@ -173,6 +209,8 @@ def collect(plan: Plan, source: Source, args: Namespace) -> int:
     check_settings(settings)
     journal = Journal(save_path, plan.hash, args.shard)
     with journal.opened():
+        if read_plan(save_path).hash != plan.hash:
+            raise UserError(f"another process replaced the plan of {save_path}: run this again")
         store = PackedCollection(save_path, plan) if plan.settings.format == "packed" else None
         if store is not None:
             noted = read_journals(save_path, plan.hash).values()
@@ -189,6 +227,7 @@ def collect(plan: Plan, source: Source, args: Namespace) -> int:
             read_journals(save_path, plan.hash),
             num_workers=args.num_workers,
             retry=args.retry,
+            has_spares=settings.match_file is None and indices is None,
             patience=Patience(args.give_up_after, min_free_bytes=1e9 * args.min_free_gb),
             report=reporter,
             on_block=None if store is None else store.pack,

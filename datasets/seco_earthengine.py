@@ -16,13 +16,21 @@ import ee
 import numpy as np
 from numpy.lib import format as npy
 
-from datasets.bands import RESOLUTION_M
-from datasets.collect_scenes import GRID_M, Array, ComeBack, PatchGrid, Place, Refused, Scene
+from datasets.collect_scenes import (
+    GRID_M,
+    Array,
+    ComeBack,
+    Missing,
+    PatchGrid,
+    Place,
+    Refused,
+    Scene,
+)
 from datasets.collect_settings import Settings
 from datasets.ee_credentials import find_credentials
-from datasets.ee_errors import TooLarge, translate
+from datasets.ee_errors import translate
 from datasets.ee_http import PatientAdapter, Session
-from datasets.ee_scenes import PROPERTIES, parse_scene, zone_of
+from datasets.ee_scenes import PROPERTIES, native, parse_scene, zone_of
 from utils.errors import UserError, quoted
 from utils.rate_limit import RateLimit, Requester, Transient
 
@@ -60,8 +68,8 @@ def connect(
         patience_s: For repeats of what fails at the start.
 
     Raises:
-        UserError: Credentials or project are missing or refused, or nobody answers.
-        ComeBack: The project's quota is used up.
+        UserError: Credentials or project are missing or refused, which no repeat changes.
+        ComeBack: Nobody answers, or not as the service does, or the project's quota is used up.
     """
     own_client = ee.oauth.CLIENT_ID, ee.oauth.CLIENT_SECRET
     credentials, project = find_credentials(url, project, key_file, own_client=own_client)
@@ -72,12 +80,15 @@ def connect(
     patient = Requester(RateLimit(1, 10), base_wait_s=0.5, max_wait_s=2, budget_s=patience_s)
     try:
         patient.call(lambda: _start(credentials, url, project, adapter, timeout_s))
-    except (UserError, ComeBack):
-        raise
-    except Exception as error:
+    except Refused as error:  # in words of the service's own
         raise UserError(
-            f"Earth Engine does not answer at {url} ({error}): check --ee_url and the network, or "
-            "try again later"
+            f"Earth Engine does not start for the project {project} ({error}): check --project and "
+            "--ee_url"
+        ) from error
+    except Transient as error:
+        raise ComeBack(
+            f"Earth Engine does not answer at {url} ({error}): check the network, and --ee_url if "
+            "you gave one"
         ) from error
     ee.data.setWorkloadTag("seco")
     return EarthEngine(settings, adapter)
@@ -92,18 +103,21 @@ class EarthEngine:
         self._settings = settings
         self._adapter = adapter
         self._facts: dict[str, str] = {}
+        scores = () if settings.cloud_score == "none" else (CLOUD_SCORE,)
+        self._collections = (settings.collection, *scores)
 
     def search(self, places: Sequence[Place]) -> list[list[Scene]]:
         """See ``Source``; the shares of clear and valid pixels are measured at 60 m."""
         expression = ee.List([self._scenes_of(place) for place in places])
         try:
             answer = self._ask(lambda: ee.data.computeValue(expression))
-        except Refused as error:
-            if "not found" in str(error):
-                raise UserError(f"--collection {self._settings.collection}: {error}") from error
+        except Missing as error:
+            if not error.asset or error.asset in self._collections:
+                self.check()
             raise
         try:
-            found = [[parse_scene(feature["properties"]) for feature in own] for own in answer]
+            bands = self._settings.bands
+            found = [[parse_scene(scene["properties"], bands) for scene in own] for own in answer]
         except (KeyError, TypeError, ValueError, OverflowError, OSError) as error:
             raise Transient("an answer that is no list of scenes", is_strange=True) from error
         if len(found) != len(places):
@@ -113,17 +127,24 @@ class EarthEngine:
             for place, scenes in zip(places, found, strict=True)
         ]
 
+    def check(self) -> None:
+        """See ``Source``; a computation, since these fail apart from the rest of the service."""
+        sizes = ee.List([ee.ImageCollection(name).limit(1).size() for name in self._collections])
+        try:
+            self._ask(lambda: ee.data.computeValue(sizes))
+        except Missing as error:
+            of_score = error.asset == CLOUD_SCORE
+            flag = "--cloud_score" if of_score else "--collection"
+            value = self._settings.cloud_score if of_score else self._settings.collection
+            remedy = "give --cloud_score none" if of_score else "correct it"
+            raise UserError(f"{flag} {quoted(value)} is not there ({error}): {remedy}") from error
+        except Transient as error:
+            raise _alone(error) from error
+
     def read(self, scene: Scene, grid: PatchGrid) -> dict[str, Array]:
         """See ``Source``; coarse bands come repeated on the 10 m grid, and are thinned out."""
         pixels = self._pixels(scene.name, grid, self._settings.bands)
-        images = {}
-        for band, image in pixels.items():
-            factor = RESOLUTION_M[band] // 10
-            images[band] = np.array(image[::factor, ::factor], np.uint16, order="C")
-            if factor > 1 and "20 and 60 m pixels are whole" not in self._facts:
-                whole = np.array_equal(images[band].repeat(factor, 0).repeat(factor, 1), image)
-                self._facts["20 and 60 m pixels are whole"] = str(whole)
-        return images
+        return {band: native(band, image) for band, image in pixels.items()}
 
     def describe(self) -> dict[str, str]:
         """See ``Source``."""
@@ -159,7 +180,7 @@ class EarthEngine:
 
         def measure(scene: ee.Image) -> ee.Feature:
             # Shares of all pixels, so that a hole in the scores gives numbers instead of nothing.
-            image = scene.select(settings.bands[0]).mask().unmask(0, False).rename("valid")
+            image = scene.select(list(settings.bands)).mask().unmask(0, False)
             if has_score:
                 score = scene.select(settings.cloud_score)
                 known = score.mask().unmask(0, False).rename("known")
@@ -193,9 +214,9 @@ class EarthEngine:
         }
         try:
             content = self._ask(lambda: ee.data.getPixels(request))
-        except TooLarge as error:
-            if len(bands) == 1:
-                raise Refused("one band of the patch is too large for a request") from error
+        except Transient as error:
+            if not error.is_too_large or len(bands) == 1:
+                raise
         else:
             return self._decode(content, bands, grid.size_px)
         half = len(bands) // 2
@@ -255,6 +276,13 @@ def _start(
         ee.Initialize(credentials, url=url.rstrip("/"), project=project)
         functions = ee.ApiFunction.allSignatures()
     except Exception as error:
-        raise translate(error) from error
+        raise _alone(translate(error)) from error
     if "Collection.filter" not in functions:
         raise Transient("an empty list of functions", is_strange=True)
+
+
+def _alone(error: Exception) -> Exception:
+    """Return what to raise where nothing smaller can be asked, so that it is repeated as it is."""
+    if isinstance(error, Transient) and error.is_too_large:
+        return Transient(str(error), wait_s=error.wait_s)
+    return error

@@ -5,7 +5,6 @@ to ``PatchDataset``, so that a stream gives the samples that the folder gives; o
 LitData's: chunks at random, and the places of a chunk at random.
 """
 
-import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +25,7 @@ from datasets.litdata_manifest import (
 )
 from datasets.patch_dataset import PatchSource
 from utils.errors import UserError
+from utils.files import address
 from utils.progress import progress
 from utils.report import write_json
 
@@ -35,11 +35,6 @@ CHUNK_BYTES = 2**26  # 64 MiB, LitData's choice for object storage
 def is_litdata(data_dir: Path) -> bool:
     """Tell a bucket, or a folder of LitData chunks, from everything else."""
     return "://" in address(data_dir) or (data_dir / INDEX_NAME).is_file()
-
-
-def address(data_dir: Path) -> str:
-    """Return what the user has typed: a ``Path`` makes "s3:/bucket" of "s3://bucket"."""
-    return re.sub(r"^(\w{2,}):/(?!/)", r"\1://", str(data_dir))
 
 
 def write_litdata(

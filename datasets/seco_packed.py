@@ -14,6 +14,8 @@ copying it:
   python datasets/seco_packed.py --verify --save_path datasets/seco_100k_packed
 """
 
+from __future__ import annotations
+
 import sys
 from pathlib import Path
 
@@ -21,34 +23,45 @@ if not __package__:  # started as a script: the root is not on the path yet
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import math
-import os
 import time
 from argparse import Namespace
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from datasets import litdata_manifest
 from datasets.bands import RGB_BANDS
-from datasets.litdata_manifest import PlacesManifest
-from datasets.open_patches import open_patches
-from datasets.packed_manifest import MANIFEST_NAME, Manifest
-from datasets.packed_store import PackedStore
-from datasets.packing import pack, verify
-from datasets.seco_litdata import StreamedPlaces, address, write_litdata
 from utils.cli import print_next, run
+from utils.cores import available_cores
 from utils.errors import UserError
+from utils.files import address, check_can_write, check_exists
 from utils.flags import Parser, check_not_negative
+
+# What takes long to import is imported by the functions that use it, after the flags are checked.
+if TYPE_CHECKING:
+    from datasets.litdata_manifest import PlacesManifest
+    from datasets.packed_manifest import Manifest
 
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     """Read the command line, or ``argv`` in tests."""
     parser = Parser(__doc__)
     add = parser.add_argument
-    add("--data_dir", type=Path, help="SeCo folder or zip, or folder or zip of pictures")
-    add("--save_path", type=Path, required=True, help="folder of the store")
-    add("--bands", nargs="+", default=list(RGB_BANDS), help="bands of SeCo patches to pack")
-    add("--format", choices=["raw", "litdata"], default="raw", help="store, or chunks to stream")
-    add("--num_workers", type=int, default=min(8, os.cpu_count() or 1), help="processes")
-    add("--verify", action="store_true", help="only hash the shards of a store again")
+    add("--data_dir", type=Path, help="SeCo folder or zip, or folder or zip of pictures.")
+    add("--save_path", type=Path, required=True, help="Folder of the store.")
+    add(
+        "--bands",
+        nargs="+",
+        metavar="BAND",
+        default=list(RGB_BANDS),
+        help="Bands of SeCo patches to pack.",
+    )
+    add(
+        "--format",
+        choices=["raw", "litdata"],
+        default="raw",
+        help="Store for this machine, or chunks to stream.",
+    )
+    add("--num_workers", type=int, default=min(8, available_cores()), help="Processes to use.")
+    add("--verify", action="store_true", help="Only compare a store with its hashes.")
     return parser.parse_args(argv)
 
 
@@ -60,6 +73,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.verify:
         if args.format != "raw":
             raise UserError("--verify is for packed stores, which --format litdata does not write")
+        check_exists("save_path", args.save_path)
+        from datasets.packing import verify
+
         manifest = verify(args.save_path, args.num_workers)
         print(f"verified: {describe(manifest)}")
         return
@@ -69,6 +85,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(
             f"--save_path {address(args.save_path)} is no local folder: write to one, and copy it"
         )
+    check_exists("data_dir", args.data_dir)
+    check_can_write("save_path", args.save_path, is_folder=True)
+    from datasets.open_patches import open_patches
+    from datasets.packed_store import PackedStore
+    from datasets.packing import pack
+    from datasets.seco_litdata import StreamedPlaces, write_litdata
+
     source = open_patches(args.data_dir, args.bands)
     if args.save_path.resolve().is_relative_to(args.data_dir.resolve()):
         raise UserError(f"--save_path {args.save_path} lies in --data_dir: choose one beside it")
@@ -87,6 +110,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def describe(manifest: Manifest) -> str:
     """Tell in a line what a store holds."""
+    from datasets.packed_manifest import MANIFEST_NAME
+
     size = manifest.num_patches * sum(manifest.row_bytes(group) for group in manifest.groups)
     flawed = len({flaw.patch for flaw in manifest.flaws})
     return (
@@ -98,12 +123,14 @@ def describe(manifest: Manifest) -> str:
 
 def describe_places(manifest: PlacesManifest) -> str:
     """Tell in a line what a set of chunks holds."""
+    from datasets.litdata_manifest import MANIFEST_NAME
+
     bands, (_, height, width) = manifest.input_spec.bands, manifest.patch_shape
     num_patches, num_bad = int(manifest.starts[-1]), len(manifest.bad)
     return (
         f"{num_patches} patches of {len(manifest.starts) - 1} places, {' '.join(bands)}, "
         f"{height} x {width} px, {num_patches * math.prod(manifest.patch_shape) / 1e9:.2f} GB"
-        f"{f', {num_bad} bad patches listed in {litdata_manifest.MANIFEST_NAME}' * (num_bad > 0)}"
+        f"{f', {num_bad} bad patches listed in {MANIFEST_NAME}' * (num_bad > 0)}"
     )
 
 

@@ -7,8 +7,10 @@ zip. What else lies around is ignored: metadata, hidden files, and the previews
 """
 
 import json
+import re
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -32,6 +34,8 @@ from datasets.zip_files import ZipFiles
 from utils.errors import UserError
 from utils.files import is_hidden
 from utils.normalization import InputSpec
+
+_NUM_SAMPLES = 32  # patches that show the unit: fewer may all be dark
 
 
 class SecoPatches:
@@ -106,6 +110,14 @@ class SecoPatches:
             )
         return on_10_m_grid(stored, height, width)
 
+    def samples(self) -> Iterator[np.ndarray]:
+        """Yield bands of some patches as they are stored, spread over the data set."""
+        count = int(self.starts[-1])
+        for patch in range(0, count, max(1, count // _NUM_SAMPLES)):
+            for band in self.bands:
+                with suppress(BadPatchError):  # is raised when the patch is due
+                    yield self._files.read_band(self.name(patch), patch, band)
+
     def _read_size(self, patch: int) -> tuple[int, int]:
         """Measure the finest band of a patch: height, width in 10 m pixels."""
         band = min(self.bands, key=RESOLUTION_M.__getitem__)
@@ -137,6 +149,15 @@ def patch_name(places: Sequence[str], starts: np.ndarray, patch: int) -> str:
     index = int(np.searchsorted(starts, patch, side="right")) - 1
     place, *dates = places[index].split("/")
     return f"{place}/{dates[patch - int(starts[index])]}"
+
+
+def day_of(name: str) -> str:
+    """Return the day of "place/scene", such as 2019-04-05, or "" for another name.
+
+    Scenes are named as in Earth Engine, <start>_<end>_<tile>: 20190405T103021_20190405T103020_T31.
+    """
+    found = re.match(r"(\d{4})(\d{2})(\d{2})T\d{6}_", name.rsplit("/", 1)[-1])
+    return "-".join(found.groups()) if found else ""
 
 
 def parse_quantiles(content: bytes, name: object) -> dict[str, tuple[float, float]]:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datasets.collect_scenes import GRID_M, Window
-from datasets.utm import from_utm, to_utm, utm_epsg, wrapped
+from datasets.utm import false_northing, from_utm, to_utm, utm_epsg, wrapped
 from utils.errors import UserError
 
 Array = NDArray[Any]
@@ -38,8 +38,8 @@ class Places:
         lat: Of the patch's centre in degrees, rounded to 1e-6, float64.
         lng: The same, -180 .. 180.
         epsg: UTM zone of the patch, int32.
-        left: Of its upper left corner in metres, a multiple of 60, int32.
-        top: The same.
+        left: Easting of its upper left corner in metres, on the lattice of ``GRID_M``, int32.
+        top: Northing of its upper left corner, the same.
         shift_days: By how many days its windows are shifted back, int32.
     """
 
@@ -117,8 +117,8 @@ def sample_places(
 ) -> Places:
     """Take the first candidates that are on land and overlap none before.
 
-    Corners lie on a lattice of each UTM zone whose pitch is the side of a patch, and a patch lies
-    within its zone: two patches are the same cell or do not overlap.
+    Corners lie on a lattice from the origin of each UTM zone, whose pitch is the side of a patch. A
+    patch lies within its zone: two patches are the same cell or do not overlap.
 
     Args:
         seed: Of the plan, 0 .. 2**64 - 1.
@@ -164,11 +164,14 @@ def _distinct_cells(
     lat, lng = sampler(drawn)
     rows = np.flatnonzero((lat > SOUTH) & (lat < NORTH))
     epsg = utm_epsg(lat[rows], lng[rows])
-    column, line = (np.floor(x / side) for x in to_utm(lat[rows], lng[rows], epsg))
-    # No column or line needs more than 20 bits, for a cell is 60 m or more.
+    easting, northing = to_utm(lat[rows], lng[rows], epsg)
+    column, line = np.floor(easting / side), np.floor((northing - false_northing(epsg)) / side)
+    # A cell is 60 m or more: a column needs 18 bits, a line 19 with its sign, which is negative in
+    # the south.
     cells = (epsg << 40) + (line.astype(np.int64) << 20) + column.astype(np.int64)
     first = np.sort(np.unique(cells, return_index=True)[1])
-    places = on_grid(epsg[first], column[first] * side, line[first] * side + side, patch_px)
+    top = false_northing(epsg[first]) + line[first] * side + side
+    places = on_grid(epsg[first], column[first] * side, top, patch_px)
     places.shift_days[:] = shifts(drawn[rows[first]], max_shift_days)
     return cells[first], places
 
@@ -182,11 +185,12 @@ def on_grid(epsg: Array, left: Array, top: Array, patch_px: int) -> Places:
 
 
 def around(lat: Array, lng: Array, patch_px: int) -> Places:
-    """Make places, without a shift, of centres in degrees; corners go to multiples of 60 m."""
+    """Make places, without a shift, of centres in degrees; corners move onto the lattice."""
     epsg, half = utm_epsg(lat, lng), 5 * patch_px
     easting, northing = to_utm(lat, lng, epsg)
     left = GRID_M * np.round((easting - half) / GRID_M)
-    top = GRID_M * np.round((northing + half) / GRID_M)
+    origin = false_northing(epsg)
+    top = origin + GRID_M * np.round((northing + half - origin) / GRID_M)
     return on_grid(epsg, left, top, patch_px)
 
 

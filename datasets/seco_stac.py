@@ -23,11 +23,11 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window as PixelWindow
 
 from datasets.bands import RESOLUTION_M
-from datasets.collect_scenes import Array, PatchGrid, Place, Refused, Scene
+from datasets.collect_scenes import Array, Missing, PatchGrid, Place, Refused, Scene
 from datasets.collect_settings import Settings
 from datasets.collect_writer import utm_crs
 from datasets.stac_http import Answered, RemoteFile, Web
-from datasets.stac_items import OFFSET, Files, Unusable, parse
+from datasets.stac_items import Files, Unusable, harmonised, parse
 from utils.errors import UserError, quoted
 from utils.rate_limit import Transient
 
@@ -39,10 +39,9 @@ except ImportError as error:
 
 _PAGE, _MOST_PAGES = 100, 50
 _SCL_M = 20
+_SCL_TRIES = 3  # until a classification is not there; the whole search is tried once more
 _NO_DATA, _UNCLEAR = 0, (1, 3, 8, 9, 10)  # saturated, shadow, clouds, cirrus; snow (11) is clear
 _LARGEST_BLOCK = 2**24  # pixels; GDAL decodes whole blocks
-# With the offset, hardly a pixel is below: that would be a reflectance of -0.02.
-_DARK, _DARK_SHARE = 800, 0.01
 _TIFF_ONLY = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_PAM_ENABLED": "NO"}
 
 
@@ -62,14 +61,16 @@ class Stac:
         self._web = Web(timeout_s)
         self._pages = _Pages(self._web)
         self._left_out: Counter[str] = Counter()
+        self._misses: Counter[tuple[str, PatchGrid]] = Counter()  # of scene classifications
         self._lock = threading.Lock()
-        self._is_checked = False
+        self._is_checked = self._has_searched = False
         # GDAL warns of each tag that it cannot read; what matters of it is raised.
         logging.getLogger("rasterio._env").setLevel(logging.ERROR)
 
     def search(self, places: Sequence[Place]) -> list[list[Scene]]:
         """See ``Source``."""
-        self._check_collection()
+        if not self._is_checked:  # a search for another collection just finds nothing
+            self.check()
         return [self._scenes(place) for place in places]
 
     def read(self, scene: Scene, grid: PatchGrid) -> dict[str, Array]:
@@ -101,18 +102,22 @@ class Stac:
             **left_out,
         }
 
-    def _check_collection(self) -> None:
-        """Ask once whether the collection exists: a search for another one finds just nothing."""
-        if self._is_checked:
-            return
+    def check(self) -> None:
+        """See ``Source``."""
         name = self._settings.collection
         try:
-            self._web.ask("GET", f"{self._url}/collections/{name}")
+            answer = self._web.ask("GET", f"{self._url}/collections/{name}")
         except Answered as error:
             raise UserError(
                 f"--stac_url {self._url} answers with HTTP {error.status} when asked for the "
                 f"collection {quoted(name)}: check --stac_url and --collection"
             ) from error
+        try:
+            is_ours = answer.json()["id"] == name
+        except (ValueError, KeyError, TypeError, RecursionError):
+            is_ours = False
+        if not is_ours:
+            raise Transient("an answer that is no collection", is_strange=True)
         self._is_checked = True
 
     def _scenes(self, place: Place) -> list[Scene]:
@@ -130,7 +135,7 @@ class Stac:
                 known = found.get(scene.name)
                 if known is None or _version(scene) > _version(known):  # processed anew
                     found[scene.name] = scene
-        return [self._looked_at(scene, place.grid) for scene in found.values()]
+        return self._looked_at(list(found.values()), place.grid)
 
     def _items(self, place: Place) -> list[Any]:
         """Return what the catalogue has over a place, from its first window to its last."""
@@ -150,6 +155,8 @@ class Stac:
             items = [item for page in pages for item in page["features"]]
         except Answered as error:
             shown = f"HTTP {error.status}, {quoted(str(error), 120)}"
+            if error.status in (401, 403, 404, 405) and self._has_searched:
+                raise Transient(f"{shown}, though searches worked", is_strange=True) from error
             if error.status in (401, 403, 404, 405):
                 raise UserError(
                     f"--stac_url {self._url} does not let us search ({shown}): check the address, "
@@ -160,17 +167,36 @@ class Stac:
             raise Transient("an answer that is no list of scenes", is_strange=True) from error
         if len(pages) > _MOST_PAGES:
             raise Refused("the catalogue lists scenes without an end")
+        self._has_searched = True
         return items
 
-    def _looked_at(self, scene: Scene, grid: PatchGrid) -> Scene:
-        """Add how much of the patch is clear, and has data, if the scene's classes can be read."""
-        files: Files = scene.key
-        if files.classes is None:
-            return scene
-        try:
-            classes = self._window(files.classes, grid, _SCL_M, "uint8")
-        except Refused:
-            return scene
+    def _looked_at(self, scenes: Sequence[Scene], grid: PatchGrid) -> list[Scene]:
+        """Add how much of the patch is clear, and has data, where a scene's classes can be read.
+
+        Raises:
+            Missing: Some are not there, which has to come more often to be believed: else an error
+                of the service would change which scene is the best.
+        """
+        looked, doubt = [], None
+        for scene in scenes:
+            url = scene.key.classes
+            try:
+                looked.append(self._with_shares(scene, url, grid) if url else scene)
+            except Missing as error:
+                key = scene.name, grid
+                with self._lock:
+                    self._misses[key] += 1
+                    is_believed = self._misses[key] >= _SCL_TRIES
+                doubt = doubt if is_believed else error
+                looked.append(_without_shares(scene, error))
+            except Refused as error:
+                looked.append(_without_shares(scene, error))
+        if doubt is not None:
+            raise doubt
+        return looked
+
+    def _with_shares(self, scene: Scene, url: str, grid: PatchGrid) -> Scene:
+        classes = self._window(url, grid, _SCL_M, "uint8")
         is_valid = classes != _NO_DATA
         valid, clear = is_valid.mean(), (is_valid & ~np.isin(classes, _UNCLEAR)).mean()
         share = round(float(clear / valid), 6) if valid > 0 else 0.0
@@ -193,7 +219,7 @@ class Stac:
             if isinstance(error, Refused):
                 raise
             name = quoted(urlsplit(url).path, 200)  # without a token behind it
-            raise Refused(f"a file that cannot be decoded, {name}") from error
+            raise Missing(f"a file that cannot be decoded, {name}") from error
         if remote.error is not None:
             raise remote.error
         return image
@@ -228,32 +254,6 @@ class _Pages(StacApiIO):
         return page
 
 
-def harmonised(images: dict[str, Array], offset: int | None) -> dict[str, Array]:
-    """Subtract the offset of later baselines.
-
-    What has data stays at 1 at least, as 0 says that there is none.
-
-    Args:
-        images: Digital numbers per band.
-        offset: To subtract; None if the catalogue denies that it did, which is often wrong. Then
-            dark pixels tell that it did.
-
-    Raises:
-        Refused: The patch is too bright to tell.
-    """
-    if offset is None:
-        values = [image[image > 0] for image in images.values()]
-        if not any((value < _DARK).mean() >= _DARK_SHARE for value in values if value.size):
-            raise Refused(f"nobody knows whether its offset of {OFFSET} has been subtracted")
-        return images
-    if offset == 0:
-        return images
-    return {
-        band: np.where(image > 0, np.maximum(image, offset + 1) - offset, 0).astype(np.uint16)
-        for band, image in images.items()
-    }
-
-
 def _read(remote: RemoteFile, grid: PatchGrid, resolution_m: int, dtype: str) -> Array:
     side = 10 * grid.size_px // resolution_m
     with ExitStack() as stack:
@@ -274,6 +274,11 @@ def _read(remote: RemoteFile, grid: PatchGrid, resolution_m: int, dtype: str) ->
             rows = slice(top - int(row), bottom - int(row))
             image[rows, left - int(column) : right - int(column)] = file.read(1, window=window)
     return image
+
+
+def _without_shares(scene: Scene, error: Refused) -> Scene:
+    """Note why a scene is ranked by its clouds as a whole."""
+    return replace(scene, properties=scene.properties | {"scene_classification": str(error)})
 
 
 def _is_wanted(scene: Scene, place: Place) -> bool:

@@ -6,6 +6,8 @@ Writes quantiles.json into the data set, where the reader finds it. Red, green a
 published quantiles whatever is measured here.
 """
 
+from __future__ import annotations
+
 import sys
 from pathlib import Path
 
@@ -14,19 +16,18 @@ if not __package__:  # started as a script: the root is not on the path yet
 
 from argparse import Namespace
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from datasets.band_files import read_band
-from datasets.bands import ALL_BANDS, QUANTILES_NAME
-from datasets.packed_store import PackedStore, is_packed
-from datasets.seco_folder import band_path, find_bands, index_places, split_dates
+from datasets.bands import ALL_BANDS, QUANTILES_NAME, check_stored
 from utils.cli import run
 from utils.errors import UserError
+from utils.files import check_exists
 from utils.flags import Parser
-from utils.progress import progress
 from utils.report import write_json
+
+# What takes long to import is imported by the functions that use it, after the flags are checked.
+if TYPE_CHECKING:
+    import numpy as np
 
 QUANTILES = (0.02, 0.98)  # as the original
 
@@ -42,6 +43,11 @@ def measure_histograms(root: Path, num_images: int, seed: int) -> dict[str, np.n
     Returns:
         Pixels per stored value, shape (256,), for each band that the first place has.
     """
+    import numpy as np
+
+    from datasets.packed_store import is_packed
+    from utils.progress import progress
+
     if root.is_file():
         raise UserError(
             f"{root} is a file: pack it with datasets/seco_packed.py, and measure the store"
@@ -53,11 +59,16 @@ def measure_histograms(root: Path, num_images: int, seed: int) -> dict[str, np.n
     for number in progress(sorted(drawn), desc="quantiles", unit=" images", leave=False):
         for band, histogram in histograms.items():
             histogram += np.bincount(read(dates[number], band).ravel(), minlength=256)
+    values = (np.flatnonzero(histogram) for histogram in histograms.values())
+    check_stored((found for found in values if found.size), str(root))
     return histograms
 
 
 def _open_folder(root: Path) -> tuple[list[str], Sequence[Any], Callable[[Any, str], np.ndarray]]:
     """Return bands, dates, and what reads a band of one, in the pixels that are stored."""
+    from datasets.band_files import read_band
+    from datasets.seco_folder import band_path, find_bands, index_places, split_dates
+
     places = index_places(root, ALL_BANDS[0])
     dates = split_dates(places)
     return (
@@ -69,6 +80,8 @@ def _open_folder(root: Path) -> tuple[list[str], Sequence[Any], Callable[[Any, s
 
 def _open_store(root: Path) -> tuple[list[str], Sequence[Any], Callable[[Any, str], np.ndarray]]:
     """Return the same of a packed store, whose bands all have pixels of 10 m."""
+    from datasets.packed_store import PackedStore
+
     store = PackedStore(root)
     bands = list(store.bands)
     return (
@@ -80,6 +93,8 @@ def _open_store(root: Path) -> tuple[list[str], Sequence[Any], Callable[[Any, st
 
 def histogram_quantile(histogram: np.ndarray, quantile: float) -> int:
     """Return the smallest value that at least this share of the pixels do not exceed."""
+    import numpy as np
+
     cumulated = np.cumsum(histogram)
     return int(np.searchsorted(cumulated, quantile * cumulated[-1]))
 
@@ -93,11 +108,10 @@ def stretch_limits(histogram: np.ndarray) -> tuple[int, int]:
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     """Read the command line, or ``argv`` in tests."""
     parser = Parser(__doc__)
-    parser.add_argument(
-        "--data_dir", type=Path, required=True, help="folder of the places, or packed store"
-    )
-    parser.add_argument("--num_images", type=int, default=3000, help="images to read")
-    parser.add_argument("--seed", type=int, default=42, help="seed of their draw")
+    add = parser.add_argument
+    add("--data_dir", type=Path, required=True, help="Folder of the places, or packed store.")
+    add("--num_images", type=int, default=3000, help="Images to read.")
+    add("--seed", type=int, default=42, help="Seed of their draw.")
     return parser.parse_args(argv)
 
 
@@ -106,6 +120,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     if args.num_images < 1:
         raise UserError(f"--num_images must be at least 1, not {args.num_images}")
+    check_exists("data_dir", args.data_dir)
     histograms = measure_histograms(args.data_dir, args.num_images, args.seed)
     limits = {band: stretch_limits(histogram) for band, histogram in histograms.items()}
     path = args.data_dir / QUANTILES_NAME

@@ -13,7 +13,7 @@ from typing import Any
 
 import requests
 
-from datasets.collect_scenes import Refused
+from datasets.collect_scenes import Missing, Refused
 from datasets.ee_http import PatientAdapter
 from utils.rate_limit import Transient, retry_after
 
@@ -38,7 +38,6 @@ class Web:
     """
 
     def __init__(self, timeout_s: float) -> None:
-        self._timeout_s = timeout_s
         self._adapter = PatientAdapter(timeout_s, _CONNECTIONS)
         self._session = requests.Session()
         self._session.mount("https://", self._adapter)
@@ -59,12 +58,13 @@ class Web:
             Transient: It may work later.
             Answered: An answer with another status than 2xx, not worth a repeat.
         """
+        is_search = method == "POST"  # ranges of files are small
         with self._lock:
             self.num_requests += 1
         try:
-            response = self._session.request(method, url, timeout=self._timeout_s, **options)
+            response = self._session.request(method, url, **options)
         except requests.exceptions.Timeout as error:
-            raise Transient("no answer in time") from error
+            raise Transient("no answer in time", is_too_large=is_search) from error
         except _ASTRAY as error:
             raise Transient("an answer that leads away from the web", is_strange=True) from error
         except requests.exceptions.TooManyRedirects as error:
@@ -78,7 +78,8 @@ class Web:
         if status in _BUSY:
             raise Transient(f"HTTP {status}, too many requests", wait_s=wait_s, is_quota=True)
         if status == 408 or status >= 500:
-            raise Transient(f"HTTP {status}", wait_s=wait_s)
+            is_too_large = is_search and status == 504
+            raise Transient(f"HTTP {status}", wait_s=wait_s, is_too_large=is_too_large)
         if not 200 <= status < 300:
             raise Answered(status, response.text)
         return response
@@ -107,7 +108,8 @@ class RemoteFile:
 
     Raises:
         Transient: It may work later.
-        Refused: There is no such file.
+        Missing: There is no such file.
+        Refused: It is no TIFF.
     """
 
     def __init__(self, web: Web, url: str) -> None:
@@ -156,7 +158,7 @@ class RemoteFile:
         try:
             response = self._web.ask("GET", self._url, headers=headers)
         except Answered as error:
-            raise Refused(f"HTTP {error.status} for a file of the scene") from error
+            raise Missing(f"HTTP {error.status} for a file of the scene") from error
         content = response.content
         if response.status_code != 206:
             if content.startswith(_TIFF):

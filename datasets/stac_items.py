@@ -12,11 +12,16 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-from datasets.bands import RESOLUTION_M
-from datasets.collect_scenes import Scene
+import numpy as np
 
+from datasets.bands import RESOLUTION_M
+from datasets.collect_scenes import Array, Refused, Scene
+
+_SCALE = 0.0001  # reflectance per digital number, as raster:bands of Earth Search has it
 OFFSET = 1000  # that products have from this baseline on, in digital numbers
 _OFFSET_BASELINE = 4.0
+# With the offset, hardly a pixel is below: that would be a reflectance of -0.02.
+_DARK, _DARK_SHARE = 800, 0.01
 # Earth Search's names; others name an asset by its band.
 _EARTH_SEARCH = {
     **{"B1": "coastal", "B2": "blue", "B3": "green", "B4": "red", "B5": "rededge1"},
@@ -83,10 +88,37 @@ def parse(item: Any, bands: tuple[str, ...]) -> tuple[int, Scene]:
         clear_fraction=None,
         valid_fraction=1.0,
         baseline=f"{baseline:05.2f}",
+        is_clamped=baseline >= _OFFSET_BASELINE and offset != OFFSET,
         properties={"id": str(item["id"])[:200], **kept, "offset": words},
         key=Files(addresses, _address(assets, ("scl", "SCL")), offset),
     )
     return _epsg(properties, product), scene
+
+
+def harmonised(images: dict[str, Array], offset: int | None) -> dict[str, Array]:
+    """Subtract the offset of later baselines.
+
+    What has data stays at 1 at least, as 0 says that there is none.
+
+    Args:
+        images: Digital numbers per band.
+        offset: To subtract; None if the catalogue denies that it did, which is often wrong. Then
+            dark pixels tell that it did.
+
+    Raises:
+        Refused: The patch is too bright to tell.
+    """
+    if offset is None:
+        values = [image[image > 0] for image in images.values()]
+        if not any((value < _DARK).mean() >= _DARK_SHARE for value in values if value.size):
+            raise Refused(f"nobody knows whether its offset of {OFFSET} has been subtracted")
+        return images
+    if offset == 0:
+        return images
+    return {
+        band: np.where(image > 0, np.maximum(image, offset + 1) - offset, 0).astype(np.uint16)
+        for band, image in images.items()
+    }
 
 
 def _name(
@@ -155,9 +187,13 @@ def _told_offset(assets: Mapping[str, Any]) -> int | None:
     try:
         asset = assets["red"] if "red" in assets else assets["B04"]
         band = asset["raster:bands"][0]
-        return round(-float(band["offset"]) / float(band["scale"]))
+        offset, scale = float(band["offset"]), float(band["scale"])
+        told = round(-offset / scale)
     except (KeyError, IndexError, TypeError, ValueError, ArithmeticError):
         return None
+    if not math.isclose(scale, _SCALE):
+        raise Unusable("values in another unit")
+    return told
 
 
 def _address(assets: Mapping[str, Any], names: tuple[str, ...]) -> str | None:

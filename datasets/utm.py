@@ -83,13 +83,13 @@ def to_utm(lat: ArrayLike, lng: ArrayLike, epsg: ArrayLike) -> tuple[Array, Arra
     zeta = zeta + sum(a * np.sin(2 * j * zeta) for j, a in enumerate(_FORWARD, 1))
     return (
         _FALSE_EASTING_M + _QUADRANT_M * zeta.imag,
-        _false_northing(epsg) + _QUADRANT_M * zeta.real,
+        false_northing(epsg) + _QUADRANT_M * zeta.real,
     )
 
 
 def from_utm(easting: ArrayLike, northing: ArrayLike, epsg: ArrayLike) -> tuple[Array, Array]:
     """Return latitude and longitude in degrees of points in a zone of their own, in metres."""
-    north = np.asarray(northing, np.float64) - _false_northing(epsg)
+    north = np.asarray(northing, np.float64) - false_northing(epsg)
     zeta = (north + 1j * (np.asarray(easting, np.float64) - _FALSE_EASTING_M)) / _QUADRANT_M
     zeta = zeta - sum(b * np.sin(2 * j * zeta) for j, b in enumerate(_INVERSE, 1))
     xi, eta = zeta.real, zeta.imag
@@ -99,12 +99,13 @@ def from_utm(easting: ArrayLike, northing: ArrayLike, epsg: ArrayLike) -> tuple[
     return np.degrees(np.arctan(_geographic(conformal))), lng
 
 
+def false_northing(epsg: ArrayLike) -> Array:
+    """Return the northing of the equator in metres, float64: 0 or, in the south, 10,000,000."""
+    return np.where(np.asarray(epsg) >= 32700, _FALSE_NORTHING_M, 0.0)
+
+
 def _central_meridian(epsg: ArrayLike) -> Array:
     return 6.0 * (np.asarray(epsg) % 100) - 183
-
-
-def _false_northing(epsg: ArrayLike) -> Array:
-    return np.where(np.asarray(epsg) >= 32700, _FALSE_NORTHING_M, 0.0)
 
 
 def _conformal(tau: Array) -> Array:

@@ -61,9 +61,10 @@ def load_encoder(
         The encoder, whose batch norm uses its running statistics until ``train()`` is called, and
         what it expects as input (``utils.input_transform`` converts to it).
     """
-    check_encoder_source(source, ckpt_path, bands)
-    if ckpt_path is not None:
-        encoder, spec = _pretrained_encoder(Path(ckpt_path), name, bands)
+    path = None if ckpt_path is None else Path(ckpt_path)
+    check_encoder_source(source, path, bands)
+    if path is not None:
+        encoder, spec = _pretrained_encoder(path, name, bands)
         return encoder.eval(), spec
     name, bands = name or DEFAULT_ENCODER, tuple(bands or PICTURE_BANDS)
     if source == "imagenet":

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from models.change_detector import ChangeDetector
 from utils.checkpoint import WholeCheckpointIO
+from utils.launch import World
 from utils.precision import autocast_type
 from utils.run_trainer import run_trainer
 
@@ -38,7 +39,9 @@ def fit_detector(
     Returns:
         Scores of the validation, of the best epoch or else of the last one.
     """
-    trainer = run_trainer("change detection", trainer_arguments, folder, folder, origin, ckpt_path)
+    trainer = run_trainer(
+        "change detection", World(), trainer_arguments, folder, folder, origin, ckpt_path
+    )
     with warnings.catch_warnings():  # a frozen encoder is meant to be
         warnings.filterwarnings("ignore", message=".*in eval mode at the start of training")
         trainer.fit(detector, data, ckpt_path=ckpt_path, weights_only=True)

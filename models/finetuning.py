@@ -66,7 +66,7 @@ def make_classifier(
 
     Arguments are those of ``FineTuning`` and of ``SSLFineTuner``.
     """
-    seed_everything(seed, workers=True, verbose=False)
+    seed_everything(seed, verbose=False)
     encoder = deepcopy(task.encoder).train()
     if not freeze_backbone:
         # Faster; and the same in all processes, though the first one has computed features.

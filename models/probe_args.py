@@ -1,6 +1,9 @@
 """Command-line flags of the methods by which an encoder is evaluated; imports nothing heavy."""
 
-from utils.flags import Parser
+from argparse import Namespace
+
+from utils.errors import UserError
+from utils.flags import Parser, check_positive
 
 METHODS = {
     "linear": "a linear layer, trained by Adam on the frozen encoder",
@@ -9,6 +12,7 @@ METHODS = {
     "finetune": "training of the encoder with a linear layer",
 }
 NEIGHBOURS = (5, 20)
+_MIN_PATCH_SIZE = 32  # pixels: 32 of them are one of the coarsest level of the detector
 
 
 def add_method_args(parser: Parser) -> None:
@@ -35,6 +39,15 @@ def add_method_args(parser: Parser) -> None:
         default=1e-4,
         help="Learning rate of --method finetune at the start.",
     )
+
+
+def check_method_flags(args: Namespace) -> None:
+    """Refuse values that cannot work."""
+    check_positive(args, "labels_per_class", "finetune_epochs", "finetune_learning_rate")
+    if args.labels_per_class is not None and args.train_frac != [1.0]:
+        raise UserError("--labels_per_class and --train_frac exclude each other: leave one out")
+    if args.protocol == "paper" and args.method != ["linear"]:
+        raise UserError("--protocol paper is the original's linear probe: leave --method out")
 
 
 def add_label_args(parser: Parser) -> None:
@@ -67,6 +80,19 @@ def add_detector_args(parser: Parser) -> None:
         "the training set weigh as much as all others; 1 under --protocol paper).",
     )
     add("--finetune_backbone", action="store_true", help="Train the encoder, too.")
+
+
+def check_detector_flags(args: Namespace) -> None:
+    """Refuse values that cannot work."""
+    if args.pos_weight != "auto":
+        check_positive(args, "pos_weight")
+    if args.gpus is not None and args.gpus > 1:
+        raise UserError(f"--gpus {args.gpus}: OSCD is small and trains on one device, use --gpus 1")
+    if args.patch_size < _MIN_PATCH_SIZE:
+        raise UserError(f"--patch_size must be {_MIN_PATCH_SIZE} or more, not {args.patch_size}")
+    learns_statistics = args.finetune_backbone or args.protocol == "paper"
+    if args.batch_size == 1 and args.patch_size <= _MIN_PATCH_SIZE and learns_statistics:
+        raise UserError("--batch_size 1 and the smallest --patch_size are too few for batch norm")
 
 
 def _weight(text: str) -> float | str:

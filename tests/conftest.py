@@ -1,5 +1,6 @@
 """Seeds, and one small copy of each data set for the whole run."""
 
+import multiprocessing
 import os
 import random
 from collections.abc import Iterator
@@ -7,8 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from datasets.mini_earth import write_bigearthnet, write_seco
+
+# How long an example takes is the machine's affair.
+settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any machine")
 
 
 @pytest.fixture(autouse=True)
@@ -21,6 +29,12 @@ def _seed() -> None:
 def _one_thread() -> None:
     """Tensors are tiny here: more threads only wait for each other."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _forked_workers() -> None:
+    """Tests replace functions that worker processes call: only forks have them replaced."""
+    multiprocessing.set_start_method("fork", force=True)  # not the default from Python 3.14 on
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -1,8 +1,8 @@
 """A made-up archive of Sentinel-2: every scene and pixel is a function of (seed, place, date).
 
-Granules lie as MGRS tiles do: 109.8 km, one every 100 km, corners on multiples of 60 m. Each is
-seen every five days. Swath edges cut some; clouds come in regions, whatever the share of the whole
-scene; a tenth of the scenes has no cloud score.
+Granules lie as MGRS tiles do: 109.8 km, one every 100 km. Each is seen every five days. Swath
+edges cut some; clouds come in regions, whatever the share of the whole scene; a tenth of the scenes
+has no cloud score.
 """
 
 import re
@@ -21,6 +21,19 @@ BANDS_M = {
     **{"B8": 10, "B8A": 20, "B9": 60, "B11": 20, "B12": 20},
 }
 TILE_M, STEP_M, GRID_M = 109_800, 100_000, 60
+# What the northing of ESA's upper left corners leaves when it is divided by 60; the easting is a
+# multiple. It follows from ``TILES``: ULX and ULY of MTD_TL.xml, or corners of ESA's tiling grid
+# (S2A_OPER_GIP_TILPAR). Public repositories have 32UPV (hollstein/S2MSI), 32TNM and 53HPV
+# (ungarj/s2reader), and 22HBD (stac-utils/stactools, pull request 88).
+REMAINDER = {326: 0, 327: 40}
+TILES = {
+    "31UDQ": (32631, 399_960, 5_500_020),
+    "32UPV": (32632, 600_000, 5_500_020),
+    "32TNM": (32632, 499_980, 4_700_040),
+    "22HBD": (32722, 199_980, 5_900_020),
+    "53HMA": (32753, 399_960, 6_100_000),
+    "53HPV": (32753, 600_000, 6_000_040),
+}
 REGION_M = 20_000  # of weather
 REVISIT_DAYS = 5
 _LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ"
@@ -62,8 +75,14 @@ class Granule:
         return self.column * STEP_M // GRID_M * GRID_M
 
     @property
+    def top(self) -> int:
+        """The line between pixels at the upper edge of the square of 100 km, or the next above."""
+        edge, remainder = (self.row + 1) * STEP_M, REMAINDER[self.epsg // 100]
+        return edge + (remainder - edge) % GRID_M
+
+    @property
     def bottom(self) -> int:
-        return self.row * STEP_M // GRID_M * GRID_M
+        return self.top - TILE_M
 
     @property
     def tile(self) -> str:
@@ -103,12 +122,13 @@ class Catalogue:
         """Yield what covers a part of a rectangle from a day until before another one."""
         left, bottom, right, top = bounds
         columns = range(int((left - TILE_M) // STEP_M), int(right // STEP_M) + 1)
-        rows = range(int((bottom - TILE_M) // STEP_M), int(top // STEP_M) + 1)
+        rows = range(int((bottom - GRID_M) // STEP_M), int((top + TILE_M) // STEP_M))
         for column in columns:
             for row in rows:
                 tile = Granule(epsg, column, row, datetime(2015, 1, 1, tzinfo=UTC))
                 is_apart = left >= tile.left + TILE_M or right <= tile.left
-                if not 0 <= column < 24 or row < 0 or is_apart:
+                is_beyond = row < 0 or (row >= 100 and epsg >= 32700)  # the equator
+                if not 0 <= column < 24 or is_beyond or is_apart:
                     continue
                 if bottom >= tile.bottom + TILE_M or top <= tile.bottom:
                     continue
@@ -164,6 +184,10 @@ class Catalogue:
             inside &= x + 0.2 * (y - granule.bottom) > edge
         return inside
 
+    def has_data(self, granule: Granule, band: str, x: Array, y: Array) -> Array:
+        """Tell where a band of a scene has data."""
+        return self.is_valid(granule, x, y)
+
     def is_cloud(self, granule: Granule, x: Array, y: Array) -> Array:
         """Tell where clouds are: they fill regions."""
         where = (np.floor(x / REGION_M), np.floor(y / REGION_M))
@@ -179,13 +203,15 @@ class Catalogue:
             y: Northing, of the same shape.
         """
         size, number = BANDS_M[band], list(BANDS_M).index(band)
-        column, row = np.floor(x / size), np.floor(y / size)
+        column, line = np.floor(x / size), np.floor((y - granule.top) / size)
+        row = line + granule.top // size
         noise = hashed(self.seed, 9, number, granule.day, column, row)
         slope = (7 * column + 13 * row) % 1000
         season = 300 * np.sin(2 * np.pi * granule.day / 365.25)
         ground = 600 + 100 * number + slope + season + 60 * noise
-        ground = np.where(self.is_cloud(granule, x, y), ground + 5000, ground)
-        return np.where(self.is_valid(granule, x, y), ground, 0).astype(np.uint16)
+        middle = size * (column + 0.5), granule.top + size * (line + 0.5)
+        ground = np.where(self.is_cloud(granule, *middle), ground + 5000, ground)
+        return np.where(self.has_data(granule, band, *middle), ground, 0).astype(np.uint16)
 
 
 def pixel_centres(left: float, top: float, width: int, height: int, size: float) -> Any:

@@ -19,10 +19,18 @@ from datasets.utm import to_utm, utm_epsg
 from tests.earth_engine_catalogue import BANDS_M, Catalogue, Granule, pixel_centres
 
 Array = NDArray[Any]
-Band = Callable[[Array, Array], tuple[Array, Array]]  # easting, northing -> value, mask
+Pixels = Callable[[Array, Array], Array]  # of easting and northing
 S2 = "COPERNICUS/S2_SR_HARMONIZED"
 CLOUD_SCORE = "GOOGLE/CLOUD_SCORE_PLUS/V1/S2_HARMONIZED"
 CLEAR, CLOUDY = 0.9, 0.1  # cloud scores
+
+
+@dataclass(frozen=True)
+class Band:
+    """Values, and where they are."""
+
+    values: Pixels
+    mask: Pixels
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,7 @@ class Collection:
     id: str
     filters: tuple[Any, ...] = ()
     functions: tuple[Callable[[Any], Any], ...] = ()
+    limit: int | None = None
 
 
 @dataclass(frozen=True)
@@ -88,6 +97,8 @@ class Evaluator:
             "Collection.toList": lambda collection, count, **_: self.elements(collection)[
                 : int(count)
             ],
+            "Collection.limit": lambda collection, limit, **_: replace(collection, limit=limit),
+            "Collection.size": self._size,
             "Image.linkCollection": self._link,
             "Filter.intersects": lambda leftField, rightValue, **_: (
                 "where",
@@ -163,7 +174,7 @@ class Evaluator:
     def elements(self, collection: Collection) -> list[Any]:
         """Return the images of a collection, each after its function."""
         if collection.id != S2:
-            raise LookupError(f"ImageCollection '{collection.id}' not found")
+            raise _not_found(collection)
         where: list[Rectangle] = [f[1] for f in collection.filters if f[0] == "where"]
         when = [f for f in collection.filters if f[0] in ("or", "when")]
         [patch], [dates] = where, when
@@ -186,6 +197,13 @@ class Evaluator:
             self._found[key] = images
         return images
 
+    def _size(self, collection: Collection) -> int:
+        """Count the images of a collection of which one is asked for."""
+        if collection.id not in (S2, CLOUD_SCORE):
+            raise _not_found(collection)
+        assert collection.limit == 1
+        return 1
+
     def _image(self, granule: Granule) -> Image:
         bands = {name: self._band(granule, name) for name in BANDS_M}
         return Image(bands, self.catalogue.properties(granule), granule)
@@ -204,18 +222,25 @@ class Evaluator:
         )
 
     def _band(self, granule: Granule, name: str) -> Band:
-        return lambda x, y: (
-            self.catalogue.values(granule, name, x, y),
-            self.catalogue.is_valid(granule, x, y),
+        return Band(
+            lambda x, y: self.catalogue.values(granule, name, x, y),
+            lambda x, y: self.catalogue.has_data(granule, name, x, y),
         )
 
     def _score(self, granule: Granule) -> Band:
         """Return the cloud score of a scene, masked where there is none."""
         has_score = self.catalogue.has_score(granule)
-        return lambda x, y: (
-            np.where(self.catalogue.is_cloud(granule, x, y), CLOUDY, CLEAR),
-            self.catalogue.is_valid(granule, x, y) & has_score,
+        return Band(
+            lambda x, y: np.where(self.catalogue.is_cloud(granule, x, y), CLOUDY, CLEAR),
+            lambda x, y: self.catalogue.is_valid(granule, x, y) & has_score,
         )
+
+
+def _not_found(collection: Collection) -> LookupError:
+    return LookupError(
+        f"ImageCollection.load: ImageCollection asset '{collection.id}' not found (does not exist "
+        "or caller does not have access)."
+    )
 
 
 def _in_next_zone(image: Image) -> Image:
@@ -249,22 +274,16 @@ def _date(value: Any) -> date:
 
 def _mask(image: Image, **_: Any) -> Image:
     def of(band: Band) -> Band:
-        def masks(x: Array, y: Array) -> tuple[Array, Array]:
-            mask = band(x, y)[1]
-            return mask.astype(float), np.ones_like(mask)
-
-        return masks
+        return Band(lambda x, y: band.mask(x, y).astype(float), _everywhere)
 
     return replace(image, bands={name: of(band) for name, band in image.bands.items()})
 
 
 def _unmask(input: Image, value: Image | float = 0, sameFootprint: bool = True) -> Image:
     def of(band: Band) -> Band:
-        def filled(x: Array, y: Array) -> tuple[Array, Array]:
-            values, mask = band(x, y)
-            return np.where(mask, values, _number(value)), np.ones_like(mask)
-
-        return filled
+        return Band(
+            lambda x, y: np.where(band.mask(x, y), band.values(x, y), _number(value)), _everywhere
+        )
 
     assert not sameFootprint
     return replace(input, bands={name: of(band) for name, band in input.bands.items()})
@@ -272,11 +291,7 @@ def _unmask(input: Image, value: Image | float = 0, sameFootprint: bool = True) 
 
 def _gte(image1: Image, image2: Image | float) -> Image:
     def of(band: Band) -> Band:
-        def compared(x: Array, y: Array) -> tuple[Array, Array]:
-            values, mask = band(x, y)
-            return (values >= _number(image2)).astype(float), mask
-
-        return compared
+        return Band(lambda x, y: (band.values(x, y) >= _number(image2)).astype(float), band.mask)
 
     return replace(image1, bands={name: of(band) for name, band in image1.bands.items()})
 
@@ -286,11 +301,15 @@ def _number(value: Image | float) -> float:
     if not isinstance(value, Image):
         return float(value)
     [band] = value.bands.values()
-    return float(band(np.zeros(1), np.zeros(1))[0][0])
+    return float(band.values(np.zeros(1), np.zeros(1))[0])
 
 
 def _constant(value: float) -> Band:
-    return lambda x, y: (np.full_like(x, value, float), np.ones_like(x, bool))
+    return Band(lambda x, y: np.full_like(x, value, float), _everywhere)
+
+
+def _everywhere(x: Array, y: Array) -> Array:
+    return np.ones_like(x, bool)
 
 
 def _reduce_region(
@@ -310,7 +329,7 @@ def _reduce_region(
     x, y = pixel_centres(left, top, width, height, size)
     means = {}
     for name, band in image.bands.items():
-        values, mask = band(x, y)
+        values, mask = band.values(x, y), band.mask(x, y)
         means[name] = float(values[mask].mean()) if mask.any() else None
     return means
 

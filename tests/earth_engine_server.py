@@ -22,7 +22,7 @@ import numpy as np
 from tests.earth_engine_catalogue import Catalogue, pixel_centres
 from tests.earth_engine_discovery import algorithms, discovery
 from tests.earth_engine_expressions import S2, Evaluator
-from tests.earth_engine_faults import PASSING, Fault, FaultPlan, stalling, status
+from tests.earth_engine_faults import Fault, FaultPlan, status
 
 _ASSETS = "/v1/projects/earthengine-public/assets/"
 _LARGEST = 50_331_648  # bytes of a request for pixels
@@ -32,13 +32,15 @@ class EarthEngineServer(ThreadingHTTPServer):
     """Answers as Earth Engine does, as far as the collector asks.
 
     Attributes:
-        requests: How often each kind was asked: "search", "read", or another path.
+        requests: How often each kind was asked: "search", "check", "read", or another path.
+        search_fault: Returns how a search fails always, of its expression and number of places.
         reads: How often each (asset, left, top) was read.
         tags: Workload tags that came.
         faults: Of the next requests by kind, before those of ``fault_plan``.
         latency_s: Before every answer to a search or a read.
         most_at_a_time: More requests at a time are answered with 429.
         headers: Added to all answers.
+        stopping: Set at the end, for answers that stall.
 
     Args:
         is_cheap: Little work per request, for benchmarks: the same pixels for all scenes of a
@@ -64,7 +66,9 @@ class EarthEngineServer(ThreadingHTTPServer):
         self.evaluator = Evaluator(self.catalogue, other_zones=not is_cheap, remembers=is_cheap)
         self.latency_s = latency_s
         self.fault_plan = fault_plan or FaultPlan(0)
-        self.faults: dict[str, deque[Fault]] = {"search": deque(), "read": deque()}
+        kinds = ("search", "check", "read")
+        self.faults: dict[str, deque[Fault]] = {kind: deque() for kind in kinds}
+        self.search_fault: Callable[[str, int], Fault | None] = lambda expression, count: None
         self.most_at_a_time = most_at_a_time
         self.headers: tuple[tuple[str, str], ...] = ()
         self.requests: Counter[str] = Counter()
@@ -72,6 +76,7 @@ class EarthEngineServer(ThreadingHTTPServer):
         self.tags: set[str] = set()
         self.algorithms = algorithms()
         self.lock = threading.Lock()
+        self.stopping = threading.Event()
         self._at_a_time = 0
         self._is_cheap = is_cheap
         self._cached: dict[tuple[Any, ...], bytes] = {}
@@ -120,7 +125,10 @@ class EarthEngineServer(ThreadingHTTPServer):
             )
         granule = self.catalogue.find(asset.removeprefix(f"{S2}/"))
         if granule is None or grid["crsCode"] != f"EPSG:{granule.epsg}":
-            raise LookupError(f"Image.load: Image asset '{asset}' not found.")
+            raise LookupError(
+                f"Image.load: Image asset '{asset}' not found (does not exist or caller does not "
+                "have access)."
+            )
         key = (width, height, *bands)
         if self._is_cheap and key in self._cached:
             return self._cached[key]
@@ -188,7 +196,9 @@ class _Handler(BaseHTTPRequestHandler):
                 self.server.requests[path] += 1
             self.answer(200, json.dumps(token).encode())
             return
-        kind = "search" if path.endswith("/value:compute") else "read"
+        kind = "read"
+        if path.endswith("/value:compute"):  # a search measures pixels
+            kind = "search" if b"Image.reduceRegion" in body else "check"
         with self.server.lock:
             self.server.requests[kind] += 1
         with self.server.counted() as count:
@@ -204,7 +214,7 @@ class _Handler(BaseHTTPRequestHandler):
             return partial(status(429, "Too many concurrent aggregations."), self, b"", "")
         self.server.tags.add(request.get("workloadTag", ""))
         try:
-            if kind == "search":
+            if kind != "read":
                 value = self.server.evaluator.evaluate(request["expression"])
                 body, mime = json.dumps({"result": value}).encode(), "application/json"
             else:
@@ -215,6 +225,9 @@ class _Handler(BaseHTTPRequestHandler):
         except LookupError as error:
             return partial(status(404 if kind == "read" else 400, str(error)), self, b"", "")
         fault = self.server.next_fault(kind)
+        if kind == "search":
+            expression = json.dumps(request["expression"])
+            fault = fault or self.server.search_fault(expression, len(value))
         if fault is not None:
             return partial(fault, self, body, mime)
         return partial(self.answer, 200, body, mime)
@@ -229,6 +242,7 @@ def earth_engine(**settings: Any) -> Iterator[EarthEngineServer]:
     try:
         yield server
     finally:
+        server.stopping.set()
         server.shutdown()
         thread.join()
         server.server_close()
@@ -242,17 +256,15 @@ def main() -> None:
     add("--latency", type=float, default=0.0)
     add("--fault_share", type=float, default=0.0)
     add("--fault_seed", type=int, default=0)
-    add("--stall_s", type=float, default=0.0, help="some faults keep the client waiting so long")
     add("--most_at_a_time", type=int, default=1000)
     add("--cloudiness", type=float, default=0.44)
     add("--cheap_pixels", action="store_true", help="the same pixels for all scenes")
     args = parser.parse_args()
-    faults = PASSING | stalling(args.stall_s) if args.stall_s else PASSING
     server = EarthEngineServer(
         Catalogue(cloudiness=args.cloudiness),
         port=args.port,
         latency_s=args.latency,
-        fault_plan=FaultPlan(args.fault_share, args.fault_seed, faults),
+        fault_plan=FaultPlan(args.fault_share, args.fault_seed),
         most_at_a_time=args.most_at_a_time,
         is_cheap=args.cheap_pixels,
     )

@@ -35,6 +35,9 @@ class FakeSource:
         self.read_scenes: Counter[tuple[int, int, str]] = Counter()
         self._lock = threading.Lock()
 
+    def check(self) -> None:
+        self.fault("check")
+
     def search(self, places: Sequence[Place]) -> list[list[Scene]]:
         with self._lock:
             self.searched.update(place.number for place in places)
@@ -87,6 +90,7 @@ class FakeSource:
             clear_fraction=round(float(is_clear.sum() / is_valid.sum()), 6) if is_known else None,
             valid_fraction=round(float(is_valid.mean()), 6),
             baseline=properties["PROCESSING_BASELINE"],
+            is_clamped=properties["PROCESSING_BASELINE"] >= "04.00",
         )
 
 

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from tests.waiting import HANG_S
+
 
 @dataclass
 class Answer:
@@ -97,7 +99,7 @@ class _Handler(BaseHTTPRequestHandler):
         except ConnectionError:
             self.server.hung_up.set()
         if answer.stalls_after is not None:
-            self.server.stop_stalling.wait(30)
+            self.server.stop_stalling.wait(HANG_S)
 
 
 @contextmanager

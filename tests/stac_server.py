@@ -62,6 +62,7 @@ class StacServer(ThreadingHTTPServer):
         self.edit = lambda item: item
         self.half_m = 300
         self.lock = threading.Lock()
+        self.stopping = threading.Event()
         self._pages: list[list[dict[str, Any]]] = []
         self.file = lru_cache(maxsize=500)(self._file)
 
@@ -159,10 +160,12 @@ class StacServer(ThreadingHTTPServer):
         if granule is None or parts[0] not in COLLECTIONS:
             return None
         band = COLLECTIONS[parts[0]][parts[3]]
-        x, y = (int(text) // 60 * 60 for text in parts[2].split("_"))
+        # Whole pixels of 60 m of the granule, around the place.
+        x, y = (int(text) for text in parts[2].split("_"))
+        x, y = x - (x - granule.left) % 60, y - (y - granule.top) % 60
         half = self.half_m
         left, right = max(x - half, granule.left), min(x + half, granule.left + TILE_M)
-        bottom, top = max(y - half, granule.bottom), min(y + half, granule.bottom + TILE_M)
+        bottom, top = max(y - half, granule.bottom), min(y + half, granule.top)
         size = 20 if band == "SCL" else BANDS_M[band]
         east, north = pixel_centres(left, top, (right - left) // size, (top - bottom) // size, size)
         if band == "SCL":
@@ -235,8 +238,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._search({"token": int(parse_qs(parts.query)["token"][0])})
         elif parts.path.startswith("/collections/"):
             self._count(parts.path)
-            is_known = parts.path.removeprefix("/collections/") in COLLECTIONS
-            self.answer(200, b"{}") if is_known else status(404)(self, b"", "")
+            name = parts.path.removeprefix("/collections/")
+            if name in COLLECTIONS:  # stac-spec, collection-spec.md: fields that are required
+                self.answer(200, json.dumps({"type": "Collection", "id": name}).encode())
+            else:
+                status(404)(self, b"", "")
         else:
             self._send_file(parts.path)
 
@@ -281,6 +287,7 @@ def stac(**settings: Any) -> Iterator[StacServer]:
     try:
         yield server
     finally:
+        server.stopping.set()
         server.shutdown()
         thread.join()
         server.server_close()

@@ -143,6 +143,60 @@ def test_version_2_is_found_out_from_its_folder(bigearthnet_root: Path, tmp_path
     assert open_bigearthnet(root / "BigEarthNet-S2").names == second.names
 
 
+def test_patches_of_version_2_need_no_folders_of_scenes(
+    bigearthnet_root: Path, tmp_path: Path
+) -> None:
+    root = as_version_2(bigearthnet_root, tmp_path)
+    expected = open_bigearthnet(root)
+    for patch in sorted(root.glob("BigEarthNet-S2/*/*")):
+        patch.rename(root / "BigEarthNet-S2" / patch.name)
+    for scene in sorted(root.glob("BigEarthNet-S2/*")):
+        if not any(scene.iterdir()):
+            scene.rmdir()
+    index = open_bigearthnet(root)
+    assert index.names == expected.names
+    assert pictures(index)[0][0].any()
+
+
+def test_patches_in_another_layout_are_answered_with_the_right_one(
+    bigearthnet_root: Path, tmp_path: Path
+) -> None:
+    root = as_version_2(bigearthnet_root, tmp_path / "v2")
+    deep = root / "BigEarthNet-S2"
+    deep.rename(root / "deep")
+    deep.mkdir()
+    (root / "deep").rename(deep / "BigEarthNet-S2")  # unpacked twice
+    expected = (
+        r"none of the \d+ listed patches, such as S2.*, but S2.*: BigEarthNet-S2/SCENE/PATCH/"
+    )
+    with pytest.raises(UserError, match=expected):
+        open_bigearthnet(root)
+    root = copied(bigearthnet_root, tmp_path / "v1")
+    (root / PATCHES).rename(root / "deep")
+    (root / PATCHES).mkdir()
+    (root / "deep").rename(root / PATCHES / PATCHES)
+    expected = rf"such as S2.*, but {PATCHES}: {PATCHES}/PATCH/PATCH_B02\.tif is expected"
+    with pytest.raises(UserError, match=expected):
+        open_bigearthnet(root)
+
+
+@pytest.mark.parametrize("factor", [1e-4, 0.02])
+def test_patches_in_another_unit_are_refused(
+    bigearthnet_root: Path, factor: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = open_bigearthnet(bigearthnet_root)
+    rows = torch.arange(40) % len(index.names)
+    BigEarthNetPictures(index, rows, transform())
+    whole = PatchFolder.read
+
+    def scaled(self: PatchFolder, name: str, bands: tuple[str, ...]) -> list[np.ndarray]:
+        return [(plane * factor).astype(np.uint16) for plane in whole(self, name, bands)]
+
+    monkeypatch.setattr(PatchFolder, "read", scaled)
+    with pytest.raises(UserError, match=rf"{PATCHES} holds .*(8-bit pictures|no value above 0)"):
+        BigEarthNetPictures(index, rows, transform())
+
+
 def test_version_2_without_metadata_names_it(bigearthnet_root: Path, tmp_path: Path) -> None:
     (as_version_2(bigearthnet_root, tmp_path) / "metadata.parquet").unlink()
     with pytest.raises(UserError, match=r"has no metadata\.parquet"):

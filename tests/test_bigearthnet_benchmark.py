@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks import bigearthnet
 from datasets.bigearthnet_folder import PatchFolder
+from datasets.bigearthnet_index import find_folder
 
 
 def test_benchmark_reports_ratios_and_probe_times(
@@ -30,7 +31,7 @@ def test_benchmark_reports_ratios_and_probe_times(
 def test_reading_cases_read_what_they_name(
     bigearthnet_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source, listing = bigearthnet.find_folder(bigearthnet_root)
+    source, listing = find_folder(bigearthnet_root)
     seen: list[int] = []
     plain = PatchFolder.read
 

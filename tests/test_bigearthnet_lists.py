@@ -52,6 +52,72 @@ def test_csv_lists_of_tu_berlin_have_the_patch_first_and_need_no_bad_lists(tmp_p
     assert listing.left_out == {}
 
 
+V1 = "S2A_MSIL2A_20170613T101031_26_{}"
+V2 = "S2A_MSIL2A_20170613T101031_N9999_R022_T33UUP_26_{}"
+S1 = "S1B_IW_GRDH_1SDV_20170612T165809_33UUP_26_{}"
+LAYOUTS = {  # of a row, and of the heading
+    "{v1}": [None, "patch_id", "image"],
+    "{v1},{s1}": [None, "S2,S1", "a,b"],
+    "{s1},{v1}": [None, "S1,S2"],
+    "{n},{v1}": [None, ",patch", ",0", "id,image"],
+    '"{v1}","{s1}"': [None, '"S2","S1"'],
+    '"{n}","{v1}","Pastures, Salines"': [None, '"","name","labels"'],
+    "{n};{v1};{s1}": [None, ";S2;S1", ";0;1"],
+    "{v1}\t{s1}": [None, "S2\tS1"],
+    "{v2},Pastures,train,{v1}": [None, "patch_id,labels,split,s2v1_name"],
+}
+
+
+@pytest.mark.parametrize(
+    ("row", "heading"), [(row, heading) for row in LAYOUTS for heading in LAYOUTS[row]]
+)
+def test_lists_are_csv_with_or_without_heading_index_and_quotes(
+    tmp_path: Path, row: str, heading: str | None
+) -> None:
+    expected = {"train": [1, 2], "val": [3], "test": [4]}
+    bad = {"patches_with_seasonal_snow": [2], "patches_with_cloud_and_shadow": [9]}
+    for name, numbers in (expected | bad).items():
+        rows = [row.format(n=n, v1=V1.format(n), v2=V2.format(n), s1=S1.format(n)) for n in numbers]
+        lines = [*([] if heading is None else [heading]), *rows, ""]
+        (tmp_path / f"{name}.csv").write_text("\n".join(lines), encoding="utf-8-sig")
+    listing = read_lists([tmp_path])
+    assert listing.splits == {
+        "train": [V1.format(1)],
+        "val": [V1.format(3)],
+        "test": [V1.format(4)],
+    }
+    assert listing.left_out == {SNOW: 1, CLOUD: 0}
+
+
+@pytest.mark.parametrize("heading", ["S2,S1", ",patch_id"])
+def test_names_of_ones_own_are_found_by_their_heading(tmp_path: Path, heading: str) -> None:
+    row = "{},x" if heading == "S2,S1" else "7,{}"
+    for split, name in (("train", "a"), ("val", "b")):
+        (tmp_path / f"{split}.csv").write_text(f"{heading}\n{row.format(name)}\n")
+    assert read_lists([tmp_path]).splits == {"train": ["a"], "val": ["b"]}
+
+
+def test_a_csv_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    write_all(tmp_path)
+    (tmp_path / "val.txt").write_text("x" * 200_000)
+    with pytest.raises(UserError, match=r"val\.txt is not readable as csv: field larger"):
+        read_lists([tmp_path])
+
+
+def test_lists_of_another_data_set_are_ignored(tmp_path: Path) -> None:
+    write_all(tmp_path)
+    for name in ("train.txt", "val.txt", "test.txt"):
+        (tmp_path / name).rename(tmp_path / f"bigearthnet-{name}")
+    write(tmp_path, train__txt="Forest_1.jpg", val__txt="Forest_2.jpg")
+    with pytest.warns(UserWarning, match=r"\*\.txt is ignored: it names none of the patches"):
+        assert read_lists([tmp_path], lambda: set("abcd")).splits["val"] == ["c"]
+    (tmp_path / "deep").mkdir()
+    write(tmp_path / "deep", train__txt="Forest_1.jpg", val__txt="Forest_2.jpg")
+    with pytest.warns(UserWarning, match="is ignored"):
+        found = read_lists([tmp_path / "deep", tmp_path], lambda: set("abcd"))
+    assert found.splits["val"] == ["c"]
+
+
 def test_lists_end_in_windows_line_ends(tmp_path: Path) -> None:
     write_all(tmp_path)
     (tmp_path / "patches_with_seasonal_snow.csv").write_bytes(b"b\r\n")
@@ -172,7 +238,9 @@ def test_real_lists_of_snow_and_clouds_leave_out_their_patches(tmp_path: Path) -
         (tmp_path / name).symlink_to(METADATA / name)
     snowy = (METADATA / "patches_with_seasonal_snow.csv").read_text().split()[:3]
     cloudy = (METADATA / "patches_with_cloud_and_shadow.csv").read_text().split()[-1]
-    write(tmp_path, train__txt=" ".join(["a", *snowy]), val__txt=f"b {cloudy}")
+    write(
+        tmp_path, train__txt=" ".join([V1.format(1), *snowy]), val__txt=f"{V1.format(2)} {cloudy}"
+    )
     listing = read_lists([tmp_path])
-    assert listing.splits == {"train": ["a"], "val": ["b"]}
+    assert listing.splits == {"train": [V1.format(1)], "val": [V1.format(2)]}
     assert listing.left_out == {SNOW: 3, CLOUD: 1}

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import lmdb
 import numpy as np
@@ -134,7 +135,7 @@ def test_processes_write_the_same_lmdb(
 
 
 def test_forked_workers_open_it_themselves(lmdb_root: Path) -> None:
-    data = pictures(open_bigearthnet(lmdb_root, lmdb=True))
+    data: Any = pictures(open_bigearthnet(lmdb_root, lmdb=True))
     expected = data[len(data) - 1][0]  # opens it before the workers are forked
     *_, (last, _, _) = DataLoader(data, batch_size=8, num_workers=2, multiprocessing_context="fork")
     assert last[-1].equal(expected)
@@ -262,6 +263,14 @@ def test_a_good_value_is_read_and_a_missing_one_named(tmp_path: Path) -> None:
     assert [plane.tolist() for plane in patches.read("patch", ["B9"])] == [[[7] * 20] * 20]
     with pytest.raises(UserError, match=r"other in .* is missing"):
         patches.read("other", RGB_BANDS)
+
+
+def test_an_lmdb_that_replaces_another_is_read(tmp_path: Path) -> None:
+    for number in (7, 8):
+        value = save(planes(B09=np.full((20, 20), number, np.uint16)))
+        [plane] = one_patch(tmp_path / "same", value).read("patch", ["B9"])
+        assert (plane == number).all()
+        shutil.rmtree(tmp_path / "same")
 
 
 def test_an_lmdb_that_is_cut_off_is_refused_before_it_is_read(

@@ -15,6 +15,8 @@ from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.demos.boring_classes import BoringModel
 from torch.utils.data import DataLoader, Dataset
 
+from tests.launcher_variables import torchrun
+from tests.waiting import HANG_S
 from utils.cli import (
     GRACE_S,
     base_parser,
@@ -50,7 +52,7 @@ def test_processes_and_their_loaders_keep_a_core_each(
     monkeypatch: pytest.MonkeyPatch, processes: int, workers: int, expected: int
 ) -> None:
     chosen: list[int] = []
-    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    monkeypatch.setattr("utils.cli.available_cores", lambda processes: max(1, 4 // processes))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     monkeypatch.setattr(torch, "set_num_threads", chosen.append)
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
@@ -78,11 +80,12 @@ def main():
     os.register_at_fork(after_in_parent=lambda: os.kill(os.getpid(), signal.{name}))
     if os.fork() == 0:
         os._exit(0)
-    time.sleep(60)
+    while True:
+        time.sleep(0.05)  # a signal just before a sleep is seen after it
 signal.signal(signal.SIGINT, signal.default_int_handler)
 run(main)
 """
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, timeout=50, check=False)
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, timeout=HANG_S, check=False)
     assert done.returncode == code
 
 
@@ -148,16 +151,17 @@ def test_ctrl_c_while_lightning_trains_has_its_own_exit_code(
 
 
 @pytest.mark.usefixtures("_restored_signals")
-@pytest.mark.parametrize(("rank", "expected"), [("0", []), ("1", [GRACE_S])])
+@pytest.mark.parametrize(("rank", "expected"), [(0, []), (1, [GRACE_S])])
 def test_other_processes_let_the_first_one_report(
-    monkeypatch: pytest.MonkeyPatch, rank: str, expected: list[float]
+    monkeypatch: pytest.MonkeyPatch, rank: int, expected: list[float]
 ) -> None:
     def main() -> None:
         raise UserError("wrong")
 
     waited: list[float] = []
     monkeypatch.setattr("time.sleep", waited.append)
-    monkeypatch.setenv("RANK", rank)
+    for name, value in torchrun(2, 2, rank).items():
+        monkeypatch.setenv(name, value)
     with pytest.raises(SystemExit):
         run(main)
     assert waited == expected

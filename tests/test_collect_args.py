@@ -55,7 +55,8 @@ def test_each_source_has_its_collection() -> None:
 def test_an_array_task_of_slurm_is_a_shard(
     first: int, last: int, step: int, task: int, shard: tuple[int, int]
 ) -> None:
-    names = {"ID": task, "MIN": first, "MAX": last, "STEP": step}
+    count = len(range(first, last + 1, step))
+    names = {"ID": task, "MIN": first, "MAX": last, "STEP": step, "COUNT": count}
     environment = {f"SLURM_ARRAY_TASK_{name}": str(value) for name, value in names.items()}
 
     assert parse_shard(None, environment) == shard
@@ -81,15 +82,27 @@ def test_what_is_no_shard_is_named(text: str) -> None:
 
 @pytest.mark.parametrize(
     "values",
-    ["0 0 3 0", "9 0 3 1", "0 1 3 1", "1 0 4 2", "3 3 0 1", "a b c d", "1 0 3 ", "-1 0 3 1",
-     "1 0 " + "9" * 5000 + " 1"],
+    ["0 0 3 0 4", "9 0 3 1 4", "0 1 3 1 3", "1 0 4 2 3", "3 3 0 1 0", "a b c d e", "1 0 3  4",
+     "-1 0 3 1 4", "1 0 3 1 ", "1 0 " + "9" * 5000 + " 1 4"],
 )  # fmt: skip
 def test_odd_variables_of_slurm_are_named_instead_of_collecting_nothing(values: str) -> None:
-    names = [f"SLURM_ARRAY_TASK_{name}" for name in ("ID", "MIN", "MAX", "STEP")]
-    environment = dict(zip(names, values.split(" "), strict=True))
+    with pytest.raises(UserError, match=r"SLURM_ARRAY_TASK_ID=.* is not a task of an array"):
+        parse_shard(None, array_of(values))
 
-    with pytest.raises(UserError, match=r"SLURM_ARRAY_TASK_ID=.* is no task of an array"):
-        parse_shard(None, environment)
+
+def array_of(values: str) -> dict[str, str]:
+    names = [f"SLURM_ARRAY_TASK_{name}" for name in ("ID", "MIN", "MAX", "STEP", "COUNT")]
+    return dict(zip(names, values.split(" "), strict=True))
+
+
+@pytest.mark.parametrize("values", ["4 1 7 1 3", "0 0 9 1 2", "1 1 20 2 5", "5 1 7 1 8"])
+def test_an_array_with_holes_is_refused(values: str) -> None:
+    """--array=1,4,7 knows its smallest and largest index, and that it has 3 tasks."""
+    with pytest.raises(
+        UserError, match=r"the array has \d tasks, but .*--array a range such as 0-"
+    ):
+        parse_shard(None, array_of(values))
+    assert parse_shard("1/2", array_of(values)) == (1, 2)
 
 
 @pytest.mark.parametrize("key", ['{"private_key": "secret"}', "-----BEGIN PRIVATE KEY-----secret"])

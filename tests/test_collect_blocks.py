@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from datasets.collect_blocks import BlockState
@@ -27,7 +27,6 @@ def play(succeeds: dict[int, bool], seed: int, settled: dict[int, bool]) -> tupl
     return block, begun
 
 
-@settings(deadline=None)
 @given(st.lists(st.booleans(), min_size=10, max_size=10), st.integers(0, 1000))
 def test_the_result_is_the_first_that_succeed(successes: list[bool], seed: int) -> None:
     succeeds = dict(zip(CANDIDATES, successes, strict=True))
@@ -42,7 +41,6 @@ def test_the_result_is_the_first_that_succeed(successes: list[bool], seed: int) 
     assert begun == set(CANDIDATES[: CANDIDATES.index(last) + 1])  # nothing more is looked for
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.booleans(), min_size=10, max_size=10),
     st.sets(st.integers(0, 9)),
@@ -82,7 +80,6 @@ def test_without_spares_a_failure_is_missing(outcome: str) -> None:
     assert (block.begin(), block.missing, block.is_complete) == ([], 1, False)
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.sampled_from(["done", "cloudy", None]), min_size=10, max_size=10),
     st.lists(st.booleans(), min_size=10, max_size=10),

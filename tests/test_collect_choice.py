@@ -8,7 +8,7 @@ import pytest
 
 from datasets.collect_choice import Candidates, Lack, choose
 from datasets.collect_place import has_gaps
-from datasets.collect_scenes import PatchGrid, Place, Scene, Window
+from datasets.collect_scenes import Array, PatchGrid, Place, Scene, Window
 from datasets.collect_settings import Settings
 
 MARCH = Window(date(2021, 3, 1), date(2021, 3, 16))
@@ -65,11 +65,35 @@ def test_where_nobody_knows_the_scene_decides() -> None:
     assert days(found) == [[3, 2], [5]]
 
 
-def test_pixels_without_data_are_gaps_and_dark_ones_are_not() -> None:
-    images = {"B2": np.ones((4, 4), int), "B3": np.ones((4, 4), int), "B1": np.ones((1, 1), int)}
-    assert not has_gaps(images)
+SIDES = {"B2": 12, "B3": 12, "B8A": 6, "B11": 6, "B1": 2}
 
-    images["B2"][1, 1] = 0
-    assert not has_gaps(images)
-    images["B3"][1, 1] = 0
-    assert has_gaps(images)
+
+def with_zeros(*bands: str, dark: str = "") -> dict[str, Array]:
+    """Return a bright picture of which one pixel is 0 in some bands, and dark in another one."""
+    images = {band: np.full((side, side), 2000, np.uint16) for band, side in SIDES.items()}
+    for band in (*bands, dark):
+        if band:
+            images[band][SIDES[band] // 2, 0] = 0 if band != dark else 499
+    return images
+
+
+@pytest.mark.parametrize("is_clamped", [False, True])
+@pytest.mark.parametrize("band", SIDES)
+def test_a_pixel_without_data_in_one_band_is_a_gap(band: str, is_clamped: bool) -> None:
+    assert not has_gaps(with_zeros(), is_clamped)
+    assert has_gaps(with_zeros(band), is_clamped)
+
+
+@pytest.mark.parametrize("band", ["B2", "B11", "B1"])
+def test_where_another_subtracted_the_offset_a_dark_pixel_may_be_0(band: str) -> None:
+    """A reflectance below 0 is 0 there; before, a pixel with data was 1 at least."""
+    images = with_zeros(band, dark="B3")
+    if band == "B1":
+        images["B9"] = np.full((2, 2), 2000, np.uint16)
+    assert not has_gaps(images, is_clamped=True)
+    assert has_gaps(images, is_clamped=False)
+
+
+def test_a_pixel_that_is_0_in_all_bands_of_a_resolution_is_a_gap_however_dark() -> None:
+    assert has_gaps(with_zeros("B8A", "B11", dark="B3"), is_clamped=True)
+    assert has_gaps(with_zeros(*SIDES), is_clamped=True)

@@ -15,6 +15,7 @@ from datasets.collect_journal import Journal, Record, read_journals
 from datasets.collect_verify import verify
 from tests.fake_source import FakeSource
 from tests.test_collect_fetch import fetch, plan_in
+from tests.waiting import HANG_S
 from utils.errors import UserError
 
 
@@ -42,9 +43,9 @@ def start(folder: Path, shard: tuple[int, int], together: Any, results: Any) -> 
     refuse = collect_journal._refuse_other_counts
 
     def refuse_together(lock: Path) -> None:
-        together.wait(20)
+        together.wait(HANG_S)
         refuse(lock)
-        together.wait(20)
+        together.wait(HANG_S)
 
     collect_journal._refuse_other_counts = refuse_together
     try:
@@ -66,7 +67,7 @@ def test_two_that_start_together_with_other_shard_counts_do_not_both_go_on(tmp_p
     ]
     for process in processes:
         process.start()
-    found = [results.get(timeout=20) for _ in processes]
+    found = [results.get(timeout=HANG_S) for _ in processes]
     for process in processes:
         process.join()
 

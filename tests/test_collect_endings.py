@@ -4,7 +4,6 @@ import errno
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ import pytest
 
 import datasets.collect_fetch as engine
 from datasets import collect_writer
-from datasets.collect_fetch import Patience
+from datasets.collect_fetch import Fetch, Patience
 from datasets.collect_journal import Journal, read_journals
 from datasets.collect_plan import Plan
 from datasets.collect_progress import Ending
@@ -22,6 +21,7 @@ from datasets.collect_scenes import ComeBack, Refused
 from tests.earth_engine_catalogue import Catalogue
 from tests.fake_source import FakeSource
 from tests.test_collect_fetch import SETTINGS, fetch, plan_in
+from tests.waiting import HANG_S, wait_until
 from utils.errors import UserError
 
 SMALL = replace(SETTINGS, num_dates=1, bands=("B2",))
@@ -83,14 +83,13 @@ def test_after_a_signal_nobody_waits_longer_than_the_grace(tmp_path: Path) -> No
 
     def hang() -> None:
         terminate()
-        answered.wait(60)
+        answered.wait(HANG_S)
 
     patience = Patience(grace_s=0.1, min_free_bytes=0)
     ending = fetch(tmp_path, plan, source_of(plan, at_read(9, hang)), patience=patience)
     is_left_behind = threading.active_count() > num_threads
     answered.set()
-    while threading.active_count() > num_threads:
-        time.sleep(0.01)
+    wait_until(lambda: threading.active_count() == num_threads)
 
     assert ending == Ending("later", "SIGTERM came")
     assert is_left_behind
@@ -105,18 +104,24 @@ def test_the_second_signal_leaves_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stops_before: bool
 ) -> None:
     """Also where something else had stopped the run before."""
-    plan, answered = plan_in(tmp_path, SMALL), threading.Event()
+    plan = plan_in(tmp_path, SMALL)
     codes: list[int] = []
+    stop, on_signal = Fetch._stop, Fetch._on_signal
+    has_stopped, heard = threading.Event(), threading.Semaphore(0)
 
-    def leave(code: int) -> None:  # the real one does not come back
-        codes.append(code)
-        answered.set()
+    def stop_and_tell(self: Fetch, *reason: Any, **how: Any) -> None:
+        stop(self, *reason, **how)
+        has_stopped.set()
+
+    def hear_and_tell(self: Fetch, name: str) -> None:
+        on_signal(self, name)
+        heard.release()
 
     def signals() -> None:
+        assert not stops_before or has_stopped.wait(HANG_S)
         for _ in range(2):
-            time.sleep(0.1)
             terminate()
-        answered.wait(20)
+            assert heard.acquire(timeout=HANG_S)  # two that come together are one signal
         if stops_before:
             raise ComeBack("too late")
 
@@ -127,7 +132,9 @@ def test_the_second_signal_leaves_at_once(
         stops(kind)
         hangs(kind)
 
-    monkeypatch.setattr(engine.os, "_exit", leave)
+    monkeypatch.setattr(engine.os, "_exit", codes.append)  # the real one does not come back
+    monkeypatch.setattr(Fetch, "_stop", stop_and_tell)
+    monkeypatch.setattr(Fetch, "_on_signal", hear_and_tell)
     ending = fetch(tmp_path, plan, source_of(plan, fault))
 
     assert codes == [75]
@@ -214,8 +221,8 @@ def test_an_incomplete_ending_tells_what_failed(
     refused = sum(record.outcome == "refused" for record in records)
     assert len(records) == 90  # with all spares
     assert ending.kind == "incomplete"
-    assert "30 places have no clear scenes or were refused and no spare" in ending.reason
-    assert f"{refused} refused)" in ending.reason
+    assert "30 places were refused and no spare is left" in ending.reason
+    assert f"({refused} refused;" in ending.reason
 
 
 def test_a_retry_of_a_complete_collection_asks_for_nothing(tmp_path: Path) -> None:

@@ -2,11 +2,15 @@
 
 import json
 import random
+import re
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +26,7 @@ from datasets.collect_settings import Settings
 from datasets.collect_writer import place_writer
 from tests.earth_engine_catalogue import Catalogue
 from tests.fake_source import FakeSource
+from tests.waiting import HANG_S
 from utils.errors import UserError
 from utils.rate_limit import RateLimit, Requester, Transient
 
@@ -44,9 +49,10 @@ def fetch(
     plan: Plan,
     source: FakeSource,
     shard: tuple[int, int] = (0, 1),
+    budget_s: float = HANG_S,
     **settings: Any,
 ) -> Ending:
-    requester = Requester(RateLimit(8, 1e6), base_wait_s=1e-3, budget_s=5, max_strange=3)
+    requester = Requester(RateLimit(8, 1e6), base_wait_s=1e-3, budget_s=budget_s, max_strange=3)
     journal = Journal(save_path, plan.hash, shard)
     with journal.opened():
         writer = place_writer(save_path, plan.settings, source.describe(), shard)
@@ -58,7 +64,7 @@ def fetch(
             blocks_of_shard(plan.blocks(settings.pop("indices", None)), shard),
             read_journals(save_path, plan.hash),
             num_workers=4,
-            **{"patience": Patience(min_free_bytes=0)} | settings,
+            **{"patience": Patience(grace_s=HANG_S, min_free_bytes=0)} | settings,
         )
         try:
             return run.run()
@@ -191,13 +197,13 @@ def test_places_without_an_answer_are_left_for_later(undisturbed: Path, tmp_path
 
     def read(scene: Any, grid: Any) -> Any:
         if grid == plan.place(3).grid:
-            raise Transient("no answer in time", wait_s=100)
+            raise Transient("HTTP 429", is_quota=True)
         return FakeSource.read(source, scene, grid)
 
     source.read = read  # type: ignore[method-assign]
-    ending = fetch(save_path, plan, source)
+    ending = fetch(save_path, plan, source, budget_s=0.05)
 
-    assert ending == Ending("later", "1 places got no answer, the last: no answer in time")
+    assert ending == Ending("later", "1 place got no answer, the last error: HTTP 429")
     assert 3 not in read_journals(save_path, plan.hash)
     assert fetch(save_path, plan, FakeSource(plan.settings)) == Ending("complete")
     assert tree(save_path) == tree(undisturbed)
@@ -260,19 +266,25 @@ def test_a_disk_that_fills_stops_the_run(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_service_that_is_silent_for_long_stops_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = plan_in(tmp_path / "c")
-    monkeypatch.setattr(engine, "_TICK_S", 0.01)
+    """Its clock jumps once a thread has come back with an error: 4 of them ask."""
+    plan, calls = plan_in(tmp_path / "c"), count()
+    skipped_s = 0.0
 
     def fault(kind: str) -> None:
+        nonlocal skipped_s
+        if next(calls) >= 4:
+            skipped_s = 1000.0
         raise Transient("HTTP 503")
 
-    patience = Patience(give_up_s=0.1, min_free_bytes=0)
-    source = FakeSource(plan.settings, fault=fault)
-    ending = fetch(tmp_path / "c", plan, source, patience=patience)
+    monkeypatch.setattr(engine, "_TICK_S", 0.01)
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + skipped_s)
+    monkeypatch.setattr(engine, "time", clock)
+    ending = fetch(tmp_path / "c", plan, FakeSource(plan.settings, fault=fault))
 
     assert ending.kind == "later"
-    assert "has not answered" in ending.reason
-    assert "HTTP 503" in ending.reason
+    assert re.fullmatch(
+        r"the service has not answered for 1\d\d\d s, most often: HTTP 503", ending.reason
+    )
 
 
 def test_shards_partition_the_blocks() -> None:

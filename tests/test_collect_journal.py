@@ -15,7 +15,14 @@ from utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 PLAN = "p" * 64
-DONE = Record(3, "done", scenes=("20200101T101010_T32UQD",), num_bytes=7, sha256="ab")
+DONE = Record(
+    3,
+    "done",
+    scenes=("20200101T101010_T32UQD",),
+    num_bytes=7,
+    sha256="ab",
+    passed_over=("20200102T101010_T32UQD: HTTP 404",),
+)
 
 
 def note(folder: Path, *records: Record, shard: tuple[int, int] = (0, 1)) -> Path:

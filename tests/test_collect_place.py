@@ -1,8 +1,11 @@
 """What a thread does for one place: which scenes it takes, and which it passes over."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 from datasets.collect_choice import Lack, choose
 from datasets.collect_journal import Record
@@ -36,31 +39,63 @@ def collected(collector: Collector, number: int) -> Record:
     return collector.collect(place, found)
 
 
-class Gaps(FakeSource):
-    """A source whose scenes of some names have a pixel without data."""
+class Broken(FakeSource):
+    """A source of which some scenes have a pixel without data in a band, or are refused."""
 
-    broken: frozenset[str] = frozenset()
+    holes: frozenset[str] = frozenset()
+    refused: frozenset[str] = frozenset()
 
     def read(self, scene: Scene, grid: PatchGrid) -> dict[str, Array]:
         images = super().read(scene, grid)
-        if scene.name in self.broken:
-            for image in images.values():
-                image[3, 5] = 0
+        if scene.name in self.refused:
+            raise Refused("HTTP 404, not found")
+        if scene.name in self.holes:
+            images["B3"][3, 5] = 0
         return images
 
 
-def test_a_scene_with_gaps_is_replaced_by_the_next_of_its_window(tmp_path: Path) -> None:
-    plan = open_plan(tmp_path, SETTINGS, set())
-    source = Gaps(SETTINGS, Catalogue(cloudiness=0.0))
-    place = plan.place(0)
-    found = choose(place, source.search([place])[0], SETTINGS)
+def windows_of(source: FakeSource, place: Place) -> list[list[str]]:
+    """Name the scenes of each window, the best first."""
+    found = choose(place, source.search([place])[0], source.settings)
     assert not isinstance(found, Lack)
-    newest, oldest = found.windows
-    source.broken = frozenset({newest[0].name})
+    return [[scene.name for scene in scenes] for scenes in found.windows]
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"), [("holes", "has pixels without data"), ("refused", "HTTP 404, not found")]
+)
+def test_a_scene_that_is_passed_over_is_noted_where_the_next_is_written(
+    tmp_path: Path, kind: str, why: str
+) -> None:
+    plan = open_plan(tmp_path, SETTINGS, set())
+    source = Broken(SETTINGS, Catalogue(cloudiness=0.0))
+    newest, oldest = windows_of(source, plan.place(0))
+    setattr(source, kind, frozenset({newest[0]}))
 
     record = collected(collector_in(tmp_path, plan, source), 0)
 
-    assert record.scenes == tuple(sorted([newest[1].name, oldest[0].name]))
+    assert record.scenes == tuple(sorted([newest[1], oldest[0]]))
+    assert record.passed_over == (f"{newest[0]}: {why}",)
+    noted = [
+        json.loads((tmp_path / "000000" / name / "metadata.json").read_text()).get("passed_over")
+        for name in (newest[1], oldest[0])
+    ]
+    assert noted == [[f"{newest[0]}: {why}"], None]
+
+
+def test_a_window_with_a_refused_scene_and_no_other_good_one_is_asked_again(
+    tmp_path: Path,
+) -> None:
+    """That the others have holes does not settle it: "cloudy" would be final for --retry failed."""
+    plan = open_plan(tmp_path, SETTINGS, set())
+    source = Broken(SETTINGS, Catalogue(cloudiness=0.0))
+    newest, _ = windows_of(source, plan.place(0))
+    source.refused, source.holes = frozenset(newest[:1]), frozenset(newest[1:])
+
+    record = collected(collector_in(tmp_path, plan, source), 0)
+
+    assert (record.outcome, len(record.passed_over)) == ("refused", len(newest))
+    assert record.passed_over[0] == record.reason == f"{newest[0]}: HTTP 404, not found"
 
 
 def test_a_pass_is_never_taken_twice_at_a_place(tmp_path: Path) -> None:

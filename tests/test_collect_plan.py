@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
@@ -17,6 +19,7 @@ from hypothesis import strategies as st
 from datasets.collect_check import check_settings
 from datasets.collect_estimate import estimate, estimate_text
 from datasets.collect_indices import read_indices
+from datasets.collect_journal import Journal, Record, read_journals
 from datasets.collect_map import plot_places
 from datasets.collect_places import overlapping, places_from_csv, places_to_csv
 from datasets.collect_plan import BLOCK, Plan, make_plan, open_plan, read_plan, write_plan
@@ -102,7 +105,9 @@ def test_the_reference_is_today_and_stays_what_it_was(
 
 
 def test_a_flag_that_differs_from_the_plan_is_refused_and_changes_nothing(tmp_path: Path) -> None:
-    open_plan(tmp_path, SMALL, set())
+    plan = open_plan(tmp_path, SMALL, set())
+    with Journal(tmp_path, plan.hash).opened() as journal:
+        journal.add(Record(3, "done"))
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     other = replace(SMALL, std_km=20.0, seed=7)
     with pytest.raises(UserError, match=r"^--std_km is 50 in the plan of .*, not 20: leave it out"):
@@ -129,8 +134,73 @@ def test_every_setting_is_compared_and_decides_the_hash(tmp_path: Path, name: st
     if name != "reference_date":
         assert Plan(other, plan.places, "").hash != plan.hash
     write_plan(tmp_path, Plan(plan.settings, plan.places, make_sha(plan.places)))
+    (tmp_path / "000000").mkdir()
     with pytest.raises(UserError, match=f"^--{name} is "):
         open_plan(tmp_path, other, {name})
+
+
+@pytest.mark.parametrize("kept", ["000017", "manifest.json"])
+def test_a_plan_beside_data_is_never_replaced(tmp_path: Path, kept: str) -> None:
+    open_plan(tmp_path, SMALL, set())
+    (tmp_path / kept).mkdir()
+    with pytest.raises(UserError, match=r"--seed is 42 in the plan of .*, not 7: leave it out"):
+        open_plan(tmp_path, replace(SMALL, seed=7), {"seed"})
+    assert read_plan(tmp_path).settings == SMALL
+
+
+def test_a_plan_by_which_nothing_was_collected_is_replaced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As after a mistyped --collection; what is not given stays as it was planned."""
+    plan = open_plan(tmp_path, replace(SMALL, collection="COPERNICUS/S2_SRR", seed=3), set())
+    with Journal(tmp_path, plan.hash, (1, 2)).opened() as journal:
+        journal.add(Record(3, "refused", "HTTP 404"))
+
+    again = open_plan(tmp_path, Settings(), {"collection"})
+
+    assert again.settings == replace(SMALL, seed=3)
+    assert read_plan(tmp_path).hash == again.hash
+    assert read_journals(tmp_path, again.hash) == {}
+    error = capsys.readouterr().err
+    assert error.startswith(
+        "--collection is now COPERNICUS/S2_SR_HARMONIZED, not COPERNICUS/S2_SRR"
+    )
+    assert "is replaced, since nothing was collected by it" in error
+
+
+def test_settings_that_follow_from_a_corrected_one_are_corrected_too(tmp_path: Path) -> None:
+    """Without --source stac the first command finds no credentials of Earth Engine."""
+    open_plan(tmp_path, SMALL, set())
+    given = replace(SMALL, source="stac", collection="sentinel-2-l2a", stac_url="https://a.org")
+    assert open_plan(tmp_path, given, {"source"}).settings == given
+
+    path = str(write(tmp_path, "lat,lng\n0.5,0.5\n"))
+    matched = open_plan(tmp_path, replace(given, match_file=path), {"match_file"})
+    assert matched.num_places == 1
+    assert open_plan(tmp_path, given, {"match_file"}).num_places == 60
+
+
+def test_a_plan_that_cannot_be_made_does_not_replace_another(tmp_path: Path) -> None:
+    open_plan(tmp_path, SMALL, set())
+    with pytest.raises(UserError, match="--num_dates"):
+        open_plan(tmp_path, replace(SMALL, num_dates=0), {"num_dates"})
+    assert read_plan(tmp_path).settings == SMALL
+
+
+def test_a_plan_that_another_process_collects_is_not_replaced(tmp_path: Path) -> None:
+    plan = open_plan(tmp_path, SMALL, set())
+    script = (
+        "import sys; from pathlib import Path; from datasets.collect_journal import Journal\n"
+        "with Journal(Path(sys.argv[1]), sys.argv[2]).opened(): print('held', flush=True); input()"
+    )
+    argv = [sys.executable, "-c", script, str(tmp_path), plan.hash]
+    with subprocess.Popen(argv, stdin=-1, stdout=-1, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match="another process collects into"):
+            open_plan(tmp_path, replace(SMALL, seed=7), {"seed"})
+        process.communicate("\n")
+    assert open_plan(tmp_path, replace(SMALL, seed=7), {"seed"}).settings.seed == 7
 
 
 def make_sha(places: Places) -> str:
@@ -269,7 +339,7 @@ def test_places_that_cannot_be_are_refused(row: str) -> None:
         places_from_csv((header + row + "\n").encode("latin-1"))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(1, 400), st.integers(0, 900))
 def test_blocks_share_all_places_and_spares(num_places: int, num_spares: int) -> None:
     blocks = stub_plan(num_places, num_spares).blocks()
@@ -283,7 +353,7 @@ def test_blocks_share_all_places_and_spares(num_places: int, num_spares: int) ->
         assert abs(len(block.spares) - fair) < 1
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.sets(st.integers(0, 199), min_size=1))
 def test_blocks_of_some_places_are_those_blocks_without_spares(indices: set[int]) -> None:
     plan = stub_plan(200, 100)
@@ -349,7 +419,7 @@ def test_patches_of_a_match_file_that_overlap_are_counted(
     assert "2 patches of" in capsys.readouterr().err
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.integers(-6, 6), st.integers(-6, 6)), min_size=1, max_size=12))
 def test_overlaps_are_those_of_all_pairs(corners: list[tuple[int, int]]) -> None:
     left, top = 60 * np.array(corners, np.int32).T

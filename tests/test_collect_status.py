@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,42 @@ def test_a_log_has_a_line_for_so_many_places(
         "60 of 100 places",
     ]
     assert lines[1].endswith("0:00:08 left")  # 20 in 4 seconds
+
+
+def test_a_log_has_a_line_a_minute_that_says_what_fails(
+    plan: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also before the first place, and as long as there is no answer."""
+    now = 1000.0
+    requester = new_requester()
+    requester.statistics.last_success = now
+    reporter = Reporter(tmp_path, plan, (0, 1), requester, 100, clock=lambda: now)
+    requester.statistics.errors["HTTP 503"] = 7
+    requester.statistics.last_error = "HTTP 503"
+    times = []
+    for _ in range(1200):  # 10 minutes, looked at every half second
+        now += 0.5
+        reporter(Progress(wanted=100, done=0))
+        if line := capsys.readouterr().err:
+            times.append(now - 1000)
+            assert line.startswith("0 of 100 places")
+            assert f"no answer for {now - 1000:.0f} s, the last error: HTTP 503" in line
+
+    assert len(times) >= 10
+    assert max(after - before for before, after in pairwise([0, *times])) <= 60
+
+
+@pytest.mark.parametrize("kind", ["complete", "incomplete", "later"])
+def test_a_run_that_ended_has_no_time_left(
+    plan: Plan, tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str], kind: Any
+) -> None:
+    reporter = Reporter(tmp_path, plan, (0, 1), new_requester(), 1000)
+    reporter(Progress(wanted=100, done=0))
+    clock.now += 99
+    reporter.end(Progress(wanted=100, done=99), Ending(kind))
+
+    assert " left" not in capsys.readouterr().err
+    assert read_status(tmp_path)["seconds_left"] is None
 
 
 def test_errors_that_threads_count_meanwhile_do_no_harm(plan: Plan, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from rasterio.transform import from_origin
 from datasets.collect_journal import Journal, Record, read_journals
 from datasets.collect_plan import Plan
 from datasets.collect_settings import Settings
-from datasets.collect_verify import verify
+from datasets.collect_verify import _UNWANTED, verify
 from datasets.collect_writer import METADATA_NAME, place_hash, place_writer
 from datasets.seco_sampling import Places
 from tests.test_collect_writer import NEW, OLD, images, scene, tree
@@ -240,7 +240,9 @@ def test_dark_water_is_told_but_not_collected_for_ever(tmp_path: Path) -> None:
         draft.add(scene(), dark)
         journal.add(draft.finish())
 
-    assert findings(tmp_path, plan) == [f"000000 {OLD}/B4.tif holds only zeros"]
+    assert findings(tmp_path, plan) == [
+        f"000000 {OLD}/B4.tif holds only zeros, as clear water may{_UNWANTED}"
+    ]
     assert sorted(read_journals(tmp_path, plan.hash)) == [0]
 
 
@@ -252,7 +254,10 @@ def test_folders_that_no_journal_knows_are_told_and_stay(
     (root / ".hidden").mkdir()
     (root / "plan.png").touch()
 
-    assert findings(root) == ["000009 is in no journal", r"'holi\x1bday' is in no journal"]
+    assert findings(root) == [
+        "000009 is not in any journal: move it out of the collection",
+        r"'holi\x1bday' is not in any journal: move it out of the collection",
+    ]
     assert "\x1b" not in capsys.readouterr().out
     assert (root / "000009").is_dir()
 
@@ -270,12 +275,12 @@ def test_a_torn_line_does_not_keep_damage_from_being_forgotten(root: Path) -> No
 def test_two_places_at_the_same_spot_are_told(tmp_path: Path) -> None:
     plan = plan_of((300_000, 300_120, 300_000))
     collect(tmp_path, plan)
-    assert findings(tmp_path, plan) == ["000002 lies where 000000 does"]
+    assert findings(tmp_path, plan) == [f"000002 lies where 000000 does{_UNWANTED}"]
 
 
 def test_the_same_pixels_at_two_places_are_told(tmp_path: Path) -> None:
     collect(tmp_path, plan_of(), seeds=(0, 10, 0))
-    assert findings(tmp_path) == ["000000 has the same pixels as 000002"]
+    assert findings(tmp_path) == [f"000000 has the same pixels as 000002{_UNWANTED}"]
 
 
 def test_an_acquisition_that_is_twice_at_a_place_is_told(tmp_path: Path) -> None:
@@ -287,7 +292,7 @@ def test_an_acquisition_that_is_twice_at_a_place_is_told(tmp_path: Path) -> None
             draft.add(scene(name), images(seed))
         journal.add(draft.finish())
 
-    assert findings(tmp_path, plan) == ["000000 has 2 scenes of 20200101T101010"]
+    assert findings(tmp_path, plan) == [f"000000 has 2 scenes of 20200101T101010{_UNWANTED}"]
 
 
 def test_a_place_beyond_the_plan_is_told_and_forgotten(root: Path) -> None:

@@ -28,7 +28,7 @@ from datasets.collect_writer import PlaceWriter, convert, place_hash, place_writ
 from utils.errors import UserError
 
 SETTINGS = Settings(patch_px=12)
-PLACE = Place(7, -33.25, 151.5, PatchGrid(32756, 340020, 6320040, 12), ())
+PLACE = Place(7, -33.25, 151.5, PatchGrid(32756, 340020, 6320020, 12), ())
 OLD, NEW = "20200101T101010_20200101T101011_T56HLH", "20200401T101010_20200401T101011_T56HLH"
 
 
@@ -105,7 +105,7 @@ def test_pixels_lie_where_they_are_on_the_earth(tmp_path: Path, compress: str) -
     for band, size in RESOLUTION_M.items():
         with rasterio.open(tmp_path / "000007" / OLD / f"{band}.tif") as file:
             assert file.crs == CRS.from_epsg(32756)
-            assert file.transform[:6] == (size, 0, 340020, 0, -size, 6320040)
+            assert file.transform[:6] == (size, 0, 340020, 0, -size, 6320020)
             assert file.bounds == PLACE.grid.bounds
             assert file.driver == "GTiff"
             assert file.count == 1
@@ -158,7 +158,7 @@ def test_metadata_tells_where_and_when(tmp_path: Path) -> None:
         "latitude": -33.25,
         "longitude": 151.5,
         "crs": "EPSG:32756",
-        "transform": [10, 0, 340020, 0, -10, 6320040],
+        "transform": [10, 0, 340020, 0, -10, 6320020],
         "unit": "255 * reflectance",
         "properties": {"MGRS_TILE": "56HLH"},
     }

@@ -41,7 +41,7 @@ def test_identical_keys_give_chance_loss() -> None:
     assert loss.item() == pytest.approx(log(6), abs=1e-5)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(size=st.integers(1, 9), pushes=st.lists(st.integers(1, 9), max_size=8))
 def test_queue_is_a_ring_buffer_for_any_batch_size(size: int, pushes: list[int]) -> None:
     queue, queue_ptr = torch.zeros(2, 3, size), torch.zeros(2, 1, dtype=torch.long)

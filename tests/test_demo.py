@@ -1,23 +1,52 @@
 """What `make demo` promises."""
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from pytorch_lightning import seed_everything
 
 from benchmarks import demo
+from datasets.mini_earth_covers import COVER_NAMES
 from models.backbones import load_encoder
 from models.moco2_module import MocoV2
+from utils.precision import auto_precision
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
 def test_pre_training_wins_by_five_points_with_few_labels(tmp_path: Path) -> None:
     metrics = demo.main(["--log_dir", str(tmp_path)])
     assert metrics["pretrain/10"]["test"] >= metrics["random/10"]["test"] + 5
     assert metrics["pretrain/all"]["test"] > metrics["random/all"]["test"]
-    assert (tmp_path / "demo/version_0/demo.png").is_file()
+
+
+def test_a_tiny_demo_writes_its_picture_and_its_numbers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--num_places", "32", "--images_per_class", "20", "--max_epochs", "1", "--seed", "3"]
+    metrics = demo.main(["--log_dir", str(tmp_path), *flags])
+    run_dir = tmp_path / "demo/version_0"
+    with Image.open(run_dir / "demo.png") as picture:
+        assert np.asarray(picture.convert("L")).std() > 10
+    assert json.loads((run_dir / "results.json").read_text())["metrics"] == metrics
+    for encoder in ("random", "pretrain"):
+        assert metrics[f"{encoder}/10"]["num_labels"] == 10 * len(COVER_NAMES)
+        assert metrics[f"{encoder}/all"]["num_labels"] == 12 * len(COVER_NAMES)
+        low, high = metrics[f"{encoder}/10"]["interval"]
+        assert low <= metrics[f"{encoder}/10"]["test"] <= high
+    said = capsys.readouterr().out
+    assert said.count(f"precision: {auto_precision(on_gpu=False)}") == 3  # each script says it once
+
+
+def test_five_seeds_win_by_five_points_on_average() -> None:
+    """What benchmarks/results/demo_cpu.json records, and README.md repeats."""
+    runs = json.loads(Path("benchmarks/results/demo_cpu.json").read_text())["seeds"]
+    gains = [r["pretrain/10"]["test"] - r["random/10"]["test"] for r in runs.values()]
+    assert sorted(map(int, runs)) == [0, 1, 2, 3, 4]
+    assert sum(gains) / len(gains) >= 5
 
 
 def test_the_random_encoder_is_the_one_that_pre_training_starts_from() -> None:

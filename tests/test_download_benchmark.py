@@ -42,7 +42,7 @@ def test_benchmark_reports_speed_requests_and_completeness(
     assert 1 < found["requests_per_image"] <= download_report.GOAL_REQUESTS
     assert found["runs"][1]["requests_per_image"] > found["requests_per_image"]
     assert found["mb_per_image"] > 12 * 12 * 12 * 2 / 1e6  # pixels, bands, bytes
-    [decoded] = found["images_per_second"][download.DECODE]["values"]
+    [decoded] = found["images_per_second"][download_report.DECODE]["values"]
     bound = min(decoded, download.MAX_REQUESTS / found["requests_per_image"])
     speed = found["runs"][0]["images_per_s"]
     assert found["share_of_bound"] == pytest.approx(speed / bound)

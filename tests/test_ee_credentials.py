@@ -23,6 +23,7 @@ from datasets.ee_errors import translate
 from datasets.seco_earthengine import EarthEngine, connect
 from tests.earth_engine_faults import status
 from tests.earth_engine_server import EarthEngineServer, earth_engine
+from tests.waiting import HANG_S
 from utils.errors import UserError
 from utils.rate_limit import Transient
 
@@ -122,9 +123,9 @@ def start(server: EarthEngineServer, key_file: Path | None = None) -> EarthEngin
         url=server.url,
         project=None,
         key_file=key_file,
-        timeout_s=30,
+        timeout_s=HANG_S,
         num_threads=2,
-        patience_s=1,
+        patience_s=HANG_S,
     )
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import pickle
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from utils.errors import UserError
 from utils.input_transform import DataSpec, input_transform
 from utils.normalization import SECO_SPEC, InputSpec
 from utils.resnets import RESNETS, encoder_tensors
+from utils.state_dicts import _nested
 
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 State = dict[str, Tensor]
@@ -152,6 +154,168 @@ def test_a_state_dict_from_before_batch_norms_counted_is_read(
     assert same_features(loaded, encoder)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("only_floats", [True, False])
+def test_other_precisions_are_converted_to_float32(
+    tmp_path: Path, plain: State, dtype: torch.dtype, only_floats: bool
+) -> None:
+    stored = {
+        key: value.to(dtype) if value.is_floating_point() or not only_floats else value
+        for key, value in plain.items()
+    }
+    torch.save(stored, tmp_path / "x.pth")
+    save_file(stored, tmp_path / "x.safetensors")
+    for name in ("x.pth", "x.safetensors"):
+        loaded, _ = load_encoder("pretrain", None, tmp_path / name)
+        for key, value in torchvision_state(loaded).items():
+            if not key.startswith("fc."):
+                assert torch.equal(value, stored[key].to(plain[key].dtype))
+                assert value.dtype == plain[key].dtype
+
+
+# As files of DataParallel, Lightning, torch.compile, MoCo, DINO, timm and others name tensors.
+PREFIXES = ["module.", "backbone.", "encoder.", "model.", "_orig_mod.", "module.backbone."]
+PREFIXES += ["online_network.encoder.", "module.encoder_q.", "student.backbone.", "net.0."]
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_the_only_prefix_is_cut_off(
+    tmp_path: Path, encoder: Encoder, plain: State, prefix: str
+) -> None:
+    stored: State = {f"{prefix}{key}": value for key, value in plain.items()}
+    stored |= {"projector.0.weight": torch.zeros(8, 8), "queue": torch.zeros(8, 8)}
+    torch.save({"state_dict": stored, "epoch": 7}, tmp_path / "x.ckpt")
+    save_file(stored, tmp_path / "x.safetensors")
+    for name in ("x.ckpt", "x.safetensors"):
+        loaded, spec = load_encoder("pretrain", None, tmp_path / name)
+        assert same_features(loaded, encoder)
+        assert spec == InputSpec.of_pictures()
+
+
+@pytest.mark.parametrize(
+    "keys", [(k,) for k in ("model", "teacher", "student", "network", "model_state_dict")]
+    + [("model", "teacher"), ("checkpoint", "state_dict")],
+)  # fmt: skip
+@pytest.mark.parametrize("prefix", ["", "backbone."])
+def test_a_nested_state_dict_is_found(
+    tmp_path: Path, encoder: Encoder, plain: State, keys: tuple[str, ...], prefix: str
+) -> None:
+    content: dict[str, Any] = {f"{prefix}{key}": value for key, value in plain.items()}
+    for key in reversed(keys):
+        content = {key: content, "epoch": 3, "optimizer": {"state": {0: {"step": 1}}}}
+    torch.save(content, tmp_path / "x.pth")
+    loaded, spec = load_encoder("pretrain", None, tmp_path / "x.pth")
+    assert same_features(loaded, encoder)
+    assert spec == InputSpec.of_pictures()
+
+
+@pytest.mark.parametrize("prefix", ["module.", "encoder_q.", "module.encoder_q."])
+def test_wrapped_encoders_of_seco_and_caco_keep_their_contract(
+    tmp_path: Path, encoder: Encoder, prefix: str
+) -> None:
+    state = {f"{prefix}{key}": value for key, value in encoder.state_dict().items()}
+    state |= {key.replace("_q", "_k"): value + 1 for key, value in state.items() if "_q" in key}
+    torch.save({"state_dict": state}, tmp_path / "x.ckpt")
+    loaded, spec = load_encoder("pretrain", None, tmp_path / "x.ckpt")
+    assert same_features(loaded, encoder)
+    assert spec == SECO_SPEC
+
+
+@pytest.mark.parametrize(
+    ("nest", "message"),
+    [
+        (
+            lambda s: {"teacher": s, "student": {f"backbone.{key}": s[key] for key in s}},
+            r"x\.pth holds 2 encoders, teacher > \*, student > backbone\.\*: save the state",
+        ),
+        (
+            lambda s: {f"{part}.{key}": s[key] for part in ("online", "target") for key in s},
+            r"x\.pth holds 2 encoders, online\.\*, target\.\*: save",
+        ),
+        (
+            lambda s: {"state_dict": {"a.b": s["fc.bias"]}, "x": 1},
+            r"no encoder: conv1\.weight of a ResNet is missing, there is a\.b: give",
+        ),
+        (lambda s: {"state_dict": [1]}, "its state_dict is no dict"),
+    ],
+)
+def test_several_encoders_or_none_are_named(
+    tmp_path: Path, plain: State, nest: Callable[[State], Any], message: str
+) -> None:
+    torch.save(nest(plain), tmp_path / "x.pth")
+    with pytest.raises(UserError, match=message):
+        load_encoder("pretrain", None, tmp_path / "x.pth")
+
+
+def test_a_dict_that_is_nested_many_times_is_searched_once() -> None:
+    inner: dict[str, Any] = {}
+    inner |= {str(number): inner for number in range(100)}
+    assert len(_nested({str(number): inner for number in range(100)})) == 2
+
+
+HTML = b"<!DOCTYPE html>\n<html lang=en><head><title>Sign in</title>"
+POINTER = (
+    b"version https://git-lfs.github.com/spec/v1\n"
+    b"oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 12345\n"
+)
+# Of torch.onnx.export: ir_version 10, producer "pytorch".
+ONNX = b"\x08\x0a\x12\x07pytorch\x1a\x052.9.0:\x80\x01"
+STRANGERS = {
+    b"": "is empty: download or copy it again",
+    HTML: "is not a checkpoint but a web page: .* download the file itself",
+    b"\n <html><body>404": "a web page",
+    b"\xef\xbb\xbf<?xml version='1.0'?><Error><Code>AccessDenied</Code>": "a web page",
+    POINTER: "a Git LFS pointer .* run `git lfs pull`",
+    b'{"message": "Not Found"}': "a text in JSON",
+    b"404: Not Found": "the error of a server",
+    ONNX: "an ONNX graph for other programs: give what it was exported from",
+    b"\x89HDF\r\n\x1a\n" + bytes(8): "an HDF5 file, as Keras writes",
+    b"\x93NUMPY\x01\0v\0": "a NumPy array",
+    b"\x1f\x8b\x08\x08": "compressed by gzip: unpack it",
+    bytes(64): "begins with zeros: download or copy it again",
+    pickle.dumps({"conv1.weight": [0.0]}, 4): "a pickle of protocol 4, .* save it there with torch",
+    pickle.dumps({"conv1.weight": [0.0]}, 2): "a pickle that torch.save did not write",
+}
+
+
+@pytest.mark.parametrize(
+    "name", ["x.ckpt", "x.safetensors", "x.pth", "x.onnx", "x/model.safetensors"]
+)
+@pytest.mark.parametrize("content", STRANGERS, ids=lambda content: repr(content[:12]))
+def test_a_file_of_another_kind_is_named(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / "x").mkdir()
+    (tmp_path / name).write_bytes(content)
+    path = tmp_path / name.split("/model")[0]
+    with pytest.raises(UserError, match=STRANGERS[content]) as caught:
+        load_encoder("pretrain", None, path)
+    assert len(str(caught.value).splitlines()) == 1
+    assert str(tmp_path / name) in str(caught.value)
+
+
+def test_names_of_files_do_not_matter(tmp_path: Path, encoder: Encoder, plain: State) -> None:
+    save_file(plain, tmp_path / "a.pth")
+    torch.save(plain, tmp_path / "b.safetensors")
+    torch.save(plain, tmp_path / "c.onnx")
+    for name in ("a.pth", "b.safetensors", "c.onnx"):
+        assert same_features(load_encoder("pretrain", None, tmp_path / name)[0], encoder)
+    with pytest.raises(UserError, match="a safetensors file, which has tensors but no run"):
+        read_checkpoint(tmp_path / "a.pth")
+
+
+def test_a_zip_around_a_checkpoint_and_protocol_4_of_torch_say_what_to_do(
+    tmp_path: Path, plain: State
+) -> None:
+    torch.save(plain, tmp_path / "x.pth", pickle_protocol=4)
+    with pytest.raises(UserError, match=r"x\.pth .* a pickle of protocol 4, .* torch\.save\("):
+        load_encoder("pretrain", None, tmp_path / "x.pth")
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.write(tmp_path / "x.pth", "weights/x.pth")
+    with pytest.raises(
+        UserError, match=r"a zip without data\.pkl, which holds weights/x\.pth: unp"
+    ):
+        load_encoder("pretrain", None, tmp_path / "x.zip")
+
+
 def test_safetensors_without_a_contract_are_ones_of_pictures(
     tmp_path: Path, encoder: Encoder, plain: State
 ) -> None:
@@ -199,9 +363,16 @@ def changed(path: Path, plain: State, change: Callable[[dict[Any, Any]], Any]) -
         ),
         (
             lambda s: s.update({"bn1.bias": torch.zeros(3)}),
-            r"1 of another shape or type \(bn1\.bias\)",
+            r"1 of another shape or type \(bn1\.bias: float32 \(3,\)\)",
         ),
-        (lambda s: s.update({"bn1.bias": s["bn1.bias"].double()}), "another shape or type"),
+        (
+            lambda s: s.update({"bn1.bias": s["bn1.bias"].to(torch.int8)}),
+            r"another shape or type \(bn1\.bias: int8 \(64,\)\)",
+        ),
+        (
+            lambda s: s.update({"bn1.bias": torch.full((64,), 1e300, dtype=torch.float64)}),
+            r"not finite, in 1 tensors such as bn1\.bias",
+        ),
         (
             lambda s: s.update({"bn1.bias": torch.full((64,), torch.inf)}),
             r"not finite, in 1 tensors such as bn1\.bias",
@@ -215,7 +386,7 @@ def changed(path: Path, plain: State, change: Callable[[dict[Any, Any]], Any]) -
         (lambda s: s.update({"0.weight": s["conv1.weight"]}), "names a tensor twice"),
         (
             lambda s: s.update({"conv1.weight": torch.zeros(1).expand(64, 10**9, 7, 7)}),
-            r"conv1\.weight is no filter of 3 or more bands",
+            r"conv1\.weight is no filter of 3 or more bands, its shape is \(64, 1000000000, 7,",
         ),
     ],
 )

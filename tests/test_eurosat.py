@@ -225,7 +225,7 @@ def test_list_command_runs_as_a_file_and_reports_errors_in_one_line(tmp_path: Pa
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 2
     missing = tmp_path / "nowhere"
-    assert done.stderr == f"error: {missing} does not exist: name a zip or folder of EuroSAT\n"
+    assert done.stderr == f"error: --data_dir {missing} does not exist: correct the path\n"
     assert not (tmp_path / "lists").exists()
 
 
@@ -235,6 +235,60 @@ def test_a_folder_without_class_folders_is_an_error(tmp_path: Path) -> None:
         EurosatDataset(tmp_path)
     with pytest.raises(UserError, match="has no class folders"):
         EurosatDataset(tmp_path / "Forest")
+
+
+@pytest.mark.parametrize("layout", [classes_alone, parent_of_2023], ids=["classes", "parent"])
+def test_pictures_of_something_else_beside_the_classes_are_refused(
+    layout: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    root = layout(tmp_path)
+    stranger = next(root.rglob("Forest")).with_name("previews") / "1.png"
+    write_picture(stranger, 1)
+    with pytest.raises(
+        UserError, match=r"pictures in previews beside Forest, .* AnnualCrop Forest"
+    ):
+        EurosatDataset(root)
+    stranger.rename(stranger.with_suffix(".notes"))  # folders without pictures are no classes
+    assert EurosatDataset(root).classes == CLASSES
+
+
+def test_classes_of_a_users_own_are_allowed(tmp_path: Path) -> None:
+    for name in ("desert", "city", "lake"):
+        write_picture(tmp_path / name / "1.jpg", 0)
+    assert EurosatDataset(tmp_path).classes == ("city", "desert", "lake")
+
+
+@pytest.mark.parametrize("hidden", ["__MACOSX", ".thumbnails", "@eaDir"])
+def test_hidden_folders_are_no_classes_and_lists_may_name_hidden_files(
+    hidden: str, tmp_path: Path
+) -> None:
+    root = classes_alone(tmp_path)
+    write_picture(root / hidden / "Forest_1.jpg", 0)
+    write_lists(
+        root, [["Forest/._Forest_1.jpg", "Forest/Forest_1.jpg"], ["River_1.jpg"], ["SeaLake_1.jpg"]]
+    )
+    dataset = EurosatDataset(root)
+    assert dataset.classes == CLASSES
+    assert [len(rows) for rows in dataset.splits(0).values()] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("splits", [("train", "val", "test"), ("train", "val"), ("train",)])
+@pytest.mark.parametrize("where", ["beside the classes' parent", "beside the classes"])
+def test_lists_of_another_data_set_are_ignored(
+    where: str, splits: tuple[str, ...], tmp_path: Path
+) -> None:
+    data_dir = parent_of_2023(tmp_path)
+    folder = data_dir if where == "beside the classes" else data_dir.parent
+    expected = {name: rows.tolist() for name, rows in EurosatDataset(data_dir).splits(0).items()}
+    for split in splits:  # OSCD's cities
+        (folder / f"{split}.txt").write_text("aguasclaras,bercy,bordeaux\nnantes\n")
+    dataset = EurosatDataset(data_dir)
+    with pytest.warns(UserWarning, match=r"^train\.txt.* in .* is ignored: it names none") as told:
+        assert {name: rows.tolist() for name, rows in dataset.splits(0).items()} == expected
+    assert len(told) == 1
+    write_lists(folder, [["Forest_1.jpg"], ["River_1.jpg"], ["SeaLake_1.jpg"]], "eurosat-")
+    with pytest.warns(UserWarning, match="is ignored"):  # and do not hide EuroSAT's own
+        assert [len(rows) for rows in dataset.splits(0).values()] == [1, 1, 1]
 
 
 def test_a_file_that_is_no_zip_is_an_error(tmp_path: Path) -> None:

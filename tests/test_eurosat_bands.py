@@ -153,6 +153,18 @@ def test_a_file_far_too_large_is_not_read(root: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(
+    ("factor", "unit"),
+    [(1e-4, "no value above 0"), (0.1, "8-bit pictures"), (45, "16-bit pictures")],
+)
+def test_thirteen_bands_in_another_unit_are_refused(factor: float, unit: str, root: Path) -> None:
+    read(root)
+    for path in root.glob("*/*.tif"):
+        write_tif(path, (ramp() * factor).astype(np.uint16))
+    with pytest.raises(UserError, match=f"tif holds .*{unit}"):
+        read(root)
+
+
+@pytest.mark.parametrize(
     ("size", "dtype", "message"),
     [((1, 1025), "uint8", "1025 x 1 px"), ((4, 4), "uint16", "not 8-bit RGB")],
 )

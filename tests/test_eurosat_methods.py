@@ -19,6 +19,7 @@ from datasets.eurosat_splits import SPLITS
 from datasets.mini_earth import write_eurosat
 from models.finetuning import FineTuning
 from tests.legacy_checkpoint import write_legacy_checkpoint
+from tests.waiting import HANG_S
 from utils.errors import UserError
 from utils.input_transform import input_transform
 from utils.launch import World
@@ -265,7 +266,7 @@ def test_two_processes_fine_tune_and_leave_one_folder(data_dir: Path, tmp_path: 
         capture_output=True,
         text=True,
         check=False,
-        timeout=200,
+        timeout=HANG_S,
     )
     assert done.returncode == 0, done.stderr
     (path,) = tmp_path.glob("eurosat-random/*/results.json")

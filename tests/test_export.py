@@ -2,8 +2,6 @@
 
 import builtins
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from torch import Tensor, nn
 
 from models.backbones import Encoder, load_encoder
 from tests.legacy_checkpoint import write_legacy_checkpoint
+from tests.script import exit_code
 from utils import export
 from utils.errors import UserError
 from utils.normalization import SECO_SPEC, InputSpec
@@ -174,7 +173,7 @@ def test_a_full_disk_leaves_nothing(
         raise RuntimeError("[enforce fail at inline_container.cc] unexpected pos 9 vs 8\nmore")
 
     monkeypatch.setattr(torch, "save", full)
-    monkeypatch.setattr(export, "save_file", full)
+    monkeypatch.setattr("safetensors.torch.save_file", full)
     with pytest.raises(UserError, match=r"cannot write .*x, is the disk full"):
         exported(small, form, tmp_path / "x")
     assert not any(tmp_path.iterdir())
@@ -196,16 +195,18 @@ def test_onnx_without_its_packages_is_one_sentence(
     assert not any(tmp_path.iterdir())
 
 
-def test_the_command_refuses_in_one_sentence(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "utils.export", "--format", "safetensors"]
-    flags = ["--ckpt_path", str(tmp_path / "y"), "--save_path", str(tmp_path / "x")]
-    root = Path(__file__).parents[1]
-    done = subprocess.run(command + flags, cwd=root, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert done.stderr == f"error: there is no checkpoint {tmp_path / 'y'}\n"
+def test_the_command_refuses_in_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--format", "safetensors", "--ckpt_path", str(tmp_path / "y")]
+    flags += ["--save_path", str(tmp_path / "x")]
+    assert exit_code(monkeypatch, "utils/export.py", *flags) == 2
+    path = tmp_path / "y"
+    said = f"error: --ckpt_path {path} does not exist: correct the path\n"
+    assert capsys.readouterr().err == said
 
 
 def test_an_exported_graph_is_not_an_encoder_to_load(tmp_path: Path) -> None:
     (tmp_path / "x.onnx").write_bytes(b"\x08\x0a\x12\x07pytorch")
-    with pytest.raises(UserError, match=r"x\.onnx is a graph for other programs"):
+    with pytest.raises(UserError, match=r"x\.onnx is not a checkpoint but an ONNX graph for other"):
         load_encoder("pretrain", None, tmp_path / "x.onnx")

@@ -19,6 +19,7 @@ import main_bigearthnet
 import main_eurosat
 from datasets.mini_earth import write_eurosat
 from models.backbones import load_encoder
+from tests.waiting import HANG_S
 from utils.callbacks import SampleProgress
 from utils.checkpoint import read_checkpoint
 from utils.errors import UserError
@@ -45,6 +46,7 @@ def eurosat(eurosat_root: Path, tmp_path: Path) -> list[str]:
     """The script and the flags of a short fine-tuning: 30 images, 4 steps per epoch."""
     values = {"data_dir": eurosat_root, "log_dir": tmp_path / "logs", "batch_size": 8}
     values |= {"backbone_type": "random", "method": "finetune", "finetune_epochs": 2}
+    values |= {"precision": "32-true"}
     values |= {"gpus": 0, "num_workers": 0, "num_seeds": 1}
     flags = [part for name, value in values.items() for part in (f"--{name}", str(value))]
     return ["main_eurosat.py", *flags]
@@ -241,7 +243,7 @@ def in_processes(command: list[str], *more: str) -> Path:
         capture_output=True,
         text=True,
         check=False,
-        timeout=200,
+        timeout=HANG_S,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     (created,) = set(logs.glob("*/version_*")) - before

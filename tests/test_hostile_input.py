@@ -18,6 +18,7 @@ from datasets.eurosat_dataset import RGB_DATA, EurosatDataset
 from datasets.pictures import Pictures
 from datasets.seco_patches import parse_quantiles
 from models.backbones import Encoder, load_encoder
+from tests.waiting import HANG_S
 from utils.checkpoint import WholeCheckpointIO, read_checkpoint
 from utils.cli import run
 from utils.errors import UserError
@@ -129,7 +130,7 @@ def test_hostile_hyper_parameters_are_refused(
     ("change", "message"),
     [
         (lambda stem: stem * float("nan"), "not finite"),
-        (lambda stem: stem.half(), "another shape or type"),
+        (lambda stem: stem.int(), "another shape or type"),
         (lambda stem: stem.flatten(), "holds no encoder"),
         (lambda stem: "text", "holds no encoder"),
     ],
@@ -152,7 +153,7 @@ def test_a_checkpoint_without_its_parts_is_refused(tmp_path: Path, part: str) ->
         read_checkpoint(tmp_path / "x.ckpt")
 
 
-@pytest.mark.parametrize("content", [b"", b"\x80", b"\x80\x02}", b"\x80\x02cos\nsystem\n."])
+@pytest.mark.parametrize("content", [b"\x80", b"\x80\x02}", b"\x80\x02cos\nsystem\n."])
 def test_bytes_that_are_no_checkpoint_are_refused_without_advice_to_run_them(
     tmp_path: Path, content: bytes
 ) -> None:
@@ -220,6 +221,6 @@ run(main)
 """
     command = [sys.executable, "-c", script]
     root = Path(__file__).parents[1]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=HANG_S)
     assert done.returncode == 143
     assert done.stdout == "clean\n"

@@ -114,3 +114,23 @@ def test_what_is_trained_on_inputs_gets_them_again_by_its_own_contract(
     assert np.array_equal(again.table, first.table)
     assert (again.mean, again.std) == (first.mean, first.std)
     assert InputSpec.from_dict(first.spec.to_dict()) == first.spec
+
+
+@pytest.mark.parametrize(
+    ("data", "dtype"),
+    [
+        *((PICTURES, dtype) for dtype in ("uint16", "float32", "float64", "int64")),
+        *((REFLECTANCE, dtype) for dtype in ("uint8", "float32", "int16", "int64")),
+    ],
+)
+def test_stored_values_of_another_type_are_refused(data: DataSpec, dtype: str) -> None:
+    transform = input_transform(InputSpec.of_pictures(), data, "paper")
+    expected = "uint8 .8-bit" if data is PICTURES else "uint16 .10,000 times reflectance"
+    with pytest.raises(UserError, match=f"stored values are {dtype}, but {expected}"):
+        transform.to_picture(np.ones((3, 2, 2), dtype))
+
+
+def test_pictures_in_0_to_1_are_refused() -> None:
+    transform = input_transform(InputSpec.of_pictures(), PICTURES, "auto")
+    with pytest.raises(UserError, match=r"pictures are torch\.float32, but torch\.uint8 from 0 to"):
+        transform.normalize(torch.rand(1, 3, 2, 2))

@@ -15,48 +15,90 @@ from pytorch_lightning import LightningModule
 from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor
 
+from tests.launcher_variables import (
+    forget_launchers,
+    lightning,
+    salloc,
+    sbatch,
+    srun,
+    torchrun,
+)
+from tests.waiting import HANG_S
 from utils.callbacks import EndTogether
 from utils.errors import UserError
-from utils.launch import World, batch_size_per_process, launch_kwargs, planned_world
+from utils.launch import (
+    World,
+    batch_size_per_process,
+    launch_kwargs,
+    planned_world,
+    resolve_gpus,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
-LAUNCHER_VARIABLES = (
-    *("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
-    *("SLURM_NTASKS", "SLURM_PROCID", "SLURM_JOB_NAME", "TORCHELASTIC_RUN_ID"),
-)
 
 
 @pytest.fixture(autouse=True)
 def _no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in LAUNCHER_VARIABLES:
-        monkeypatch.delenv(name, raising=False)
+    forget_launchers(monkeypatch)
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")  # the machine's name need not resolve
+
+
+def set_all(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
 
 
 def flags(**changes: Any) -> Namespace:
     return Namespace(**{"num_nodes": 1, "num_processes": 1, "gpus": 0, "batch_size": 6} | changes)
 
 
-def torchrun(monkeypatch: pytest.MonkeyPatch, size: int, per_node: int, rank: int) -> None:
-    names = {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": per_node, "RANK": rank}
-    for name, value in (names | {"TORCHELASTIC_RUN_ID": "run"}).items():
-        monkeypatch.setenv(name, str(value))
-
-
 def test_flags_tell_the_world() -> None:
     assert planned_world(flags()) == World(1, 1, 0)
-    assert planned_world(flags(num_nodes=2, num_processes=3)) == World(2, 3, 0)
     assert World(2, 3).size == 6
 
 
+def test_machines_find_each_other_by_a_launcher_or_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without an address they would wait for each other until a time-out."""
+    with pytest.raises(UserError, match="--num_nodes 2 needs srun or torchrun"):
+        planned_world(flags(num_nodes=2, num_processes=3))
+    set_all(monkeypatch, {"MASTER_ADDR": "n1", "MASTER_PORT": "29500", "NODE_RANK": "1"})
+    assert planned_world(flags(num_nodes=2, num_processes=3)) == World(2, 3, 3)
+
+
 def test_a_process_that_lightning_started_knows_its_rank(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NODE_RANK", "1")
-    monkeypatch.setenv("LOCAL_RANK", "2")
+    set_all(monkeypatch, lightning(2, 6, node_rank=1))
     assert planned_world(flags(num_nodes=2, num_processes=3)).rank == 5
 
 
-def test_torchrun_tells_the_world(monkeypatch: pytest.MonkeyPatch) -> None:
-    torchrun(monkeypatch, size=6, per_node=3, rank=4)
+def test_a_number_that_is_left_over_does_not_keep_lightning_from_starting_processes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("NODE_RANK", "1")
+    assert planned_world(flags(num_processes=2)) == World(1, 2, 0)
+    assert not {"LOCAL_RANK", "NODE_RANK"} & os.environ.keys()
+
+
+@pytest.mark.parametrize(
+    ("variables", "asked"),
+    [
+        (lightning(2, 2), {"num_processes": 2}),
+        (lightning(0, 2, node_rank=2), {"num_processes": 2, "num_nodes": 2}),
+        (lightning(0, 2) | {"NODE_RANK": "one"}, {"num_nodes": 2}),
+        (torchrun(2, 2, rank=2), {}),
+        (srun(2, 2, per_node=2), {"num_processes": 2}),
+    ],
+)
+def test_a_rank_that_is_not_below_the_size_is_refused(
+    variables: dict[str, str], asked: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_all(monkeypatch, variables)
+    with pytest.raises(UserError, match="unset"):
+        planned_world(flags(**asked))
+
+
+def test_torchrun_sets_the_world(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_all(monkeypatch, torchrun(size=6, per_node=3, rank=4))
     assert planned_world(flags()) == World(2, 3, 4)
     assert planned_world(flags(num_nodes=2, num_processes=3)) == World(2, 3, 4)
     with pytest.raises(UserError, match="torchrun started 2 x 3 processes"):
@@ -64,11 +106,40 @@ def test_torchrun_tells_the_world(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_slurm_must_start_as_many_tasks_as_the_flags_say(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SLURM_NTASKS", "4")
-    monkeypatch.setenv("SLURM_PROCID", "3")
+    set_all(monkeypatch, srun(4, 3, nodes=2, per_node=2))
     assert planned_world(flags(num_nodes=2, num_processes=2)) == World(2, 2, 3)
     with pytest.raises(UserError, match="--ntasks-per-node 1"):
         planned_world(flags())
+    with pytest.raises(UserError, match="SLURM_NNODES 2 instead of 1"):
+        planned_world(flags(num_processes=4))
+
+
+@pytest.mark.parametrize("variables", [salloc(4), sbatch(4)], ids=["salloc", "sbatch"])
+def test_a_shell_or_script_of_slurm_is_one_process(
+    variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_all(monkeypatch, variables)
+    assert planned_world(flags()) == World()
+    assert planned_world(flags(num_processes=4)) == World(1, 4, 0)  # which Lightning starts
+
+
+def test_a_notebook_cannot_start_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
+    assert planned_world(flags()) == World()
+    with pytest.raises(UserError, match=r"notebook.*in a shell"):
+        planned_world(flags(num_processes=2))
+
+
+@pytest.mark.parametrize(
+    ("asked", "found", "expected"), [(None, 0, 0), (None, 1, 1), (None, 8, 1), (0, 8, 0), (3, 8, 3)]
+)
+def test_without_the_flag_one_gpu_is_used_if_there_is_one(
+    monkeypatch: pytest.MonkeyPatch, asked: int | None, found: int, expected: int
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: found)
+    args = flags(gpus=asked)
+    resolve_gpus(args)
+    assert args.gpus == expected
 
 
 def test_processes_of_the_cpu_are_not_for_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,13 +148,14 @@ def test_processes_of_the_cpu_are_not_for_gpus(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(UserError, match="--num_nodes must be above 0"):
         planned_world(flags(num_nodes=0))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    torchrun(monkeypatch, size=4, per_node=4, rank=0)
+    set_all(monkeypatch, torchrun(size=4, per_node=4, rank=0))
     with pytest.raises(UserError, match="4 processes need as many GPUs, 2 found"):
         planned_world(flags(gpus=1))
 
 
 def test_lightning_gets_one_process_or_ddp() -> None:
-    assert launch_kwargs(World()) == {"devices": 1, "num_nodes": 1, "strategy": "auto"}
+    kwargs = launch_kwargs(World())
+    assert (kwargs["devices"], kwargs["num_nodes"], kwargs["strategy"]) == (1, 1, "auto")
     kwargs = launch_kwargs(World(2, 4))
     assert (kwargs["devices"], kwargs["num_nodes"]) == (4, 2)
     strategy = kwargs["strategy"]
@@ -114,17 +186,18 @@ def trainer_with(*commands: str) -> tuple[Any, list[subprocess.Popen[bytes]]]:
 
 
 def test_the_failure_of_another_process_is_the_exit_code() -> None:
-    trainer, children = trainer_with("exec sleep 60", "exit 2")
+    trainer, children = trainer_with("exec sleep infinity", "exit 2")
+    assert children[1].wait(HANG_S) == 2
     with pytest.raises(SystemExit) as caught:
         EndTogether().on_exception(trainer, LightningModule(), RuntimeError("connection closed"))
     assert caught.value.code == 2
-    assert [child.wait(timeout=10) for child in children] == [-signal.SIGKILL, 2]
+    assert children[0].wait(HANG_S) == -signal.SIGKILL
 
 
 def test_a_process_that_fails_itself_ends_the_others_and_tells_its_own_error() -> None:
-    trainer, (child,) = trainer_with("exec sleep 60")
+    trainer, (child,) = trainer_with("exec sleep infinity")
     EndTogether().on_exception(trainer, LightningModule(), UserError("a bad patch"))
-    assert child.wait(timeout=10) == -signal.SIGKILL
+    assert child.wait(HANG_S) == -signal.SIGKILL
 
 
 # --- whole runs -------------------------------------------------------------------------------
@@ -148,7 +221,7 @@ def pretrain(
         capture_output=True,
         text=True,
         check=False,
-        timeout=200,
+        timeout=HANG_S,
     )
 
 
@@ -171,7 +244,8 @@ def places(seco_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_processes_train_and_leave_one_folder(places: Path, tmp_path: Path) -> None:
     done = pretrain(places, tmp_path, "--max_epochs", "1")
     assert done.returncode == 0, done.stderr
-    assert [line.split(":")[0] for line in done.stdout.splitlines()] == ["checkpoint", "results"]
+    names = [line.split(":")[0] for line in done.stdout.splitlines()]
+    assert names == ["precision", "checkpoint", "results", "next"]
     (run_dir,) = tmp_path.glob("pretrain-*/*")
     assert run_dir.name == "version_0"
     files = {path.name for path in run_dir.rglob("*")}
@@ -186,7 +260,7 @@ def test_torchrun_takes_the_same_steps_and_a_resumed_run_too(places: Path, tmp_p
     epochs = ["--max_epochs", "2", "--save_every_n_epochs", "1"]
     done = pretrain(places, tmp_path / "torchrun", *epochs, launcher=TORCHRUN)
     assert done.returncode == 0, done.stderr
-    assert len(done.stdout.splitlines()) == 2
+    assert len(done.stdout.splitlines()) == 4
     (first,) = (tmp_path / "torchrun").rglob("epoch=1.ckpt")
     resume = ["--resume_from_checkpoint", str(first)]
     for log_dir, more in ((tmp_path / "lightning", []), (tmp_path / "resumed", resume)):

@@ -387,7 +387,8 @@ def test_a_probe_takes_the_batch_of_all_devices_on_one(
 def test_further_processes_of_a_launcher_have_nothing_to_probe(
     probe: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("LOCAL_RANK", "1")  # as Lightning starts the second one
+    monkeypatch.setenv("MASTER_PORT", "29500")
     assert main_bigearthnet.main([*probe, "--num_processes", "2"]) == {}
 
 
@@ -419,9 +420,9 @@ def test_two_processes_fine_tune_with_the_batch_split(flags: list[str], tmp_path
         (["--protocol", "paper", "--batch_size", "9"], "9 is more than the 6 val images"),
         (["--bands", "B4", "B3", "B10"], "BigEarthNet has no B10"),
         (["--backbone_type", "imagenet", "--bands", *ALL_BANDS], "was trained on red, green"),
-        (["--resume_from_checkpoint", "x.ckpt"], "probes write no checkpoint"),
+        (["--resume_from_checkpoint", __file__], "probes write no checkpoint"),
         (["--image_size", "0"], "--image_size must be above 0"),
-        (["--data_dir", "nowhere"], "nowhere is not a folder"),
+        (["--data_dir", "nowhere"], "nowhere does not exist"),
         (["--save_predictions", "p.csv"], r"must end in \.npz or \.parquet"),
     ],
 )

@@ -263,7 +263,7 @@ def test_checkpoint_of_rgb_patches_is_probed_with_its_own_normalisation(
         (["--data_dir", "{tmp}"], "has no class folders"),
         (["--base_encoder", "resnet19"], "unknown encoder resnet19: the known ones are .*resnet18"),
         (["--backbone_type", "pretrain"], "needs --ckpt_path"),
-        (["--backbone_type", "pretrain", "--ckpt_path", "{tmp}/none.ckpt"], "there is no check"),
+        (["--backbone_type", "pretrain", "--ckpt_path", "{tmp}/none.ckpt"], "does not exist"),
         (["--backbone_type", "pretrain", "--ckpt_path", "{tmp}/text.ckpt"], "not a readable check"),
         (
             ["--backbone_type", "pretrain", "--ckpt_path", "{tmp}/nir.ckpt"],
@@ -274,7 +274,7 @@ def test_checkpoint_of_rgb_patches_is_probed_with_its_own_normalisation(
             "trained on B1 .* B12, but EuroSAT in RGB has no B1 B5 B6 B7 B8 B8A B9 B11 B12",
         ),
         (["--gpus", "64"], "--gpus 64 was asked for"),
-        (["--resume_from_checkpoint", "last.ckpt"], "probes write no checkpoint"),
+        (["--resume_from_checkpoint", __file__], "probes write no checkpoint"),
         (["--num_workers", "-1"], "--num_workers must be 0 or more"),
         (["--num_seeds", "0"], "--num_seeds must be above 0"),
         (["--train_frac", "0.05", "1"], "--train_frac 0.05 leaves no sample of .* and more"),
@@ -310,7 +310,7 @@ def test_script_reports_bad_input_on_stderr_with_exit_code_2(
     flags = ["--data_dir", str(missing), "--log_dir", str(tmp_path / "logs")]
     flags += ["--backbone_type", "random", "--gpus", "0"]
     assert exit_code(monkeypatch, "main_eurosat.py", *flags) == 2
-    says = f"error: {missing} does not exist: name a zip or folder of EuroSAT\n"
+    says = f"error: --data_dir {missing} does not exist: correct the path\n"
     assert capsys.readouterr().err == says
     assert list(tmp_path.iterdir()) == []
 

@@ -41,7 +41,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def short_flags(data_dir: Path, log_dir: Path) -> list[str]:
     values = {"data_dir": data_dir, "log_dir": log_dir, "backbone_type": "random", "gpus": "0"}
     values |= {"max_epochs": "1", "num_workers": "0", "num_seeds": "1"}
-    values |= {"patch_size": "32", "batch_size": "4"}
+    values |= {"patch_size": "32", "batch_size": "4", "precision": "32-true"}
     return [part for name, value in values.items() for part in (f"--{name}", str(value))]
 
 
@@ -423,7 +423,7 @@ def test_debug_writes_nothing(flags: list[str], tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        (["--data_dir", "{tmp}/nowhere"], "is no folder"),
+        (["--data_dir", "{tmp}/nowhere"], "does not exist"),
         (["--data_dir", "{tmp}"], "holds no OSCD city"),
         (["--patch_size", "31"], "--patch_size must be 32 or more, not 31"),
         (["--protocol", "paper", "--patch_size", "32", "--batch_size", "1"], "too few for batch"),
@@ -433,8 +433,8 @@ def test_debug_writes_nothing(flags: list[str], tmp_path: Path) -> None:
         (["--val_frac", "0.5"], "--val_frac: the cities to validate on are few"),
         (["--save_predictions", "a.parquet"], r"a\.parquet: maps are written as \.npz"),
         (["--gpus", "64"], "--gpus 64 was asked for"),
-        (["--resume_from_checkpoint", "{tmp}/none.ckpt"], "there is no checkpoint"),
-        (["--resume_from_checkpoint", "a.ckpt", "--train_frac", "0.1", "1"], "one --train_frac"),
+        (["--resume_from_checkpoint", "{tmp}/none.ckpt"], "does not exist"),
+        (["--resume_from_checkpoint", __file__, "--train_frac", "0.1", "1"], "one --train_frac"),
         (["--protocol", "paper", "--batch_size", "19"], "19 is more than the 18 training tiles"),
         (["--data_dir", "{tmp}/still"], "no pixel changed in bercy: there is nothing to find"),
         (["--bands", "B4", "B3", "B13"], "OSCD has no B13"),
@@ -468,6 +468,6 @@ def test_script_reports_bad_input_on_stderr_with_exit_code_2(
     flags += ["--backbone_type", "random", "--gpus", "0"]
     assert exit_code(monkeypatch, "main_oscd.py", *flags) == 2
     says = capsys.readouterr().err
-    assert says.startswith(f"error: {tmp_path / 'nowhere'} is no folder")
+    assert says.startswith(f"error: --data_dir {tmp_path / 'nowhere'} does not exist")
     assert says.count("\n") == 1
     assert list(tmp_path.iterdir()) == []

@@ -184,6 +184,7 @@ def test_an_older_checkpoint_leaves_the_later_history_alone(
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"arguments": 3}', "[" * 100_000])
 def test_unreadable_flags_of_a_run_are_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "arguments.json").write_text(content)
+    (tmp_path / "last.ckpt").touch()
     with pytest.raises(UserError, match=r"arguments\.json does not hold the flags of a run"):
         parse_args(["--resume_from_checkpoint", str(tmp_path / "last.ckpt")])
 
@@ -191,6 +192,7 @@ def test_unreadable_flags_of_a_run_are_named(tmp_path: Path, content: str) -> No
 def test_stored_flags_are_checked_as_given_ones_are(tmp_path: Path) -> None:
     stored = {"arguments": {"batch_size": "many", "data_dir": ".", "unknown": 1}}
     (tmp_path / "arguments.json").write_text(json.dumps(stored))
+    (tmp_path / "last.ckpt").touch()
     with pytest.raises(UserError, match="--batch_size: invalid int value: 'many'"):
         parse_args(["--resume_from_checkpoint", str(tmp_path / "last.ckpt")])
 
@@ -222,7 +224,7 @@ def test_compiled_encoders_keep_the_names_of_their_tensors(
 def test_results_tell_which_precision_was_chosen(
     seco_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str, expected: str
 ) -> None:
-    monkeypatch.setattr("main_pretrain.auto_precision", lambda on_gpu: "16-mixed")
+    monkeypatch.setattr("utils.precision.auto_precision", lambda on_gpu: "16-mixed")
     monkeypatch.setattr("main_pretrain.make_trainer", stop_at)
     with pytest.raises(Stopped) as stopped:
         pretrain(seco_root, tmp_path, *flags.split())
@@ -239,6 +241,18 @@ def test_the_picture_shows_shuffled_keys_beside_their_queries(
         with Image.open(run_dir / "views.png") as picture:
             pictures.append(np.asarray(picture.convert("RGB")).astype(int))
     assert np.abs(pictures[0] - pictures[1]).max() <= 2
+
+
+def test_crops_that_are_enlarged_are_told_once(
+    seco_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("main_pretrain.make_trainer", stop_at)
+    with pytest.raises(Stopped):
+        pretrain(seco_root, tmp_path, "--crop_size", "300")
+    assert capsys.readouterr().err.count("--crop_size 300 is more than the 48 x 48 pixels") == 1
 
 
 def test_debug_writes_nothing(seco_root: Path, tmp_path: Path) -> None:

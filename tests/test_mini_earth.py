@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import subprocess
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -26,6 +24,7 @@ from datasets.mini_earth_files import Grid
 from datasets.mini_earth_oscd import build
 from datasets.mini_earth_render import draw_weather, observe
 from datasets.mini_earth_surfaces import SENSOR_BANDS, Climate, Surface, draw_climate, reflect
+from tests.script import exit_code
 from utils.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -331,18 +330,15 @@ def test_bad_input_is_one_sentence_and_writes_nothing(
     assert not (tmp_path / "new").exists()
 
 
-def test_a_folder_with_content_is_left_alone_by_the_script(tmp_path: Path) -> None:
+def test_a_folder_with_content_is_left_alone_by_the_script(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "mine.txt").write_text("mine")
-    command = [sys.executable, "datasets/mini_earth.py", "--dataset", "eurosat"]
-    done = subprocess.run(
-        [*command, "--num_places", "10", "--save_path", str(tmp_path)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: ")
-    assert "is not an empty folder" in done.stderr
+    flags = ["--dataset", "eurosat", "--num_places", "10", "--save_path", str(tmp_path)]
+    assert exit_code(monkeypatch, "datasets/mini_earth.py", *flags) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert "is not an empty folder" in error
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 

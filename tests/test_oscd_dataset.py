@@ -146,6 +146,15 @@ def test_every_fourth_training_city_is_for_validation(tmp_path: Path) -> None:
     assert city_splits(tmp_path)["val"] == ["rennes"]
 
 
+def test_lists_of_another_data_set_are_ignored(copied: Path) -> None:
+    expected = city_splits(copied)
+    parent = copied.parent
+    (parent / "train.txt").write_text("Forest_1.jpg\nRiver_2.jpg")  # EuroSAT's, a folder above
+    with pytest.warns(UserWarning, match=r"train\.txt is ignored: it names none of OSCD's") as told:
+        assert city_splits(parent) == expected
+    assert len(told) == 1
+
+
 def test_native_images_are_cut_or_filled_up_to_the_first_date(copied: Path) -> None:
     for path in (copied / "brasilia/imgs_2").glob("*.tif"):
         if path.stem[-3:] in ("B02", "B03", "B04"):
@@ -192,6 +201,34 @@ def test_resampled_digital_numbers_of_another_type_are_rounded(copied: Path) -> 
     expected = read_cities(copied, ["brasilia"], transform())[0].image_1
     overwrite(path, read(path).astype(np.float32) + np.float32(0.3))
     assert np.array_equal(read_cities(copied, ["brasilia"], transform())[0].image_1, expected)
+
+
+@pytest.mark.parametrize("name", ["._B03.tif", ".B03.tif", "._S2A_B03.tif", ".x_B03.tif"])
+def test_hidden_files_beside_the_bands_are_ignored(copied: Path, name: str) -> None:
+    for folder in ("imgs_1_rect", "imgs_1"):
+        (copied / "brasilia" / folder / name).write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X        ")
+    for folder in ("__MACOSX/brasilia", ".Trash/rennes"):
+        (copied / folder / "imgs_1_rect").mkdir(parents=True)
+        (copied / folder.split("/")[0] / "train.txt").write_text("nowhere")
+    expected = shutil.copytree(copied / "brasilia", copied.parent / "clean" / "brasilia")
+    for aligned in (True, False):
+        (expected / ("imgs_1_rect" if aligned else "imgs_1") / name).unlink()
+        one, other = (
+            read_cities(root, ["brasilia"], transform(), aligned=aligned)[0]
+            for root in (copied, copied.parent / "clean")
+        )
+        assert np.array_equal(one.image_1, other.image_1)
+    assert set(find_cities(copied)) == {"aguasclaras", "bercy", "brasilia", "montpellier"}
+
+
+def test_the_cirrus_band_is_dark_in_digital_numbers(copied: Path) -> None:
+    path = copied / "brasilia/imgs_1_rect/B10.tif"
+    dn = np.linspace(*QUANTILES["B10"], SIDE * SIDE).reshape(SIDE, SIDE).astype(np.uint16)
+    overwrite(path, dn)
+    read_cities(copied, ["brasilia"], transform("B10", "B4", "B3"))
+    overwrite(path, (dn / 10_000).astype(np.float32))
+    with pytest.raises(UserError, match=r"B10\.tif holds values .* as reflectance has"):
+        read_cities(copied, ["brasilia"], transform("B10", "B4", "B3"))
 
 
 def test_tiles_put_together_are_the_city_and_the_filling_does_not_count() -> None:
@@ -310,6 +347,24 @@ def _other_values(root: Path) -> None:
     overwrite(path, read(path) + np.uint8(7))
 
 
+def _scaled(factor: float, dtype: str = "float32", offset: float = 0) -> Callable[[Path], None]:
+    """Return what stores a band in another unit than DN."""
+
+    def damage(root: Path) -> None:
+        path = root / "brasilia/imgs_1_rect/B03.tif"
+        overwrite(path, (read(path) * factor + offset).astype(dtype))
+
+    return damage
+
+
+def _sixteen_bit_picture(root: Path) -> None:
+    path = root / "brasilia/imgs_1_rect/B03.tif"
+    dn = read(path).astype(float)
+    overwrite(
+        path, ((dn - dn.min()) / (np.median(dn) - dn.min()) * 3e4).clip(0, 65_535).astype("u2")
+    )
+
+
 def _complex(root: Path) -> None:
     path = root / "brasilia/imgs_1_rect/B03.tif"
     overwrite(path, read(path).astype(np.complex64))
@@ -323,6 +378,16 @@ def _complex(root: Path) -> None:
         (_grey_mask, r"cm\.png has values up to 1, but a change map has 0 and 255"),
         (_other_band, "has B4 in 60 x 60 px, but B3 in 59 x 60: take bands of one resolution"),
         (_eight_bits, r"B03\.tif holds 8-bit values"),
+        (
+            _scaled(1e-4),
+            r"B03\.tif holds values from 0\.\d+ to 0\.\d+, as reflectance has, but dig",
+        ),
+        (_scaled(1e-4, "uint16"), r"B03\.tif holds no value above 0: replace it"),
+        (_scaled(0.02), r"B03\.tif holds values .* as 8-bit pictures have, .*: take the original"),
+        (_scaled(0.02, "uint16"), r"B03\.tif holds values .* as 8-bit pictures have"),
+        (_scaled(5e-3, offset=-5), r"B03\.tif holds values from -.* as normalised data have"),
+        (_scaled(1e4), r"B03\.tif holds values .* beyond 16 bits, but digital numbers"),
+        (_sixteen_bit_picture, r"B03\.tif holds values from 0 .* as 16-bit pictures have"),
         (_other_values, r"brasilia-cm\.tif has other values than 1 and 2"),
         (_complex, r"B03\.tif holds complex values"),
         (lambda root: shutil.rmtree(root / "brasilia/cm"), "change map of brasilia is missing"),
@@ -342,6 +407,10 @@ def _complex(root: Path) -> None:
             "name 1 and 2 cities: two to train",
         ),
         (lambda root: (root / "test.txt").write_text("\n"), "name 2 and 0 cities"),
+        (
+            lambda root: (root / "train.txt").write_text("Forest_1.jpg\nRiver_2.jpg"),
+            "12 of OSCD's cities have no images .*: abu",
+        ),
         (lambda root: (root / "train.txt").unlink(), r"12 of OSCD's cities have no images .*: abu"),
     ],
 )

@@ -5,10 +5,8 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -201,27 +199,33 @@ def test_interrupted_packing_goes_on(
 
 
 def test_killed_packing_goes_on(tmp_path: Path) -> None:
-    write_seco(tmp_path / "seco", num_places=40, num_dates=5, size=96, bands=RGB_BANDS)
+    write_seco(tmp_path / "seco", num_places=8, num_dates=5, size=48, bands=RGB_BANDS)
     pack(tmp_path / "seco", tmp_path / "whole")
     code = (
-        "import sys; sys.path.insert(0, sys.argv.pop(1));"
-        "from datasets import packing, seco_packed;"
-        "packing._CHUNK = 2; packing._SYNC_BYTES = 0; seco_packed.main(sys.argv[1:])"
+        "import signal, sys; sys.path.insert(0, sys.argv.pop(1)); stays = int(sys.argv.pop(1))\n"
+        "from datasets import packing, seco_packed\n"
+        "packing._CHUNK = 2; packing._SYNC_BYTES = 0\n"
+        "flush, times = packing.Journal.flush, iter(range(100))\n"
+        "def flush_and_stay(journal):\n"
+        "    flush(journal)\n"
+        "    if next(times) == stays: print(flush=True); signal.pause()\n"
+        "packing.Journal.flush = flush_and_stay\n"
+        "seco_packed.main(sys.argv[1:])\n"
     )
     flags = ["--data_dir", str(tmp_path / "seco"), "--save_path", str(tmp_path / "store")]
-    command = [sys.executable, "-c", code, str(ROOT), *flags, "--num_workers", "2"]
-    journal = tmp_path / "store" / "packing.jsonl"
-    running = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    while not journal.exists() or len(journal.read_text().splitlines()) < 10:
-        time.sleep(0.005)
-    running.send_signal(signal.SIGKILL)
-    running.wait()
+    more = [*flags, "--num_workers", "2"]
+    command = [sys.executable, "-c", code, str(ROOT), "10", *more]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == b"\n"  # it works on, up to the next flush
+        running.kill()
     assert not (tmp_path / "store" / "manifest.json").exists()
+    command[4] = "-1"
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     first_bar = re.search(r"packing: +(\d+)%", done.stderr)
     assert first_bar is not None
-    assert int(first_bar[1]) >= 4  # of 100 chunks, ten were in the journal
+    assert int(first_bar[1]) >= 50  # of 20 chunks, ten were in the journal
     assert hashes(tmp_path / "store") == hashes(tmp_path / "whole")
 
 
@@ -317,10 +321,10 @@ def test_disk_that_fills_up_loses_nothing(copy: Path, tmp_path: Path) -> None:
 def other_packer(copy: Path, tmp_path: Path) -> Iterator[Path]:
     """A process that packs into tmp_path/store, and stays in the middle of it."""
     code = (
-        "import sys, time; sys.path.insert(0, sys.argv.pop(1)); from datasets import packing\n"
+        "import signal, sys; sys.path.insert(0, sys.argv.pop(1)); from datasets import packing\n"
         "from datasets import seco_packed\n"
         "def stay(*args):\n"
-        "    print('locked', flush=True); time.sleep(60)\n"
+        "    print('locked', flush=True); signal.pause()\n"
         "packing._create_shards = stay\n"
         "seco_packed.main(sys.argv[1:])\n"
     )
@@ -396,7 +400,7 @@ def test_wrong_flags_are_refused(copy: Path, tmp_path: Path) -> None:
     pack(copy, tmp_path / "store")
     with pytest.raises(UserError, match="is packed already"):
         pack(tmp_path / "store", tmp_path / "again")
-    with pytest.raises(UserError, match=r"nowhere is no packed store"):
+    with pytest.raises(UserError, match="nowhere does not exist"):
         seco_packed.main(["--verify", "--save_path", str(tmp_path / "nowhere")])
 
 
@@ -416,7 +420,7 @@ def test_killed_worker_is_told_in_one_sentence(
         os._exit(9)
 
     monkeypatch.setattr(SecoPatches, "read_plane", die)
-    with pytest.raises(UserError, match="was killed, perhaps for lack of memory: run the same"):
+    with pytest.raises(UserError, match="was killed, perhaps because"):
         pack(copy, tmp_path / "store", "--num_workers", "1")
 
 

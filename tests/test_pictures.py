@@ -330,6 +330,7 @@ def test_bad_picture_is_skipped_on_request(folder: Path, monkeypatch: pytest.Mon
         ["b/2.PNG", "a/1.jpg", ""],
         ["2.PNG", "1.jpg"],
         ["./world/b/2.PNG", "a/1.jpg", "a/1.jpg"],
+        ["b/2.PNG", "b/._2.PNG", "a/1.jpg", "./.DS_Store"],
     ],
 )
 def test_list_restricts_the_pictures_with_or_without_their_folders(

@@ -4,11 +4,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
+from tests.waiting import HANG_S, wait_until
 from utils.pools import process_pool
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,7 +35,7 @@ except BaseException as error:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=HANG_S,
         check=False,
     )
     assert (done.stdout, done.stderr) == (f"{ends}\n", "")
@@ -53,9 +53,14 @@ def test_workers_take_no_notice_of_the_terminal_but_can_be_ended() -> None:
         assert pool.submit(signal.getsignal, signal.SIGTERM).result() == signal.SIG_DFL
 
 
-def test_what_has_not_begun_is_given_up() -> None:
+def _wait_for(path: Path) -> None:
+    wait_until(path.exists)
+
+
+def test_what_has_not_begun_is_given_up(tmp_path: Path) -> None:
     with process_pool(1) as pool:
-        futures = [pool.submit(time.sleep, 0.01) for _ in range(50)]
+        futures = [pool.submit(_wait_for, tmp_path / "given up") for _ in range(50)]
+        futures[-1].add_done_callback(lambda _: (tmp_path / "given up").touch())
     assert sum(future.cancelled() for future in futures) > 40
 
 

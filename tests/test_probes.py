@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -128,7 +129,7 @@ def task() -> PictureTask:
     return PictureTask(Encoder("resnet18"), transform, images, names, labels, CLASSES, splits)
 
 
-def make_trainer(max_epochs: int, folder: Path | None) -> Trainer:
+def make_trainer(max_epochs: int, folder: Path | None, *, seed: int, train_frac: float) -> Trainer:
     return Trainer(
         accelerator="cpu",
         max_epochs=max_epochs,
@@ -181,8 +182,8 @@ def test_fine_tuning_repeats_with_its_seed_and_leaves_the_encoder(task: PictureT
 def test_the_layer_of_the_original_drops_what_is_no_whole_batch(task: PictureTask) -> None:
     steps = []
 
-    def counted(max_epochs: int, folder: Path | None) -> Trainer:
-        steps.append(make_trainer(max_epochs, folder))
+    def counted(*args: Any, **kwargs: Any) -> Trainer:
+        steps.append(make_trainer(*args, **kwargs))
         return steps[-1]
 
     predictions = train_layer_each(

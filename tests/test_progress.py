@@ -9,6 +9,7 @@ from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from tests.waiting import HANG_S
 from utils.callbacks import SampleProgress
 from utils.progress import progress
 
@@ -31,7 +32,10 @@ class Line(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def test_samples_are_counted_whatever_the_last_batch(capsys: pytest.CaptureFixture[str]) -> None:
+def test_samples_are_counted_whatever_the_last_batch(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("utils.progress._REFRESH_LOG_S", HANG_S)
     trainer = Trainer(
         accelerator="cpu",
         max_epochs=3,
@@ -63,6 +67,7 @@ def test_processes_without_a_bar_read_the_scores_as_the_first_one_does() -> None
 def test_of_several_processes_the_first_one_shows_a_bar(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("LOCAL_RANK", "1")  # as Lightning starts the second one
+    monkeypatch.setenv("MASTER_PORT", "29500")
     assert list(progress(range(3), desc="work")) == [0, 1, 2]
     assert capsys.readouterr().err == ""

@@ -1,28 +1,19 @@
 """Many threads at one limit: nobody sleeps beside a free slot, nobody is too much."""
 
 import threading
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 
 import pytest
 
+from tests.waiting import HANG_S, wait_until
 from utils.rate_limit import RateLimit, Requester, Stopped, Transient
 
-SOON_S = 5.0  # far above what a loaded machine needs, far below the waits that are cut short
-LONG_S = 60.0
+LONG_S = 10 * HANG_S  # of the waits that are cut short
 
 
 def sleepers(limit: RateLimit) -> int:
     return len(limit._changed._waiters) + len(limit._ended._waiters)  # type: ignore[attr-defined]
-
-
-def until(is_true: Callable[[], bool]) -> bool:
-    end = time.monotonic() + SOON_S
-    while not is_true() and time.monotonic() < end:
-        time.sleep(0.001)
-    return is_true()
 
 
 def test_a_free_slot_goes_to_who_waits_for_it_not_to_who_waits_for_a_repeat() -> None:
@@ -36,15 +27,15 @@ def test_a_free_slot_goes_to_who_waits_for_it_not_to_who_waits_for_a_repeat() ->
     with ThreadPoolExecutor(2) as pool:
         with limit.slot():
             pool.submit(limit.wait, LONG_S)
-            assert until(lambda: sleepers(limit) == 1)
+            wait_until(lambda: sleepers(limit) == 1)
             pool.submit(take)
-            assert until(lambda: sleepers(limit) == 2)
-        assert has_slot.wait(SOON_S)
+            wait_until(lambda: sleepers(limit) == 2)
+        assert has_slot.wait(HANG_S)
         limit.close()
 
 
 def test_no_more_requests_than_the_limit_are_in_flight_and_all_get_their_turn() -> None:
-    limit, lock = RateLimit(4, 1e6), threading.Lock()
+    limit, lock, together = RateLimit(4, 1e6), threading.Lock(), threading.Barrier(4)
     now, most = 0, 0
 
     def request() -> int:
@@ -52,7 +43,7 @@ def test_no_more_requests_than_the_limit_are_in_flight_and_all_get_their_turn() 
         with lock:
             now += 1
             most = max(most, now)
-        time.sleep(0.001)
+        together.wait(HANG_S)  # all slots are taken each time
         with lock:
             now -= 1
         return 1
@@ -93,8 +84,8 @@ def test_closing_sends_all_away_who_wait(waits_for: str) -> None:
     action = enter if waits_for == "a slot" else lambda: limit.wait(LONG_S)
     with ThreadPoolExecutor(3) as pool, limit.slot():
         futures = [pool.submit(action) for _ in range(3)]
-        assert until(lambda: sleepers(limit) == 3)
+        wait_until(lambda: sleepers(limit) == 3)
         limit.close()
-        done, still = wait_for(futures, SOON_S)
+        done, still = wait_for(futures, HANG_S)
         assert not still
     assert all(isinstance(future.exception(), Stopped) for future in done)

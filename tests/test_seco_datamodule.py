@@ -20,7 +20,7 @@ from datasets.bands import RGB_BANDS
 from datasets.data_modes import DATA_MODES, View
 from datasets.pictures import Pictures
 from datasets.seco_datamodule import SecoDataModule
-from datasets.seco_patches import SecoPatches, is_seco
+from datasets.seco_patches import SecoPatches, day_of, is_seco
 from utils.augment_config import AugmentConfig
 from utils.errors import UserError
 from utils.random import sample_keys
@@ -109,6 +109,61 @@ def test_modes_are_those_of_the_paper() -> None:
         assert mode.views == tuple(View(*view) for view in views)
     assert list(DATA_MODES) == list(expected)
     assert [mode.emb_spaces for mode in DATA_MODES.values()] == [1, 1, 3]
+    # Section 3.2: Z0 is invariant to all transformations, Z1 to seasonal, Z2 to synthetic ones.
+    names = {name: mode.space_names for name, mode in DATA_MODES.items()}
+    assert names == {
+        "moco": ["synthetic"],
+        "moco_tp": ["all"],
+        "seco": ["all", "season", "synthetic"],
+    }
+    assert DATA_MODES["seco"].view_labels == [
+        "query\ndate t0",
+        "key 0: all\ndate t1, recoloured",
+        "key 1: season\ndate t2",
+        "key 2: synthetic\ndate t0, recoloured",
+    ]
+
+
+@pytest.mark.parametrize("data_mode", DATA_MODES)
+def test_dates_of_the_views_are_those_of_the_scenes(seco_root: Path, data_mode: str) -> None:
+    datamodule = make(seco_root, data_mode)
+    shown: list[list[list[str]]] = []
+
+    class Shows(Recorder):
+        def training_step(self, batch: Batch) -> Tensor:
+            shown.append(datamodule.dates(2))
+            return super().training_step(batch)
+
+    Trainer(**CALM, max_epochs=1, use_distributed_sampler=False).fit(Shows(), datamodule)
+    scenes = {path.name for path in seco_root.glob("*/*") if path.is_dir()}
+    days = {f"{scene[:4]}-{scene[4:6]}-{scene[6:8]}" for scene in scenes}
+    for views in shown:
+        assert all(day in days for view in views for day in view)
+        dates = [view.date for view in datamodule.mode.views]
+        for sample in zip(*views, strict=True):
+            assert len(set(sample)) == len(set(dates))  # the seasons of a place differ
+            assert all(
+                sample[0] == day for day, date in zip(sample, dates, strict=True) if not date
+            )
+    assert len(shown) >= 3
+
+
+def test_days_are_read_from_names_of_scenes_only() -> None:
+    # Places 001999 of SeCo-100K (torchgeo, pull request 1235), EuroSAT.
+    assert day_of("001999/20200713T093041_20200713T093044_T34TDN") == "2020-07-13"
+    assert day_of("AnnualCrop/AnnualCrop_1.jpg") == ""
+    assert day_of("7/2") == ""  # LitData's places and dates
+
+
+@pytest.mark.parametrize(("crop_size", "is_told"), [(16, False), (48, False), (49, True)])
+def test_crops_larger_than_the_patches_are_told(
+    seco_root: Path, crop_size: int, is_told: bool
+) -> None:
+    datamodule = make(seco_root, augment=AugmentConfig(crop_size=crop_size))
+    datamodule.setup("fit")
+    warning = datamodule.crop_warning()
+    assert (warning is not None) is is_told
+    assert warning is None or "--crop_size 49 is more than the 48 x 48 pixels" in warning
 
 
 @pytest.mark.parametrize("data_mode", DATA_MODES)

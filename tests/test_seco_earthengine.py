@@ -20,15 +20,17 @@ import numpy as np
 import pytest
 
 from datasets.bands import ALL_BANDS
-from datasets.collect_scenes import ComeBack, PatchGrid, Place, Refused, Scene, Window
+from datasets.collect_scenes import ComeBack, Missing, PatchGrid, Place, Refused, Scene, Window
 from datasets.collect_settings import Settings
 from datasets.seco_earthengine import EarthEngine, connect
 from datasets.utm import from_utm
 from tests import earth_engine_faults as faults
 from tests import earth_engine_server
 from tests.earth_engine_catalogue import pixel_centres
+from tests.earth_engine_expressions import CLOUD_SCORE, S2
 from tests.earth_engine_faults import Fault, content, status
 from tests.earth_engine_server import EarthEngineServer, earth_engine
+from tests.waiting import HANG_S
 from utils.errors import UserError
 from utils.rate_limit import Transient
 
@@ -55,19 +57,19 @@ def _no_faults_are_left(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)
     yield
-    server.faults = {"search": deque(), "read": deque()}
+    server.faults = {"search": deque(), "check": deque(), "read": deque()}
     server.headers = ()
 
 
-def connected(server: EarthEngineServer, timeout_s: float = 30, **changes: Any) -> EarthEngine:
+def connected(server: EarthEngineServer, patience_s: float = HANG_S, **changes: Any) -> EarthEngine:
     return connect(
         Settings(**changes),
         url=server.url,
         project=None,
         key_file=None,
-        timeout_s=timeout_s,
+        timeout_s=HANG_S,
         num_threads=8,
-        patience_s=5,
+        patience_s=patience_s,
     )
 
 
@@ -130,12 +132,14 @@ def test_a_search_tells_cloud_and_properties_as_plain_json(
         assert scene.properties["MGRS_TILE"] == properties["MGRS_TILE"]
 
 
-def test_a_search_that_needs_too_much_is_refused(
-    server: EarthEngineServer, source: EarthEngine
+@pytest.mark.parametrize("kind", ["search", "read"])
+@pytest.mark.parametrize("name", faults.TOO_LARGE)
+def test_what_asks_for_too_much_is_told_from_what_passes(
+    server: EarthEngineServer, source: EarthEngine, name: str, kind: str
 ) -> None:
-    server.faults["search"].append(status(400, "User memory limit exceeded."))
-    with pytest.raises(Refused, match="HTTP 400, User memory limit exceeded"):
-        source.search(PLACES)
+    error = failure(server, source, kind, faults.TOO_LARGE[name])
+    assert isinstance(error, Transient)
+    assert error.is_too_large
 
 
 def answer_of(*features: dict[str, Any]) -> Fault:
@@ -147,7 +151,7 @@ FEATURE = {
     "scene": "20220601T100000_20220601T100011_T31UDQ",
     "system:time_start": 1_654_077_600_000,
     "CLOUDY_PIXEL_PERCENTAGE": 1,
-    "valid": 1,
+    **dict.fromkeys(ALL_BANDS, 1),
     "known": 1,
     "clear": 0.5,
 }
@@ -157,7 +161,8 @@ FEATURE = {
     ("changes", "valid", "clear"),
     [
         ({}, 1, 0.5),
-        ({"valid": None}, 0, 0.5),
+        ({"B9": None}, 0, 0.5),
+        ({"B8A": 0.75, "B12": 0.5}, 0.5, 0.5),
         ({"known": None, "clear": None}, 1, None),
         ({"known": 0.4, "clear": 0.4}, 1, None),
         ({"known": 0.8, "clear": 0.6}, 1, 0.75),
@@ -216,8 +221,21 @@ def test_a_band_that_is_too_large_alone_is_refused(
     server: EarthEngineServer, source: EarthEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(earth_engine_server, "_LARGEST", 1)
-    with pytest.raises(Refused, match="too large"):
+    with pytest.raises(Transient, match="Total request size") as caught:
         source.read(a_scene(server), PLACES[0].grid)
+    assert caught.value.is_too_large
+
+
+@pytest.mark.parametrize("name", faults.TOO_LARGE)
+def test_pixels_that_take_too_much_are_read_by_halves(
+    server: EarthEngineServer, source: EarthEngine, name: str
+) -> None:
+    scene, grid = a_scene(server), PLACES[0].grid
+    wanted, before = source.read(scene, grid), server.requests["read"]
+    server.faults["read"].append(faults.TOO_LARGE[name])
+    images = source.read(scene, grid)
+    assert server.requests["read"] == before + 3
+    assert all(np.array_equal(images[band], wanted[band]) for band in ALL_BANDS)
 
 
 def npy(
@@ -287,8 +305,8 @@ def test_a_compressed_answer_is_read(server: EarthEngineServer, source: EarthEng
 def failure(
     server: EarthEngineServer, source: EarthEngine, kind: str, fault: Fault
 ) -> Exception | None:
-    """Return what a request raises when the server does this."""
-    server.faults[kind].append(fault)
+    """Return what a request raises when the server does this, also to halves of it."""
+    server.faults[kind] += [fault] * (4 if kind == "read" else 1)  # 12, 6, 3, and 1 bands
     try:
         if kind == "search":
             source.search(PLACES[:1])
@@ -296,6 +314,8 @@ def failure(
             source.read(a_scene(server), PLACES[0].grid)
     except Exception as error:
         return error
+    finally:
+        server.faults[kind].clear()
     return None
 
 
@@ -303,6 +323,7 @@ def failure(
 ROWS = {
     "429": (True, False, False),
     "429 with Retry-After": (True, False, False),
+    "429 of a minute": (True, False, False),
     "500": (False, False, False),
     "503": (False, False, False),
     "502 with a page": (False, False, False),
@@ -330,9 +351,7 @@ def test_a_fault_that_passes_is_told_as_such(
         error = failure(server, source, kind, faults.PASSING[name])
         assert isinstance(error, Transient), kind
         assert (error.is_quota, error.is_strange) == (is_quota, is_strange), kind
-    assert (
-        failure(server, source, "read", lambda *answer: answer[0].answer(200, *answer[1:])) is None
-    )
+    assert failure(server, source, "read", faults.no_fault) is None
 
 
 @pytest.mark.parametrize("code", [429, 503])
@@ -350,19 +369,23 @@ def test_the_service_says_how_long_to_wait(
 def test_the_service_says_until_when_to_wait(
     server: EarthEngineServer, source: EarthEngine
 ) -> None:
-    when = (("Retry-After", formatdate(time.time() + 60, usegmt=True)),)
+    when = (("Retry-After", formatdate(time.time() + 3000, usegmt=True)),)
     error = failure(server, source, "read", status(503, headers=when))
     assert isinstance(error, Transient)
-    assert 50 < error.wait_s <= 60
+    assert 3000 - HANG_S < error.wait_s <= 3000
 
 
 FINAL: list[tuple[Fault, type[Exception], str]] = [
-    (status(400, "User memory limit exceeded."), Refused, "HTTP 400, User memory"),
-    (status(404, "It is not there."), Refused, "HTTP 404, It is not there."),
+    (status(400, "Image.select: Band pattern 'B99' did not match"), Refused, "HTTP 400, Image.se"),
+    (status(404, "Asset 'A' not found."), Missing, "HTTP 404, Asset 'A' not found."),
+    (faults.missing("Image", f"{'long/' * 99}A"), Missing, "HTTP 400, Image.load: Image asset"),
     (status(403, "Permission denied.", reason="forbidden"), UserError, "--project"),
     (status(401, "Invalid Credentials"), UserError, "earthengine authenticate"),
-    (status(403, "The monthly quota of EECU-h is used up."), ComeBack, "next month"),
-    (status(429, "Quota of EECU-hours exceeded."), ComeBack, "next month"),
+    (faults.DAY, ComeBack, "quota of the day is used up"),
+    (faults.quota("All requests per day"), ComeBack, "midnight Pacific time"),
+    (status(403, "Daily Limit Exceeded.", reason="dailyLimitExceeded"), ComeBack, "of the day"),
+    (faults.quota("EECU-hours per month"), ComeBack, "quota of the month is used up"),
+    (status(429, "The EECU quota is used up."), ComeBack, "quota of compute time is used up"),
 ]
 
 
@@ -384,16 +407,18 @@ def test_a_restricted_project_comes_back_another_month(server: EarthEngineServer
 
 
 @pytest.mark.parametrize("kind", ["search", "read"])
-@pytest.mark.parametrize("fault", [faults.hang(1.5), faults.drip(30)], ids=["hang", "drip"])
+@pytest.mark.parametrize("fault", faults.STALLING)
 def test_an_answer_that_takes_too_long_ends(
-    server: EarthEngineServer, kind: str, fault: Fault
+    server: EarthEngineServer,
+    source: EarthEngine,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    fault: str,
 ) -> None:
-    source = connected(server, timeout_s=0.4)
-    started = time.monotonic()
-    error = failure(server, source, kind, fault)
+    monkeypatch.setattr(source._adapter, "_timeout_s", 0.2)
+    error = failure(server, source, kind, faults.STALLING[fault])
     assert isinstance(error, Transient)
     assert str(error) == "no answer in time"
-    assert time.monotonic() - started < 1.4
 
 
 def test_many_threads_share_their_connections(
@@ -427,9 +452,7 @@ def test_a_fault_at_the_start_is_repeated(
     ("where", "fault", "text"),
     [
         (DISCOVERY, status(403, "The API is disabled."), "register the project"),
-        (DISCOVERY, status(404), "check --ee_url"),
-        (DISCOVERY, content(faults.HTML), "check --ee_url"),
-        (DISCOVERY, content(b"{}", JSON), "check --ee_url"),
+        (ALGORITHMS, status(404, "Project 'projects/P' not found or deleted."), "check --project"),
         (ALGORITHMS, status(403, "Not signed up for Earth Engine."), "Not signed up"),
         (ALGORITHMS, status(401), "earthengine authenticate"),
     ],
@@ -451,28 +474,71 @@ def test_a_fault_that_stays_at_the_start_is_one_sentence(
 def test_a_quota_that_is_used_up_at_the_start_comes_back_another_month(
     server: EarthEngineServer,
 ) -> None:
-    server.faults[ALGORITHMS] = deque([status(403, "The monthly quota is used up.")])
-    with pytest.raises(ComeBack, match="next month"):
+    server.faults[ALGORITHMS] = deque([faults.DAY])
+    with pytest.raises(ComeBack, match="quota of the day"):
         connected(server)
 
 
+@pytest.mark.parametrize(
+    ("asset", "sentence"),
+    [
+        (S2, f"^--collection {S2} is not there .*: correct it"),
+        (CLOUD_SCORE, "^--cloud_score cs_cdf is not there .*: give --cloud_score none"),
+    ],
+)
 def test_a_collection_that_is_not_there_is_an_error_of_the_user(
-    server: EarthEngineServer, source: EarthEngine
+    server: EarthEngineServer, source: EarthEngine, asset: str, sentence: str
 ) -> None:
-    server.faults["search"].append(status(400, "ImageCollection.load: 'X' not found."))
-    with pytest.raises(UserError, match="--collection COPERNICUS/S2_SR_HARMONIZED: HTTP 400"):
+    """Once the collection itself was asked for."""
+    fault = faults.missing("ImageCollection", asset)
+    server.faults["search"].append(fault)
+    server.faults["check"].append(fault)
+    with pytest.raises(UserError, match=sentence):
         source.search(PLACES)
+    assert not server.faults["check"]
 
 
-def test_a_computation_that_timed_out_may_work_later(
+@pytest.mark.parametrize(
+    ("asset", "checks"), [(f"{S2}/20200101T101010_20200101T101011_T32UQD", 0), (S2, 1)]
+)
+def test_an_image_that_is_not_there_is_not_blamed_on_the_collection(
+    server: EarthEngineServer, source: EarthEngine, asset: str, checks: int
+) -> None:
+    before = server.requests["check"]
+    server.faults["search"].append(faults.missing("Image", asset))
+    with pytest.raises(Missing):
+        source.search(PLACES)
+    assert server.requests["check"] - before == checks  # which finds the collection
+
+
+def test_a_page_with_any_status_is_not_an_answer_of_the_service(
     server: EarthEngineServer, source: EarthEngine
 ) -> None:
-    error = failure(server, source, "search", status(400, "Computation timed out."))
-    assert isinstance(error, Transient)
+    for code in (403, 404, 511):
+        error = failure(server, source, "search", content(faults.HTML, code=code))
+        assert isinstance(error, Transient)
+        assert error.is_strange == (code < 500)
+
+
+@pytest.mark.parametrize("where", [DISCOVERY, ALGORITHMS])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        *(status(503), status(504, "Deadline exceeded"), status(429), faults.reset),
+        *(content(faults.HTML), content(faults.HTML, code=404), content(b"{}", JSON)),
+    ],
+    ids=range(7),
+)
+def test_trouble_at_the_start_is_no_error_of_the_user(
+    server: EarthEngineServer, where: str, fault: Fault
+) -> None:
+    server.faults[where] = deque([fault] * 999)
+    with pytest.raises(ComeBack, match=r"does not answer at .*: check the network, and --ee_url"):
+        connected(server, patience_s=0.1)
 
 
 def test_a_service_that_is_not_there_is_one_sentence() -> None:
-    with pytest.raises(UserError, match=r"does not answer at http://127\.0\.0\.1:9/ .*--ee_url"):
+    with pytest.raises(ComeBack, match=r"does not answer at http://127\.0\.0\.1:9/ .*--ee_url"):
         connect(
             Settings(),
             url="http://127.0.0.1:9/",

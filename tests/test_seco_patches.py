@@ -316,7 +316,8 @@ def test_patch_of_zeros_names_its_folder(copy: Path) -> None:
 @pytest.mark.parametrize(
     ("image", "reason"),
     [
-        (np.ones((48, 48), np.uint16), "B3.tif holds uint16 reflectance, SeCo patches are uint8"),
+        (np.ones((48, 48), np.uint16), "B3.tif holds uint16 values, but SeCo .* min"),
+        (np.ones((48, 48), np.float32), "B3.tif holds float32 values, but SeCo patches are uint8"),
         (np.ones((3, 48, 48), np.uint8), "B3.tif has 3 bands"),
         (np.ones((24, 48), np.uint8), "B3.tif has 24 x 48 px of 10 m, but .* are 48 x 48 px"),
     ],
@@ -329,6 +330,18 @@ def test_broken_contract_is_an_error_that_cannot_be_skipped(
     with pytest.raises(UserError, match=reason) as caught:
         seco_dataset(copy, every_date=True, on_bad_patch=on_bad_patch)[0, 0]
     assert not isinstance(caught.value, BadPatchError)
+
+
+def test_reflectance_that_was_cut_to_0_and_1_is_refused(copy: Path, tmp_path: Path) -> None:
+    for path in copy.glob("*/*/B*.tif"):
+        write_tif(path, (rasterio_read(path) > 40).astype(np.uint8))
+    flags = ["--data_dir", str(copy)]
+    with pytest.raises(UserError, match=f"{copy} holds values of 0 and 1 only"):
+        seco_packed.main([*flags, "--save_path", str(tmp_path / "store"), "--num_workers", "0"])
+    with pytest.raises(UserError, match=f"{copy} holds values of 0 and 1 only"):
+        seco_utils.main(flags)
+    assert not (copy / "quantiles.json").exists()
+    assert not (tmp_path / "store").exists()
 
 
 def test_place_of_another_size_is_refused(copy: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 import datasets.stac_http as http
 from datasets.bands import RESOLUTION_M
 from datasets.collect_place import has_gaps
-from datasets.collect_scenes import PatchGrid, Place, Refused, Scene, Window
+from datasets.collect_scenes import Missing, PatchGrid, Place, Refused, Scene, Window
 from datasets.collect_settings import Settings
 from datasets.seco_stac import Stac
 from datasets.stac_items import Files
@@ -24,13 +24,12 @@ from datasets.utm import from_utm
 from tests.earth_engine_catalogue import TILE_M, Granule
 from tests.earth_engine_faults import (
     HTML,
+    STALLING,
     Fault,
     FaultPlan,
     content,
     cut,
     cut_chunked,
-    drip,
-    hang,
     reset,
     short,
     status,
@@ -40,6 +39,7 @@ from tests.stac_server import StacServer, cog, stac
 from tests.test_collect_fetch import tree
 from tests.test_seco_downloader import ROOT, collect
 from tests.test_stac_items import EARLY, LATE, edited
+from tests.waiting import HANG_S
 from utils.errors import UserError
 from utils.rate_limit import Transient
 
@@ -67,16 +67,18 @@ def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "PAUSE_S", 0)
 
 
-def place_at(left: int = 450_000, top: int = 5_500_020, size_px: int = 12) -> Place:
-    grid = PatchGrid(32632, left, top, size_px)
+def place_at(
+    left: int = 450_000, top: int = 5_500_020, size_px: int = 12, epsg: int = 32632
+) -> Place:
+    grid = PatchGrid(epsg, left, top, size_px)
     middle = 5 * size_px
-    lat, lng = from_utm(left + middle, top - middle, 32632)
+    lat, lng = from_utm(left + middle, top - middle, epsg)
     return Place(0, float(lat), float(lng), grid, WINDOWS)
 
 
 def source(server: StacServer, collection: str = "raw", **settings: Any) -> Stac:
     common = {"source": "stac", "stac_url": server.url, "collection": collection}
-    return Stac(Settings(**(common | {"cloud_pct": 100.0} | settings)), timeout_s=2)
+    return Stac(Settings(**(common | {"cloud_pct": 100.0} | settings)), timeout_s=HANG_S)
 
 
 def scenes_of(server: StacServer, place: Place, collection: str = "raw") -> list[Scene]:
@@ -95,7 +97,8 @@ def granules_of(server: StacServer, place: Place) -> list[Granule]:
     left, bottom, right, top = place.grid.bounds
     x, y = (left + right) / 2, (bottom + top) / 2
     around = (x - 1, y - 1, x + 1, y + 1)
-    found = (server.catalogue.granules(32632, around, w.start, w.end) for w in place.windows)
+    epsg = place.grid.epsg
+    found = (server.catalogue.granules(epsg, around, w.start, w.end) for w in place.windows)
     return [granule for window in found for granule in window]
 
 
@@ -119,11 +122,15 @@ def test_scenes_of_other_zones_are_left_out(server: StacServer) -> None:
     assert {scene.name[-5:-3] for scene in found} == {"32"}
 
 
+SOUTH = {"epsg": 32753, "top": 6_050_020}  # in tile 53HMA
+
+
+@pytest.mark.parametrize("where", [{}, SOUTH], ids=["north", "south"])
 @pytest.mark.parametrize("collection", COLLECTIONS)
 def test_values_are_those_of_the_archive_before_and_after_the_offset(
-    collection: str, server: StacServer
+    collection: str, where: dict[str, int], server: StacServer
 ) -> None:
-    place, seen = place_at(), set()
+    place, seen = place_at(**where), set()
     for scene in scenes_of(server, place, collection):
         images = source(server, collection).read(scene, place.grid)
         granule = server.catalogue.find(scene.name)
@@ -134,6 +141,14 @@ def test_values_are_those_of_the_archive_before_and_after_the_offset(
             np.testing.assert_array_equal(image, wanted)
             assert (image.dtype, image.shape[0]) == (np.uint16, 120 // RESOLUTION_M[band])
     assert seen == {"02.13", "04.00"}
+
+
+@pytest.mark.parametrize("beside", [10, 20, 40])
+def test_a_patch_beside_the_pixels_of_its_files_is_refused(beside: int, server: StacServer) -> None:
+    place = place_at(epsg=32753, top=6_050_020 + beside)
+    for scene in scenes_of(server, place):
+        with pytest.raises(Refused, match="a file on another grid"):
+            source(server).read(scene, place.grid)
 
 
 def test_a_window_over_several_blocks_is_read_at_full_resolution(server: StacServer) -> None:
@@ -156,7 +171,7 @@ def test_a_patch_over_a_tiles_edge_has_no_data_there(server: StacServer) -> None
 
     assert {scene.valid_fraction for scene in outside} <= {0.0, 0.5}
     half = next(scene for scene in outside if scene.valid_fraction == 0.5)
-    assert has_gaps(source(server).read(half, place.grid))
+    assert has_gaps(source(server).read(half, place.grid), half.is_clamped)
 
 
 def test_shares_of_clear_and_valid_pixels_come_from_the_scene_classes(server: StacServer) -> None:
@@ -178,6 +193,32 @@ def test_without_scene_classes_nobody_knows_what_is_clear(server: StacServer) ->
     server.edit = lambda item: edited(item, lambda new: new["assets"].pop("SCL"))
 
     assert {scene.clear_fraction for scene in scenes_of(server, place_at())} == {None}
+
+
+def test_scene_classes_that_are_missing_once_change_nothing(server: StacServer) -> None:
+    place, asking = place_at(), source(server)
+    (wanted,) = asking.search([place])
+    server.faults["file"].append(status(404))
+    with pytest.raises(Missing, match="HTTP 404"):
+        asking.search([place])
+    assert asking.search([place]) == [wanted]
+
+
+def test_scene_classes_that_stay_missing_are_noted(
+    server: StacServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All at once: a search with many of them is not tried more often than one with a few."""
+    place, asking, file = place_at(), source(server), server.file
+    (wanted,) = asking.search([place])
+    monkeypatch.setattr(server, "file", lambda path: None if "SCL" in path else file(path))
+    for _ in range(2):
+        with pytest.raises(Missing):
+            asking.search([place])
+    (found,) = asking.search([place])
+    assert [scene.name for scene in found] == [scene.name for scene in wanted]
+    assert {scene.clear_fraction for scene in found} == {None}
+    notes = {scene.properties["scene_classification"] for scene in found}
+    assert notes == {"HTTP 404 for a file of the scene"}
 
 
 def test_clouds_are_looked_at_here_too(server: StacServer) -> None:
@@ -222,14 +263,23 @@ PASSING: dict[str, Fault] = {
     "empty": content(b""),
     "an empty object": content(b"{}", "application/json"),
 }
-STALLING = {"hang": hang(0.5), "drip": drip(0.5)}
 
 
-@pytest.mark.parametrize("kind", [*PASSING, *STALLING, "half a page"])
+@pytest.mark.parametrize("kind", [*PASSING, "half a page"])
 def test_faults_of_searches_may_pass(kind: str, server: StacServer) -> None:
-    asking = Stac(source(server)._settings, timeout_s=0.25)
-    server.faults["search"].append({**PASSING, **STALLING, "half a page": short}[kind])
+    server.faults["search"].append({**PASSING, "half a page": short}[kind])
     with pytest.raises(Transient):
+        source(server).search([place_at()])
+
+
+@pytest.mark.parametrize("kind", STALLING)
+def test_a_search_that_takes_too_long_ends(
+    kind: str, server: StacServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asking = source(server)
+    monkeypatch.setattr(asking._web._adapter, "_timeout_s", 0.2)
+    server.faults["search"].append(STALLING[kind])
+    with pytest.raises(Transient, match="no answer in time"):
         asking.search([place_at()])
 
 
@@ -367,7 +417,7 @@ def test_a_good_file_is_read_in_their_place(read_file: ReadFile) -> None:
 
 
 def test_a_file_that_is_not_there_is_refused(read_file: ReadFile) -> None:
-    with pytest.raises(Refused, match="HTTP 404"):
+    with pytest.raises(Missing, match="HTTP 404"):
         read_file(None)
 
 
@@ -427,6 +477,7 @@ def test_faults_do_not_change_what_is_collected(server: StacServer, tmp_path: Pa
     assert collect([*flags, "--save_path", str(tmp_path / "a"), "--stac_url", server.url]) == 0
     faults = {**PASSING, "429": status(429), "503": status(503)}
     server.fault_plan = FaultPlan(0.1, faults=faults)
+    server.faults["file"].extend([status(404)] * 10)  # a file is there at its next reading
     try:
         assert collect([*flags, "--save_path", str(tmp_path / "b"), "--stac_url", server.url]) == 0
     finally:

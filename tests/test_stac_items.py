@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from datasets.collect_scenes import Refused, Scene
-from datasets.seco_stac import harmonised
-from datasets.stac_items import Files, Unusable, parse
+from datasets.stac_items import Files, Unusable, harmonised, parse
 from tests.stac_server import StacServer
 
 EARLY, LATE = date(2022, 1, 11), date(2022, 2, 1)  # before and after products have an offset
@@ -68,6 +67,13 @@ def test_raster_bands_tell_the_offset_where_no_flag_does(told: float, offset: in
     raster = [{"scale": 0.0001, "offset": told}]
     item = edited(item_of("raw"), lambda new: new["assets"]["B04"].update({"raster:bands": raster}))
     assert parsed(item)[1].key.offset == offset
+
+
+def test_files_in_another_unit_are_left_out() -> None:
+    raster = [{"scale": 0.001, "offset": 0}]
+    item = edited(item_of("raw"), lambda new: new["assets"]["B04"].update({"raster:bands": raster}))
+    with pytest.raises(Unusable, match="values in another unit"):
+        parsed(item)
 
 
 def test_dark_values_stay_apart_from_no_data() -> None:

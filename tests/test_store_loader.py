@@ -15,11 +15,11 @@ from datasets.bad_patches import BadPatchError
 from datasets.bands import RGB_BANDS
 from datasets.open_patches import open_patches
 from datasets.packed_store import PackedStore
-from datasets.patch_dataset import PatchDataset
-from datasets.seco_datamodule import _collate
+from datasets.patch_dataset import PatchDataset, collate
 from datasets.store_loader import DeviceLoader, StoreLoader
 from tests.test_seco_datamodule import assert_same, fit, make
 from tests.test_seco_zip import zip_folder
+from tests.waiting import wait_until
 from utils.errors import UserError
 from utils.seeded_sampler import SeededSampler
 
@@ -64,14 +64,14 @@ def test_batches_are_those_of_the_folder(
     seco_root: Path, packed: Path, kwargs: dict[str, Any], num_threads: int
 ) -> None:
     folder, store = samples(seco_root, **kwargs), samples(packed, **kwargs)
-    reader = DataLoader(folder, 4, sampler=order(folder, 3), drop_last=True, collate_fn=_collate)
+    reader = DataLoader(folder, 4, sampler=order(folder, 3), drop_last=True, collate_fn=collate)
     loader = StoreLoader(store, order(store, 3), 4, num_threads, CPU)
     assert_same_batches(loader, reader, epochs=3)
 
 
 def test_batches_on_the_device_are_those_of_the_folder(seco_root: Path, packed: Path) -> None:
     folder, store = samples(seco_root), samples(packed)
-    reader = DataLoader(folder, 2, sampler=order(folder, 3), drop_last=True, collate_fn=_collate)
+    reader = DataLoader(folder, 2, sampler=order(folder, 3), drop_last=True, collate_fn=collate)
     assert_same_batches(DeviceLoader(store, order(store, 3), 2, CPU), reader, epochs=3)
 
 
@@ -107,7 +107,7 @@ def test_bad_patches_are_replaced_or_raised_as_from_the_folder(
             with pytest.raises(BadPatchError, match=r"place \d+ is missing"):
                 list(loader)
             continue
-        reader = DataLoader(store, 6, sampler=order(store, 2), drop_last=True, collate_fn=_collate)
+        reader = DataLoader(store, 6, sampler=order(store, 2), drop_last=True, collate_fn=collate)
         bad = []
         for batch, other in zip(loader, reader, strict=True):
             assert torch.equal(batch["patches"], other["patches"])
@@ -133,10 +133,7 @@ def test_threads_end_when_the_loop_ends_early(packed: Path) -> None:
     before = threading.active_count()
     for _ in StoreLoader(store, order(store), 2, 2, CPU):
         break
-    deadline = time.monotonic() + 10
-    while threading.active_count() > before and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert threading.active_count() == before
+    wait_until(lambda: threading.active_count() == before)
 
 
 def test_batch_stays_as_it_is_while_the_next_is_used(packed: Path) -> None:

@@ -2,16 +2,14 @@
 
 import gc
 import json
-import subprocess
-import sys
-import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import rasterio
 import torch
 
-from benchmarks import throughput
+from benchmarks import throughput, timing
 from benchmarks.archive import Archive, copy_folder, write_folder
 from benchmarks.bare_loop import SECO, BareLoop, seco_views
 from benchmarks.input_cases import input_cases, store_loader
@@ -25,11 +23,11 @@ from datasets.packed_store import PackedStore
 from datasets.patch_dataset import PatchSource
 from datasets.seco_patches import SecoPatches
 from models.moco2_module import MocoV2
+from tests.script import exit_code
 from utils.augment import Augment
 from utils.augment_config import AugmentConfig
 from utils.random import sample_keys
 
-ROOT = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")
 
 
@@ -65,8 +63,10 @@ def test_rounds_are_interleaved() -> None:
     assert rates == {"a": Rates((1, 3, 5)), "b": Rates((2, 4, 6))}
 
 
-def test_seconds_are_seconds() -> None:
-    assert 0.05 <= seconds(lambda: time.sleep(0.05), CPU) < 1
+def test_seconds_are_those_of_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter([3.0, 5.5])
+    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: next(now)))
+    assert seconds(lambda: None, CPU) == 2.5
 
 
 def test_one_core_is_given_back() -> None:
@@ -230,11 +230,13 @@ def test_targets_of_a_device_that_is_not_here_are_not_judged() -> None:
     assert all("H200" in str(row["verdict"]) for row in rows if row["value"] is None)
 
 
-def test_too_few_places_are_refused() -> None:
-    command = [sys.executable, "benchmarks/throughput.py", "--gpus", "0", "--num_places", "4"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert done.stderr == "error: --num_places 4 is less than a batch of 32: raise it\n"
+def test_too_few_places_are_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--gpus", "0", "--num_places", "4"]
+    assert exit_code(monkeypatch, "benchmarks/throughput.py", *flags) == 2
+    error = "error: --num_places 4 is less than a batch of 32: raise it\n"
+    assert capsys.readouterr().err == error
 
 
 @pytest.mark.slow

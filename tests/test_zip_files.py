@@ -33,7 +33,8 @@ def contents(path: Path) -> dict[str, bytes]:
 
 
 @settings(
-    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=50,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(files=st.dictionaries(NAMES, CONTENTS, max_size=6), method=st.sampled_from([0, 8, 12, 14]))
 def test_members_are_those_that_python_reads(

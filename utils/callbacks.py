@@ -4,7 +4,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,11 @@ from utils.cli import GRACE_S, exit_on_signal
 from utils.distributed import gather, own_part, unshuffle
 from utils.errors import UserError
 from utils.normalization import InputSpec
-from utils.plots import plot_views
+from utils.plots import Views, plot_views, to_pictures
 from utils.progress import progress
 from utils.report import write_json
+
+_SHOWN_SAMPLES = 8
 
 
 class SampleProgress(Callback):
@@ -159,12 +161,30 @@ class ViewsPicture(Callback):
     """Draw the views of the first batch: what the network is asked to tell apart.
 
     A resumed run keeps the picture of its first start.
+
+    Args:
+        path: PNG to write.
+        spec: How the views were normalised.
+        labels: What each view is, the query first.
+        dates: Gives, for each view, the days of the first samples of the current batch.
+
+    Attributes:
+        shown: What was drawn; None before the first batch, and in all processes but the first.
     """
 
-    def __init__(self, path: Path, spec: InputSpec) -> None:
+    def __init__(
+        self,
+        path: Path,
+        spec: InputSpec,
+        labels: Sequence[str],
+        dates: Callable[[int], list[list[str]]],
+    ) -> None:
         self.path = path
         self.spec = spec
+        self.labels = labels
+        self.dates = dates
         self.is_drawn = path.exists()
+        self.shown: Views | None = None
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -176,7 +196,10 @@ class ViewsPicture(Callback):
         if order is not None:  # the keys of this process's queries may be in another process
             img_k = [own_part(unshuffle(views, order)) for views in img_k]
         if trainer.is_global_zero:
-            plot_views(self.path, [img_q, *img_k], self.spec)
+            count = min(_SHOWN_SAMPLES, len(img_q))
+            pictures = [to_pictures(views[:count], self.spec) for views in (img_q, *img_k)]
+            self.shown = Views(pictures, self.labels, self.dates(count))
+            plot_views(self.path, self.shown)
 
 
 class EndTogether(Callback):

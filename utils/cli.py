@@ -10,15 +10,16 @@ import threading
 import time
 import warnings
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from utils.errors import UserError, sentence_of
-from utils.files import check_can_write, check_checkpoint, check_exists
+from utils.cores import available_cores
+from utils.errors import UserError, loader_sentence, sentence_of
+from utils.files import check_can_write, check_exists
 from utils.flags import Parser, check_not_negative, check_positive
-from utils.launch import launched_rank
+from utils.launchers import launched_rank
 from utils.precision import PRECISIONS
 
 # A full disk or a path that cannot be used is not a bug; the error's text names the path.
@@ -32,6 +33,9 @@ GRACE_S = 5.0
 GROUPS = ("data", "views", "model", "training", "devices", "evaluation", "output")
 PROTOCOL_HELP = "paper restores the choices of the original, see docs/differences.md."
 GPUS_HELP = "GPUs on each machine, 0 for the CPU (default: 1 if there is a GPU, else 0)."
+PRECISION_HELP = (
+    "Floating-point numbers of the arithmetic; auto takes bf16 where the device has it."
+)
 
 
 def base_parser(
@@ -40,19 +44,15 @@ def base_parser(
     max_epochs: int,
     batch_size: int,
     learning_rate: float,
-    precisions: Sequence[str] = tuple(PRECISIONS),
 ) -> Parser:
-    """Create a parser with the flags of every entry script; only defaults differ.
-
-    ``precisions`` are the choices of ``--precision``, the default first.
-    """
+    """Create a parser with the flags of every entry script; only defaults differ."""
     parser = Parser(description)
     parser.usage = "%(prog)s --data_dir DATA_DIR [flags]"
     for title in GROUPS:  # --help shows those that get flags, in this order
         parser.group(title)
     add = parser.group("data").add_argument
     add("--data_dir", type=Path, required=True, help="Folder or file of the data set, see README.")
-    workers = min(8, os.cpu_count() or 1)
+    workers = min(8, available_cores())
     add("--num_workers", type=int, default=workers, help="Processes that read samples.")
     add = parser.group("training").add_argument
     add("--batch_size", type=int, default=batch_size, help="Samples per step and process.")
@@ -64,14 +64,7 @@ def base_parser(
     add = parser.group("devices").add_argument
     add("--gpus", type=int, help=GPUS_HELP)
     add("--accelerator", choices=["dp", "ddp"], help="Spelling of 2021; both run as ddp.")
-    add(
-        "--precision",
-        choices=precisions,
-        default=precisions[0],
-        help="Floating-point numbers of the arithmetic; auto takes bf16 where the device has it."
-        if "auto" in precisions
-        else "Floating-point numbers of the arithmetic.",
-    )
+    add("--precision", choices=["auto", *PRECISIONS], default="auto", help=PRECISION_HELP)
     add = parser.group("output").add_argument
     add("--log_dir", type=Path, default=Path("logs"), help="Folder in which a run gets its own.")
     add("--debug", action="store_true", help="Write neither logs nor checkpoints.")
@@ -83,7 +76,6 @@ def check_base_flags(args: Namespace) -> None:
     check_positive(args, "batch_size", "max_epochs", "learning_rate")
     check_not_negative(args, "num_workers", "gpus", "seed")
     check_exists("data_dir", args.data_dir)
-    check_checkpoint("resume_from_checkpoint", args.resume_from_checkpoint)
     if not args.debug:
         check_can_write("log_dir", args.log_dir, is_folder=True)
 
@@ -106,7 +98,7 @@ def share_cores(gpus: int, num_processes: int, num_loaders: int) -> None:
     import torch
 
     if gpus == 0:
-        free = (os.cpu_count() or 1) // num_processes - num_loaders
+        free = available_cores(num_processes) - num_loaders
         threads = max(1, min(free, torch.get_num_threads()))
         torch.set_num_threads(threads)
         if num_processes > 1:  # else Lightning counts cores, without the loaders
@@ -120,7 +112,8 @@ def run(main: Callable[[], object]) -> None:
         logging.getLogger(library).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="pytorch_lightning.utilities._pytree")
     warnings.filterwarnings("ignore", message=".*broadcast_buffers. is deprecated")
-    signal.signal(signal.SIGTERM, exit_on_signal)
+    for number in (signal.SIGTERM, signal.SIGUSR1):  # the latter by sbatch --signal=USR1@60
+        signal.signal(number, exit_on_signal)
     sys.unraisablehook = _interrupt_again
     try:
         main()
@@ -132,6 +125,11 @@ def run(main: Callable[[], object]) -> None:
         _leave(f"error: {error}: free it or choose another path", 2)
     except _memory_errors():
         _leave("error: out of memory: lower the sizes, such as --batch_size", 2)
+    except RuntimeError as error:
+        sentence = loader_sentence(error)
+        if sentence is None:
+            raise
+        _leave(f"error: {sentence}", 2)
     except KeyboardInterrupt:
         _leave("interrupted", 130)
     except SystemExit as leaving:  # Lightning's answer to Ctrl-C

@@ -82,9 +82,9 @@ def download_or_list(
     """
     parser = Parser(description)
     add = parser.add_argument
-    add("name", nargs="?", choices=collections, help="what to download")
-    add("--save_path", type=Path, default=save_path, help="folder to put it into")
-    add("--list", action="store_true", help="print sizes, licences and contents, and stop")
+    add("name", nargs="?", choices=collections, help="Name of what to download.")
+    add("--save_path", type=Path, default=save_path, help="Folder to download into.")
+    add("--list", action="store_true", help="Print names, sizes, licences and contents.")
     args = parser.parse_args(argv)
     if args.list:
         print_list(collections)

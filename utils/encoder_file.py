@@ -2,7 +2,8 @@
 
 Read are checkpoints of main_pretrain.py, the published ones of SeCo and CACo (Lightning 1.1), bare
 state dicts under the names of ``nn.Sequential`` (CACo), of torchvision or of timm (torchgeo),
-safetensors, and folders of ``utils.export --format timm``.
+safetensors, and folders of ``utils.export --format timm``. A state dict may be nested in others,
+its names may have a prefix, and its numbers may be of half or double precision.
 """
 
 import hashlib
@@ -20,17 +21,21 @@ from torch import Tensor
 from utils.errors import UserError, listed, quoted
 from utils.normalization import PICTURE_BANDS, SECO_SPEC, InputSpec, letters
 from utils.resnets import RESNETS, encoder_tensors
+from utils.state_dicts import PREFIX, find_encoder
 from utils.torch_files import read_torch_file
 
-PREFIX = "encoder_q."  # of the query encoder's tensors in a checkpoint
 # Position of a child in nn.Sequential(*resnet.children()), and its name in torchvision.
 SEQUENTIAL = dict(
     zip("014567", ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4"), strict=True)
 )
+_WRAPPER = "module."  # of torch.nn.parallel
+_FLOATS = (torch.float16, torch.bfloat16, torch.float64)  # are converted to float32
 # torchgeo's converted SeCo encoders, by the start of their sha256, which ends their file names.
 _TORCHGEO_SECO = ("cefca942", "018bf397")
 _MAX_BANDS = 1000
-_COUNTER = ".num_batches_tracked"  # absent from files before torch 0.4.1
+# Absent from files before torch 0.4.1, and a float where a script converted every tensor; only
+# training reads it.
+_COUNTER = ".num_batches_tracked"
 
 
 @dataclass(frozen=True)
@@ -96,17 +101,27 @@ def read_encoder_file(path: Path, architecture: str | None = None) -> EncoderFil
     content = _read(path)
     tensors = _torchvision_names(content.state, path)
     stem = tensors.get("conv1.weight")
-    if stem is None or stem.ndim != 4 or not 3 <= stem.shape[1] <= _MAX_BANDS:
-        raise UserError(f"{path} holds no encoder: conv1.weight is no filter of 3 or more bands")
+    if stem is None:
+        raise UserError(
+            f"{path} holds no encoder: conv1.weight of a ResNet is missing, there is "
+            f"{listed(sorted(tensors)) or 'no tensor'}: give a checkpoint of a ResNet"
+        )
+    if stem.ndim != 4 or not 3 <= stem.shape[1] <= _MAX_BANDS:
+        raise UserError(
+            f"{path} holds no encoder: conv1.weight is no filter of 3 or more bands, its shape is "
+            f"{quoted(str(tuple(stem.shape)))}"
+        )
     name = _named(content.architecture, path) or _nearest(tensors, stem.shape[1])
     if architecture not in (None, name):
         raise UserError(
             f"{path} holds a {name}, but --base_encoder asks for {architecture}: leave it out"
         )
-    if not any(key.endswith(_COUNTER) for key in tensors):
+    if not any(k.endswith(_COUNTER) and v.dtype == torch.int64 for k, v in tensors.items()):
         counters = [key for key in encoder_tensors(name, 3) if key.endswith(_COUNTER)]
         tensors |= {key: torch.tensor(0) for key in counters}
     _check_tensors(tensors, name, path)
+    tensors = {key: t.float() if t.dtype in _FLOATS else t for key, t in tensors.items()}
+    _check_finite(tensors, path)
     spec = _read_contract(content.contract, path) or content.spec
     if spec is not None and len(spec.bands) != stem.shape[1]:
         raise UserError(
@@ -117,13 +132,13 @@ def read_encoder_file(path: Path, architecture: str | None = None) -> EncoderFil
 
 
 def _read(path: Path) -> _Content:
-    """Open a file by what it is, not by its name."""
+    """Open a file by what it is, not by its name; of a folder, what timm opens as local-dir."""
     if path.is_dir():
-        return _read_timm_folder(path)
+        path /= "model.safetensors"
+        if not path.is_file():
+            raise UserError(f"{path.parent} is a folder without {path.name}: give a checkpoint")
     if not path.is_file():
         raise UserError(f"there is no checkpoint {path}")
-    if path.suffix == ".onnx":
-        raise UserError(f"{path} is a graph for other programs: give what it was exported from")
     with path.open("rb") as file:
         start = file.read(9)
     return _read_safetensors(path) if start[8:] == b"{" else _read_torch(path)
@@ -134,31 +149,26 @@ def _read_torch(path: Path) -> _Content:
     content = read_torch_file(path)
     if not isinstance(content, dict):
         raise UserError(f"{path} is not a checkpoint: it holds a {type(content).__name__}")
-    state = content.get("state_dict", content)
-    if not isinstance(state, dict):
-        raise UserError(f"{path} is not a checkpoint: its state_dict is no dict")
-    if any(isinstance(key, str) and key.startswith(PREFIX) for key in state):
+    state, prefix = find_encoder(content, path)
+    if prefix == PREFIX or (prefix == _WRAPPER + PREFIX and "0.weight" in state):
         return _of_pretraining(content, state)
     metadata = getattr(state, "_metadata", None)
     known = metadata.get("contract") if isinstance(metadata, dict) else None
     if isinstance(known, dict):
         return _Content(state, known.get("architecture"), known.get("input_spec"))
-    if "0.weight" in state or _sha256(path).startswith(_TORCHGEO_SECO):
+    if ("0.weight" in state and prefix in ("", _WRAPPER)) or _sha256(path).startswith(
+        _TORCHGEO_SECO
+    ):
         return _Content(state, spec=SECO_SPEC)
     return _Content(state)
 
 
 def _of_pretraining(content: dict[Any, Any], state: dict[Any, Any]) -> _Content:
-    """Take the query encoder; before us, all of SeCo's code trained on SeCo's pictures."""
-    encoder = {
-        key.removeprefix(PREFIX): value
-        for key, value in state.items()
-        if isinstance(key, str) and key.startswith(PREFIX)
-    }
+    """Add what is known of a query encoder: before us, all of SeCo's code had SeCo's pictures."""
     hparams = content.get("hyper_parameters")
     hparams = hparams if isinstance(hparams, dict) else {}
     spec = InputSpec.of_pictures() if "input_spec" in hparams else SECO_SPEC
-    return _Content(encoder, hparams.get("base_encoder"), hparams.get("input_spec"), spec)
+    return _Content(state, hparams.get("base_encoder"), hparams.get("input_spec"), spec)
 
 
 def _read_safetensors(path: Path) -> _Content:
@@ -172,15 +182,7 @@ def _read_safetensors(path: Path) -> _Content:
         raise UserError(
             f"{path} is not a readable safetensors file: {quoted(str(error), 200)}"
         ) from error
-    return _Content(state, header.get("architecture"), contract)
-
-
-def _read_timm_folder(path: Path) -> _Content:
-    """Read the folder that timm opens as local-dir: the weights' header has the contract too."""
-    weights = path / "model.safetensors"
-    if not weights.is_file():
-        raise UserError(f"{path} is a folder without model.safetensors: give a checkpoint")
-    return _read_safetensors(weights)
+    return _Content(find_encoder(state, path)[0], header.get("architecture"), contract)
 
 
 def _torchvision_names(state: Mapping[Any, Any], path: Path) -> dict[str, Tensor]:
@@ -224,19 +226,29 @@ def _nearest(tensors: dict[str, Tensor], in_channels: int) -> str:
 
 
 def _check_tensors(tensors: dict[str, Tensor], name: str, path: Path) -> None:
-    """Compare with the tensors of the architecture, then look for numbers that are none."""
+    """Compare names, shapes and types with those of the architecture."""
     table = encoder_tensors(name, tensors["conv1.weight"].shape[1])
     shared = tensors.keys() & table.keys()
     faults = {
         "missing": sorted(table.keys() - tensors.keys()),
         "too many": sorted(tensors.keys() - table.keys()),
         "of another shape or type": sorted(
-            key for key in shared if (tensors[key].shape, tensors[key].dtype) != table[key]
+            f"{key}: {str(tensors[key].dtype).removeprefix('torch.')} {tuple(tensors[key].shape)}"
+            for key in shared
+            if (tensors[key].shape, _converted(tensors[key].dtype)) != table[key]
         ),
     }
     told = [f"{len(keys)} {fault} ({listed(keys)})" for fault, keys in faults.items() if keys]
     if told:
         raise UserError(f"{path} does not fit a {name}: of its tensors {', '.join(told)}")
+
+
+def _converted(dtype: torch.dtype) -> torch.dtype:
+    return torch.float32 if dtype in _FLOATS else dtype
+
+
+def _check_finite(tensors: dict[str, Tensor], path: Path) -> None:
+    """Refuse numbers that are none, or that float32 cannot hold."""
     broken = sorted(key for key, tensor in tensors.items() if not tensor.isfinite().all())
     if broken:
         raise UserError(

@@ -1,6 +1,12 @@
 """The error of a user, as opposed to a bug."""
 
+import re
 from collections.abc import Sequence
+
+# Texts of torch 2.11: torch/utils/data/dataloader.py, torch/csrc/DataLoader.cpp and, with the name
+# of a file in /dev/shm, aten/src/ATen/MapAllocator.cpp.
+_LOADER_LOST = re.compile(r"DataLoader worker \(pid.*\) (exited unexpectedly|is killed by signal)")
+_SHARED_MEMORY = re.compile(r"is killed by signal: Bus error|unable to .*(shared memory|</torch_)")
 
 
 class UserError(Exception):
@@ -17,6 +23,22 @@ def sentence_of(error: UserError) -> str:
     if text.startswith("Caught ") and "\nOriginal " in text:  # which may begin with its cause
         return text.rstrip().splitlines()[-1].partition(": ")[2]  # behind the name of the class
     return text
+
+
+def loader_sentence(error: RuntimeError) -> str | None:
+    """Return what to do about a loader process that was lost; None for any other error of torch."""
+    text = f"{error}\n{error.__cause__}"  # the cause names the signal
+    if _SHARED_MEMORY.search(text):
+        return (
+            "the shared memory (/dev/shm) is too small for the loader processes: use "
+            "--num_workers 0, or give a container more, for example docker run --shm-size 8g"
+        )
+    if _LOADER_LOST.search(text):
+        return (
+            "a loader process was killed, perhaps because the memory is full: use fewer "
+            "--num_workers, 0 reads without processes"
+        )
+    return None
 
 
 def quoted(text: str, limit: int = 80) -> str:

@@ -7,11 +7,13 @@ Every file that --backbone_type pretrain takes is taken here too. The formats ho
 without a classifier, under torchvision's names; --backbone_type pretrain reads all but onnx back.
 
 torchvision  state dict, the contract in its _metadata
-timm         folder for timm.create_model("local-dir:FOLDER", pretrained=True)
+timm         folder for timm.create_model("local-dir:FOLDER", pretrained=True), from timm 1.0.26 on
 safetensors  tensors, the contract in the header
 onnx         graph from normalised pictures (B, C, H, W) to features (B, D), the contract in
              metadata_props; needs the packages onnx and onnxscript
 """
+
+from __future__ import annotations
 
 import sys
 from pathlib import Path
@@ -26,21 +28,17 @@ import warnings
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
-from torch import nn
-from torchvision.models import ResNet
+from typing import TYPE_CHECKING, Any
 
 from utils.cli import run
-from utils.encoder_file import read_encoder_file
 from utils.errors import UserError
-from utils.files import check_can_write
+from utils.files import check_can_write, check_checkpoint
 from utils.flags import Parser
 from utils.normalization import InputSpec
-from utils.resnets import build_resnet
+
+# torch is imported by the functions that use it, after the flags are checked.
+if TYPE_CHECKING:
+    from torchvision.models import ResNet
 
 _PIXELS = 224  # of the example from which the ONNX graph is traced, and of timm's default
 
@@ -75,10 +73,20 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     """Read the command line, or ``argv`` in tests."""
     parser = Parser(__doc__, prog="python -m utils.export")
     add = parser.add_argument
-    add("--ckpt_path", type=Path, required=True, help="encoder, see checkpoints/README.md")
-    add("--format", choices=WRITERS, required=True, help="see above")
-    add("--save_path", type=Path, required=True, help="file or folder, must not exist")
-    add("--bands", nargs="+", help="names of the channels, for a file that does not tell them")
+    add(
+        "--ckpt_path",
+        type=Path,
+        required=True,
+        help="Checkpoint of the encoder, see checkpoints/README.md.",
+    )
+    add("--format", choices=WRITERS, required=True, help="Format to write, see above.")
+    add("--save_path", type=Path, required=True, help="New file or folder to write.")
+    add(
+        "--bands",
+        nargs="+",
+        metavar="BAND",
+        help="Names of the channels, for a checkpoint that does not contain them.",
+    )
     return parser.parse_args(argv)
 
 
@@ -86,9 +94,12 @@ def main(argv: Sequence[str] | None = None) -> Path:
     """Write the encoder whole or not at all, and return where."""
     args = parse_args(argv)
     target: Path = args.save_path
+    check_checkpoint("ckpt_path", args.ckpt_path)
     if target.exists():
         raise UserError(f"{target} exists: choose another --save_path, or delete it")
     check_can_write("save_path", target, is_folder=False)
+    from safetensors import SafetensorError
+
     model = load_model(args.ckpt_path, args.bands)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.partial")
@@ -109,6 +120,11 @@ def main(argv: Sequence[str] | None = None) -> Path:
 
 def load_model(path: Path, bands: Sequence[str] | None = None) -> Model:
     """Read any file of an encoder; ``bands`` name the channels if the file does not."""
+    from torch import nn
+
+    from utils.encoder_file import read_encoder_file
+    from utils.resnets import build_resnet
+
     file = read_encoder_file(path)
     resnet = build_resnet(file.architecture, in_channels=file.in_channels)
     resnet.fc = nn.Identity()
@@ -118,6 +134,8 @@ def load_model(path: Path, bands: Sequence[str] | None = None) -> Model:
 
 def write_torchvision(model: Model, path: Path) -> None:
     """Write a state dict; torch keeps its ``_metadata`` and ignores what it does not know there."""
+    import torch
+
     state = model.resnet.state_dict()
     state._metadata["contract"] = model.contract()
     torch.save(state, path)
@@ -125,6 +143,8 @@ def write_torchvision(model: Model, path: Path) -> None:
 
 def write_safetensors(model: Model, path: Path) -> None:
     """Write tensors and header."""
+    from safetensors.torch import save_file
+
     state = {name: tensor.contiguous() for name, tensor in model.resnet.state_dict().items()}
     save_file(state, path, {"format": "pt"} | model.header())
 
@@ -161,6 +181,8 @@ def write_onnx(model: Model, path: Path) -> None:
         import onnxscript  # noqa: F401  # optional, and what torch exports with
     except ImportError as error:
         raise UserError("--format onnx needs more: pip install onnx onnxscript") from error
+    import torch
+
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     sizes = {0: "batch", 2: "height", 3: "width"}
     with warnings.catch_warnings():

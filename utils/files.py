@@ -15,6 +15,7 @@ _TIMM_CONFIG = "config.json"  # of a folder for timm's "local-dir:", which is an
 # Where the checkpoint of a run lies in its folder; the later ones are suggested first.
 _LAST_CHECKPOINTS = (
     "version_*/checkpoints/last.ckpt",
+    "seed=*/last.ckpt",  # of main_oscd.py
     "seed=*/checkpoints/last.ckpt",
     "last.ckpt",
     "checkpoints/last.ckpt",
@@ -74,7 +75,7 @@ def check_exists(flag: str, path: Path | None) -> None:
         return
     check_name(flag, path)
     try:
-        exists = _is_remote(path) or path.exists()
+        exists = "://" in address(path) or path.exists()
     except OSError as error:
         raise UserError(f"--{flag} {path} cannot be read: {error.strerror}") from error
     if not exists:
@@ -91,9 +92,9 @@ def check_checkpoint(flag: str, path: Path | None) -> None:
     raise UserError(f"--{flag} {path.absolute()} is a folder: {hint}")
 
 
-def _is_remote(path: Path) -> bool:
-    """Tell an address, of which ``Path`` makes "s3:/bucket", from a path."""
-    return re.match(r"\w{2,}:/", str(path)) is not None
+def address(path: Path) -> str:
+    """Return what the user has typed: a ``Path`` makes "s3:/bucket" of "s3://bucket"."""
+    return re.sub(r"^(\w{2,}):/(?!/)", r"\1://", str(path))
 
 
 def check_regular(path: Path) -> None:

@@ -124,12 +124,11 @@ class Parser(argparse.ArgumentParser):
 
     def _suggestion(self, name: str) -> str:
         """Return the most similar flag as a question, or nothing."""
-        known = list(self._option_string_actions)
+        known = [option[2:] for option in self._option_string_actions if option[2:]]
         wanted = name.lstrip("-").replace("-", "_").lower()
-        guesses = [f"--{wanted}", f"--{_SYNONYMS.get(wanted)}"]
-        guesses = [guess for guess in guesses if guess in known]
-        guesses += difflib.get_close_matches(f"--{wanted}", known, 1)
-        return f": did you mean {guesses[0]}?" if guesses else ""
+        guesses = [guess for guess in (wanted, _SYNONYMS.get(wanted)) if guess in known]
+        guesses += difflib.get_close_matches(wanted, known, 1)
+        return f": did you mean --{guesses[0]}?" if guesses else ""
 
 
 def check_positive(args: Namespace, *names: str) -> None:

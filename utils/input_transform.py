@@ -78,15 +78,35 @@ class InputTransform:
         self.spec = spec
 
     def to_picture(self, stored: np.ndarray) -> np.ndarray:
-        """Map stored values, (C, H, W) uint8 or uint16, to a uint8 picture of the same shape."""
+        """Map stored values, (C, H, W), to a uint8 picture of the same shape.
+
+        Args:
+            stored: 8-bit pictures as uint8, reflectance as uint16 DN; another type is a
+                ``UserError``, for its unit is unknown.
+        """
         import numpy as np
 
+        expected = np.uint8 if self.table.shape[1] == 256 else np.uint16
+        if stored.dtype != expected:
+            unit = "8-bit pictures" if expected == np.uint8 else "10,000 times reflectance"
+            raise UserError(
+                f"stored values are {stored.dtype}, but {np.dtype(expected)} ({unit}) is expected: "
+                "convert them"
+            )
         return np.stack([row[plane] for row, plane in zip(self.table, stored, strict=True)])
 
     def normalize(self, pictures: Tensor) -> Tensor:
-        """Turn uint8 pictures, (B, C, H, W), into float32 inputs of the same shape."""
+        """Turn uint8 pictures, (B, C, H, W), into float32 inputs of the same shape.
+
+        Another type is a ``UserError``: floats in 0..1 would be divided by 255 twice.
+        """
         import torch
 
+        if pictures.dtype != torch.uint8:
+            raise UserError(
+                f"pictures are {pictures.dtype}, but torch.uint8 from 0 to 255 is expected: "
+                "multiply pictures in 0..1 by 255 and convert them"
+            )
         mean = torch.tensor(self.mean, device=pictures.device)[:, None, None]
         std = torch.tensor(self.std, device=pictures.device)[:, None, None]
         return (pictures.float() / 255 - mean) / std

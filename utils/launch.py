@@ -4,16 +4,25 @@ Processes come from torchrun or SLURM, which start all of them, or from Lightnin
 process starts the others with its own command line when training begins.
 """
 
+import multiprocessing
 import os
+import sys
 import warnings
 from argparse import Namespace
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from utils.errors import UserError
 from utils.flags import Parser, check_positive
+from utils.launchers import launcher, number_of
 
 # torch and Lightning are imported by the functions that need them, after the flags are parsed.
+if TYPE_CHECKING:
+    from pytorch_lightning.plugins.environments import ClusterEnvironment
+
+# In any job of SLURM Lightning loads hpc_ckpt_N.ckpt from the trainer's default_root_dir
+# (trainer/connectors/checkpoint_connector.py): what is not a folder holds none.
+_NO_FOLDER = os.devnull
 
 
 def add_launch_args(parser: Parser) -> None:
@@ -48,12 +57,6 @@ class World:
         return self.num_nodes * self.per_node
 
 
-def launched_rank() -> int:
-    """Return the number of this process as its launcher says, before processes are connected."""
-    names = ("RANK", "LOCAL_RANK", "SLURM_PROCID")  # torchrun, Lightning, SLURM
-    return next((int(os.environ[name]) for name in names if name in os.environ), 0)
-
-
 def resolve_gpus(args: Namespace) -> None:
     """Replace ``--gpus`` if it was not given: 1 if there is a GPU, else 0; refuse missing GPUs."""
     import torch
@@ -68,25 +71,31 @@ def resolve_gpus(args: Namespace) -> None:
 
 
 def planned_world(args: Namespace) -> World:
-    """Tell the processes of the run from the flags or, if there is one, from their launcher."""
+    """Return the processes of the run by the flags and, if there is one, by their launcher.
+
+    Numbers that another launcher left in the environment are removed, for Lightning and LitData
+    read them as well.
+
+    Raises:
+        UserError: The launcher contradicts the flags, or there are too few GPUs.
+    """
     import torch
-    from pytorch_lightning.plugins.environments import LightningEnvironment, SLURMEnvironment
 
     resolve_gpus(args)
+    # Where loader processes are forks of a server (start method forkserver, the default from Python
+    # 3.14 on), it imports torch once for all of them.
+    multiprocessing.set_forkserver_preload(["torch.utils.data"])
     check_positive(args, "num_nodes", "num_processes")
     if args.gpus and args.num_processes > 1:
         raise UserError("--num_processes is for the CPU, with --gpus 0: each GPU has one process")
-    world = World(args.num_nodes, args.gpus or args.num_processes)
-    if torch.distributed.is_torchelastic_launched():
-        world = _from_torchrun(args, world)
-    elif SLURMEnvironment.detect():
-        world = _from_slurm(world)
+    asked = World(args.num_nodes, args.gpus or args.num_processes)
+    started_by = launcher()
+    if started_by == "torchrun":
+        world = _from_torchrun(args, asked)
+    elif started_by == "srun":
+        world = _from_srun(asked)
     else:
-        local_rank = int(os.environ.get("LOCAL_RANK", 0))
-        # One node has no number, though a cluster may have left one in the environment.
-        node_rank = LightningEnvironment().node_rank() if world.num_nodes > 1 else 0
-        rank = node_rank * world.per_node + local_rank
-        world = World(world.num_nodes, world.per_node, rank)
+        world = _from_flags(args, asked)
     if args.gpus and world.per_node > torch.cuda.device_count():
         raise UserError(
             f"{world.per_node} processes need as many GPUs, {torch.cuda.device_count()} found: "
@@ -95,10 +104,23 @@ def planned_world(args: Namespace) -> World:
     return world
 
 
+def check_alone(name: str) -> None:
+    """Refuse several processes for work that one does."""
+    size = planned_world(Namespace(num_nodes=1, num_processes=1, gpus=0)).size
+    if size > 1:
+        raise UserError(f"{name} trains in one process, but {size} were started: start only one")
+
+
 def _from_torchrun(args: Namespace, asked: World) -> World:
-    """Read what torchrun tells its processes; flags may repeat its numbers, not contradict them."""
-    size, per_node = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
-    world = World(size // per_node, per_node, int(os.environ["RANK"]))
+    """Read what torchrun sets; flags may repeat its numbers, not contradict them."""
+    names = ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+    rank, size, per_node = (int(os.environ[name]) for name in names)
+    if rank >= size or per_node == 0 or size % per_node:
+        raise UserError(
+            f"RANK={rank}, WORLD_SIZE={size} and LOCAL_WORLD_SIZE={per_node} contradict each "
+            "other: start with torchrun, or unset TORCHELASTIC_RUN_ID"
+        )
+    world = World(size // per_node, per_node, rank)
     if asked.num_nodes not in (1, world.num_nodes) or asked.per_node not in (1, world.per_node):
         raise UserError(
             f"torchrun started {world.num_nodes} x {world.per_node} processes, but the flags ask "
@@ -107,16 +129,66 @@ def _from_torchrun(args: Namespace, asked: World) -> World:
     return world
 
 
-def _from_slurm(asked: World) -> World:
-    """Refuse another number of tasks than of processes: they would wait for each other for ever."""
-    tasks = int(os.environ["SLURM_NTASKS"])
+def _from_srun(asked: World) -> World:
+    """Refuse tasks that are not the processes of the flags: some would wait forever for others."""
+    rank, tasks = int(os.environ["SLURM_PROCID"]), int(os.environ["SLURM_NTASKS"])
+    if rank >= tasks:
+        raise UserError(
+            f"SLURM_PROCID={rank} is not below SLURM_NTASKS={tasks}: start with srun, or unset "
+            "SLURM_PROCID"
+        )
+    expected = f"srun --nodes {asked.num_nodes} --ntasks-per-node {asked.per_node}"
     if tasks != asked.size:
         raise UserError(
             f"SLURM started {tasks} tasks, but the flags ask for {asked.num_nodes} x "
-            f"{asked.per_node} processes: use srun --nodes {asked.num_nodes} "
-            f"--ntasks-per-node {asked.per_node}"
+            f"{asked.per_node} processes: use {expected}"
         )
-    return World(asked.num_nodes, asked.per_node, int(os.environ["SLURM_PROCID"]))
+    if tasks > 1:  # Lightning compares these as well, and needs the second one
+        for name, number in (
+            ("SLURM_NNODES", asked.num_nodes),
+            ("SLURM_NTASKS_PER_NODE", asked.per_node),
+        ):
+            found = os.environ.get(name)
+            if found != str(number):
+                raise UserError(
+                    f"SLURM started {tasks} tasks with {name} {found or 'not set'} instead of "
+                    f"{number}: use {expected}"
+                )
+    return World(asked.num_nodes, asked.per_node, rank)
+
+
+def _from_flags(args: Namespace, asked: World) -> World:
+    """Take the processes of the flags; Lightning starts those of a node, a user those of nodes."""
+    if asked.size == 1 or launcher() is None:
+        _unset("LOCAL_RANK")  # with which Lightning would start no processes
+    if asked.num_nodes == 1:  # one node has no number
+        _unset("NODE_RANK", "GROUP_RANK")
+    _unset("RANK")
+    if asked.num_nodes > 1 and not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
+        raise UserError(
+            f"--num_nodes {asked.num_nodes} needs srun or torchrun; without them, start the script "
+            "on every machine with MASTER_ADDR, MASTER_PORT and NODE_RANK in the environment"
+        )
+    if asked.size > 1 and launcher() is None and hasattr(sys, "ps1"):
+        raise UserError(
+            f"a notebook or an interactive Python cannot start {asked.size} processes: run the "
+            "script in a shell"
+        )
+    local_rank = number_of("LOCAL_RANK") or 0
+    node_ranks = [number_of(name) for name in ("NODE_RANK", "GROUP_RANK") if name in os.environ]
+    node_rank = node_ranks[0] if node_ranks else 0
+    if node_rank is None or node_rank >= asked.num_nodes or local_rank >= asked.per_node:
+        raise UserError(
+            f"NODE_RANK={node_rank} and LOCAL_RANK={local_rank} are not among the "
+            f"{asked.num_nodes} x {asked.per_node} processes of the flags: unset them, or change "
+            f"{_flags(args)}"
+        )
+    return World(asked.num_nodes, asked.per_node, node_rank * asked.per_node + local_rank)
+
+
+def _unset(*names: str) -> None:
+    for name in names:
+        os.environ.pop(name, None)
 
 
 def _flags(args: Namespace) -> str:
@@ -124,20 +196,41 @@ def _flags(args: Namespace) -> str:
 
 
 def launch_kwargs(world: World) -> dict[str, Any]:
-    """Translate to arguments of the Lightning ``Trainer``.
+    """Translate to arguments of the Lightning ``Trainer``; every trainer of the project gets them.
 
     Buffers are not sent from the first process to the others at every step: the queues are equal
     anyway, drawn from one seed and filled with the same keys, and statistics of batch norm are each
     process's own.
     """
     from pytorch_lightning.strategies import DDPStrategy
+    from pytorch_lightning.utilities import rank_zero_only
 
+    from utils.checkpoint import WholeCheckpointIO
+
+    # Lightning advises srun wherever it is installed, in shells as well.
+    warnings.filterwarnings("ignore", message="The `srun` command is available")
+    # Lightning took it from variables that may be left over.
+    rank_zero_only.rank = world.rank  # type: ignore[attr-defined]
     strategy = DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
     return {
         "devices": world.per_node,
         "num_nodes": world.num_nodes,
         "strategy": strategy if world.size > 1 else "auto",
+        "plugins": [_cluster_environment(), WholeCheckpointIO()],
+        "default_root_dir": _NO_FOLDER,
     }
+
+
+def _cluster_environment() -> "ClusterEnvironment":
+    """Return Lightning's view of the launcher, which must be ours, and never requeues a job."""
+    from pytorch_lightning.plugins import environments
+
+    started_by = launcher()
+    if started_by == "torchrun":
+        return environments.TorchElasticEnvironment()
+    if started_by == "srun":
+        return environments.SLURMEnvironment(auto_requeue=False)
+    return environments.LightningEnvironment()
 
 
 def batch_size_per_process(args: Namespace, world: World) -> int:

@@ -1,17 +1,23 @@
 """Pictures of results, drawn without a window and without pyplot's global state."""
 
+from __future__ import annotations
+
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import fill
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from torch import Tensor
+from matplotlib.figure import Figure, FigureBase
+from numpy.typing import NDArray
 
 from utils.files import written_whole
 from utils.normalization import InputSpec
+
+if TYPE_CHECKING:  # the downloader, which draws a map, does without torch
+    from torch import Tensor
 
 
 def save_figure(figure: Figure, path: Path) -> None:
@@ -95,31 +101,50 @@ def plot_label_curve(
     save_figure(figure, path)
 
 
-def plot_views(path: Path, views: Sequence[Tensor], spec: InputSpec, count: int = 8) -> None:
-    """Draw the views of the first samples of a batch, one row per view, the query on top.
+class Views(NamedTuple):
+    """Views of a few samples, to be shown.
 
-    Args:
-        path: PNG to write.
-        views: Normalised images, one batch per view, each of shape (B, C, H, W).
-        spec: How they were normalised, and their bands.
-        count: Samples to show.
+    Attributes:
+        pictures: RGB in 0..1, one array per view, each of shape (samples, H, W, 3).
+        labels: What each view is.
+        dates: For each view the day of each sample's image, "" where it is unknown.
     """
+
+    pictures: Sequence[NDArray[np.float32]]
+    labels: Sequence[str]
+    dates: Sequence[Sequence[str]]
+
+
+def to_pictures(images: Tensor, spec: InputSpec) -> NDArray[np.float32]:
+    """Undo the normalisation of images, (B, C, H, W), and keep three bands: (B, H, W, 3)."""
     bands = [spec.bands.index(band) for band in ("B4", "B3", "B2") if band in spec.bands]
     shown = bands if len(bands) == 3 else [0, 1, 2]
     mean, std = np.array(spec.mean)[shown], np.array(spec.std)[shown]
-    columns = min(count, len(views[0]))
-    figure = Figure(figsize=(1.5 * columns, 1.6 * len(views)), layout="constrained")
-    grid = figure.subplots(len(views), columns, squeeze=False)
-    for row, batch in enumerate(views):
-        for column, image in enumerate(batch[:columns, shown].float().cpu()):
-            axes = grid[row, column]
-            axes.imshow(np.clip(image.permute(1, 2, 0).numpy() * std + mean, 0, 1))
-            axes.set(xticks=[], yticks=[])
-        grid[row, 0].set_ylabel("query" if row == 0 else f"key {row - 1}")
+    stack = images[:, shown].float().cpu().permute(0, 2, 3, 1).numpy()
+    return np.asarray(np.clip(stack * std + mean, 0, 1), np.float32)
+
+
+def plot_views(path: Path, views: Views) -> None:
+    """Draw views into a file, see ``draw_views``."""
+    columns, rows = len(views.pictures[0]), len(views.pictures)
+    figure = Figure(figsize=(2.4 + 1.3 * columns, 0.6 + 1.55 * rows), layout="constrained")
+    draw_views(figure, views)
     save_figure(figure, path)
 
 
-def plot_training(path: Path, metrics_csv: Path) -> None:
+def draw_views(figure: FigureBase, views: Views) -> None:
+    """Fill a figure, or a part of one, with a row per view and a column per sample."""
+    figure.suptitle("a query, and the key that it has to find in each space among other places")
+    grid = figure.subplots(len(views.pictures), len(views.pictures[0]), squeeze=False)
+    for row, pictures, label, dates in zip(grid, *views, strict=True):
+        for axes, picture, date in zip(row, pictures, dates, strict=True):
+            axes.imshow(picture)
+            axes.set(xticks=[], yticks=[])
+            axes.set_title(date, fontsize="small", pad=3)
+        row[0].set_ylabel(label, rotation=0, ha="right", va="center", labelpad=8)
+
+
+def plot_training(path: Path, metrics_csv: Path, spaces: Sequence[str]) -> None:
     """Draw loss, accuracy and spread of every embedding space over the steps of a run.
 
     Probes during the run get a panel of their own.
@@ -127,26 +152,71 @@ def plot_training(path: Path, metrics_csv: Path) -> None:
     Args:
         path: PNG to write.
         metrics_csv: File of Lightning's ``CSVLogger``.
+        spaces: Name of each embedding space.
+    """
+    curves = read_curves(metrics_csv, spaces)
+    figure = Figure(figsize=(4 * len(curves), 3.5), layout="constrained")
+    draw_curves(figure, curves)
+    save_figure(figure, path)
+
+
+# Titles of panels; in each, by name, the steps and the values of its curves.
+Curves = dict[str, dict[str, NDArray[np.float64]]]
+
+
+def read_curves(metrics_csv: Path, spaces: Sequence[str]) -> Curves:
+    """Read the curves of a pre-training.
+
+    Args:
+        metrics_csv: File of Lightning's ``CSVLogger``.
+        spaces: Name of each embedding space.
+
+    Returns:
+        For each panel, its curves by name: steps and values, shape (points, 2).
     """
     with metrics_csv.open(newline="") as file:
         rows = list(csv.DictReader(file))
     columns = sorted(rows[0] if rows else ())
+    names = {str(number): f"space {number}: {name}" for number, name in enumerate(spaces)}
     panels = {
-        "loss": ("train/loss_", "space "),
-        "accuracy": ("train/accuracy_", "space "),
-        "spread of the keys (0 = collapse)": ("train/spread_", "space "),
+        "loss": "train/loss_",
+        "queries nearest to their own key": "train/accuracy_",
+        "spread of the keys (0 = collapse)": "train/spread_",
     }
     if any(column.startswith("online/") for column in columns):
-        panels["probes of the encoder, %"] = ("online/", "")
-    figure = Figure(figsize=(4 * len(panels), 3.5), layout="constrained")
-    for axes, (title, (prefix, word)) in zip(
-        figure.subplots(1, len(panels)), panels.items(), strict=True
+        panels["probes of the encoder, %"] = "online/"
+    return {
+        title: {
+            names.get(rest := column.removeprefix(prefix), rest): np.array(
+                [(int(row["step"]), float(row[column])) for row in rows if row[column]]
+            )
+            for column in columns
+            if column.startswith(prefix)
+        }
+        for title, prefix in panels.items()
+    }
+
+
+def draw_curves(figure: FigureBase, curves: Curves) -> None:
+    """Draw one panel per title: what was logged as thin lines, under its running mean."""
+    explained: list[str] = []
+    for axes, (title, panel) in zip(
+        figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True
     ):
-        for column in columns:
-            if column.startswith(prefix):
-                points = [(int(row["step"]), float(row[column])) for row in rows if row[column]]
-                label = f"{word}{column.removeprefix(prefix)}"
-                axes.plot(*zip(*points, strict=True), label=label, marker="." * (len(points) < 2))
+        for number, (name, points) in enumerate(panel.items()):
+            steps, values = points.T
+            axes.plot(steps, values, color=f"C{number}", alpha=0.3, linewidth=0.7)
+            marker = "." * (len(steps) < 2)
+            axes.plot(steps, running_mean(values), f"C{number}", label=name, marker=marker)
         axes.set(title=title, xlabel="step")
-        axes.legend()
-    save_figure(figure, path)
+        axes.grid(alpha=0.3)
+        if panel and list(panel) != explained:
+            axes.legend(fontsize="small")
+        explained = list(panel)
+
+
+def running_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Average each value with its neighbours, a tenth of all; at the ends there are fewer."""
+    window = np.ones(max(1, len(values) // 10 | 1))
+    total = np.convolve(values, window, mode="same")
+    return np.asarray(total / np.convolve(np.ones_like(values), window, mode="same"))

@@ -4,9 +4,12 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
+
+from utils.errors import UserError
 
 
 @contextmanager
@@ -22,12 +25,20 @@ def process_pool(
         num_workers: Processes, at least 1.
         start: What each of them calls first.
         arguments: Of ``start``.
+
+    Raises:
+        UserError: A process was killed.
     """
     pool = ProcessPoolExecutor(num_workers, initializer=_start, initargs=(start, arguments))
     try:
         with _signals_held():
             pool.submit(int)  # any work starts the processes
         yield pool
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a worker process was killed, perhaps because the memory is full: run the same command "
+            "again with fewer --num_workers; what is finished stays"
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 

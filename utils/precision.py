@@ -1,5 +1,9 @@
-"""Precisions of the arithmetic, and which of them the device is made for."""
+"""Precision of the arithmetic, and which precisions a device computes in without emulation."""
 
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,27 +19,77 @@ PRECISIONS = {
     "16": "float16",
 }
 _CPU_INFO = Path("/proc/cpuinfo")
+# x86 has two kinds of bf16 instructions, under these names in the flags of /proc/cpuinfo (Linux,
+# arch/x86/include/asm/cpufeatures.h).
+_BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
+# Values of ONEDNN_MAX_CPU_ISA, earlier DNNL_MAX_CPU_ISA, that take the bf16 instructions away from
+# convolutions: oneDNN's developer guide, "CPU dispatcher control".
+_ISA_VARIABLES = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+_ISAS_WITHOUT_BF16 = frozenset(
+    {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"}
+)
+# Values of ATEN_CPU_CAPABILITY that do the same to torch's own kernels; above them is avx512
+# (aten/src/ATen/native/DispatchStub.cpp).
+_ATEN_WITHOUT_BF16 = frozenset({"default", "avx2"})
+# How many times slower than 32-true emulated bf16 is. CPU: a training step of a ResNet-18 took 7
+# times as long on a Xeon limited to AVX2, and 20 times on an AMD EPYC that has AVX2 only. GPU: a T4
+# multiplied matrices at less than half the speed (github.com/openxla/xla/issues/12429).
+_SLOWER = {"CPU": "7 to 20 times", "GPU": "2 times or more"}
+
+
+def resolve_precision(args: Namespace, rank: int = 0) -> None:
+    """Replace ``--precision auto`` in the flags; print the result, and warn of emulation, once.
+
+    On a CPU 16-mixed becomes bf16-mixed, as in Lightning's Trainer, which has no fp16 there.
+
+    Args:
+        args: ``precision``, "auto" or a key of ``PRECISIONS``; ``gpus``; ``protocol``, of which
+            "paper" trains in 32-bit floats, as the original.
+        rank: Number of this process; only the first one prints.
+    """
+    asked, on_gpu = args.precision, args.gpus > 0
+    if asked == "auto":
+        args.precision = "32-true" if args.protocol == "paper" else auto_precision(on_gpu)
+    elif PRECISIONS[asked] == "float16" and not on_gpu:
+        args.precision = "bf16-mixed"
+    if rank == 0:
+        print(f"precision: {args.precision}")
+        if args.precision == "bf16-mixed" and not has_bf16(on_gpu):
+            device = "GPU" if on_gpu else "CPU"
+            print(
+                f"warning: this {device} has no bf16 instructions and emulates --precision "
+                f"{asked}, {_SLOWER[device]} slower than 32-true: use --precision auto",
+                file=sys.stderr,
+            )
 
 
 def auto_precision(on_gpu: bool) -> str:
-    """Return bf16-mixed where the device computes in it, else 32-true.
+    """Return bf16-mixed where the device computes in it without emulation, else 32-true."""
+    return "bf16-mixed" if has_bf16(on_gpu) else "32-true"
 
-    Other processors emulate bf16: training is then many times slower than in float32.
-    """
+
+def has_bf16(on_gpu: bool) -> bool:
+    """Tell whether the GPU or, by its flags and torch's limits, the CPU has bf16 instructions."""
     if on_gpu:
         import torch
 
-        has_bf16 = torch.cuda.is_bf16_supported(False)
-    else:
-        has_bf16 = _cpu_has_bf16()
-    return "bf16-mixed" if has_bf16 else "32-true"
-
-
-def _cpu_has_bf16() -> bool:
-    """Look for bf16 instructions where Linux lists them; x86 has two kinds."""
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     text = _CPU_INFO.read_text() if _CPU_INFO.exists() else ""
-    lines = [line for line in text.splitlines() if line.startswith("flags")]
-    return bool(lines) and not {"avx512_bf16", "amx_bf16"}.isdisjoint(lines[0].split())
+    return cpu_has_bf16(text, os.environ)
+
+
+def cpu_has_bf16(cpu_info: str, environ: Mapping[str, str]) -> bool:
+    """Tell whether torch computes in bf16 on a CPU.
+
+    Args:
+        cpu_info: Content of /proc/cpuinfo.
+        environ: Environment, which may limit the instructions that torch and oneDNN use.
+    """
+    is_limited = environ.get("ATEN_CPU_CAPABILITY") in _ATEN_WITHOUT_BF16 or any(
+        environ.get(name, "").upper() in _ISAS_WITHOUT_BF16 for name in _ISA_VARIABLES
+    )
+    flags = [line for line in cpu_info.splitlines() if line.startswith("flags")]
+    return bool(flags) and not is_limited and not _BF16_FLAGS.isdisjoint(flags[0].split())
 
 
 def autocast_type(precision: str) -> "torch.dtype | None":

@@ -6,7 +6,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from utils.launch import launched_rank
+from utils.launchers import launched_rank
 
 _REFRESH_S = 0.5  # on a terminal
 _REFRESH_LOG_S = 30.0  # in a log file, where every refresh is a line

@@ -31,16 +31,24 @@ class Transient(Exception):
     Attributes:
         wait_s: For how long the service asks to be left alone; 0 if it does not say.
         is_quota: Too much was asked at a time.
+        is_too_large: This request may ask for too much: it is not repeated as it is.
         is_strange: The answer was no answer of the service (a portal's page, an empty object): a
             few in a row end the run.
     """
 
     def __init__(
-        self, reason: str, *, wait_s: float = 0, is_quota: bool = False, is_strange: bool = False
+        self,
+        reason: str,
+        *,
+        wait_s: float = 0,
+        is_quota: bool = False,
+        is_strange: bool = False,
+        is_too_large: bool = False,
     ) -> None:
         super().__init__(reason)
         self.wait_s = wait_s
         self.is_quota = is_quota
+        self.is_too_large = is_too_large
         self.is_strange = is_strange
 
 
@@ -103,19 +111,21 @@ class RateLimit:
             self.limit = min(self.limit + 1 / self.limit, self.max_in_flight)
             self._changed.notify()
 
-    def exceeded(self, began: float, wait_s: float) -> None:
-        """Halve the limit, and let all wait; requests of before the last halving tell nothing new.
+    def exceeded(self, began: float) -> None:
+        """Halve the limit; requests of before the last halving tell nothing new.
 
         Args:
             began: When the refused request began, as ``slot`` gave it.
-            wait_s: For how long the service asks to be left alone; 0 if it does not say.
         """
         with self._changed:
-            now = self._clock()
-            self._paused_until = max(self._paused_until, now + wait_s)
             if began > self._decreased_at:
                 self.limit = max(1.0, self.limit / 2)
-                self._decreased_at = now
+                self._decreased_at = self._clock()
+
+    def pause(self, seconds: float) -> None:
+        """Let no thread begin a request for some seconds; a shorter pause ends no longer one."""
+        with self._changed:
+            self._paused_until = max(self._paused_until, self._clock() + seconds)
 
     def close(self) -> None:
         """Send all away that wait, and all that come."""
@@ -156,12 +166,14 @@ class Statistics:
         errors: Failed ones by reason.
         latencies_s: Of the last successful ones.
         last_success: On the monotonic clock; when the counting began, as long as there is none.
+        last_error: Reason of the last failed one; empty if none failed since the last success.
     """
 
     requests: int = 0
     errors: Counter[str] = field(default_factory=Counter)
     latencies_s: deque[float] = field(default_factory=lambda: deque(maxlen=1000))
     last_success: float = field(default_factory=time.monotonic)
+    last_error: str = ""
 
 
 class Requester:
@@ -202,7 +214,7 @@ class Requester:
         """Return what ``request`` returns, in the end.
 
         Raises:
-            Transient: The last one, when the budget is used up.
+            Transient: The last one, when the budget is used up, or one that ``is_too_large``.
             Stopped: The run ends.
         """
         started, repeats, strange = time.monotonic(), 0, 0
@@ -210,14 +222,24 @@ class Requester:
             try:
                 return self._once(request)
             except Transient as error:
+                if error.is_too_large:
+                    raise
                 strange = strange + 1 if error.is_strange else 0
                 bound = min(self._max_wait_s, self._base_wait_s * 2 ** min(repeats, 60))
                 wait_s = max(error.wait_s, self._random.uniform(0, bound))
                 left_s = started + self._budget_s - time.monotonic()
-                if strange >= self._max_strange or wait_s > left_s:
+                if strange >= self._max_strange:
+                    raise
+                if wait_s > left_s:  # what failed for so long may fail because of its size
+                    error.is_too_large = not (error.is_strange or error.is_quota or error.wait_s)
                     raise
             repeats += 1
             self.limit.wait(wait_s)
+
+    def back_off(self, repeats: int) -> None:
+        """Wait before a request that failed alone is tried again: seconds, then a minute."""
+        bound = min(self._max_wait_s, self._base_wait_s * 10 ** min(repeats, 9))
+        self.limit.wait(self._random.uniform(0, bound))
 
     def _once(self, request: Callable[[], Answer]) -> Answer:
         with self.limit.slot() as began:
@@ -227,15 +249,17 @@ class Requester:
             try:
                 answer = request()
             except Transient as error:
+                self.limit.pause(error.wait_s)
                 if error.is_quota:
-                    self.limit.exceeded(began, error.wait_s)
+                    self.limit.exceeded(began)
                 with self._lock:
                     self.statistics.errors[str(error)] += 1
+                    self.statistics.last_error = str(error)
                 self._on_error(error)
                 raise
         now = time.monotonic()
         with self._lock:
             self.statistics.latencies_s.append(now - sent)
-            self.statistics.last_success = now
+            self.statistics.last_success, self.statistics.last_error = now, ""
         self.limit.succeeded()
         return answer

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError, quoted
+from utils.files import check_checkpoint
 
 ARGUMENTS = "arguments.json"  # next to the checkpoints, as ``utils.report.provenance`` returns it
 LAST = "last.ckpt"
@@ -38,6 +39,7 @@ def with_flags_of_run(
     """
     given = list(sys.argv[1:] if argv is None else argv)
     path = _resumed_checkpoint(given)
+    check_checkpoint("resume_from_checkpoint", path)
     if path is None or not (path.parent / ARGUMENTS).is_file():
         return given
     stored = _as_flags(parser, _read_arguments(path.parent / ARGUMENTS))

@@ -12,7 +12,7 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import CSVLogger
 
 from utils.callbacks import EndTogether, SampleProgress, SaveCheckpoints
-from utils.checkpoint import WholeCheckpointIO, read_checkpoint
+from utils.checkpoint import read_checkpoint
 from utils.cli import trainer_kwargs
 from utils.launch import World, launch_kwargs
 from utils.report import provenance
@@ -58,6 +58,7 @@ def _history(checkpoint: Path) -> list[dict[str, float]]:
 
 def run_trainer(
     description: str,
+    world: World,
     arguments: Mapping[str, Any],
     folder: Path | None = None,
     checkpoints: Path | None = None,
@@ -68,7 +69,8 @@ def run_trainer(
 
     Args:
         description: Of the work, for the progress bar.
-        arguments: Device, precision, epochs, processes.
+        world: Processes that train together.
+        arguments: Device, precision, epochs.
         folder: Where to write metrics.csv; None writes nothing.
         checkpoints: Where to write last.ckpt after every epoch; None writes none.
         origin: Arguments, versions and commit of the run, written next to the checkpoints.
@@ -78,10 +80,9 @@ def run_trainer(
     if checkpoints is not None:
         callbacks.append(SaveCheckpoints(checkpoints, origin or {}))
     return Trainer(
-        **arguments,
+        **{**arguments, **launch_kwargs(world)},
         logger=False if folder is None else csv_logger(folder, resumed),
         callbacks=callbacks,
-        plugins=[WholeCheckpointIO()],
         enable_checkpointing=checkpoints is not None,
         enable_progress_bar=False,  # ours counts samples
         enable_model_summary=False,
@@ -103,12 +104,12 @@ def make_trainer(
     val_every_n_epochs: int = 1,
 ) -> Trainer:
     """Configure the trainer of one repetition; its checkpoints are kept in the folder."""
-    arguments = trainer_kwargs(args) | launch_kwargs(world)
+    arguments = trainer_kwargs(args)
     arguments |= {"max_epochs": max_epochs, "check_val_every_n_epoch": val_every_n_epochs}
     checkpoints = folder and folder / "checkpoints"
     origin = provenance(of_repetition(args, seed, train_frac))
     resumed = args.resume_from_checkpoint
-    return run_trainer(description, arguments, folder, checkpoints, origin, resumed)
+    return run_trainer(description, world, arguments, folder, checkpoints, origin, resumed)
 
 
 def of_repetition(args: Namespace, seed: int, train_frac: float) -> Namespace:

@@ -11,7 +11,9 @@ alone, and torch's table is longer than ours: ``bytearray(2**40)`` would pass it
 """
 
 import io
+import pickle
 import pickletools
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +31,39 @@ MAX_ENTRIES = 100_000  # of a zip: one per tensor
 # Uses of a tuple that was built before, such as Adam's betas in several groups. Tuples of the same
 # tuples, 60 deep, are a few hundred bytes, but as a key of a dict they would be hashed for years.
 MAX_REUSED_TUPLES = 30
+# How files begin that people take for checkpoints, and what to do with each. The sources are: the
+# specification of Git LFS pointers (git-lfs/docs/spec.md), HTML's doctype, HDF5's and NumPy's
+# format signatures, RFC 1952 of gzip, and onnx.proto, whose first fields are 1 (ir_version, a
+# number) and 2 to 8.
+_STRANGERS = (
+    (re.compile(rb".{8}\{", re.DOTALL), "a safetensors file, which has tensors but no run"),
+    (
+        re.compile(rb"version https://git-lfs\.github\.com/spec/"),
+        "a Git LFS pointer that stands for the file: run `git lfs pull` in its repository",
+    ),
+    (
+        re.compile(rb"(\xef\xbb\xbf)?\s*<(!doctype html|html|head|body|!--|\?xml)", re.IGNORECASE),
+        "a web page: its address is that of a download page or needs a login, download the file "
+        "itself",
+    ),
+    (re.compile(rb"\s*[{\[]"), "a text in JSON: download the file again"),
+    (re.compile(rb"[45]\d\d[: ]"), "the error of a server: check its address, download it again"),
+    (
+        re.compile(rb"\x08[\x01-\x20][\x12\x1a\x22\x28\x32\x3a\x42]"),
+        "an ONNX graph for other programs: give what it was exported from",
+    ),
+    (
+        re.compile(rb"\x89HDF\r\n\x1a\n"),
+        "an HDF5 file, as Keras writes: save its tensors with torch.save",
+    ),
+    (re.compile(rb"\x93NUMPY"), "a NumPy array: save a state dict with torch.save"),
+    (re.compile(rb"\x1f\x8b"), "compressed by gzip: unpack it"),
+    (re.compile(rb"\0"), "no checkpoint, as it begins with zeros: download or copy it again"),
+)
 _LEGACY_PICKLES = 5  # magic number, version, machine, content and list of storages
+_ZIP = b"PK"
+_PROTOCOL = 2  # torch's DEFAULT_PROTOCOL; weights_only=True knows no instructions of later ones
+_MAGIC = pickle.dumps(torch.serialization.MAGIC_NUMBER, 2)  # begins files before torch 1.6
 _LIGHTNING = "pytorch_lightning"
 _STORAGES = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
 
@@ -83,9 +117,18 @@ def read_torch_file(path: Path) -> Any:
     if size > MAX_FILE_BYTES:
         raise UserError(f"{path} has {size:,} bytes, more than any checkpoint: {MAX_FILE_BYTES:,}")
     with path.open("rb") as file:
+        start = file.read(512)
+        _check_format(start, path)
+        file.seek(0)
         try:
-            for pickled in _pickles(file, path, size):
+            pickles = _pickles(file, path, size)
+            for pickled in pickles:
                 _check_pickle(pickled, path)
+            if pickles[0] != _MAGIC and not start.startswith(_ZIP):
+                raise UserError(
+                    f"{path} is not a readable checkpoint: it is a pickle that torch.save did not "
+                    "write: save its tensors with torch.save(state_dict, FILE)"
+                )
             file.seek(0)
             foreign: list[Callable[..., Any] | tuple[Callable[..., Any], str]]
             foreign = [(stub, name) for name, stub in _FOREIGN.items()]
@@ -97,12 +140,26 @@ def read_torch_file(path: Path) -> Any:
             raise UserError(f"{path} is not a readable checkpoint: {_reason(error)}") from error
 
 
+def _check_format(start: bytes, path: Path) -> None:
+    """Refuse a file of another kind than ``torch.save`` writes, and say what it is.
+
+    Args:
+        start: Its first bytes.
+        path: The file, for the error.
+    """
+    if not start:
+        raise UserError(f"{path} is empty: download or copy it again")
+    for pattern, what in _STRANGERS:
+        if pattern.match(start):
+            raise UserError(f"{path} is not a checkpoint but {what}")
+
+
 def _pickles(file: BinaryIO, path: Path, size: int) -> list[bytes]:
     """Return the pickles of the file, from a zip (torch 1.6 and later) or from before."""
     start = file.read(MAX_PICKLE_BYTES)
-    if start.startswith(b"PK"):
+    if start.startswith(_ZIP):
         return [_pickle_of_zip(file, path, size)]
-    stream, pickles = io.BytesIO(start), []
+    stream, pickles = io.BytesIO(start), list[bytes]()
     for _ in range(_LEGACY_PICKLES):
         begin = stream.tell()
         for _ in pickletools.genops(stream):
@@ -128,7 +185,11 @@ def _pickle_of_zip(file: BinaryIO, path: Path, size: int) -> bytes:
             raise UserError(f"{path} is not a readable checkpoint: its entries overlap")
         pickled = next((entry for entry in entries if entry.filename.endswith("/data.pkl")), None)
         if pickled is None:
-            raise UserError(f"{path} is not a readable checkpoint: it is a zip without data.pkl")
+            inside = [entry.filename for entry in entries]
+            raise UserError(
+                f"{path} is not a readable checkpoint: it is a zip without data.pkl"
+                + (f", which holds {listed(inside)}: unpack it" if inside else "")
+            )
         if pickled.file_size > MAX_PICKLE_BYTES:
             raise UserError(f"{path} is not a readable checkpoint: its pickle is too large")
         return archive.read(pickled)
@@ -138,7 +199,14 @@ def _check_pickle(pickled: bytes, path: Path) -> None:
     """Refuse a pickle that does or names anything but what weights need."""
     named, reused, tuples, top_is_tuple = set(), 0, set(), False
     for opcode, argument, _ in pickletools.genops(pickled):
-        if opcode.name not in _OPCODES or (opcode.name == "PROTO" and argument != 2):
+        if opcode.name == "PROTO" and argument != _PROTOCOL:
+            raise UserError(
+                f"{path} is not a readable checkpoint: it is a pickle of protocol {argument}, "
+                f"which might run code, and torch.save writes protocol {_PROTOCOL}: if you trust "
+                "it, load it where it was written and save it there with torch.save(state_dict, "
+                "FILE)"
+            )
+        if opcode.name not in _OPCODES:
             raise UserError(
                 f"{path} is not a readable checkpoint: it uses {opcode.name}, which torch.save "
                 "does not write and which might run code"

@@ -1,0 +1,69 @@
+"""How many cores this process may use, which is often fewer than the machine has."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from utils.launchers import number_of
+
+# https://docs.kernel.org/admin-guide/cgroup-v2.html (cpu.max) and
+# https://docs.kernel.org/scheduler/sched-bwc.html (cpu.cfs_quota_us of version 1)
+_CGROUPS = Path("/sys/fs/cgroup")
+_OWN_CGROUPS = Path("/proc/self/cgroup")
+
+
+def available_cores(num_processes: int = 1) -> int:
+    """Return the cores that one of ``num_processes`` of this machine may use, at least 1.
+
+    It is the smallest of the affinity, the quota of the control groups, and SLURM's allocation.
+    """
+    limits = [_affinity(), *_quotas()]
+    # https://slurm.schedmd.com/srun.html: "CPUs available to the step on this node".
+    on_node = number_of("SLURM_CPUS_ON_NODE")
+    # "Number of cpus requested per task", only set by --cpus-per-task.
+    per_task = number_of("SLURM_CPUS_PER_TASK")
+    cores = min(limits if on_node is None else [*limits, on_node])
+    own = cores // num_processes if per_task is None else min(cores, per_task)
+    return max(1, own)
+
+
+def _affinity() -> int:
+    """Return the cores that the scheduler may put this process on."""
+    if hasattr(os, "process_cpu_count"):  # from Python 3.13 on
+        return os.process_cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _quotas() -> Iterator[int]:
+    """Yield the cores that the control groups of this process allow; those of a parent count."""
+    try:
+        lines = _OWN_CGROUPS.read_text().splitlines()
+    except OSError:  # another system than Linux
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        mount = _CGROUPS / "cpu" if controllers else _CGROUPS
+        folder = mount / path.lstrip("/")
+        # In a container the path may be the host's, and only the mount itself be there.
+        for group in (folder, *folder.parents[: len(folder.parts) - len(mount.parts)]):
+            quota = _read_quota(group)
+            if quota is not None:
+                yield quota
+
+
+def _read_quota(group: Path) -> int | None:
+    """Return the cores of a control group, rounded down to 1 at least; None without a limit."""
+    try:
+        if (group / "cpu.max").exists():
+            quota, period = (group / "cpu.max").read_text().split()
+        else:
+            quota = (group / "cpu.cfs_quota_us").read_text()
+            period = (group / "cpu.cfs_period_us").read_text()
+        cores = int(quota) // int(period)
+    except (OSError, ValueError):  # "max"
+        return None
+    return max(1, cores) if int(quota) > 0 else None  # -1 is no limit in version 1

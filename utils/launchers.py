@@ -1,0 +1,67 @@
+"""Environment variables by which launchers number the processes that they start.
+
+Variables outlive their launcher, for example in the shell of an interactive job. A process is one
+of several only if all variables of its launcher are there and fit together.
+"""
+
+import os
+from typing import Literal
+
+Launcher = Literal["torchrun", "srun", "Lightning"]
+
+# https://docs.pytorch.org/docs/stable/elastic/run.html#environment-variables
+_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+# https://slurm.schedmd.com/srun.html, "OUTPUT ENVIRONMENT VARIABLES"
+_SRUN = ("SLURM_PROCID", "SLURM_NTASKS")
+# Set by Lightning's first process for the others (strategies/launchers/subprocess_script.py), or by
+# hand: processes that do not share a port cannot find each other.
+_LIGHTNING = ("LOCAL_RANK", "MASTER_PORT")
+# Jobs that are shells, by the names that Lightning's SLURMEnvironment knows.
+_INTERACTIVE_JOBS = ("bash", "interactive")
+
+
+def number_of(name: str) -> int | None:
+    """Return an environment variable that is a whole number of 0 or more, else None."""
+    text = os.environ.get(name, "")
+    return int(text) if text.isascii() and text.isdecimal() else None
+
+
+def launcher() -> Launcher | None:
+    """Return what started this process together with others; None if it was started alone."""
+    if "TORCHELASTIC_RUN_ID" in os.environ and _are_set(_TORCHRUN):
+        return "torchrun"
+    if _are_set(_SRUN) and not _is_only_process_of_job():
+        return "srun"
+    return "Lightning" if _are_set(_LIGHTNING) else None
+
+
+def launched_rank() -> int:
+    """Return the number of this process among those of its launcher, or 0 without a launcher.
+
+    It is known before the processes are connected. A number that is not below the number of
+    processes was left over by another launcher, and is 0 here.
+    """
+    started_by = launcher()
+    if started_by is None:
+        return 0
+    rank, size = {
+        "torchrun": (number_of("RANK"), number_of("WORLD_SIZE")),
+        "srun": (number_of("SLURM_PROCID"), number_of("SLURM_NTASKS")),
+        "Lightning": (number_of("LOCAL_RANK"), None),  # its first process knows the size by flags
+    }[started_by]
+    return rank if rank is not None and (size is None or rank < size) else 0
+
+
+def _are_set(names: tuple[str, ...]) -> bool:
+    return all(number_of(name) is not None for name in names)
+
+
+def _is_only_process_of_job() -> bool:
+    """Recognise shells and batch scripts of SLURM, which run once, however many tasks the job has.
+
+    Batch scripts have SLURM_PROCID, but SLURM_STEP_ID only what srun started:
+    https://github.com/SchedMD/slurm/blob/master/src/common/env.c, setup_env and
+    env_array_for_batch_job.
+    """
+    is_batch = os.environ.get("ENVIRONMENT") == "BATCH" and "SLURM_STEP_ID" not in os.environ
+    return is_batch or os.environ.get("SLURM_JOB_NAME") in _INTERACTIVE_JOBS

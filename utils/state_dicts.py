@@ -1,0 +1,76 @@
+"""Find the tensors of a ResNet in a file, nested in dicts and under a prefix."""
+
+from pathlib import Path
+from typing import Any
+
+from utils.errors import UserError, listed
+
+PREFIX = "encoder_q."  # of the query encoder's tensors, in MoCo and in SeCo
+# Two tensors that only a whole ResNet has, under the names of torchvision and by position.
+_LANDMARKS = (("conv1.weight", "layer1.0.conv1.weight"), ("0.weight", "4.0.conv1.weight"))
+_Keys = tuple[str, ...]  # that lead to a dict
+_NESTING = 2  # dicts around a state dict, such as {"model": {"student": state}}
+
+
+def find_encoder(content: dict[Any, Any], path: Path) -> tuple[dict[Any, Any], str]:
+    """Find the only ResNet of a file; of SeCo's and MoCo's encoders, the query's.
+
+    Args:
+        content: What the file holds.
+        path: The file, for errors.
+
+    Returns:
+        Its tensors, and the prefix that their names had.
+    """
+    found = [(keys, prefix, own) for keys, own in _nested(content) for prefix in _prefixes(own)]
+    found = [one for one in found if one[1] == PREFIX or one[1].endswith(f".{PREFIX}")] or found
+    if len(found) > 1:
+        names = ["".join(f"{key} > " for key in keys) + f"{prefix}*" for keys, prefix, _ in found]
+        raise UserError(
+            f"{path} holds {len(found)} encoders, {listed(names, 6)}: save the state dict of one "
+            "of them with torch.save"
+        )
+    if found:
+        _, prefix, state = found[0]
+    else:
+        state = content.get("state_dict", content)
+        if not isinstance(state, dict):
+            raise UserError(f"{path} is not a checkpoint: its state_dict is no dict")
+        is_query = any(isinstance(key, str) and key.startswith(PREFIX) for key in state)
+        prefix = PREFIX if is_query else ""
+    return _without(prefix, state), prefix
+
+
+def _nested(content: dict[Any, Any]) -> list[tuple[_Keys, dict[Any, Any]]]:
+    """Return a dict and the dicts in it, each once, with the keys that lead to it."""
+    level: dict[int, tuple[_Keys, dict[Any, Any]]] = {id(content): ((), content)}
+    found = dict(level)
+    for _ in range(_NESTING):
+        level = {
+            id(value): ((*keys, key), value)
+            for keys, state in level.values()
+            for key, value in state.items()
+            if isinstance(key, str) and isinstance(value, dict) and id(value) not in found
+        }
+        found |= level
+    return list(found.values())
+
+
+def _prefixes(state: dict[Any, Any]) -> list[str]:
+    """List what may be cut off the names of a state dict to leave those of a ResNet."""
+    found = dict[str, None]()
+    for first, other in _LANDMARKS:
+        for key in state:
+            if isinstance(key, str) and key.endswith(first):
+                prefix = key.removesuffix(first)
+                if (not prefix or prefix.endswith(".")) and f"{prefix}{other}" in state:
+                    found[prefix] = None
+    return list(found)
+
+
+def _without(prefix: str, state: dict[Any, Any]) -> dict[Any, Any]:
+    """Cut a prefix off the names that have it, and drop the others."""
+    if not prefix:
+        return state  # with the contract that torch keeps in its attributes
+    own = [key for key in state if isinstance(key, str) and key.startswith(prefix)]
+    return {key.removeprefix(prefix): state[key] for key in own}
