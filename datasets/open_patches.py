@@ -1,12 +1,8 @@
 """Find out what ``--data_dir`` is, and open it."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from datasets.bad_patches import BadPatchError
 from datasets.bands import RGB_BANDS, check_stored
 from datasets.packed_manifest import PICTURE_BANDS
 from datasets.packed_store import PackedStore, is_packed
@@ -15,8 +11,6 @@ from datasets.pictures import Pictures
 from datasets.seco_litdata import StreamedPlaces, is_litdata
 from datasets.seco_patches import SecoPatches, is_seco
 from utils.errors import UserError
-
-_NUM_SAMPLES = 32  # patches that show the unit: fewer may all be dark
 
 Patches = SecoPatches | Pictures | PackedStore | StreamedPlaces
 
@@ -53,19 +47,11 @@ def open_patches(data_dir: Path, bands: Sequence[str], image_list: Path | None =
         if image_list is not None:
             raise UserError(f"--image_list is for pictures, but {data_dir} holds SeCo patches")
         patches = SecoPatches(data_dir, bands)
-        check_stored(_samples(patches), str(data_dir))
+        check_stored(patches.samples(), str(data_dir))
         return patches
     pictures = Pictures(data_dir, image_list)
     _refuse_bands(data_dir, bands)
     return pictures
-
-
-def _samples(patches: SecoPatches) -> Iterator[np.ndarray]:
-    """Yield some patches, spread over the data set, without those that cannot be read."""
-    count = int(patches.starts[-1])
-    for patch in range(0, count, max(1, count // _NUM_SAMPLES)):
-        with suppress(BadPatchError):
-            yield patches.read(patch)
 
 
 def _refuse_bands(data_dir: Path, bands: tuple[str, ...]) -> None:

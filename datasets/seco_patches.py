@@ -9,7 +9,8 @@ zip. What else lies around is ignored: metadata, hidden files, and the previews
 import json
 import re
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -33,6 +34,8 @@ from datasets.zip_files import ZipFiles
 from utils.errors import UserError
 from utils.files import is_hidden
 from utils.normalization import InputSpec
+
+_NUM_SAMPLES = 32  # patches that show the unit: fewer may all be dark
 
 
 class SecoPatches:
@@ -106,6 +109,14 @@ class SecoPatches:
                 "10 m: all need the same size"
             )
         return on_10_m_grid(stored, height, width)
+
+    def samples(self) -> Iterator[np.ndarray]:
+        """Yield bands of some patches as they are stored, spread over the data set."""
+        count = int(self.starts[-1])
+        for patch in range(0, count, max(1, count // _NUM_SAMPLES)):
+            for band in self.bands:
+                with suppress(BadPatchError):  # is raised when the patch is due
+                    yield self._files.read_band(self.name(patch), patch, band)
 
     def _read_size(self, patch: int) -> tuple[int, int]:
         """Measure the finest band of a patch: height, width in 10 m pixels."""

@@ -49,7 +49,7 @@ def test_granules_of_the_made_up_archive_lie_as_those_of_esa_do(name: str) -> No
     assert (granule.left, granule.top, granule.bottom) == (left, top, top - TILE_M)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     st.integers(0, 2**64 - 1),
     st.sampled_from([6, 12, 66, 264, 1182]),
@@ -74,7 +74,7 @@ def test_a_patch_of_the_south_may_touch_the_equator() -> None:
     assert (places.top[north] - 120).min() == 120
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.floats(-79.9, 83.9), st.floats(-180, 179.99), st.sampled_from([6, 12, 264]))
 def test_matched_places_are_snapped_to_the_pixels_of_the_granules(
     lat: float, lng: float, patch_px: int

@@ -208,5 +208,5 @@ def test_the_command_refuses_in_one_sentence(
 
 def test_an_exported_graph_is_not_an_encoder_to_load(tmp_path: Path) -> None:
     (tmp_path / "x.onnx").write_bytes(b"\x08\x0a\x12\x07pytorch")
-    with pytest.raises(UserError, match=r"x\.onnx is a graph for other programs"):
+    with pytest.raises(UserError, match=r"x\.onnx is not a checkpoint but an ONNX graph for other"):
         load_encoder("pretrain", None, tmp_path / "x.onnx")

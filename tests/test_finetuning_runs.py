@@ -46,6 +46,7 @@ def eurosat(eurosat_root: Path, tmp_path: Path) -> list[str]:
     """The script and the flags of a short fine-tuning: 30 images, 4 steps per epoch."""
     values = {"data_dir": eurosat_root, "log_dir": tmp_path / "logs", "batch_size": 8}
     values |= {"backbone_type": "random", "method": "finetune", "finetune_epochs": 2}
+    values |= {"precision": "32-true"}
     values |= {"gpus": 0, "num_workers": 0, "num_seeds": 1}
     flags = [part for name, value in values.items() for part in (f"--{name}", str(value))]
     return ["main_eurosat.py", *flags]

@@ -130,7 +130,7 @@ def test_hostile_hyper_parameters_are_refused(
     ("change", "message"),
     [
         (lambda stem: stem * float("nan"), "not finite"),
-        (lambda stem: stem.half(), "another shape or type"),
+        (lambda stem: stem.int(), "another shape or type"),
         (lambda stem: stem.flatten(), "holds no encoder"),
         (lambda stem: "text", "holds no encoder"),
     ],
@@ -153,7 +153,7 @@ def test_a_checkpoint_without_its_parts_is_refused(tmp_path: Path, part: str) ->
         read_checkpoint(tmp_path / "x.ckpt")
 
 
-@pytest.mark.parametrize("content", [b"", b"\x80", b"\x80\x02}", b"\x80\x02cos\nsystem\n."])
+@pytest.mark.parametrize("content", [b"\x80", b"\x80\x02}", b"\x80\x02cos\nsystem\n."])
 def test_bytes_that_are_no_checkpoint_are_refused_without_advice_to_run_them(
     tmp_path: Path, content: bytes
 ) -> None:

@@ -245,7 +245,7 @@ def test_two_processes_train_and_leave_one_folder(places: Path, tmp_path: Path) 
     done = pretrain(places, tmp_path, "--max_epochs", "1")
     assert done.returncode == 0, done.stderr
     names = [line.split(":")[0] for line in done.stdout.splitlines()]
-    assert names == ["precision", "checkpoint", "results"]
+    assert names == ["precision", "checkpoint", "results", "next"]
     (run_dir,) = tmp_path.glob("pretrain-*/*")
     assert run_dir.name == "version_0"
     files = {path.name for path in run_dir.rglob("*")}
@@ -260,7 +260,7 @@ def test_torchrun_takes_the_same_steps_and_a_resumed_run_too(places: Path, tmp_p
     epochs = ["--max_epochs", "2", "--save_every_n_epochs", "1"]
     done = pretrain(places, tmp_path / "torchrun", *epochs, launcher=TORCHRUN)
     assert done.returncode == 0, done.stderr
-    assert len(done.stdout.splitlines()) == 3
+    assert len(done.stdout.splitlines()) == 4
     (first,) = (tmp_path / "torchrun").rglob("epoch=1.ckpt")
     resume = ["--resume_from_checkpoint", str(first)]
     for log_dir, more in ((tmp_path / "lightning", []), (tmp_path / "resumed", resume)):

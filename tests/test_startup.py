@@ -15,7 +15,6 @@ from tests.stac_server import stac
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = {"torch", "torchvision", "pytorch_lightning", "lightning_fabric", "scipy", "sklearn"}
-MOST_CPU_S = 1.0
 # Runs a script or module as the command line does, then tells what it has imported.
 RUNNER = """
 import atexit, json, runpy, sys
@@ -84,6 +83,14 @@ def ask(folder: Path, target: str, *argv: str, code: str = RUNNER) -> Answer:
     return Answer(done.returncode, cpu_s, done.stdout, done.stderr, modules)
 
 
+@pytest.fixture(scope="module")
+def most_cpu_s() -> float:
+    """A second, and more where the machine is slow now: what importing NumPy costs tells."""
+    before = children_cpu_s()
+    subprocess.run([sys.executable, "-c", "import numpy"], check=True)
+    return max(1.0, 5 * (children_cpu_s() - before))
+
+
 def test_every_script_is_tried_here() -> None:
     files = [
         path for path in ROOT.glob("*/*.py") if 'if __name__ == "__main__"' in path.read_text()
@@ -94,22 +101,22 @@ def test_every_script_is_tried_here() -> None:
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_help_costs_no_imports(script: str, tmp_path: Path) -> None:
+def test_help_costs_no_imports(script: str, tmp_path: Path, most_cpu_s: float) -> None:
     answer = ask(tmp_path, script, "--help")
     assert (answer.code, answer.err) == (0, "")
     assert answer.out.startswith("usage: ")
     assert not answer.modules & {*HEAVY, "rasterio", "matplotlib"}
-    assert answer.cpu_s < MOST_CPU_S
+    assert answer.cpu_s < most_cpu_s
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_a_misspelt_flag_is_one_sentence(script: str, tmp_path: Path) -> None:
+def test_a_misspelt_flag_is_one_sentence(script: str, tmp_path: Path, most_cpu_s: float) -> None:
     answer = ask(tmp_path, script, *SCRIPTS[script], "--sed", "3")
     assert answer.code == 2
     assert answer.err.startswith("error: --sed is not a flag")
     assert len(answer.err.splitlines()) == 1
     assert not answer.modules & HEAVY
-    assert answer.cpu_s < MOST_CPU_S
+    assert answer.cpu_s < most_cpu_s
 
 
 PRETRAIN, EUROSAT = "main_pretrain.py --data_dir", "main_eurosat.py --data_dir"
@@ -150,14 +157,14 @@ NOWHERE = "{tmp}/nowhere"
     ],
 )
 def test_flags_that_cannot_work_are_named_at_once(
-    command: str, expected: str, tmp_path: Path
+    command: str, expected: str, tmp_path: Path, most_cpu_s: float
 ) -> None:
     answer = ask(tmp_path, *command.replace("{tmp}", str(tmp_path)).split())
     assert answer.code == 2
     assert expected.replace("{tmp}", str(tmp_path)) in answer.err
     assert len(answer.err.splitlines()) == 1
     assert not answer.modules & HEAVY
-    assert answer.cpu_s < MOST_CPU_S
+    assert answer.cpu_s < most_cpu_s
 
 
 # --- the downloader -----------------------------------------------------------------------------
