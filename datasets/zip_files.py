@@ -176,17 +176,16 @@ def _find_directory(file: BinaryIO) -> tuple[int, int, int, int]:
 def _read_directory_entry(file: BinaryIO, base: int) -> tuple[str, ZipMember, int]:
     """Read name, member and number of bytes of the next entry; offsets count from ``base``."""
     fields = _CENTRAL.unpack(file.read(_CENTRAL.size))
-    signature, flags, method, crc, stored_bytes, size, *lengths, offset = fields
+    signature, flags, method, crc, stored_bytes, size, in_name, in_extra, in_note, offset = fields
     if signature != b"PK\1\2":
         raise ValueError("no entry of a central directory")
-    name_bytes, extra_bytes, comment_bytes = lengths
-    num_bytes = name_bytes + extra_bytes + comment_bytes
+    num_bytes = in_name + in_extra + in_note
     rest = file.read(num_bytes)
     if len(rest) < num_bytes:
         raise ValueError("an entry that is cut short")
-    name = rest[:name_bytes].decode("utf-8" if flags & _UTF8_BIT else "cp437")
+    name = rest[:in_name].decode("utf-8" if flags & _UTF8_BIT else "cp437")
     if _IN_ZIP64 in (size, stored_bytes, offset):
-        extra = rest[name_bytes : name_bytes + extra_bytes]
+        extra = rest[in_name : in_name + in_extra]
         size, stored_bytes, offset = _read_zip64(extra, size, stored_bytes, offset)
     if flags & _ENCRYPTED_BIT:
         method = ENCRYPTED

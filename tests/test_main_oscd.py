@@ -432,7 +432,7 @@ def test_debug_writes_nothing(flags: list[str], tmp_path: Path) -> None:
         (["--pos_weight", "-1"], "--pos_weight must be above 0"),
         (["--val_frac", "0.5"], "--val_frac: the cities to validate on are few"),
         (["--save_predictions", "a.parquet"], r"a\.parquet: maps are written as \.npz"),
-        (["--gpus", "64"], "--gpus 64 was asked for"),
+        (["--gpus", "64"], "--gpus 64: OSCD is small"),
         (["--resume_from_checkpoint", "{tmp}/none.ckpt"], "does not exist"),
         (["--resume_from_checkpoint", __file__, "--train_frac", "0.1", "1"], "one --train_frac"),
         (["--protocol", "paper", "--batch_size", "19"], "19 is more than the 18 training tiles"),

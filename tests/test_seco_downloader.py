@@ -309,7 +309,7 @@ def test_nothing_without_clouds_is_told(tmp_path: Path, capsys: pytest.CaptureFi
         (["--num_locations", "0"], "--num_locations"),
         (["--seed", "7"], "--seed is 42 in the plan"),
         (["--num_dates", "4"], "--num_dates is 3 in the plan"),
-        (["--indices_file", "none.txt"], "--indices_file none.txt cannot be read"),
+        (["--indices_file", "none.txt"], "none.txt does not exist"),
         (["--num_workers", "0"], "--num_workers"),
     ],
 )
