@@ -267,7 +267,7 @@ def test_a_plan_that_is_replaced_meanwhile_is_not_collected(
         open_plan(save_path, replace(plan.settings, seed=7), {"seed"})
         return plan
 
-    monkeypatch.setattr("datasets.seco_downloader.open_plan", replaced)
+    monkeypatch.setattr("datasets.collect_plan.open_plan", replaced)
     with earth_engine() as server:
         assert collect(flags(tmp_path / "c", server, *PLAN)) == 2
     assert "another process replaced the plan" in capsys.readouterr().err
