@@ -314,8 +314,8 @@ def test_a_token_that_ran_out_is_renewed(tmp_path: Path, private_key: str) -> No
         path = tmp_path / "key.json"
         path.write_text(key_text(private_key, url))
         source = start(server, path)
-        server.faults["search"].append(status(401))
-        assert source.search([]) == []
+        server.faults["check"].append(status(401))
+        source.check()
     assert len(asked) == 2
 
 

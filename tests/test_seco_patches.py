@@ -412,7 +412,7 @@ def test_quantiles_of_a_part_are_drawn_by_seed(
         read.append(path.parent)
         return read_band(path)
 
-    monkeypatch.setattr(seco_utils, "read_band", recording_read)
+    monkeypatch.setattr("datasets.band_files.read_band", recording_read)
     histogram = seco_utils.measure_histograms(seco_root, num_images=3, seed=0)["B2"]
     assert histogram.sum() == 3 * 48 * 48
     first = set(read)
@@ -460,4 +460,5 @@ def test_script_runs_from_any_folder_and_fails_in_one_sentence(tmp_path: Path) -
     command = [sys.executable, str(script), "--data_dir", "nowhere"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr == "error: nowhere is missing: --data_dir\n"
+    nowhere = tmp_path / "nowhere"
+    assert done.stderr == f"error: --data_dir {nowhere} does not exist: correct the path\n"
