@@ -101,7 +101,13 @@ def find_split(
     positions = _positions(names)
     for number, (files, folder) in enumerate(folders):
         for prefix in LIST_PREFIXES[kind]:
-            lists = _read_lists(files, f"{folder}{prefix}")
+            try:
+                lists = _read_lists(files, f"{folder}{prefix}")
+            except (UserError, OSError) as error:
+                if number == 0:
+                    raise
+                warnings.warn(f"lists in {files.path} are ignored: {error}", stacklevel=2)
+                continue
             lines = [line for own in lists.values() for line in own]
             if number and lines and all(_find(positions, line) is None for line in lines):
                 where = ", ".join(f"{folder}{prefix}{split}.txt" for split in lists)

@@ -87,7 +87,14 @@ def read_city_list(data_dir: Path, split: str, known: Container[str]) -> list[st
     """
     for depth in _DEPTHS:
         for path in _visible(data_dir, f"{depth}{split}.txt"):
-            names = read_list(path.read_bytes(), path).replace(",", "\n").split("\n")
+            try:
+                text = read_list(path.read_bytes(), path)
+            except (UserError, OSError) as error:
+                if path.parent == data_dir:
+                    raise
+                warnings.warn(f"a list is ignored: {error}", stacklevel=2)
+                continue
+            names = text.replace(",", "\n").split("\n")
             names = [name.strip() for name in names if name.strip()]
             if not names or any(name in known for name in names):
                 return names

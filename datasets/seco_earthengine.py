@@ -103,6 +103,7 @@ class EarthEngine:
         self._settings = settings
         self._adapter = adapter
         self._facts: dict[str, str] = {}
+        self._has_searched = False
         scores = () if settings.cloud_score == "none" else (CLOUD_SCORE,)
         self._collections = (settings.collection, *scores)
 
@@ -122,6 +123,7 @@ class EarthEngine:
             raise Transient("an answer that is no list of scenes", is_strange=True) from error
         if len(found) != len(places):
             raise Transient("an answer for other places", is_strange=True)
+        self._has_searched = True
         return [
             [scene for scene in scenes if zone_of(scene.name) == place.grid.zone]
             for place, scenes in zip(places, found, strict=True)
@@ -133,6 +135,8 @@ class EarthEngine:
         try:
             self._ask(lambda: ee.data.computeValue(sizes))
         except Missing as error:
+            if self._has_searched:
+                raise Transient(f"{error}, though searches worked", is_strange=True) from error
             of_score = error.asset == CLOUD_SCORE
             flag = "--cloud_score" if of_score else "--collection"
             value = self._settings.cloud_score if of_score else self._settings.collection

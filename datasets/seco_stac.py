@@ -108,6 +108,9 @@ class Stac:
         try:
             answer = self._web.ask("GET", f"{self._url}/collections/{name}")
         except Answered as error:
+            if self._has_searched:
+                shown = f"HTTP {error.status}, {quoted(str(error), 120)}"
+                raise Transient(f"{shown}, though searches worked", is_strange=True) from error
             raise UserError(
                 f"--stac_url {self._url} answers with HTTP {error.status} when asked for the "
                 f"collection {quoted(name)}: check --stac_url and --collection"

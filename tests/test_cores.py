@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.launcher_variables import forget_launchers
+from tests.launcher_variables import forget_launchers, srun
 from utils import cores
 from utils.cores import available_cores
 
@@ -86,8 +86,10 @@ def test_the_quota_of_version_1_counts(machine: Path, quota: str, expected: int)
     ("variables", "alone", "of_two"),
     [
         ({"SLURM_CPUS_ON_NODE": "4"}, 4, 2),
-        ({"SLURM_CPUS_ON_NODE": "8", "SLURM_CPUS_PER_TASK": "4"}, 4, 4),  # each task has its own
-        ({"SLURM_CPUS_PER_TASK": "4"}, 4, 4),
+        # Each task of srun has its own; one task of sbatch may start several processes.
+        (srun(2) | {"SLURM_CPUS_ON_NODE": "8", "SLURM_CPUS_PER_TASK": "4"}, 4, 4),
+        ({"SLURM_CPUS_ON_NODE": "8", "SLURM_CPUS_PER_TASK": "4"}, 4, 2),
+        ({"SLURM_CPUS_PER_TASK": "4"}, 4, 2),
         ({"SLURM_CPUS_ON_NODE": "128"}, 64, 32),
         ({"SLURM_CPUS_ON_NODE": "4(x2)"}, 64, 32),  # not a number
     ],

@@ -291,6 +291,18 @@ def test_lists_of_another_data_set_are_ignored(
         assert [len(rows) for rows in dataset.splits(0).values()] == [1, 1, 1]
 
 
+def test_lists_of_another_data_set_that_cannot_be_read_are_ignored(tmp_path: Path) -> None:
+    data_dir = parent_of_2023(tmp_path)
+    (data_dir.parent / "train.txt").write_text("sentences\n", encoding="utf-16")
+    (data_dir.parent / "val.txt").mkdir()
+    with pytest.warns(UserWarning, match="lists in .* are ignored: .*not a text in UTF-8"):
+        assert len(EurosatDataset(data_dir).splits(0)) == 3
+    own = data_dir / EurosatDataset(data_dir).root / "train.txt"
+    own.write_text("sentences\n", encoding="utf-16")
+    with pytest.raises(UserError, match="not a text in UTF-8"):
+        EurosatDataset(data_dir).splits(0)
+
+
 def test_a_file_that_is_no_zip_is_an_error(tmp_path: Path) -> None:
     whole = zip_of_classes(tmp_path).read_bytes()
     (tmp_path / "cut.zip").write_bytes(whole[: len(whole) // 2])

@@ -161,6 +161,38 @@ def test_the_best_epoch_is_an_encoder_with_its_classifier(
     assert_same_bits(dict(encoder.state_dict()), dict(again.state_dict()))
 
 
+def test_the_last_checkpoint_is_the_encoder_of_its_epoch_and_not_of_the_best(
+    eurosat: list[str],
+) -> None:
+    """It holds both, and was refused for that."""
+    _, run_dir = run(eurosat)
+    path = run_dir / "seed=42/checkpoints/last.ckpt"
+    content = read_checkpoint(path)
+    assert "encoder_q.0.weight" in content["best"]["state"]
+    encoder, _ = load_encoder("pretrain", ckpt_path=path)
+    expected = content["state_dict"]["encoder_q.0.weight"]
+    assert torch.equal(encoder.state_dict()["0.weight"], expected)
+
+
+def test_flags_of_a_whole_run_next_to_a_checkpoint_do_not_stand_in_the_way(
+    eurosat: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An earlier version wrote those of all repetitions next to the checkpoint of each."""
+    path = stop_after_an_epoch(eurosat, monkeypatch)
+    file = path.parent / "arguments.json"
+    content = json.loads(file.read_text())
+    content["arguments"] |= {"num_seeds": 3, "train_frac": [0.5, 1.0], "seed": 41}
+    content["arguments"]["method"] = ["linear", "finetune"]
+    file.write_text(json.dumps(content))
+    given = ["--num_seeds", "1", "--seed", "42", "--method", "finetune"]
+    resume = ["--resume_from_checkpoint", str(path), *given]
+    args = main_eurosat.parse_args(resume)
+    assert (args.seed, args.num_seeds, args.train_frac) == (42, 1, [1.0])
+    assert args.finetune_epochs == 2
+    with pytest.raises(UserError, match="--split_seed 7 contradicts"):
+        main_eurosat.parse_args([*resume, "--split_seed", "7"])
+
+
 def test_the_last_epoch_of_the_original_is_an_encoder_of_pictures_in_0_to_1(
     bigearthnet: list[str],
 ) -> None:

@@ -18,6 +18,7 @@ def _no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
         (torchrun(4, 2, rank=3), ("torchrun", 3)),
         (srun(4, 2, nodes=2, per_node=2), ("srun", 2)),
         (srun(1), ("srun", 0)),
+        (srun(2, 1) | {"SLURM_JOB_NAME": "interactive"}, ("srun", 1)),  # srun within salloc
         (lightning(1, 2), ("Lightning", 1)),
         (srun(1) | torchrun(2, 2, rank=1), ("torchrun", 1)),
         (srun(1) | lightning(1, 2), ("srun", 0)),
@@ -37,7 +38,8 @@ def test_launchers_number_their_processes(
     [
         salloc(2),
         salloc(2, "interactive"),
-        srun(2) | {"SLURM_JOB_NAME": "bash"},
+        srun(1) | {"SLURM_JOB_NAME": "bash", "SLURM_NTASKS": "2"},  # srun --pty bash
+        {"LOCAL_RANK": "1", "MASTER_PORT": "29500"},
         sbatch(4),
         {"SLURM_PROCID": "1"},
         {"LOCAL_RANK": "1"},

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from utils.launchers import number_of
+from utils.launchers import launcher, number_of
 
 # https://docs.kernel.org/admin-guide/cgroup-v2.html (cpu.max) and
 # https://docs.kernel.org/scheduler/sched-bwc.html (cpu.cfs_quota_us of version 1)
@@ -22,9 +22,10 @@ def available_cores(num_processes: int = 1) -> int:
     on_node = number_of("SLURM_CPUS_ON_NODE")
     # "Number of cpus requested per task", only set by --cpus-per-task.
     per_task = number_of("SLURM_CPUS_PER_TASK")
-    cores = min(limits if on_node is None else [*limits, on_node])
-    own = cores // num_processes if per_task is None else min(cores, per_task)
-    return max(1, own)
+    cores = min([*limits, *(number for number in (on_node, per_task) if number is not None)])
+    # Each task of srun has its own; one task may also start several processes, as torchrun does.
+    is_own = per_task is not None and launcher() == "srun"
+    return max(1, cores if is_own else cores // num_processes)
 
 
 def _affinity() -> int:

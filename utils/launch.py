@@ -159,7 +159,8 @@ def _from_srun(asked: World) -> World:
 
 def _from_flags(args: Namespace, asked: World) -> World:
     """Take the processes of the flags; Lightning starts those of a node, a user those of nodes."""
-    if asked.size == 1 or launcher() is None:
+    is_started = launcher() == "Lightning" and number_of("WORLD_SIZE") == asked.size
+    if asked.size == 1 or not is_started:
         _unset("LOCAL_RANK")  # with which Lightning would start no processes
     if asked.num_nodes == 1:  # one node has no number
         _unset("NODE_RANK", "GROUP_RANK")

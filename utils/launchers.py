@@ -15,7 +15,7 @@ _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
 _SRUN = ("SLURM_PROCID", "SLURM_NTASKS")
 # Set by Lightning's first process for the others (strategies/launchers/subprocess_script.py), or by
 # hand: processes that do not share a port cannot find each other.
-_LIGHTNING = ("LOCAL_RANK", "MASTER_PORT")
+_LIGHTNING = ("LOCAL_RANK", "MASTER_PORT", "WORLD_SIZE")
 # Jobs that are shells, by the names that Lightning's SLURMEnvironment knows.
 _INTERACTIVE_JOBS = ("bash", "interactive")
 
@@ -63,5 +63,7 @@ def _is_only_process_of_job() -> bool:
     https://github.com/SchedMD/slurm/blob/master/src/common/env.c, setup_env and
     env_array_for_batch_job.
     """
+    if (number_of("SLURM_STEP_NUM_TASKS") or 1) > 1:  # srun within an interactive job
+        return False
     is_batch = os.environ.get("ENVIRONMENT") == "BATCH" and "SLURM_STEP_ID" not in os.environ
     return is_batch or os.environ.get("SLURM_JOB_NAME") in _INTERACTIVE_JOBS

@@ -18,7 +18,10 @@ MAY_CHANGE = {
     *("data_dir", "num_workers", "batch_size", "gpus", "accelerator", "num_nodes"),
     *("num_processes", "precision", "max_epochs", "log_dir", "debug", "resume_from_checkpoint"),
 }
-_NOT_KEPT = {"log_dir", "debug", "resume_from_checkpoint"}  # of the single start, not of the run
+# Of the single start, not of the run.
+_NOT_KEPT = {"log_dir", "debug", "resume_from_checkpoint", "save_predictions"}
+# Which repetition a checkpoint is of; files of before told instead what the whole run had.
+_REPETITION = {"num_seeds", "seed", "train_frac", "method"}
 
 
 def with_flags_of_run(
@@ -42,7 +45,11 @@ def with_flags_of_run(
     check_checkpoint("resume_from_checkpoint", path)
     if path is None or not (path.parent / ARGUMENTS).is_file():
         return given
-    stored = _as_flags(parser, _read_arguments(path.parent / ARGUMENTS))
+    arguments = _read_arguments(path.parent / ARGUMENTS)
+    if arguments.get("num_seeds", 1) != 1:
+        arguments = {name: arguments[name] for name in arguments if name not in _REPETITION}
+        may_change = {*may_change, *_REPETITION}
+    stored = _as_flags(parser, arguments)
     before, now = (vars(parser.parse_args(flags)) for flags in (stored, [*stored, *given]))
     for name in before.keys() - MAY_CHANGE - set(may_change):
         if before[name] != now[name]:

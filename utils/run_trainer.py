@@ -10,12 +10,16 @@ from typing import Any
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.utilities import rank_zero_only
 
 from utils.callbacks import EndTogether, SampleProgress, SaveCheckpoints
 from utils.checkpoint import read_checkpoint
 from utils.cli import trainer_kwargs
 from utils.launch import World, launch_kwargs
 from utils.report import provenance
+
+METRICS = "metrics.csv"  # Lightning's name
+_KEPT = ".metrics.csv.kept"  # while the file is written again
 
 
 def csv_logger(folder: Path, resumed: Path | None = None) -> CSVLogger:
@@ -26,13 +30,19 @@ def csv_logger(folder: Path, resumed: Path | None = None) -> CSVLogger:
         resumed: Checkpoint of the run that is resumed. The file begins with the rows of this run up
             to the checkpoint, so that it is the one history of the whole run.
     """
-    rows = [] if resumed is None else _history(resumed)
     logger = CSVLogger(folder, name="", version="")
-    with warnings.catch_warnings():  # the file that is replaced was read above
+    if resumed is None or rank_zero_only.rank != 0:  # only the first process writes, and replaces
+        return logger
+    rows = _history(resumed)
+    path, kept = folder / METRICS, folder / _KEPT
+    if path.exists():  # Lightning deletes it, and a kill before it is whole again must lose nothing
+        path.replace(kept)
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Experiment logs directory")
         for row in rows:
             logger.experiment.log_metrics(row, step=int(row["step"]))
     logger.save()
+    kept.unlink(missing_ok=True)
     return logger
 
 
@@ -42,7 +52,8 @@ def _history(checkpoint: Path) -> list[dict[str, float]]:
     The checkpoint lies in the folder of ``metrics.csv``, or in a folder of its own in it.
     """
     folders = (checkpoint.parent, checkpoint.parent.parent)
-    found = next((path for each in folders if (path := each / "metrics.csv").is_file()), None)
+    paths = [folder / name for folder in folders for name in (_KEPT, METRICS)]
+    found = next((path for path in paths if path.is_file()), None)
     if found is None:
         return []
     with found.open(newline="") as file:

@@ -22,7 +22,11 @@ def find_encoder(content: dict[Any, Any], path: Path) -> tuple[dict[Any, Any], s
     Returns:
         Its tensors, and the prefix that their names had.
     """
-    found = [(keys, prefix, own) for keys, own in _nested(content) for prefix in _prefixes(own)]
+    state = content.get("state_dict")
+    # A checkpoint of Lightning may hold the weights of its best epoch as well: state_dict decides.
+    decides = isinstance(state, dict) and any(_prefixes(own) for _, own in _nested(state))
+    searched = {"state_dict": state} if decides else content
+    found = [(keys, prefix, own) for keys, own in _nested(searched) for prefix in _prefixes(own)]
     found = [one for one in found if one[1] == PREFIX or one[1].endswith(f".{PREFIX}")] or found
     if len(found) > 1:
         names = ["".join(f"{key} > " for key in keys) + f"{prefix}*" for keys, prefix, _ in found]
