@@ -31,7 +31,8 @@ def csv_logger(folder: Path, resumed: Path | None = None) -> CSVLogger:
             to the checkpoint, so that it is the one history of the whole run.
     """
     logger = CSVLogger(folder, name="", version="")
-    if resumed is None or rank_zero_only.rank != 0:  # only the first process writes, and replaces
+    rank: int = rank_zero_only.rank  # type: ignore[attr-defined]
+    if resumed is None or rank != 0:  # only the first process writes, and replaces
         return logger
     rows = _history(resumed)
     path, kept = folder / METRICS, folder / _KEPT
