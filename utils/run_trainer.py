@@ -36,7 +36,8 @@ def csv_logger(folder: Path, resumed: Path | None = None) -> CSVLogger:
         return logger
     rows = _history(resumed)
     path, kept = folder / METRICS, folder / _KEPT
-    if path.exists():  # Lightning deletes it, and a kill before it is whole again must lose nothing
+    # Lightning deletes it, and a kill before it is whole again must lose nothing.
+    if path.exists() and not kept.exists():
         path.replace(kept)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Experiment logs directory")
