@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from datasets.litdata_manifest import PlacesManifest
     from datasets.packed_manifest import Manifest
 
+SMALL = 256  # places: the batch of main_pretrain.py by default
+
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     """Read the command line, or ``argv`` in tests."""
@@ -105,7 +107,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         packed = describe(pack(source, args.save_path, args.num_workers))
     print(f"packed in {time.perf_counter() - started:.0f} s: {packed}")
     print(f"{'chunks' if args.format == 'litdata' else 'store'}: {args.save_path}")
-    print_next("main_pretrain.py", "--data_dir", args.save_path)
+    num_places = len(source.starts) - 1
+    is_small = num_places < SMALL  # too few for the default batch
+    flags = ("--batch_size", min(32, num_places), "--num_negatives", 256) if is_small else ()
+    print_next("main_pretrain.py", "--data_dir", args.save_path, *flags)
 
 
 def describe(manifest: Manifest) -> str:

@@ -1,7 +1,6 @@
 """Command-line flags that the entry scripts share, and their translation to Lightning 2."""
 
 import errno
-import logging
 import os
 import shlex
 import signal
@@ -107,9 +106,6 @@ def share_cores(gpus: int, num_processes: int, num_loaders: int) -> None:
 
 def run(main: Callable[[], object]) -> None:
     """Run the ``main`` of a script: an error of user or machine is one sentence and exit code 2."""
-    # Lightning's hints about devices and products, and its own use of what torch renamed.
-    for library in ("pytorch_lightning", "lightning_fabric"):
-        logging.getLogger(library).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="pytorch_lightning.utilities._pytree")
     warnings.filterwarnings("ignore", message=".*broadcast_buffers. is deprecated")
     for number in (signal.SIGTERM, signal.SIGUSR1):  # the latter by sbatch --signal=USR1@60

@@ -4,6 +4,7 @@ Processes come from torchrun or SLURM, which start all of them, or from Lightnin
 process starts the others with its own command line when training begins.
 """
 
+import logging
 import multiprocessing
 import os
 import sys
@@ -208,6 +209,9 @@ def launch_kwargs(world: World) -> dict[str, Any]:
 
     from utils.checkpoint import WholeCheckpointIO
 
+    # Hints about devices and products; the import of Lightning has just set the level to INFO.
+    for library in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     # Lightning advises srun wherever it is installed, in shells as well.
     warnings.filterwarnings("ignore", message="The `srun` command is available")
     # Lightning took it from variables that may be left over.
