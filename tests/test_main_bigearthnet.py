@@ -389,6 +389,7 @@ def test_further_processes_of_a_launcher_have_nothing_to_probe(
 ) -> None:
     monkeypatch.setenv("LOCAL_RANK", "1")  # as Lightning starts the second one
     monkeypatch.setenv("MASTER_PORT", "29500")
+    monkeypatch.setenv("WORLD_SIZE", "2")
     assert main_bigearthnet.main([*probe, "--num_processes", "2"]) == {}
 
 

@@ -69,5 +69,6 @@ def test_of_several_processes_the_first_one_shows_a_bar(
 ) -> None:
     monkeypatch.setenv("LOCAL_RANK", "1")  # as Lightning starts the second one
     monkeypatch.setenv("MASTER_PORT", "29500")
+    monkeypatch.setenv("WORLD_SIZE", "2")
     assert list(progress(range(3), desc="work")) == [0, 1, 2]
     assert capsys.readouterr().err == ""
