@@ -45,7 +45,7 @@ class Collector:
         """Find and rank the scenes of some places by one request.
 
         What fails for several places (too much memory, say) is asked again by halves: no place is
-        lost because of those beside which it was looked for, and no size is repeated for ever.
+        lost because of those beside which it was looked for, and no size is repeated indefinitely.
         """
         places = [self._plan.place(number) for number in numbers]
         request = partial(self._source.search, places)

@@ -188,12 +188,12 @@ def _told_offset(assets: Mapping[str, Any]) -> int | None:
         asset = assets["red"] if "red" in assets else assets["B04"]
         band = asset["raster:bands"][0]
         offset, scale = float(band["offset"]), float(band["scale"])
-        told = round(-offset / scale)
+        stated = round(-offset / scale)
     except (KeyError, IndexError, TypeError, ValueError, ArithmeticError):
         return None
     if not math.isclose(scale, _SCALE):
         raise Unusable("values in another unit")
-    return told
+    return stated
 
 
 def _address(assets: Mapping[str, Any], names: tuple[str, ...]) -> str | None:

@@ -198,7 +198,7 @@ class Evaluator:
         return images
 
     def _size(self, collection: Collection) -> int:
-        """Count the images of a collection of which one is asked for."""
+        """Count the images of a collection of which one is requested."""
         if collection.id not in (S2, CLOUD_SCORE):
             raise _not_found(collection)
         assert collection.limit == 1
