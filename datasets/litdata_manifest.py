@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from utils.errors import UserError
+from utils.files import address
 from utils.normalization import InputSpec
 
 MANIFEST_NAME = "places.json"
@@ -30,6 +31,11 @@ _NOT_AS_WRITTEN = (
     *(IndexError, OverflowError, RecursionError),
 )
 _ATTEMPTS = 4  # LitData's own 1000 would hide a wrong address for hours
+
+
+def is_litdata(data_dir: Path) -> bool:
+    """Tell a bucket, or a folder of LitData chunks, from everything else."""
+    return "://" in address(data_dir) or (data_dir / INDEX_NAME).is_file()
 
 
 @dataclass(frozen=True)

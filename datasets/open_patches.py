@@ -1,18 +1,24 @@
 """Find out what ``--data_dir`` is, and open it."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 from datasets.bands import RGB_BANDS, check_stored
+from datasets.litdata_manifest import is_litdata
 from datasets.packed_manifest import PICTURE_BANDS
 from datasets.packed_store import PackedStore, is_packed
 from datasets.packing_journal import JOURNAL_NAME
 from datasets.pictures import Pictures
-from datasets.seco_litdata import StreamedPlaces, is_litdata
 from datasets.seco_patches import SecoPatches, is_seco
 from utils.errors import UserError
 
-Patches = SecoPatches | Pictures | PackedStore | StreamedPlaces
+if TYPE_CHECKING:
+    from datasets.seco_litdata import StreamedPlaces
+
+Patches: TypeAlias = "SecoPatches | Pictures | PackedStore | StreamedPlaces"
 
 
 def open_patches(data_dir: Path, bands: Sequence[str], image_list: Path | None = None) -> Patches:
@@ -37,6 +43,8 @@ def open_patches(data_dir: Path, bands: Sequence[str], image_list: Path | None =
     if is_litdata(data_dir):
         if image_list is not None:
             raise UserError(f"--image_list is for pictures, but {data_dir} holds LitData chunks")
+        from datasets.seco_litdata import StreamedPlaces  # needs torch, which packing does without
+
         places = StreamedPlaces(data_dir)
         if places.bands == PICTURE_BANDS:
             _refuse_bands(data_dir, bands)

@@ -32,11 +32,6 @@ from utils.report import write_json
 CHUNK_BYTES = 2**26  # 64 MiB, LitData's choice for object storage
 
 
-def is_litdata(data_dir: Path) -> bool:
-    """Tell a bucket, or a folder of LitData chunks, from everything else."""
-    return "://" in address(data_dir) or (data_dir / INDEX_NAME).is_file()
-
-
 def write_litdata(
     source: PatchSource, save_path: Path, num_workers: int = 0, *, chunk_bytes: int = CHUNK_BYTES
 ) -> PlacesManifest:

@@ -89,21 +89,24 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     check_exists("data_dir", args.data_dir)
     check_can_write("save_path", args.save_path, is_folder=True)
+    from datasets.litdata_manifest import is_litdata
     from datasets.open_patches import open_patches
     from datasets.packed_store import PackedStore
-    from datasets.packing import pack
-    from datasets.seco_litdata import StreamedPlaces, write_litdata
 
+    if is_litdata(args.data_dir):
+        raise UserError(f"{args.data_dir} is in chunks already: --data_dir takes its source")
     source = open_patches(args.data_dir, args.bands)
     if args.save_path.resolve().is_relative_to(args.data_dir.resolve()):
         raise UserError(f"--save_path {args.save_path} lies in --data_dir: choose one beside it")
-    if isinstance(source, StreamedPlaces):
-        raise UserError(f"{args.data_dir} is in chunks already: --data_dir takes its source")
     if args.format == "litdata":
+        from datasets.seco_litdata import write_litdata
+
         packed = describe_places(write_litdata(source, args.save_path, args.num_workers))
     elif isinstance(source, PackedStore):
         raise UserError(f"{args.data_dir} is packed already: --data_dir takes its source")
     else:
+        from datasets.packing import pack
+
         packed = describe(pack(source, args.save_path, args.num_workers))
     print(f"packed in {time.perf_counter() - started:.0f} s: {packed}")
     print(f"{'chunks' if args.format == 'litdata' else 'store'}: {args.save_path}")

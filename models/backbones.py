@@ -9,7 +9,13 @@ from torch import nn
 from utils.encoder_args import DEFAULT_ENCODER, check_encoder_source
 from utils.encoder_file import SEQUENTIAL, read_encoder_file
 from utils.errors import UserError
-from utils.normalization import PICTURE_BANDS, InputSpec, letters
+from utils.normalization import (
+    PICTURE_BANDS,
+    RGB_QUANTILES,
+    InputSpec,
+    letters,
+    quantile_spec,
+)
 from utils.resnets import build_resnet
 
 
@@ -59,7 +65,9 @@ def load_encoder(
 
     Returns:
         The encoder, whose batch norm uses its running statistics until ``train()`` is called, and
-        what it expects as input (``utils.input_transform`` converts to it).
+        what it expects as input (``utils.input_transform`` converts to it). A random encoder of red,
+        green and blue by Sentinel-2's names expects what a pre-training on SeCo's patches starts
+        with, other random encoders expect pictures.
     """
     path = None if ckpt_path is None else Path(ckpt_path)
     check_encoder_source(source, path, bands)
@@ -69,7 +77,10 @@ def load_encoder(
     name, bands = name or DEFAULT_ENCODER, tuple(bands or PICTURE_BANDS)
     if source == "imagenet":
         return _imagenet_encoder(name, bands).eval(), InputSpec.of_pictures(bands)
-    return Encoder(name, in_channels=len(bands)).eval(), InputSpec.of_pictures(bands)
+    encoder = Encoder(name, in_channels=len(bands)).eval()
+    if RGB_QUANTILES.keys() >= set(bands):
+        return encoder, quantile_spec(bands, RGB_QUANTILES)
+    return encoder, InputSpec.of_pictures(bands)
 
 
 def _imagenet_encoder(name: str, bands: tuple[str, ...]) -> Encoder:

@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from datasets.mini_earth import write_bigearthnet, write_seco
+
+LAY_OUT = ConstrainedLayoutEngine.execute
 
 # How long an example takes is the machine's affair.
 settings.register_profile(
@@ -43,6 +46,20 @@ def _no_waiting_for_the_disk() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _texts_anywhere() -> Iterator[None]:
+    """Pictures are drawn, but not laid out, which takes longer than a short training."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ConstrainedLayoutEngine, "execute", lambda *_: None)
+        yield
+
+
+@pytest.fixture
+def laid_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lay pictures out after all, for a test that looks at one."""
+    monkeypatch.setattr(ConstrainedLayoutEngine, "execute", LAY_OUT)
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import torchvision
 
 from models.backbones import Encoder, load_encoder
 from utils.errors import UserError
-from utils.normalization import InputSpec
+from utils.normalization import SECO_SPEC, InputSpec
 
 
 @pytest.mark.parametrize("kind", [str, Path])
@@ -27,6 +27,12 @@ def test_a_random_encoder_takes_any_bands() -> None:
     assert spec == InputSpec.of_pictures(["B2", "B3", "B4", "B8"])
     with pytest.raises(UserError, match="distinct names, not: B2 B2 B3"):
         load_encoder("random", None, None, ["B2", "B2", "B3"])
+
+
+def test_a_random_encoder_of_seco_bands_gets_the_inputs_of_its_pre_training() -> None:
+    """Else the two encoders of a comparison would see different pictures of one place."""
+    assert load_encoder("random", bands=["B4", "B3", "B2"])[1] == SECO_SPEC
+    assert load_encoder("random", bands=["R", "G", "B"])[1] == InputSpec.of_pictures()
 
 
 def test_imagenet_has_red_green_and_blue_alone(monkeypatch: pytest.MonkeyPatch) -> None:

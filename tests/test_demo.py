@@ -17,12 +17,17 @@ from utils.precision import auto_precision
 
 
 @pytest.mark.slow
-def test_pre_training_wins_with_few_labels(tmp_path: Path) -> None:
-    """It should be five points, as a mean of five worlds; world 0 gained 4.2."""
-    metrics = demo.main(["--log_dir", str(tmp_path)])
-    assert metrics["pretrain/10"]["test"] > metrics["random/10"]["test"]
+@pytest.mark.timeout(4 * 3600)  # each demo takes five minutes of two cores
+def test_pre_training_gains_five_points_with_few_labels(tmp_path: Path) -> None:
+    """As the mean of five worlds, none of which chose anything."""
+    gains = []
+    for seed in range(5):
+        metrics = demo.main(["--log_dir", str(tmp_path), "--seed", str(seed)])
+        gains.append(metrics["pretrain/10"]["test"] - metrics["random/10"]["test"])
+    assert np.mean(gains) >= 5
 
 
+@pytest.mark.usefixtures("laid_out")
 def test_a_tiny_demo_writes_its_picture_and_its_numbers(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -177,6 +177,7 @@ def test_pictures_of_curves_and_classes_are_drawn(tmp_path: Path) -> None:
         assert np.asarray(Image.open(tmp_path / name).convert("L")).std() > 5
 
 
+@pytest.mark.usefixtures("laid_out")
 def test_neither_title_nor_names_of_a_picture_are_cut_off(tmp_path: Path) -> None:
     values = {"Land with " * 6 + "trees": 100.0, "Sea": 0.0, "Beach": 50.0}
     plot_per_class(tmp_path / "classes.png", values, "A title of many words, " * 6)

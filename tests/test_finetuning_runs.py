@@ -1,13 +1,14 @@
 """Fine-tunings of both scripts: what they keep, how they go on, and what is refused."""
 
 import csv
+import io
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -26,7 +27,6 @@ from utils.errors import UserError
 from utils.export import main as export
 
 ROOT = Path(__file__).resolve().parents[1]
-Run = Callable[..., tuple[dict[str, Any], Path]]
 
 
 class Stopped(Exception):
@@ -41,10 +41,9 @@ def eurosat_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture
-def eurosat(eurosat_root: Path, tmp_path: Path) -> list[str]:
+def eurosat_flags(data_dir: Path, log_dir: Path) -> list[str]:
     """The script and the flags of a short fine-tuning: 30 images, 4 steps per epoch."""
-    values = {"data_dir": eurosat_root, "log_dir": tmp_path / "logs", "batch_size": 8}
+    values = {"data_dir": data_dir, "log_dir": log_dir, "batch_size": 8}
     values |= {"backbone_type": "random", "method": "finetune", "finetune_epochs": 2}
     values |= {"precision": "32-true"}
     values |= {"gpus": 0, "num_workers": 0, "num_seeds": 1}
@@ -52,14 +51,49 @@ def eurosat(eurosat_root: Path, tmp_path: Path) -> list[str]:
     return ["main_eurosat.py", *flags]
 
 
-@pytest.fixture
-def bigearthnet(bigearthnet_root: Path, tmp_path: Path) -> list[str]:
+def bigearthnet_flags(data_dir: Path, log_dir: Path) -> list[str]:
     """The script and the flags of a short fine-tuning as the original does it, with dropout."""
-    values = {"data_dir": bigearthnet_root, "log_dir": tmp_path / "logs", "batch_size": 4}
+    values = {"data_dir": data_dir, "log_dir": log_dir, "batch_size": 4}
     values |= {"backbone_type": "random", "protocol": "paper", "max_epochs": 2}
     values |= {"image_size": 32, "gpus": 0, "num_workers": 1, "num_seeds": 1}
     flags = [part for name, value in values.items() for part in (f"--{name}", str(value))]
     return ["main_bigearthnet.py", *flags, "--learning_rate", "1e-3"]
+
+
+@pytest.fixture
+def eurosat(eurosat_root: Path, tmp_path: Path) -> list[str]:
+    return eurosat_flags(eurosat_root, tmp_path / "logs")
+
+
+@pytest.fixture
+def bigearthnet(bigearthnet_root: Path, tmp_path: Path) -> list[str]:
+    return bigearthnet_flags(bigearthnet_root, tmp_path / "logs")
+
+
+class Finished(NamedTuple):
+    """A whole run. Read only."""
+
+    command: list[str]
+    metrics: dict[str, Any]
+    run_dir: Path
+    printed: str
+
+
+@pytest.fixture(scope="module")
+def eurosat_run(eurosat_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """A fine-tuning that nothing stopped; predictions.npz is next to its logs."""
+    folder = tmp_path_factory.mktemp("eurosat")
+    command = eurosat_flags(eurosat_root, folder / "logs")
+    printed = io.StringIO()
+    with redirect_stdout(printed):
+        metrics, run_dir = run(command, "--save_predictions", str(folder / "predictions.npz"))
+    return Finished(command, metrics, run_dir, printed.getvalue())
+
+
+@pytest.fixture(scope="module")
+def bigearthnet_run(bigearthnet_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    command = bigearthnet_flags(bigearthnet_root, tmp_path_factory.mktemp("bigearthnet") / "logs")
+    return Finished(command, *run(command), "")
 
 
 def run(command: list[str], *more: str) -> tuple[dict[str, Any], Path]:
@@ -111,12 +145,12 @@ def test_a_resumed_run_ends_with_the_bits_of_an_unbroken_one(
     script: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command: list[str] = request.getfixturevalue(script)
+    _, unbroken, unbroken_dir, _ = request.getfixturevalue(f"{script}_run")
     path = stop_after_an_epoch(command, monkeypatch)
     torch.rand(7)  # the state of the global generator counts for nothing
     logs = command[command.index("--log_dir") + 1]  # the other flags lie next to the checkpoint
     alone = [command[0], "--log_dir", logs]
     resumed, resumed_dir = run(alone, "--resume_from_checkpoint", str(path))
-    unbroken, unbroken_dir = run(command)
     assert resumed_dir != unbroken_dir
     one, other = last(unbroken_dir), last(resumed_dir)
     assert one["global_step"] == other["global_step"] > read_checkpoint(path)["global_step"]
@@ -130,12 +164,11 @@ def test_a_resumed_run_ends_with_the_bits_of_an_unbroken_one(
 
 
 def test_the_best_epoch_is_an_encoder_with_its_classifier(
-    eurosat: list[str], eurosat_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    eurosat_run: Finished, tmp_path: Path
 ) -> None:
-    file = tmp_path / "predictions.npz"
-    _, run_dir = run(eurosat, "--save_predictions", str(file))
+    command, _, run_dir, printed = eurosat_run
     path = run_dir / "seed=42/checkpoints/best.ckpt"
-    assert f"checkpoint: {path}\n" in capsys.readouterr().out
+    assert f"checkpoint: {path}\n" in printed
     encoder, spec = load_encoder("pretrain", ckpt_path=path)
     content = read_checkpoint(path)
     classifier = {
@@ -143,13 +176,14 @@ def test_the_best_epoch_is_an_encoder_with_its_classifier(
         for name, tensor in content["state_dict"].items()
         if not name.startswith("encoder_q.")
     }
-    args = main_eurosat.parse_args(eurosat[1:])
+    args = main_eurosat.parse_args(command[1:])
     task, _ = main_eurosat.load_task(args)
     test = task.images[task.splits["test"]]
     with torch.no_grad():
         features = encoder.eval()(spec.normalize(test))
         logits = features @ classifier["weight"].T + classifier["bias"]
-    with np.load(file, allow_pickle=False) as saved:
+    predictions = args.log_dir.with_name("predictions.npz")
+    with np.load(predictions, allow_pickle=False) as saved:
         torch.testing.assert_close(torch.from_numpy(saved["scores"]), logits, rtol=0, atol=1e-4)
         embeddings = torch.from_numpy(saved["embeddings"])
     torch.testing.assert_close(embeddings, features, rtol=0, atol=1e-4)
@@ -162,11 +196,10 @@ def test_the_best_epoch_is_an_encoder_with_its_classifier(
 
 
 def test_the_last_checkpoint_is_the_encoder_of_its_epoch_and_not_of_the_best(
-    eurosat: list[str],
+    eurosat_run: Finished,
 ) -> None:
     """It holds both, and was refused for that."""
-    _, run_dir = run(eurosat)
-    path = run_dir / "seed=42/checkpoints/last.ckpt"
+    path = eurosat_run.run_dir / "seed=42/checkpoints/last.ckpt"
     content = read_checkpoint(path)
     assert "encoder_q.0.weight" in content["best"]["state"]
     encoder, _ = load_encoder("pretrain", ckpt_path=path)
@@ -194,10 +227,9 @@ def test_flags_of_a_whole_run_next_to_a_checkpoint_do_not_stand_in_the_way(
 
 
 def test_the_last_epoch_of_the_original_is_an_encoder_of_pictures_in_0_to_1(
-    bigearthnet: list[str],
+    bigearthnet_run: Finished,
 ) -> None:
-    _, run_dir = run(bigearthnet, "--max_epochs", "1")
-    folder = run_dir / "seed=42/checkpoints"
+    folder = bigearthnet_run.run_dir / "seed=42/checkpoints"
     assert sorted(path.name for path in folder.iterdir()) == ["arguments.json", "last.ckpt"]
     encoder, spec = load_encoder("pretrain", ckpt_path=folder / "last.ckpt")
     tuned = read_checkpoint(folder / "last.ckpt")["state_dict"]
@@ -229,7 +261,7 @@ def test_debug_writes_nothing(eurosat: list[str], tmp_path: Path) -> None:
 
 
 def test_another_run_is_not_resumed(
-    eurosat: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    eurosat: list[str], eurosat_run: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = stop_after_an_epoch(eurosat, monkeypatch)
     logs = tmp_path / "other"
@@ -247,19 +279,17 @@ def test_another_run_is_not_resumed(
     ):
         with pytest.raises(UserError, match=message):
             main_eurosat.main([*eurosat[1:], *resume, *extra])
-    _, finished = run(eurosat, "--resume_from_checkpoint", str(path))
     for name, message in (("last", "has its 2 epochs already"), ("best", "cannot be continued")):
-        whole = finished / f"seed=42/checkpoints/{name}.ckpt"
+        whole = eurosat_run.run_dir / f"seed=42/checkpoints/{name}.ckpt"
         with pytest.raises(UserError, match=message):
             main_eurosat.main([*eurosat[1:], *resume, "--resume_from_checkpoint", str(whole)])
     assert not logs.exists()
 
 
 def test_a_run_goes_on_for_more_epochs_if_its_rate_falls_at_the_same_ones(
-    bigearthnet: list[str], tmp_path: Path
+    bigearthnet: list[str], bigearthnet_run: Finished
 ) -> None:
-    _, first = run(bigearthnet)
-    path = first / "seed=42/checkpoints/last.ckpt"
+    path = bigearthnet_run.run_dir / "seed=42/checkpoints/last.ckpt"
     _, longer = run(bigearthnet, "--resume_from_checkpoint", str(path), "--max_epochs", "3")
     assert last(longer)["epoch"] == 2
 

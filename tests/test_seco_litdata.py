@@ -21,10 +21,10 @@ from pytorch_lightning import LightningModule, Trainer
 from datasets import seco_litdata
 from datasets.bad_patches import BadPatchError
 from datasets.litdata_loader import LitDataLoader
-from datasets.litdata_manifest import INDEX_NAME, MANIFEST_NAME
+from datasets.litdata_manifest import INDEX_NAME, MANIFEST_NAME, is_litdata
 from datasets.open_patches import open_patches
 from datasets.patch_dataset import PatchDataset
-from datasets.seco_litdata import StreamedPlaces, is_litdata, write_litdata
+from datasets.seco_litdata import StreamedPlaces, write_litdata
 from datasets.seco_packed import main as pack
 from main_pretrain import main as pretrain
 from tests.stream_process import (

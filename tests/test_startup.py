@@ -227,3 +227,11 @@ def test_the_downloader_does_without_torch_from_a_catalogue(tmp_path: Path) -> N
     assert answer.code == 0, answer.err
     assert "3 of 3 places, 0 damaged" in answer.out
     assert not answer.modules & HEAVY
+
+
+def test_packing_does_without_torch(seco_root: Path, tmp_path: Path) -> None:
+    """Each of its worker processes would import it, too, where they are no forks."""
+    paths = ["--data_dir", str(seco_root), "--save_path", str(tmp_path / "store")]
+    answer = ask(tmp_path, "datasets/seco_packed.py", *paths, "--num_workers", "1")
+    assert answer.code == 0, answer.err
+    assert not answer.modules & HEAVY
