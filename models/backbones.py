@@ -65,9 +65,9 @@ def load_encoder(
 
     Returns:
         The encoder, whose batch norm uses its running statistics until ``train()`` is called, and
-        what it expects as input (``utils.input_transform`` converts to it). A random encoder of red,
-        green and blue by Sentinel-2's names expects what a pre-training on SeCo's patches starts
-        with, other random encoders expect pictures.
+        what it expects as input (``utils.input_transform`` converts to it). A random encoder of
+        B4, B3 and B2, in any order, expects what a pre-training on SeCo's patches starts with;
+        other random encoders expect pictures.
     """
     path = None if ckpt_path is None else Path(ckpt_path)
     check_encoder_source(source, path, bands)
