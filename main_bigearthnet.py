@@ -26,8 +26,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datasets.bigearthnet_bands import BIGEARTHNET_SPEC
-from datasets.bigearthnet_labels import add_bigearthnet_args
+from datasets.bigearthnet.bands import BIGEARTHNET_SPEC
+from datasets.bigearthnet.labels import add_bigearthnet_args
 from models.probe_args import add_label_args
 from utils.cli import base_parser, check_base_flags, run, share_cores
 from utils.encoder_args import add_encoder_args, add_feature_args, check_encoder_flags
@@ -134,8 +134,8 @@ def plan_processes(args: Namespace) -> World:
 
 def load_task(args: Namespace, world: World) -> tuple[LabelTask, BigEarthNetDataModule]:
     """Load encoder and data set, and draw the labelled patches."""
+    from datasets.bigearthnet.index import open_bigearthnet
     from datasets.bigearthnet_datamodule import draw_splits
-    from datasets.bigearthnet_index import open_bigearthnet
     from models.backbones import load_encoder
     from models.label_task import LabelTask
 

@@ -44,8 +44,8 @@ from utils.resume import with_flags_of_run
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from datasets.oscd.files import City
     from datasets.oscd_datamodule import ChangeDetectionDataModule
-    from datasets.oscd_files import City
     from models.backbones import Encoder
     from models.change_detector import ChangeDetector
 
@@ -106,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     args = parse_args(argv)
     _check_flags(args)
     experiment = prepare(args)
-    from datasets.oscd_maps import save_probabilities, write_maps
+    from datasets.oscd.maps import save_probabilities, write_maps
     from utils.change_scores import print_results
     from utils.plots import plot_label_curve
 

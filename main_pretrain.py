@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from datasets.data_modes import DATA_MODES, add_data_args
+from datasets.seco.data_modes import DATA_MODES, add_data_args
 from models.pretrain_args import (
     add_model_args,
     add_online_args,
@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> Trainer:
     args = parse_args(argv)
     check_flags(args)
     world = prepare(args)
-    from datasets.packing_hint import packing_hint
+    from datasets.store.hint import packing_hint
     from utils.checkpoint import check_resumable
 
     datamodule = make_datamodule(args, world)
@@ -125,7 +125,7 @@ def prepare(args: Namespace) -> World:
     """Resolve the flags, share the cores, seed all generators."""
     from pytorch_lightning import seed_everything
 
-    from datasets.packed_store import is_packed
+    from datasets.store.reader import is_packed
 
     world = planned_world(args)
     resolve_precision(args, world.rank)

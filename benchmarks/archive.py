@@ -11,8 +11,8 @@ import rasterio
 
 from datasets.bands import RGB_BANDS
 from datasets.mini_earth import write_seco
-from datasets.packing import pack
-from datasets.seco_patches import SecoPatches
+from datasets.seco.patches import SecoPatches
+from datasets.store.writer import pack
 from utils.cores import available_cores
 
 NUM_DATES = 5  # as in the archives

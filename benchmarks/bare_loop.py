@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from datasets.data_modes import DATA_MODES
+from datasets.seco.data_modes import DATA_MODES
 from models.moco2_module import MocoV2
 from utils.augment import Augment
 

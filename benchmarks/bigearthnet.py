@@ -25,7 +25,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from datasets.bands import ALL_BANDS, RGB_BANDS
-from datasets.bigearthnet_bands import BIGEARTHNET_SPEC
+from datasets.bigearthnet.bands import BIGEARTHNET_SPEC
 from utils.cli import run
 from utils.files import check_exists
 from utils.flags import Parser, check_positive
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from benchmarks.timing import Measure, Rates
-    from datasets.bigearthnet_index import PatchSource
-    from datasets.bigearthnet_lmdb import PatchLmdb
+    from datasets.bigearthnet.index import PatchSource
+    from datasets.bigearthnet.lmdb_store import PatchLmdb
 
 RESULTS = Path(__file__).parent / "results" / "bigearthnet.json"
 TARGET_RATIO = 10  # of RGB from LMDB to RGB from GeoTIFFs
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     check_exists("data_dir", args.data_dir)
     import torch
 
-    from datasets.bigearthnet_lmdb import PatchLmdb
+    from datasets.bigearthnet.lmdb_store import PatchLmdb
 
     with tempfile.TemporaryDirectory() as name:
         rates = measure_reading(args, Path(name))
@@ -117,10 +117,10 @@ def measure_reading(args: Namespace, folder: Path) -> dict[str, Rates]:
     import torch
 
     from benchmarks.timing import interleave, rate
-    from datasets.bigearthnet_index import find_folder
-    from datasets.bigearthnet_lists import Listing
-    from datasets.bigearthnet_lmdb import PatchLmdb
-    from datasets.bigearthnet_writer import write_lmdb
+    from datasets.bigearthnet.index import find_folder
+    from datasets.bigearthnet.lists import Listing
+    from datasets.bigearthnet.lmdb_store import PatchLmdb
+    from datasets.bigearthnet.writer import write_lmdb
     from datasets.mini_earth import write_bigearthnet
 
     data_dir = args.data_dir
@@ -143,8 +143,8 @@ def reading_cases(patches: PatchSource, names: Sequence[str]) -> dict[str, Calla
     """Return what is done with each patch: bands alone, or the picture that training sees."""
     import torch
 
+    from datasets.bigearthnet.index import BigEarthNet
     from datasets.bigearthnet_dataset import BigEarthNetPictures
-    from datasets.bigearthnet_index import BigEarthNet
 
     transform = input_transform(InputSpec.of_pictures(), BIGEARTHNET_SPEC, "paper")
     rows, targets = torch.arange(len(names)), torch.ones(len(names), 19)
@@ -172,8 +172,8 @@ def measure_extraction(args: Namespace, patches: PatchLmdb) -> dict[str, Rates]:
     from torch.utils.data import DataLoader, Dataset
 
     from benchmarks.timing import interleave, rate
+    from datasets.bigearthnet.index import BigEarthNet
     from datasets.bigearthnet_dataset import BigEarthNetPictures
-    from datasets.bigearthnet_index import BigEarthNet
     from models.backbones import load_encoder
     from models.features import extract_features
 

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 import main_eurosat
 import main_pretrain
 from datasets.bands import RGB_BANDS
-from datasets.data_modes import DATA_MODES
 from datasets.mini_earth import write_eurosat, write_seco
+from datasets.seco.data_modes import DATA_MODES
 from utils.cli import run
 from utils.flags import Parser
 from utils.report import new_run_dir, write_results
@@ -104,8 +104,8 @@ def announced(title: str, seconds: dict[str, float]) -> Iterator[None]:
 
 def write_places(args: Namespace, run_dir: Path) -> None:
     """Write the places to train on, and pack them: nine small files per sample are slow to read."""
-    from datasets.packing import pack
-    from datasets.seco_patches import SecoPatches
+    from datasets.seco.patches import SecoPatches
+    from datasets.store.writer import pack
 
     write_seco(
         run_dir / "seco",

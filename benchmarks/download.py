@@ -35,7 +35,8 @@ from io import StringIO
 from statistics import mean
 from typing import IO, TYPE_CHECKING, Any, cast
 
-from datasets import collect_args, seco_downloader
+from datasets import seco_downloader
+from datasets.collect import args as collect_args
 from utils.cli import run
 from utils.errors import UserError
 from utils.flags import Parser, check_positive
@@ -44,10 +45,10 @@ from utils.report import provenance, write_json
 # Earth Engine's client and NumPy are imported by the functions that use them, so that wrong flags
 # are answered at once.
 if TYPE_CHECKING:
-    from datasets.collect_choice import Candidates, Lack
-    from datasets.collect_plan import Plan
-    from datasets.collect_scenes import PatchGrid, Place, Scene
-    from datasets.seco_earthengine import EarthEngine
+    from datasets.collect.choice import Candidates, Lack
+    from datasets.collect.earth_engine import EarthEngine
+    from datasets.collect.plan import Plan
+    from datasets.collect.scenes import PatchGrid, Place, Scene
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "download_cpu.json"
@@ -92,7 +93,7 @@ class Server:
 
 def remembering(source: EarthEngine, plan: Plan) -> EarthEngine:
     """Return a source that asks once; later reads are decoded again from the answer in memory."""
-    from datasets.seco_earthengine import EarthEngine
+    from datasets.collect.earth_engine import EarthEngine
 
     class Remembering(EarthEngine):
         content: Any = None
@@ -164,7 +165,7 @@ def measure(args: Namespace, folder: Path, servers: Sequence[Server]) -> dict[st
     """Measure all cases in rounds."""
     from benchmarks.download_report import DECODE, case_name
     from benchmarks.timing import Rates, interleave
-    from datasets.collect_plan import make_plan
+    from datasets.collect.plan import make_plan
 
     flags = downloader_flags(args, folder, servers[0])
     plan = make_plan(collect_args.settings_of(flags))
@@ -232,8 +233,8 @@ def warm_up(plan: Plan, flags: Namespace) -> tuple[EarthEngine, PatchGrid, list[
     Returns:
         The source, and the patch of a place with a scene for each date.
     """
-    from datasets.collect_choice import Candidates, choose
-    from utils.rate_limit import RateLimit, Requester
+    from datasets.collect.choice import Candidates, choose
+    from datasets.collect.rate_limit import RateLimit, Requester
 
     source = cast("EarthEngine", seco_downloader.connect(plan, flags))
     requester = Requester(RateLimit(IN_FLIGHT, 1e9), base_wait_s=0.01)
@@ -257,7 +258,7 @@ def decode_once(
     plan: Plan, source: EarthEngine, scenes: Sequence[Scene], folder: Path, num_workers: int
 ) -> float:
     """Decode and write as many images as a run collects, with as many threads: images/s."""
-    from datasets.collect_writer import place_writer
+    from datasets.collect.writer import place_writer
 
     save_path = folder / "decoded"
     writer = place_writer(save_path, plan.settings, source.describe(), (0, 1))
@@ -279,8 +280,8 @@ def decode_once(
 
 def collect_once(plan: Plan, flags: Namespace, server: Server) -> Collected:
     """Collect all places into an empty folder, verify it, and remove it."""
-    from datasets.collect_plan import write_plan
-    from datasets.collect_verify import REPORT_NAME, verify
+    from datasets.collect.plan import write_plan
+    from datasets.collect.verify import REPORT_NAME, verify
 
     save_path = flags.save_path
     save_path.mkdir()

@@ -14,10 +14,10 @@ from benchmarks.archive import Archive
 from benchmarks.bare_loop import SECO, seco_views
 from benchmarks.reference_pipeline import ReferenceDataset
 from benchmarks.timing import Measure, one_core, rate
-from datasets.packed_store import PackedStore
-from datasets.patch_dataset import PatchDataset
-from datasets.seco_patches import SecoPatches
-from datasets.store_loader import StoreLoader
+from datasets.seco.patches import SecoPatches
+from datasets.seco.samples import PatchDataset
+from datasets.store.loader import StoreLoader
+from datasets.store.reader import PackedStore
 from utils.augment import Augment
 from utils.augment_config import AugmentConfig
 from utils.random import sample_keys

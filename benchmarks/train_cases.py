@@ -16,7 +16,7 @@ from benchmarks.input_cases import endless, store_loader
 from benchmarks.lightning_run import trainer_rate
 from benchmarks.reference_pipeline import ReferenceDataset, reference_loader
 from benchmarks.timing import Measure, clock, rate
-from datasets.packed_store import PackedStore
+from datasets.store.reader import PackedStore
 from models.moco2_module import MocoV2
 from utils.augment import Augment
 from utils.augment_config import AugmentConfig

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from datasets.bigearthnet.index import BigEarthNet
 from datasets.bigearthnet_dataset import BigEarthNetPictures
-from datasets.bigearthnet_index import BigEarthNet
 from utils.errors import UserError
 from utils.input_transform import InputTransform
 from utils.subset import (

@@ -20,7 +20,7 @@ if not __package__:  # started as a script: the root is not on the path yet
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from datasets.bands import ALL_BANDS, check_bands, check_dn
-from datasets.bigearthnet_labels import IMAGE_SIZE
+from datasets.bigearthnet.labels import IMAGE_SIZE
 from utils.cli import print_next, run
 from utils.cores import available_cores
 from utils.files import check_can_write, check_exists
@@ -31,7 +31,7 @@ from utils.input_transform import InputTransform
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from datasets.bigearthnet_index import BigEarthNet
+    from datasets.bigearthnet.index import BigEarthNet
 
 _NUM_SAMPLES = 32  # patches that show the unit: fewer may all be of dark water
 
@@ -116,8 +116,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_exists("data_dir", args.data_dir)
     check_can_write("save_dir", args.save_dir, is_folder=True)
     bands = check_bands(args.bands)
-    from datasets.bigearthnet_index import check_presence, find_folder
-    from datasets.bigearthnet_writer import write_lmdb
+    from datasets.bigearthnet.index import check_presence, find_folder
+    from datasets.bigearthnet.writer import write_lmdb
 
     source, listing = find_folder(args.data_dir)
     check_presence(listing.names, source)

@@ -9,9 +9,9 @@ from PIL import Image
 from rasterio.errors import RasterioError
 from rasterio.io import MemoryFile
 
+from datasets.archive import MAX_MEMBER_BYTES, ZipFiles
 from datasets.bands import EUROSAT_BANDS
-from datasets.pictures import UNREADABLE, bit_depth
-from datasets.zip_files import MAX_MEMBER_BYTES, ZipFiles
+from datasets.seco.pictures import UNREADABLE, bit_depth
 from utils.errors import UserError, listed
 from utils.files import is_hidden
 

@@ -122,7 +122,7 @@ def find_split(
 
 def _read_lists(files: SmallFiles, start: str) -> dict[str, list[str]]:
     """Read the lines of the lists whose names begin in one way, without those of hidden files."""
-    from datasets.pictures import read_list
+    from datasets.seco.pictures import read_list
 
     lists: dict[str, list[str]] = {}
     for split in SPLITS:

@@ -19,7 +19,7 @@ from functools import partial
 from typing import TypeVar
 
 from datasets.bands import ALL_BANDS, check_bands
-from datasets.oscd_cities import TEST_CITIES, TRAIN_CITIES
+from datasets.oscd.cities import TEST_CITIES, TRAIN_CITIES
 from utils.cli import print_next, run
 from utils.cores import available_cores
 from utils.errors import UserError
@@ -61,7 +61,7 @@ def write_seco(
     """
     _check(size=size, num_places=num_places, num_dates=num_dates)
     chosen = check_bands(bands)
-    from datasets.mini_earth_files import write_seco_place
+    from datasets.miniature.files import write_seco_place
 
     _create(root)
     work = partial(
@@ -96,8 +96,8 @@ def write_eurosat(
         num_workers: Processes; they do not change the bytes.
     """
     _check(size=size, images_per_class=images_per_class)
-    from datasets.mini_earth_covers import COVER_NAMES
-    from datasets.mini_earth_files import write_eurosat_image
+    from datasets.miniature.covers import COVER_NAMES
+    from datasets.miniature.files import write_eurosat_image
 
     _create(root)
     for name in COVER_NAMES:
@@ -119,7 +119,7 @@ def write_bigearthnet(
         num_workers: Processes; they do not change the bytes.
     """
     _check(num_patches=num_patches)
-    from datasets.mini_earth_bigearthnet import write_lists, write_patch
+    from datasets.miniature.bigearthnet import write_lists, write_patch
 
     _create(root)
     jobs = [(number,) for number in range(num_patches)]
@@ -143,7 +143,7 @@ def write_oscd(
     _check(size=size)
     if not 2 <= num_cities <= len(TRAIN_CITIES) + len(TEST_CITIES):
         raise UserError(f"--num_cities must be 2 to 24, not {num_cities}: two splits, real names")
-    from datasets.mini_earth_oscd import choose_cities, write_city
+    from datasets.miniature.oscd import choose_cities, write_city
 
     train, test = choose_cities(num_cities)
     _create(root)

@@ -7,8 +7,8 @@ import torch
 from pytorch_lightning import LightningDataModule, Trainer
 from torch.utils.data import DataLoader
 
+from datasets.oscd.files import City
 from datasets.oscd_dataset import ChangeDetectionDataset, Sample, WholeCities
-from datasets.oscd_files import City
 from utils.errors import UserError
 from utils.seeded_sampler import SeededSampler, epoch_of
 from utils.subset import stratified_subset

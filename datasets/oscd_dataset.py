@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datasets.oscd_cities import TEST_CITIES, TRAIN_CITIES
-from datasets.oscd_files import City, find_cities, read_city, read_city_list
+from datasets.oscd.cities import TEST_CITIES, TRAIN_CITIES
+from datasets.oscd.files import City, find_cities, read_city, read_city_list
 from utils.errors import UserError
 from utils.input_transform import DataSpec, InputTransform
 from utils.random import sample_keys, uniform

@@ -10,15 +10,15 @@ from pytorch_lightning import LightningDataModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from datasets.bad_patches import BadPatchList, OnBadPatch
-from datasets.data_modes import DATA_MODES
-from datasets.open_patches import open_patches
-from datasets.packed_manifest import PICTURE_BANDS
-from datasets.packed_store import PackedStore
-from datasets.patch_dataset import ErrorsAsSamples, PatchDataset, collate
-from datasets.seco_litdata import StreamedPlaces
-from datasets.seco_patches import day_of
-from datasets.store_loader import DeviceLoader, StoreLoader
+from datasets.seco.bad_patches import BadPatchList, OnBadPatch
+from datasets.seco.data_modes import DATA_MODES
+from datasets.seco.patches import day_of
+from datasets.seco.samples import ErrorsAsSamples, PatchDataset, collate
+from datasets.store.litdata import StreamedPlaces
+from datasets.store.loader import DeviceLoader, StoreLoader
+from datasets.store.manifest import PICTURE_BANDS
+from datasets.store.open import open_patches
+from datasets.store.reader import PackedStore
 from utils.augment import Augment
 from utils.augment_config import AugmentConfig
 from utils.distributed import exchange, shared_permutation, to_device
@@ -173,7 +173,7 @@ class SecoDataModule(LightningDataModule):
         )
 
     def _litdata_loader(self, trainer: Trainer, device: torch.device) -> Iterable[dict[str, Any]]:
-        from datasets.litdata_loader import LitDataLoader  # needs LitData, which is optional
+        from datasets.store.litdata_loader import LitDataLoader  # needs LitData, which is optional
 
         return LitDataLoader(
             self.dataset,

@@ -31,10 +31,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from datasets.collect_args import check_fetching, parse_args, settings_of
-from datasets.collect_check import check_settings
-from datasets.collect_progress import GO_ON_LATER, Ending
-from datasets.collect_settings import PLAN_NAME
+from datasets.collect.args import check_fetching, parse_args, settings_of
+from datasets.collect.check import check_settings
+from datasets.collect.progress import GO_ON_LATER, Ending
+from datasets.collect.settings import PLAN_NAME
 from utils.cli import run
 from utils.errors import UserError, sentence_of
 from utils.files import check_can_write, check_exists
@@ -42,9 +42,9 @@ from utils.files import check_can_write, check_exists
 # NumPy, rasterio and Earth Engine take a second to import: whatever needs them is imported by the
 # step that uses it, so that --help and wrong flags are answered at once. No step imports torch.
 if TYPE_CHECKING:
-    from datasets.collect_plan import Plan
-    from datasets.collect_scenes import Source
-    from utils.rate_limit import Requester, Transient
+    from datasets.collect.plan import Plan
+    from datasets.collect.rate_limit import Requester, Transient
+    from datasets.collect.scenes import Source
 
 EXIT_CODES = {"complete": 0, "incomplete": 1, "later": GO_ON_LATER}
 PLACES_PER_SEARCH = {"earthengine": 5, "stac": 1}
@@ -59,8 +59,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     if args.verify:
         sys.exit(check(args.save_path, args.num_workers))
-    from datasets.collect_plan import open_plan
-    from datasets.collect_scenes import ComeBack
+    from datasets.collect.plan import open_plan
+    from datasets.collect.scenes import ComeBack
 
     plan = open_plan(args.save_path, settings_of(args), args.given)
     if args.plan:
@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.probe is not None:
             import json
 
-            from datasets.collect_probe import Probe
+            from datasets.collect.probe import Probe
 
             print(json.dumps(Probe(plan, source, new_requester(args)).run(args.probe), indent=1))
             return
@@ -98,19 +98,19 @@ def check_flags(args: Namespace) -> None:
 
 def show_status(save_path: Path) -> None:
     """Print how far all shards are."""
-    from datasets.collect_plan import read_plan
-    from datasets.collect_status import summarise, table
+    from datasets.collect.plan import read_plan
+    from datasets.collect.status import summarise, table
 
     print(table(summarise(save_path, read_plan(save_path))))
 
 
 def check(save_path: Path, num_workers: int) -> int:
     """Read everything again, and return the exit code."""
-    from datasets.collect_plan import read_plan
-    from datasets.collect_status import summarise
-    from datasets.collect_verify import verify
-    from datasets.packed_manifest import MANIFEST_NAME
-    from datasets.packing import verify as verify_store
+    from datasets.collect.plan import read_plan
+    from datasets.collect.status import summarise
+    from datasets.collect.verify import verify
+    from datasets.store.manifest import MANIFEST_NAME
+    from datasets.store.writer import verify as verify_store
 
     plan = read_plan(save_path)
     if plan.settings.format == "folder":
@@ -129,8 +129,8 @@ def check(save_path: Path, num_workers: int) -> int:
 
 def show_plan(plan: Plan, save_path: Path) -> None:
     """Print what the plan will cost, and draw where its places are."""
-    from datasets.collect_estimate import estimate_text
-    from datasets.collect_map import plot_places
+    from datasets.collect.estimate import estimate_text
+    from datasets.collect.map import plot_places
 
     print(estimate_text(plan, PLACES_PER_SEARCH[plan.settings.source]))
     plot_places(save_path / "plan.png", plan)
@@ -140,10 +140,10 @@ def show_plan(plan: Plan, save_path: Path) -> None:
 def connect(plan: Plan, args: Namespace) -> Source:
     """Return the source of the plan's scenes; its client is only imported if it is needed."""
     if plan.settings.source == "stac":
-        from datasets.seco_stac import Stac
+        from datasets.collect.stac import Stac
 
         return Stac(plan.settings, timeout_s=args.timeout)
-    from datasets.seco_earthengine import connect as connect_earth_engine
+    from datasets.collect.earth_engine import connect as connect_earth_engine
 
     return connect_earth_engine(
         plan.settings,
@@ -158,7 +158,7 @@ def connect(plan: Plan, args: Namespace) -> Source:
 
 def new_requester(args: Namespace) -> Requester:
     """Return what sends requests, within this shard's part of the quota."""
-    from utils.rate_limit import RateLimit, Requester
+    from datasets.collect.rate_limit import RateLimit, Requester
 
     count = args.shard[1]
     return Requester(
@@ -193,14 +193,14 @@ def tell_ending(ending: Ending, result: str) -> None:
 
 def collect(plan: Plan, source: Source, args: Namespace) -> int:
     """Fetch this shard's places, and return the exit code."""
-    from datasets.collect_fetch import Fetch, Patience, blocks_of_shard
-    from datasets.collect_indices import read_indices
-    from datasets.collect_journal import Journal, read_journals
-    from datasets.collect_packed import PackedCollection
-    from datasets.collect_place import Collector
-    from datasets.collect_plan import read_plan
-    from datasets.collect_status import Reporter
-    from datasets.collect_writer import place_writer
+    from datasets.collect.fetch import Fetch, Patience, blocks_of_shard
+    from datasets.collect.indices import read_indices
+    from datasets.collect.journal import Journal, read_journals
+    from datasets.collect.packed import PackedCollection
+    from datasets.collect.place import Collector
+    from datasets.collect.plan import read_plan
+    from datasets.collect.status import Reporter
+    from datasets.collect.writer import place_writer
 
     save_path, requester = args.save_path, new_requester(args)
     indices = None if args.indices_file is None else read_indices(args.indices_file, plan)

@@ -37,8 +37,8 @@ from utils.flags import Parser, check_not_negative
 
 # What takes long to import is imported by the functions that use it, after the flags are checked.
 if TYPE_CHECKING:
-    from datasets.litdata_manifest import PlacesManifest
-    from datasets.packed_manifest import Manifest
+    from datasets.store.litdata_manifest import PlacesManifest
+    from datasets.store.manifest import Manifest
 
 SMALL = 256  # places: the batch of main_pretrain.py by default
 
@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.format != "raw":
             raise UserError("--verify is for packed stores, which --format litdata does not write")
         check_exists("save_path", args.save_path)
-        from datasets.packing import verify
+        from datasets.store.writer import verify
 
         manifest = verify(args.save_path, args.num_workers)
         print(f"verified: {describe(manifest)}")
@@ -89,9 +89,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     check_exists("data_dir", args.data_dir)
     check_can_write("save_path", args.save_path, is_folder=True)
-    from datasets.litdata_manifest import is_litdata
-    from datasets.open_patches import open_patches
-    from datasets.packed_store import PackedStore
+    from datasets.store.litdata_manifest import is_litdata
+    from datasets.store.open import open_patches
+    from datasets.store.reader import PackedStore
 
     if is_litdata(args.data_dir):
         raise UserError(f"{args.data_dir} is in chunks already: --data_dir takes its source")
@@ -99,13 +99,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.save_path.resolve().is_relative_to(args.data_dir.resolve()):
         raise UserError(f"--save_path {args.save_path} lies in --data_dir: choose one beside it")
     if args.format == "litdata":
-        from datasets.seco_litdata import write_litdata
+        from datasets.store.litdata import write_litdata
 
         packed = describe_places(write_litdata(source, args.save_path, args.num_workers))
     elif isinstance(source, PackedStore):
         raise UserError(f"{args.data_dir} is packed already: --data_dir takes its source")
     else:
-        from datasets.packing import pack
+        from datasets.store.writer import pack
 
         packed = describe(pack(source, args.save_path, args.num_workers))
     print(f"packed in {time.perf_counter() - started:.0f} s: {packed}")
@@ -118,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def describe(manifest: Manifest) -> str:
     """Tell in a line what a store holds."""
-    from datasets.packed_manifest import MANIFEST_NAME
+    from datasets.store.manifest import MANIFEST_NAME
 
     size = manifest.num_patches * sum(manifest.row_bytes(group) for group in manifest.groups)
     flawed = len({flaw.patch for flaw in manifest.flaws})
@@ -131,7 +131,7 @@ def describe(manifest: Manifest) -> str:
 
 def describe_places(manifest: PlacesManifest) -> str:
     """Tell in a line what a set of chunks holds."""
-    from datasets.litdata_manifest import MANIFEST_NAME
+    from datasets.store.litdata_manifest import MANIFEST_NAME
 
     bands, (_, height, width) = manifest.input_spec.bands, manifest.patch_shape
     num_patches, num_bad = int(manifest.starts[-1]), len(manifest.bad)

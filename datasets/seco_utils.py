@@ -45,7 +45,7 @@ def measure_histograms(root: Path, num_images: int, seed: int) -> dict[str, np.n
     """
     import numpy as np
 
-    from datasets.packed_store import is_packed
+    from datasets.store.reader import is_packed
     from utils.progress import progress
 
     if root.is_file():
@@ -66,8 +66,8 @@ def measure_histograms(root: Path, num_images: int, seed: int) -> dict[str, np.n
 
 def _open_folder(root: Path) -> tuple[list[str], Sequence[Any], Callable[[Any, str], np.ndarray]]:
     """Return bands, dates, and what reads a band of one, in the pixels that are stored."""
-    from datasets.band_files import read_band
-    from datasets.seco_folder import band_path, find_bands, index_places, split_dates
+    from datasets.geotiff import read_band
+    from datasets.seco.folder import band_path, find_bands, index_places, split_dates
 
     places = index_places(root, ALL_BANDS[0])
     dates = split_dates(places)
@@ -80,7 +80,7 @@ def _open_folder(root: Path) -> tuple[list[str], Sequence[Any], Callable[[Any, s
 
 def _open_store(root: Path) -> tuple[list[str], Sequence[Any], Callable[[Any, str], np.ndarray]]:
     """Return the same of a packed store, whose bands all have pixels of 10 m."""
-    from datasets.packed_store import PackedStore
+    from datasets.store.reader import PackedStore
 
     store = PackedStore(root)
     bands = list(store.bands)

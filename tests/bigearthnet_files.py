@@ -7,8 +7,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from datasets.bigearthnet_labels import LABELS_19, multi_hot
-from datasets.bigearthnet_lists import BAD_LISTS
+from datasets.bigearthnet.labels import LABELS_19, multi_hot
+from datasets.bigearthnet.lists import BAD_LISTS
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.utm import to_utm, utm_epsg
+from datasets.collect.utm import to_utm, utm_epsg
 from tests.earth_engine_catalogue import BANDS_M, Catalogue, Granule, pixel_centres
 
 Array = NDArray[Any]

@@ -7,8 +7,8 @@ from itertools import chain
 from typing import Any
 
 from datasets.bands import RESOLUTION_M
-from datasets.collect_scenes import GRID_M, Array, PatchGrid, Place, Scene
-from datasets.collect_settings import Settings
+from datasets.collect.scenes import GRID_M, Array, PatchGrid, Place, Scene
+from datasets.collect.settings import Settings
 from tests.earth_engine_catalogue import Catalogue, Granule, pixel_centres
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from rasterio.io import MemoryFile
 from rasterio.transform import from_origin
 
-from datasets.utm import to_utm, utm_epsg
+from datasets.collect.utm import to_utm, utm_epsg
 from tests.earth_engine_catalogue import BANDS_M, TILE_M, Catalogue, Granule, pixel_centres
 from tests.earth_engine_faults import Fault, FaultPlan, status
 

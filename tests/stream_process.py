@@ -6,9 +6,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from datasets.litdata_loader import LitDataLoader
-from datasets.patch_dataset import PatchDataset
-from datasets.seco_litdata import StreamedPlaces
+from datasets.seco.samples import PatchDataset
+from datasets.store.litdata import StreamedPlaces
+from datasets.store.litdata_loader import LitDataLoader
 
 BATCH_SIZE = 4
 SEED = 7

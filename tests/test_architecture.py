@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 MAY_IMPORT = {"datasets": {"datasets", "utils"}, "models": {"models", "utils"}, "utils": {"utils"}}
 FIRST_PARTY = {*MAY_IMPORT, "benchmarks", "tests", *(path.stem for path in ROOT.glob("main_*.py"))}
-FILES = [path for package in MAY_IMPORT for path in sorted((ROOT / package).glob("*.py"))]
+FILES = [path for package in MAY_IMPORT for path in sorted((ROOT / package).rglob("*.py"))]
 SCRIPTS = [
     *(path for path in FILES if "__main__" in path.read_text()),
     *sorted((ROOT / "checkpoints").glob("*.py")),
@@ -29,9 +29,9 @@ def imported(path: Path) -> set[str]:
     return {name.split(".")[0] for name in names}
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.name}")
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_point_downwards(path: Path) -> None:
-    assert imported(path) & FIRST_PARTY <= MAY_IMPORT[path.parent.name]
+    assert imported(path) & FIRST_PARTY <= MAY_IMPORT[path.relative_to(ROOT).parts[0]]
 
 
 @pytest.mark.parametrize("package", MAY_IMPORT)
@@ -40,7 +40,7 @@ def test_our_package_wins_over_an_installed_one_of_its_name(package: str) -> Non
     assert Path(str(module.__file__)).parent == ROOT / package
 
 
-@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: f"{path.parent.name}/{path.name}")
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_scripts_in_packages_extend_the_path_before_they_import_ours(path: Path) -> None:
     """``python datasets/x.py`` starts with ``datasets/`` on the path, not with the root."""
     body = ast.parse(path.read_text()).body

@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 
 from datasets.bands import ALL_BANDS, RGB_BANDS
-from datasets.bigearthnet_bands import BIGEARTHNET_SPEC, MEAN_AND_STD, SIDE_PX
+from datasets.bigearthnet.bands import BIGEARTHNET_SPEC, MEAN_AND_STD, SIDE_PX
+from datasets.bigearthnet.folder import PatchFolder
+from datasets.bigearthnet.index import UNLABELLED, BigEarthNet, open_bigearthnet
+from datasets.bigearthnet.labels import LABELS_19, LABELS_43
+from datasets.bigearthnet.lists import BAD_LISTS, CLOUD, SNOW
 from datasets.bigearthnet_dataset import BigEarthNetPictures
-from datasets.bigearthnet_folder import PatchFolder
-from datasets.bigearthnet_index import UNLABELLED, BigEarthNet, open_bigearthnet
-from datasets.bigearthnet_labels import LABELS_19, LABELS_43
-from datasets.bigearthnet_lists import BAD_LISTS, CLOUD, SNOW
-from datasets.mini_earth_files import two_digits
+from datasets.miniature.files import two_digits
 from tests.bigearthnet_files import REAL, as_version_2, copied, kept, labels_in, lines
 from utils.errors import UserError
 from utils.input_transform import InputTransform, input_transform

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from benchmarks import bigearthnet
-from datasets.bigearthnet_folder import PatchFolder
-from datasets.bigearthnet_index import find_folder
+from datasets.bigearthnet.folder import PatchFolder
+from datasets.bigearthnet.index import find_folder
 
 
 def test_benchmark_reports_ratios_and_probe_times(

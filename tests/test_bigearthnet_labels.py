@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from datasets.bigearthnet_labels import CLASS_NAMES, LABELS_19, LABELS_43, multi_hot
+from datasets.bigearthnet.labels import CLASS_NAMES, LABELS_19, LABELS_43, multi_hot
 from utils.errors import UserError
 
 # Column of the 19 for each of the 43 in alphabetical order, read off table 2 of Sumbul et al. 2021;

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from datasets.bigearthnet_lists import CLOUD, SNOW, read_lists, read_metadata, write_metadata
+from datasets.bigearthnet.lists import CLOUD, SNOW, read_lists, read_metadata, write_metadata
 from tests.bigearthnet_files import REAL
 from utils.errors import UserError
 

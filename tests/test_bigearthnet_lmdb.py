@@ -15,12 +15,12 @@ import pytest
 from safetensors.numpy import load, save
 from torch.utils.data import DataLoader
 
-from datasets import bigearthnet_writer
 from datasets.bands import ALL_BANDS, RGB_BANDS
-from datasets.bigearthnet_bands import FILE_NAMES, SIDE_PX
+from datasets.bigearthnet import writer as bigearthnet_writer
+from datasets.bigearthnet.bands import FILE_NAMES, SIDE_PX
+from datasets.bigearthnet.index import open_bigearthnet
+from datasets.bigearthnet.lmdb_store import PatchLmdb
 from datasets.bigearthnet_dataset import main
-from datasets.bigearthnet_index import open_bigearthnet
-from datasets.bigearthnet_lmdb import PatchLmdb
 from tests.bigearthnet_files import as_version_2, kept, labels_in
 from tests.test_bigearthnet import pictures
 from utils.cli import run

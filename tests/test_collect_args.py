@@ -2,8 +2,8 @@
 
 import pytest
 
-from datasets.collect_args import check_fetching, parse_args, parse_shard, settings_of
-from datasets.collect_settings import Settings
+from datasets.collect.args import check_fetching, parse_args, parse_shard, settings_of
+from datasets.collect.settings import Settings
 from utils.errors import UserError
 
 ORIGINAL = (

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datasets.collect_blocks import BlockState
-from datasets.collect_plan import Block
+from datasets.collect.blocks import BlockState
+from datasets.collect.plan import Block
 
 BLOCK = Block(0, range(4), range(100, 106))
 CANDIDATES = [*BLOCK.places, *BLOCK.spares]

@@ -6,10 +6,10 @@ from datetime import UTC, date, datetime
 import numpy as np
 import pytest
 
-from datasets.collect_choice import Candidates, Lack, choose
-from datasets.collect_place import has_gaps
-from datasets.collect_scenes import Array, PatchGrid, Place, Scene, Window
-from datasets.collect_settings import Settings
+from datasets.collect.choice import Candidates, Lack, choose
+from datasets.collect.place import has_gaps
+from datasets.collect.scenes import Array, PatchGrid, Place, Scene, Window
+from datasets.collect.settings import Settings
 
 MARCH = Window(date(2021, 3, 1), date(2021, 3, 16))
 JANUARY = Window(date(2021, 1, 1), date(2021, 1, 16))

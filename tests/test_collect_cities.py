@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datasets.collect_cities import NUM_CITIES, TABLE, read_cities, table_of_geonames
+from datasets.collect.cities import NUM_CITIES, TABLE, read_cities, table_of_geonames
 from utils.errors import UserError
 
 
@@ -31,7 +31,7 @@ def test_the_table_has_ten_thousand_places_the_largest_first() -> None:
 def test_the_most_populated_are_taken_whatever_their_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("datasets.collect_cities.NUM_CITIES", 2)
+    monkeypatch.setattr("datasets.collect.cities.NUM_CITIES", 2)
     source = write(tmp_path, "\ufefflat,lng,population\n1,10,5\n2,20,700\n3,30,60\n")
     assert read_cities(source).tolist() == [[2, 20], [3, 30]]
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from datasets import collect_journal
-from datasets.collect_journal import Journal, Record, read_journals
-from datasets.collect_verify import verify
+from datasets.collect import journal as collect_journal
+from datasets.collect.journal import Journal, Record, read_journals
+from datasets.collect.verify import verify
 from tests.fake_source import FakeSource
 from tests.test_collect_fetch import fetch, plan_in
 from tests.waiting import HANG_S

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-import datasets.collect_fetch as engine
-from datasets import collect_writer
-from datasets.collect_fetch import Fetch, Patience
-from datasets.collect_journal import Journal, read_journals
-from datasets.collect_plan import Plan
-from datasets.collect_progress import Ending
-from datasets.collect_scenes import ComeBack, Refused
+import datasets.collect.fetch as engine
+from datasets.collect import writer as collect_writer
+from datasets.collect.fetch import Fetch, Patience
+from datasets.collect.journal import Journal, read_journals
+from datasets.collect.plan import Plan
+from datasets.collect.progress import Ending
+from datasets.collect.scenes import ComeBack, Refused
 from tests.earth_engine_catalogue import Catalogue
 from tests.fake_source import FakeSource
 from tests.test_collect_fetch import SETTINGS, fetch, plan_in

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from datasets.collect_journal import read_journals
-from datasets.collect_plan import Plan, open_plan, read_plan
-from datasets.collect_progress import Ending, incomplete
-from datasets.collect_scenes import Missing, Place, Refused, Scene
+from datasets.collect.journal import read_journals
+from datasets.collect.plan import Plan, open_plan, read_plan
+from datasets.collect.progress import Ending, incomplete
+from datasets.collect.rate_limit import Transient
+from datasets.collect.scenes import Missing, Place, Refused, Scene
 from tests import earth_engine_faults as faults
 from tests.earth_engine_catalogue import Catalogue
 from tests.earth_engine_expressions import S2
@@ -20,7 +21,6 @@ from tests.earth_engine_server import earth_engine
 from tests.fake_source import FakeSource
 from tests.test_collect_fetch import SETTINGS, fetch, plan_in, tree
 from tests.test_seco_downloader import PLAN, collect, flags
-from utils.rate_limit import Transient
 
 SMALL = replace(SETTINGS, num_dates=1, bands=("B2",))
 CLEAR = Catalogue(cloudiness=0.0)
@@ -138,7 +138,7 @@ def test_an_image_that_is_missing_for_a_while_is_taken_nevertheless(
 def test_a_run_that_works_no_longer_does_not_use_up_its_spares(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("datasets.collect_fetch._MANY_REFUSED", 5)
+    monkeypatch.setattr("datasets.collect.fetch._MANY_REFUSED", 5)
 
     def judge(places: Sequence[Place]) -> None:
         if any(tmp_path.glob("[0-9]*")):  # once a place is done
@@ -267,7 +267,7 @@ def test_a_plan_that_is_replaced_meanwhile_is_not_collected(
         open_plan(save_path, replace(plan.settings, seed=7), {"seed"})
         return plan
 
-    monkeypatch.setattr("datasets.collect_plan.open_plan", replaced)
+    monkeypatch.setattr("datasets.collect.plan.open_plan", replaced)
     with earth_engine() as server:
         assert collect(flags(tmp_path / "c", server, *PLAN)) == 2
     assert "another process replaced the plan" in capsys.readouterr().err

@@ -15,20 +15,20 @@ from typing import Any
 
 import pytest
 
-import datasets.collect_fetch as engine
-from datasets.collect_fetch import Fetch, Patience, blocks_of_shard
-from datasets.collect_journal import Journal, read_journals
-from datasets.collect_place import Collector
-from datasets.collect_plan import Plan, open_plan
-from datasets.collect_progress import Ending
-from datasets.collect_scenes import ComeBack, Refused
-from datasets.collect_settings import Settings
-from datasets.collect_writer import place_writer
+import datasets.collect.fetch as engine
+from datasets.collect.fetch import Fetch, Patience, blocks_of_shard
+from datasets.collect.journal import Journal, read_journals
+from datasets.collect.place import Collector
+from datasets.collect.plan import Plan, open_plan
+from datasets.collect.progress import Ending
+from datasets.collect.rate_limit import RateLimit, Requester, Transient
+from datasets.collect.scenes import ComeBack, Refused
+from datasets.collect.settings import Settings
+from datasets.collect.writer import place_writer
 from tests.earth_engine_catalogue import Catalogue
 from tests.fake_source import FakeSource
 from tests.waiting import HANG_S
 from utils.errors import UserError
-from utils.rate_limit import RateLimit, Requester, Transient
 
 SETTINGS = Settings(
     num_locations=30,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from datasets.collect_journal import Journal, Record, forget, read_journals
+from datasets.collect.journal import Journal, Record, forget, read_journals
 from utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,7 +39,7 @@ def note(folder: Path, *records: Record, shard: tuple[int, int] = (0, 1)) -> Pat
 def elsewhere(folder: Path, shard: tuple[int, int]) -> Iterator[None]:
     """Hold a journal open in another process, for locks do not hold within one."""
     code = (
-        "import sys; from pathlib import Path; from datasets.collect_journal import Journal\n"
+        "import sys; from pathlib import Path; from datasets.collect.journal import Journal\n"
         f"with Journal(Path(sys.argv[1]), {PLAN!r}, {shard}).opened(): print(flush=True); input()"
     )
     with subprocess.Popen(

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datasets.collect_places import places_to_csv
-from datasets.collect_plan import Plan, make_plan, open_plan, read_plan
-from datasets.collect_settings import Settings
-from datasets.seco_sampling import Places, around, bounded, sample_places
-from datasets.utm import from_utm
+from datasets.collect.places import places_to_csv
+from datasets.collect.plan import Plan, make_plan, open_plan, read_plan
+from datasets.collect.sampling import Places, around, bounded, sample_places
+from datasets.collect.settings import Settings
+from datasets.collect.utm import from_utm
 from tests.earth_engine_catalogue import REMAINDER, TILE_M, TILES, Catalogue, Granule
 from utils.errors import UserError
 

@@ -11,23 +11,23 @@ import pytest
 
 from datasets import seco_downloader
 from datasets.bands import ALL_BANDS
-from datasets.collect_fetch import Ending, Fetch, Patience, blocks_of_shard
-from datasets.collect_journal import Journal, read_journals
-from datasets.collect_packed import PackedCollection
-from datasets.collect_place import Collector
-from datasets.collect_plan import Plan
-from datasets.collect_scenes import ComeBack
-from datasets.collect_settings import Settings
-from datasets.collect_writer import place_writer
-from datasets.packed_manifest import MANIFEST_NAME
-from datasets.packed_store import PackedStore
-from datasets.packing import pack, verify
-from datasets.seco_patches import SecoPatches
+from datasets.collect.fetch import Ending, Fetch, Patience, blocks_of_shard
+from datasets.collect.journal import Journal, read_journals
+from datasets.collect.packed import PackedCollection
+from datasets.collect.place import Collector
+from datasets.collect.plan import Plan
+from datasets.collect.rate_limit import RateLimit, Requester
+from datasets.collect.scenes import ComeBack
+from datasets.collect.settings import Settings
+from datasets.collect.writer import place_writer
+from datasets.seco.patches import SecoPatches
+from datasets.store.manifest import MANIFEST_NAME
+from datasets.store.reader import PackedStore
+from datasets.store.writer import pack, verify
 from tests.earth_engine_server import earth_engine
 from tests.fake_source import FakeSource
 from tests.test_collect_fetch import fetch, plan_in
 from utils.errors import UserError
-from utils.rate_limit import RateLimit, Requester
 
 FOLDER = Settings(
     num_locations=30, patch_px=12, num_dates=2, land_mask=False, reference_date="2022-03-01"

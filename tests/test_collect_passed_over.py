@@ -9,8 +9,8 @@ import pytest
 import rasterio
 
 from datasets.bands import ALL_BANDS
-from datasets.collect_journal import read_journals
-from datasets.collect_plan import read_plan
+from datasets.collect.journal import read_journals
+from datasets.collect.plan import read_plan
 from tests.earth_engine_expressions import S2
 from tests.earth_engine_faults import status
 from tests.earth_engine_server import EarthEngineServer, earth_engine

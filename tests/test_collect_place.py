@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from datasets.collect_choice import Lack, choose
-from datasets.collect_journal import Record
-from datasets.collect_place import Collector
-from datasets.collect_plan import Plan, open_plan
-from datasets.collect_scenes import Array, PatchGrid, Place, Refused, Scene
-from datasets.collect_settings import Settings
-from datasets.collect_writer import place_writer
+from datasets.collect.choice import Lack, choose
+from datasets.collect.journal import Record
+from datasets.collect.place import Collector
+from datasets.collect.plan import Plan, open_plan
+from datasets.collect.rate_limit import RateLimit, Requester
+from datasets.collect.scenes import Array, PatchGrid, Place, Refused, Scene
+from datasets.collect.settings import Settings
+from datasets.collect.writer import place_writer
 from tests.earth_engine_catalogue import Catalogue
 from tests.fake_source import FakeSource
-from utils.rate_limit import RateLimit, Requester
 
 SETTINGS = Settings(
     num_locations=6,

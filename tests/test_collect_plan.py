@@ -16,15 +16,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datasets.collect_check import check_settings
-from datasets.collect_estimate import estimate, estimate_text
-from datasets.collect_indices import read_indices
-from datasets.collect_journal import Journal, Record, read_journals
-from datasets.collect_map import plot_places
-from datasets.collect_places import overlapping, places_from_csv, places_to_csv
-from datasets.collect_plan import BLOCK, Plan, make_plan, open_plan, read_plan, write_plan
-from datasets.collect_settings import Settings
-from datasets.seco_sampling import Places
+from datasets.collect.check import check_settings
+from datasets.collect.estimate import estimate, estimate_text
+from datasets.collect.indices import read_indices
+from datasets.collect.journal import Journal, Record, read_journals
+from datasets.collect.map import plot_places
+from datasets.collect.places import overlapping, places_from_csv, places_to_csv
+from datasets.collect.plan import BLOCK, Plan, make_plan, open_plan, read_plan, write_plan
+from datasets.collect.sampling import Places
+from datasets.collect.settings import Settings
 from utils.errors import UserError
 
 SMALL = Settings(
@@ -100,7 +100,7 @@ def test_the_reference_is_today_and_stays_what_it_was(
     unset = replace(SMALL, reference_date="")
     first = open_plan(tmp_path, unset, set()).settings.reference_date
     assert before <= first <= datetime.now(UTC).date().isoformat()
-    monkeypatch.setattr("datasets.collect_plan.datetime", None)  # is not asked again
+    monkeypatch.setattr("datasets.collect.plan.datetime", None)  # is not asked again
     assert open_plan(tmp_path, unset, set()).settings.reference_date == first
 
 
@@ -190,7 +190,7 @@ def test_a_plan_that_cannot_be_made_does_not_replace_another(tmp_path: Path) -> 
 def test_a_plan_that_another_process_collects_is_not_replaced(tmp_path: Path) -> None:
     plan = open_plan(tmp_path, SMALL, set())
     script = (
-        "import sys; from pathlib import Path; from datasets.collect_journal import Journal\n"
+        "import sys; from pathlib import Path; from datasets.collect.journal import Journal\n"
         "with Journal(Path(sys.argv[1]), sys.argv[2]).opened(): print('held', flush=True); input()"
     )
     argv = [sys.executable, "-c", script, str(tmp_path), plan.hash]
@@ -234,7 +234,7 @@ def test_shards_that_start_together_have_one_plan(
         time.sleep(0.05)
         return make_plan(settings)
 
-    monkeypatch.setattr("datasets.collect_plan.make_plan", slowly)
+    monkeypatch.setattr("datasets.collect.plan.make_plan", slowly)
 
     def start(seed: int) -> str:
         return open_plan(tmp_path / "new" / "folder", replace(SMALL, seed=seed), set()).hash
@@ -543,7 +543,7 @@ def test_places_are_those_of_the_sampler(tmp_path: Path) -> None:
 
 
 def test_a_plan_without_the_land_mask_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("datasets.land_mask.find_spec", lambda name: None)
+    monkeypatch.setattr("datasets.collect.land_mask.find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install global-land-mask, or give --no_land_mask"):
         make_plan(replace(SMALL, land_mask=True))
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.collect_preview import preview_folder, stretch
-from datasets.collect_writer import convert
+from datasets.collect.preview import preview_folder, stretch
+from datasets.collect.writer import convert
 from tests.test_collect_writer import SETTINGS, images, write, writer_in
 from utils.errors import UserError
 

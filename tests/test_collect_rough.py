@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 
 from datasets import seco_downloader
-from datasets.collect_check import settings_from_json
-from datasets.collect_journal import Journal
-from datasets.collect_plan import Plan, make_plan, read_plan, write_plan
-from datasets.collect_scenes import ComeBack, Refused
-from datasets.collect_settings import Settings
-from datasets.collect_status import summarise
+from datasets.collect.check import settings_from_json
+from datasets.collect.journal import Journal
+from datasets.collect.plan import Plan, make_plan, read_plan, write_plan
+from datasets.collect.rate_limit import RateLimit, Requester, Transient
+from datasets.collect.scenes import ComeBack, Refused
+from datasets.collect.settings import Settings
+from datasets.collect.status import summarise
 from tests.fake_source import FakeSource
 from utils.errors import UserError
 from utils.locks import sole_writer
-from utils.rate_limit import RateLimit, Requester, Transient
 
 SMALL = Settings(
     num_locations=6,

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from datasets import collect_status
-from datasets.collect_journal import Journal, Record
-from datasets.collect_plan import Plan
-from datasets.collect_progress import Ending, Progress
-from datasets.collect_status import Reporter, summarise, table
+from datasets.collect import status as collect_status
+from datasets.collect.journal import Journal, Record
+from datasets.collect.plan import Plan
+from datasets.collect.progress import Ending, Progress
+from datasets.collect.rate_limit import RateLimit, Requester
+from datasets.collect.status import Reporter, summarise, table
 from tests.test_collect_fetch import SETTINGS, plan_in
 from utils.errors import UserError
-from utils.rate_limit import RateLimit, Requester
 
 
 class Clock:

@@ -15,12 +15,12 @@ import rasterio
 from rasterio.crs import CRS
 from rasterio.transform import from_origin
 
-from datasets.collect_journal import Journal, Record, read_journals
-from datasets.collect_plan import Plan
-from datasets.collect_settings import Settings
-from datasets.collect_verify import _UNWANTED, verify
-from datasets.collect_writer import METADATA_NAME, place_hash, place_writer
-from datasets.seco_sampling import Places
+from datasets.collect.journal import Journal, Record, read_journals
+from datasets.collect.plan import Plan
+from datasets.collect.sampling import Places
+from datasets.collect.settings import Settings
+from datasets.collect.verify import _UNWANTED, verify
+from datasets.collect.writer import METADATA_NAME, place_hash, place_writer
 from tests.test_collect_writer import NEW, OLD, images, scene, tree
 from utils.errors import UserError
 

@@ -21,10 +21,10 @@ from rasterio.crs import CRS
 from rasterio.errors import CRSError
 
 from datasets.bands import ALL_BANDS, RESOLUTION_M
-from datasets.collect_journal import Record
-from datasets.collect_scenes import Array, PatchGrid, Place, Scene
-from datasets.collect_settings import Settings
-from datasets.collect_writer import PlaceWriter, convert, place_hash, place_writer, utm_crs
+from datasets.collect.journal import Record
+from datasets.collect.scenes import Array, PatchGrid, Place, Scene
+from datasets.collect.settings import Settings
+from datasets.collect.writer import PlaceWriter, convert, place_hash, place_writer, utm_crs
 from utils.errors import UserError
 
 SETTINGS = Settings(patch_px=12)
@@ -371,6 +371,6 @@ def test_a_machine_without_tables_of_coordinates_is_one_sentence(
     def no_table(code: int) -> CRS:
         raise CRSError("Cannot find proj.db")
 
-    monkeypatch.setattr("datasets.collect_writer.CRS", SimpleNamespace(from_epsg=no_table))
+    monkeypatch.setattr("datasets.collect.writer.CRS", SimpleNamespace(from_epsg=no_table))
     with pytest.raises(UserError, match="unset PROJ_DATA"):
         utm_crs.__wrapped__(32701)

@@ -10,7 +10,7 @@ from PIL import Image
 from pytorch_lightning import seed_everything
 
 from benchmarks import demo
-from datasets.mini_earth_covers import COVER_NAMES
+from datasets.miniature.covers import COVER_NAMES
 from models.backbones import load_encoder
 from models.moco2_module import MocoV2
 from utils.precision import auto_precision

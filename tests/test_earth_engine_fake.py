@@ -18,11 +18,12 @@ import pytest
 import requests
 
 from datasets.bands import ALL_BANDS, RESOLUTION_M
-from datasets.collect_choice import Candidates, choose
-from datasets.collect_scenes import PatchGrid, Place, Refused, Scene, Window
-from datasets.collect_settings import Settings
-from datasets.seco_earthengine import EarthEngine, connect
-from datasets.utm import from_utm
+from datasets.collect.choice import Candidates, choose
+from datasets.collect.earth_engine import EarthEngine, connect
+from datasets.collect.rate_limit import RateLimit, Requester, Transient
+from datasets.collect.scenes import PatchGrid, Place, Refused, Scene, Window
+from datasets.collect.settings import Settings
+from datasets.collect.utm import from_utm
 from tests import earth_engine_server
 from tests.earth_engine_catalogue import REMAINDER, TILE_M, Catalogue, Granule
 from tests.earth_engine_expressions import CLEAR, CLOUDY, S2
@@ -30,7 +31,6 @@ from tests.earth_engine_faults import PASSING, FaultPlan, drip
 from tests.earth_engine_server import EarthEngineServer, earth_engine
 from tests.fake_source import FakeSource, expected_pixels
 from tests.waiting import HANG_S
-from utils.rate_limit import RateLimit, Requester, Transient
 
 EPSG, ROOT = 32632, earth_engine_server.__file__.rpartition("/tests/")[0]
 GRID = PatchGrid(EPSG, 450_000, 5_350_020, 12)

@@ -17,15 +17,15 @@ from google.auth.exceptions import RefreshError
 from google.oauth2 import service_account
 from google.oauth2.credentials import Credentials
 
-from datasets.collect_settings import Settings
-from datasets.ee_credentials import KEY_VARIABLE, PROJECT_VARIABLE, find_credentials
-from datasets.ee_errors import translate
-from datasets.seco_earthengine import EarthEngine, connect
+from datasets.collect.earth_engine import EarthEngine, connect
+from datasets.collect.ee_credentials import KEY_VARIABLE, PROJECT_VARIABLE, find_credentials
+from datasets.collect.ee_errors import translate
+from datasets.collect.rate_limit import Transient
+from datasets.collect.settings import Settings
 from tests.earth_engine_faults import status
 from tests.earth_engine_server import EarthEngineServer, earth_engine
 from tests.waiting import HANG_S
 from utils.errors import UserError
-from utils.rate_limit import Transient
 
 REMOTE = "https://earthengine-highvolume.googleapis.com"
 SECRET = "1//a-refresh-token"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from datasets.ee_credentials import find_credentials
+from datasets.collect.ee_credentials import find_credentials
 from utils.errors import UserError
 
 CLIENT = ("identity", "word")

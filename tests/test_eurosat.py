@@ -15,7 +15,7 @@ from torch import Tensor
 
 from datasets.eurosat_dataset import RGB_DATA, EurosatDataset, fingerprint, main
 from datasets.eurosat_splits import SPLITS, stratified_split, write_split
-from datasets.pictures import Pictures
+from datasets.seco.pictures import Pictures
 from utils.errors import UserError
 from utils.input_transform import input_transform
 from utils.normalization import InputSpec

@@ -13,10 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
-from datasets.band_files import decode_band
 from datasets.eurosat_dataset import RGB_DATA, EurosatDataset
-from datasets.pictures import Pictures
-from datasets.seco_patches import parse_quantiles
+from datasets.geotiff import decode_band
+from datasets.seco.patches import parse_quantiles
+from datasets.seco.pictures import Pictures
 from models.backbones import Encoder, load_encoder
 from tests.waiting import HANG_S
 from utils.checkpoint import WholeCheckpointIO, read_checkpoint

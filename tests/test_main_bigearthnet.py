@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 import main_bigearthnet
 from datasets.bands import ALL_BANDS
+from datasets.bigearthnet.index import open_bigearthnet
 from datasets.bigearthnet_dataset import main as write_lmdb
-from datasets.bigearthnet_index import open_bigearthnet
 from models import finetuning, label_task
 from models.backbones import Encoder, load_encoder
 from models.ssl_finetuner import SSLFineTuner

@@ -18,12 +18,12 @@ from torchvision.models import resnet18
 
 from datasets import mini_earth
 from datasets.bands import ALL_BANDS, RESOLUTION_M, RGB_BANDS
-from datasets.mini_earth_canvas import noise
-from datasets.mini_earth_covers import COVER_NAMES, draw_place
-from datasets.mini_earth_files import Grid
-from datasets.mini_earth_oscd import build
-from datasets.mini_earth_render import draw_weather, observe
-from datasets.mini_earth_surfaces import SENSOR_BANDS, Climate, Surface, draw_climate, reflect
+from datasets.miniature.canvas import noise
+from datasets.miniature.covers import COVER_NAMES, draw_place
+from datasets.miniature.files import Grid
+from datasets.miniature.oscd import build
+from datasets.miniature.render import draw_weather, observe
+from datasets.miniature.surfaces import SENSOR_BANDS, Climate, Surface, draw_climate, reflect
 from tests.script import exit_code
 from utils.errors import UserError
 

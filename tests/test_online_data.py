@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from datasets.bigearthnet.index import open_bigearthnet
 from datasets.bigearthnet_dataset import BigEarthNetPictures
 from datasets.bigearthnet_dataset import main as write_lmdb
-from datasets.bigearthnet_index import open_bigearthnet
 from datasets.eurosat_dataset import EurosatDataset
 from datasets.mini_earth import write_eurosat
 from datasets.online_data import read_online_data

@@ -12,7 +12,8 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from datasets import mini_earth
-from datasets.oscd_cities import TEST_CITIES, TRAIN_CITIES
+from datasets.oscd.cities import TEST_CITIES, TRAIN_CITIES
+from datasets.oscd.files import City, find_cities
 from datasets.oscd_dataset import (
     OSCD_DATA,
     QUANTILES,
@@ -23,7 +24,6 @@ from datasets.oscd_dataset import (
     read_cities,
     unchanged_per_changed,
 )
-from datasets.oscd_files import City, find_cities
 from utils.errors import UserError
 from utils.input_transform import InputTransform, input_transform
 from utils.normalization import InputSpec

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from datasets import packed_store, seco_packed
+from datasets import seco_packed
 from datasets.bands import RGB_BANDS
-from datasets.open_patches import open_patches
-from datasets.packed_store import PackedStore
-from datasets.seco_patches import SecoPatches
+from datasets.seco.patches import SecoPatches
+from datasets.store import reader as packed_store
+from datasets.store.open import open_patches
+from datasets.store.reader import PackedStore
 from utils.errors import UserError
 
 Edit = Callable[[dict[str, Any]], object]

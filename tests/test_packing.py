@@ -15,14 +15,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets import packing, seco_packed, seco_utils
-from datasets.bad_patches import BadPatchError
+from datasets import seco_packed, seco_utils
 from datasets.bands import ALL_BANDS, RGB_BANDS
 from datasets.mini_earth import write_seco
-from datasets.open_patches import open_patches
-from datasets.packed_store import PackedStore
-from datasets.pictures import Pictures
-from datasets.seco_patches import SecoPatches
+from datasets.seco.bad_patches import BadPatchError
+from datasets.seco.patches import SecoPatches
+from datasets.seco.pictures import Pictures
+from datasets.store import writer as packing
+from datasets.store.open import open_patches
+from datasets.store.reader import PackedStore
 from tests.test_seco_patches import write_tif
 from tests.test_seco_zip import zip_folder
 from utils.errors import UserError
@@ -52,7 +53,7 @@ def copy(seco_root: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def small_files(monkeypatch: pytest.MonkeyPatch) -> None:
     """Five patches of RGB in a shard, three in a chunk: borders that do not coincide."""
-    monkeypatch.setattr("datasets.packed_manifest.MAX_SHARD_BYTES", 5 * 3 * 48 * 48)
+    monkeypatch.setattr("datasets.store.manifest.MAX_SHARD_BYTES", 5 * 3 * 48 * 48)
     monkeypatch.setattr(packing, "_CHUNK", 3)
 
 
@@ -120,7 +121,7 @@ def test_ragged_places_and_pictures_are_packed(copy: Path, tmp_path: Path) -> No
 def test_flaws_of_the_source_are_those_of_the_store(
     copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("datasets.bad_patches.MAX_BAD_FRACTION", 0.5)
+    monkeypatch.setattr("datasets.seco.bad_patches.MAX_BAD_FRACTION", 0.5)
     seco_utils.main(["--data_dir", str(copy)])
     dates = [path for path in sorted(copy.glob("*/*")) if path.is_dir()]
     (dates[1] / "B3.tif").unlink()

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from datasets import seco_packed
-from datasets.open_patches import open_patches
-from datasets.packing_hint import packing_hint
+from datasets.store.hint import packing_hint
+from datasets.store.open import open_patches
 
 
 def test_command_of_the_hint_packs_what_is_read(seco_root: Path, tmp_path: Path) -> None:

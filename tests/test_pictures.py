@@ -17,9 +17,9 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from datasets.bad_patches import BadPatchError, OnBadPatch
-from datasets.patch_dataset import PatchDataset
-from datasets.pictures import Pictures
+from datasets.seco.bad_patches import BadPatchError, OnBadPatch
+from datasets.seco.pictures import Pictures
+from datasets.seco.samples import PatchDataset
 from utils.errors import UserError
 from utils.normalization import IMAGENET_MEAN, IMAGENET_STD
 
@@ -313,7 +313,7 @@ def test_damage_inside_a_zip_names_the_picture(folder: Path, tmp_path: Path) -> 
 
 
 def test_bad_picture_is_skipped_on_request(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("datasets.bad_patches.MAX_BAD_FRACTION", 0.5)
+    monkeypatch.setattr("datasets.seco.bad_patches.MAX_BAD_FRACTION", 0.5)
     (folder / NAMES[0]).write_bytes(b"no picture")
     dataset = picture_dataset(folder, on_bad_patch="skip")
     sample = dataset[1, 0]

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from datasets.collect import rate_limit
+from datasets.collect.rate_limit import RateLimit, Requester, Stopped, Transient
 from tests.waiting import HANG_S
-from utils import rate_limit
-from utils.rate_limit import RateLimit, Requester, Stopped, Transient
 
 
 class Clock:

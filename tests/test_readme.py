@@ -12,7 +12,7 @@ import main_bigearthnet
 import main_eurosat
 import main_oscd
 import main_pretrain
-from datasets import collect_args
+from datasets.collect import args as collect_args
 from models.backbones import Encoder
 from utils.normalization import SECO_SPEC
 

@@ -15,12 +15,12 @@ from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
 from datasets import seco_datamodule
-from datasets.bad_patches import BadPatchList
 from datasets.bands import RGB_BANDS
-from datasets.data_modes import DATA_MODES, View
-from datasets.pictures import Pictures
+from datasets.seco.bad_patches import BadPatchList
+from datasets.seco.data_modes import DATA_MODES, View
+from datasets.seco.patches import SecoPatches, day_of, is_seco
+from datasets.seco.pictures import Pictures
 from datasets.seco_datamodule import SecoDataModule
-from datasets.seco_patches import SecoPatches, day_of, is_seco
 from utils.augment_config import AugmentConfig
 from utils.errors import UserError
 from utils.random import sample_keys

@@ -15,8 +15,8 @@ import pytest
 
 import main_pretrain
 from datasets import seco_downloader
-from datasets.collect_journal import read_journals
-from datasets.collect_plan import read_plan
+from datasets.collect.journal import read_journals
+from datasets.collect.plan import read_plan
 from tests.earth_engine_catalogue import Catalogue
 from tests.earth_engine_faults import DAY, FaultPlan, Held, content, no_fault, status
 from tests.earth_engine_server import EarthEngineServer, earth_engine

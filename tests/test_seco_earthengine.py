@@ -20,10 +20,11 @@ import numpy as np
 import pytest
 
 from datasets.bands import ALL_BANDS
-from datasets.collect_scenes import ComeBack, Missing, PatchGrid, Place, Refused, Scene, Window
-from datasets.collect_settings import Settings
-from datasets.seco_earthengine import EarthEngine, connect
-from datasets.utm import from_utm
+from datasets.collect.earth_engine import EarthEngine, connect
+from datasets.collect.rate_limit import Transient
+from datasets.collect.scenes import ComeBack, Missing, PatchGrid, Place, Refused, Scene, Window
+from datasets.collect.settings import Settings
+from datasets.collect.utm import from_utm
 from tests import earth_engine_faults as faults
 from tests import earth_engine_server
 from tests.earth_engine_catalogue import pixel_centres
@@ -32,7 +33,6 @@ from tests.earth_engine_faults import Fault, content, status
 from tests.earth_engine_server import EarthEngineServer, earth_engine
 from tests.waiting import HANG_S
 from utils.errors import UserError
-from utils.rate_limit import Transient
 
 SIZE = 24  # pixels of a patch
 WINDOWS = (

@@ -18,14 +18,14 @@ from litdata.streaming.writer import BinaryWriter
 from moto.server import ThreadedMotoServer
 from pytorch_lightning import LightningModule, Trainer
 
-from datasets import seco_litdata
-from datasets.bad_patches import BadPatchError
-from datasets.litdata_loader import LitDataLoader
-from datasets.litdata_manifest import INDEX_NAME, MANIFEST_NAME, is_litdata
-from datasets.open_patches import open_patches
-from datasets.patch_dataset import PatchDataset
-from datasets.seco_litdata import StreamedPlaces, write_litdata
+from datasets.seco.bad_patches import BadPatchError
+from datasets.seco.samples import PatchDataset
 from datasets.seco_packed import main as pack
+from datasets.store import litdata as seco_litdata
+from datasets.store.litdata import StreamedPlaces, write_litdata
+from datasets.store.litdata_loader import LitDataLoader
+from datasets.store.litdata_manifest import INDEX_NAME, MANIFEST_NAME, is_litdata
+from datasets.store.open import open_patches
 from main_pretrain import main as pretrain
 from tests.stream_process import (
     BATCH_SIZE,

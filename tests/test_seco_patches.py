@@ -15,14 +15,15 @@ import pytest
 import rasterio
 import torch
 
-from datasets import seco_folder, seco_packed, seco_utils
-from datasets.bad_patches import BadPatchError, OnBadPatch
-from datasets.band_files import read_band
+from datasets import seco_packed, seco_utils
 from datasets.bands import ALL_BANDS, RGB_BANDS
-from datasets.packed_store import PackedStore
-from datasets.patch_dataset import PatchDataset
-from datasets.seco_folder import index_places
-from datasets.seco_patches import SecoPatches, parse_quantiles
+from datasets.geotiff import read_band
+from datasets.seco import folder as seco_folder
+from datasets.seco.bad_patches import BadPatchError, OnBadPatch
+from datasets.seco.folder import index_places
+from datasets.seco.patches import SecoPatches, parse_quantiles
+from datasets.seco.samples import PatchDataset
+from datasets.store.reader import PackedStore
 from utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -358,7 +359,7 @@ def test_place_of_another_size_is_refused(copy: Path) -> None:
 def test_skipped_patch_is_replaced_by_the_next_good_one(
     copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("datasets.bad_patches.MAX_BAD_FRACTION", 0.5)
+    monkeypatch.setattr("datasets.seco.bad_patches.MAX_BAD_FRACTION", 0.5)
     dates = [place / date for place in sorted(copy.iterdir()) for date in folders(place)]
     for folder in (dates[0], dates[22], dates[23]):
         truncate(folder)
@@ -412,7 +413,7 @@ def test_quantiles_of_a_part_are_drawn_by_seed(
         read.append(path.parent)
         return read_band(path)
 
-    monkeypatch.setattr("datasets.band_files.read_band", recording_read)
+    monkeypatch.setattr("datasets.geotiff.read_band", recording_read)
     histogram = seco_utils.measure_histograms(seco_root, num_images=3, seed=0)["B2"]
     assert histogram.sum() == 3 * 48 * 48
     first = set(read)

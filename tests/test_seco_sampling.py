@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datasets.collect_cities import read_cities
-from datasets.land_mask import LandMask
-from datasets.seco_sampling import (
+from datasets.collect.cities import read_cities
+from datasets.collect.land_mask import LandMask
+from datasets.collect.sampling import (
     Places,
     Sampler,
     around,
@@ -21,7 +21,7 @@ from datasets.seco_sampling import (
     windows,
     within_zone,
 )
-from datasets.utm import from_utm, to_utm, utm_epsg, wrapped
+from datasets.collect.utm import from_utm, to_utm, utm_epsg, wrapped
 from utils.errors import UserError
 
 EARTH_M = 6_371_008.8

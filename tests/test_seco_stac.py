@@ -13,14 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-import datasets.stac_http as http
+import datasets.collect.stac_http as http
 from datasets.bands import RESOLUTION_M
-from datasets.collect_place import has_gaps
-from datasets.collect_scenes import Missing, PatchGrid, Place, Refused, Scene, Window
-from datasets.collect_settings import Settings
-from datasets.seco_stac import Stac
-from datasets.stac_items import Files
-from datasets.utm import from_utm
+from datasets.collect.place import has_gaps
+from datasets.collect.rate_limit import Transient
+from datasets.collect.scenes import Missing, PatchGrid, Place, Refused, Scene, Window
+from datasets.collect.settings import Settings
+from datasets.collect.stac import Stac
+from datasets.collect.stac_items import Files
+from datasets.collect.utm import from_utm
 from tests.earth_engine_catalogue import TILE_M, Granule
 from tests.earth_engine_faults import (
     HTML,
@@ -41,7 +42,6 @@ from tests.test_seco_downloader import ROOT, collect
 from tests.test_stac_items import EARLY, LATE, edited
 from tests.waiting import HANG_S
 from utils.errors import UserError
-from utils.rate_limit import Transient
 
 WINDOWS = (Window(LATE, date(2022, 2, 11)), Window(EARLY, date(2022, 1, 21)))
 COLLECTIONS = ("sentinel-2-l2a", "raw")
@@ -441,9 +441,9 @@ def test_reads_at_a_time_do_not_mix(server: StacServer) -> None:
 
 def test_a_missing_client_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pystac_client", None)
-    monkeypatch.delitem(sys.modules, "datasets.seco_stac")
+    monkeypatch.delitem(sys.modules, "datasets.collect.stac")
     with pytest.raises(UserError, match="pip install pystac-client"):
-        importlib.import_module("datasets.seco_stac")
+        importlib.import_module("datasets.collect.stac")
 
 
 # The downloader.

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from datasets import seco_utils
-from datasets.bad_patches import BadPatchError
+from datasets.archive import ZipFiles
 from datasets.bands import ALL_BANDS
-from datasets.seco_patches import SecoPatches, is_seco
-from datasets.zip_files import ZipFiles
+from datasets.seco.bad_patches import BadPatchError
+from datasets.seco.patches import SecoPatches, is_seco
 from utils.errors import UserError
 
 

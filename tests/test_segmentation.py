@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from datasets.oscd.files import City
 from datasets.oscd_dataset import ChangeDetectionDataset
-from datasets.oscd_files import City
 from models.backbones import Encoder
 from models.change_detector import ChangeDetector, masked_loss
 from models.segmentation import (

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from datasets.collect_scenes import Refused, Scene
-from datasets.stac_items import Files, Unusable, harmonised, parse
+from datasets.collect.scenes import Refused, Scene
+from datasets.collect.stac_items import Files, Unusable, harmonised, parse
 from tests.stac_server import StacServer
 
 EARLY, LATE = date(2022, 1, 11), date(2022, 2, 1)  # before and after products have an offset

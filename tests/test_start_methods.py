@@ -124,7 +124,7 @@ def test_every_script_ends_under_every_start_method(
 def test_a_loader_process_imports_neither_lightning_nor_plots() -> None:
     """Unless it is a fork, each of them imports what its data set needs."""
     script = (
-        "import sys, datasets.patch_dataset, datasets.seco_patches, datasets.pictures\n"
+        "import sys, datasets.seco.samples, datasets.seco.patches, datasets.seco.pictures\n"
         "import datasets.oscd_dataset, datasets.bigearthnet_dataset\n"
         "print(sorted({'pytorch_lightning', 'lightning_fabric', 'matplotlib', 'scipy'}"
         " & sys.modules.keys()))"

@@ -34,7 +34,7 @@ MAIN = ["main_pretrain.py", "main_eurosat.py", "main_bigearthnet.py", "main_oscd
 SCRIPTS = {
     **{script: ["--data_dir", "."] for script in MAIN},
     "datasets/bigearthnet_dataset.py": ["--data_dir", ".", "--save_dir", "x"],
-    "datasets/collect_cities.py": [],
+    "datasets/collect/cities.py": [],
     "datasets/download.py": ["--list"],
     "datasets/eurosat_dataset.py": ["--data_dir", ".", "--save_path", "x"],
     "datasets/mini_earth.py": ["--dataset", "seco", "--save_path", "x", "--num_places", "1"],
@@ -93,9 +93,12 @@ def most_cpu_s() -> float:
 
 def test_every_script_is_tried_here() -> None:
     files = [
-        path for path in ROOT.glob("*/*.py") if 'if __name__ == "__main__"' in path.read_text()
+        path
+        for path in ROOT.glob("[a-z]*/**/*.py")
+        if 'if __name__ == "__main__"' in path.read_text()
     ]
-    names = {str(path.relative_to(ROOT)) for path in files if path.parent.name != "tests"}
+    names = {str(path.relative_to(ROOT)) for path in files}
+    names = {name for name in names if not name.startswith("tests/")}
     tried = {name if "/" in name else name.replace(".", "/") + ".py" for name in SCRIPTS}
     assert names <= tried
 

@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from datasets import seco_packed, store_loader
-from datasets.bad_patches import BadPatchError
+from datasets import seco_packed
 from datasets.bands import RGB_BANDS
-from datasets.open_patches import open_patches
-from datasets.packed_store import PackedStore
-from datasets.patch_dataset import PatchDataset, collate
-from datasets.store_loader import DeviceLoader, StoreLoader
+from datasets.seco.bad_patches import BadPatchError
+from datasets.seco.samples import PatchDataset, collate
+from datasets.store import loader as store_loader
+from datasets.store.loader import DeviceLoader, StoreLoader
+from datasets.store.open import open_patches
+from datasets.store.reader import PackedStore
 from tests.test_seco_datamodule import assert_same, fit, make
 from tests.test_seco_zip import zip_folder
 from tests.waiting import wait_until
@@ -94,7 +95,7 @@ def test_training_sees_the_same_views_from_every_source(
 def test_bad_patches_are_replaced_or_raised_as_from_the_folder(
     packed: Path, monkeypatch: pytest.MonkeyPatch, kind: type
 ) -> None:
-    monkeypatch.setattr("datasets.bad_patches.MAX_BAD_FRACTION", 0.5)
+    monkeypatch.setattr("datasets.seco.bad_patches.MAX_BAD_FRACTION", 0.5)
     extra = (1, CPU) if kind is StoreLoader else (CPU,)
     for on_bad_patch in ("skip", "raise"):
         store = samples(packed, every_date=True, on_bad_patch=on_bad_patch)

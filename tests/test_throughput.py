@@ -19,9 +19,9 @@ from benchmarks.roofline import StepCost, roofline, step_cost
 from benchmarks.targets import Target, check_targets, loader_gap, ms_per_1024_views, ratio
 from benchmarks.throughput_report import INPUT_SECTIONS, TRAIN_LABELS
 from benchmarks.timing import Rates, interleave, one_core, seconds
-from datasets.packed_store import PackedStore
-from datasets.patch_dataset import PatchSource
-from datasets.seco_patches import SecoPatches
+from datasets.seco.patches import SecoPatches
+from datasets.seco.samples import PatchSource
+from datasets.store.reader import PackedStore
 from models.moco2_module import MocoV2
 from tests.script import exit_code
 from utils.augment import Augment

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from rasterio.warp import transform
 
-from datasets.utm import from_utm, to_utm, utm_epsg, wrapped
+from datasets.collect.utm import from_utm, to_utm, utm_epsg, wrapped
 
 
 def some_points(count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from datasets.seco_patches import SecoPatches
+from datasets.seco.patches import SecoPatches
 from tests.script import exit_code
 from utils.cli import run
 from utils.errors import UserError

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from datasets import zip_files
-from datasets.zip_files import ZipFiles
+from datasets import archive as zip_files
+from datasets.archive import ZipFiles
 from utils.errors import UserError
 
 NAMES = st.text("abcé/.", min_size=1, max_size=12).filter(lambda name: not name.endswith("/"))

@@ -1,0 +1,151 @@
+"""Writing BigEarthNet's LMDB: many processes read, one writes, and an interrupted run goes on.
+
+Everything is written into a hidden folder and moved out at the end, the LMDB last: a folder with
+``data.mdb`` is complete.
+"""
+
+import hashlib
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import lmdb
+
+from datasets.bigearthnet.bands import SIDE_PX
+from datasets.bigearthnet.folder import PatchFolder
+from datasets.bigearthnet.index import labels_of
+from datasets.bigearthnet.labels import multi_hot
+from datasets.bigearthnet.lists import METADATA, Listing, write_metadata
+from datasets.bigearthnet.lmdb_store import DATA_FILE, encode
+from utils.errors import UserError
+from utils.files import check_can_write
+from utils.locks import sole_writer
+from utils.pools import process_pool
+from utils.progress import progress
+from utils.report import write_json
+
+PARTIAL = ".partial"
+_SOURCE = "source.json"
+_BLOCK = 256  # patches of a transaction: what an interruption loses
+_HEADER_BYTES = 1024  # of names, types and shapes, and of the key
+_PAGE_BYTES = 4096  # of an LMDB on most machines
+_SPARE_BYTES = 2**26
+
+
+def write_lmdb(
+    source: PatchFolder, listing: Listing, save_dir: Path, bands: Sequence[str], num_workers: int
+) -> None:
+    """Write the listed patches, and their splits and labels beside them.
+
+    Args:
+        source: Folder of the patches; it is only read.
+        listing: Which of them to write.
+        save_dir: Folder for ``data.mdb`` and ``metadata.parquet``.
+        bands: Bands to write, as "B2" and "B8A".
+        num_workers: Processes that read; 0 reads in this one.
+    """
+    if (save_dir / DATA_FILE).exists():
+        raise UserError(f"{save_dir} holds an LMDB already: choose another --save_dir")
+    labels = labels_of(source, listing)
+    multi_hot(listing.names, labels, 19)  # unknown labels are told before hours of work
+    check_can_write("save_dir", save_dir, is_folder=True)
+    folder = save_dir / PARTIAL
+    folder.mkdir(parents=True, exist_ok=True)
+    busy = f"another process writes into {save_dir}: wait for it"
+    with sole_writer(folder / "writing.lock", busy):
+        _check_source(folder, source, listing, bands)
+        _write_patches(folder, source, sorted(listing.names), bands, num_workers)
+        write_metadata(folder / METADATA, listing, labels)
+        for name in (METADATA, DATA_FILE):
+            (folder / name).replace(save_dir / name)
+        shutil.rmtree(folder)
+
+
+def _check_source(
+    folder: Path, source: PatchFolder, listing: Listing, bands: Sequence[str]
+) -> None:
+    """Go on with what was begun from the same patches and bands only."""
+    content = repr((str(source.root.resolve()), *bands, *sorted(listing.names)))
+    plan = {"plan": hashlib.sha256(content.encode(errors="surrogateescape")).hexdigest()}
+    path = folder / _SOURCE
+    if not path.exists():
+        write_json(path, plan)
+    elif plan["plan"] not in path.read_text():
+        raise UserError(
+            f"{folder} holds the beginning of an LMDB of other patches or --bands: go on with "
+            "those, or delete it"
+        )
+
+
+def _write_patches(
+    folder: Path, source: PatchFolder, names: list[str], bands: Sequence[str], num_workers: int
+) -> None:
+    """Write what is not written yet, a block per transaction."""
+    per_patch = _patch_bytes(bands)
+    # The size is an address range, not disk space; a half more than needed is harmless.
+    with (
+        _storing(folder),
+        lmdb.open(
+            str(folder), map_size=2 * len(names) * per_patch + _SPARE_BYTES, lock=False
+        ) as environment,
+    ):
+        with environment.begin() as transaction:
+            done = {key.decode() for key in transaction.cursor().iternext(values=False)}
+        missing = [name for name in names if name not in done]
+        _check_free_disk(folder, len(missing) * per_patch)
+        with progress(total=len(names), initial=len(done), desc="LMDB", unit=" patches") as bar:
+            for block in _read_blocks(source, missing, bands, num_workers):
+                with environment.begin(write=True) as transaction:
+                    for name, value in block:
+                        transaction.put(name.encode(), value)
+                bar.update(len(block))
+
+
+@contextmanager
+def _storing(folder: Path) -> Iterator[None]:
+    """Make what LMDB says of a full disk, or of what was begun and is damaged, a ``UserError``."""
+    try:
+        yield
+    except lmdb.Error as error:
+        raise UserError(
+            f"cannot write the LMDB in {folder}, is the disk full? {error}: free it, or delete "
+            "this folder to begin again"
+        ) from error
+
+
+def _read_blocks(
+    source: PatchFolder, names: list[str], bands: Sequence[str], num_workers: int
+) -> Iterator[list[tuple[str, bytes]]]:
+    """Yield names and values block by block, while the next block is being read."""
+    blocks = [names[start : start + _BLOCK] for start in range(0, len(names), _BLOCK)]
+    read = partial(_encoded, source, tuple(bands))
+    if num_workers == 0:
+        yield from ([(name, read(name)) for name in block] for block in blocks)
+        return
+    with process_pool(num_workers) as pool:
+        results = (pool.map(read, block, chunksize=8) for block in blocks)
+        ahead = next(results, None)
+        for block in blocks:
+            values, ahead = ahead, next(results, None)
+            yield list(zip(block, values or (), strict=True))
+
+
+def _encoded(source: PatchFolder, bands: tuple[str, ...], name: str) -> bytes:
+    return encode(dict(zip(bands, source.read(name, bands), strict=True)))
+
+
+def _patch_bytes(bands: Sequence[str]) -> int:
+    """Return what a patch takes: its value fills whole pages."""
+    value = sum(2 * SIDE_PX[band] ** 2 for band in bands) + _HEADER_BYTES
+    return -(-value // _PAGE_BYTES) * _PAGE_BYTES
+
+
+def _check_free_disk(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed + _SPARE_BYTES > free:
+        raise UserError(
+            f"{folder.parent} needs {(needed + _SPARE_BYTES) / 1e9:.1f} GB, but "
+            f"{free / 1e9:.1f} GB are free: choose another --save_dir"
+        )

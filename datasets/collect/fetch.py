@@ -1,0 +1,297 @@
+"""Fetching a collection: the main thread decides, others search, read and write.
+
+Places are looked for in batches, several by one request; then each is collected by one thread,
+scene after scene. Only the main thread knows the blocks and writes the journal.
+"""
+
+import os
+import shutil
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Any
+
+from datasets.collect.blocks import BlockState
+from datasets.collect.choice import Candidates, Lack
+from datasets.collect.journal import Journal, Outcome, Record, Shard
+from datasets.collect.place import Collector
+from datasets.collect.plan import Block
+from datasets.collect.progress import GO_ON_LATER, Ending, Progress, incomplete, some_places
+from datasets.collect.rate_limit import Requester, Stopped, Transient
+from datasets.collect.scenes import ComeBack, Place
+from utils.errors import UserError
+from utils.signals import ending_signals
+
+_TICK_S = 0.5  # between looks at the clock, the disk and the service
+_FLUSH_S = 0.2  # for which a journal's lines wait for others
+_MANY_REFUSED = 50  # places in a row: it is not the places that are wrong
+# What is not asked again, without and with --retry.
+_FINAL: dict[str | None, frozenset[Outcome]] = {
+    None: frozenset({"done", "no_scene", "cloudy", "refused"}),
+    "failed": frozenset({"done", "no_scene", "cloudy"}),
+    "all": frozenset({"done"}),
+}
+
+
+@dataclass(frozen=True)
+class Patience:
+    """When a run stops by itself.
+
+    Attributes:
+        give_up_s: Without any answer of the service.
+        grace_s: For places in progress, after a signal; SLURM kills after 30 s.
+        min_free_bytes: On the disk.
+    """
+
+    give_up_s: float = 600.0
+    grace_s: float = 25.0
+    min_free_bytes: float = 2e9
+
+
+def blocks_of_shard(blocks: Sequence[Block], shard: Shard) -> list[Block]:
+    """Return the blocks of a shard."""
+    number, count = shard
+    return [block for block in blocks if block.number % count == number]
+
+
+class Fetch:
+    """One run over the blocks of a shard.
+
+    Args:
+        collector: Of places.
+        requester: That the collector uses, too.
+        journal: Opened.
+        blocks: To complete.
+        records: Of all journals: what is settled already.
+        num_workers: Threads, which is how many places are in progress at most.
+        retry: "failed" asks again for places that were refused, "all" for all that are not done.
+        has_spares: Whether more --spares could replace places: not those of a list.
+        patience: When to stop.
+        report: Called by the main thread at each tick.
+        on_block: Called by a thread for each complete block, also of earlier runs.
+    """
+
+    def __init__(
+        self,
+        collector: Collector,
+        requester: Requester,
+        journal: Journal,
+        blocks: Sequence[Block],
+        records: Mapping[int, Record],
+        *,
+        num_workers: int,
+        retry: str | None = None,
+        has_spares: bool = True,
+        patience: Patience | None = None,
+        report: Callable[[Progress], None] = lambda progress: None,
+        on_block: Callable[[BlockState], None] | None = None,
+    ) -> None:
+        self.is_abandoned = False  # threads that did not end in time are still there
+        self._collector = collector
+        self._requester = requester
+        self._journal = journal
+        self._num_workers = num_workers
+        self._patience = patience or Patience()
+        self._report = report
+        self._on_block = on_block
+        self._has_spares = has_spares
+        self._refused_in_a_row = 0
+        outcomes = {n: r.outcome for n, r in records.items() if r.outcome in _FINAL[retry]}
+        self._waiting = deque(BlockState(block, outcomes) for block in blocks)
+        self.progress = Progress(
+            wanted=sum(len(block.places) for block in blocks),
+            done=sum(len(block.done) for block in self._waiting),
+        )
+        self._block_of: dict[int, BlockState] = {}  # of places that are begun
+        self._to_search: deque[int] = deque()
+        self._to_collect: deque[tuple[Place, Candidates]] = deque()
+        self._to_finish: deque[BlockState] = deque()
+        self._running: dict[Future[Any], Sequence[int]] = {}
+        self._lacking: list[BlockState] = []
+        self._postponed: list[str] = []  # why
+        self._stop_reason = ""
+        self._stopped_at = 0.0
+        self._num_signals = 0
+        self._error: Exception | None = None
+
+    def run(self) -> Ending:
+        """Collect until all is done or something stops it; nothing that was done is lost.
+
+        Raises:
+            UserError: No request can work, every place is refused, or nothing can be written.
+        """
+        pool = ThreadPoolExecutor(self._num_workers)
+        try:
+            with ending_signals(self._on_signal):
+                self._loop(pool)
+        finally:
+            self._requester.limit.close()
+            # After an error of this thread, those of others end with their requests.
+            late = wait(self._running, timeout=self._grace_left_s).not_done
+            self.is_abandoned = bool(late)
+            pool.shutdown(wait=not late, cancel_futures=True)
+            self._journal.flush()
+        self._report(self.progress)
+        if self._error is not None:
+            raise self._error
+        return self._ending()
+
+    def _ending(self) -> Ending:
+        if self._stop_reason:
+            return Ending("later", self._stop_reason)
+        if self._postponed:
+            what = some_places(len(self._postponed))
+            return Ending("later", f"{what} got no answer, the last error: {self._postponed[-1]}")
+        if self._lacking:
+            failures = sum((block.failures for block in self._lacking), Counter[Outcome]())
+            missing = sum(block.missing for block in self._lacking)
+            return incomplete(missing, failures, self._has_spares)
+        return Ending("complete")
+
+    def _loop(self, pool: ThreadPoolExecutor) -> None:
+        flushed = looked = time.monotonic()
+        while True:
+            if not self._is_stopping:
+                self._submit(pool)
+            if not self._running:
+                return
+            done, _ = wait(self._running, timeout=_TICK_S, return_when=FIRST_COMPLETED)
+            for future in done:
+                self._take(future, self._running.pop(future))
+            now = time.monotonic()
+            if now - flushed > _FLUSH_S:
+                self._journal.flush()
+                flushed = now
+            if now - looked > _TICK_S:
+                self._look_around(now)
+                looked = now
+            if self._grace_left_s <= 0:
+                return
+
+    @property
+    def _is_stopping(self) -> bool:
+        return bool(self._stop_reason)
+
+    @property
+    def _grace_left_s(self) -> float:
+        """Seconds for which what is in progress may still go on, once all is to stop."""
+        stopped_for = time.monotonic() - self._stopped_at if self._is_stopping else 0
+        return max(0.0, self._patience.grace_s - stopped_for)
+
+    def _stop(self, reason: str, *, finishes: bool = False) -> None:
+        """Begin nothing more; what is in progress ends with its request, or is finished."""
+        if not self._is_stopping:
+            self._stop_reason, self._stopped_at = reason, time.monotonic()
+        if not finishes:
+            self._requester.limit.close()
+
+    def _fail(self, error: Exception) -> None:
+        """End the run by the first error that comes."""
+        self._error = self._error or error
+        self._stop("an error came")
+
+    def _on_signal(self, name: str) -> None:
+        """Finish what is in progress; at the second signal leave at once, which loses only that."""
+        self._num_signals += 1
+        if self._num_signals > 1:
+            self._journal.flush()
+            os._exit(GO_ON_LATER)
+        self._stop(f"{name} came", finishes=True)
+
+    def _look_around(self, now: float) -> None:
+        """Report, and stop if nothing can come or be written any more."""
+        self._report(self.progress)
+        statistics = self._requester.statistics
+        silent_s = now - statistics.last_success
+        if silent_s > self._patience.give_up_s:
+            errors = [f", most often: {reason}" for reason, _ in statistics.errors.most_common(1)]
+            self._stop(f"the service has not answered for {silent_s:.0f} s{''.join(errors)}")
+        folder = self._journal.path.parent
+        free = shutil.disk_usage(folder).free
+        if free < self._patience.min_free_bytes:
+            self._stop(f"{folder} has only {free / 1e9:.1f} GB free (--min_free_gb): make room")
+
+    def _submit(self, pool: ThreadPoolExecutor) -> None:
+        """Keep all threads busy, first with what is nearest to its end."""
+        while len(self._running) < self._num_workers:
+            if self._to_finish and self._on_block is not None:
+                self._running[pool.submit(self._on_block, self._to_finish.popleft())] = ()
+            elif self._to_collect:
+                place, candidates = self._to_collect.popleft()
+                future = pool.submit(self._collector.collect, place, candidates)
+                self._running[future] = [place.number]
+            elif self._to_search:
+                size = min(self._collector.places_per_search, len(self._to_search))
+                batch = [self._to_search.popleft() for _ in range(size)]
+                self._running[pool.submit(self._collector.search, batch)] = batch
+            elif self._waiting:
+                self._advance(self._waiting.popleft())
+            else:
+                return
+
+    def _advance(self, block: BlockState) -> None:
+        """Look for what a block needs, or close it."""
+        for number in block.begin():
+            self._block_of[number] = block
+            self._to_search.append(number)
+        if block.is_complete:
+            if self._on_block is not None:
+                self._to_finish.append(block)
+        elif block.missing and block not in self._lacking:
+            self._lacking.append(block)
+
+    def _take(self, future: Future[Any], numbers: Sequence[int]) -> None:
+        """Note what a thread found; what it did not settle stays open for the next run."""
+        try:
+            result = future.result()
+        except Stopped:
+            return
+        except Transient as error:
+            self._postponed += [str(error)] * len(numbers)
+            if error.is_strange:
+                self._stop(f"the answers are not those of the service: {error}")
+        except ComeBack as error:
+            self._stop(str(error))
+        except Exception as error:
+            self._fail(error)
+        else:
+            if isinstance(result, Record):
+                self._settle(result)
+                return
+            for place, found in result or ():  # nothing of a block that was finished
+                if isinstance(found, Lack):
+                    self._settle(Record(place.number, found.outcome, found.reason))
+                else:
+                    self._to_collect.append((place, found))
+
+    def _stop_refused(self, reason: str) -> None:
+        """End a run that would use up all spares."""
+        if self.progress.outcomes.total() > _MANY_REFUSED:  # the settings did work
+            self._stop(
+                f"the last {_MANY_REFUSED} places were all refused, the last one for {reason}: ask "
+                "for them again with --retry failed"
+            )
+            return
+        self._fail(
+            UserError(
+                f"all of the first {_MANY_REFUSED} places were refused, the last: {reason}: check "
+                "--collection and --bands, and if they are right try --retry failed later"
+            )
+        )
+
+    def _settle(self, record: Record) -> None:
+        self._journal.add(record)
+        self.progress.outcomes[record.outcome] += 1
+        if record.outcome == "done":
+            self.progress.done += 1
+            self.progress.images += len(record.scenes)
+            self.progress.num_bytes += record.num_bytes
+        is_refused = record.outcome == "refused"
+        self._refused_in_a_row = self._refused_in_a_row + 1 if is_refused else 0
+        if self._refused_in_a_row == _MANY_REFUSED:
+            self._stop_refused(record.reason)
+        block = self._block_of.pop(record.place)
+        block.settle(record.place, record.outcome)
+        self._advance(block)

@@ -1,0 +1,166 @@
+"""Collecting straight into a packed store: ``--format packed``.
+
+Places wait as files in ``.places/``, which is hidden, until their block is complete. Then they
+become rows of the store: block b has the rows from 25 * b * dates on, its places by number, their
+dates by name. Few files are there at a time, whatever the size of the collection.
+
+A place's files are only removed when its rows are on the disk: what is in ``.places`` has to be
+written, again if need be, and what is not has been.
+"""
+
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from datasets.bands import RGB_QUANTILES
+from datasets.collect.blocks import BlockState
+from datasets.collect.journal import Record
+from datasets.collect.plan import BLOCK, Plan
+from datasets.collect.scenes import Array
+from datasets.geotiff import read_band
+from datasets.seco.patches import on_10_m_grid
+from datasets.store.manifest import MANIFEST_NAME, ZEROS, Flaw, Manifest, plan_groups
+from datasets.store.writer import check_free_disk, hash_groups, shard_files, sync_shards, write_all
+from utils.cores import available_cores
+from utils.errors import UserError
+from utils.locks import locked
+from utils.report import write_json
+
+PLACES_FOLDER, LOCK_NAME = ".places", "store.lock"
+
+
+class PackedCollection:
+    """A store that is filled block by block.
+
+    Args:
+        save_path: Folder of the collection and of the store.
+        plan: Of the collection.
+    """
+
+    def __init__(self, save_path: Path, plan: Plan) -> None:
+        self.save_path = save_path
+        self.places = save_path / PLACES_FOLDER
+        self._plan = plan
+        settings = plan.settings
+        self._side = settings.patch_px
+        num_patches = plan.num_places * settings.num_dates
+        self._groups = plan_groups(settings.bands, num_patches, self._side**2)
+
+    def open(self, has_begun: bool = False) -> None:
+        """Create the shards at their full size, and the folder of waiting places.
+
+        Args:
+            has_begun: Whether a journal has places that are done: their rows have to be there.
+        """
+        bare = self._manifest(())
+        with locked(self.save_path / LOCK_NAME):
+            if (self.save_path / MANIFEST_NAME).exists():
+                return
+            self.places.mkdir(exist_ok=True)
+            check_free_disk(bare, self.save_path)
+            for path, size in shard_files(bare, self.save_path):
+                if has_begun and (not path.is_file() or path.stat().st_size != size):
+                    raise UserError(
+                        f"{path} is missing or cut off, and with it places that the journal has: "
+                        "put it back, or begin in another --save_path"
+                    )
+                with path.open("ab") as file:
+                    file.truncate(size)
+
+    def pack(self, block: BlockState) -> None:
+        """Write the rows of the places of a complete block that still wait."""
+        waiting = [n for n in block.done if (self.places / f"{n:06d}").is_dir()]
+        if not waiting:
+            return
+        rows = {number: row for row, number in enumerate(sorted(block.done))}
+        first = block.block.number * BLOCK
+        for number in waiting:
+            row = (first + rows[number]) * self._plan.settings.num_dates
+            self._write(row, self._read(self.places / f"{number:06d}"))
+        sync_shards(self._manifest(()), self.save_path)
+        for number in waiting:
+            folder = self.places / f"{number:06d}"
+            gone = folder.with_name(f".{folder.name}")
+            shutil.rmtree(gone, ignore_errors=True)
+            folder.rename(gone)  # half a folder would be written again, in part
+            shutil.rmtree(gone)
+
+    def finish(self, records: Mapping[int, Record]) -> bool:
+        """Write the manifest if the blocks of all shards are in the store; tell whether it is."""
+        outcomes = {number: record.outcome for number, record in records.items()}
+        blocks = [BlockState(block, outcomes) for block in self._plan.blocks()]
+        if not all(block.is_complete for block in blocks):
+            return False
+        with locked(self.save_path / LOCK_NAME):  # whoever comes second finds it done
+            if (self.save_path / MANIFEST_NAME).exists():
+                return True
+            if any(not path.name.startswith(".") for path in self.places.iterdir()):
+                return False  # another shard is about to write them
+            bare = self._manifest(_names(blocks, records))
+            flaws = tuple(_zero_planes(bare, self.save_path))
+            groups = hash_groups(bare, self.save_path, available_cores())
+            whole = replace(bare, groups=groups, flaws=flaws)
+            write_json(self.save_path / MANIFEST_NAME, whole.to_json())
+            shutil.rmtree(self.places, ignore_errors=True)
+        return True
+
+    def _manifest(self, places: Sequence[str]) -> Manifest:
+        side = self._side
+        return Manifest("seco", tuple(places), side, side, RGB_QUANTILES, self._groups)
+
+    def _read(self, folder: Path) -> Array:
+        """Read all dates of a place on the 10 m grid: uint8, shape (T, C, H, W)."""
+        bands, side = self._plan.settings.bands, self._side
+        scenes = sorted(path for path in folder.iterdir() if path.is_dir())
+        images = [
+            [on_10_m_grid(read_band(scene / f"{band}.tif"), side, side) for band in bands]
+            for scene in scenes
+        ]
+        return np.array(images, np.uint8)
+
+    def _write(self, row: int, images: Array) -> None:
+        """Write the dates of a place from a row on; a border of shards may lie between them."""
+        bands = self._plan.settings.bands
+        for group in self._groups:
+            channels = [bands.index(band) for band in group.bands]
+            per_shard = group.shards[0].num_patches
+            for offset, image in enumerate(images):
+                number, position = divmod(row + offset, per_shard)
+                data = np.ascontiguousarray(image[channels]).tobytes()
+                path = self.save_path / group.shards[number].file
+                try:
+                    with path.open("r+b", buffering=0) as file:
+                        write_all(file.fileno(), data, position * len(data))
+                except OSError as error:
+                    raise UserError(
+                        f"cannot write {path} ({error.strerror}): make room, and run the same "
+                        "command again, which goes on"
+                    ) from error
+
+
+def _names(blocks: Iterable[BlockState], records: Mapping[int, Record]) -> list[str]:
+    """Return "place/scene/scene" of all places, in the order of their rows."""
+    return [
+        "/".join([f"{number:06d}", *records[number].scenes])
+        for block in blocks
+        for number in sorted(block.done)
+    ]
+
+
+def _zero_planes(manifest: Manifest, save_path: Path) -> Iterator[Flaw]:
+    """Find bands of patches that hold only zeros, as ``packing.pack`` notes them."""
+    found = []
+    for group in manifest.groups:
+        first = 0
+        for shard in group.shards:
+            shape = (shard.num_patches, len(group.bands), manifest.height * manifest.width)
+            planes = np.memmap(save_path / shard.file, np.uint8, "r", shape=shape)
+            for patch in range(shard.num_patches):
+                is_empty = ~planes[patch].any(axis=1)
+                names = (b for b, empty in zip(group.bands, is_empty, strict=True) if empty)
+                found += [Flaw(first + patch, band, ZEROS) for band in names]
+            first += shard.num_patches
+    yield from sorted(found, key=lambda flaw: flaw.patch)

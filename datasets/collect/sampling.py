@@ -1,0 +1,236 @@
+"""Where and when a data set is collected: a pure function of its seed.
+
+Candidates are numbered, and each is a function of (seed, number) alone, by a counter-based
+generator whose bits no version of NumPy changes. The places of a plan are the first candidates that
+are on land and whose cell of a lattice is free: more places of the same seed begin with the fewer.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datasets.collect.scenes import GRID_M, Window
+from datasets.collect.utm import false_northing, from_utm, to_utm, utm_epsg, wrapped
+from utils.errors import UserError
+
+Array = NDArray[Any]
+Sampler = Callable[[Array], tuple[Array, Array]]
+IsLand = Callable[[Array, Array], Array]
+
+# Where Sentinel-2 sees the land: ESA's plan of observations.
+SOUTH, NORTH = -56, 83
+NEWEST_DAYS = 28  # the original's newest window is centred as long before its reference
+_EARTH_M = 6_371_008.8  # mean radius, IUGG
+_LEAST_ROUND, _ROUND = 1 << 12, 1 << 17  # candidates at a time
+_PATIENCE = 1 << 20  # candidates which have to bring a twentieth of what is wanted
+_MARGIN_M = 10  # a parallel bends by less than that along a patch, where it ends a zone
+
+
+@dataclass(frozen=True)
+class Places:
+    """Places as columns of one length.
+
+    Attributes:
+        lat: Of the patch's centre in degrees, rounded to 1e-6, float64.
+        lng: The same, -180 .. 180.
+        epsg: UTM zone of the patch, int32.
+        left: Easting of its upper left corner in metres, on the lattice of ``GRID_M``, int32.
+        top: Northing of its upper left corner, the same.
+        shift_days: By how many days its windows are shifted back, int32.
+    """
+
+    lat: Array
+    lng: Array
+    epsg: Array
+    left: Array
+    top: Array
+    shift_days: Array
+
+    def __len__(self) -> int:
+        return len(self.lat)
+
+
+def uniforms(seed: int, first: int, count: int) -> Array:
+    """Draw four numbers in [0, 1) for each of some candidates.
+
+    Args:
+        seed: Of the plan.
+        first: Number of the first candidate.
+        count: Of candidates.
+
+    Returns:
+        Multiples of 2**-53, float64, shape (count, 4).
+    """
+    # A step of Philox's counter makes four words: a candidate has a step of its own.
+    words = np.random.Philox(key=seed, counter=first).random_raw(4 * count)
+    return np.asarray((words >> 11).reshape(count, 4) * 2.0**-53)
+
+
+def gaussian(cities: Array, std_km: float) -> Sampler:
+    """Sample around cities, with the same deviation to the north as to the east in metres.
+
+    Unlike the original, whose deviation in degrees shrinks to the east with the latitude.
+
+    Args:
+        cities: Latitude and longitude in degrees, shape (C, 2); all are as likely.
+        std_km: Standard deviation along either axis.
+    """
+
+    def sample(drawn: Array) -> tuple[Array, Array]:
+        city = np.radians(cities[(drawn[:, 0] * len(cities)).astype(np.int64)])
+        # Box and Muller: the distance and the direction of a normal offset.
+        distance = 1000 * std_km / _EARTH_M * np.sqrt(-2 * np.log1p(-drawn[:, 1]))
+        north, east = np.cos(2 * np.pi * drawn[:, 2]), np.sin(2 * np.pi * drawn[:, 2])
+        sin_lat, cos_lat = np.sin(city[:, 0]), np.cos(city[:, 0])
+        sin, cos = np.sin(distance), np.cos(distance)
+        lat = np.arcsin(np.clip(sin_lat * cos + cos_lat * sin * north, -1, 1))
+        turn = np.arctan2(east * sin, cos_lat * cos - sin_lat * sin * north)
+        return np.degrees(lat), wrapped(np.degrees(city[:, 1] + turn))
+
+    return sample
+
+
+def bounded(west: float, south: float, east: float, north: float) -> Sampler:
+    """Sample evenly by area within bounds in degrees; a west above the east crosses 180."""
+    low, high = np.sin(np.radians([south, north]))
+    width = east - west if east > west else east - west + 360
+
+    def sample(drawn: Array) -> tuple[Array, Array]:
+        lat = np.degrees(np.arcsin(low + (high - low) * drawn[:, 0]))
+        return lat, wrapped(west + width * drawn[:, 1])
+
+    return sample
+
+
+def sample_places(
+    seed: int,
+    count: int,
+    sampler: Sampler,
+    *,
+    patch_px: int,
+    max_shift_days: int,
+    is_land: IsLand | None,
+) -> Places:
+    """Take the first candidates that are on land and overlap none before.
+
+    Corners lie on a lattice from the origin of each UTM zone, whose pitch is the side of a patch. A
+    patch lies within its zone: two patches are the same cell or do not overlap.
+
+    Args:
+        seed: Of the plan, 0 .. 2**64 - 1.
+        count: Of places.
+        sampler: Turns uniform numbers of shape (B, 4), but for the last, into latitude and
+            longitude in degrees.
+        patch_px: Side of a patch in pixels of 10 m, a multiple of 6.
+        max_shift_days: Shifts are from 0 to one less.
+        is_land: Tells for latitudes and longitudes which are on land; None takes all.
+    """
+    taken = np.empty(0, np.int64)
+    parts: list[Places] = []
+    found = drawn = recently = since = 0
+    while found < count:
+        size = min(max(2 * (count - found), _LEAST_ROUND), _ROUND)
+        numbers = uniforms(seed, drawn, size)
+        cells, places = _distinct_cells(numbers, sampler, patch_px, max_shift_days)
+        good = ~np.isin(cells, taken) & within_zone(places, patch_px)
+        if is_land is not None:
+            good &= is_land(places.lat, places.lng)
+        taken = np.concatenate([taken, cells[good]])
+        parts.append(_rows(places, good))
+        found, drawn = len(taken), drawn + size
+        recently, since = recently + len(parts[-1]), since + size
+        if since >= _PATIENCE:
+            if found < count and recently <= count // 20:
+                raise UserError(
+                    f"only {found} places were found of {count} with their spares: ask for a "
+                    "larger area, or for fewer by --num_locations or --spares"
+                )
+            recently = since = 0
+    return _rows(_joined(parts), slice(count))
+
+
+def _distinct_cells(
+    drawn: Array, sampler: Sampler, patch_px: int, max_shift_days: int
+) -> tuple[Array, Places]:
+    """Return a number for each cell of the lattice that candidates hit, and its place.
+
+    The place is that of the first candidate in the cell; the order is that of the candidates.
+    """
+    side = 10 * patch_px
+    lat, lng = sampler(drawn)
+    rows = np.flatnonzero((lat > SOUTH) & (lat < NORTH))
+    epsg = utm_epsg(lat[rows], lng[rows])
+    easting, northing = to_utm(lat[rows], lng[rows], epsg)
+    column, line = np.floor(easting / side), np.floor((northing - false_northing(epsg)) / side)
+    # A cell is 60 m or more: a column needs 18 bits, a line 19 with its sign, which is negative in
+    # the south.
+    cells = (epsg << 40) + (line.astype(np.int64) << 20) + column.astype(np.int64)
+    first = np.sort(np.unique(cells, return_index=True)[1])
+    top = false_northing(epsg[first]) + line[first] * side + side
+    places = on_grid(epsg[first], column[first] * side, top, patch_px)
+    places.shift_days[:] = shifts(drawn[rows[first]], max_shift_days)
+    return cells[first], places
+
+
+def on_grid(epsg: Array, left: Array, top: Array, patch_px: int) -> Places:
+    """Make places, without a shift, of the corners of their patches."""
+    half = 5 * patch_px
+    lat, lng = from_utm(left + half, top - half, epsg)
+    small = [column.astype(np.int32) for column in (epsg, left, top, np.zeros(len(epsg)))]
+    return Places(np.round(lat, 6), np.round(lng, 6), *small)
+
+
+def around(lat: Array, lng: Array, patch_px: int) -> Places:
+    """Make places, without a shift, of centres in degrees; corners move onto the lattice."""
+    epsg, half = utm_epsg(lat, lng), 5 * patch_px
+    easting, northing = to_utm(lat, lng, epsg)
+    left = GRID_M * np.round((easting - half) / GRID_M)
+    origin = false_northing(epsg)
+    top = origin + GRID_M * np.round((northing + half - origin) / GRID_M)
+    return on_grid(epsg, left, top, patch_px)
+
+
+def shifts(drawn: Array, max_shift_days: int) -> Array:
+    """Return the shift in days of candidates, by the last of their uniform numbers."""
+    return np.floor(drawn[:, 3] * max_shift_days).astype(np.int32)
+
+
+def within_zone(places: Places, patch_px: int) -> Array:
+    """Tell which patches lie in their UTM zone with all corners, and where Sentinel-2 sees."""
+    side = 10 * patch_px
+    good = np.ones(len(places), bool)
+    for x in (-_MARGIN_M, side + _MARGIN_M):
+        for y in (_MARGIN_M, -side - _MARGIN_M):
+            lat, lng = from_utm(places.left + x, places.top + y, places.epsg)
+            good &= (utm_epsg(lat, lng) == places.epsg) & (lat > SOUTH) & (lat < NORTH)
+    return good
+
+
+def windows(
+    reference: date, shift_days: int, *, num_dates: int, interval_days: int, window_days: int
+) -> tuple[Window, ...]:
+    """Return the windows of a place, the newest first.
+
+    Args:
+        reference: The newest window of an unshifted place is centred 28 days before.
+        shift_days: By how much all are earlier.
+        num_dates: How many.
+        interval_days: By how much each is earlier than the one before.
+        window_days: How long each is.
+    """
+    newest = reference - timedelta(days=NEWEST_DAYS + shift_days + window_days // 2)
+    starts = [newest - timedelta(days=interval_days * step) for step in range(num_dates)]
+    return tuple(Window(start, start + timedelta(days=window_days)) for start in starts)
+
+
+def _rows(places: Places, rows: Array | slice) -> Places:
+    return Places(*(column[rows] for column in vars(places).values()))
+
+
+def _joined(parts: list[Places]) -> Places:
+    columns = zip(*(vars(part).values() for part in parts), strict=True)
+    return Places(*map(np.concatenate, columns))

@@ -1,0 +1,161 @@
+"""Places, windows and scenes of a collection, and what a source of scenes offers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+# Granules begin on a lattice of 60 m from the origin of their UTM zone, so that a corner on it fits
+# the pixels of all resolutions. In the south the origin has a northing of 10,000,000 m, which is no
+# multiple of 60. (ESA, MTD_TL.xml of the products: tile 32TNM has ULX 499980 and ULY 4700040, tile
+# 53HPV 600000 and 6000040, tile 53HMA 399960 and 6100000, the same at 10, 20 and 60 m.)
+GRID_M = 60
+
+
+@dataclass(frozen=True)
+class PatchGrid:
+    """A square in UTM metres.
+
+    Attributes:
+        epsg: 326xx in the north, 327xx in the south.
+        left: Easting of the upper left corner, on the lattice of ``GRID_M``.
+        top: Northing of the upper left corner, on the same lattice.
+        size_px: Side in pixels of 10 m, a multiple of 6.
+    """
+
+    epsg: int
+    left: int
+    top: int
+    size_px: int
+
+    @property
+    def zone(self) -> int:
+        """Number of the UTM zone, 1 .. 60."""
+        return self.epsg % 100
+
+    @property
+    def bounds(self) -> tuple[int, int, int, int]:
+        """Left, bottom, right and top in metres."""
+        side = 10 * self.size_px
+        return self.left, self.top - side, self.left + side, self.top
+
+
+@dataclass(frozen=True)
+class Window:
+    """Days in which a scene is wanted: from ``start`` until before ``end``, in UTC."""
+
+    start: date
+    end: date
+
+
+@dataclass(frozen=True)
+class Place:
+    """A place of a plan.
+
+    Attributes:
+        number: Its position in the plan, and the name of its folder.
+        latitude: Of the patch's centre in degrees.
+        longitude: The same.
+        grid: Where its pixels lie.
+        windows: One per date that is wanted, the newest first.
+    """
+
+    number: int
+    latitude: float
+    longitude: float
+    grid: PatchGrid
+    windows: tuple[Window, ...]
+
+    @property
+    def name(self) -> str:
+        """Name of its folder."""
+        return f"{self.number:06d}"
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A granule that a source found over a place.
+
+    Attributes:
+        name: Earth Engine's system:index, such as 20200101T101010_20200101T101011_T32UQD; the name
+            of a scene's folder.
+        start: When it was sensed, in UTC.
+        cloud_percent: Share of clouds in the whole granule, 0 .. 100.
+        clear_fraction: Share of clear pixels in the patch, 0 .. 1; None where nobody knows.
+        valid_fraction: Share of the patch's pixels that have data, 0 .. 1.
+        baseline: Processing baseline, such as 05.09.
+        properties: What else ``metadata.json`` shall tell; plain JSON.
+        key: What the source needs to read it; not recorded.
+        is_clamped: Whether 0 may also stand for a reflectance below 0, because the service
+            subtracted the offset of 1000 in unsigned numbers.
+    """
+
+    name: str
+    start: datetime
+    cloud_percent: float
+    clear_fraction: float | None
+    valid_fraction: float
+    baseline: str
+    properties: dict[str, Any] = field(default_factory=dict)
+    key: Any = None
+    is_clamped: bool = False
+
+
+class Refused(Exception):
+    """The service will never answer this request well: take another scene or place."""
+
+
+class Missing(Refused):
+    """Something is not there, or not for this account; an answer to be trusted only if repeated.
+
+    Attributes:
+        asset: Name that the service gives; empty if it gives none.
+    """
+
+    def __init__(self, reason: str, asset: str = "") -> None:
+        super().__init__(reason)
+        self.asset = asset
+
+
+class ComeBack(Exception):
+    """Nothing works at present (no answer, a used up quota): stop, and resume later."""
+
+
+class Source(Protocol):
+    """Where scenes come from. All methods may run in many threads at once.
+
+    Each raises ``Transient`` (``datasets.collect.rate_limit``), ``Refused``, ``ComeBack``, or
+    ``UserError`` when no request can ever work (credentials, permission), and nothing else.
+    """
+
+    places_per_search: int
+
+    def check(self) -> None:
+        """Ask for the collection itself, by the smallest request: whether anything can work now.
+
+        Raises ``UserError`` if the collection is not there.
+        """
+
+    def search(self, places: Sequence[Place]) -> list[list[Scene]]:
+        """Find, by one request, the scenes of each place in any of its windows, below --cloud_pct.
+
+        Scenes of other UTM zones are left out; those with ``valid_fraction`` below 1 may be there.
+        """
+
+    def read(self, scene: Scene, grid: PatchGrid) -> dict[str, Array]:
+        """Read, by one request, the bands of a patch as they were sensed.
+
+        Returns:
+            Per band digital numbers (10,000 times reflectance, without offset), uint16, square:
+            ``size_px`` pixels of 10 m, or 1/2 or 1/6 as many. No data is 0. Names, type and shape
+            have been checked, the values not.
+        """
+
+    def describe(self) -> dict[str, str]:
+        """Return collection, source and version of the client, for ``metadata.json``."""
+
+    def facts(self) -> dict[str, str]:
+        """Return what was seen in the answers so far that users may report, for a probe."""

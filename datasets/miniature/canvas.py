@@ -1,0 +1,176 @@
+"""The drawing board of the miniature Earth: noise, parcels and curves on a grid of 5 m cells."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datasets.miniature.surfaces import Surface
+
+Array = NDArray[Any]
+_MAX_PARCELS = 4096
+CELL_M = 5  # two cells per 10 m pixel, so that pixels mix surfaces as real ones do
+
+
+class Canvas:
+    """The ground of one place, before any date: which surface, how rough and how high.
+
+    Attributes:
+        cells: Side in cells.
+        surfaces: The surfaces that ``labels`` number.
+        labels: Surface of each cell, int, shape (cells, cells).
+        texture: Relative brightness of each cell, about -0.5..0.5.
+        height: Metres above the plain, for shadows.
+        cover: Index of the land cover of each cell in ``COVERS``.
+    """
+
+    def __init__(self, cells: int) -> None:
+        self.cells = cells
+        self.surfaces: list[Surface] = []
+        self.labels = np.zeros((cells, cells), np.intp)
+        self.texture = np.zeros((cells, cells), np.float32)
+        self.height = np.zeros((cells, cells), np.float32)
+        self.cover = np.zeros((cells, cells), np.uint8)
+
+    def copy(self) -> "Canvas":
+        """Return an independent canvas with the same content."""
+        twin = Canvas(self.cells)
+        twin.surfaces = list(self.surfaces)
+        for name in ("labels", "texture", "height", "cover"):
+            setattr(twin, name, getattr(self, name).copy())
+        return twin
+
+    def add(
+        self,
+        rng: np.random.Generator,
+        *kinds: str,
+        spread: float = 0.15,
+        days: float = 10.0,
+        floods_at: float = 2.0,
+    ) -> Array:
+        """Add one surface per kind with its own tone, hue and season; return their labels."""
+        first = len(self.surfaces)
+        for kind in kinds:
+            tone = float(np.exp(rng.normal(0, spread)))
+            hue, shift = float(rng.normal(0, spread)), float(rng.normal(0, days))
+            self.surfaces.append(Surface(kind, tone, hue, shift, floods_at))
+        return np.arange(first, len(self.surfaces))
+
+    def put(
+        self, where: Array, labels: Array | int, texture: Array | float = 0.0, height: Any = 0.0
+    ) -> None:
+        """Set cells; values are numbers or arrays of the canvas's shape."""
+        np.copyto(self.labels, labels, where=where)
+        np.copyto(self.texture, texture, where=where, casting="same_kind")
+        np.copyto(self.height, height, where=where, casting="same_kind")
+
+
+@lru_cache(maxsize=64)
+def _spline(cells: int, scale: float) -> tuple[Array, Array]:
+    """Return the four knots and weights of a cubic B-spline at each cell, shape (4, cells)."""
+    position = (np.arange(cells) + 0.5) / scale
+    knot = np.floor(position).astype(np.intp)
+    t = position - knot
+    weights = np.stack(
+        [(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3]
+    )
+    weights /= np.sqrt((weights**2).sum(axis=0))  # unit variance for unit knots
+    return knot + np.arange(4)[:, None], weights.astype(np.float32)
+
+
+def noise(rng: np.random.Generator, cells: int, scale: float) -> Array:
+    """Draw smooth noise of mean 0 and deviation 1: float32, shape (cells, cells).
+
+    Args:
+        rng: Source of the knots.
+        cells: Side.
+        scale: Distance of the knots in cells.
+    """
+    knots, weights = _spline(cells, scale)
+    count = int(knots.max()) + 1
+    field = rng.standard_normal((count, count), dtype=np.float32)
+    rows = sum(weights[k][:, None] * field[knots[k]] for k in range(4))
+    columns = np.ascontiguousarray(np.transpose(rows))
+    return np.asarray(sum(weights[k][:, None] * columns[knots[k]] for k in range(4)))
+
+
+def rough_noise(rng: np.random.Generator, cells: int, scale: float, octaves: int = 4) -> Array:
+    """Add octaves of noise, each of half the scale and 0.6 of the height; deviation 1."""
+    parts = [0.6**k * noise(rng, cells, max(scale / 2**k, 1.5)) for k in range(octaves)]
+    return np.asarray(sum(parts) / np.sqrt(sum(0.36**k for k in range(octaves))))
+
+
+def grain(rng: np.random.Generator, cells: int) -> Array:
+    """Draw independent noise per cell, deviation 1: float32."""
+    return rng.standard_normal((cells, cells), dtype=np.float32)
+
+
+def frame(rng: np.random.Generator, cells: int, bend: float = 0.0) -> tuple[Array, Array]:
+    """Return coordinates in cells, turned at random about the centre and bent by ``bend`` cells."""
+    angle = rng.uniform(0, np.pi)
+    axis = np.arange(cells, dtype=np.float32) - cells / 2
+    u = (np.cos(angle) * axis + np.sin(angle) * axis[:, None]).astype(np.float32)
+    v = (np.cos(angle) * axis[:, None] - np.sin(angle) * axis).astype(np.float32)
+    if bend:
+        u += bend * noise(rng, cells, 40)
+        v += bend * noise(rng, cells, 40)
+    return u, v
+
+
+@dataclass(frozen=True)
+class Parcels:
+    """A division of the plane.
+
+    Attributes:
+        ids: Parcel of each cell in 0..4095; distant parcels may share a number.
+        edge: Distance to the nearest border in cells.
+        u: Coordinate across the strip from its border, in cells.
+        v: Coordinate along the strip from the parcel's border, in cells.
+    """
+
+    ids: Array
+    edge: Array
+    u: Array
+    v: Array
+
+    def pick(self, rng: np.random.Generator, values: Array) -> Array:
+        """Give every parcel one of the values: shape of ``ids``."""
+        return np.asarray(values[rng.integers(0, len(values), _MAX_PARCELS)][self.ids])
+
+
+def strips(rng: np.random.Generator, u: Array, v: Array, width: float, length: float) -> Parcels:
+    """Cut the plane into strips of unequal width across ``u`` and each strip along ``v``."""
+    reach = float(np.hypot(*u.shape)) / 2 + 3 * width
+    count = int(2 * reach / (0.6 * width)) + 2
+    borders = -reach + np.cumsum(width * rng.uniform(0.6, 1.4, count))
+    strip = np.searchsorted(borders, u.ravel()).reshape(u.shape).clip(1, count - 1)
+    lengths = (length * rng.uniform(0.6, 1.6, count)).astype(np.float32)[strip]
+    along = v + (length * rng.random(count)).astype(np.float32)[strip] + 4 * reach
+    across = u - borders[strip - 1].astype(np.float32)
+    piece = np.floor(along / lengths)
+    rest = along - piece * lengths
+    gap = borders[strip].astype(np.float32) - u
+    edge = np.minimum(np.minimum(across, gap), np.minimum(rest, lengths - rest))
+    ids = (strip * 131 + piece.astype(np.intp) * 17) % _MAX_PARCELS
+    return Parcels(ids, edge, across, rest)
+
+
+def patches(rng: np.random.Generator, u: Array, v: Array, size: float) -> Parcels:
+    """Divide the plane into irregular polygons of about ``size`` cells (jittered Voronoi)."""
+    side = int(np.hypot(*u.shape) / size) + 8
+    jitter = rng.uniform(0.1, 0.9, (2, side, side)).astype(np.float32)
+    x, y = u / size + side / 2, v / size + side / 2
+    column, row = np.floor(x).astype(np.intp), np.floor(y).astype(np.intp)
+    first = np.full(u.shape, np.inf, np.float32)
+    second, ids = first.copy(), np.zeros(u.shape, np.intp)
+    for step in range(9):
+        c = (column + step % 3 - 1).clip(0, side - 1)
+        r = (row + step // 3 - 1).clip(0, side - 1)
+        distance = (x - c - jitter[0, r, c]) ** 2 + (y - r - jitter[1, r, c]) ** 2
+        is_nearer = distance < first
+        second = np.where(is_nearer, first, np.minimum(second, distance))
+        first = np.where(is_nearer, distance, first)
+        ids = np.where(is_nearer, r * side + c, ids)
+    return Parcels(ids % _MAX_PARCELS, (np.sqrt(second) - np.sqrt(first)) * size / 2, u, v)

@@ -1,0 +1,209 @@
+"""SeCo patches: ``<place>/<scene>/<band>.tif``, the layout of both published archives.
+
+A place is a folder of dates, a date (scene) is a folder with one single-band uint8 GeoTIFF per
+band: 264, 132 or 44 px for 10, 20 or 60 m. The folder of the places may be unpacked or inside a
+zip. What else lies around is ignored: metadata, hidden files, and the previews
+``<place>/<scene>.tif`` of the 100K archive, which are brightened.
+"""
+
+import json
+import re
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+from datasets.archive import ZipFiles
+from datasets.bands import (
+    QUANTILES_NAME,
+    RESOLUTION_M,
+    RGB_BANDS,
+    RGB_QUANTILES,
+    band_of,
+    check_bands,
+    seco_input_spec,
+)
+from datasets.seco.bad_patches import BadPatchError, first_readable
+from datasets.seco.folder import SecoFolder
+from datasets.seco.zipped import SecoZip, split_member
+from utils.errors import UserError
+from utils.files import is_hidden
+from utils.normalization import InputSpec
+
+_NUM_SAMPLES = 32  # patches that show the unit: fewer may all be dark
+
+
+class SecoPatches:
+    """Patches as they are stored, one per date of a place; a ``PatchSource``.
+
+    Args:
+        root: Folder of the places, or zip that holds it.
+        bands: Bands in channel order. Those of 20 and 60 m are brought to the 10 m grid by
+            bilinear interpolation; the outer edges of the grids coincide, as in the archives, so
+            that the centre of the first 20 m pixel lies on the corner of the first four of 10 m.
+
+    Attributes:
+        places: A string "place/scene/scene" per place: few objects, which a forked worker copies.
+        starts: Number of the first patch of each place, and of all patches; int64, shape (P + 1,).
+        patch_shape: Bands, height and width in 10 m pixels.
+    """
+
+    def __init__(self, root: Path, bands: Sequence[str] = RGB_BANDS) -> None:
+        self.root = root
+        self.bands = check_bands(bands)
+        self._files: _BandFiles
+        self._files = SecoZip(root, self.bands) if root.is_file() else SecoFolder(root, self.bands)
+        self.places = self._files.places
+        self.starts = count_dates(self.places)
+        _check_bands_exist(self._files.band_names(), self)
+        size = first_readable(self._read_size, int(self.starts[-1]))
+        self.patch_shape = (len(self.bands), *size)
+
+    @cached_property
+    def quantiles(self) -> dict[str, tuple[float, float]]:
+        """2 % and 98 % quantiles per band, as far as they are known."""
+        content = self._files.read_quantiles()
+        if content is None:
+            return RGB_QUANTILES
+        return parse_quantiles(content, self.root / QUANTILES_NAME)
+
+    @cached_property
+    def input_spec(self) -> InputSpec:
+        """Bands, stretch and normalisation; a band without quantiles is a ``UserError``."""
+        return seco_input_spec(self.bands, self.quantiles)
+
+    def name(self, patch: int) -> str:
+        """Return "place/scene"."""
+        return patch_name(self.places, self.starts, patch)
+
+    def read(self, patch: int) -> np.ndarray:
+        """Read a patch: uint8, shape (C, H, W).
+
+        Raises:
+            BadPatchError: A band is missing or damaged, or all are zero.
+        """
+        pixels = np.empty(self.patch_shape, np.uint8)
+        for channel in range(len(pixels)):
+            pixels[channel] = self.read_plane(patch, channel)
+        if not pixels.any():
+            raise BadPatchError(f"{self.root}/{self.name(patch)}", "holds only zeros")
+        return pixels
+
+    def read_plane(self, patch: int, channel: int) -> np.ndarray:
+        """Read one band of a patch on the 10 m grid: uint8, shape (H, W)."""
+        height, width = self.patch_shape[1:]
+        band = self.bands[channel]
+        name, factor = self.name(patch), RESOLUTION_M[band] // 10
+        stored = self._files.read_band(name, patch, band)
+        # A patch that is no multiple of 60 m is covered by a rounded number of pixels.
+        excess = np.abs(np.array(stored.shape) * factor - (height, width))
+        if (excess >= factor).any():
+            raise UserError(
+                f"{self.root}/{name}/{band}.tif has {stored.shape[0]} x {stored.shape[1]} px of "
+                f"{10 * factor} m, but the patches of this data set are {height} x {width} px of "
+                "10 m: all need the same size"
+            )
+        return on_10_m_grid(stored, height, width)
+
+    def samples(self) -> Iterator[np.ndarray]:
+        """Yield bands of some patches as they are stored, spread over the data set."""
+        count = int(self.starts[-1])
+        for patch in range(0, count, max(1, count // _NUM_SAMPLES)):
+            for band in self.bands:
+                with suppress(BadPatchError):  # is raised when the patch is due
+                    yield self._files.read_band(self.name(patch), patch, band)
+
+    def _read_size(self, patch: int) -> tuple[int, int]:
+        """Measure the finest band of a patch: height, width in 10 m pixels."""
+        band = min(self.bands, key=RESOLUTION_M.__getitem__)
+        height, width = self._files.read_band(self.name(patch), patch, band).shape
+        factor = RESOLUTION_M[band] // 10
+        return height * factor, width * factor
+
+
+class _BandFiles(Protocol):
+    """What a folder of places and a zip of them offer."""
+
+    places: list[str]
+
+    def band_names(self) -> list[str]: ...
+
+    def read_band(self, name: str, patch: int, band: str) -> np.ndarray: ...
+
+    def read_quantiles(self) -> bytes | None: ...
+
+
+def count_dates(places: Sequence[str]) -> np.ndarray:
+    """Return the number of the first patch of each place, and of all: int64, shape (P + 1,)."""
+    counts = [place.count("/") for place in places]
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+
+
+def patch_name(places: Sequence[str], starts: np.ndarray, patch: int) -> str:
+    """Return "place/scene" of a patch, from the strings "place/scene/scene"."""
+    index = int(np.searchsorted(starts, patch, side="right")) - 1
+    place, *dates = places[index].split("/")
+    return f"{place}/{dates[patch - int(starts[index])]}"
+
+
+def day_of(name: str) -> str:
+    """Return the day of "place/scene", such as 2019-04-05, or "" for another name.
+
+    Scenes are named as in Earth Engine, <start>_<end>_<tile>: 20190405T103021_20190405T103020_T31.
+    """
+    found = re.match(r"(\d{4})(\d{2})(\d{2})T\d{6}_", name.rsplit("/", 1)[-1])
+    return "-".join(found.groups()) if found else ""
+
+
+def parse_quantiles(content: bytes, name: object) -> dict[str, tuple[float, float]]:
+    """Read 2 % and 98 % quantiles per band in stored uint8 steps.
+
+    Those of B2, B3 and B4 are always the published ones, so that RGB means the same for every data
+    set and encoder; those of other bands come from ``quantiles.json`` in the data set, if there is
+    one (``datasets/seco_utils.py`` writes it).
+    """
+    try:
+        return check_quantiles(json.loads(content)["quantiles"]) | RGB_QUANTILES
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{name} is damaged: write it again with datasets/seco_utils.py") from error
+
+
+def check_quantiles(measured: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, float]]:
+    """Return pairs of floats; what cannot stretch uint8 values is a ``ValueError``."""
+    pairs = {band: (float(low), float(high)) for band, (low, high) in measured.items()}
+    if not all(0 <= low < high <= 256 for low, high in pairs.values()):  # NaN is not either
+        raise ValueError(pairs)
+    return pairs
+
+
+def is_seco(data_dir: Path) -> bool:
+    """Tell ``<place>/<scene>/<band>.tif``, in a folder or a zip, from everything else."""
+    if data_dir.is_dir():
+        files = (path.relative_to(data_dir) for path in data_dir.glob("*/*/*"))
+        return any(band_of(file.name) and not is_hidden(file.as_posix()) for file in files)
+    if not zipfile.is_zipfile(data_dir):
+        return False
+    return any(split_member(name) is not None for name, _ in ZipFiles(data_dir).members())
+
+
+def on_10_m_grid(stored: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Bring a band to the 10 m grid by bilinear interpolation, as ``SecoPatches`` tells."""
+    if stored.shape == (height, width):
+        return stored
+    # Pillow puts pixel centres at i + 0.5, and renormalises weights at the edge: it repeats it.
+    return np.asarray(Image.fromarray(stored).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def _check_bands_exist(there: Sequence[str], patches: SecoPatches) -> None:
+    """Refuse bands that no date of the first place has; one date without is only damaged."""
+    missing = [band for band in patches.bands if band not in there]
+    if missing:
+        raise UserError(
+            f"{patches.root} has no band {' '.join(missing)}, as its place "
+            f"{patches.places[0].split('/')[0]} shows: choose --bands among {' '.join(there)}"
+        )

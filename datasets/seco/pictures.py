@@ -1,0 +1,294 @@
+"""Any folder or zip of pictures, for users' own imagery."""
+
+import os
+import warnings
+import zipfile
+import zlib
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image, ImageOps
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.io import DatasetReader, MemoryFile
+
+from datasets.archive import MEMBER_FIELDS, ZipFiles, ZipMember
+from datasets.bands import band_of
+from datasets.seco.bad_patches import BadPatchError, first_readable
+from utils.errors import UserError
+from utils.files import is_hidden
+from utils.normalization import InputSpec
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
+# Tags of TIFF 6.0; sections 3, 4, 7, 16 and 19 of its specification.
+_BITS_PER_SAMPLE, _SAMPLES_PER_PIXEL, _EXTRA_SAMPLES = 258, 277, 338
+_PHOTOMETRIC, _CMYK = 262, 5
+_SAMPLE_FORMAT, _UNSIGNED = 339, {1, 4}  # 4 is not defined
+_ALPHA = (1, 2)  # extra samples that are transparency; 0 is not specified
+_PNG_DEPTH_OFFSET = 24  # of the bit depth in the IHDR chunk, which is always the first
+_MAX_BYTES = 2**30  # of a file in a zip; more than Pillow's largest picture has
+_GDAL_DRIVERS = ["GTiff", "PNG", "JPEG"]
+UNREADABLE = (
+    *(OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError),  # Pillow
+    *(zlib.error, NotImplementedError, RuntimeError),
+)
+
+
+class Pictures:
+    """8-bit pictures as RGB, sorted by name, each a place of its own; a ``PatchSource``.
+
+    A picture of another size than the first is scaled and cropped around its centre.
+
+    Args:
+        root: Folder, searched with its subfolders, or zip.
+        image_list: File with a name per line; other pictures are left out. A name is relative to
+            ``root``, and leading folders may be left out where the rest is unambiguous.
+
+    Attributes:
+        names: Names of the pictures relative to ``root``.
+        starts: Number of the first patch of each place, and of all patches; int64, shape (P + 1,).
+        input_spec: Channels and normalisation.
+        patch_shape: 3, height and width of the first picture.
+    """
+
+    bands = ("R", "G", "B")
+
+    def __init__(self, root: Path, image_list: Path | None = None) -> None:
+        self.root = root
+        self._zip = None if root.is_dir() else ZipFiles(root)
+        found = list_images(root, self._zip)
+        self.names = list(found)
+        if image_list is not None:
+            kept = select(self.names, image_list, root)
+            self.names = [self.names[index] for index in kept]
+        if self._zip:
+            self._members = np.array([found[name] for name in self.names], MEMBER_FIELDS)
+        self.starts = np.arange(len(self.names) + 1)
+        self.input_spec = InputSpec.of_pictures()
+        import torch  # not above: the downloader, which reads no pictures, does without it
+
+        # Of sizes, of transparency: shared with the workers, so that only one of them warns.
+        self._has_warned = torch.zeros(2, dtype=torch.bool).share_memory_()
+        self._refuse_single_bands()
+        first = first_readable(self._open, len(self.names))
+        self.patch_shape = (3, first.height, first.width)
+
+    def name(self, patch: int) -> str:
+        """Return the name of a picture relative to the root."""
+        return self.names[patch]
+
+    def read(self, patch: int) -> np.ndarray:
+        """Read a picture: uint8, shape (3, H, W); one that is damaged is a ``BadPatchError``."""
+        image = self._open(patch)
+        size = (self.patch_shape[2], self.patch_shape[1])
+        if image.size != size:
+            _, height, width = self.patch_shape
+            self._warn_once(
+                0,
+                f"pictures differ in size: {self.names[patch]} has {image.width} x {image.height} "
+                f"px; all are scaled and cropped to the {width} x {height} px of {self.names[0]}",
+            )
+            image = ImageOps.fit(image, size, Image.Resampling.BILINEAR)  # averages to shrink
+        return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+
+    def _refuse_single_bands(self) -> None:
+        """Stop where single bands of satellite images would be taken for grey pictures."""
+        names = enumerate(PurePosixPath(name) for name in self.names)
+        patch, band = next(
+            ((patch, band) for patch, name in names if (band := band_of(f"{name.stem}.tif"))),
+            (0, None),
+        )
+        if band is None:
+            return
+        try:
+            with Image.open(BytesIO(self._read_bytes(patch))) as image:
+                if len(image.getbands()) > 1:
+                    return
+        except UNREADABLE:
+            pass  # such as float reflectance
+        raise UserError(
+            f"{self.root} holds single bands such as {self.names[patch]}: --data_dir takes the "
+            f"folder of the places, for PLACE/SCENE/{band}.tif; rename what is an ordinary picture"
+        )
+
+    def _open(self, index: int) -> Image.Image:
+        """Decode a picture as RGB."""
+        where = str(self.root / self.names[index])
+        data = b""
+        try:
+            data = self._read_bytes(index)
+            with Image.open(BytesIO(data)) as image:
+                _check_channels(image, data)
+                if image.format == "TIFF" and image.getbands()[-1] in ("A", "a"):
+                    self._warn_once(
+                        1,
+                        f"{where} declares its last band as transparency: it is left out, here "
+                        "and in every TIFF that does so",
+                    )
+                picture = image.convert("RGB")
+        except UNREADABLE as error:
+            _refuse_if_valid(data, where)
+            state = "is not a readable picture" if self._exists(index) else "is missing"
+            raise BadPatchError(where, state) from error
+        if picture.getbbox() is None:
+            raise BadPatchError(where, "holds only zeros")
+        return picture
+
+    def _read_bytes(self, index: int) -> bytes:
+        if self._zip is None:
+            return (self.root / self.names[index]).read_bytes()
+        member = ZipMember(*self._members[index].tolist())
+        if member.size > _MAX_BYTES:
+            raise UserError(
+                f"{self.root / self.names[index]} has {member.size:,} bytes, but pictures in a zip "
+                f"have at most {_MAX_BYTES:,}: cut it into tiles"
+            )
+        return self._zip.read(member, _MAX_BYTES)
+
+    def _exists(self, index: int) -> bool:
+        return self._zip is not None or (self.root / self.names[index]).exists()
+
+    def _warn_once(self, kind: int, text: str) -> None:
+        if not self._has_warned[kind].item():
+            self._has_warned[kind] = True
+            warnings.warn(text, stacklevel=2)
+
+
+def list_images(root: Path, archive: ZipFiles | None) -> dict[str, ZipMember | None]:
+    """Map names of pictures, sorted and relative to the root, to where they are in the zip."""
+    if not root.exists():
+        raise UserError(f"{root} is missing: --data_dir")
+    found: dict[str, ZipMember | None] = {}
+    if archive is None:
+        found = dict.fromkeys(Path(os.path.relpath(file, root)).as_posix() for file in _walk(root))
+    elif zipfile.is_zipfile(root):
+        found |= archive.members()
+    else:
+        raise UserError(f"{root} is neither a folder nor a whole zip: --data_dir")
+    found = {name: found[name] for name in sorted(found) if _is_image(name)}
+    if not found:
+        raise UserError(
+            f"{root} holds neither pictures ({' '.join(SUFFIXES)}) nor SeCo patches "
+            "(PLACE/SCENE/B4.tif): --data_dir"
+        )
+    return found
+
+
+def _walk(root: Path) -> Iterator[str]:
+    """Yield the files of a folder and its subfolders, also of linked ones."""
+    for folder, subfolders, names in os.walk(root, followlinks=True):
+        if Path(folder).is_symlink() and Path(folder).parent.resolve().is_relative_to(
+            Path(folder).resolve()
+        ):
+            subfolders.clear()  # the link leads back to a folder above: round and round
+            continue
+        yield from (os.path.join(folder, name) for name in names)  # noqa: PTH118 - fast
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(SUFFIXES) and not is_hidden(name)
+
+
+def select(names: list[str], image_list: Path, root: Path) -> list[int]:
+    """Return the sorted indices of the listed names, see ``Pictures``."""
+    if not image_list.is_file():
+        raise UserError(f"there is no file {image_list}: --image_list")
+    lines = (line.strip() for line in read_list(image_list.read_bytes(), image_list).splitlines())
+    wanted = {
+        line.removeprefix("./"): None
+        for line in lines
+        if line and not is_hidden(line.rsplit("/", 1)[-1])
+    }
+    if not wanted:
+        raise UserError(f"{image_list} names no pictures: --image_list takes a name per line")
+    found: dict[str, list[str]] = {name: [] for name in wanted}
+    indices = {name: index for index, name in enumerate(names)}
+    for name in names:
+        parts = name.split("/")
+        for start in range(len(parts)):
+            tail = "/".join(parts[start:])
+            if tail in found:
+                found[tail].append(name)
+    missing = [name for name, matches in found.items() if not matches]
+    if missing:
+        raise UserError(
+            f"{len(missing)} of {len(wanted)} names in {image_list} are not in {root}, "
+            f"the first is {missing[0]}"
+        )
+    for name, matches in found.items():
+        if name not in matches and len(matches) > 1:
+            raise UserError(
+                f"{name} in {image_list} may be {matches[0]} or {matches[1]}: add its folder"
+            )
+    kept = {name if name in matches else matches[0] for name, matches in found.items()}
+    return sorted(indices[name] for name in kept)
+
+
+def read_list(content: bytes, name: object) -> str:
+    """Decode a list of names; editors on Windows put a mark before UTF-8."""
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name} is not a text in UTF-8: save the list as such") from error
+
+
+def bit_depth(image: Image.Image, data: bytes) -> int:
+    """Return the bits per channel of the file; Pillow quietly cuts 16-bit colour down to 8."""
+    if image.format == "PNG":
+        return data[_PNG_DEPTH_OFFSET]
+    if image.format == "TIFF":
+        return max(image.tag_v2.get(_BITS_PER_SAMPLE, (1,)))  # type: ignore[attr-defined]
+    return 8
+
+
+def _check_channels(image: Image.Image, data: bytes) -> None:
+    """Raise a ``ValueError`` where ``convert("RGB")`` would cut bits or bands off."""
+    tags = image.tag_v2 if image.format == "TIFF" else {}  # type: ignore[attr-defined]
+    num_alpha = sum(extra in _ALPHA for extra in tags.get(_EXTRA_SAMPLES, ()))
+    num_colours = tags.get(_SAMPLES_PER_PIXEL, 1) - num_alpha
+    is_colour = num_colours in (1, 3) or (num_colours == 4 and tags.get(_PHOTOMETRIC) == _CMYK)
+    is_unsigned = set(tags.get(_SAMPLE_FORMAT, (1,))) <= _UNSIGNED
+    if bit_depth(image, data) > 8 or not is_colour or not is_unsigned:
+        raise ValueError("no 8-bit picture")
+
+
+def _refuse_if_valid(data: bytes, where: str) -> None:
+    """Name what an undamaged file holds that is not read; return for a damaged one.
+
+    Only a TIFF of 8 bits and small size is decoded to tell: other files show it in their headers.
+    """
+    if not data:  # rasterio would take it for a file to be written
+        return
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with MemoryFile(data) as memory, memory.open(driver=_GDAL_DRIVERS) as file:
+                bands = f"{file.count} band{'s' if file.count > 1 else ''} of {file.dtypes[0]}"
+                packing = f", compression {file.compression.name}" if file.compression else ""
+                holds = f"{bands}, {file.width} x {file.height} px{packing}"
+                remedy = _find_remedy(file)
+    except RasterioError:
+        return
+    if remedy:
+        raise UserError(f"{where} has {holds}, but {remedy}")
+
+
+def _find_remedy(file: DatasetReader) -> str:
+    """Say what is accepted instead of a file, and how to get it; nothing for a damaged file."""
+    assert Image.MAX_IMAGE_PIXELS is not None
+    max_pixels = 2 * Image.MAX_IMAGE_PIXELS  # from there on Pillow refuses
+    if file.width * file.height > max_pixels:
+        return f"pictures have at most {max_pixels:,} px: cut it into tiles"
+    if file.count not in (1, 3) or file.dtypes[0] != "uint8":
+        return (
+            "pictures have 1 band (grey) or 3 (RGB) of uint8, and perhaps one that is marked as "
+            "transparency: choose and scale its bands, as gdal_translate -ot Byte -scale -b 1 does"
+        )
+    if file.driver != "GTiff":
+        return ""
+    file.read()
+    return (
+        "its compression is not supported, or its bands are not marked as RGB: write it again, as "
+        "gdal_translate -co COMPRESS=DEFLATE -co PHOTOMETRIC=RGB does"
+    )
