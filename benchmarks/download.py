@@ -143,7 +143,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
 @contextmanager
 def serving(shares: Sequence[float]) -> Iterator[list[Server]]:
     """Start a process per share of failing requests, which answers as Earth Engine does."""
-    command = [sys.executable, "-m", "tests.earth_engine_server", "--cheap_pixels"]
+    command = [sys.executable, "-m", "tests.servers.earth_engine_server", "--cheap_pixels"]
     command += ["--latency", str(LATENCY_S), "--fault_share"]
     processes = [
         subprocess.Popen([*command, str(share)], cwd=ROOT, stdout=subprocess.PIPE, text=True)

@@ -1,0 +1,262 @@
+"""How a fetch ends before it is complete: signals, errors, refusals; and what a retry may do."""
+
+import errno
+import os
+import signal
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import datasets.collect.fetch as engine
+from datasets.collect import writer as collect_writer
+from datasets.collect.fetch import Fetch, Patience
+from datasets.collect.journal import Journal, read_journals
+from datasets.collect.plan import Plan
+from datasets.collect.progress import Ending
+from datasets.collect.scenes import ComeBack, Refused
+from tests.datasets.collect.test_fetch import SETTINGS, fetch, plan_in
+from tests.references.waiting import HANG_S, wait_until
+from tests.servers.earth_engine_catalogue import Catalogue
+from tests.servers.fake_source import FakeSource
+from utils.errors import UserError
+
+SMALL = replace(SETTINGS, num_dates=1, bands=("B2",))
+CLEAR = Catalogue(cloudiness=0.0)
+
+
+def source_of(plan: Plan, fault: Callable[[str], None] = lambda kind: None) -> FakeSource:
+    return FakeSource(plan.settings, CLEAR, fault)
+
+
+def at_read(number: int, action: Callable[[], None]) -> Callable[[str], None]:
+    """Do something once, in the thread of the n-th read."""
+    left, lock = [number], threading.Lock()
+
+    def fault(kind: str) -> None:
+        with lock:
+            left[0] -= kind == "read"
+            comes = kind == "read" and left[0] == 0
+        if comes:
+            action()
+
+    return fault
+
+
+def terminate() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def folders(save_path: Path) -> set[str]:
+    return {path.name for path in save_path.iterdir() if path.is_dir()}
+
+
+def done(save_path: Path, plan: Plan) -> set[str]:
+    records = read_journals(save_path, plan.hash).values()
+    return {f"{record.place:06d}" for record in records if record.outcome == "done"}
+
+
+def test_a_signal_lets_places_in_progress_be_finished(tmp_path: Path) -> None:
+    plan = plan_in(tmp_path, SMALL)
+    source = source_of(plan, at_read(9, terminate))
+    before = signal.getsignal(signal.SIGTERM)
+
+    ending = fetch(tmp_path, plan, source)
+
+    begun = {corner[:2] for corner in source.read_scenes}
+    grids = {plan.place(int(name)).grid for name in done(tmp_path, plan)}
+    assert ending == Ending("later", "SIGTERM came")
+    assert begun == {(grid.left, grid.top) for grid in grids}
+    assert 4 <= len(grids) < 30
+    assert folders(tmp_path) == done(tmp_path, plan)
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert fetch(tmp_path, plan, source_of(plan)) == Ending("complete")
+
+
+def test_after_a_signal_nobody_waits_longer_than_the_grace(tmp_path: Path) -> None:
+    """What is left behind may still finish a place; without its line the next run replaces it."""
+    plan, answered = plan_in(tmp_path, SMALL), threading.Event()
+    num_threads = threading.active_count()
+
+    def hang() -> None:
+        terminate()
+        answered.wait(HANG_S)
+
+    patience = Patience(grace_s=0.1, min_free_bytes=0)
+    ending = fetch(tmp_path, plan, source_of(plan, at_read(9, hang)), patience=patience)
+    is_left_behind = threading.active_count() > num_threads
+    answered.set()
+    wait_until(lambda: threading.active_count() == num_threads)
+
+    assert ending == Ending("later", "SIGTERM came")
+    assert is_left_behind
+    assert done(tmp_path, plan) <= folders(tmp_path)
+    assert fetch(tmp_path, plan, source_of(plan)) == Ending("complete")
+    assert folders(tmp_path) == done(tmp_path, plan)
+    assert len(folders(tmp_path)) == 30
+
+
+@pytest.mark.parametrize("stops_before", [False, True])
+def test_the_second_signal_leaves_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stops_before: bool
+) -> None:
+    """Also where something else had stopped the run before."""
+    plan = plan_in(tmp_path, SMALL)
+    codes: list[int] = []
+    stop, on_signal = Fetch._stop, Fetch._on_signal
+    has_stopped, heard = threading.Event(), threading.Semaphore(0)
+
+    def stop_and_tell(self: Fetch, *reason: Any, **how: Any) -> None:
+        stop(self, *reason, **how)
+        has_stopped.set()
+
+    def hear_and_tell(self: Fetch, name: str) -> None:
+        on_signal(self, name)
+        heard.release()
+
+    def signals() -> None:
+        assert not stops_before or has_stopped.wait(HANG_S)
+        for _ in range(2):
+            terminate()
+            assert heard.acquire(timeout=HANG_S)  # two that come together are one signal
+        if stops_before:
+            raise ComeBack("too late")
+
+    hangs = at_read(9, signals)
+    stops = at_read(10, comes_back) if stops_before else (lambda kind: None)
+
+    def fault(kind: str) -> None:
+        stops(kind)
+        hangs(kind)
+
+    monkeypatch.setattr(engine.os, "_exit", codes.append)  # the real one does not come back
+    monkeypatch.setattr(Fetch, "_stop", stop_and_tell)
+    monkeypatch.setattr(Fetch, "_on_signal", hear_and_tell)
+    ending = fetch(tmp_path, plan, source_of(plan, fault))
+
+    assert codes == [75]
+    assert ending.kind == "later"
+    assert ending.reason == ("used up" if stops_before else "SIGTERM came")
+
+
+def comes_back() -> None:
+    raise ComeBack("used up")
+
+
+def test_a_full_disk_leaves_no_half_place_and_the_next_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, left = plan_in(tmp_path, SMALL), threading.Semaphore(20)
+    write = collect_writer._write_synced
+
+    def fills(path: Path, content: bytes) -> None:
+        if not left.acquire(blocking=False):
+            path.write_bytes(content[:10])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(path, content)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(collect_writer, "_write_synced", fills)
+        with pytest.raises(UserError, match=r"No space left on device.*make room"):
+            fetch(tmp_path, plan, source_of(plan))
+
+    assert folders(tmp_path) == done(tmp_path, plan)
+    assert 0 < len(folders(tmp_path)) < 30
+    assert fetch(tmp_path, plan, source_of(plan)) == Ending("complete")
+    assert len(folders(tmp_path)) == 30
+
+
+def test_a_journal_that_cannot_be_written_ends_all_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_in(tmp_path, SMALL)
+
+    def fails(journal: Journal) -> None:
+        raise UserError("cannot write the journal")
+
+    monkeypatch.setattr(engine, "_FLUSH_S", -1.0)
+    monkeypatch.setattr(Journal, "flush", fails)
+    before = threading.active_count()
+    with pytest.raises(UserError, match="cannot write the journal"):
+        fetch(tmp_path, plan, source_of(plan))
+
+    assert threading.active_count() == before
+
+
+def test_if_all_is_refused_the_run_ends_before_the_spares_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_in(tmp_path, SMALL)
+    monkeypatch.setattr(engine, "_MANY_REFUSED", 10)
+
+    def refuse(kind: str) -> None:
+        raise Refused("HTTP 404")
+
+    refusing = source_of(plan, refuse)
+    with pytest.raises(UserError, match=r"all of the first 10 places were refused.*HTTP 404"):
+        fetch(tmp_path, plan, refusing)
+
+    assert len(refusing.searched) < 90  # places and spares
+    assert fetch(tmp_path, plan, source_of(plan), retry="failed") == Ending("complete")
+    assert len(folders(tmp_path)) == 30
+
+
+def test_an_incomplete_ending_tells_what_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_in(tmp_path, SMALL)
+    monkeypatch.setattr(engine, "_MANY_REFUSED", 1000)
+    source = source_of(plan)
+
+    def read(scene: Any, grid: Any) -> Any:
+        raise Refused("HTTP 400")
+
+    source.read = read  # type: ignore[method-assign]
+    ending = fetch(tmp_path, plan, source)
+
+    records = read_journals(tmp_path, plan.hash).values()
+    refused = sum(record.outcome == "refused" for record in records)
+    assert len(records) == 90  # with all spares
+    assert ending.kind == "incomplete"
+    assert "30 places were refused and no spare is left" in ending.reason
+    assert f"({refused} refused;" in ending.reason
+
+
+def test_a_retry_of_a_complete_collection_asks_for_nothing(tmp_path: Path) -> None:
+    plan = plan_in(tmp_path, SMALL)
+    assert fetch(tmp_path, plan, FakeSource(plan.settings)) == Ending("complete")
+    assert any(r.outcome != "done" for r in read_journals(tmp_path, plan.hash).values())
+
+    again = source_of(plan)
+
+    assert fetch(tmp_path, plan, again, retry="all") == Ending("complete")
+    assert not again.searched
+    assert len(folders(tmp_path)) == 30
+
+
+def test_what_earlier_runs_did_counts_from_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_in(tmp_path, SMALL)
+    fetch(tmp_path, plan, source_of(plan), (1, 2))
+    monkeypatch.setattr(engine, "_TICK_S", 0.0)
+    seen: list[int] = []
+
+    ending = fetch(tmp_path, plan, source_of(plan), report=lambda told: seen.append(told.done))
+
+    assert ending == Ending("complete")
+    assert seen[0] >= 5  # the second block has the last 5 of 30 places
+    assert seen[-1] == 30
+
+
+def test_only_a_few_places_are_in_progress(tmp_path: Path) -> None:
+    """So that a kill loses little: what is searched before the first read is bounded."""
+    plan = plan_in(tmp_path, SMALL)
+    source = source_of(plan, at_read(1, comes_back))
+
+    assert fetch(tmp_path, plan, source).kind == "later"
+    assert sum(source.searched.values()) <= 4 * source.places_per_search
+    assert len({corner[:2] for corner in source.read_scenes}) <= 4

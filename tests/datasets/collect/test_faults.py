@@ -1,0 +1,303 @@
+"""What fails because of its size, its place or its collection ends; what passes is waited for."""
+
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from datasets.collect.journal import read_journals
+from datasets.collect.plan import Plan, open_plan, read_plan
+from datasets.collect.progress import Ending, incomplete
+from datasets.collect.rate_limit import Transient
+from datasets.collect.scenes import Missing, Place, Refused, Scene
+from tests.datasets.collect.test_fetch import SETTINGS, fetch, plan_in, tree
+from tests.datasets.collect.test_seco_downloader import PLAN, collect, flags
+from tests.servers import earth_engine_faults as faults
+from tests.servers.earth_engine_catalogue import Catalogue
+from tests.servers.earth_engine_expressions import S2
+from tests.servers.earth_engine_faults import Fault, content, status
+from tests.servers.earth_engine_server import earth_engine
+from tests.servers.fake_source import FakeSource
+
+SMALL = replace(SETTINGS, num_dates=1, bands=("B2",))
+CLEAR = Catalogue(cloudiness=0.0)
+
+
+class Picky(FakeSource):
+    """A source whose searches call a function of the places, which may raise."""
+
+    def __init__(self, plan: Plan, judge: Callable[[Sequence[Place]], None]) -> None:
+        super().__init__(plan.settings, CLEAR)
+        self.judge = judge
+
+    def search(self, places: Sequence[Place]) -> list[list[Scene]]:
+        found = super().search(places)
+        self.judge(places)
+        return found
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A collection of 12 places x 3 dates. Read only."""
+    save_path = tmp_path_factory.mktemp("faults") / "undisturbed"
+    with earth_engine() as server:
+        assert collect(flags(save_path, server, *PLAN)) == 0
+    return save_path
+
+
+def test_a_search_that_is_too_large_is_halved_until_it_works(tmp_path: Path) -> None:
+    def judge(places: Sequence[Place]) -> None:
+        if len(places) > 1:
+            raise Transient("no answer in time", is_too_large=True)
+
+    plan = plan_in(tmp_path, SMALL)
+    source = Picky(plan, judge)
+
+    assert fetch(tmp_path, plan, source) == Ending("complete")
+    assert max(source.searched.values()) <= 4  # among 5, 3, 2, and alone
+
+
+@pytest.mark.parametrize("name", ["no answer in time", "HTTP 500"])
+def test_a_place_that_always_fails_alone_is_refused_and_the_run_goes_on(
+    tmp_path: Path, name: str
+) -> None:
+    """HTTP 500 is repeated as it is, but not for longer than a request's budget."""
+
+    def judge(places: Sequence[Place]) -> None:
+        if any(place.number == 3 for place in places):
+            raise Transient(name, is_too_large=name == "no answer in time")
+
+    plan = plan_in(tmp_path, SMALL)
+    source = Picky(plan, judge)
+
+    assert fetch(tmp_path, plan, source, budget_s=0.05) == Ending("complete")
+    record = read_journals(tmp_path, plan.hash)[3]
+    assert (record.outcome, record.reason) == ("refused", name)
+    again = Picky(plan, judge)
+    assert fetch(tmp_path, plan, again) == Ending("complete")
+    assert not again.searched
+
+
+def test_an_outage_refuses_no_place(tmp_path: Path) -> None:
+    """Where nothing smaller gets an answer either, it is not the size."""
+
+    def fault(kind: str) -> None:
+        raise Transient("no answer in time", is_too_large=kind != "check")
+
+    plan = plan_in(tmp_path, SMALL)
+    ending = fetch(tmp_path, plan, FakeSource(plan.settings, fault=fault), budget_s=0.05)
+
+    assert ending.kind == "later"
+    assert read_journals(tmp_path, plan.hash) == {}
+
+
+def test_pixels_that_always_take_too_long_cost_their_scene_only(tmp_path: Path) -> None:
+    plan = plan_in(tmp_path, SMALL)
+    source = FakeSource(plan.settings, CLEAR)
+    tried: list[str] = []
+
+    def read(scene: Scene, grid: object) -> object:
+        if grid == plan.place(3).grid and (not tried or scene.name == tried[0]):
+            tried.append(scene.name)
+            raise Transient("HTTP 400, Computation timed out.", is_too_large=True)
+        return FakeSource.read(source, scene, grid)  # type: ignore[arg-type]
+
+    source.read = read  # type: ignore[method-assign, assignment]
+
+    assert fetch(tmp_path, plan, source) == Ending("complete")
+    assert len(tried) == 4
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_an_image_that_is_missing_for_a_while_is_taken_nevertheless(
+    tmp_path: Path, times: int
+) -> None:
+    """Not the second best of its window: a 404 is trusted only if it stays."""
+    plan = plan_in(tmp_path / "c", SMALL)
+    source = FakeSource(plan.settings, CLEAR)
+    seen: Counter[tuple[object, str]] = Counter()
+
+    def read(scene: Scene, grid: object) -> object:
+        seen[grid, scene.name] += 1
+        if seen[grid, scene.name] <= times:
+            raise Missing("HTTP 404", scene.name)
+        return FakeSource.read(source, scene, grid)  # type: ignore[arg-type]
+
+    source.read = read  # type: ignore[method-assign, assignment]
+
+    assert fetch(tmp_path / "c", plan, source) == Ending("complete")
+    assert fetch(
+        tmp_path / "d", plan_in(tmp_path / "d", SMALL), FakeSource(SMALL, CLEAR)
+    ) == Ending("complete")
+    assert tree(tmp_path / "c") == tree(tmp_path / "d")
+
+
+def test_a_run_that_works_no_longer_does_not_use_up_its_spares(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datasets.collect.fetch._MANY_REFUSED", 5)
+
+    def judge(places: Sequence[Place]) -> None:
+        if any(tmp_path.glob("[0-9]*")):  # once a place is done
+            raise Refused("HTTP 400")
+
+    plan = plan_in(tmp_path, SMALL)
+    ending = fetch(tmp_path, plan, Picky(plan, judge))
+
+    assert ending.kind == "later"
+    assert "the last 5 places were all refused" in ending.reason
+    assert "--retry failed" in ending.reason
+
+
+@pytest.mark.parametrize("name", faults.TOO_LARGE)
+def test_searches_that_the_service_finds_too_large_change_nothing(
+    name: str, undisturbed: Path, tmp_path: Path
+) -> None:
+    with earth_engine() as server:
+        server.search_fault = lambda _, count: faults.TOO_LARGE[name] if count > 1 else None
+        assert collect(flags(tmp_path / "c", server, *PLAN)) == 0
+    assert tree(tmp_path / "c") == tree(undisturbed)
+
+
+def fails_at(plan: Plan, number: int, fault: Fault) -> Callable[[str, int], Fault | None]:
+    """Fail each search for a place, whatever is looked for beside it."""
+    grid = plan.place(number).grid
+    return lambda expression, _: fault if f"{grid.left}, 0, -60, {grid.top}" in expression else None
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (faults.TOO_LARGE["timed out"], "Computation timed out."),
+        (faults.TOO_LARGE["504"], "Deadline exceeded"),
+        (faults.missing("Image", f"{S2}/20210101T101010_20210101T101011_T32UQD"), "_T32UQD"),
+    ],
+)
+def test_a_place_that_the_service_cannot_search_is_refused_once(
+    fault: Fault, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither a run without an end, nor exit code 75 for ever, nor one that blames a flag."""
+    argv = ["--retry_wait", "0.001"]
+    with earth_engine() as server:
+        assert collect(flags(tmp_path / "c", server, *PLAN, "--plan")) == 0
+        plan = read_plan(tmp_path / "c")
+        server.search_fault = fails_at(plan, 3, fault)
+        assert collect(flags(tmp_path / "c", server, *argv)) == 0
+        record = read_journals(tmp_path / "c", plan.hash)[3]
+        before = server.requests["search"]
+        assert collect(flags(tmp_path / "c", server, *argv)) == 0
+
+    assert record.outcome == "refused"
+    assert reason in record.reason
+    assert server.requests["search"] == before
+    assert "--collection" not in capsys.readouterr().err
+
+
+START = {
+    "503": status(503, "The service is currently unavailable."),
+    "a portal": content(faults.HTML),
+    "a portal with 403": content(faults.HTML, code=403),
+    "reset": faults.reset,
+}
+
+
+@pytest.mark.parametrize("step", [[], ["--probe", "1"]])
+@pytest.mark.parametrize("kind", START)
+def test_trouble_at_the_start_is_tried_again_later(
+    kind: str, step: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with earth_engine() as server:
+        server.faults["/$discovery/rest"] = deque([START[kind]] * 99)
+        argv = flags(tmp_path / "c", server, *PLAN, *step, "--give_up_after", "0.1")
+        assert collect(argv) == 75
+
+    error = capsys.readouterr().err
+    assert "does not answer at" in error
+    assert error.count("\n") == 1
+
+
+def test_a_probe_of_a_service_that_is_down_is_tried_again_later(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with earth_engine() as server:
+        server.search_fault = lambda *_: status(503, "The service is currently unavailable.")
+        argv = flags(tmp_path / "c", server, *PLAN, "--probe", "1", "--give_up_after", "0.1")
+        server.faults["check"] += [status(503)] * 99
+        assert collect(argv) == 75
+    assert "the service does not answer" in capsys.readouterr().err
+
+
+def test_a_mistyped_collection_can_be_corrected(
+    undisturbed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--collection", "COPERNICUS/S2_SR_HARMONISED"]
+    with earth_engine() as server:
+        assert collect(flags(tmp_path / "c", server, *PLAN, *argv)) == 2
+        mistyped = capsys.readouterr().err
+        assert collect(flags(tmp_path / "c", server, *PLAN, "--collection", S2)) == 0
+        corrected = capsys.readouterr().err
+        assert collect(flags(tmp_path / "c", server, *PLAN, *argv)) == 2
+        refused = capsys.readouterr().err
+
+    assert "error: --collection COPERNICUS/S2_SR_HARMONISED is not there" in mistyped
+    assert f"--collection is now {S2}, not COPERNICUS/S2_SR_HARMONISED" in corrected
+    assert f"--collection is {S2} in the plan of" in refused
+    assert tree(tmp_path / "c") == tree(undisturbed)
+
+
+def test_a_plan_alone_is_replaced_by_another(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--save_path", str(tmp_path / "c"), *PLAN, "--plan"]
+    assert collect(argv) == 0
+    assert collect([*argv, "--seed", "7"]) == 0
+
+    assert "--seed is now 7, not 42" in capsys.readouterr().err
+    assert read_plan(tmp_path / "c").settings.seed == 7
+
+
+def test_a_plan_that_is_replaced_meanwhile_is_not_collected(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def replaced(save_path: Path, *given: object) -> Plan:
+        plan = open_plan(save_path, *given)  # type: ignore[arg-type]
+        open_plan(save_path, replace(plan.settings, seed=7), {"seed"})
+        return plan
+
+    monkeypatch.setattr("datasets.collect.plan.open_plan", replaced)
+    with earth_engine() as server:
+        assert collect(flags(tmp_path / "c", server, *PLAN)) == 2
+    assert "another process replaced the plan" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("failures", "has_spares", "words", "others"),
+    [
+        ({"refused": 3}, True, ["--retry failed", "no spare is left"], ["--spares", "all"]),
+        ({"cloudy": 1, "no_scene": 2}, True, ["more --spares", "--cloud_pct"], ["--retry"]),
+        ({"cloudy": 3}, False, ["--clear_fraction"], ["spare", "--retry"]),
+        ({"cloudy": 1, "refused": 2}, False, ["--retry failed", "--cloud_pct"], ["spare"]),
+    ],
+)
+def test_an_incomplete_collection_names_what_helps(
+    failures: dict[Any, int], has_spares: bool, words: list[str], others: list[str]
+) -> None:
+    reason = incomplete(3, failures, has_spares).reason
+    assert reason.startswith("3 places ")
+    assert all(word in reason for word in words)
+    assert not any(word in reason for word in others)
+
+
+def test_places_of_a_match_file_get_no_advice_about_spares(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "places.csv").write_text("lat,lng\n48.1,11.5\n")
+    argv = ["--match_file", str(tmp_path / "places.csv"), *PLAN[2:]]
+    with earth_engine(catalogue=Catalogue(cloudiness=1.7)) as server:
+        assert collect(flags(tmp_path / "c", server, *argv)) == 1
+    error = capsys.readouterr().err
+    assert "error: 1 place has no clear scenes" in error
+    assert "spare" not in error

@@ -1,0 +1,308 @@
+"""The engine over a source without a network: complete, the same after any trouble, and bounded."""
+
+import json
+import random
+import re
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import datasets.collect.fetch as engine
+from datasets.collect.fetch import Fetch, Patience, blocks_of_shard
+from datasets.collect.journal import Journal, read_journals
+from datasets.collect.place import Collector
+from datasets.collect.plan import Plan, open_plan
+from datasets.collect.progress import Ending
+from datasets.collect.rate_limit import RateLimit, Requester, Transient
+from datasets.collect.scenes import ComeBack, Refused
+from datasets.collect.settings import Settings
+from datasets.collect.writer import place_writer
+from tests.references.waiting import HANG_S
+from tests.servers.earth_engine_catalogue import Catalogue
+from tests.servers.fake_source import FakeSource
+from utils.errors import UserError
+
+SETTINGS = Settings(
+    num_locations=30,
+    patch_px=12,
+    num_dates=2,
+    land_mask=False,
+    bands=("B2", "B3", "B4"),
+    reference_date="2022-03-01",
+)
+
+
+def plan_in(save_path: Path, settings: Settings = SETTINGS) -> Plan:
+    return open_plan(save_path, settings, set())
+
+
+def fetch(
+    save_path: Path,
+    plan: Plan,
+    source: FakeSource,
+    shard: tuple[int, int] = (0, 1),
+    budget_s: float = HANG_S,
+    **settings: Any,
+) -> Ending:
+    requester = Requester(RateLimit(8, 1e6), base_wait_s=1e-3, budget_s=budget_s, max_strange=3)
+    journal = Journal(save_path, plan.hash, shard)
+    with journal.opened():
+        writer = place_writer(save_path, plan.settings, source.describe(), shard)
+        writer.clear()
+        run = Fetch(
+            Collector(plan, source, requester, writer),
+            requester,
+            journal,
+            blocks_of_shard(plan.blocks(settings.pop("indices", None)), shard),
+            read_journals(save_path, plan.hash),
+            num_workers=4,
+            **{"patience": Patience(grace_s=HANG_S, min_free_bytes=0)} | settings,
+        )
+        try:
+            return run.run()
+        finally:
+            writer.clear()
+
+
+def tree(save_path: Path) -> dict[str, bytes]:
+    """Return the places and nothing else."""
+    return {
+        path.relative_to(save_path).as_posix(): path.read_bytes()
+        for path in sorted(save_path.rglob("*"))
+        if path.is_file() and path.parent != save_path
+    }
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A collection of 30 places x 2 dates. Read only."""
+    save_path = tmp_path_factory.mktemp("collect") / "undisturbed"
+    plan = plan_in(save_path)
+    assert fetch(save_path, plan, FakeSource(plan.settings)) == Ending("complete")
+    return save_path
+
+
+def test_the_result_has_exactly_the_places_that_were_asked_for(undisturbed: Path) -> None:
+    plan = plan_in(undisturbed)
+    records = read_journals(undisturbed, plan.hash)
+    done = [record for record in records.values() if record.outcome == "done"]
+    folders = [path for path in undisturbed.iterdir() if path.is_dir()]
+
+    assert len(done) == len(folders) == 30
+    assert any(record.outcome != "done" for record in records.values())  # spares were needed
+    assert {path.name for path in folders} == {f"{record.place:06d}" for record in done}
+    for path in folders:
+        times = [scene.name.partition("_")[0] for scene in path.iterdir()]
+        assert len(set(times)) == len(times) == 2
+
+
+def troubled(seed: int) -> Callable[[str], None]:
+    """Fail 30 % of the requests in every way that passes."""
+    rng, lock = random.Random(seed), threading.Lock()
+    kinds = [{}, {"is_quota": True}, {"is_strange": True}, {"wait_s": 0.01}]
+
+    def fault(kind: str) -> None:
+        with lock:
+            fails, how = rng.random() < 0.3, rng.choice(kinds)
+        if fails:
+            raise Transient("trouble", **how)  # type: ignore[arg-type]
+
+    return fault
+
+
+def test_faults_do_not_change_the_result(undisturbed: Path, tmp_path: Path) -> None:
+    plan = plan_in(tmp_path / "c")
+    source = FakeSource(plan.settings, fault=troubled(1))
+
+    assert fetch(tmp_path / "c", plan, source) == Ending("complete")
+    assert tree(tmp_path / "c") == tree(undisturbed)
+
+
+def test_shards_give_the_same_set_as_one(undisturbed: Path, tmp_path: Path) -> None:
+    plan = plan_in(tmp_path / "c")
+    endings = [
+        fetch(tmp_path / "c", plan, FakeSource(plan.settings), (number, 2)) for number in range(2)
+    ]
+
+    assert endings == [Ending("complete")] * 2
+    assert tree(tmp_path / "c") == tree(undisturbed)
+    assert len(read_journals(tmp_path / "c", plan.hash)) >= 30
+
+
+def test_a_run_that_comes_back_asks_for_nothing_that_is_recorded(
+    undisturbed: Path, tmp_path: Path
+) -> None:
+    save_path = tmp_path / "c"
+    plan = plan_in(save_path)
+    left = threading.Semaphore(20)
+
+    def fault(kind: str) -> None:
+        if not left.acquire(blocking=False):
+            raise ComeBack("the quota of the month is used up")
+
+    first = fetch(save_path, plan, FakeSource(plan.settings, fault=fault))
+    known = set(read_journals(save_path, plan.hash))
+    again = FakeSource(plan.settings)
+    second = fetch(save_path, plan, again)
+
+    assert first == Ending("later", "the quota of the month is used up")
+    assert second == Ending("complete")
+    assert 0 < len(known) < 30
+    assert not known & set(again.searched)
+    assert tree(save_path) == tree(undisturbed)
+
+
+def test_an_error_of_the_user_ends_the_run_and_keeps_what_is_done(tmp_path: Path) -> None:
+    plan = plan_in(tmp_path / "c")
+    left = threading.Semaphore(20)
+
+    def fault(kind: str) -> None:
+        if not left.acquire(blocking=False):
+            raise UserError("Earth Engine refuses this project")
+
+    with pytest.raises(UserError, match="refuses this project"):
+        fetch(tmp_path / "c", plan, FakeSource(plan.settings, fault=fault))
+
+    folders = {path.name for path in (tmp_path / "c").iterdir() if path.is_dir()}
+    records = read_journals(tmp_path / "c", plan.hash)
+    assert {f"{n:06d}" for n, r in records.items() if r.outcome == "done"} == folders
+    assert folders
+
+
+def test_answers_of_somebody_else_end_the_run(tmp_path: Path) -> None:
+    plan = plan_in(tmp_path / "c")
+
+    def fault(kind: str) -> None:
+        raise Transient("a page", is_strange=True)
+
+    source = FakeSource(plan.settings, fault=fault)
+    ending = fetch(tmp_path / "c", plan, source)
+
+    assert ending == Ending("later", "the answers are not those of the service: a page")
+    assert max(source.searched.values()) == 3  # a few in a row
+
+
+def test_places_without_an_answer_are_left_for_later(undisturbed: Path, tmp_path: Path) -> None:
+    save_path = tmp_path / "c"
+    plan = plan_in(save_path)
+    source = FakeSource(plan.settings)
+
+    def read(scene: Any, grid: Any) -> Any:
+        if grid == plan.place(3).grid:
+            raise Transient("HTTP 429", is_quota=True)
+        return FakeSource.read(source, scene, grid)
+
+    source.read = read  # type: ignore[method-assign]
+    ending = fetch(save_path, plan, source, budget_s=0.05)
+
+    assert ending == Ending("later", "1 place got no answer, the last error: HTTP 429")
+    assert 3 not in read_journals(save_path, plan.hash)
+    assert fetch(save_path, plan, FakeSource(plan.settings)) == Ending("complete")
+    assert tree(save_path) == tree(undisturbed)
+
+
+def test_a_scene_that_is_refused_is_replaced_by_the_next_of_its_window(tmp_path: Path) -> None:
+    plan = plan_in(tmp_path / "c")
+    source = FakeSource(plan.settings, Catalogue(cloudiness=0.0))
+    refused: set[str] = set()
+
+    def read(scene: Any, grid: Any) -> Any:
+        if scene.name.endswith(("F", "H", "K", "M")):
+            refused.add(scene.name)
+            raise Refused("HTTP 404")
+        return FakeSource.read(source, scene, grid)
+
+    source.read = read  # type: ignore[method-assign]
+
+    assert fetch(tmp_path / "c", plan, source) == Ending("complete")
+    written = {path.name for path in (tmp_path / "c").glob("*/*") if path.is_dir()}
+    assert refused
+    assert not refused & written
+
+
+def test_used_up_spares_are_told_and_asked_again_on_demand(tmp_path: Path) -> None:
+    plan = plan_in(tmp_path / "c", replace(SETTINGS, spares=0.0))
+    cloudy = FakeSource(plan.settings, Catalogue(cloudiness=0.8))
+
+    first = fetch(tmp_path / "c", plan, cloudy)
+    again = FakeSource(plan.settings, Catalogue(cloudiness=0.0))
+    unchanged = fetch(tmp_path / "c", plan, again)
+    asked = sum(again.searched.values())
+    healed = fetch(tmp_path / "c", plan, again, retry="all")
+
+    assert first.kind == unchanged.kind == "incomplete"
+    assert "no spare is left" in first.reason
+    assert asked == 0
+    assert healed == Ending("complete")
+
+
+def test_only_the_listed_places_are_collected(tmp_path: Path) -> None:
+    plan = plan_in(tmp_path / "c")
+    source = FakeSource(plan.settings, Catalogue(cloudiness=0.0))
+
+    assert fetch(tmp_path / "c", plan, source, indices=[29, 4]) == Ending("complete")
+    assert {p.name for p in (tmp_path / "c").iterdir() if p.is_dir()} == {"000004", "000029"}
+
+
+def test_a_disk_that_fills_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = plan_in(tmp_path / "c")
+    monkeypatch.setattr(engine, "_TICK_S", 0.0)
+    patience = Patience(min_free_bytes=2.0 * shutil.disk_usage(tmp_path).total)
+
+    ending = fetch(tmp_path / "c", plan, FakeSource(plan.settings), patience=patience)
+
+    assert ending.kind == "later"
+    assert "--min_free_gb" in ending.reason
+
+
+def test_a_service_that_is_silent_for_long_stops_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its clock jumps once a thread has come back with an error: 4 of them ask."""
+    plan, calls = plan_in(tmp_path / "c"), count()
+    skipped_s = 0.0
+
+    def fault(kind: str) -> None:
+        nonlocal skipped_s
+        if next(calls) >= 4:
+            skipped_s = 1000.0
+        raise Transient("HTTP 503")
+
+    monkeypatch.setattr(engine, "_TICK_S", 0.01)
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + skipped_s)
+    monkeypatch.setattr(engine, "time", clock)
+    ending = fetch(tmp_path / "c", plan, FakeSource(plan.settings, fault=fault))
+
+    assert ending.kind == "later"
+    assert re.fullmatch(
+        r"the service has not answered for 1\d\d\d s, most often: HTTP 503", ending.reason
+    )
+
+
+def test_shards_partition_the_blocks() -> None:
+    numbers = [list(range(25 * n, 25 * n + 25)) for n in range(7)]
+    fake = [engine.Block(n, tuple(own), range(0)) for n, own in enumerate(numbers)]
+    parts = [blocks_of_shard(fake, (number, 3)) for number in range(3)]
+
+    assert sorted(block.number for part in parts for block in part) == list(range(7))
+
+
+def test_metadata_tells_where_a_patch_comes_from(undisturbed: Path) -> None:
+    plan = plan_in(undisturbed)
+    path = sorted(undisturbed.glob("*/*/metadata.json"))[0]
+    metadata = json.loads(path.read_bytes())
+    grid = plan.place(int(path.parts[-3])).grid
+
+    assert metadata["collection"] == "made up"
+    assert metadata["scene"] == path.parts[-2]
+    assert metadata["crs"] == f"EPSG:{grid.epsg}"
+    assert metadata["transform"] == [10, 0, grid.left, 0, -10, grid.top]
+    assert metadata["processing_baseline"] in ("02.13", "04.00")

@@ -1,0 +1,260 @@
+"""The journal of a collection: what a killed process, a full disk or a stranger leave of it."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from datasets.collect.journal import Journal, Record, forget, read_journals
+from utils.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[3]
+PLAN = "p" * 64
+DONE = Record(
+    3,
+    "done",
+    scenes=("20200101T101010_T32UQD",),
+    num_bytes=7,
+    sha256="ab",
+    passed_over=("20200102T101010_T32UQD: HTTP 404",),
+)
+
+
+def note(folder: Path, *records: Record, shard: tuple[int, int] = (0, 1)) -> Path:
+    """Write records as a run does, and return the journal."""
+    journal = Journal(folder, PLAN, shard)
+    with journal.opened():
+        for record in records:
+            journal.add(record)
+            journal.flush()
+    return journal.path
+
+
+@contextmanager
+def elsewhere(folder: Path, shard: tuple[int, int]) -> Iterator[None]:
+    """Hold a journal open in another process, for locks do not hold within one."""
+    code = (
+        "import sys; from pathlib import Path; from datasets.collect.journal import Journal\n"
+        f"with Journal(Path(sys.argv[1]), {PLAN!r}, {shard}).opened(): print(flush=True); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(folder)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdout.readline()
+        try:
+            yield
+        finally:
+            process.stdin.write(b"\n")
+            process.stdin.flush()
+            assert process.wait() == 0
+
+
+def test_records_are_read_as_they_were_noted(tmp_path: Path) -> None:
+    records = [DONE, Record(0, "cloudy", "17 clouds"), Record(9, "refused", "caf\u00e9\nHTTP 404")]
+    note(tmp_path, *records)
+
+    assert read_journals(tmp_path, PLAN) == {record.place: record for record in records}
+    assert [path.name for path in tmp_path.iterdir()] == ["journal.jsonl"]
+
+
+def test_a_line_is_on_the_disk_after_a_flush(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[bytes] = []
+    journal = Journal(tmp_path, PLAN)
+    with journal.opened():
+        monkeypatch.setattr(os, "fsync", lambda file: synced.append(journal.path.read_bytes()))
+        journal.add(DONE)
+        assert read_journals(tmp_path, PLAN) == {}
+        journal.flush()
+
+    assert synced == [journal.path.read_bytes()]
+    assert synced[0].endswith(b"}\n")
+
+
+@pytest.mark.parametrize("lost", [1, 2, 40])
+def test_a_line_that_was_cut_off_is_forgotten_and_the_others_go_on(
+    tmp_path: Path, lost: int
+) -> None:
+    path = note(tmp_path, DONE, Record(4, "cloudy", "a long reason, so that much can be lost"))
+    os.truncate(path, path.stat().st_size - lost)
+
+    assert read_journals(tmp_path, PLAN) == {3: DONE}
+    again = Record(4, "refused", "HTTP 404")
+    note(tmp_path, again)
+    assert read_journals(tmp_path, PLAN) == {3: DONE, 4: again}
+
+
+@pytest.mark.parametrize("left", [b"", b'{"format": "coll', b"\0" * 50])
+def test_a_journal_whose_first_line_was_cut_off_begins_anew(tmp_path: Path, left: bytes) -> None:
+    (tmp_path / "journal.jsonl").write_bytes(left)
+    assert read_journals(tmp_path, PLAN) == {}
+    note(tmp_path, DONE)
+    assert read_journals(tmp_path, PLAN) == {3: DONE}
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        (Record(3, "refused", "HTTP 404"), DONE),
+        (Record(3, "refused", "HTTP 404"), Record(3, "cloudy", "clouds")),
+        (Record(3, "done", sha256="old"), DONE),
+    ],
+)
+def test_the_last_record_of_a_place_counts(tmp_path: Path, records: tuple[Record, Record]) -> None:
+    note(tmp_path, *records)
+    assert read_journals(tmp_path, PLAN) == {3: records[1]}
+
+
+@pytest.mark.parametrize("shards", [((0, 1), (0, 2)), ((0, 2), (0, 1))])
+def test_a_place_is_done_whatever_runs_of_another_number_of_shards_found(
+    tmp_path: Path, shards: tuple[tuple[int, int], ...]
+) -> None:
+    note(tmp_path, Record(3, "cloudy", "clouds"), shard=shards[0])
+    note(tmp_path, DONE, shard=shards[1])
+    assert read_journals(tmp_path, PLAN) == {3: DONE}
+
+
+def test_all_shards_are_read_and_nothing_else(tmp_path: Path) -> None:
+    others = [Record(number, "cloudy", "clouds") for number in range(3)]
+    names = [note(tmp_path, other, shard=(other.place, 3)).name for other in others]
+    (tmp_path / "journal-old.jsonl").write_text("mine")
+
+    assert names[1] == "journal-00001-of-00003.jsonl"
+    assert list(read_journals(tmp_path, PLAN).values()) == others
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_no_torn_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(tmp_path, PLAN)
+    with journal.opened():
+        journal.add(Record(1, "cloudy", "clouds"))
+        journal.flush()
+        journal.add(DONE)
+
+        def half(file: int) -> None:
+            os.truncate(journal.path, journal.path.stat().st_size - 30)
+            raise OSError(28, "No space left on device")
+
+        with monkeypatch.context() as full:
+            full.setattr(os, "fsync", half)
+            with pytest.raises(UserError, match=r"No space left.*the same command again"):
+                journal.flush()
+        # There is room again: what could not be written is written at the end.
+
+    assert sorted(read_journals(tmp_path, PLAN)) == [1, 3]
+
+
+def test_the_journal_of_another_plan_is_refused(tmp_path: Path) -> None:
+    path = note(tmp_path, DONE)
+    before = path.read_bytes()
+
+    with pytest.raises(UserError, match="another plan"):
+        read_journals(tmp_path, "q" * 64)
+    with pytest.raises(UserError, match="another plan"), Journal(tmp_path, "q" * 64).opened():
+        pass
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "line", ["[]", "null", "\x1b[31m", "{}", "[" * 100_000, "\xff"], ids=lambda line: repr(line[:9])
+)
+def test_a_file_of_somebody_else_is_no_journal_and_stays(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "journal.jsonl"
+    path.write_bytes(f"{line}\n".encode("latin-1"))
+
+    with pytest.raises(UserError, match="no journal") as caught:
+        read_journals(tmp_path, PLAN)
+    with pytest.raises(UserError, match="no journal"), Journal(tmp_path, PLAN).opened():
+        pass
+    assert str(caught.value).isprintable()
+    assert path.read_bytes() == f"{line}\n".encode("latin-1")
+
+
+def test_a_journal_that_is_a_folder_is_told(tmp_path: Path) -> None:
+    (tmp_path / "journal.jsonl").mkdir()
+    with pytest.raises(UserError, match="Is a directory"):
+        read_journals(tmp_path, PLAN)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[]",
+        b"7",
+        b"{}",
+        b'{"place": 3}',
+        b'{"place": true, "outcome": "cloudy"}',
+        b'{"place": -1, "outcome": "cloudy"}',
+        b'{"place": 3.5, "outcome": "cloudy"}',
+        b'{"place": 3, "outcome": "fine"}',
+        b'{"place": 3, "outcome": ["done"]}',
+        b'{"place": 3, "outcome": "done", "scenes": ["../../etc"]}',
+        b'{"place": 3, "outcome": "done", "scenes": "abc"}',
+        b'{"place": 3, "outcome": "done", "scenes": 5}',
+        b'{"place": 3, "outcome": "done", "sha256": 5}',
+        b'{"place": 3, "outcome": "done", "num_bytes": "7"}',
+        b'{"place": 3, "outcome": "done", "more": 1}',
+        b'{"place": ' + b"9" * 5000 + b', "outcome": "done"}',
+        b"[" * 100_000,
+        b"\0\0\0",
+        b"",
+    ],
+    ids=lambda content: repr(content[:60]),
+)
+def test_a_damaged_line_is_named(tmp_path: Path, content: bytes) -> None:
+    path = note(tmp_path, DONE)
+    path.write_bytes(path.read_bytes() + content + b"\n" + b'{"place": 8, "outcome": "cloudy"}\n')
+
+    with pytest.raises(UserError, match=r"^line 3 of .*journal\.jsonl is damaged"):
+        read_journals(tmp_path, PLAN)
+
+
+def test_two_processes_do_not_write_one_journal(tmp_path: Path) -> None:
+    with elsewhere(tmp_path, (1, 2)):
+        with (
+            pytest.raises(UserError, match="another process collects"),
+            Journal(tmp_path, PLAN, (1, 2)).opened(),
+        ):
+            pass
+        with (
+            pytest.raises(UserError, match="another number of shards"),
+            Journal(tmp_path, PLAN, (1, 3)).opened(),
+        ):
+            pass
+        with Journal(tmp_path, PLAN, (0, 2)).opened():  # other shards may
+            pass
+        with pytest.raises(UserError, match="another process collects"):
+            forget(tmp_path, {3})
+        forget(tmp_path, set())
+
+
+def test_the_lock_of_a_killed_process_is_no_obstacle(tmp_path: Path) -> None:
+    (tmp_path / "journal.lock").touch()
+    (tmp_path / "journal-00000-of-00004.lock").touch()
+    note(tmp_path, DONE)
+    assert [path.name for path in tmp_path.iterdir()] == ["journal.jsonl"]
+
+
+def test_places_are_forgotten_in_all_journals(tmp_path: Path) -> None:
+    note(tmp_path, DONE, Record(4, "cloudy", "clouds"), shard=(0, 2))
+    torn = note(tmp_path, Record(5, "done"), Record(3, "refused", "HTTP 404"), shard=(1, 2))
+    torn.write_bytes(torn.read_bytes() + b'{"place": 4')
+    (tmp_path / "journal-00002-of-00003.jsonl").touch()
+
+    forget(tmp_path, {3})
+
+    assert sorted(read_journals(tmp_path, PLAN)) == [4, 5]
+    lines = (tmp_path / "journal-00000-of-00002.jsonl").read_text().splitlines()
+    assert [json.loads(line).get("place") for line in lines] == [None, 4]

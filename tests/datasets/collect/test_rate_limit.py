@@ -1,0 +1,304 @@
+"""Requests to a service with a quota, in made-up time wherever one thread is enough."""
+
+import random
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from datasets.collect import rate_limit
+from datasets.collect.rate_limit import RateLimit, Requester, Stopped, Transient
+from tests.references.waiting import HANG_S
+
+
+class Clock:
+    """Time goes on only while somebody waits."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.waits: list[float] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class FakeCondition(threading.Condition):
+    """Of one thread: nobody else could wake it."""
+
+    def __init__(self, clock: Clock, lock: threading.Lock) -> None:
+        super().__init__(lock)
+        self._clock = clock
+
+    def wait(self, timeout: float | None = None) -> bool:
+        assert timeout is not None, "waits forever"
+        self._clock.now += timeout
+        self._clock.waits.append(timeout)
+        return False
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(rate_limit, "time", SimpleNamespace(monotonic=clock))
+    return clock
+
+
+def new_limit(clock: Clock, max_in_flight: int = 8, max_rate: float = 1e6) -> RateLimit:
+    limit = RateLimit(max_in_flight, max_rate, clock)
+    lock = threading.Lock()
+    limit._changed, limit._ended = FakeCondition(clock, lock), FakeCondition(clock, lock)
+    return limit
+
+
+def failing(
+    *errors: Exception, clock: Clock | None = None, takes_s: float = 0
+) -> Callable[[], str]:
+    """A request that fails so many times, and works then."""
+    left = list(errors)
+
+    def request() -> str:
+        if clock is not None:
+            clock.now += takes_s
+        if left:
+            raise left.pop(0)
+        return "answer"
+
+    return request
+
+
+def begin(limit: RateLimit) -> float:
+    with limit.slot() as began:
+        return began
+
+
+def test_requests_begin_evenly_after_the_burst_of_a_second(clock: Clock) -> None:
+    limit = new_limit(clock, max_rate=10)
+    began = [begin(limit) for _ in range(40)]
+    assert began == pytest.approx([max(0, number / 10 - 1) for number in range(40)])
+
+
+def test_an_idle_time_allows_no_more_than_a_burst(clock: Clock) -> None:
+    limit = new_limit(clock, max_rate=10)
+    clock.now = 1000
+    began = [begin(limit) for _ in range(30)]
+    assert began == pytest.approx([1000 + max(0, number / 10 - 1) for number in range(30)])
+
+
+def test_so_many_successes_as_the_limit_raise_it_by_about_one(clock: Clock) -> None:
+    limit = new_limit(clock, max_in_flight=40)
+    limit.limit = 4
+    for _ in range(4):
+        limit.succeeded()
+    assert 4.8 < limit.limit < 5
+    limit.succeeded()
+    assert 5 < limit.limit < 5.2
+
+
+def test_the_limit_never_exceeds_its_bounds(clock: Clock) -> None:
+    limit = new_limit(clock, max_in_flight=3)
+    for _ in range(10):
+        limit.succeeded()
+    assert limit.limit == 3
+    for second in range(10):
+        clock.now = float(second)
+        limit.exceeded(began=second)
+    assert limit.limit == 1
+
+
+def test_refusals_of_one_round_halve_the_limit_once(clock: Clock) -> None:
+    limit = new_limit(clock, max_in_flight=40)
+    clock.now = 5
+    for began in (1.0, 3.0, 4.9, 5.0):
+        limit.exceeded(began)
+    assert limit.limit == 20
+    clock.now = 7
+    limit.exceeded(began=5.1)
+    assert limit.limit == 10
+
+
+def test_all_wait_as_long_as_the_service_asks(clock: Clock) -> None:
+    limit = new_limit(clock)
+    limit.pause(30)
+    limit.pause(2)  # does not shorten it
+    assert begin(limit) == 30
+
+
+def test_a_lowered_limit_holds_for_those_that_wait(clock: Clock) -> None:
+    limit = new_limit(clock, max_in_flight=2)
+    with limit.slot():
+        limit.exceeded(began=0)
+        with pytest.raises(AssertionError, match="waits forever"), limit.slot():
+            pass
+    begin(limit)
+
+
+def test_a_failed_request_gives_its_slot_back(clock: Clock) -> None:
+    limit = new_limit(clock, max_in_flight=1)
+    for _ in range(3):
+        with pytest.raises(ValueError, match="oh"), limit.slot():
+            raise ValueError("oh")
+
+
+def test_nobody_begins_after_closing(clock: Clock) -> None:
+    limit = new_limit(clock)
+    limit.close()
+    with pytest.raises(Stopped):
+        begin(limit)
+    with pytest.raises(Stopped):
+        limit.wait(1)
+
+
+def test_a_request_is_repeated_until_it_works(clock: Clock) -> None:
+    told: list[Transient] = []
+    requester = Requester(new_limit(clock), on_error=told.append)
+    errors = [Transient("HTTP 500"), Transient("HTTP 503"), Transient("HTTP 500")]
+    assert requester.call(failing(*errors)) == "answer"
+    assert told == errors
+    statistics = requester.statistics
+    assert (statistics.requests, len(statistics.latencies_s)) == (4, 1)
+    assert statistics.errors == {"HTTP 500": 2, "HTTP 503": 1}
+    assert statistics.last_success == clock.now
+
+
+def test_waits_are_drawn_below_a_bound_that_doubles(clock: Clock) -> None:
+    requester = Requester(new_limit(clock), base_wait_s=2, max_wait_s=10, seed=5)
+    requester.call(failing(*[Transient("no")] * 5))
+    draws = random.Random(5)
+    assert clock.waits == pytest.approx([draws.uniform(0, bound) for bound in (2, 4, 8, 10, 10)])
+
+
+def test_two_seeds_wait_differently(clock: Clock) -> None:
+    waits = []
+    for seed in (0, 1):
+        clock.waits = []
+        Requester(new_limit(clock), seed=seed).call(failing(Transient("no")))
+        waits += clock.waits
+    assert waits[0] != waits[1]
+
+
+def test_a_repeat_does_not_come_before_the_service_wants_it(clock: Clock) -> None:
+    requester = Requester(new_limit(clock), base_wait_s=1)
+    requester.call(failing(Transient("no", wait_s=77)))
+    assert clock.now == 77
+
+
+def test_the_last_error_comes_when_the_budget_is_used_up(clock: Clock) -> None:
+    requester = Requester(new_limit(clock), base_wait_s=1, budget_s=100)
+    errors = [Transient(f"number {number}") for number in range(1000)]
+    with pytest.raises(Transient) as caught:
+        requester.call(failing(*errors, clock=clock, takes_s=7))
+    tried = requester.statistics.requests
+    assert caught.value is errors[tried - 1]
+    assert 50 < clock.now <= 107
+
+
+def test_a_wait_that_does_not_fit_the_budget_is_not_begun(clock: Clock) -> None:
+    requester = Requester(new_limit(clock), budget_s=100)
+    with pytest.raises(Transient):
+        requester.call(failing(Transient("no", wait_s=101)))
+    assert clock.waits == []
+
+
+def test_a_few_strange_answers_in_a_row_end_the_repeats(clock: Clock) -> None:
+    requester = Requester(new_limit(clock), max_strange=3)
+    strange = [Transient("a page", is_strange=True) for _ in range(10)]
+    with pytest.raises(Transient):
+        requester.call(failing(*strange))
+    assert requester.statistics.requests == 3
+
+
+def test_an_answer_of_the_service_ends_the_row_of_strange_ones(clock: Clock) -> None:
+    requester = Requester(new_limit(clock), max_strange=3)
+    strange, usual = Transient("a page", is_strange=True), Transient("HTTP 500")
+    errors = [strange, strange, usual, strange, strange]
+    assert requester.call(failing(*errors)) == "answer"
+
+
+@pytest.mark.parametrize(("is_quota", "limit"), [(True, 4), (False, 8)])
+def test_only_quota_errors_lower_the_limit(clock: Clock, is_quota: bool, limit: float) -> None:
+    requester = Requester(new_limit(clock), budget_s=0)
+    with pytest.raises(Transient):
+        requester.call(failing(Transient("no", wait_s=1, is_quota=is_quota)))
+    assert requester.limit.limit == limit
+
+
+@pytest.mark.parametrize("is_quota", [True, False])
+def test_a_pause_that_the_service_asks_for_holds_all_requests(clock: Clock, is_quota: bool) -> None:
+    """Retry-After comes with 503 as with 429 (RFC 9110, section 10.2.3)."""
+    requester = Requester(new_limit(clock), budget_s=10)
+    with pytest.raises(Transient):
+        requester.call(failing(Transient("no", wait_s=60, is_quota=is_quota)))
+    requester.call(failing())
+    assert clock.now == 60
+
+
+def test_what_is_too_large_is_not_repeated(clock: Clock) -> None:
+    requester = Requester(new_limit(clock))
+    with pytest.raises(Transient, match="timed out"):
+        requester.call(failing(Transient("timed out", is_too_large=True)))
+    assert requester.statistics.requests == 1
+    assert (clock.now, requester.statistics.errors) == (0, {"timed out": 1})
+
+
+@pytest.mark.parametrize("traits", [{}, {"is_quota": True}, {"wait_s": 99}])
+def test_what_fails_until_the_budget_is_used_up_may_be_too_large(
+    clock: Clock, traits: dict[str, Any]
+) -> None:
+    requester = Requester(new_limit(clock), budget_s=50)
+    with pytest.raises(Transient) as caught:
+        requester.call(failing(*[Transient("HTTP 500", **traits)] * 999))
+    assert caught.value.is_too_large == (not traits)
+
+
+def test_success_raises_the_limit(clock: Clock) -> None:
+    requester = Requester(new_limit(clock))
+    requester.limit.limit = 2
+    requester.call(failing())
+    assert requester.limit.limit == 2.5
+
+
+def test_other_errors_are_not_repeated(clock: Clock) -> None:
+    requester = Requester(new_limit(clock, max_in_flight=1))
+    with pytest.raises(KeyError):
+        requester.call(failing(KeyError("bug")))
+    assert requester.call(failing()) == "answer"
+    assert requester.statistics.requests == 2
+
+
+def test_latencies_do_not_count_the_waiting(clock: Clock) -> None:
+    requester = Requester(new_limit(clock, max_rate=0.1), base_wait_s=5)
+    requester.limit.pause(50)
+    requester.call(failing(clock=clock, takes_s=0.25))
+    assert list(requester.statistics.latencies_s) == [0.25]
+
+
+def test_many_threads_that_are_refused_get_all_their_answers() -> None:
+    """A service that takes 4 at a time: the limit of 16 comes down, and nobody is forgotten."""
+    requester = Requester(RateLimit(16, 1e6), base_wait_s=0.01)
+    lock, now, lowest = threading.Lock(), 0, 16.0
+    together, numbers = threading.Barrier(5), count()
+
+    def request() -> int:
+        nonlocal now, lowest
+        with lock:
+            now += 1
+            is_refused, lowest = now > 4, min(lowest, requester.limit.limit)
+        if next(numbers) < 5:  # the first ones come at the same time
+            together.wait(HANG_S)
+        with lock:
+            now -= 1
+        if is_refused:
+            raise Transient("HTTP 429", is_quota=True)
+        return 1
+
+    with ThreadPoolExecutor(32) as pool:
+        answers = list(pool.map(lambda _: requester.call(request), range(400)))
+    statistics = requester.statistics
+    assert sum(answers) == 400
+    assert statistics.requests == 400 + statistics.errors.total()
+    assert statistics.errors.total() > 0
+    assert lowest < 16

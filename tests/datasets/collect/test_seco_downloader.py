@@ -1,0 +1,356 @@
+"""The downloader as users run it: a process, the real Earth Engine client, a server on loopback."""
+
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import main_pretrain
+from datasets import seco_downloader
+from datasets.collect.journal import read_journals
+from datasets.collect.plan import read_plan
+from tests.datasets.collect.test_fetch import tree
+from tests.references.waiting import HANG_S, wait_until
+from tests.servers.earth_engine_catalogue import Catalogue
+from tests.servers.earth_engine_faults import DAY, FaultPlan, Held, content, no_fault, status
+from tests.servers.earth_engine_server import EarthEngineServer, earth_engine
+from utils.cli import run
+
+ROOT = Path(__file__).resolve().parents[3]
+PLAN = [
+    *("--num_locations", "12", "--patch_px", "12", "--num_dates", "3", "--no_land_mask"),
+    *("--reference_date", "2022-03-01", "--bands", "B4", "B3", "B2"),
+]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[EarthEngineServer]:
+    with earth_engine() as running:
+        yield running
+
+
+def flags(save_path: Path, server: EarthEngineServer, *more: str) -> list[str]:
+    common = ["--ee_url", server.url, "--retry_wait", "0.01", "--min_free_gb", "0"]
+    return ["--save_path", str(save_path), "--num_workers", "8", *common, *more]
+
+
+def start(argv: list[str], **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "datasets/seco_downloader.py", *argv],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def collect(argv: list[str]) -> int:
+    """Run in this process; return the exit code."""
+    try:
+        run(lambda: seco_downloader.main(argv))
+    except SystemExit as leaving:
+        return int(leaving.code or 0)
+    return 0
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, server: EarthEngineServer) -> Path:
+    """A collection of 12 places x 3 dates. Read only."""
+    save_path = tmp_path_factory.mktemp("download") / "undisturbed"
+    assert collect(flags(save_path, server, *PLAN)) == 0
+    return save_path
+
+
+def images_of(save_path: Path) -> int:
+    return len(list(save_path.glob("[0-9]*/*/metadata.json")))
+
+
+def test_one_command_collects_and_verifies(
+    undisturbed: Path, server: EarthEngineServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert collect(flags(undisturbed, server, "--verify")) == 0
+    assert capsys.readouterr().out == "12 of 12 places, 0 damaged\n"
+    assert images_of(undisturbed) == 36
+    assert server.tags == {"seco"}
+
+
+def test_status_tells_how_far_it_is(
+    undisturbed: Path, server: EarthEngineServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert collect(flags(undisturbed, server, "--status")) == 0
+
+    shown = capsys.readouterr().out
+    assert re.search(r"places done +12$", shown, flags=re.MULTILINE)
+    assert json.loads((undisturbed / "status.json").read_text())["ending"] == "complete"
+
+
+def test_the_plan_alone_asks_nobody(
+    tmp_path: Path, server: EarthEngineServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = server.requests.total()
+
+    assert collect(flags(tmp_path / "c", server, *PLAN, "--plan")) == 0
+
+    assert server.requests.total() == before
+    names = {path.name for path in (tmp_path / "c").iterdir()}
+    assert names == {"plan.json", "plan.png", "places.csv"}
+    assert "requests" in capsys.readouterr().out
+
+
+def test_a_probe_writes_no_patch(
+    tmp_path: Path, server: EarthEngineServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert collect(flags(tmp_path / "c", server, *PLAN, "--probe", "3")) == 0
+
+    seen = json.loads(capsys.readouterr().out)
+    assert seen["patches"] == 3
+    assert seen["dtype of the pixels"] == "<u2"
+    assert images_of(tmp_path / "c") == 0
+
+
+def test_a_probe_ends_in_one_sentence_where_a_run_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with earth_engine() as server:
+        argv = flags(tmp_path / "c", server, *PLAN, "--probe", "3")
+        server.faults["search"] += [status(400, "User memory limit exceeded.")] * 99
+        refused = collect(argv), capsys.readouterr().err
+        server.faults["search"].clear()
+        server.headers = (("x-earth-engine-quota-status", "parallelism_restricted=true"),)
+        restricted = collect(argv), capsys.readouterr().err
+
+    assert refused[0] == 2
+    assert "User memory limit exceeded" in refused[1]
+    assert restricted[0] == 75
+    assert "restricted mode" in restricted[1]
+
+
+def test_pretraining_reads_what_was_collected(undisturbed: Path, tmp_path: Path) -> None:
+    main_pretrain.main(
+        [
+            *("--data_dir", str(undisturbed), "--data_mode", "seco", "--crop_size", "32"),
+            *("--batch_size", "4", "--num_negatives", "16", "--max_epochs", "1"),
+            *("--num_workers", "0", "--gpus", "0", "--log_dir", str(tmp_path), "--debug"),
+            *("--learning_rate", "1e-3"),
+        ]
+    )
+
+
+def test_the_process_stops_on_a_signal_and_goes_on(undisturbed: Path, tmp_path: Path) -> None:
+    with earth_engine() as server:
+        with held(server, after=5) as asked:
+            process = start(flags(tmp_path / "c", server, *PLAN, "--num_workers", "2"))
+            wait_until(lambda: asked.is_set() or process.poll() is not None)
+            process.terminate()
+        _, error = process.communicate(timeout=HANG_S)
+        again = start(flags(tmp_path / "c", server))
+        out, _ = again.communicate(timeout=HANG_S)
+
+    assert process.returncode == 75, error
+    assert "SIGTERM came; the same command resumes it" in error
+    assert (again.returncode, out) == (0, f"complete: 12 places in {tmp_path / 'c'}\n")
+    assert tree(tmp_path / "c") == tree(undisturbed)
+
+
+@contextmanager
+def held(server: EarthEngineServer, after: int) -> Iterator[threading.Event]:
+    """Answer so many reads, and no other one before the block ends; gives when that is asked."""
+    fault = Held()
+    server.faults["read"].extend([no_fault] * after + [fault] * 999)
+    try:
+        yield fault.asked
+    finally:
+        server.faults["read"].clear()
+        fault.released.set()
+
+
+def done_at(save_path: Path) -> set[tuple[int, int]]:
+    """Return the corners of the places that the journals call done."""
+    if not (save_path / "plan.json").exists():
+        return set()
+    plan = read_plan(save_path)
+    records = read_journals(save_path, plan.hash).values()
+    grids = [plan.place(record.place).grid for record in records if record.outcome == "done"]
+    return {(grid.left, grid.top) for grid in grids}
+
+
+def kill_at_work(
+    save_path: Path, server: EarthEngineServer, argv: list[str], after: int, records: bool
+) -> None:
+    """Kill a run that waits for its next read; ``records``: not before a place is recorded."""
+    corners, known = done_at(save_path), dict(server.reads)
+    with held(server, after) as asked:
+        process = start(argv)
+        wait_until(lambda: asked.is_set() or process.poll() is not None)
+        assert process.poll() is None, process.communicate()
+        if records:
+            wait_until(lambda: done_at(save_path) != corners)
+        process.kill()
+        process.communicate(timeout=HANG_S)
+    fresh = {key[1:] for key, n in server.reads.items() if n > known.get(key, 0)}
+    assert not corners & fresh  # nothing is asked that was recorded
+
+
+def kill_until(save_path: Path, server: EarthEngineServer, argv: list[str], kills: int) -> None:
+    """Kill runs in the middle of their work, and let the last one end."""
+    rng = random.Random(0)
+    for number in range(kills):
+        records = number % 2 == 0
+        # Eight workers share 24 answers: one of their places of 3 dates is complete.
+        kill_at_work(save_path, server, argv, 24 if records else rng.randrange(12), records)
+    process = start(argv)
+    _, error = process.communicate(timeout=HANG_S)
+    assert process.returncode == 0, error
+
+
+@pytest.mark.parametrize(
+    ("kills", "number"), [(2, 12), pytest.param(50, 600, marks=pytest.mark.slow)]
+)
+def test_a_killed_collection_ends_file_for_file_the_same(
+    kills: int, number: int, undisturbed: Path, tmp_path: Path
+) -> None:
+    plan = [*PLAN, "--num_locations", str(number)]
+    with earth_engine() as server:
+        kill_until(tmp_path / "c", server, flags(tmp_path / "c", server, *plan), kills)
+        expected = undisturbed
+        if number != 12:
+            expected = tmp_path / "undisturbed"
+            assert collect(flags(expected, server, *plan)) == 0
+
+    assert tree(tmp_path / "c") == tree(expected)
+    assert not list((tmp_path / "c").glob(".*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("share", [0.01, 0.1, 0.3])
+def test_a_thousand_places_are_complete_whatever_fails(share: float, tmp_path: Path) -> None:
+    plan = [*PLAN, "--num_locations", "1000", "--num_dates", "5"]
+    with earth_engine(fault_plan=FaultPlan(share)) as server:
+        assert collect(flags(tmp_path / "c", server, *plan, "--num_workers", "40")) == 0
+        assert collect(flags(tmp_path / "c", server, "--verify")) == 0
+
+    assert len(list((tmp_path / "c").glob("[0-9]*"))) == 1000
+    assert images_of(tmp_path / "c") == 5000
+
+
+@pytest.mark.slow  # tests/datasets/collect/test_fetch.py has two shards one after the other
+def test_two_shards_at_a_time_give_the_same_set_as_one(
+    server: EarthEngineServer, tmp_path: Path
+) -> None:
+    plan = [*PLAN, "--num_locations", "55"]
+    argv = flags(tmp_path / "c", server, *plan)
+    shards = [start([*argv, "--shard", f"{number}/2"]) for number in range(2)]
+    for shard in shards:
+        _, error = shard.communicate(timeout=HANG_S)
+        assert shard.returncode == 0, error
+
+    assert collect(flags(tmp_path / "one", server, *plan)) == 0
+    assert tree(tmp_path / "c") == tree(tmp_path / "one")
+    assert collect(flags(tmp_path / "c", server, "--verify")) == 0
+
+
+def test_requests_per_image_are_few(tmp_path: Path) -> None:
+    with earth_engine() as server:
+        assert collect(flags(tmp_path / "c", server, *PLAN, "--num_dates", "5")) == 0
+        requests = server.requests["search"] + server.requests["read"]
+
+    assert requests <= 1.3 * images_of(tmp_path / "c")
+
+
+STOPS = {
+    "401": (status(401, "Request had invalid authentication credentials."), 2, "credentials"),
+    "403": (status(403, "Permission denied."), 2, "--project"),
+    "day": (DAY, 75, "quota of the day"),
+    "page": (content(b"<html>", "text/html"), 75, "not those of the service"),
+}
+
+
+@pytest.mark.parametrize("kind", STOPS)
+def test_what_cannot_pass_ends_the_run_in_one_sentence(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fault, code, words = STOPS[kind]
+    with earth_engine(fault_plan=FaultPlan(1.0, faults={kind: fault})) as server:
+        assert collect(flags(tmp_path / "c", server, *PLAN)) == code
+
+    error = capsys.readouterr().err
+    assert words in error
+    assert "Traceback" not in error
+    assert images_of(tmp_path / "c") == 0
+
+
+def test_restricted_mode_ends_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with earth_engine() as server:
+        server.headers = (("x-earth-engine-quota-status", "parallelism_restricted=true"),)
+        assert collect(flags(tmp_path / "c", server, *PLAN)) == 75
+
+    assert "restricted mode" in capsys.readouterr().err
+
+
+def test_nothing_without_clouds_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with earth_engine(catalogue=Catalogue(cloudiness=1.7)) as server:
+        assert collect(flags(tmp_path / "c", server, *PLAN)) == 1
+
+    assert "12 places have no clear scenes and no spare is left" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--num_locations", "0"], "--num_locations"),
+        (["--seed", "7"], "--seed is 42 in the plan"),
+        (["--num_dates", "4"], "--num_dates is 3 in the plan"),
+        (["--indices_file", "none.txt"], "none.txt does not exist"),
+        (["--num_workers", "0"], "--num_workers"),
+    ],
+)
+def test_bad_flags_are_one_sentence(
+    argv: list[str],
+    words: str,
+    undisturbed: Path,
+    server: EarthEngineServer,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert collect(flags(undisturbed, server, *argv)) == 2
+
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert words in error
+
+
+def test_a_path_that_cannot_be_written_is_told(
+    server: EarthEngineServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert collect(flags(Path("/proc/nowhere"), server, *PLAN)) == 2
+    assert "--save_path /proc/nowhere cannot be written" in capsys.readouterr().err
+
+
+def test_without_a_server_the_address_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--save_path", str(tmp_path / "c"), *PLAN, "--ee_url", "http://127.0.0.1:9"]
+    argv += ["--give_up_after", "0.2"]
+    assert collect(argv) == 75
+    assert "does not answer at http://127.0.0.1:9" in capsys.readouterr().err
+
+
+def test_the_journal_of_another_plan_is_refused(
+    undisturbed: Path, server: EarthEngineServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert collect(flags(tmp_path / "c", server, *PLAN, "--seed", "1", "--plan")) == 0
+    journal = (undisturbed / "journal.jsonl").read_bytes()
+    (tmp_path / "c" / "journal.jsonl").write_bytes(journal)
+
+    assert collect(flags(tmp_path / "c", server)) == 2
+    assert "belongs to another plan" in capsys.readouterr().err
+    assert (tmp_path / "c" / "journal.jsonl").read_bytes() == journal

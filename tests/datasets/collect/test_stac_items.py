@@ -1,0 +1,189 @@
+"""What an item of a STAC catalogue tells of a scene, and of its offset."""
+
+import copy
+from collections.abc import Callable
+from datetime import date
+from typing import Any
+
+import numpy as np
+import pytest
+
+from datasets.collect.scenes import Refused, Scene
+from datasets.collect.stac_items import Files, Unusable, harmonised, parse
+from tests.servers.stac_server import StacServer
+
+EARLY, LATE = date(2022, 1, 11), date(2022, 2, 1)  # before and after products have an offset
+
+
+def edited(item: dict[str, Any], change: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
+    new = copy.deepcopy(item)
+    change(new)
+    return new
+
+
+def item_of(collection: str = "sentinel-2-l2a", day: date = LATE) -> dict[str, Any]:
+    """Make an item without a server that serves it."""
+    server = StacServer()
+    try:
+        window = (450_000, 5_500_000, 450_001, 5_500_001)
+        granule = next(server.catalogue.granules(32632, window, day, date(day.year, 12, 31)))
+        return server.item(granule, collection, 450_000, 5_500_000)
+    finally:
+        server.server_close()
+
+
+def parsed(item: dict[str, Any]) -> tuple[int, Scene]:
+    return parse(item, ("B2", "B8A"))
+
+
+OFFSETS: list[tuple[str, date, dict[str, Any], int | None]] = [
+    ("raw", EARLY, {}, 0),
+    ("raw", LATE, {}, 1000),
+    ("raw", LATE, {"s2:processing_baseline": "05.11"}, 1000),
+    ("sentinel-2-l2a", EARLY, {}, 0),
+    ("sentinel-2-l2a", LATE, {}, 0),
+    ("sentinel-2-l2a", LATE, {"earthsearch:boa_offset_applied": False}, None),
+]
+
+
+@pytest.mark.parametrize(("collection", "day", "properties", "offset"), OFFSETS)
+def test_the_offset_follows_baseline_and_catalogue(
+    collection: str, day: date, properties: dict[str, Any], offset: int | None
+) -> None:
+    item = edited(item_of(collection, day), lambda new: new["properties"].update(properties))
+    assert parsed(item)[1].key.offset == offset
+
+
+def test_the_flag_of_other_collections_is_believed() -> None:
+    def change(new: dict[str, Any]) -> None:
+        new["collection"] = "sentinel-2-c1-l2a"
+        new["properties"]["earthsearch:boa_offset_applied"] = False
+
+    assert parsed(edited(item_of(), change))[1].key.offset == 1000
+
+
+@pytest.mark.parametrize(("told", "offset"), [(0, 0), (-0.1, 1000)])
+def test_raster_bands_tell_the_offset_where_no_flag_does(told: float, offset: int) -> None:
+    raster = [{"scale": 0.0001, "offset": told}]
+    item = edited(item_of("raw"), lambda new: new["assets"]["B04"].update({"raster:bands": raster}))
+    assert parsed(item)[1].key.offset == offset
+
+
+def test_files_in_another_unit_are_left_out() -> None:
+    raster = [{"scale": 0.001, "offset": 0}]
+    item = edited(item_of("raw"), lambda new: new["assets"]["B04"].update({"raster:bands": raster}))
+    with pytest.raises(Unusable, match="values in another unit"):
+        parsed(item)
+
+
+def test_dark_values_stay_apart_from_no_data() -> None:
+    image = np.array([[0, 1, 1000], [1001, 1500, 65535]], np.uint16)
+
+    (changed,) = harmonised({"B2": image}, 1000).values()
+
+    np.testing.assert_array_equal(changed, [[0, 1, 1], [1, 500, 64535]])
+    assert changed.dtype == np.uint16
+
+
+def test_a_denied_offset_is_judged_by_dark_pixels() -> None:
+    dark = {"B2": np.full((4, 4), 300, np.uint16), "B11": np.full((2, 2), 2000, np.uint16)}
+    assert harmonised(dark, None) is dark
+    with pytest.raises(Refused, match="nobody knows"):
+        harmonised({"B2": np.full((4, 4), 1300, np.uint16)}, None)
+
+
+def test_names_are_those_of_earth_engine() -> None:
+    item = item_of()
+    zone, scene = parsed(item)
+    sensed = item["properties"]["s2:product_uri"][11:26]
+    assert scene.name.startswith(f"{sensed}_{sensed[:-2]}")
+    assert scene.name.endswith("_T" + item["properties"]["grid:code"].removeprefix("MGRS-"))
+    assert zone == 32632
+
+
+HOSTILE_IDS = [
+    "../../etc/passwd",
+    "/tmp/x",
+    "..",
+    "a\0b",
+    "x" * 5000,
+    "\x1b[31m",
+    "é/ü",
+    "",
+    "\ud800",
+]
+
+
+@pytest.mark.parametrize("name", HOSTILE_IDS)
+def test_a_strangers_id_never_leaves_the_folder(name: str) -> None:
+    def change(new: dict[str, Any]) -> None:
+        new["id"] = name
+        del new["properties"]["s2:product_uri"]
+
+    scene = parsed(edited(item_of(), change))[1]
+    assert scene.name.replace("_", "").isalnum()
+    assert scene.name.isascii()
+    assert len(scene.name) < 100
+
+
+HOSTILE_HREFS = [
+    *("/etc/passwd", "file:///etc/passwd", "/vsicurl/http://x/a.tif", "s3://bucket/a.tif"),
+    *("zip+https://x/a.zip!b.tif", "ftp://x/a.tif", "https:///a.tif", "http://[x/a.tif", 7, None),
+    "http://x/a\nb.tif",
+]
+
+
+@pytest.mark.parametrize("href", HOSTILE_HREFS)
+def test_files_that_are_not_on_the_web_are_no_bands(href: Any) -> None:
+    item = edited(item_of(), lambda new: new["assets"]["blue"].update(href=href))
+    with pytest.raises(Unusable, match="no GeoTIFF on the web"):
+        parsed(item)
+
+
+def test_other_formats_are_no_bands() -> None:
+    item = edited(item_of(), lambda new: new["assets"]["blue"].update(type="image/jp2"))
+    with pytest.raises(Unusable):
+        parsed(item)
+
+
+def test_bands_are_found_by_what_assets_say_of_themselves() -> None:
+    def change(new: dict[str, Any]) -> None:
+        new["assets"] = {
+            f"asset {name}": {**asset, "eo:bands": [{"name": name}]}
+            for name, asset in new["assets"].items()
+        }
+
+    files: Files = parsed(edited(item_of("raw"), change))[1].key
+    assert files.bands["B8A"].endswith("/B8A.tif")
+    assert files.bands["B2"].endswith("/B02.tif")
+
+
+BROKEN: list[Callable[[dict[str, Any]], Any]] = [
+    lambda item: item.pop("id"),
+    lambda item: item.pop("assets"),
+    lambda item: item.update(assets=[1]),
+    lambda item: item.update(properties=None),
+    lambda item: item["properties"].update(datetime=None),
+    lambda item: item["properties"].update(datetime="2022-03-01T10:00:00"),
+    lambda item: item["properties"].update({"eo:cloud_cover": "NaN"}),
+    lambda item: item["properties"].update({"eo:cloud_cover": None}),
+    lambda item: (
+        item["properties"].update({"grid:code": "x", "s2:product_uri": "x"}) or item.update(id="x")
+    ),
+    lambda item: item["assets"].update(blue="x"),
+    lambda item: item["properties"].update(
+        {"s2:processing_baseline": "new", "s2:product_uri": "x"}
+    ),
+]
+
+
+@pytest.mark.parametrize("number", range(len(BROKEN)))
+def test_items_that_lack_something_are_left_out(number: int) -> None:
+    with pytest.raises(Unusable):
+        parsed(edited(item_of(), BROKEN[number]))
+
+
+@pytest.mark.parametrize("item", [None, 7, "item", [], {}])
+def test_what_is_no_item_is_left_out(item: Any) -> None:
+    with pytest.raises(Unusable):
+        parse(item, ("B2",))

@@ -1,0 +1,387 @@
+"""EuroSAT as it lies on disk: layouts, split lists, the seeded split and what can be wrong."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from zipfile import ZipFile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from datasets.eurosat_dataset import RGB_DATA, EurosatDataset, fingerprint, main
+from datasets.eurosat_splits import SPLITS, stratified_split, write_split
+from datasets.seco.pictures import Pictures
+from utils.errors import UserError
+from utils.input_transform import input_transform
+from utils.normalization import InputSpec
+
+ROOT = Path(__file__).resolve().parents[3]
+REAL_ZIP = ROOT.parent / "shared" / "data" / "EuroSAT_RGB.zip"
+CLASSES = ("Forest", "River", "SeaLake")
+
+
+def write_picture(path: Path, seed: int, size: tuple[int, int] = (8, 8), mode: str = "RGB") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+    Image.fromarray(pixels).convert(mode).save(path)
+
+
+def write_classes(root: Path, images_per_class: int = 5) -> Path:
+    """Write ``<Class>/<Class>_<n>.jpg``, and the strays of a desktop."""
+    for label, name in enumerate(CLASSES):
+        for number in range(1, images_per_class + 1):
+            write_picture(root / name / f"{name}_{number}.jpg", 100 * label + number)
+    (root / ".DS_Store").write_bytes(b"stray")
+    (root / "Forest" / "._Forest_1.jpg").write_bytes(b"stray")
+    (root / "Forest" / "notes.txt").write_text("stray")
+    return root
+
+
+def read_rgb(dataset: EurosatDataset, num_threads: int = 1) -> Tensor:
+    transform = input_transform(InputSpec.of_pictures(), RGB_DATA, "auto")
+    return dataset.read_images(transform, num_threads)
+
+
+def zip_folder(folder: Path, path: Path) -> Path:
+    with ZipFile(path, "w") as archive:
+        for file in sorted(folder.rglob("*")):
+            archive.write(file, file.relative_to(folder))
+    return path
+
+
+def write_lists(folder: Path, lines: Sequence[Sequence[str]], prefix: str = "") -> None:
+    for split, names in zip(SPLITS, lines, strict=True):
+        (folder / f"{prefix}{split}.txt").write_text("\n".join(names) + "\n")
+
+
+def classes_alone(tmp: Path) -> Path:
+    return write_classes(tmp / "pictures")
+
+
+def parent_of_2023(tmp: Path) -> Path:
+    return write_classes(tmp / "parent" / "EuroSAT_RGB").parent
+
+
+def parent_of_2018(tmp: Path) -> Path:
+    return write_classes(tmp / "parent" / "2750").parent
+
+
+def zip_of_2023(tmp: Path) -> Path:
+    return zip_folder(parent_of_2023(tmp), tmp / "EuroSAT_RGB.zip")
+
+
+def zip_of_classes(tmp: Path) -> Path:
+    return zip_folder(classes_alone(tmp), tmp / "any.zip")
+
+
+LAYOUTS = [classes_alone, parent_of_2023, parent_of_2018, zip_of_2023, zip_of_classes]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.__name__)
+def test_every_layout_gives_the_same_pictures_without_strays(
+    layout: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    dataset = EurosatDataset(layout(tmp_path))
+    images = read_rgb(dataset, num_threads=2)
+
+    assert dataset.classes == CLASSES
+    assert dataset.names == tuple(f"{c}/{c}_{n}.jpg" for c in CLASSES for n in range(1, 6))
+    assert dataset.labels.tolist() == [0] * 5 + [1] * 5 + [2] * 5
+    assert images.shape == (15, 3, 8, 8)
+    assert images.dtype == torch.uint8
+    reference = write_classes(tmp_path / "reference")
+    for name, image in zip(dataset.names, images, strict=True):
+        expected = np.asarray(Image.open(reference / name)).transpose(2, 0, 1)
+        assert np.array_equal(image.numpy(), expected)
+
+
+def test_fingerprint_sees_every_pixel_and_name(tmp_path: Path) -> None:
+    dataset = EurosatDataset(classes_alone(tmp_path))
+    images = read_rgb(dataset)
+    changed = images.clone()
+    changed[7, 1, 2, 3] ^= 1
+    prints = {
+        fingerprint(dataset.names, images),
+        fingerprint(dataset.names, changed),
+        fingerprint(dataset.names[::-1], images),
+    }
+    assert len(prints) == 3
+    assert fingerprint(dataset.names, images.clone()) in prints
+
+
+def test_split_without_lists_is_60_20_20_of_every_class() -> None:
+    labels = torch.tensor([0] * 25 + [1] * 5 + [2] * 13)
+    splits = stratified_split(labels, CLASSES, 0)
+    counts = {split: labels[rows].bincount().tolist() for split, rows in splits.items()}
+    assert counts == {"train": [15, 3, 9], "val": [5, 1, 2], "test": [5, 1, 2]}
+    assert torch.equal(torch.cat(list(splits.values())).sort().values, torch.arange(43))
+
+
+def test_split_depends_on_its_seed_alone() -> None:
+    labels = torch.arange(100) % 3
+    first, again, other = (stratified_split(labels, CLASSES, seed) for seed in (0, 0, 1))
+    assert torch.equal(first["test"], again["test"])
+    assert not torch.equal(first["test"], other["test"])
+
+
+def test_a_class_too_small_to_split_is_an_error() -> None:
+    with pytest.raises(UserError, match="class River has 4 pictures"):
+        stratified_split(torch.tensor([0] * 5 + [1] * 4 + [2] * 5), CLASSES, 0)
+
+
+@pytest.mark.parametrize("prefix", ["", "eurosat-"])
+@pytest.mark.parametrize("where", ["root", "parent", "beside", "zip"])
+def test_public_lists_are_found_and_keep_their_order(
+    where: str, prefix: str, tmp_path: Path
+) -> None:
+    data_dir = parent_of_2023(tmp_path)
+    folder = {"root": data_dir / "EuroSAT_RGB", "beside": tmp_path}.get(where, data_dir)
+    lines = [
+        ["SeaLake_1.jpg", "Forest_2.jpg"],  # the public spelling
+        ["Forest_4.tif"],  # as for the 13-band archive
+        ["2750/River/River_5.jpg", "River/River_1.jpg"],
+    ]
+    write_lists(folder, lines, prefix)
+    if where == "zip":
+        data_dir = zip_folder(data_dir, tmp_path / "EuroSAT_RGB.zip")
+    dataset = EurosatDataset(data_dir)
+    found = {s: [dataset.names[row] for row in rows] for s, rows in dataset.splits(0).items()}
+    assert found == {
+        "train": ["SeaLake/SeaLake_1.jpg", "Forest/Forest_2.jpg"],
+        "val": ["Forest/Forest_4.jpg"],
+        "test": ["River/River_5.jpg", "River/River_1.jpg"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([["Forest_1.jpg", "Forest_77.jpg"], ["Lake_1.jpg"], ["River_1.jpg"]], "2 .*Forest_77"),
+        ([["Forest_1.jpg"], ["River_1.jpg"], ["Forest_1.tif"]], "1 .*in two lists.*Forest_1"),
+        ([["Forest_1.jpg"] * 2, ["River_1.jpg"], ["River_2.jpg"]], "1 .*listed twice.*Forest_1"),
+        ([["Forest_1.jpg"], [], ["River_1.jpg"]], "val split .*is empty"),
+        ([["/"], ["Lake_1.jpg"], ["River_1.jpg"]], "not in the data, the first is /"),
+        ([["\x1b[31m"], ["Lake_1.jpg"], ["River_1.jpg"]], r"the first is '\\x1b\[31m'"),
+    ],
+)
+def test_lists_that_do_not_fit_are_an_error(
+    lines: list[list[str]], message: str, tmp_path: Path
+) -> None:
+    data_dir = classes_alone(tmp_path)
+    write_lists(data_dir, lines)
+    with pytest.raises(UserError, match=message):
+        EurosatDataset(data_dir).splits(0)
+
+
+def test_a_missing_list_is_an_error_rather_than_another_split(tmp_path: Path) -> None:
+    data_dir = classes_alone(tmp_path)
+    (data_dir / "train.txt").write_text("Forest_1.jpg\n")
+    with pytest.raises(UserError, match=r"no val\.txt"):
+        EurosatDataset(data_dir).splits(0)
+
+
+def test_a_plain_name_in_two_folders_needs_its_folder(tmp_path: Path) -> None:
+    for seed, name in enumerate(CLASSES):
+        write_picture(tmp_path / name / "1.jpg", seed)
+    write_lists(tmp_path, [["Forest/1.jpg"], ["River/1.jpg"], ["SeaLake/1.jpg"]])
+    assert [rows.tolist() for rows in EurosatDataset(tmp_path).splits(0).values()] == [
+        [0],
+        [1],
+        [2],
+    ]
+    (tmp_path / "val.txt").write_text("1.jpg\n")
+    with pytest.raises(UserError, match="not in the data"):
+        EurosatDataset(tmp_path).splits(0)
+
+
+@pytest.mark.parametrize("layout", [parent_of_2018, zip_of_2023], ids=["folder", "zip"])
+def test_written_lists_serve_as_public_lists_and_as_image_list(
+    layout: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    data_dir = layout(tmp_path)
+    main(["--data_dir", str(data_dir), "--save_path", str(tmp_path / "lists"), "--split_seed", "3"])
+    dataset = EurosatDataset(data_dir)
+    expected = dataset.splits(3)
+    names = [dataset.names[row] for row in expected["train"]]
+
+    pictures = Pictures(data_dir, tmp_path / "lists" / "train.txt")
+    assert ["/".join(name.split("/")[-2:]) for name in pictures.names] == names
+
+    write_split(tmp_path, dataset.names, expected)  # beside data_dir
+    again = EurosatDataset(data_dir).splits(0)
+    assert {split: rows.tolist() for split, rows in again.items()} == {
+        split: rows.tolist() for split, rows in expected.items()
+    }
+
+
+def test_list_command_runs_as_a_file_and_reports_errors_in_one_line(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "datasets" / "eurosat_dataset.py")]
+    command += ["--data_dir", str(tmp_path / "nowhere"), "--save_path", str(tmp_path / "lists")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2
+    missing = tmp_path / "nowhere"
+    assert done.stderr == f"error: --data_dir {missing} does not exist: correct the path\n"
+    assert not (tmp_path / "lists").exists()
+
+
+def test_a_folder_without_class_folders_is_an_error(tmp_path: Path) -> None:
+    write_picture(tmp_path / "Forest" / "Forest_1.jpg", 0)  # one class is none
+    with pytest.raises(UserError, match="has no class folders"):
+        EurosatDataset(tmp_path)
+    with pytest.raises(UserError, match="has no class folders"):
+        EurosatDataset(tmp_path / "Forest")
+
+
+@pytest.mark.parametrize("layout", [classes_alone, parent_of_2023], ids=["classes", "parent"])
+def test_pictures_of_something_else_beside_the_classes_are_refused(
+    layout: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    root = layout(tmp_path)
+    stranger = next(root.rglob("Forest")).with_name("previews") / "1.png"
+    write_picture(stranger, 1)
+    with pytest.raises(
+        UserError, match=r"pictures in previews beside Forest, .* AnnualCrop Forest"
+    ):
+        EurosatDataset(root)
+    stranger.rename(stranger.with_suffix(".notes"))  # folders without pictures are no classes
+    assert EurosatDataset(root).classes == CLASSES
+
+
+def test_classes_of_a_users_own_are_allowed(tmp_path: Path) -> None:
+    for name in ("desert", "city", "lake"):
+        write_picture(tmp_path / name / "1.jpg", 0)
+    assert EurosatDataset(tmp_path).classes == ("city", "desert", "lake")
+
+
+@pytest.mark.parametrize("hidden", ["__MACOSX", ".thumbnails", "@eaDir"])
+def test_hidden_folders_are_no_classes_and_lists_may_name_hidden_files(
+    hidden: str, tmp_path: Path
+) -> None:
+    root = classes_alone(tmp_path)
+    write_picture(root / hidden / "Forest_1.jpg", 0)
+    write_lists(
+        root, [["Forest/._Forest_1.jpg", "Forest/Forest_1.jpg"], ["River_1.jpg"], ["SeaLake_1.jpg"]]
+    )
+    dataset = EurosatDataset(root)
+    assert dataset.classes == CLASSES
+    assert [len(rows) for rows in dataset.splits(0).values()] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("splits", [("train", "val", "test"), ("train", "val"), ("train",)])
+@pytest.mark.parametrize("where", ["beside the classes' parent", "beside the classes"])
+def test_lists_of_another_data_set_are_ignored(
+    where: str, splits: tuple[str, ...], tmp_path: Path
+) -> None:
+    data_dir = parent_of_2023(tmp_path)
+    folder = data_dir if where == "beside the classes" else data_dir.parent
+    expected = {name: rows.tolist() for name, rows in EurosatDataset(data_dir).splits(0).items()}
+    for split in splits:  # OSCD's cities
+        (folder / f"{split}.txt").write_text("aguasclaras,bercy,bordeaux\nnantes\n")
+    dataset = EurosatDataset(data_dir)
+    with pytest.warns(UserWarning, match=r"^train\.txt.* in .* is ignored: it names none") as told:
+        assert {name: rows.tolist() for name, rows in dataset.splits(0).items()} == expected
+    assert len(told) == 1
+    write_lists(folder, [["Forest_1.jpg"], ["River_1.jpg"], ["SeaLake_1.jpg"]], "eurosat-")
+    with pytest.warns(UserWarning, match="is ignored"):  # and do not hide EuroSAT's own
+        assert [len(rows) for rows in dataset.splits(0).values()] == [1, 1, 1]
+
+
+def test_lists_of_another_data_set_that_cannot_be_read_are_ignored(tmp_path: Path) -> None:
+    data_dir = parent_of_2023(tmp_path)
+    (data_dir.parent / "train.txt").write_text("sentences\n", encoding="utf-16")
+    (data_dir.parent / "val.txt").mkdir()
+    with pytest.warns(UserWarning, match="lists in .* are ignored: .*not a text in UTF-8"):
+        assert len(EurosatDataset(data_dir).splits(0)) == 3
+    own = data_dir / EurosatDataset(data_dir).root / "train.txt"
+    own.write_text("sentences\n", encoding="utf-16")
+    with pytest.raises(UserError, match="not a text in UTF-8"):
+        EurosatDataset(data_dir).splits(0)
+
+
+def test_a_file_that_is_no_zip_is_an_error(tmp_path: Path) -> None:
+    whole = zip_of_classes(tmp_path).read_bytes()
+    (tmp_path / "cut.zip").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=r"cut\.zip is not a whole zip: download or copy it again"):
+        EurosatDataset(tmp_path / "cut.zip")
+
+
+def test_what_would_be_read_for_ever_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="/dev/zero is neither a zip nor a folder"):
+        EurosatDataset(Path("/dev/zero"))
+    pipe = classes_alone(tmp_path) / "River" / "River_9.jpg"
+    os.mkfifo(pipe)
+    data = EurosatDataset(pipe.parents[1])
+    with pytest.raises(UserError, match=r"River_9\.jpg .* is not a readable picture"):
+        read_rgb(data, data.names.index("River/River_9.jpg"))
+
+
+@pytest.mark.parametrize("name", ["a\nb.jpg", "\x1b[31m.jpg", "\udcff.jpg"])
+def test_a_name_that_no_list_could_hold_is_refused(tmp_path: Path, name: str) -> None:
+    data_dir = classes_alone(tmp_path)
+    (data_dir / "River" / name).touch()
+    with pytest.raises(UserError, match="a file name with odd characters") as caught:
+        EurosatDataset(data_dir)
+    assert str(caught.value).isprintable()
+
+
+def test_a_truncated_picture_is_named(tmp_path: Path) -> None:
+    path = classes_alone(tmp_path) / "River" / "River_3.jpg"
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(UserError, match=r"River/River_3\.jpg .* is not a readable picture"):
+        read_rgb(EurosatDataset(path.parents[1]), 2)
+
+
+def test_damage_inside_a_zip_is_named(tmp_path: Path) -> None:
+    path = zip_of_classes(tmp_path)
+    content = bytearray(path.read_bytes())
+    content[content.index(b"River/River_3.jpg") + 300] ^= 0xFF  # the checksum tells
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"River/River_3\.jpg .* is not a readable picture"):
+        read_rgb(EurosatDataset(path), 2)
+
+
+@pytest.mark.parametrize(
+    ("size", "mode", "message"),
+    [((8, 9), "RGB", r"one size are needed: SeaLake/SeaLake_2\.jpg"), ((8, 8), "L", "mode L")],
+)
+def test_a_picture_of_another_shape_is_named(
+    size: tuple[int, int], mode: str, message: str, tmp_path: Path
+) -> None:
+    root = classes_alone(tmp_path)
+    write_picture(root / "SeaLake" / "SeaLake_2.jpg", 0, size, mode)
+    with pytest.raises(UserError, match=message):
+        read_rgb(EurosatDataset(root), 2)
+
+
+@pytest.mark.skipif(not REAL_ZIP.exists(), reason="the real images are not here")
+def test_real_eurosat_has_its_published_counts() -> None:
+    dataset = EurosatDataset(REAL_ZIP)
+    counts = dict(zip(dataset.classes, dataset.labels.bincount().tolist(), strict=True))
+    assert len(dataset) == 27_000
+    assert counts == {
+        "AnnualCrop": 3000,
+        "Forest": 3000,
+        "HerbaceousVegetation": 3000,
+        "Highway": 2500,
+        "Industrial": 2500,
+        "Pasture": 2000,
+        "PermanentCrop": 2500,
+        "Residential": 3000,
+        "River": 2500,
+        "SeaLake": 3000,
+    }
+    assert [len(rows) for rows in dataset.splits(0).values()] == [16_200, 5_400, 5_400]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not REAL_ZIP.exists(), reason="the real images are not here")
+def test_real_eurosat_has_its_published_means() -> None:
+    images = read_rgb(EurosatDataset(REAL_ZIP), 2)
+    means = torch.stack([images[:, c].float().mean() / 255 for c in range(3)])
+    expected = torch.tensor([0.3444, 0.3803, 0.4078])
+    torch.testing.assert_close(means, expected, rtol=0, atol=1e-4)

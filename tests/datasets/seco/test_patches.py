@@ -1,0 +1,465 @@
+"""Reading SeCo against plain rasterio, slow loops and damaged copies of a tiny data set."""
+
+import json
+import shutil
+import subprocess
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+
+from datasets import seco_packed, seco_utils
+from datasets.bands import ALL_BANDS, RGB_BANDS
+from datasets.geotiff import read_band
+from datasets.seco import folder as seco_folder
+from datasets.seco.bad_patches import BadPatchError, OnBadPatch
+from datasets.seco.folder import index_places
+from datasets.seco.patches import SecoPatches, parse_quantiles
+from datasets.seco.samples import PatchDataset
+from datasets.store.reader import PackedStore
+from utils.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[3]
+Damage = Callable[[Path], None]
+
+
+def write_tif(path: Path, image: np.ndarray) -> None:
+    """Write an image of shape (H, W) or (bands, H, W), without coordinates."""
+    layers = image.reshape(-1, *image.shape[-2:])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        count, height, width = layers.shape
+        size = {"count": count, "height": height, "width": width}
+        with rasterio.open(path, "w", driver="GTiff", dtype=layers.dtype, **size) as file:
+            file.write(layers)
+
+
+def rasterio_read(path: Path) -> np.ndarray:
+    with rasterio.open(path) as file:
+        return file.read(1)
+
+
+def seco_dataset(
+    root: Path, bands: Sequence[str] = RGB_BANDS, num_dates: int = 3, **kwargs: Any
+) -> PatchDataset:
+    return PatchDataset(SecoPatches(root, bands), num_dates, **kwargs)
+
+
+def folders(root: Path) -> list[str]:
+    return sorted(path.name for path in root.iterdir() if path.is_dir())
+
+
+@pytest.fixture
+def copy(seco_root: Path, tmp_path: Path) -> Path:
+    """A copy to damage."""
+    return Path(shutil.copytree(seco_root, tmp_path / "copy"))
+
+
+@pytest.fixture
+def numbered_dates(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., PatchDataset]:
+    """A data set without pixels: each patch holds the number of its date, from 1."""
+
+    def make(num_places: int, available: int, **kwargs: Any) -> PatchDataset:
+        for place in range(num_places):
+            for date in range(1, available + 1):
+                folder = tmp_path / str(place) / str(date)
+                folder.mkdir(parents=True)
+                (folder / "B2.tif").touch()
+        return seco_dataset(tmp_path, ["B2"], **kwargs)
+
+    def fake_read(path: Path) -> np.ndarray:
+        return np.full((1, 1), int(path.parent.name), np.uint8)
+
+    monkeypatch.setattr(seco_folder, "read_band", fake_read)
+    return make
+
+
+def test_places_and_dates_are_sorted_by_number_then_by_name(tmp_path: Path) -> None:
+    for place in ("10", "9", "0011", "b", "a", "0009", "9b"):
+        for date in ("20200101T1_T2", "20191101T1_T2", "2", "11"):
+            (tmp_path / place / date).mkdir(parents=True)
+            (tmp_path / place / date / "B2.tif").touch()
+    places = [place.split("/") for place in index_places(tmp_path, "B2")]
+    assert [name for name, *_ in places] == ["0009", "9", "10", "0011", "9b", "a", "b"]
+    assert all(d == ["2", "11", "20191101T1_T2", "20200101T1_T2"] for _, *d in places)
+
+
+def test_stray_files_and_folders_are_no_places_and_no_dates(copy: Path) -> None:
+    expected = index_places(copy, "B2")
+    place = copy / folders(copy)[0]
+    for folder in (copy, place, place / folders(place)[0]):
+        (folder / ".DS_Store").touch()
+        (folder / "README.txt").touch()
+        (folder / "preview.tif").touch()
+        (folder / ".hidden" / "x").mkdir(parents=True)
+        (folder / ".hidden" / "x" / "B2.tif").touch()
+    (copy / "empty_place").mkdir()
+    (place / "empty_date").mkdir()
+    (place / "date_without_tif").mkdir()
+    (place / "date_without_tif" / "metadata.json").touch()
+    assert index_places(copy, "B2") == expected
+
+
+def test_dates_are_folders_and_never_previews(seco_root: Path) -> None:
+    place = seco_root / folders(seco_root)[0]
+    assert len(list(place.glob("*.tif"))) == 4  # the previews are there
+    assert index_places(seco_root, "B2")[0].split("/") == [place.name, *folders(place)]
+
+
+def test_patches_are_what_rasterio_reads_in_the_order_of_the_bands(seco_root: Path) -> None:
+    bands = ["B3", "B4", "B2"]
+    dataset = seco_dataset(seco_root, bands, every_date=True)
+    dates = [place / date for place in sorted(seco_root.iterdir()) for date in folders(place)]
+    assert len(dataset) == len(dates) == 24
+    assert dataset.source.patch_shape == (3, 48, 48)
+    for index in (0, 5, 23):
+        sample = dataset[0, index]
+        assert sample["patches"].dtype == torch.uint8
+        assert (sample["epoch"], sample["index"], sample["bad"]) == (0, index, [])
+        expected = np.stack([rasterio_read(dates[index] / f"{band}.tif") for band in bands])
+        np.testing.assert_array_equal(sample["patches"].numpy(), expected[None])
+
+
+@pytest.mark.parametrize(("band", "factor"), [("B5", 2), ("B1", 6)])
+def test_coarse_bands_are_interpolated_between_pixel_centres(
+    tmp_path: Path, band: str, factor: int
+) -> None:
+    coarse = np.random.default_rng(0).integers(0, 256, (2, 3), dtype=np.uint8)
+    height, width = 2 * factor, 3 * factor
+    write_tif(tmp_path / "0/0" / f"{band}.tif", coarse)
+    write_tif(tmp_path / "0/0/B2.tif", np.ones((height, width), np.uint8))
+    quantiles = {"quantiles": {band: [0, 255]}}
+    (tmp_path / "quantiles.json").write_text(json.dumps(quantiles))
+
+    patch = seco_dataset(tmp_path, ["B2", band], every_date=True)[0, 0]["patches"][0, 1]
+
+    for row in range(height):
+        for column in range(width):
+            y = min(max((row + 0.5) / factor - 0.5, 0), 1)
+            x = min(max((column + 0.5) / factor - 0.5, 0), 2)
+            top, left = min(int(y), 0), min(int(x), 1)
+            dy, dx = y - top, x - left
+            above = (1 - dx) * coarse[top, left] + dx * coarse[top, left + 1]
+            below = (1 - dx) * coarse[top + 1, left] + dx * coarse[top + 1, left + 1]
+            assert patch[row, column] == pytest.approx((1 - dy) * above + dy * below, abs=1.0)
+
+
+def test_all_bands_share_the_10_m_grid(copy: Path) -> None:
+    seco_utils.main(["--data_dir", str(copy)])
+    dataset = seco_dataset(copy, ALL_BANDS, num_dates=2)
+    assert dataset.source.patch_shape == (12, 48, 48)
+    assert dataset[0, 0]["patches"].shape == (2, 12, 48, 48)
+
+
+def test_only_coarse_bands_still_give_10_m_pixels(copy: Path) -> None:
+    seco_utils.main(["--data_dir", str(copy)])
+    assert seco_dataset(copy, ["B1"]).source.patch_shape == (1, 48, 48)
+    assert seco_dataset(copy, ["B1", "B12"]).source.patch_shape == (2, 48, 48)
+
+
+def test_size_that_60_m_do_not_divide_is_covered_by_rounded_pixels(tmp_path: Path) -> None:
+    write_tif(tmp_path / "0/0/B2.tif", np.ones((64, 64), np.uint8))
+    write_tif(tmp_path / "0/0/B1.tif", np.ones((11, 10), np.uint8))
+    (tmp_path / "quantiles.json").write_text('{"quantiles": {"B1": [0, 9]}}')
+    assert seco_dataset(tmp_path, ["B1", "B2"], 1)[0, 0]["patches"].shape == (1, 2, 64, 64)
+
+
+def test_dates_of_a_sample_are_different(numbered_dates: Callable[..., PatchDataset]) -> None:
+    dataset = numbered_dates(20, 3, num_dates=3)
+    for key in [(epoch, index) for epoch in range(5) for index in range(20)]:
+        assert sorted(dataset[key]["patches"].flatten().tolist()) == [1, 2, 3]
+
+
+def test_every_order_of_dates_is_equally_likely(
+    numbered_dates: Callable[..., PatchDataset],
+) -> None:
+    dataset = numbered_dates(4, 4, num_dates=2)
+    draws = Counter(
+        tuple(dataset[epoch, index]["patches"].flatten().tolist())
+        for epoch in range(600)
+        for index in range(4)
+    )
+    assert len(draws) == 12
+    # 200 each are expected, with a standard deviation of 13.5.
+    assert all(140 < count < 260 for count in draws.values())
+
+
+def test_paper_protocol_draws_dates_with_replacement(
+    numbered_dates: Callable[..., PatchDataset],
+) -> None:
+    dataset = numbered_dates(4, 5, num_dates=3, replace=True)
+    distinct = Counter(
+        len(set(dataset[epoch, index]["patches"].flatten().tolist()))
+        for epoch in range(500)
+        for index in range(4)
+    )
+    assert distinct[3] / 2000 == pytest.approx(0.48, abs=0.04)
+    assert distinct[1] / 2000 == pytest.approx(0.04, abs=0.02)
+
+
+def test_no_two_samples_share_a_stream(numbered_dates: Callable[..., PatchDataset]) -> None:
+    dataset = numbered_dates(20, 40, num_dates=20)
+    keys = [(epoch, index) for epoch in range(20) for index in range(20)]
+    draws = {tuple(dataset[key]["patches"].flatten().tolist()) for key in keys}
+    assert len(draws) == len(keys)
+
+
+def test_sample_is_a_function_of_seed_epoch_and_index(
+    numbered_dates: Callable[..., PatchDataset], tmp_path: Path
+) -> None:
+    dataset = numbered_dates(6, 40, num_dates=20, seed=7)
+    again = seco_dataset(tmp_path, ["B2"], 20, seed=7)
+    forward = [dataset[3, index]["patches"] for index in range(6)]
+    backward = [again[3, index]["patches"] for index in reversed(range(6))]
+    assert all(torch.equal(a, b) for a, b in zip(forward, reversed(backward), strict=True))
+    other_seed = seco_dataset(tmp_path, ["B2"], 20, seed=8)
+    assert not torch.equal(forward[0], other_seed[3, 0]["patches"])
+    assert not torch.equal(forward[0], dataset[4, 0]["patches"])
+
+
+def test_one_date_is_enough_for_drawing_with_replacement(
+    numbered_dates: Callable[..., PatchDataset],
+) -> None:
+    assert (
+        numbered_dates(1, 1, num_dates=3, replace=True)[0, 0]["patches"].tolist() == [[[[1]]]] * 3
+    )
+
+
+def test_too_few_dates_name_the_place_and_the_need(copy: Path) -> None:
+    place = copy / folders(copy)[2]
+    for date in folders(place)[1:]:
+        shutil.rmtree(place / date)
+    with pytest.raises(UserError, match=rf"{place.name} has 1 date, .* needs 3 of each place"):
+        seco_dataset(copy)
+    assert len(seco_dataset(copy, every_date=True)) == 21
+
+
+def test_wrong_roots_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nowhere is missing: --data_dir"):
+        seco_dataset(tmp_path / "nowhere")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file is not a whole zip"):
+        seco_dataset(tmp_path / "file")
+    with pytest.raises(UserError, match="holds no SeCo places"):
+        seco_dataset(tmp_path)
+
+
+def test_band_that_the_data_set_does_not_have_is_refused_at_once(copy: Path) -> None:
+    for path in copy.rglob("B8.tif"):
+        path.unlink()
+    with pytest.raises(UserError, match=r"no band B8, .* choose --bands among B1 B2 B3 B4 B5 "):
+        seco_dataset(copy, ["B8", "B4"])
+
+
+def first_date(root: Path) -> Path:
+    place = root / folders(root)[0]
+    return place / folders(place)[0]
+
+
+def truncate(folder: Path) -> None:
+    data = (folder / "B3.tif").read_bytes()
+    (folder / "B3.tif").write_bytes(data[: len(data) // 2])
+
+
+def remove(folder: Path) -> None:
+    (folder / "B3.tif").unlink()
+
+
+def empty(folder: Path) -> None:
+    (folder / "B3.tif").write_bytes(b"")
+
+
+def not_a_tiff(folder: Path) -> None:
+    """A PNG that GDAL would open without being asked."""
+    with rasterio.open(
+        folder / "B3.tif", "w", driver="PNG", dtype="uint8", count=1, height=48, width=48
+    ) as file:
+        file.write(np.ones((1, 48, 48), np.uint8))
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (truncate, "B3.tif is not a readable GeoTIFF"),
+        (empty, "B3.tif is not a readable GeoTIFF"),
+        (not_a_tiff, "B3.tif is not a readable GeoTIFF"),
+        (remove, "B3.tif is missing"),
+    ],
+)
+def test_damaged_band_names_its_file(copy: Path, damage: Damage, reason: str) -> None:
+    damage(first_date(copy))
+    with pytest.raises(BadPatchError, match=reason) as caught:
+        seco_dataset(copy, every_date=True)[0, 0]
+    assert caught.value.name == str(first_date(copy) / "B3.tif")
+    assert "--on_bad_patch skip" in str(caught.value)
+
+
+def test_patch_of_zeros_names_its_folder(copy: Path) -> None:
+    folder = first_date(copy)
+    for band in ("B2", "B3", "B4"):
+        write_tif(folder / f"{band}.tif", np.zeros((48, 48), np.uint8))
+    with pytest.raises(BadPatchError, match="holds only zeros") as caught:
+        seco_dataset(copy, every_date=True)[0, 0]
+    assert caught.value.name == str(folder)
+    write_tif(folder / "B3.tif", np.eye(48, dtype=np.uint8))
+    assert seco_dataset(copy, every_date=True)[0, 0]["bad"] == []
+
+
+@pytest.mark.parametrize(
+    ("image", "reason"),
+    [
+        (np.ones((48, 48), np.uint16), "B3.tif holds uint16 values, but SeCo .* min"),
+        (np.ones((48, 48), np.float32), "B3.tif holds float32 values, but SeCo patches are uint8"),
+        (np.ones((3, 48, 48), np.uint8), "B3.tif has 3 bands"),
+        (np.ones((24, 48), np.uint8), "B3.tif has 24 x 48 px of 10 m, but .* are 48 x 48 px"),
+    ],
+)
+@pytest.mark.parametrize("on_bad_patch", ["raise", "skip"])
+def test_broken_contract_is_an_error_that_cannot_be_skipped(
+    copy: Path, image: np.ndarray, reason: str, on_bad_patch: OnBadPatch
+) -> None:
+    write_tif(first_date(copy) / "B3.tif", image)
+    with pytest.raises(UserError, match=reason) as caught:
+        seco_dataset(copy, every_date=True, on_bad_patch=on_bad_patch)[0, 0]
+    assert not isinstance(caught.value, BadPatchError)
+
+
+def test_reflectance_that_was_cut_to_0_and_1_is_refused(copy: Path, tmp_path: Path) -> None:
+    for path in copy.glob("*/*/B*.tif"):
+        write_tif(path, (rasterio_read(path) > 40).astype(np.uint8))
+    flags = ["--data_dir", str(copy)]
+    with pytest.raises(UserError, match=f"{copy} holds values of 0 and 1 only"):
+        seco_packed.main([*flags, "--save_path", str(tmp_path / "store"), "--num_workers", "0"])
+    with pytest.raises(UserError, match=f"{copy} holds values of 0 and 1 only"):
+        seco_utils.main(flags)
+    assert not (copy / "quantiles.json").exists()
+    assert not (tmp_path / "store").exists()
+
+
+def test_place_of_another_size_is_refused(copy: Path) -> None:
+    folder = first_date(copy).parent
+    for path in folder.rglob("B[234].tif"):
+        write_tif(path, np.ones((48, 48), np.uint8))
+    other = copy / folders(copy)[3]
+    for path in other.rglob("B[234].tif"):
+        write_tif(path, np.ones((96, 96), np.uint8))
+    with pytest.raises(UserError, match=rf"{other}.* has 96 x 96 px .* need the same size"):
+        seco_dataset(copy)[0, 3]
+
+
+def test_skipped_patch_is_replaced_by_the_next_good_one(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datasets.seco.bad_patches.MAX_BAD_FRACTION", 0.5)
+    dates = [place / date for place in sorted(copy.iterdir()) for date in folders(place)]
+    for folder in (dates[0], dates[22], dates[23]):
+        truncate(folder)
+    dataset = seco_dataset(copy, every_date=True, on_bad_patch="skip")
+    sample = dataset[5, 22]
+    assert torch.equal(sample["patches"], dataset[0, 1]["patches"])
+    assert (sample["epoch"], sample["index"]) == (5, 22)
+    assert sample["bad"] == [str(dates[i] / "B3.tif") for i in (22, 23, 0)]
+    assert dataset[0, 1]["bad"] == []
+
+
+def test_too_many_bad_patches_in_a_row_end_the_search(copy: Path) -> None:
+    truncate(first_date(copy))
+    with pytest.raises(UserError, match=r"more than 1% of 24 samples are bad, 1 so far, such as"):
+        seco_dataset(copy, every_date=True, on_bad_patch="skip")[0, 0]
+
+
+def test_rgb_keeps_the_published_quantiles(copy: Path) -> None:
+    measured = {"B4": [50, 60], "B8": [7, 90]}
+    (copy / "quantiles.json").write_text(json.dumps({"quantiles": measured}))
+    spec = seco_dataset(copy, ["B4", "B8"]).source.input_spec
+    assert spec.low == (0.0, 7.0)
+    assert spec.high == (129.0, 90.0)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{}", '{"quantiles": {"B8": 3}}', "[]", '{"quantiles": {"B8": [9, 9]}}']
+)
+def test_damaged_quantiles_are_an_error(tmp_path: Path, content: str) -> None:
+    with pytest.raises(UserError, match=r"quantiles\.json is damaged"):
+        parse_quantiles(content.encode(), tmp_path / "quantiles.json")
+
+
+def test_quantiles_are_those_of_all_pixels(copy: Path) -> None:
+    seco_utils.main(["--data_dir", str(copy)])
+    written = json.loads((copy / "quantiles.json").read_text())["quantiles"]
+    assert list(written) == list(ALL_BANDS)
+    for band, limits in written.items():
+        paths = [p for p in copy.rglob(f"{band}.tif") if p.stem == band]
+        pixels = np.concatenate([rasterio_read(path).ravel() for path in paths])
+        expected = np.quantile(pixels, [0.02, 0.98], method="inverted_cdf")
+        assert limits == expected.tolist()
+
+
+def test_quantiles_of_a_part_are_drawn_by_seed(
+    seco_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+
+    def recording_read(path: Path) -> np.ndarray:
+        read.append(path.parent)
+        return read_band(path)
+
+    monkeypatch.setattr("datasets.geotiff.read_band", recording_read)
+    histogram = seco_utils.measure_histograms(seco_root, num_images=3, seed=0)["B2"]
+    assert histogram.sum() == 3 * 48 * 48
+    first = set(read)
+    read.clear()
+    seco_utils.measure_histograms(seco_root, num_images=3, seed=0)
+    assert set(read) == first
+    assert len(first) == 3
+    read.clear()
+    seco_utils.measure_histograms(seco_root, num_images=3, seed=1)
+    assert set(read) != first
+
+
+def test_quantiles_of_a_store_are_those_of_its_source(copy: Path, tmp_path: Path) -> None:
+    """A zip has no room for the file: what it is packed into does."""
+    archive = shutil.make_archive(str(tmp_path / "s"), "zip", copy)
+    with pytest.raises(UserError, match=r"s\.zip is a file: pack it .* and measure the store"):
+        seco_utils.main(["--data_dir", archive])
+    store = str(tmp_path / "store")
+    flags = ["--save_path", store, "--bands", *RGB_BANDS, "B8", "--num_workers", "0"]
+    seco_packed.main(["--data_dir", archive, *flags])
+    for root in (str(copy), store):
+        seco_utils.main(["--data_dir", root])
+    of_store = json.loads((tmp_path / "store" / "quantiles.json").read_text())["quantiles"]
+    of_folder = json.loads((copy / "quantiles.json").read_text())["quantiles"]
+    assert of_store == {band: of_folder[band] for band in (*RGB_BANDS, "B8")}
+    patches = SecoPatches(copy, ["B8", "B4"])
+    assert PackedStore(tmp_path / "store", ["B8", "B4"]).input_spec == patches.input_spec
+
+
+def test_flat_band_can_still_be_stretched() -> None:
+    histogram = np.bincount([4] * 100, minlength=256)
+    assert seco_utils.stretch_limits(histogram) == (4, 5)
+
+
+def test_failed_measurement_leaves_no_file(copy: Path) -> None:
+    truncate(first_date(copy))
+    before = set(copy.iterdir())
+    with pytest.raises(UserError, match=r"B3\.tif is not a readable GeoTIFF"):
+        seco_utils.main(["--data_dir", str(copy)])
+    assert set(copy.iterdir()) == before
+
+
+def test_script_runs_from_any_folder_and_fails_in_one_sentence(tmp_path: Path) -> None:
+    script = ROOT / "datasets" / "seco_utils.py"
+    command = [sys.executable, str(script), "--data_dir", "nowhere"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    nowhere = tmp_path / "nowhere"
+    assert done.stderr == f"error: --data_dir {nowhere} does not exist: correct the path\n"

@@ -1,0 +1,457 @@
+"""Packing loses nothing, goes on where it stopped, and refuses what would lose something."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from datasets import seco_packed, seco_utils
+from datasets.bands import ALL_BANDS, RGB_BANDS
+from datasets.mini_earth import write_seco
+from datasets.seco.bad_patches import BadPatchError
+from datasets.seco.patches import SecoPatches
+from datasets.seco.pictures import Pictures
+from datasets.store import writer as packing
+from datasets.store.open import open_patches
+from datasets.store.reader import PackedStore
+from tests.datasets.seco.test_patches import write_tif
+from tests.datasets.seco.test_zipped import zip_folder
+from utils.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[3]
+SCRIPT = [sys.executable, str(ROOT / "datasets" / "seco_packed.py")]
+
+
+def pack(source: Path, store: Path, *flags: str) -> None:
+    command = ["--data_dir", str(source), "--save_path", str(store), *flags]
+    seco_packed.main([*command, "--num_workers", "0"] if "--num_workers" not in flags else command)
+
+
+def hashes(root: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture
+def copy(seco_root: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(seco_root, tmp_path / "copy"))
+
+
+@pytest.fixture
+def small_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five patches of RGB in a shard, three in a chunk: borders that do not coincide."""
+    monkeypatch.setattr("datasets.store.manifest.MAX_SHARD_BYTES", 5 * 3 * 48 * 48)
+    monkeypatch.setattr(packing, "_CHUNK", 3)
+
+
+def read(patches: Any, patch: int) -> np.ndarray | tuple[str, str]:
+    """Return pixels, or what is bad about them."""
+    try:
+        return patches.read(patch)
+    except BadPatchError as error:
+        return error.name.removeprefix(str(patches.root)), error.reason
+
+
+def assert_same_patches(source: Any, store: PackedStore) -> None:
+    assert store.patch_shape == source.patch_shape
+    assert store.starts.tolist() == source.starts.tolist()
+    assert store.input_spec == source.input_spec
+    for patch in range(int(source.starts[-1])):
+        assert store.name(patch) == source.name(patch)
+        expected, found = read(source, patch), read(store, patch)
+        if isinstance(expected, np.ndarray):
+            np.testing.assert_array_equal(found, expected)
+        else:
+            assert found == expected
+        assert store.are_bad(np.array([patch])).all() == isinstance(expected, tuple)
+
+
+@pytest.mark.usefixtures("small_files")
+@pytest.mark.parametrize("num_workers", ["0", "2"])
+@pytest.mark.parametrize("zipped", [False, True])
+def test_store_holds_what_its_source_holds(
+    copy: Path, tmp_path: Path, zipped: bool, num_workers: str
+) -> None:
+    seco_utils.main(["--data_dir", str(copy)])
+    data_dir = zip_folder(copy, tmp_path / "s.zip", "above/") if zipped else copy
+    before = hashes(copy)
+    store = tmp_path / "store"
+    pack(data_dir, store, "--bands", *ALL_BANDS, "--num_workers", num_workers)
+    assert hashes(copy) == before
+    for bands in (RGB_BANDS, ALL_BANDS, ("B8", "B3", "B4", "B1"), ("B12",)):
+        assert_same_patches(SecoPatches(data_dir, bands), PackedStore(store, bands))
+    assert not list(store.glob("packing*"))
+
+
+def test_ragged_places_and_pictures_are_packed(copy: Path, tmp_path: Path) -> None:
+    place = next(copy.glob("000002"))
+    for date in [path for path in sorted(place.iterdir()) if path.is_dir()][1:]:
+        shutil.rmtree(date)
+    pack(copy, tmp_path / "ragged")
+    assert_same_patches(SecoPatches(copy), PackedStore(tmp_path / "ragged", RGB_BANDS))
+
+    for number in range(4):
+        noise = np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        (tmp_path / "p" / "a").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(noise * (number != 2)).save(tmp_path / "p" / "a" / f"{number}.png")
+    with pytest.raises(UserError, match="more than 1% of 4 samples are bad"):
+        pack(tmp_path / "p", tmp_path / "too_bad")
+    Image.fromarray(noise).save(tmp_path / "p" / "a" / "2.png")
+    pack(tmp_path / "p", tmp_path / "pictures")
+    (tmp_path / "list").write_text("3.png\n1.png\n")
+    for image_list in (None, tmp_path / "list"):
+        store = PackedStore(tmp_path / "pictures", RGB_BANDS, image_list)
+        assert_same_patches(Pictures(tmp_path / "p", image_list), store)
+
+
+@pytest.mark.usefixtures("small_files")
+def test_flaws_of_the_source_are_those_of_the_store(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datasets.seco.bad_patches.MAX_BAD_FRACTION", 0.5)
+    seco_utils.main(["--data_dir", str(copy)])
+    dates = [path for path in sorted(copy.glob("*/*")) if path.is_dir()]
+    (dates[1] / "B3.tif").unlink()
+    (dates[2] / "B8.tif").write_bytes(b"no picture")
+    (dates[3] / "B4.tif").write_bytes(b"")
+    zeros = tmp_path / "zeros.tif"
+    write_tif(zeros, np.zeros((48, 48), np.uint8))
+    for band in RGB_BANDS:
+        shutil.copy(zeros, dates[5] / f"{band}.tif")
+    shutil.copy(zeros, dates[6] / "B4.tif")
+    pack(copy, tmp_path / "store", "--bands", *RGB_BANDS, "B8")
+    for bands in (RGB_BANDS, ("B8",), ("B4",), ("B4", "B8"), ("B3", "B2")):
+        assert_same_patches(SecoPatches(copy, bands), PackedStore(tmp_path / "store", bands))
+    manifest = json.loads((tmp_path / "store" / "manifest.json").read_text())
+    assert manifest["flaws"][0] == {"patch": 1, "band": "B3", "reason": "is missing"}
+
+
+def test_bands_that_are_not_asked_for_are_not_opened(copy: Path, tmp_path: Path) -> None:
+    pack(copy, tmp_path / "store", "--bands", "B8", "B2", "B3", "B4")
+    store = PackedStore(tmp_path / "store", RGB_BANDS)
+    for patch in range(24):
+        store.read(patch)
+    assert list(store._shards) == ["rgb-00000.u8"]
+    assert {path.name: path.stat().st_size for path in store.root.glob("*.u8")} == {
+        "rgb-00000.u8": 24 * 3 * 48 * 48,
+        "other-00000.u8": 24 * 48 * 48,
+    }
+
+
+def test_manifest_tells_everything_about_the_store(copy: Path, tmp_path: Path) -> None:
+    pack(copy, tmp_path / "store", "--bands", *RGB_BANDS, "B8")
+    content = json.loads((tmp_path / "store" / "manifest.json").read_text())
+    assert (content["format_version"], content["height"], content["width"]) == (1, 48, 48)
+    assert content["places"] == SecoPatches(copy).places
+    assert content["unit"] == "255 times reflectance, truncated"
+    assert content["quantiles"]["B4"] == [0, 129]
+    for group in content["groups"]:
+        for shard in group["shards"]:
+            data = (tmp_path / "store" / shard["file"]).read_bytes()
+            assert shard["sha256"] == hashlib.sha256(data).hexdigest()
+
+
+class Interrupted(BaseException):
+    """Ends a packing as nothing else does."""
+
+
+@pytest.mark.usefixtures("small_files")
+@pytest.mark.parametrize("after", [1, 4, 7])
+def test_interrupted_packing_goes_on(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    pack(copy, tmp_path / "whole")
+    read: list[int] = []
+    original = SecoPatches.read_plane
+
+    def read_plane(self: SecoPatches, patch: int, channel: int) -> np.ndarray:
+        if patch // 3 == after and stop:
+            raise Interrupted
+        read.append(patch)
+        return original(self, patch, channel)
+
+    stop = True
+    monkeypatch.setattr(SecoPatches, "read_plane", read_plane)
+    with pytest.raises(Interrupted):
+        pack(copy, tmp_path / "store")
+    assert not (tmp_path / "store" / "manifest.json").exists()
+    with pytest.raises(UserError, match="is not packed to the end: run the same command"):
+        open_patches(tmp_path / "store", RGB_BANDS)
+    stop = False
+    read.clear()
+    with (tmp_path / "store" / "packing.jsonl").open("a") as file:
+        file.write('{"chunk": 7, "fla')  # cut off by the interruption
+    pack(copy, tmp_path / "store")
+    assert sorted(set(read)) == list(range(3 * after, 24))
+    assert hashes(tmp_path / "store") == hashes(tmp_path / "whole")
+
+
+def test_killed_packing_goes_on(tmp_path: Path) -> None:
+    write_seco(tmp_path / "seco", num_places=8, num_dates=5, size=48, bands=RGB_BANDS)
+    pack(tmp_path / "seco", tmp_path / "whole")
+    code = (
+        "import signal, sys; sys.path.insert(0, sys.argv.pop(1)); stays = int(sys.argv.pop(1))\n"
+        "from datasets import packing, seco_packed\n"
+        "packing._CHUNK = 2; packing._SYNC_BYTES = 0\n"
+        "flush, times = packing.Journal.flush, iter(range(100))\n"
+        "def flush_and_stay(journal):\n"
+        "    flush(journal)\n"
+        "    if next(times) == stays: print(flush=True); signal.pause()\n"
+        "packing.Journal.flush = flush_and_stay\n"
+        "seco_packed.main(sys.argv[1:])\n"
+    )
+    flags = ["--data_dir", str(tmp_path / "seco"), "--save_path", str(tmp_path / "store")]
+    more = [*flags, "--num_workers", "2"]
+    command = [sys.executable, "-c", code, str(ROOT), "10", *more]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == b"\n"  # it works on, up to the next flush
+        running.kill()
+    assert not (tmp_path / "store" / "manifest.json").exists()
+    command[4] = "-1"
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    first_bar = re.search(r"packing: +(\d+)%", done.stderr)
+    assert first_bar is not None
+    assert int(first_bar[1]) >= 50  # of 20 chunks, ten were in the journal
+    assert hashes(tmp_path / "store") == hashes(tmp_path / "whole")
+
+
+def test_complete_store_is_left_alone(copy: Path, tmp_path: Path) -> None:
+    pack(copy, tmp_path / "store")
+    before = hashes(tmp_path / "store")
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").iterdir()}
+    pack(copy, tmp_path / "store")
+    assert hashes(tmp_path / "store") == before
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+
+
+def test_repaired_source_is_read_again(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packing, "_CHUNK", 3)
+    pack(copy, tmp_path / "whole")
+    path = next(copy.glob("000000/*/B4.tif"))
+    path.rename(tmp_path / "away.tif")
+    with pytest.raises(UserError, match=r"more than 1% of 24 samples are bad, 1 so far"):
+        pack(copy, tmp_path / "store")
+    (tmp_path / "away.tif").rename(path)
+    pack(copy, tmp_path / "store")
+    assert hashes(tmp_path / "store") == hashes(tmp_path / "whole")
+
+
+def test_lost_shard_of_an_interrupted_packing_is_written_again(copy: Path, tmp_path: Path) -> None:
+    pack(copy, tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "store")
+    plan = packing.plan_store(SecoPatches(copy))
+    (tmp_path / "store" / "manifest.json").unlink()
+    journal = packing.Journal(tmp_path / "store" / "packing.jsonl", plan, copy)
+    journal.forget()
+    journal.add(0, [])
+    journal.flush()
+    (tmp_path / "store" / "rgb-00000.u8").unlink()
+    pack(copy, tmp_path / "store")
+    assert hashes(tmp_path / "store") == hashes(tmp_path / "whole")
+
+
+def test_verify_finds_a_flipped_byte(copy: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    pack(copy, store, "--bands", *RGB_BANDS, "B8")
+    seco_packed.main(["--verify", "--save_path", str(store)])
+    path = store / "other-00000.u8"
+    data = bytearray(path.read_bytes())
+    data[1234] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"other-00000\.u8 differs from the hash .* copy the store"):
+        seco_packed.main(["--verify", "--save_path", str(store)])
+
+
+def test_full_disk_is_found_before_the_first_byte(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10**6))
+    with pytest.raises(UserError, match=r"needs 0\.1 GB in .*store, 0\.0 GB are free"):
+        pack(copy, tmp_path / "store")
+    assert not list((tmp_path / "store").glob("*.u8"))
+
+
+def test_disk_that_fills_up_loses_nothing(copy: Path, tmp_path: Path) -> None:
+    """A limit on the size of files stands in for a full disk; the kernel enforces both."""
+    pack(copy, tmp_path / "whole")
+    code = (
+        "import resource, signal, sys; sys.path.insert(0, sys.argv.pop(1))\n"
+        "from datasets import packing, seco_packed; from utils.cli import run\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); packing._CHUNK = 2\n"
+        "create = packing._create_shards\n"
+        "def limited(*args):\n"
+        "    create(*args)\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (100000, 100000))\n"
+        "packing._create_shards = limited\n"
+        "run(lambda: seco_packed.main(sys.argv[1:]))\n"
+    )
+    flags = ["--data_dir", str(copy), "--save_path", str(tmp_path / "store")]
+    command = [sys.executable, "-c", code, str(ROOT), *flags, "--num_workers", "1"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    message = done.stderr.splitlines()[-1]
+    assert message.startswith(f"error: cannot write {tmp_path / 'store' / 'rgb-00000.u8'} (File")
+    assert "goes on where it stopped" in message
+    assert "Traceback" not in done.stderr
+    assert len((tmp_path / "store" / "packing.jsonl").read_text().splitlines()) > 3
+    command[2] = code.replace("100000, 100000", "-1, -1")
+    again = subprocess.run(command, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert hashes(tmp_path / "store") == hashes(tmp_path / "whole")
+
+
+@pytest.fixture
+def other_packer(copy: Path, tmp_path: Path) -> Iterator[Path]:
+    """A process that packs into tmp_path/store, and stays in the middle of it."""
+    code = (
+        "import signal, sys; sys.path.insert(0, sys.argv.pop(1)); from datasets import packing\n"
+        "from datasets import seco_packed\n"
+        "def stay(*args):\n"
+        "    print('locked', flush=True); signal.pause()\n"
+        "packing._create_shards = stay\n"
+        "seco_packed.main(sys.argv[1:])\n"
+    )
+    flags = ["--data_dir", str(copy), "--save_path", str(tmp_path / "store")]
+    command = [sys.executable, "-c", code, str(ROOT), *flags]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == "locked\n"
+        yield tmp_path / "store"
+        running.kill()
+
+
+def test_two_packers_on_one_target_do_not_meet(copy: Path, other_packer: Path) -> None:
+    with pytest.raises(UserError, match=r"another process packs into .*store: wait for it"):
+        pack(copy, other_packer)
+
+
+def test_lock_ends_with_its_process(
+    copy: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    store = tmp_path / "store"
+    store.mkdir()
+    (store / "packing.lock").touch()  # left by a process that was killed
+    pack(copy, store)
+    assert PackedStore(store).patch_shape == (3, 48, 48)
+
+
+def occupied(copy: Path, store: Path) -> None:
+    store.mkdir()
+    (store / "thesis.tex").touch()
+
+
+def packed_with_other_bands(copy: Path, store: Path) -> None:
+    pack(copy, store, "--bands", "B2")
+
+
+def begun_with_other_bands(copy: Path, store: Path) -> None:
+    packed_with_other_bands(copy, store)
+    (store / "manifest.json").unlink()
+    plan = packing.plan_store(SecoPatches(copy, ["B2"]))
+    packing.Journal(store / "packing.jsonl", plan, copy).forget()
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        (occupied, r"store is not empty, it holds thesis\.tex: choose another --save_path"),
+        (packed_with_other_bands, "is a store of other data or --bands"),
+        (begun_with_other_bands, "holds the beginning of a store of other data or --bands"),
+    ],
+)
+def test_target_that_holds_something_else_is_left_alone(
+    copy: Path, tmp_path: Path, prepare: Callable[[Path, Path], None], message: str
+) -> None:
+    store = tmp_path / "store"
+    prepare(copy, store)
+    before = hashes(store)
+    with pytest.raises(UserError, match=message):
+        pack(copy, store)
+    after = hashes(store)
+    after.pop("packing.lock", None)
+    assert after == before
+
+
+def test_wrong_flags_are_refused(copy: Path, tmp_path: Path) -> None:
+    for target in (copy, copy / "inside"):
+        with pytest.raises(UserError, match="lies in --data_dir"):
+            pack(copy, target)
+    with pytest.raises(UserError, match="--data_dir is missing"):
+        seco_packed.main(["--save_path", str(tmp_path / "store")])
+    with pytest.raises(UserError, match="unknown band B99"):
+        pack(copy, tmp_path / "store", "--bands", "B99")
+    pack(copy, tmp_path / "store")
+    with pytest.raises(UserError, match="is packed already"):
+        pack(tmp_path / "store", tmp_path / "again")
+    with pytest.raises(UserError, match="nowhere does not exist"):
+        seco_packed.main(["--verify", "--save_path", str(tmp_path / "nowhere")])
+
+
+def test_contract_broken_by_the_source_stops_the_packing(copy: Path, tmp_path: Path) -> None:
+    write_tif(next(copy.glob("000003/*/B4.tif")), np.ones((24, 24), np.uint8))
+    with pytest.raises(UserError, match=r"B4\.tif has 24 x 24 px .* need the same size"):
+        pack(copy, tmp_path / "store", "--num_workers", "1")
+
+
+def test_killed_worker_is_told_in_one_sentence(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parent = os.getpid()
+
+    def die(self: SecoPatches, patch: int, channel: int) -> np.ndarray:
+        assert os.getpid() != parent
+        os._exit(9)
+
+    monkeypatch.setattr(SecoPatches, "read_plane", die)
+    with pytest.raises(UserError, match="was killed, perhaps because"):
+        pack(copy, tmp_path / "store", "--num_workers", "1")
+
+
+def test_another_source_does_not_go_on_with_a_packing(copy: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    store.mkdir()
+    plan = packing.plan_store(SecoPatches(copy))
+    packing.Journal(store / "packing.jsonl", plan, copy).open()
+    other = Path(shutil.copytree(copy, tmp_path / "other"))
+    with pytest.raises(UserError, match="or its source has changed"):
+        pack(other, store)
+    pack(copy, store)
+
+
+def test_journal_without_a_line_is_begun_again(copy: Path, tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "packing.jsonl").touch()
+    pack(copy, tmp_path / "store")
+    assert (tmp_path / "store" / "manifest.json").exists()
+
+
+def test_broken_store_is_not_taken_for_complete(copy: Path, tmp_path: Path) -> None:
+    pack(copy, tmp_path / "store")
+    (tmp_path / "store" / "rgb-00000.u8").unlink()
+    with pytest.raises(UserError, match=r"rgb-00000\.u8 is missing: .* or delete it"):
+        pack(copy, tmp_path / "store")
+    with pytest.raises(UserError, match=r"rgb-00000\.u8 is missing: .* or delete it"):
+        seco_packed.main(["--verify", "--save_path", str(tmp_path / "store")])
+
+
+def test_bucket_is_no_place_to_pack_into(copy: Path) -> None:
+    with pytest.raises(UserError, match=r"s3://bucket/prefix is no local folder"):
+        pack(copy, Path("s3://bucket/prefix"))

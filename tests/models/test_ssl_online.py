@@ -1,0 +1,245 @@
+"""Probes during a pre-training: what they measure, and that the training never feels them."""
+
+import csv
+import random
+import subprocess
+from copy import deepcopy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from datasets.mini_earth import write_eurosat
+from main_pretrain import main
+from models.backbones import Encoder
+from models.features import extract_features
+from models.linear_probe import fit_linear_probe
+from models.moco2_module import MocoV2
+from models.ssl_online import SSLOnlineEvaluator
+from tests.scripts.test_main_pretrain import SMALL, assert_equal, tensors
+from tests.utils.test_launch import pretrain as pretrain_in_two_processes
+from tests.utils.test_launch import state
+from utils.errors import UserError
+from utils.input_transform import DataSpec, input_transform
+from utils.normalization import InputSpec
+from utils.probe_pictures import ProbePictures
+
+CPU = torch.device("cpu")
+TRANSFORM = input_transform(InputSpec.of_pictures(), DataSpec.of_pictures("pictures"), "auto")
+
+
+@pytest.fixture(autouse=True)
+def _loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")  # the machine's name need not resolve
+
+
+@pytest.fixture(scope="module")
+def eurosat(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("online") / "EuroSAT_RGB"
+    write_eurosat(root, images_per_class=5, size=32, num_workers=1)
+    return root
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    torch.manual_seed(0)
+    return Encoder("resnet18")
+
+
+def evaluator(pictures: ProbePictures | None = None, epochs: int = 25) -> SSLOnlineEvaluator:
+    return SSLOnlineEvaluator(
+        pictures, max_epochs=epochs, every_n_epochs=1, seed=3, precision="32-true"
+    )
+
+
+def pictures(train_targets: Tensor, val_targets: Tensor, num_classes: int) -> ProbePictures:
+    """Make noise whose brightness tells the class, or the number of labels."""
+    generator = torch.Generator().manual_seed(1)
+
+    def paint(targets: Tensor) -> Tensor:
+        level = targets if targets.ndim == 1 else targets.sum(1)
+        noise = torch.randint(20, (len(targets), 3, 32, 32), generator=generator)
+        return (80 * level.view(-1, 1, 1, 1) + noise).to(torch.uint8)
+
+    train, val = paint(train_targets), paint(val_targets)
+    return ProbePictures(TRANSFORM, train, train_targets, val, val_targets, num_classes)
+
+
+CLASSES = pictures(torch.arange(3).repeat(20), torch.arange(3).repeat(4), 3)
+NESTED = torch.tensor([[1, 0], [1, 1]])  # label 1 only where it is bright
+LABELS = pictures(NESTED.repeat(20, 1), NESTED.repeat(5, 1), 2)
+
+
+def test_classes_that_differ_in_brightness_are_told_apart(encoder: Encoder) -> None:
+    scores = evaluator().evaluate(encoder, CLASSES, CPU)
+    assert scores == {"online/linear_accuracy": 100.0, "online/knn_accuracy": 100.0}
+
+
+def test_several_labels_are_measured_by_average_precision(encoder: Encoder) -> None:
+    scores = evaluator().evaluate(encoder, LABELS, CPU)
+    assert scores == {"online/linear_map_micro": 100.0, "online/knn_map_micro": 100.0}
+
+
+def test_labels_at_random_are_not_learned(encoder: Encoder) -> None:
+    generator = torch.Generator().manual_seed(2)
+    shuffled = torch.arange(3).repeat(40)[torch.randperm(120, generator=generator)]
+    data = pictures(torch.zeros(60, dtype=torch.long), torch.zeros(120, dtype=torch.long), 3)
+    data = ProbePictures(
+        TRANSFORM, data.train, torch.arange(3).repeat(20), data.val, shuffled, num_classes=3
+    )
+    scores = evaluator().evaluate(encoder, data, CPU)
+    assert all(20 < score < 47 for score in scores.values())
+
+
+def test_the_linear_probe_is_that_of_the_frozen_encoder(encoder: Encoder) -> None:
+    features = [
+        extract_features(encoder, TRANSFORM, [images], len(images), device=CPU, precision="32-true")
+        for images in (CLASSES.train, CLASSES.val)
+    ]
+    probe = fit_linear_probe(
+        features[0],
+        CLASSES.train_targets,
+        3,
+        seeds=[3],
+        rows=[torch.arange(60)],
+        validation=None,
+        max_epochs=1,
+        batch_size=256,
+        learning_rate=1e-3,
+    )
+    right = probe.logits(features[1])[0].argmax(1) == CLASSES.val_targets
+    score = evaluator(epochs=1).evaluate(encoder, CLASSES, CPU)["online/linear_accuracy"]
+    assert score == pytest.approx(100 * right.float().mean().item())
+    assert score < 100  # or the equality would say little
+
+
+def generator_states() -> list[object]:
+    of_numpy = [str(part) for part in np.random.get_state()]  # noqa: NPY002
+    return [torch.get_rng_state().tolist(), random.getstate(), of_numpy]
+
+
+def test_nothing_of_the_model_changes() -> None:
+    model = MocoV2("resnet18", emb_dim=8, num_negatives=8, emb_spaces=1).train()
+    model.encoder_q.get_submodule("1").eval()  # whatever the modes are
+    image = torch.randn(2, 3, 32, 32)
+    torch.stack([logits.sum() for logits in model(image, [image])[0]]).sum().backward()
+    before = deepcopy(model.state_dict())
+    gradients = [None if p.grad is None else p.grad.clone() for p in model.parameters()]
+    modes = [module.training for module in model.modules()]
+    wanted = [parameter.requires_grad for parameter in model.parameters()]
+    generators = generator_states()
+    evaluator(epochs=2).evaluate(model.encoder_q, CLASSES, CPU)
+    assert_equal(before, model.state_dict())
+    for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+        if gradient is None or parameter.grad is None:
+            assert gradient is parameter.grad
+        else:
+            assert torch.equal(gradient, parameter.grad)
+    assert modes == [module.training for module in model.modules()]
+    assert wanted == [parameter.requires_grad for parameter in model.parameters()]
+    assert generators == generator_states()
+
+
+def test_the_encoder_is_probed_in_eval_mode(encoder: Encoder) -> None:
+    calm, busy = deepcopy(encoder).eval(), deepcopy(encoder).train()
+    probe = evaluator(epochs=1)
+    assert probe.evaluate(calm, CLASSES, CPU) == probe.evaluate(busy, CLASSES, CPU)
+
+
+# --- whole runs -------------------------------------------------------------------------------
+
+
+def pretrain(data_dir: Path, log_dir: Path, *flags: str) -> Path:
+    main(["--data_dir", str(data_dir), "--log_dir", str(log_dir), *SMALL, *flags])
+    (run_dir,) = log_dir.glob("pretrain-*/version_*")
+    return run_dir
+
+
+def online_rows(run_dir: Path) -> list[dict[str, str]]:
+    with (run_dir / "metrics.csv").open(newline="") as file:
+        return [row for row in csv.DictReader(file) if row.get("online/knn_accuracy")]
+
+
+@pytest.fixture(scope="module")
+def probed(seco_root: Path, eurosat: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three epochs, with probes after the second and the last one."""
+    return pretrain(
+        *(seco_root, tmp_path_factory.mktemp("probed"), "--max_epochs", "3"),
+        *("--online_data_dir", str(eurosat), "--online_max_epochs", "2"),
+        *("--online_val_every_n_epoch", "2"),
+    )
+
+
+def test_a_run_with_probes_ends_with_the_bits_of_one_without(
+    probed: Path, seco_root: Path, tmp_path: Path
+) -> None:
+    plain = pretrain(seco_root, tmp_path, "--max_epochs", "3")
+    name = "checkpoints/last.ckpt"
+    assert_equal(tensors(plain / name), tensors(probed / name))
+    assert online_rows(plain) == []
+
+
+def test_probes_come_every_few_epochs_and_after_the_last(probed: Path) -> None:
+    rows = online_rows(probed)
+    steps_per_epoch = 2
+    assert [(int(row["step"]) + 1) / steps_per_epoch for row in rows] == [2, 3]
+    assert all(0 <= float(row["online/linear_accuracy"]) <= 100 for row in rows)
+    results = (probed / "results.json").read_text()
+    assert "online/linear_accuracy" in results
+    assert "train/loss" in results
+
+
+def test_what_cannot_be_probed_is_told_before_the_training(
+    seco_root: Path, eurosat: Path, tmp_path: Path
+) -> None:
+    flags = ["--bands", "B8", "B4", "B3", "--online_data_dir"]
+    with pytest.raises(UserError, match=r"quantiles|has no B8"):
+        pretrain(seco_root, tmp_path, *flags, str(eurosat))
+    with pytest.raises(UserError, match="does not exist"):
+        pretrain(seco_root, tmp_path, "--online_data_dir", str(tmp_path / "absent"))
+    with pytest.raises(UserError, match="--online_val_every_n_epoch must be above 0"):
+        pretrain(seco_root, tmp_path, "--online_val_every_n_epoch", "0")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_can_be_probed_on_bigearthnet(
+    seco_root: Path, bigearthnet_root: Path, tmp_path: Path
+) -> None:
+    flags = ["--max_epochs", "1", "--online_data_dir", str(bigearthnet_root)]
+    run_dir = pretrain(seco_root, tmp_path, *flags, "--online_max_epochs", "1")
+    results = (run_dir / "results.json").read_text()
+    assert "online/linear_map_micro" in results
+    assert "online/knn_map_micro" in results
+
+
+def two_processes(seco_root: Path, log_dir: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    modes = ["--data_mode", "moco_tp", "--max_epochs", "2"]
+    done = pretrain_in_two_processes(seco_root, log_dir, *modes, *flags)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.mark.slow
+def test_one_of_two_processes_probes_while_the_other_waits(
+    seco_root: Path, eurosat: Path, tmp_path: Path
+) -> None:
+    flags = ["--online_data_dir", str(eurosat), "--online_max_epochs", "1"]
+    done = two_processes(seco_root, tmp_path, *flags)
+    assert done.stderr.count("epoch 2: online/linear_accuracy") == 1
+    assert done.stderr.count("reading EuroSAT") == 1
+    assert "sync_dist" not in done.stderr
+    (run_dir,) = tmp_path.glob("pretrain-*/*")
+    (row,) = online_rows(run_dir)
+    assert f"{float(row['online/knn_accuracy']):.2f} %" in done.stderr  # not a mean with nothing
+
+
+@pytest.mark.slow
+def test_two_processes_end_with_the_bits_of_a_run_without_probes(
+    seco_root: Path, eurosat: Path, tmp_path: Path
+) -> None:
+    two_processes(seco_root, tmp_path / "plain")
+    flags = ["--online_data_dir", str(eurosat), "--online_val_every_n_epoch", "1"]
+    two_processes(seco_root, tmp_path / "probed", *flags)
+    assert_equal(state(tmp_path / "plain"), state(tmp_path / "probed"))

@@ -1,0 +1,23 @@
+"""A script run in the tests' own process: to start another takes seconds."""
+
+import runpy
+import signal
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def exit_code(monkeypatch: pytest.MonkeyPatch, script: str, *flags: str) -> int:
+    """Run a script of the root to its error, as the command line does."""
+    monkeypatch.setattr(sys, "argv", [script, *flags])
+    # What scripts set for their whole process stays out of the other tests.
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    with warnings.catch_warnings(), pytest.raises(SystemExit) as left:
+        runpy.run_path(str(ROOT / script), run_name="__main__")
+    assert isinstance(left.value.code, int)
+    return left.value.code

@@ -1,0 +1,457 @@
+"""``main_bigearthnet.py`` from flags to files, on a small BigEarthNet."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from sklearn.metrics import average_precision_score
+from torch import Tensor, nn
+
+import main_bigearthnet
+from datasets.bands import ALL_BANDS
+from datasets.bigearthnet.index import open_bigearthnet
+from datasets.bigearthnet_dataset import main as write_lmdb
+from models import finetuning, label_task
+from models.backbones import Encoder, load_encoder
+from models.ssl_finetuner import SSLFineTuner
+from tests.datasets.bigearthnet.test_bigearthnet import original_input
+from tests.references.bigearthnet_files import as_version_2, copied
+from tests.references.legacy_checkpoint import write_legacy_checkpoint
+from utils.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def data_dir(bigearthnet_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The LMDB of the 50 patches. Read only."""
+    save_dir = tmp_path_factory.mktemp("lmdb") / "saved"
+    write_lmdb(
+        ["--data_dir", str(bigearthnet_root), "--save_dir", str(save_dir), "--num_workers", "0"]
+    )
+    return save_dir
+
+
+@pytest.fixture
+def flags(data_dir: Path, tmp_path: Path) -> list[str]:
+    """Flags of a short run."""
+    values = {"data_dir": data_dir, "log_dir": tmp_path / "logs", "backbone_type": "random"}
+    values |= {"max_epochs": "3", "batch_size": "8", "image_size": "32", "gpus": "0"}
+    values |= {"num_workers": "0", "num_seeds": "1"}
+    return ["--lmdb", *(part for name, v in values.items() for part in (f"--{name}", str(v)))]
+
+
+@pytest.fixture
+def probe(flags: list[str]) -> list[str]:
+    return [*flags, "--freeze_backbone", "--learning_rate", "1e-2"]
+
+
+def tensors(encoder: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+
+
+def fixed_encoder(monkeypatch: pytest.MonkeyPatch) -> Encoder:
+    """Let the script judge an encoder that the test holds, too."""
+    encoder, spec = load_encoder("random", "resnet18")
+    monkeypatch.setattr("models.backbones.load_encoder", lambda *_: (encoder, spec))
+    return encoder
+
+
+def stem(encoder: nn.Module) -> Tensor:
+    """Return the filters of the first layer."""
+    return encoder.get_parameter("0.weight")
+
+
+def caught_modules(monkeypatch: pytest.MonkeyPatch) -> list[SSLFineTuner]:
+    """Collect what is trained."""
+    modules: list[SSLFineTuner] = []
+    finetune: Callable[..., Any] = finetuning.finetune
+
+    def catch(trainer: Any, module: SSLFineTuner, *data: Any, **settings: Any) -> Any:
+        modules.append(module)
+        return finetune(trainer, module, *data, **settings)
+
+    monkeypatch.setattr(finetuning, "finetune", catch)
+    return modules
+
+
+def test_the_originals_command_means_what_it_meant() -> None:
+    command = (
+        "--gpus 4 --accelerator dp --batch_size 1024 --data_dir D --lmdb --train_frac 0.1 "
+        "--backbone_type pretrain --ckpt_path X --freeze_backbone --learning_rate 1e-3"
+    )
+    args = main_bigearthnet.parse_args(command.split())
+    assert (args.gpus, args.accelerator, args.batch_size) == (4, "dp", 1024)
+    assert args.lmdb
+    assert args.freeze_backbone
+    assert args.train_frac == [0.1]
+    args = main_bigearthnet.parse_args(["--data_dir", "D"])
+    assert (args.backbone_type, args.base_encoder) == ("imagenet", None)
+    assert (args.learning_rate, args.batch_size, args.max_epochs) == (1e-5, 256, 100)
+    assert (args.milestones, args.train_frac, args.image_size) == ([60, 80], [1.0], 128)
+    assert not args.lmdb
+    assert not args.freeze_backbone
+
+
+def test_a_probe_leaves_results_pictures_and_predictions(
+    probe: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "predictions.npz"
+    many = ["--num_seeds", "2", "--train_frac", "1", "0.8", "--save_predictions", str(file)]
+    metrics = main_bigearthnet.main([*probe, *many])
+
+    run_dir = tmp_path / "logs" / "bigearthnet-probe-random" / "version_0"
+    out, err = capsys.readouterr()
+    assert out.splitlines()[-1] == f"results: {run_dir / 'results.json'}"
+    assert "left out: " in err
+    written = json.loads((run_dir / "results.json").read_text())
+    assert written["metrics"] == json.loads(json.dumps(metrics))
+    assert sorted(path.name for path in run_dir.iterdir()) == [
+        *("average_precision.png", "label_efficiency.png", "results.json")
+    ]
+    assert Image.open(run_dir / "label_efficiency.png").width > 300
+    assert list(metrics["by_train_frac"]) == ["0.8", "1"]
+    labelled = [result["num_labelled"] for result in metrics["by_train_frac"].values()]
+    assert labelled == [round(0.8 * metrics["num_train"]), metrics["num_train"]]
+    for name in ("map_micro", "map_macro", "f1_micro", "f1_macro"):
+        assert len(metrics[f"test/{name}_per_seed"]) == 2
+        assert len(metrics[f"test/{name}_interval"]) == 2
+
+    with np.load(file, allow_pickle=False) as saved:
+        micro = average_precision_score(saved["targets"], saved["scores"], average="micro")
+        assert metrics["test/map_micro_per_seed"][0] == pytest.approx(100 * micro, abs=1e-9)
+        assert saved["embeddings"].shape == (metrics["num_test"], 512)
+        assert len(saved["names"]) == metrics["num_test"]
+
+
+def test_an_interruption_keeps_the_shares_that_are_finished(
+    probe: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure = main_bigearthnet.measure
+
+    def measure_once(*args: Any) -> dict[str, Any]:
+        monkeypatch.setattr(main_bigearthnet, "measure", interrupt)
+        return measure(*args)
+
+    def interrupt(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(main_bigearthnet, "measure", measure_once)
+    with pytest.raises(KeyboardInterrupt):
+        main_bigearthnet.main([*probe, "--train_frac", "0.5", "1"])
+    (path,) = tmp_path.glob("**/results.json")
+    kept = json.loads(path.read_text())
+    assert kept["finished"] is False
+    assert kept["metrics"]["by_train_frac"].keys() == {"0.5"}
+    assert kept["metrics"]["test/map_micro"] > 0
+
+
+def test_frozen_means_that_no_tensor_of_the_encoder_changes(
+    probe: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = fixed_encoder(monkeypatch)
+    before = tensors(encoder)
+    main_bigearthnet.main([*probe, "--debug"])
+    for name, tensor in encoder.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+
+
+def test_a_second_run_takes_the_features_from_the_first(
+    probe: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = main_bigearthnet.main(probe)
+
+    def fail(*_: Any, **__: Any) -> Tensor:
+        raise AssertionError("extracted again")
+
+    monkeypatch.setattr(label_task, "extract_features", fail)
+    second = main_bigearthnet.main([*probe, "--max_epochs", "3"])
+    assert not first["features_were_cached"]
+    assert second["features_were_cached"]
+    assert second["test/map_micro_per_seed"] == first["test/map_micro_per_seed"]
+    for other in (["--image_size", "48"], ["--seed", "7"], ["--input_norm", "paper"]):
+        with pytest.raises(AssertionError, match="extracted again"):
+            main_bigearthnet.main([*probe, *other])
+
+
+def test_a_repetition_does_not_depend_on_the_others(probe: list[str]) -> None:
+    many = ["--train_frac", "0.8", "1", "--num_seeds", "2", "--seed", "4", "--debug"]
+    both = main_bigearthnet.main([*probe, *many])["by_train_frac"]["0.8"]
+    one = main_bigearthnet.main([*probe, "--train_frac", "0.8", "--seed", "4", "--debug"])
+    assert one["val/map_micro_per_seed"] == both["val/map_micro_per_seed"][:1]
+
+
+@pytest.mark.parametrize("mode", ["probe", "finetune"])
+def test_labels_of_test_influence_nothing_but_its_metrics(
+    probe: list[str], flags: list[str], data_dir: Path, tmp_path: Path, mode: str
+) -> None:
+    """The epoch is chosen, and everything trained, without a look at them."""
+    other = Path(shutil.copytree(data_dir, tmp_path / "other"))
+    rows = pq.read_table(other / "metadata.parquet").to_pylist()
+    for row in rows:
+        if row["split"] == "test":
+            row["labels"] = ["Sea and ocean"]
+    pq.write_table(pa.Table.from_pylist(rows), other / "metadata.parquet")
+    tuning = [*flags, "--learning_rate", "1e-3", "--max_epochs", "2"]
+    command = probe if mode == "probe" else tuning
+    found, scores = [], []
+    for number, root in enumerate((data_dir, other)):
+        file = tmp_path / f"{number}.npz"
+        found.append(
+            main_bigearthnet.main(
+                [*command, "--data_dir", str(root), "--save_predictions", str(file), "--debug"]
+            )
+        )
+        with np.load(file, allow_pickle=False) as saved:
+            known = dict(zip(saved["names"].tolist(), saved["scores"], strict=True))
+        scores.append(known)
+    first, second = found
+    assert first["best_epochs"] == second["best_epochs"]
+    assert first["val/map_micro_per_seed"] == second["val/map_micro_per_seed"]
+    assert first["test/map_micro"] != second["test/map_micro"]
+    shared = set(scores[0]) & set(scores[1])
+    assert len(shared) > 4
+    for name in shared:
+        assert np.allclose(scores[0][name], scores[1][name], atol=1e-5)
+
+
+def slow_probe(inputs: Tensor, targets: Tensor, held_out: Tensor, encoder: Encoder) -> Tensor:
+    """Re-state the original's training: dropout, one layer, Adam, x0.1, the last batch dropped."""
+    with torch.no_grad():
+        features, val = encoder.eval()(inputs), encoder(held_out)
+    generator = torch.Generator().manual_seed(42)
+    start = torch.empty(19, 513).uniform_(-(512**-0.5), 512**-0.5, generator=generator)
+    layer = nn.Linear(512, 19)
+    with torch.no_grad():
+        layer.weight.copy_(start[:, :-1])
+        layer.bias.copy_(start[:, -1])
+    optimizer = torch.optim.Adam(layer.parameters(), lr=1e-2)
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [1, 2])
+    for _ in range(3):
+        order = torch.randperm(len(features), generator=generator)
+        for step in range(len(features) // 4):
+            rows = order[4 * step : 4 * step + 4]
+            kept = torch.rand(4, 512, generator=generator) >= 0.2
+            logits = layer(features[rows] * kept / 0.8)
+            optimizer.zero_grad()
+            nn.MultiLabelSoftMarginLoss()(logits, targets[rows]).backward()
+            optimizer.step()
+        scheduler.step()
+    with torch.no_grad():
+        return torch.sigmoid(layer(val))
+
+
+def test_paper_protocol_of_the_probe_is_the_original(
+    probe: list[str], bigearthnet_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = fixed_encoder(monkeypatch)
+    flags = ["--protocol", "paper", "--batch_size", "4", "--milestones", "1", "2", "--debug"]
+    flags += ["--train_frac", "0.6", "--image_size", "128"]
+    metrics = main_bigearthnet.main([*probe, *flags])
+
+    index = open_bigearthnet(bigearthnet_root, keep_unlabelled=True)
+    train, val = index.splits["train"], index.splits["val"]
+    train = train[np.random.default_rng(42).choice(range(len(train)), int(0.6 * len(train)))]
+    folder = bigearthnet_root / "BigEarthNet-v1.0"
+    seen, held_out = (
+        torch.stack([original_input(folder / index.names[row]) for row in rows])
+        for rows in (train, val)
+    )
+    scores = slow_probe(seen, index.targets[train].float(), held_out, encoder).numpy()
+    targets = index.targets[val].numpy()
+    batches = [slice(start, start + 4) for start in range(0, len(val) // 4 * 4, 4)]
+    expected = [
+        100 * average_precision_score(targets[b], scores[b], average="micro") for b in batches
+    ]
+    assert len(batches) * 4 < len(val), "nothing of val is dropped"
+    assert len(train) % 4 > 1, "nothing of train is dropped"
+    assert metrics["val/map_micro_batch_mean"] == pytest.approx(np.mean(expected), abs=1e-6)
+    assert metrics["num_labelled"] == len(train)
+    assert not [name for name in metrics if name.startswith("test/")]
+
+
+def test_paper_protocol_fine_tunes_in_eval_mode_and_keeps_the_last_epoch(
+    flags: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = fixed_encoder(monkeypatch)
+    modules = caught_modules(monkeypatch)
+    extra = ["--protocol", "paper", "--learning_rate", "1e-3", "--batch_size", "4", "--debug"]
+    extra += ["--train_frac", "0.6"]
+    metrics = main_bigearthnet.main([*flags, *extra])
+    tuned = modules[0]
+    assert tuned.dropout.p == 0.2
+    for name, buffer in encoder.named_buffers():
+        assert torch.equal(buffer, tuned.encoder_q.get_buffer(name)), name
+    assert not torch.equal(stem(encoder), stem(tuned.encoder_q))
+    assert metrics["num_labelled"] % 4 > 1, "nothing is dropped"
+    assert tuned.trainer.global_step == 3 * (metrics["num_labelled"] // 4)
+    assert not tuned.best_state  # val, every 10 epochs, was never looked at
+    assert list(metrics["by_train_frac"]["0.6"]) == [
+        *("val/map_micro_batch_mean", "val/map_micro_batch_mean_std"),
+        *("val/map_micro_batch_mean_per_seed", "num_labelled", "seconds_training"),
+    ]
+
+
+def test_fine_tuning_learns_statistics_and_leaves_the_encoder_as_it_was(
+    flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = fixed_encoder(monkeypatch)
+    modules, before = caught_modules(monkeypatch), tensors(encoder)
+    file = tmp_path / "predictions.parquet"
+    extra = ["--num_seeds", "2", "--learning_rate", "1e-3", "--save_predictions", str(file)]
+    metrics = main_bigearthnet.main([*flags, *extra, "--max_epochs", "2"])
+    tuned = [module.encoder_q for module in modules]
+    for name, tensor in encoder.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+    assert not torch.equal(tuned[0].get_buffer("1.running_mean"), before["1.running_mean"])
+    assert not torch.equal(stem(tuned[0]), stem(tuned[1]))
+    assert metrics["best_epochs"] == [module.best_epoch for module in modules]
+    assert metrics["val/map_micro_per_seed"][0] == pytest.approx(modules[0].best_score, abs=1e-9)
+    saved = pq.read_table(file)
+    assert saved.num_rows == metrics["num_test"]
+    assert len(saved["embeddings"][0]) == 512
+
+
+def test_pictures_reach_an_encoder_as_it_was_trained(
+    flags: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By default the normalisation of the pre-training, under --protocol paper 0..1 alone."""
+    ranges = {}
+    for protocol in ("corrected", "paper"):
+        own = ["--protocol", protocol, "--batch_size", "4"]
+        args = main_bigearthnet.parse_args([*flags, *own])
+        task, _ = main_bigearthnet.load_task(args, main_bigearthnet.World())
+        picture = task.data["train"][0][0][None]
+        seen = task.transform.normalize(picture)
+        ranges[protocol] = seen
+        plain = picture.float() / 255
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    assert torch.equal(ranges["paper"], plain)
+    expected = (plain - mean[:, None, None]) / std[:, None, None]
+    assert torch.allclose(ranges["corrected"], expected, atol=1e-6)
+
+
+def test_a_checkpoint_of_2021_is_judged_with_its_own_stretch(
+    probe: list[str], data_dir: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "seco_resnet18_1m.ckpt"
+    write_legacy_checkpoint(path)
+    extra = ["--backbone_type", "pretrain", "--ckpt_path", str(path)]
+    assert 0 < main_bigearthnet.main([*probe, *extra, "--debug"])["test/map_micro"] < 100
+
+    args = main_bigearthnet.parse_args([*probe, *extra, "--image_size", "120"])
+    task, data = main_bigearthnet.load_task(args, main_bigearthnet.World())
+    picture = task.data["train"][0][0]
+    (red, *_) = data.index.source.read(task.data["train"].names[0], ["B4"])
+    stored = np.floor(np.clip(red / 10_000, 0, 1) * 255)  # as SeCo stores reflectance
+    assert np.array_equal(picture[0], np.floor(np.clip(stored / 129 * 255, 0, 255)))
+
+
+def test_any_bands_and_43_classes_can_be_probed(probe: list[str]) -> None:
+    extra = ["--bands", *ALL_BANDS, "--num_classes", "43", "--debug"]
+    metrics = main_bigearthnet.main([*probe, *extra])
+    assert len(metrics["classes"]) == len(metrics["test/ap_per_class"]) == 43
+
+
+def test_geotiffs_give_the_results_of_the_lmdb(probe: list[str], bigearthnet_root: Path) -> None:
+    stored = main_bigearthnet.main([*probe, "--debug"])
+    plain = [flag for flag in probe if flag != "--lmdb"]
+    read = main_bigearthnet.main([*plain, "--data_dir", str(bigearthnet_root), "--debug"])
+    assert read["test/map_micro"] == stored["test/map_micro"]
+
+
+def test_a_probe_takes_the_batch_of_all_devices_on_one(
+    probe: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = main_bigearthnet.main([*probe, "--debug"])
+    four = [*probe, "--num_processes", "4", "--debug"]
+    with pytest.warns(UserWarning, match="runs as ddp"):
+        split = main_bigearthnet.main([*four, "--accelerator", "dp"])
+    assert capsys.readouterr().err.count("computed once, on one device") == 1
+    each = main_bigearthnet.main([*four, "--batch_size", "2"])
+    for other in (split, each):
+        assert other["val/map_micro_per_seed"] == one["val/map_micro_per_seed"]
+
+
+def test_further_processes_of_a_launcher_have_nothing_to_probe(
+    probe: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")  # as Lightning starts the second one
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main_bigearthnet.main([*probe, "--num_processes", "2"]) == {}
+
+
+@pytest.mark.slow
+def test_two_processes_fine_tune_with_the_batch_split(flags: list[str], tmp_path: Path) -> None:
+    extra = ["--accelerator", "dp", "--num_processes", "2", "--max_epochs", "1"]
+    done = subprocess.run(
+        [sys.executable, "main_bigearthnet.py", *flags, *extra],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    (path,) = (tmp_path / "logs").glob("bigearthnet-finetune-random/version_*/results.json")
+    metrics = json.loads(path.read_text())["metrics"]
+    assert 0 < metrics["test/map_micro"] < 100
+    assert done.stdout.count("labelled patches") == 1
+    assert done.stderr.count("left out: ") == 1
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--train_frac", "0.1"], r"--train_frac 0\.1 leaves no sample of "),
+        (["--train_frac", "0"], "--train_frac is a share"),
+        (["--val_frac", "1.5"], "--val_frac is a share"),
+        (["--protocol", "paper", "--batch_size", "64"], "64 is more than the 25 train images"),
+        (["--protocol", "paper", "--batch_size", "9"], "9 is more than the 6 val images"),
+        (["--bands", "B4", "B3", "B10"], "BigEarthNet has no B10"),
+        (["--backbone_type", "imagenet", "--bands", *ALL_BANDS], "was trained on red, green"),
+        (["--resume_from_checkpoint", __file__], "probes write no checkpoint"),
+        (["--image_size", "0"], "--image_size must be above 0"),
+        (["--data_dir", "nowhere"], "nowhere does not exist"),
+        (["--save_predictions", "p.csv"], r"must end in \.npz or \.parquet"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_leaves_nothing_behind(
+    probe: list[str], tmp_path: Path, extra: list[str], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        main_bigearthnet.main([*probe, *extra])
+    assert not (tmp_path / "logs").exists()
+
+
+def test_lists_without_test_run_as_the_original_only(
+    probe: list[str], bigearthnet_root: Path, tmp_path: Path
+) -> None:
+    root = copied(bigearthnet_root, tmp_path / "copy")
+    (root / "bigearthnet-test.txt").unlink()
+    plain = [*(flag for flag in probe if flag != "--lmdb"), "--data_dir", str(root), "--debug"]
+    with pytest.raises(UserError, match="none for the test split"):
+        main_bigearthnet.main(plain)
+    found = main_bigearthnet.main([*plain, "--protocol", "paper", "--batch_size", "4"])
+    assert 0 < found["val/map_micro_batch_mean"] < 100
+
+
+def test_version_2_has_no_43_classes(
+    probe: list[str], bigearthnet_root: Path, tmp_path: Path
+) -> None:
+    root = as_version_2(bigearthnet_root, tmp_path / "v2")
+    plain = [*(flag for flag in probe if flag != "--lmdb"), "--data_dir", str(root), "--debug"]
+    assert 0 < main_bigearthnet.main(plain)["test/map_micro"] < 100
+    with pytest.raises(UserError, match="use --num_classes 19"):
+        main_bigearthnet.main([*plain, "--num_classes", "43"])

@@ -1,0 +1,341 @@
+"""``main_eurosat.py`` from flags to files, in process, on a small EuroSAT."""
+
+import json
+import pickle
+import struct
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+import main_eurosat
+from datasets.bands import ALL_BANDS, RGB_BANDS
+from datasets.eurosat_dataset import EurosatDataset
+from datasets.mini_earth import write_eurosat
+from models import finetuning
+from models.backbones import Encoder, load_encoder
+from models.features import cached, extract_features, feature_key
+from models.ssl_finetuner import SSLFineTuner
+from tests.references.script import exit_code
+from utils.errors import UserError
+from utils.input_transform import DataSpec, input_transform
+from utils.normalization import InputSpec
+from utils.plots import plot_confusion
+from utils.report import new_run_dir
+
+ROOT = Path(__file__).resolve().parents[2]
+DATA = DataSpec.of_pictures("EuroSAT")
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """10 classes x 10 images of 32 px. Read only."""
+    root = tmp_path_factory.mktemp("mini_earth") / "EuroSAT_RGB"
+    write_eurosat(root, images_per_class=10, size=32, num_workers=1)
+    return root
+
+
+@pytest.fixture
+def flags(data_dir: Path, tmp_path: Path) -> list[str]:
+    """Flags of a short run."""
+    values = {"data_dir": data_dir, "log_dir": tmp_path / "logs", "backbone_type": "random"}
+    values |= {"max_epochs": "3", "gpus": "0", "num_workers": "1", "feature_batch_size": "32"}
+    return [part for name, value in values.items() for part in (f"--{name}", str(value))]
+
+
+def tensors(encoder: Encoder) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+
+
+def tiny_features(encoder: Encoder, images: Tensor, **changes: Any) -> Tensor:
+    settings: dict[str, Any] = {"precision": "32-true", "device": torch.device("cpu")} | changes
+    transform = input_transform(InputSpec.of_pictures(), DATA, "auto")
+    return extract_features(encoder, transform, images.split(4), len(images), **settings)
+
+
+def save_checkpoint(path: Path, bands: tuple[str, ...]) -> None:
+    """Write what main_pretrain.py leaves of a ResNet-18 on these bands."""
+    state = Encoder("resnet18", in_channels=len(bands)).state_dict()
+    zeros, ones = (0.0,) * len(bands), (1.0,) * len(bands)
+    spec = InputSpec(bands, low=zeros, high=ones, mean=zeros, std=ones)
+    torch.save(
+        {
+            "hyper_parameters": {"base_encoder": "resnet18", "input_spec": spec.to_dict()},
+            "state_dict": {f"encoder_q.{name}": tensor for name, tensor in state.items()},
+        },
+        path,
+    )
+
+
+def test_run_leaves_results_split_and_picture(
+    flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metrics = main_eurosat.main([*flags, "--num_seeds", "2"])
+
+    run_dir = tmp_path / "logs" / "eurosat-random" / "version_0"
+    assert capsys.readouterr().out.splitlines()[-1] == f"results: {run_dir / 'results.json'}"
+    written = json.loads((run_dir / "results.json").read_text())
+    assert written["metrics"] == json.loads(json.dumps(metrics))
+    assert written["arguments"]["num_seeds"] == 2
+    assert sorted(path.name for path in run_dir.iterdir()) == [
+        *("confusion.png", "results.json", "test.txt", "train.txt", "val.txt")
+    ]
+    assert Image.open(run_dir / "confusion.png").width > 300
+    assert [metrics[f"num_{split}"] for split in ("train", "val", "test")] == [60, 20, 20]
+    assert len(metrics["test/accuracy_per_seed"]) == 2
+    assert metrics["test/accuracy"] == pytest.approx(np.mean(metrics["test/accuracy_per_seed"]))
+    confusion = np.array(metrics["test/confusion"])
+    assert confusion.sum(1).tolist() == [2.0] * 10
+    assert 100 * np.trace(confusion) / 20 == pytest.approx(metrics["test/accuracy"])
+    assert np.mean(list(metrics["test/recall"].values())) == pytest.approx(metrics["test/accuracy"])
+
+
+def test_frozen_means_that_no_tensor_of_the_encoder_changes(
+    flags: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder, spec = load_encoder("random", "resnet18")
+    before = tensors(encoder)
+    monkeypatch.setattr("models.backbones.load_encoder", lambda *_: (encoder, spec))
+    main_eurosat.main([*flags, "--num_seeds", "1", "--debug"])
+    for name, tensor in encoder.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+
+
+def test_second_run_takes_the_features_from_the_first(
+    flags: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = main_eurosat.main(flags)
+
+    def fail(*_: Any, **__: Any) -> Tensor:
+        raise AssertionError("extracted again")
+
+    monkeypatch.setattr("models.features.extract_features", fail)
+    second = main_eurosat.main(flags)
+    assert not first["features_were_cached"]
+    assert second["features_were_cached"]
+    assert second["test/accuracy_per_seed"] == first["test/accuracy_per_seed"]
+    with pytest.raises(AssertionError, match="extracted again"):
+        main_eurosat.main([*flags, "--seed", "7"])  # another random encoder
+
+
+def test_few_labels_are_counted_per_class(flags: list[str]) -> None:
+    assert main_eurosat.main([*flags, "--labels_per_class", "3", "--debug"])["num_labelled"] == 30
+
+
+def test_any_resnet_can_be_probed(flags: list[str]) -> None:
+    extra = ["--base_encoder", "resnet50", "--num_seeds", "1", "--debug"]  # 2048 features
+    assert 0 <= main_eurosat.main([*flags, *extra])["test/accuracy"] <= 100
+
+
+def test_debug_writes_nothing(flags: list[str], tmp_path: Path) -> None:
+    main_eurosat.main([*flags, "--debug"])
+    assert not (tmp_path / "logs").exists()
+
+
+def test_features_are_those_of_the_encoder_in_eval_mode_on_normalised_pictures() -> None:
+    encoder = load_encoder("random", "resnet18")[0]
+    images = torch.randint(0, 256, (7, 3, 32, 32), dtype=torch.uint8)
+    features = tiny_features(encoder.train(), images)
+    spec = InputSpec.of_pictures()
+    mean, std = torch.tensor(spec.mean)[:, None, None], torch.tensor(spec.std)[:, None, None]
+    with torch.no_grad():
+        for image, row in zip(images, features, strict=True):
+            expected = encoder.eval()(((image / 255 - mean) / std)[None])[0]
+            torch.testing.assert_close(row, expected, rtol=0, atol=1e-4)
+
+
+def test_bf16_features_are_close_but_not_equal() -> None:
+    encoder = load_encoder("random", "resnet18")[0]
+    images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
+    exact, rounded = (tiny_features(encoder, images, precision=p) for p in ("32", "bf16-mixed"))
+    assert rounded.dtype == torch.float32
+    assert 0 < (exact - rounded).abs().max() < 0.05 * exact.abs().max()
+
+
+def test_key_of_features_depends_on_all_that_they_depend_on() -> None:
+    encoder, spec = load_encoder("random", "resnet18")
+    transform, other = (input_transform(spec, DATA, norm) for norm in ("auto", "none"))
+    key = feature_key(encoder, transform, "data", "32-true")
+    assert key == feature_key(encoder, transform, "data", "32")  # two names of one precision
+    keys = {
+        key,
+        feature_key(encoder, other, "data", "32"),
+        feature_key(encoder, transform, "other", "32"),
+        feature_key(encoder, transform, "data", "bf16-mixed"),
+    }
+    with torch.no_grad():
+        encoder.state_dict()["1.running_mean"][3] += 1e-3
+    assert len(keys | {feature_key(encoder, transform, "data", "32")}) == 5
+
+
+def test_features_that_fail_leave_no_file(tmp_path: Path) -> None:
+    def fail() -> Tensor:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cached(tmp_path, "a", (1, 2), fail)
+    assert list(tmp_path.iterdir()) == []
+
+
+def _npy(array: np.ndarray) -> bytes:
+    file = BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+def _huge_header() -> bytes:
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (9999999999, 512), }\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"nonsense",
+        b"",
+        _huge_header(),
+        _npy(np.zeros((3, 2), np.float32)),
+        _npy(np.zeros((2, 2), np.float64)),
+        _npy(np.zeros((2, 2), np.float32))[:-4],
+        _npy(np.full((2, 2), np.nan, np.float32)),
+        pickle.dumps([1]),
+    ],
+)
+def test_a_file_of_other_features_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.npy"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"a\.npy .*: delete it"):
+        cached(tmp_path, "a", (2, 2), lambda: torch.zeros(2, 2))
+    assert path.read_bytes() == content
+
+
+def test_paper_protocol_drifts_statistics_but_no_weights_and_drops_the_last_batch(
+    flags: list[str], data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder, spec = load_encoder("random", "resnet18")
+    before, probes = tensors(encoder), []
+
+    class Recorded(SSLFineTuner):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            probes.append(self)
+
+    monkeypatch.setattr("models.backbones.load_encoder", lambda *_: (encoder, spec))
+    monkeypatch.setattr(finetuning, "SSLFineTuner", Recorded)
+    paper = ["--protocol", "paper", "--batch_size", "16", "--num_seeds", "1", "--debug"]
+    metrics = main_eurosat.main([*flags, *paper])
+
+    probe = probes[0].eval()
+    for name, tensor in probe.encoder_q.state_dict().items():
+        is_statistic = "running" in name or "num_batches" in name
+        assert torch.equal(tensor, before[name]) != is_statistic, name
+    assert probe.encoder_q.state_dict()["1.num_batches_tracked"] == 3 * 3  # of 60 images, 48 count
+    dataset = EurosatDataset(data_dir)
+    rows = dataset.splits(0)["val"][:16]  # of 20
+    images = dataset.read_images(input_transform(spec, dataset.spec, "paper"), 1)
+    with torch.no_grad():
+        logits = probe.classifier(probe.encoder_q(images[rows] / 255))
+    accuracy = 100 * (logits.argmax(1) == dataset.labels[rows]).float().mean().item()
+    assert metrics["val/accuracy_batch_mean"] == pytest.approx(accuracy, abs=1e-3)
+    assert "test/accuracy" not in metrics
+
+
+def test_checkpoint_of_rgb_patches_is_probed_with_its_own_normalisation(
+    flags: list[str], tmp_path: Path
+) -> None:
+    save_checkpoint(tmp_path / "rgb.ckpt", RGB_BANDS)
+    extra = ["--backbone_type", "pretrain", "--ckpt_path", str(tmp_path / "rgb.ckpt")]
+    metrics = main_eurosat.main([*flags, *extra])
+    assert 0 <= metrics["test/accuracy"] <= 100
+    assert (tmp_path / "logs" / "eurosat-pretrain" / "version_0" / "results.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--data_dir", "{tmp}/nowhere"], "does not exist"),
+        (["--split_seed", "99999999999999999999"], "--split_seed must be 0 or more and below"),
+        (["--data_dir", "{tmp}"], "has no class folders"),
+        (["--base_encoder", "resnet19"], "unknown encoder resnet19: the known ones are .*resnet18"),
+        (["--backbone_type", "pretrain"], "needs --ckpt_path"),
+        (["--backbone_type", "pretrain", "--ckpt_path", "{tmp}/none.ckpt"], "does not exist"),
+        (["--backbone_type", "pretrain", "--ckpt_path", "{tmp}/text.ckpt"], "not a readable check"),
+        (
+            ["--backbone_type", "pretrain", "--ckpt_path", "{tmp}/nir.ckpt"],
+            "trained on B8 B4 B3, but EuroSAT in RGB has no B8",
+        ),
+        (
+            ["--backbone_type", "pretrain", "--ckpt_path", "{tmp}/twelve.ckpt"],
+            "trained on B1 .* B12, but EuroSAT in RGB has no B1 B5 B6 B7 B8 B8A B9 B11 B12",
+        ),
+        (["--gpus", "64"], "--gpus 64 was asked for"),
+        (["--resume_from_checkpoint", __file__], "probes write no checkpoint"),
+        (["--num_workers", "-1"], "--num_workers must be 0 or more"),
+        (["--num_seeds", "0"], "--num_seeds must be above 0"),
+        (["--train_frac", "0.05", "1"], "--train_frac 0.05 leaves no sample of .* and more"),
+        (["--train_frac", "0.5", "--labels_per_class", "2"], "exclude each other"),
+        (["--method", "knn", "--labels_per_class", "1"], "10 labelled images are fewer than 20"),
+        (["--method", "knn", "linear", "--protocol", "paper"], "paper is the original's linear"),
+        (["--split", "spatial"], "--split spatial needs eurosat-spatial-train.txt"),
+        (["--bands", "B8", "B4", "B3"], "trained on B8 B4 B3, but EuroSAT in RGB has no B8"),
+        (["--save_predictions", "{tmp}/p.csv"], "must end in .npz or .parquet"),
+        (["--finetune_epochs", "0"], "--finetune_epochs must be above 0"),
+        (["--data_dir", "{tmp}/cut.zip"], "cut.zip is not a whole zip"),
+        (["--labels_per_class", "7"], "more than the 6 train images"),
+        (["--protocol", "paper", "--batch_size", "32"], "more than the 20 val images"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_leaves_nothing_behind(
+    extra: list[str], message: str, flags: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "text.ckpt").write_text("not a checkpoint")
+    (tmp_path / "cut.zip").write_bytes(b"PK")
+    save_checkpoint(tmp_path / "nir.ckpt", ("B8", "B4", "B3"))
+    save_checkpoint(tmp_path / "twelve.ckpt", ALL_BANDS)
+    with pytest.raises(UserError, match=message) as caught:
+        main_eurosat.main([*flags, *[part.format(tmp=tmp_path) for part in extra]])
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "logs").exists()
+
+
+def test_script_reports_bad_input_on_stderr_with_exit_code_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = tmp_path / "nowhere"
+    flags = ["--data_dir", str(missing), "--log_dir", str(tmp_path / "logs")]
+    flags += ["--backbone_type", "random", "--gpus", "0"]
+    assert exit_code(monkeypatch, "main_eurosat.py", *flags) == 2
+    says = f"error: --data_dir {missing} does not exist: correct the path\n"
+    assert capsys.readouterr().err == says
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_runs_that_start_at_once_get_folders_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "name" / "version_7").mkdir(parents=True)
+    (tmp_path / "name" / "version_old").mkdir()
+    assert new_run_dir(tmp_path, "name").name == "version_8"
+    seen = list((tmp_path / "name").glob("version_7"))  # by a run that looked just before
+    monkeypatch.setattr(Path, "glob", lambda *_: seen)
+    assert new_run_dir(tmp_path, "name").name == "version_9"
+
+
+def test_confusion_picture_is_dark_where_the_counts_are(tmp_path: Path) -> None:
+    plot_confusion(tmp_path / "a.png", torch.eye(3) * 5, ["a", "b", "c"], "perfect")
+    plot_confusion(tmp_path / "b.png", torch.eye(3).flip(0) * 5, ["a", "b", "c"], "perfect")
+    good, bad = (np.asarray(Image.open(tmp_path / f"{n}.png").convert("L")) for n in "ab")
+    growth = []
+    for picture in (good, bad):
+        rows, columns = np.nonzero(picture < 60)
+        growth.append(np.mean((rows - rows.mean()) * (columns - columns.mean())) / rows.var())
+    assert growth[0] > 0.3  # the dark column moves right as the row moves down
+    assert growth[1] < -0.3
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["a.png", "b.png"]
+    plot_confusion(tmp_path / "b.png", torch.eye(3) * 70, ["a", "b", "c"], "perfect")
+    assert np.array_equal(good, np.asarray(Image.open(tmp_path / "b.png").convert("L")))  # shares

@@ -1,0 +1,60 @@
+"""Scripts end with the command that usually comes next; it is one that its script understands."""
+
+import importlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import main_bigearthnet
+import main_eurosat
+import main_oscd
+import main_pretrain
+from datasets import mini_earth, seco_packed
+from datasets.download import COLLECTIONS as DATA
+from utils.cli import print_next
+
+ROOT = Path(__file__).resolve().parents[2]
+PARSERS: dict[str, Callable[[Sequence[str]], Any]] = {
+    "main_pretrain.py": main_pretrain.parse_args,
+    "main_bigearthnet.py": main_bigearthnet.parse_args,
+    "main_eurosat.py": main_eurosat.parse_args,
+    "main_oscd.py": main_oscd.parse_args,
+    "datasets/seco_packed.py": seco_packed.parse_args,
+}
+WEIGHTS = importlib.import_module("checkpoints.download").COLLECTIONS
+COMMANDS = {name: collection.next_command for name, collection in (WEIGHTS | DATA).items()}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_commands_after_a_download_parse(name: str) -> None:
+    script, *flags = COMMANDS[name]
+    assert (ROOT / script).is_file()
+    if script in PARSERS:
+        PARSERS[script](flags)
+    else:  # its flags are checked by running it in test_bigearthnet_lmdb.py
+        assert script == "datasets/bigearthnet_dataset.py"
+        assert flags[::2] == ["--data_dir", "--save_dir"]
+
+
+@pytest.mark.parametrize("dataset", mini_earth.NEXT)
+def test_commands_after_a_miniature_parse(
+    dataset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    count = {"eurosat": "10", "oscd": "2"}.get(dataset, "3")
+    size = [] if dataset == "bigearthnet" else ["--size", "32"]
+    root = tmp_path / "my data"
+    flags = ["--dataset", dataset, "--save_path", str(root), "--num_places", count, *size]
+    mini_earth.main([*flags, "--num_workers", "1"])
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith(f"next: python {mini_earth.NEXT[dataset][0]} --data_dir '{root}'")
+    args = PARSERS[mini_earth.NEXT[dataset][0]]([*mini_earth.NEXT[dataset][1:], "--data_dir", "."])
+    if dataset == "seco":
+        assert "--batch_size 3" in last  # no more than there are places
+        assert args.crop_size == 48
+
+
+def test_paths_are_quoted_for_the_shell(capsys: pytest.CaptureFixture[str]) -> None:
+    print_next("a.py", "--data_dir", Path("my data"))
+    assert capsys.readouterr().out == "next: python a.py --data_dir 'my data'\n"

@@ -1,0 +1,199 @@
+"""Every way in which requests to Earth Engine are known to fail, as a server does it."""
+
+import json
+import random
+import socket
+import struct
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler
+from typing import Any
+
+from tests.references.waiting import HANG_S
+
+# Called with the handler and the good answer: body and content type.
+Fault = Callable[[Any, bytes, str], None]
+
+
+# google.rpc.Code of each status (cloud.google.com/apis/design/errors).
+_CODES = {
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    429: "RESOURCE_EXHAUSTED",
+    500: "INTERNAL",
+    503: "UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
+}
+
+
+def status(
+    code: int,
+    message: str = "An internal error has occurred",
+    *,
+    reason: str = "",
+    headers: tuple[tuple[str, str], ...] = (),
+) -> Fault:
+    """Answer with an error of the service."""
+
+    def answer(handler: Any, body: bytes, kind: str) -> None:
+        errors = {"errors": [{"reason": reason, "message": message}]} if reason else {}
+        error = {"code": code, "message": message, "status": _CODES.get(code, "UNKNOWN"), **errors}
+        handler.answer(code, json.dumps({"error": error}).encode(), headers=headers)
+
+    return answer
+
+
+def content(body: bytes, kind: str = "text/html", code: int = 200) -> Fault:
+    """Answer with something else."""
+    return lambda handler, _body, _kind: handler.answer(code, body, kind)
+
+
+def reset(handler: BaseHTTPRequestHandler, body: bytes, kind: str) -> None:
+    """Reset the connection."""
+    now = struct.pack("ii", 1, 0)
+    handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, now)
+    handler.connection.close()
+    handler.close_connection = True
+
+
+def cut(handler: Any, body: bytes, kind: str) -> None:
+    """Close the connection in the middle of the body."""
+    handler.head(200, kind, len(body))
+    handler.wfile.write(body[: len(body) // 2])
+    handler.close_connection = True
+
+
+def cut_chunked(handler: Any, body: bytes, kind: str) -> None:
+    """Close the connection in the middle of a body of unknown length."""
+    handler.head(200, kind, None)
+    half = body[: len(body) // 2]
+    handler.wfile.write(b"%x\r\n%s\r\n" % (len(half), half))
+    handler.close_connection = True
+
+
+def short(handler: Any, body: bytes, kind: str) -> None:
+    """Send half of the body as if it were all."""
+    handler.answer(200, body[: len(body) // 2], kind)
+
+
+def hang(handler: Any, body: bytes, kind: str) -> None:
+    """Answer nothing as long as the server runs."""
+    handler.close_connection = True
+    handler.server.stopping.wait(HANG_S)
+
+
+def drip(handler: Any, body: bytes, kind: str) -> None:
+    """Send a byte now and then, and the last one never."""
+    handler.head(200, kind, len(body))
+    for byte in body[:-1]:
+        handler.wfile.write(bytes([byte]))
+        handler.wfile.flush()
+        if handler.server.stopping.wait(0.02):
+            break
+    hang(handler, body, kind)
+
+
+def no_fault(handler: Any, body: bytes, kind: str) -> None:
+    """Answer well, where others in a queue of faults do not."""
+    handler.answer(200, body, kind)
+
+
+def missing(kind: str, asset: str) -> Fault:
+    """Answer as for an asset that is not there, as in Open-ET/openet-ssebop issue 74."""
+    return status(
+        400,
+        f"{kind}.load: {kind} asset '{asset}' not found (does not exist or caller does not have "
+        "access).",
+    )
+
+
+# With HTTP 400: gee-community/geemap issues 1790 and 1092, and the errors of scaling in
+# developers.google.com/earth-engine/guides/debugging.
+TOO_LARGE: dict[str, Fault] = {
+    "timed out": status(400, "Computation timed out."),
+    "memory": status(400, "User memory limit exceeded."),
+    "payload": status(400, "Request payload size exceeds the limit: 10485760 bytes."),
+    "504": status(504, "Deadline exceeded"),
+}
+# developers.google.com/earth-engine/guides/cost_controls
+DAY = status(
+    429,
+    "Your usage exceeded the custom quota for 'earthengine.googleapis.com/daily_eecu_usage_time', "
+    "which is adjustable by your administrator in the Google Cloud console: "
+    "https://console.cloud.google.com/quotas/?project=_.",
+)
+
+
+def quota(limit: str) -> Fault:
+    """Answer as any Google API whose quota is used up (google-gemini/gemini-cli issue 10513)."""
+    return status(
+        429,
+        f"Quota exceeded for quota metric 'Number of read requests' and limit '{limit}' of service "
+        "'earthengine.googleapis.com' for consumer 'project_number:599401802498'.",
+        reason="rateLimitExceeded",
+    )
+
+
+class Held:
+    """A fault that answers well, but not before the test allows it.
+
+    Attributes:
+        asked: Set by the first request that it holds.
+        released: Lets all of them go on.
+    """
+
+    def __init__(self) -> None:
+        self.asked, self.released = threading.Event(), threading.Event()
+
+    def __call__(self, handler: Any, body: bytes, kind: str) -> None:
+        self.asked.set()
+        self.released.wait(HANG_S)
+        no_fault(handler, body, kind)
+
+
+STALLING: dict[str, Fault] = {"hang": hang, "drip": drip}
+HTML = b"<html><body>Please log in</body></html>"
+# After these a repeat works.
+PASSING: dict[str, Fault] = {
+    "429": status(429, "Too many concurrent aggregations."),
+    "429 with Retry-After": status(
+        429, "Too many concurrent aggregations.", headers=(("Retry-After", "0"),)
+    ),
+    "429 of a minute": quota("Number of read requests per minute per user"),
+    "500": status(500),
+    "503": status(503),
+    "502 with a page": content(HTML, code=502),
+    "403 for the rate": status(403, "Rate Limit Exceeded", reason="rateLimitExceeded"),
+    "reset": reset,
+    "cut": cut,
+    "cut in chunks": cut_chunked,
+    "short": short,
+    "empty": content(b"", "application/octet-stream"),
+    "a page": content(HTML),
+    "an empty object": content(b"{}", "application/json"),
+}
+
+
+class FaultPlan:
+    """Makes a share of the requests fail, each way as often as the others.
+
+    Args:
+        share: 0 to 1.
+        seed: Of the draws.
+        faults: The ways.
+    """
+
+    def __init__(self, share: float, seed: int = 0, faults: dict[str, Fault] | None = None) -> None:
+        self.share = share
+        self.faults = PASSING if faults is None else faults
+        self._random = random.Random(seed)
+        self._lock = threading.Lock()
+
+    def draw(self) -> Fault | None:
+        """Return how the next request fails, or None."""
+        with self._lock:
+            if self._random.random() >= self.share:
+                return None
+            return self.faults[self._random.choice(sorted(self.faults))]

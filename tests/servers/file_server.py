@@ -1,0 +1,117 @@
+"""A web server on loopback that serves one file, as badly as it is told to."""
+
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from tests.references.waiting import HANG_S
+
+
+@dataclass
+class Answer:
+    """How one request is answered; the default is what a good server does."""
+
+    status: int | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+    content: bytes | None = None
+    ignores_range: bool = False
+    breaks_after: int | None = None  # bytes of the body
+    stalls_after: int | None = None
+    etag: str | None = None
+    without_length: bool = False
+
+
+class FileServer(ThreadingHTTPServer):
+    """Answers requests by ``answers`` in order, then well.
+
+    Attributes:
+        content: The file.
+        answers: Of the next requests.
+        ranges: What the requests so far asked for, None for everything.
+        conditions: Their If-Range.
+    """
+
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.content = content
+        self.answers: list[Answer] = []
+        self.ranges: list[str | None] = []
+        self.conditions: list[str | None] = []
+        self.paths: list[str] = []
+        self.stop_stalling = threading.Event()
+        self.hung_up = threading.Event()  # set when a client leaves in the middle of an answer
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/file"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: FileServer
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        asked, condition = self.headers.get("Range"), self.headers.get("If-Range")
+        self.server.paths.append(self.path)
+        self.server.ranges.append(asked)
+        self.server.conditions.append(condition)
+        answer = self.server.answers.pop(0) if self.server.answers else Answer()
+        content = self.server.content if answer.content is None else answer.content
+        is_part = asked is not None and not answer.ignores_range and answer.status is None
+        if condition is not None and condition != answer.etag:
+            is_part = False
+        start = int(re.fullmatch(r"bytes=(\d+)-", asked).group(1)) if is_part else 0  # type: ignore
+        headers = {}
+        if is_part and start >= len(content):
+            self._send(416, {"Content-Range": f"bytes */{len(content)}"} | answer.headers, b"")
+            return
+        if is_part:
+            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        if answer.etag:
+            headers["ETag"] = answer.etag
+        status = answer.status or (206 if is_part else 200)
+        self._send(status, headers | answer.headers, content[start:], answer)
+
+    def _send(
+        self, status: int, headers: dict[str, str], body: bytes, answer: Answer | None = None
+    ) -> None:
+        answer = answer or Answer()
+        self.close_connection = True
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        if not answer.without_length and "Content-Length" not in headers:
+            self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        ends = [end for end in (answer.breaks_after, answer.stalls_after) if end is not None]
+        try:
+            self.wfile.write(body[: min(ends, default=len(body))])
+            self.wfile.flush()
+        except ConnectionError:
+            self.server.hung_up.set()
+        if answer.stalls_after is not None:
+            self.server.stop_stalling.wait(HANG_S)
+
+
+@contextmanager
+def file_server(content: bytes) -> Iterator[FileServer]:
+    """Serve until the block ends."""
+    server = FileServer(content)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.stop_stalling.set()
+        server.shutdown()
+        thread.join()
+        server.server_close()

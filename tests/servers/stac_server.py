@@ -1,0 +1,306 @@
+"""A loopback STAC catalogue with small COGs of the made-up archive; also a process of its own:
+
+python -m tests.servers.stac_server
+"""
+
+import argparse
+import json
+import re
+import sys
+import threading
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import date
+from functools import lru_cache
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import numpy as np
+from rasterio.io import MemoryFile
+from rasterio.transform import from_origin
+
+from datasets.collect.utm import to_utm, utm_epsg
+from tests.servers.earth_engine_catalogue import BANDS_M, TILE_M, Catalogue, Granule, pixel_centres
+from tests.servers.earth_engine_faults import Fault, FaultPlan, status
+
+EARTH_SEARCH = {
+    **{"coastal": "B1", "blue": "B2", "green": "B3", "red": "B4", "rededge1": "B5"},
+    **{"rededge2": "B6", "rededge3": "B7", "nir": "B8", "nir08": "B8A", "nir09": "B9"},
+    **{"swir16": "B11", "swir22": "B12", "scl": "SCL"},
+}
+PLAIN = {re.sub(r"^B(\d)$", r"B0\1", name): name for name in [*BANDS_M, "SCL"]}
+# The first gives files from which it has subtracted the offset, the second those of the products.
+COLLECTIONS = {"sentinel-2-l2a": EARTH_SEARCH, "raw": PLAIN}
+
+
+class StacServer(ThreadingHTTPServer):
+    """Answers as a catalogue, and its store of files, do.
+
+    Attributes:
+        requests: How often each kind was asked: "search", "file", or another path.
+        faults: Of the next requests by kind, before those of ``fault_plan``.
+        page_size: Items of an answer.
+        edit: Changes an item before it is sent.
+        half_m: Files hold this much around the place, where the granule does not end.
+    """
+
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 128
+
+    def __init__(
+        self, catalogue: Catalogue | None = None, *, fault_plan: FaultPlan | None = None
+    ) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.catalogue = catalogue or Catalogue()
+        self.fault_plan = fault_plan or FaultPlan(0)
+        self.faults: dict[str, deque[Fault]] = {"search": deque(), "file": deque()}
+        self.requests: Counter[str] = Counter()
+        self.page_size = 3
+        self.edit = lambda item: item
+        self.half_m = 300
+        self.lock = threading.Lock()
+        self.stopping = threading.Event()
+        self._pages: list[list[dict[str, Any]]] = []
+        self.file = lru_cache(maxsize=500)(self._file)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exc_info()[1], ConnectionError):  # the client may go away
+            super().handle_error(request, client_address)
+
+    def next_fault(self, kind: str) -> Fault | None:
+        if kind not in self.faults:
+            return None
+        with self.lock:
+            queue = self.faults[kind]
+            queued = queue.popleft() if queue else None
+        return queued or self.fault_plan.draw()
+
+    def find(self, asked: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return the items of a search: of the point's zone, and of its eastern neighbour."""
+        (collection,) = asked["collections"]
+        lng, lat = asked["intersects"]["coordinates"]
+        first, end = (date.fromisoformat(text[:10]) for text in asked["datetime"].split("/"))
+        own, items = int(utm_epsg(lat, lng)), []
+        for epsg in (own, own + 1 if own % 100 < 60 else own - 59):
+            x, y = (float(value) for value in to_utm(lat, lng, epsg))
+            for granule in self.catalogue.granules(epsg, (x - 1, y - 1, x + 1, y + 1), first, end):
+                cloud = self.catalogue.properties(granule)["CLOUDY_PIXEL_PERCENTAGE"]
+                if cloud < asked["query"]["eo:cloud_cover"]["lt"]:
+                    items.append(self.edit(self.item(granule, collection, round(x), round(y))))
+        return items
+
+    def item(self, granule: Granule, collection: str, x: int, y: int) -> dict[str, Any]:
+        known = self.catalogue.properties(granule)
+        sensed, strip, tile = granule.name.split("_")
+        baseline = known["PROCESSING_BASELINE"]
+        product = f"S2A_MSIL2A_{sensed}_N{baseline.replace('.', '')}_R001_{tile}_{sensed}"
+        properties = {
+            "datetime": granule.start.isoformat().replace("+00:00", ".024000Z"),
+            "eo:cloud_cover": known["CLOUDY_PIXEL_PERCENTAGE"],
+            "platform": "sentinel-2a",
+            "s2:product_uri": f"{product}.SAFE",
+            "s2:datastrip_id": f"S2A_OPER_MSI_L2A_DS_2APS_{sensed}_S{strip}_N{baseline}",
+            "s2:processing_baseline": baseline,
+        }
+        raster = {}
+        if collection == "raw":
+            properties["proj:code"] = f"EPSG:{granule.epsg}"
+        else:
+            properties["grid:code"] = f"MGRS-{granule.tile}"
+            properties["earthsearch:boa_offset_applied"] = baseline >= "04"
+            raster = {"raster:bands": [{"nodata": 0, "scale": 0.0001, "offset": -0.1}]}
+        folder = f"{self.url}/{collection}/{granule.name}/{x}_{y}"
+        assets = {
+            key: {
+                "href": f"{folder}/{key}.tif",
+                "type": "image/tiff; application=geotiff",
+                **raster,
+            }
+            for key in COLLECTIONS[collection]
+        }
+        return {
+            "type": "Feature",
+            "stac_version": "1.0.0",
+            "id": product,
+            "collection": collection,
+            "geometry": None,
+            "properties": properties,
+            "links": [],
+            "assets": assets,
+        }
+
+    def page(self, items: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return some items with the link to the others: a POST, then a GET, and so on."""
+        answer = {"type": "FeatureCollection", "features": items[: self.page_size], "links": []}
+        if items[self.page_size :]:
+            with self.lock:
+                self._pages.append(items[self.page_size :])
+                number = len(self._pages) - 1
+            link: dict[str, Any] = {"rel": "next", "href": f"{self.url}/search?token={number}"}
+            if number % 2 == 0:
+                link = {"rel": "next", "href": f"{self.url}/search", "method": "POST"}
+                link["body"] = {"token": number}
+            answer["links"] = [link]
+        return answer
+
+    def rest(self, number: int) -> list[dict[str, Any]]:
+        return self._pages[number]
+
+    def _file(self, path: str) -> bytes | None:
+        """Return a COG: of ``/collection/granule/x_y/key.tif``."""
+        parts = path.strip("/").removesuffix(".tif").split("/")
+        granule = self.catalogue.find(parts[1]) if len(parts) == 4 else None
+        if granule is None or parts[0] not in COLLECTIONS:
+            return None
+        band = COLLECTIONS[parts[0]][parts[3]]
+        # Whole pixels of 60 m of the granule, around the place.
+        x, y = (int(text) for text in parts[2].split("_"))
+        x, y = x - (x - granule.left) % 60, y - (y - granule.top) % 60
+        half = self.half_m
+        left, right = max(x - half, granule.left), min(x + half, granule.left + TILE_M)
+        bottom, top = max(y - half, granule.bottom), min(y + half, granule.top)
+        size = 20 if band == "SCL" else BANDS_M[band]
+        east, north = pixel_centres(left, top, (right - left) // size, (top - bottom) // size, size)
+        if band == "SCL":
+            image = np.where(self.catalogue.is_cloud(granule, east, north), 9, 4).astype(np.uint8)
+            image[~self.catalogue.is_valid(granule, east, north)] = 0
+        else:
+            image = self.catalogue.values(granule, band, east, north)
+            if (
+                parts[0] == "raw"
+                and self.catalogue.properties(granule)["PROCESSING_BASELINE"] > "04"
+            ):
+                image = np.where(image > 0, image + 1000, 0).astype(np.uint16)
+        return cog(image, granule.epsg, left, top, size)
+
+
+def cog(image: np.ndarray, epsg: int, left: float, top: float, size: float, **more: Any) -> bytes:
+    """Return a Cloud-Optimised GeoTIFF: small blocks, and overviews if it is larger."""
+    settings = {
+        **{"driver": "COG", "compress": "deflate", "predictor": 2, "blocksize": 128},
+        **{"count": 1, "dtype": image.dtype, "crs": f"EPSG:{epsg}", "nodata": 0},
+    }
+    with MemoryFile() as memory:
+        with memory.open(
+            height=image.shape[0],
+            width=image.shape[1],
+            transform=from_origin(left, top, size, size),
+            **(settings | more),
+        ) as file:
+            file.write(image, 1)
+        return bytes(memory.getbuffer())
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: StacServer
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+    def head(
+        self, code: int, kind: str, length: int | None, headers: Sequence[tuple[str, str]] = ()
+    ) -> None:
+        self.send_response(code)
+        self.send_header("Content-Type", kind)
+        if length is None:
+            self.send_header("Transfer-Encoding", "chunked")
+        else:
+            self.send_header("Content-Length", str(length))
+        for name, value in headers:
+            self.send_header(name, value)
+        self.end_headers()
+
+    def answer(
+        self,
+        code: int,
+        body: bytes,
+        kind: str = "application/geo+json",
+        headers: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        self.head(code, kind, len(body), headers)
+        self.wfile.write(body)
+
+    def do_POST(self) -> None:
+        self._search(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+
+    def do_GET(self) -> None:
+        parts = urlsplit(self.path)
+        if parts.path == "/search":
+            self._search({"token": int(parse_qs(parts.query)["token"][0])})
+        elif parts.path.startswith("/collections/"):
+            self._count(parts.path)
+            name = parts.path.removeprefix("/collections/")
+            if name in COLLECTIONS:  # stac-spec, collection-spec.md: fields that are required
+                self.answer(200, json.dumps({"type": "Collection", "id": name}).encode())
+            else:
+                status(404)(self, b"", "")
+        else:
+            self._send_file(parts.path)
+
+    def _search(self, asked: dict[str, Any]) -> None:
+        self._count("search")
+        known = self.server.rest(asked["token"]) if "token" in asked else self.server.find(asked)
+        body = json.dumps(self.server.page(known)).encode()
+        fault = self.server.next_fault("search")
+        if fault is None:
+            self.answer(200, body)
+        else:
+            fault(self, body, "application/geo+json")
+
+    def _send_file(self, path: str) -> None:
+        self._count("file")
+        content = self.server.file(path)
+        if content is None:
+            status(404)(self, b"", "")
+            return
+        asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        assert asked is not None, "the whole file was asked for"
+        start, last = int(asked[1]), min(int(asked[2]), len(content) - 1)
+        body = content[start : last + 1]
+        fault = self.server.next_fault("file")
+        if fault is None:
+            place = ("Content-Range", f"bytes {start}-{last}/{len(content)}")
+            self.answer(206, body, "image/tiff", [place])
+        else:
+            fault(self, body, "image/tiff")
+
+    def _count(self, kind: str) -> None:
+        with self.server.lock:
+            self.server.requests[kind] += 1
+
+
+@contextmanager
+def stac(**settings: Any) -> Iterator[StacServer]:
+    """Serve in threads of this process until the block ends."""
+    server = StacServer(**settings)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.stopping.set()
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def main() -> None:
+    """Serve until the process ends; the first line that is printed is the address."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--fault_share", type=float, default=0.0)
+    server = StacServer(fault_plan=FaultPlan(parser.parse_args().fault_share))
+    print(server.url, flush=True)
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()

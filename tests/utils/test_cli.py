@@ -1,0 +1,167 @@
+"""The flags that the scripts share."""
+
+import os
+import signal
+import subprocess
+import sys
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.demos.boring_classes import BoringModel
+from torch.utils.data import DataLoader, Dataset
+
+from tests.references.launcher_variables import torchrun
+from tests.references.waiting import HANG_S
+from utils.cli import (
+    GRACE_S,
+    base_parser,
+    check_base_flags,
+    run,
+    share_cores,
+    trainer_kwargs,
+)
+from utils.errors import UserError
+from utils.flags import check_positive
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize(("gpus", "expected"), [(0, "cpu"), (1, "gpu")])
+def test_flags_become_arguments_of_lightning(gpus: int, expected: str) -> None:
+    kwargs = trainer_kwargs(Namespace(gpus=gpus, precision="16", max_epochs=3))
+    assert (kwargs["accelerator"], kwargs["devices"], kwargs["max_epochs"]) == (expected, 1, 3)
+    assert kwargs["precision"] == "16-mixed"
+
+
+@pytest.mark.parametrize("value", [0, -1, float("nan"), 2**32])
+def test_flags_that_must_be_positive_are_named(value: float) -> None:
+    with pytest.raises(UserError, match="--batch_size must be above 0"):
+        check_positive(Namespace(batch_size=value, other=None), "other", "batch_size")
+
+
+@pytest.mark.parametrize(
+    ("processes", "workers", "expected"),
+    [(1, 0, 4), (1, 1, 3), (1, 3, 1), (1, 8, 1), (2, 0, 2), (2, 1, 1), (4, 0, 1), (8, 0, 1)],
+)
+def test_processes_and_their_loaders_keep_a_core_each(
+    monkeypatch: pytest.MonkeyPatch, processes: int, workers: int, expected: int
+) -> None:
+    chosen: list[int] = []
+    monkeypatch.setattr("utils.cli.available_cores", lambda processes: max(1, 4 // processes))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    share_cores(0, processes, workers)
+    assert os.environ["OMP_NUM_THREADS"] == str(expected if processes > 1 else 4)
+    assert chosen == [expected]
+    share_cores(1, processes, workers)
+    assert chosen == [expected]  # a GPU needs no threads
+
+
+@pytest.fixture
+def _restored_signals() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_an_interruption_while_a_process_is_started_is_not_lost(name: str, code: int) -> None:
+    script = f"""
+import os, signal, time
+from utils.cli import run
+def main():
+    os.register_at_fork(after_in_parent=lambda: os.kill(os.getpid(), signal.{name}))
+    if os.fork() == 0:
+        os._exit(0)
+    while True:
+        time.sleep(0.05)  # a signal just before a sleep is seen after it
+signal.signal(signal.SIGINT, signal.default_int_handler)
+run(main)
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, timeout=HANG_S, check=False)
+    assert done.returncode == code
+
+
+class Damaged(Dataset[int]):
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, item: int) -> int:
+        raise UserError("a.tif is empty: replace it") from ValueError("its cause")
+
+
+@pytest.mark.usefixtures("_restored_signals")
+def test_an_error_of_a_loader_process_is_its_sentence_alone(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        run(lambda: list(DataLoader(Damaged(), num_workers=1)))
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == "error: a.tif is empty: replace it\n"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data_dir": Path("a\udcff")}, r"--data_dir 'a\\udcff' has odd characters"),
+        ({"log_dir": Path("/dev/null/logs")}, "--log_dir /dev/null/logs cannot be written"),
+        ({"log_dir": Path("n" * 256)}, "--log_dir n* cannot be written: File name too long"),
+    ],
+)
+def test_paths_that_cannot_work_are_told_before_the_work(
+    changes: dict[str, Path], message: str, tmp_path: Path
+) -> None:
+    parser = base_parser(None, max_epochs=1, batch_size=1, learning_rate=1.0)
+    args = parser.parse_args(["--data_dir", str(tmp_path), "--gpus", "0"])
+    vars(args).update(changes)
+    with pytest.raises(UserError, match=message):
+        check_base_flags(args)
+
+
+class Interrupt(Callback):
+    def on_train_batch_start(self, *arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+
+@pytest.mark.usefixtures("_restored_signals")
+def test_ctrl_c_while_lightning_trains_has_its_own_exit_code(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def main() -> None:
+        Trainer(
+            accelerator="cpu",
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            default_root_dir=tmp_path,
+            callbacks=[Interrupt()],
+        ).fit(BoringModel())
+
+    with pytest.raises(SystemExit) as caught:
+        run(main)
+    assert caught.value.code == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "interrupted"
+
+
+@pytest.mark.usefixtures("_restored_signals")
+@pytest.mark.parametrize(("rank", "expected"), [(0, []), (1, [GRACE_S])])
+def test_other_processes_let_the_first_one_report(
+    monkeypatch: pytest.MonkeyPatch, rank: int, expected: list[float]
+) -> None:
+    def main() -> None:
+        raise UserError("wrong")
+
+    waited: list[float] = []
+    monkeypatch.setattr("time.sleep", waited.append)
+    for name, value in torchrun(2, 2, rank).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit):
+        run(main)
+    assert waited == expected

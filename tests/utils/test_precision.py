@@ -1,0 +1,145 @@
+"""Which precision a device is made for, and what is said about it."""
+
+import re
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.references.waiting import HANG_S
+from utils import precision
+from utils.precision import PRECISIONS, auto_precision, autocast_type, resolve_precision
+
+ROOT = Path(__file__).parents[2]
+# Flags of real processors, shortened: Xeon of 2023, EPYC 9004, Xeon of 2019, EPYC 7003.
+SAPPHIRE_RAPIDS = "fpu avx2 avx512f avx512_bf16 avx512_fp16 amx_bf16 amx_tile"
+GENOA = "fpu avx2 avx512f avx512_bf16"
+CASCADE_LAKE = "fpu avx2 avx512f avx512_vnni"
+MILAN = "fpu avx2 vaes"
+LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
+
+
+@pytest.fixture
+def processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Stand in for /proc/cpuinfo; without limits from the environment, and without bf16."""
+    for name in LIMITS:
+        monkeypatch.delenv(name, raising=False)
+    info = tmp_path / "cpuinfo"
+    monkeypatch.setattr(precision, "_CPU_INFO", info)
+    write_cpu_info(info, MILAN)
+    return info
+
+
+def write_cpu_info(path: Path, flags: str) -> None:
+    path.write_text(f"processor : 0\nmodel name : avx512_bf16\nflags\t\t: {flags}\n")
+
+
+@pytest.mark.parametrize(
+    ("flags", "limits", "expected"),
+    [
+        (SAPPHIRE_RAPIDS, "", "bf16-mixed"),
+        (GENOA, "", "bf16-mixed"),
+        ("fpu amx_bf16 amx_tile", "", "bf16-mixed"),
+        (CASCADE_LAKE, "", "32-true"),
+        (MILAN, "", "32-true"),
+        (SAPPHIRE_RAPIDS, "ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2", "32-true"),
+        (SAPPHIRE_RAPIDS, "ONEDNN_MAX_CPU_ISA=AVX2", "32-true"),
+        (SAPPHIRE_RAPIDS, "ONEDNN_MAX_CPU_ISA=avx512_core", "32-true"),
+        (SAPPHIRE_RAPIDS, "DNNL_MAX_CPU_ISA=AVX2", "32-true"),
+        (SAPPHIRE_RAPIDS, "ATEN_CPU_CAPABILITY=default", "32-true"),
+        (SAPPHIRE_RAPIDS, "ATEN_CPU_CAPABILITY=avx512", "bf16-mixed"),
+        (SAPPHIRE_RAPIDS, "ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16", "bf16-mixed"),
+        (SAPPHIRE_RAPIDS, "ONEDNN_MAX_CPU_ISA=DEFAULT", "bf16-mixed"),
+    ],
+)
+def test_bf16_is_for_processors_that_may_use_its_instructions(
+    processor: Path, monkeypatch: pytest.MonkeyPatch, flags: str, limits: str, expected: str
+) -> None:
+    write_cpu_info(processor, flags)
+    for limit in limits.split():
+        monkeypatch.setenv(*limit.split("="))
+    assert auto_precision(on_gpu=False) == expected
+
+
+def test_an_unknown_processor_computes_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "_CPU_INFO", Path("nowhere"))
+    assert auto_precision(on_gpu=False) == "32-true"
+
+
+@pytest.mark.parametrize(("has_bf16", "expected"), [(True, "bf16-mixed"), (False, "32-true")])
+def test_gpus_that_only_emulate_bf16_compute_in_float32(
+    has_bf16: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+
+    def is_bf16_supported(including_emulation: bool = True) -> bool:
+        asked.append(including_emulation)
+        return has_bf16
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_bf16_supported)
+    assert auto_precision(on_gpu=True) == expected
+    assert asked == [False]
+    assert expected in PRECISIONS
+
+
+@pytest.mark.parametrize(
+    ("asked", "flags", "chosen", "warns"),
+    [
+        ("auto", MILAN, "32-true", False),
+        ("auto", GENOA, "bf16-mixed", False),
+        ("32", MILAN, "32", False),
+        ("bf16-mixed", GENOA, "bf16-mixed", False),
+        ("bf16-mixed", MILAN, "bf16-mixed", True),
+        ("16-mixed", MILAN, "bf16-mixed", True),
+        ("16", MILAN, "bf16-mixed", True),
+        ("16-mixed", GENOA, "bf16-mixed", False),
+    ],
+)
+def test_the_precision_is_printed_once_and_emulation_is_warned_of_once(
+    processor: Path,
+    capsys: pytest.CaptureFixture[str],
+    asked: str,
+    flags: str,
+    chosen: str,
+    warns: bool,
+) -> None:
+    write_cpu_info(processor, flags)
+    for rank in range(2):
+        args = Namespace(precision=asked, gpus=0, protocol="corrected")
+        resolve_precision(args, rank)
+        assert args.precision == chosen
+    said = capsys.readouterr()
+    assert said.out == f"precision: {chosen}\n"
+    assert said.err.count("7 to 20 times slower") == said.err.count("\n") == warns
+
+
+def test_the_papers_protocol_computes_in_float32(processor: Path) -> None:
+    write_cpu_info(processor, GENOA)
+    args = Namespace(precision="auto", gpus=0, protocol="paper")
+    resolve_precision(args)
+    assert args.precision == "32-true"
+
+
+def test_names_of_types_are_torchs() -> None:
+    kinds = {autocast_type(name) for name in PRECISIONS}
+    assert kinds == {None, torch.bfloat16, torch.float16}
+
+
+def test_the_decision_needs_no_torch() -> None:
+    code = "import sys; from utils.precision import auto_precision; auto_precision(on_gpu=False); "
+    code += "sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=HANG_S).returncode == 0
+
+
+def test_no_command_or_benchmark_asks_for_a_precision_that_may_be_emulated() -> None:
+    files = [ROOT / "Makefile", ROOT / "README.md"]
+    files += [*ROOT.glob("main_*.py"), *ROOT.glob("benchmarks/*.py"), *ROOT.glob("docs/*.*")]
+    asks = re.compile(r"--precision[\s=\"',]+(bf16|16)")
+    texts = {file: file.read_text() for file in files if file.suffix != ".png"}
+    assert len(texts) > 20
+    assert [file.name for file, text in texts.items() if asks.search(text)] == []
+    assert asks.search("--precision bf16-mixed")
+    assert asks.search('"--precision", "16"')
