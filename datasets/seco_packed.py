@@ -92,6 +92,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from datasets.litdata_manifest import is_litdata
     from datasets.open_patches import open_patches
     from datasets.packed_store import PackedStore
+    from datasets.pictures import Pictures
+    from datasets.seco_patches import SecoPatches
 
     if is_litdata(args.data_dir):
         raise UserError(f"{args.data_dir} is in chunks already: --data_dir takes its source")
@@ -107,6 +109,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         from datasets.packing import pack
 
+        assert isinstance(source, SecoPatches | Pictures)  # chunks are refused above
         packed = describe(pack(source, args.save_path, args.num_workers))
     print(f"packed in {time.perf_counter() - started:.0f} s: {packed}")
     print(f"{'chunks' if args.format == 'litdata' else 'store'}: {args.save_path}")
