@@ -89,6 +89,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     check_exists("data_dir", args.data_dir)
     check_can_write("save_path", args.save_path, is_folder=True)
+    from datasets.seco.patches import SecoPatches
+    from datasets.seco.pictures import Pictures
     from datasets.store.litdata_manifest import is_litdata
     from datasets.store.open import open_patches
     from datasets.store.reader import PackedStore
@@ -107,6 +109,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         from datasets.store.writer import pack
 
+        assert isinstance(source, SecoPatches | Pictures)  # chunks are refused above
         packed = describe(pack(source, args.save_path, args.num_workers))
     print(f"packed in {time.perf_counter() - started:.0f} s: {packed}")
     print(f"{'chunks' if args.format == 'litdata' else 'store'}: {args.save_path}")

@@ -52,7 +52,7 @@ class DataMode:
     def view_labels(self) -> list[str]:
         """What each view shows, in two lines, the query first."""
         names = ["query", *(f"key {n}: {name}" for n, name in enumerate(self.space_names))]
-        dates = [f"date t{view.date}{', recoloured' * view.synthetic}" for view in self.views]
+        dates = [f"date t{view.date}{', augmented' * view.synthetic}" for view in self.views]
         return [f"{name}\n{date}" for name, date in zip(names, dates, strict=True)]
 
 

@@ -118,9 +118,9 @@ def test_modes_are_those_of_the_paper() -> None:
     }
     assert DATA_MODES["seco"].view_labels == [
         "query\ndate t0",
-        "key 0: all\ndate t1, recoloured",
+        "key 0: all\ndate t1, augmented",
         "key 1: season\ndate t2",
-        "key 2: synthetic\ndate t0, recoloured",
+        "key 2: synthetic\ndate t0, augmented",
     ]
 
 
