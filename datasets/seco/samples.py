@@ -126,8 +126,8 @@ class PatchDataset(Dataset[dict[str, Any]]):
         if count < needed:
             name = self.source.name(int(self.source.starts[place])).split("/")[0]
             raise UserError(
-                f"place {name} has {count} date{'s' * (count != 1)}, but --data_mode "
-                f"needs {needed} of each place: remove the place or take --data_mode moco"
+                f"place {name} has {count} date{'s' * (count != 1)}, but a sample needs {needed} "
+                "of each place: remove the place, or take each date alone (--data_mode moco)"
             )
 
 

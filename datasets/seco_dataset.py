@@ -1,0 +1,229 @@
+"""SeCo as map-style data sets, with the names of the original: for notebooks and own loops.
+
+>>> dataset = SeasonalContrastMultiAug("seco_100k")
+>>> q, (k0, k1, k2) = dataset[0]
+>>> dataset.plot(dataset[0])  # in a notebook, after %matplotlib inline
+
+Patches, dates and views come from the objects that ``SecoDataModule`` trains with. Dates and views
+are drawn from torch's global generator: ``torch.manual_seed`` or ``seed_everything`` repeats them,
+and the worker processes of a ``DataLoader`` draw different ones. Two reads of one index differ.
+
+A damaged or empty patch is a ``UserError`` that names the file, raised when it is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from datasets.bands import ALL_BANDS, RGB_BANDS, check_stored
+from datasets.seco.data_modes import DATA_MODES
+from datasets.seco.patches import SecoPatches
+from datasets.seco.samples import PatchDataset
+from utils.augment import Augment
+from utils.augment_config import AugmentConfig
+from utils.normalization import RGB_QUANTILES, InputSpec
+from utils.random import sample_keys
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "ALL_BANDS",
+    "QUANTILES",
+    "RGB_BANDS",
+    "SeasonalContrastBasic",
+    "SeasonalContrastMultiAug",
+    "SeasonalContrastTemporal",
+]
+
+# 2 % and 98 % quantiles of the published bands in stored uint8 steps, arranged as in the original.
+QUANTILES = {
+    "min_q": {band: low for band, (low, _) in RGB_QUANTILES.items()},
+    "max_q": {band: high for band, (_, high) in RGB_QUANTILES.items()},
+}
+_NUM_EPOCHS = 2**31  # of which each read draws one: dates and views are a function of it
+
+
+class SeasonalContrastBase(Dataset[Any]):
+    """What the three data sets share: where patches are, how they are drawn, and their pictures.
+
+    Args:
+        root: Folder or zip of places, ``<place>/<scene>/<band>.tif``.
+        bands: Bands in channel order; None for B4, B3, B2 (red, green, blue).
+        transform: Applied to each image or view; None leaves it as it is.
+
+    Attributes:
+        samples: The stored patches of each sample, as the training reads them.
+        input_spec: Bands, stretch and normalisation.
+
+    Raises:
+        UserError: The folder holds no SeCo patches or not these bands, a place has too few dates,
+            or a band other than B2, B3, B4 has no quantiles, which ``datasets/seco_utils.py``
+            measures and writes into ``root``.
+    """
+
+    num_dates = 1
+    every_date = False
+
+    def __init__(
+        self,
+        root: Path | str,
+        bands: Sequence[str] | None = None,
+        transform: Callable[[Any], Any] | None = None,
+    ) -> None:
+        source = SecoPatches(Path(root), RGB_BANDS if bands is None else bands)
+        self.bands = source.bands
+        self.input_spec = source.input_spec
+        self.transform = transform
+        check_stored(source.samples(), str(root))
+        self.samples = PatchDataset(source, self.num_dates, every_date=self.every_date)
+        self._table = self.input_spec.stretch_table().numpy()
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def _draw(self, index: int) -> tuple[Tensor, Tensor]:
+        """Return stored patches, uint8, (T, C, H, W), and the key of their views, int64, (1,)."""
+        index = range(len(self))[index]  # raises the IndexError that ends a for loop
+        epoch = int(torch.randint(_NUM_EPOCHS, ()))
+        keys = sample_keys(self.samples.seed, torch.tensor([epoch]), torch.tensor([index]))
+        return self.samples[epoch, index]["patches"], keys
+
+    def _image(self, patch: Tensor) -> Any:
+        """Stretch a stored patch, uint8, (C, H, W), to an image, and transform it."""
+        planes = zip(self._table, patch.numpy(), strict=True)
+        picture = np.stack([table[plane] for table, plane in planes], axis=-1)  # (H, W, C)
+        bands = picture.shape[-1]
+        if bands in (1, 3):  # PIL has no pictures of other numbers of bands
+            return self._transformed(Image.fromarray(picture[..., 0] if bands == 1 else picture))
+        return self._transformed(picture)
+
+    def _transformed(self, view: Any) -> Any:
+        return view if self.transform is None else self.transform(view)
+
+
+class SeasonalContrastBasic(SeasonalContrastBase):
+    """Every date of every place is a sample: one image, for contrast within an image (MoCo)."""
+
+    every_date = True
+
+    def __getitem__(self, index: int) -> Any:
+        """Return the transformed image of a patch.
+
+        Without a transform it is a uint8 picture in 0..255, stretched between the quantiles: a PIL
+        image if there are one or three bands, else an array of shape (H, W, C).
+        """
+        (t0,), _ = self._draw(index)
+        return self._image(t0)
+
+    def plot(self, sample: Any) -> Figure:
+        """Draw a sample of this data set, see ``plot_images``."""
+        return plot_images([sample], ["image"], self.input_spec)
+
+
+class SeasonalContrastTemporal(SeasonalContrastBase):
+    """A place is a sample: two of its dates, for contrast between seasons (MoCo-v2+TP).
+
+    Unlike the original, the dates are never the same: see docs/differences.md#dates.
+    """
+
+    num_dates = 2
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        """Return query and key, images of two dates as those of ``SeasonalContrastBasic``."""
+        (t0, t1), _ = self._draw(index)
+        q = self._image(t0)
+        k = self._image(t1)
+        return q, k
+
+    def plot(self, sample: tuple[Any, Any]) -> Figure:
+        """Draw a sample of this data set, see ``plot_images``."""
+        return plot_images(sample, ["q: date t0", "k: date t1"], self.input_spec)
+
+
+class SeasonalContrastMultiAug(SeasonalContrastBase):
+    """A place is a sample: the four views of SeCo (figure 2 of arXiv 2103.16607) of three dates.
+
+    Every view is cropped at random, resized to 224 x 224 pixels and normalised with the statistics
+    of ImageNet. A synthetic one is first changed by colour jitter, grey, blur and flip. Unlike the
+    original, the three dates differ (docs/differences.md#dates), and ``transform`` has an effect:
+    it is applied to each finished view.
+
+    Attributes:
+        augment_config: Distribution of the views; a subclass may replace it.
+    """
+
+    num_dates = 3
+    augment_config = AugmentConfig()
+
+    def __init__(
+        self,
+        root: Path | str,
+        bands: Sequence[str] | None = None,
+        transform: Callable[[Any], Any] | None = None,
+    ) -> None:
+        super().__init__(root, bands, transform)
+        self._augment = Augment(self.input_spec, self.augment_config)
+
+    def __getitem__(self, index: int) -> tuple[Any, list[Any]]:
+        """Return the query and the keys of the three embedding spaces.
+
+        Without a transform, views are float32 of shape (C, 224, 224).
+        """
+        (t0, t1, t2), keys = self._draw(index)
+
+        def view(stream: int, patch: Tensor, *, synthetic: bool) -> Any:
+            return self._transformed(self._augment(patch[None], keys, stream, synthetic)[0])
+
+        q = view(0, t0, synthetic=False)
+        k0 = view(1, t1, synthetic=True)  # another date, changed: Z0, invariant to everything
+        k1 = view(2, t2, synthetic=False)  # another date: Z1, invariant to seasons
+        k2 = view(3, t0, synthetic=True)  # the same date, changed: Z2, invariant to augmentation
+        return q, [k0, k1, k2]
+
+    def plot(self, sample: tuple[Any, list[Any]]) -> Figure:
+        """Draw a sample of this data set, see ``plot_images``."""
+        q, keys = sample
+        return plot_images([q, *keys], DATA_MODES["seco"].view_labels, self.input_spec)
+
+
+def plot_images(views: Sequence[Any], titles: Sequence[str], spec: InputSpec) -> Figure:
+    """Draw images side by side, in true colour where the bands allow it.
+
+    Args:
+        views: PIL images, arrays of shape (H, W, C) or tensors of shape (C, H, W): uint8, floats in
+            0..1, or, if any is negative, floats normalised as ``spec`` describes.
+        titles: Text above each image.
+        spec: Bands of the images and their normalisation.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3 * len(views), 3.8), layout="constrained")
+    row = figure.subplots(1, len(views), squeeze=False)[0]
+    for axes, view, title in zip(row, views, titles, strict=True):
+        axes.imshow(_shown(view, spec), cmap="gray", vmin=0, vmax=1)
+        axes.set(xticks=[], yticks=[], title=title)
+    return figure
+
+
+def _shown(view: Any, spec: InputSpec) -> np.ndarray:
+    """Return red, green, blue in 0..1, (H, W, 3); else the first three bands, or the first."""
+    if isinstance(view, Tensor):
+        view = view.detach().cpu().permute(1, 2, 0)
+    pixels = np.atleast_3d(np.asarray(view))  # (H, W, C)
+    num_bands = pixels.shape[-1]
+    if pixels.dtype == np.uint8:
+        pixels = pixels / 255
+    elif pixels.min() < 0 and num_bands == len(spec.bands):
+        pixels = pixels * np.array(spec.std) + np.array(spec.mean)
+    if num_bands == len(spec.bands) and set(RGB_BANDS) <= set(spec.bands):
+        pixels = pixels[..., [spec.bands.index(band) for band in RGB_BANDS]]
+    return np.clip(pixels[..., :3] if num_bands >= 3 else pixels[..., 0], 0, 1)
