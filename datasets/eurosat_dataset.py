@@ -1,41 +1,57 @@
 """EuroSAT (Helber et al. 2018, 2019): 64 x 64 px of ten land-cover classes, RGB or 13 bands.
 
-Write the lists of the split alone, for a pre-training that must see the train images only:
+    dataset = EurosatDataset("EuroSAT_RGB", "train")
+    image, label = dataset[0]
+
+As a command, the file writes the lists of the split, for a pre-training that sees the train images
+only:
 
     python datasets/eurosat_dataset.py --data_dir EuroSAT_RGB.zip --save_path lists
 """
 
 from __future__ import annotations
 
-import hashlib
 import sys
-import warnings
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 if not __package__:  # started as a script: the root is not on the path yet
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from datasets.bands import EUROSAT_BANDS, check_dn
-from datasets.eurosat_splits import (
-    LIST_PREFIXES,
-    add_split_args,
-    find_split,
-    stratified_split,
-    write_split,
-)
-from utils.cli import print_next, run
-from utils.errors import UserError
-from utils.files import check_exists
-from utils.flags import Parser, check_not_negative
-from utils.input_transform import DataSpec, InputTransform
+if __name__ == "__main__":  # before torch is imported, so that --help and errors take no time
+    from datasets.eurosat_splits import main
+    from utils.cli import run
 
-# What takes long to import is imported by the methods that use it: this file is a script, too.
+    run(main)
+    sys.exit()
+
+import hashlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from datasets.bands import EUROSAT_BANDS, RGB_BANDS, check_dn
+from datasets.eurosat_files import (
+    CLASSES,
+    SmallFiles,
+    find_pictures,
+    is_geotiff,
+    label_pictures,
+    read_picture,
+    without_georeference,
+)
+from datasets.eurosat_splits import SPLITS, split_pictures
+from utils.errors import UserError
+from utils.input_transform import DataSpec, InputTransform
+from utils.progress import progress
+
 if TYPE_CHECKING:
-    import numpy as np
-    from torch import Tensor
+    from matplotlib.figure import Figure
 
 # Mean and standard deviation per band of the level-1C digital numbers:
 # https://github.com/microsoft/torchgeo/blob/545abe8326efc2848feae69d0212a15faba3eb00/torchgeo/datamodules/eurosat.py
@@ -66,35 +82,104 @@ _NUM_SAMPLES = 100  # pictures that show the unit: not all of them are of lakes
 _CHUNK = 250  # pictures per task of a thread
 
 
-class EurosatDataset:
-    """The files of EuroSAT in a zip or a folder; any stray files in it are ignored.
+class EurosatDataset(Dataset[tuple[Any, int]]):
+    """Pictures of EuroSAT with their labels, as a map-style data set.
+
+    The constructor is that of the original, whose ``root`` is the folder of the class folders with
+    ``train.txt`` and ``val.txt``, one file name per line
+    (https://github.com/ServiceNow/seasonal-contrast/blob/411e37eb6038bc26828725854b8f1c9832c3f6a7/datasets/eurosat_dataset.py).
+    Such a folder gives the same items in the same order here. Beyond the original, ``root`` may be
+    a zip or the parent folder of either archive, and a split without lists is drawn.
+
+    Args:
+        root: Zip of EuroSAT (RGB or 13 bands), folder of the ten class folders, or its parent.
+        split: "train", "val" or "test"; None for all pictures. Lists ``<split>.txt`` or
+            ``eurosat-<split>.txt`` in or next to ``root`` define the splits; without any list they
+            are a stratified 60/20/20 draw.
+        transform: Applied to the image of each item.
+        split_seed: Seed of the draw; lists do not depend on it.
+        split_kind: "random", or "spatial" for the lists ``eurosat-spatial-<split>.txt``, which
+            separate the splits by longitude.
 
     Attributes:
-        data_dir: The zip or folder.
-        root: Prefix of the class folders in it, one of ``ROOTS``.
-        names: ``<Class>/<file>`` of every picture, sorted.
         classes: Names of the class folders, sorted: label i means ``classes[i]``.
-        labels: Label of every picture, int64, shape (N,).
-        spec: What the pictures store, ``RGB_DATA`` or ``BANDS_DATA``.
+        class_to_idx: Label of each class.
+        names: ``<Class>/<file>`` of the pictures in the order of the items, N of them.
+        labels: Their labels, int64, shape (N,).
+        folder: Prefix of the class folders in ``root``, "" or such as "EuroSAT_RGB/".
+        spec: What the files store, ``RGB_DATA`` or ``BANDS_DATA``.
+
+    Raises:
+        UserError: ``root`` is not a EuroSAT, ``split`` is unknown, its list is missing, empty or
+            names other pictures, or the 13 bands are not digital numbers.
     """
 
-    def __init__(self, data_dir: Path) -> None:
-        import torch
+    all_classes = CLASSES
+    all_bands = EUROSAT_BANDS  # of the GeoTIFFs, in the order of the file
+    all_splits = SPLITS
 
-        from datasets.eurosat_files import SmallFiles, find_pictures, is_geotiff
+    def __init__(
+        self,
+        root: str | Path,
+        split: str | None = None,
+        transform: Callable[[Any], Any] | None = None,
+        *,
+        split_seed: int = 0,
+        split_kind: str = "random",
+    ) -> None:
+        if split is not None and split not in SPLITS:
+            raise UserError(f"unknown split {split!r}: the splits are {', '.join(SPLITS)}")
+        self.root = Path(root)
+        self.split = split
+        self.transform = transform
+        self._files = SmallFiles(self.root)
+        self.folder, self._all_names = find_pictures(self._files)
+        self.names = tuple(self._all_names)
+        self.classes, self.labels = label_pictures(self.names)
+        self.class_to_idx = {name: label for label, name in enumerate(self.classes)}
+        self.spec = BANDS_DATA if is_geotiff(self.names[0]) else RGB_DATA
+        if split is not None:
+            rows = self._split_all(split_seed, split_kind, needed=(split,))[split]
+            self.names = tuple(self.names[row] for row in rows.tolist())
+            self.labels = self.labels[rows]
+        self._check_unit()
 
-        self.data_dir = data_dir
-        self._files = SmallFiles(data_dir)
-        self.root, names = find_pictures(self._files)
-        self.names = tuple(names)
-        folders = [name.split("/")[0] for name in names]
-        self.classes = tuple(sorted(set(folders)))
-        label_of = {name: label for label, name in enumerate(self.classes)}
-        self.labels = torch.tensor([label_of[folder] for folder in folders])
-        self.spec = BANDS_DATA if is_geotiff(names[0]) else RGB_DATA
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        """Read a picture.
+
+        Returns:
+            The image and its label, from 0 to ``len(classes) - 1``. The image is the result of
+            ``transform`` on, or without one is itself: for RGB files a PIL image of mode RGB; for
+            GeoTIFFs digital numbers (10,000 times reflectance), float32, shape (13, H, W), in the
+            order of ``all_bands``.
+
+        Raises:
+            UserError: The file is damaged, or not 8-bit RGB or 13 bands of uint16.
+        """
+        with without_georeference():
+            stored = self._read(index, range(len(self.spec.bands)))
+        image: Any
+        if self.spec.unit == "picture":
+            image = Image.fromarray(np.ascontiguousarray(stored.transpose(1, 2, 0)))
+        else:
+            image = torch.from_numpy(stored.astype(np.float32))
+        return image if self.transform is None else self.transform(image), int(self.labels[index])
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def splits(self, split_seed: int = 0, kind: str = "random") -> dict[str, Tensor]:
+        """Return the public split where its lists are found, else a stratified 60/20/20 one.
+
+        Args:
+            split_seed: Seed of the stratified split; the public one needs none.
+            kind: "random", or "spatial" by longitude, which needs the public lists.
+
+        Returns:
+            For each of ``all_splits`` the positions of its pictures in ``names`` of the data set
+            that was opened without a split, int64.
+        """
+        return self._split_all(split_seed, kind, needed=SPLITS)
 
     def read_images(self, transform: InputTransform, num_threads: int) -> Tensor:
         """Read every picture as the transform's encoder sees it, in the order of ``names``.
@@ -105,34 +190,23 @@ class EurosatDataset:
 
         Returns:
             uint8, shape (N, C, H, W).
+
+        Raises:
+            UserError: A file is damaged, has other bands or another size than the first.
         """
-        import numpy as np
-        import torch
-        from rasterio.errors import NotGeoreferencedWarning
-
-        from datasets.eurosat_files import read_picture
-        from utils.progress import progress
-
         channels = [self.spec.bands.index(band) for band in transform.bands]
-
-        def read(index: int) -> np.ndarray:
-            stored = read_picture(self._files, self.root + self.names[index], channels)
-            return transform.to_picture(stored)
-
         with (
-            warnings.catch_warnings(),
+            without_georeference(),
             ThreadPoolExecutor(max(1, num_threads)) as pool,
             progress(total=len(self), desc="reading EuroSAT", unit=" images", leave=False) as bar,
         ):
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            self._check_unit()
-            first = read(0)
+            first = transform.to_picture(self._read(0, channels))
             images = np.empty((len(self), *first.shape), np.uint8)
 
             def fill(start: int) -> int:
                 stop = min(start + _CHUNK, len(self))
                 for index in range(start, stop):
-                    image = read(index)
+                    image = transform.to_picture(self._read(index, channels))
                     self._check_size(index, image.shape, first.shape)
                     images[index] = image
                 return stop - start
@@ -141,47 +215,52 @@ class EurosatDataset:
                 bar.update(count)
         return torch.from_numpy(images)
 
+    def plot(self, sample: tuple[Any, int], title: str | None = None) -> Figure:
+        """Draw an item in true colours.
+
+        Args:
+            sample: Image and label, as items are: a PIL image; a tensor of shape (3, H, W), uint8
+                or float in 0..1; or a tensor of shape (13, H, W), of which B4, B3, B2 are shown
+                with one common factor, so that 2 % of the values saturate.
+            title: Text above the image; the name of the class by default.
+
+        Returns:
+            A figure that pyplot does not know, so nothing has to be closed.
+
+        Raises:
+            UserError: The image has another shape.
+        """
+        from matplotlib.figure import Figure
+
+        image, label = sample
+        figure = Figure(figsize=(3, 3.3), layout="constrained")
+        axes = figure.add_subplot()
+        axes.imshow(_true_colors(image))
+        axes.set_title(self.classes[label] if title is None else title)
+        axes.set_axis_off()
+        return figure
+
+    def _split_all(self, seed: int, kind: str, needed: Sequence[str]) -> dict[str, Tensor]:
+        return split_pictures(self._files, self.folder, self._all_names, seed, kind, needed)
+
+    def _read(self, index: int, channels: Sequence[int]) -> np.ndarray:
+        """Read channels of a picture as stored: (len(channels), H, W)."""
+        return read_picture(self._files, self.folder + self.names[index], channels)
+
     def _check_unit(self) -> None:
         """Refuse 13 bands that are not digital numbers, as some pictures show."""
-        from datasets.eurosat_files import read_picture
-
-        if self.spec is BANDS_DATA:
+        if self.spec.unit == "reflectance":
             some = range(0, len(self), max(1, len(self) // _NUM_SAMPLES))
-            paths = (self.root + self.names[index] for index in some)
             bands = range(len(EUROSAT_BANDS))
-            check_dn((read_picture(self._files, path, bands) for path in paths), str(self.data_dir))
+            with without_georeference():
+                check_dn((self._read(index, bands) for index in some), str(self.root))
 
     def _check_size(self, index: int, shape: tuple[int, ...], first: tuple[int, ...]) -> None:
         if shape != first:
             raise UserError(
-                f"pictures of one size are needed: {self.names[index]} in {self.data_dir} has "
+                f"pictures of one size are needed: {self.names[index]} in {self.root} has "
                 f"{shape[1:]} px, {self.names[0]} {first[1:]}"
             )
-
-    def splits(self, split_seed: int, kind: str = "random") -> dict[str, Tensor]:
-        """Return the public split where its lists are at hand, else a stratified 60/20/20 one.
-
-        Args:
-            split_seed: Seed of the stratified split; the public one needs none.
-            kind: "random", or "spatial" by longitude, which needs the public lists.
-
-        Returns:
-            For each of ``SPLITS`` the positions of its pictures in ``names``, int64.
-        """
-        from datasets.eurosat_files import SmallFiles
-
-        beside = SmallFiles(self.data_dir.absolute().parent)
-        folders = dict.fromkeys([(self._files, self.root), (self._files, ""), (beside, "")])
-        found = find_split(list(folders), self.names, kind)
-        if found is not None:
-            return found
-        if kind == "spatial":
-            raise UserError(
-                f"--split spatial needs {LIST_PREFIXES[kind][0]}train.txt and the lists for val "
-                f"and test in {self.data_dir} or beside it: get them with `python "
-                "datasets/download.py eurosat_rgb --save_path DIR`, or use --split random"
-            )
-        return stratified_split(self.labels, self.classes, split_seed)
 
 
 def fingerprint(names: Sequence[str], images: Tensor) -> str:
@@ -191,27 +270,18 @@ def fingerprint(names: Sequence[str], images: Tensor) -> str:
     return digest.hexdigest()
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Write the lists of the split."""
-    parser = Parser(__doc__)
-    add = parser.group("data").add_argument
-    add("--data_dir", type=Path, required=True, help="Zip or folder of EuroSAT.")
-    add_split_args(parser)
-    add = parser.group("output").add_argument
-    add("--save_path", type=Path, required=True, help="Folder for the three lists.")
-    args = parser.parse_args(argv)
-    check_exists("data_dir", args.data_dir)
-    check_not_negative(args, "split_seed")
-    dataset = EurosatDataset(args.data_dir)
-    splits = dataset.splits(args.split_seed, args.split)
-    write_split(args.save_path, dataset.names, splits)
-    for split, positions in splits.items():
-        print(f"{args.save_path / split}.txt: {len(positions)} images")
-    if len(dataset.spec.bands) == 3:  # pictures, which are pre-trained on without the labels
-        listed = ("--image_list", args.save_path / "train.txt")
-        flags = ("--data_mode", "moco", "--preset", "small_images")
-        print_next("main_pretrain.py", "--data_dir", args.data_dir, *listed, *flags)
-
-
-if __name__ == "__main__":
-    run(main)
+def _true_colors(image: Any) -> np.ndarray:
+    """Return red, green and blue for matplotlib: uint8 or floats in 0..1, shape (H, W, 3)."""
+    if isinstance(image, Image.Image):
+        return np.asarray(image.convert("RGB"))
+    planes = torch.as_tensor(image).detach().cpu()
+    if planes.ndim != 3 or len(planes) not in (3, len(EUROSAT_BANDS)):
+        raise UserError(
+            f"an image of shape {tuple(planes.shape)} cannot be drawn: give one of shape (3, H, W) "
+            f"or ({len(EUROSAT_BANDS)}, H, W)"
+        )
+    if len(planes) == len(EUROSAT_BANDS):
+        planes = planes[[EUROSAT_BANDS.index(band) for band in RGB_BANDS]].float()
+        planes = planes / planes.quantile(0.98).clamp(min=torch.finfo(torch.float32).tiny)
+    colors = planes.permute(1, 2, 0).numpy()
+    return colors if colors.dtype == np.uint8 else colors.clip(0, 1)

@@ -1,12 +1,15 @@
 """The files of EuroSAT, in a zip or a folder, and how one of them becomes an array."""
 
+import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
-from rasterio.errors import RasterioError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import MemoryFile
 
 from datasets.archive import MAX_MEMBER_BYTES, ZipFiles
@@ -92,14 +95,12 @@ def find_pictures(files: SmallFiles) -> tuple[str, list[str]]:
     }
     if not found:
         raise UserError(
-            f"{files.path} has no class folders with JPEG, PNG or TIFF pictures: --data_dir takes "
-            "a zip of EuroSAT, the folder of its classes or the parent of that folder"
+            f"{files.path} has no class folders with JPEG, PNG or TIFF pictures: name a zip of "
+            "EuroSAT, the folder of its classes or the parent of that folder"
         )
     archives = [root for root in found if root]
     if len(archives) > 1:
-        raise UserError(
-            f"{files.path} holds {archives[0]} and {archives[1]}: --data_dir takes one of them"
-        )
+        raise UserError(f"{files.path} holds {archives[0]} and {archives[1]}: name one of them")
     root = next(iter(found))  # "" is the last one
     names = found[root]
     _check_classes(names, files.path)
@@ -112,6 +113,29 @@ def find_pictures(files: SmallFiles) -> tuple[str, list[str]]:
             f"{next(n for n in names if is_geotiff(n) != is_geotiff(names[0]))}: keep one kind"
         )
     return root, names
+
+
+def label_pictures(names: Sequence[str]) -> tuple[tuple[str, ...], torch.Tensor]:
+    """Number the class folders in alphabetical order, as the original does.
+
+    Args:
+        names: ``<Class>/<file>`` of the pictures, N of them.
+
+    Returns:
+        Names of the classes, and the label of every picture, int64, shape (N,).
+    """
+    folders = [name.split("/")[0] for name in names]
+    classes = tuple(sorted(set(folders)))
+    label_of = {name: label for label, name in enumerate(classes)}
+    return classes, torch.tensor([label_of[folder] for folder in folders])
+
+
+@contextmanager
+def without_georeference() -> Iterator[None]:
+    """Silence rasterio on GeoTIFFs without coordinates; enclose threads, do not enter in them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        yield
 
 
 def is_geotiff(name: str) -> bool:
@@ -176,8 +200,8 @@ def _read_geotiff(data: bytes, channels: Sequence[int], where: str) -> np.ndarra
         if file.count != len(EUROSAT_BANDS) or set(file.dtypes) != {"uint16"}:
             raise UserError(
                 f"{where} has {file.count} bands of {file.dtypes[0]}, EuroSAT's GeoTIFFs have "
-                f"{len(EUROSAT_BANDS)} of uint16 (10,000 times reflectance): --data_dir takes "
-                "these or the RGB pictures"
+                f"{len(EUROSAT_BANDS)} of uint16 (10,000 times reflectance): use these or "
+                "the RGB pictures"
             )
         return file.read([channel + 1 for channel in channels])
 

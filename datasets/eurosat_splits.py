@@ -1,4 +1,9 @@
-"""Splits of EuroSAT: the public lists, random or by longitude, or a seeded stratified split."""
+"""Splits of EuroSAT: the public lists, random or by longitude, or a seeded stratified split.
+
+Write the lists of the split alone, for a pre-training that must see the train images only:
+
+    python datasets/eurosat_dataset.py --data_dir EuroSAT_RGB.zip --save_path lists
+"""
 
 from __future__ import annotations
 
@@ -7,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from utils.cli import print_next
 from utils.errors import UserError, quoted
-from utils.files import is_hidden, written_whole
-from utils.flags import Parser
+from utils.files import check_exists, is_hidden, written_whole
+from utils.flags import Parser, check_not_negative
 
 if TYPE_CHECKING:  # the scripts parse their flags before torch is imported
     from torch import Tensor
@@ -37,6 +43,50 @@ def add_split_args(parser: Parser) -> None:
         default=0,
         help="Seed of the 60/20/20 split that is drawn where no public lists are found.",
     )
+
+
+def split_pictures(
+    files: SmallFiles,
+    root: str,
+    names: Sequence[str],
+    split_seed: int,
+    kind: str = "random",
+    needed: Sequence[str] = SPLITS,
+) -> dict[str, Tensor]:
+    """Return the public split where its lists are found, else a stratified 60/20/20 one.
+
+    Args:
+        files: Zip or folder of the data set.
+        root: Prefix of the class folders in it.
+        names: ``<Class>/<file>`` of all pictures.
+        split_seed: Seed of the stratified split; the public one needs none.
+        kind: A key of ``LIST_PREFIXES``; "spatial" exists as public lists only.
+        needed: Splits that must have a list if any split has one.
+
+    Returns:
+        Positions in ``names`` for each split that has a list, int64.
+
+    Raises:
+        UserError: The kind is unknown, a list is missing or does not fit the pictures, or a class
+            has too few pictures.
+    """
+    from datasets.eurosat_files import SmallFiles, label_pictures
+
+    if kind not in LIST_PREFIXES:
+        raise UserError(f"unknown kind of split {kind!r}: the kinds are {', '.join(LIST_PREFIXES)}")
+    parent = SmallFiles(files.path.absolute().parent)
+    folders = dict.fromkeys([(files, root), (files, ""), (parent, "")])
+    found = find_split(list(folders), names, kind, needed)
+    if found is not None:
+        return found
+    if kind == "spatial":
+        raise UserError(
+            f"--split spatial needs {LIST_PREFIXES[kind][0]}train.txt and the lists for val and "
+            f"test in {files.path} or beside it: get them with `python datasets/download.py "
+            "eurosat_rgb --save_path DIR`, or use the random split"
+        )
+    classes, labels = label_pictures(names)
+    return stratified_split(labels, classes, split_seed)
 
 
 def stratified_split(labels: Tensor, classes: Sequence[str], split_seed: int) -> dict[str, Tensor]:
@@ -84,7 +134,10 @@ def write_split(folder: Path, names: Sequence[str], splits: Mapping[str, Tensor]
 
 
 def find_split(
-    folders: Sequence[tuple[SmallFiles, str]], names: Sequence[str], kind: str
+    folders: Sequence[tuple[SmallFiles, str]],
+    names: Sequence[str],
+    kind: str,
+    needed: Sequence[str] = SPLITS,
 ) -> dict[str, Tensor] | None:
     """Find the lists of a kind and match them with the pictures.
 
@@ -94,9 +147,10 @@ def find_split(
             ignored with a warning if they name none of the pictures.
         names: ``<Class>/<file>`` of the pictures.
         kind: A key of ``LIST_PREFIXES``.
+        needed: Splits that must have a list if any split has one.
 
     Returns:
-        Positions in ``names`` for each of ``SPLITS``, int64; None if there are no lists.
+        Positions in ``names`` for each split that has a list, int64; None if there are no lists.
     """
     positions = _positions(names)
     for number, (files, folder) in enumerate(folders):
@@ -116,7 +170,7 @@ def find_split(
                     stacklevel=2,
                 )
             elif lists:
-                return match_lists(lists, names, files.path)
+                return match_lists(lists, names, files.path, needed)
     return None
 
 
@@ -139,22 +193,25 @@ def _read_lists(files: SmallFiles, start: str) -> dict[str, list[str]]:
 
 
 def match_lists(
-    lists: Mapping[str, Sequence[str]], names: Sequence[str], container: Path
+    lists: Mapping[str, Sequence[str]],
+    names: Sequence[str],
+    container: Path,
+    needed: Sequence[str] = SPLITS,
 ) -> dict[str, Tensor]:
     """Find the pictures of each list, whatever their folder prefix and suffix, in its order.
 
     Args:
-        lists: Lines of each of ``SPLITS``, of which none may be missing; the public ones name a
-            .jpg also for a .tif.
+        lists: Lines of the list of each split; the public ones name a .jpg also for a .tif.
         names: ``<Class>/<file>`` of the pictures.
-        container: Where the lists lie, for errors.
+        container: Where the lists are stored, for errors.
+        needed: Splits that must have a list.
 
     Returns:
-        Positions in ``names`` for each of ``SPLITS``, int64.
+        Positions in ``names`` for each of ``lists``, int64.
     """
     import torch
 
-    missing = [split for split in SPLITS if split not in lists]
+    missing = [split for split in needed if split not in lists]
     if missing:
         raise UserError(
             f"{container} has lists of a split, but no {missing[0]}.txt: add it or take the others "
@@ -179,9 +236,10 @@ def match_lists(
                 splits[split].append(position)
     for problem, lines in problems.items():
         if lines:
+            more = "add the pictures, " if problem == "not in the data" else ""
             raise UserError(
                 f"{len(lines)} names of the split lists in {container} are {problem}, the first "
-                f"is {quoted(lines[0])}: correct the lists or take them away"
+                f"is {quoted(lines[0])}: {more}correct the lists or take them away"
             )
     return {split: torch.tensor(rows, dtype=torch.int64) for split, rows in splits.items()}
 
@@ -205,3 +263,28 @@ def _positions(names: Sequence[str]) -> dict[str, int | None]:
         positions[str(path)] = index
         positions[path.name] = None if path.name in positions else index
     return positions
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write the lists of the split: the command of ``datasets/eurosat_dataset.py``."""
+    parser = Parser(__doc__)
+    add = parser.group("data").add_argument
+    add("--data_dir", type=Path, required=True, help="Zip or folder of EuroSAT.")
+    add_split_args(parser)
+    add = parser.group("output").add_argument
+    add("--save_path", type=Path, required=True, help="Folder for the three lists.")
+    args = parser.parse_args(argv)
+    check_exists("data_dir", args.data_dir)
+    check_not_negative(args, "split_seed")
+    from datasets.eurosat_files import SmallFiles, find_pictures, is_geotiff
+
+    files = SmallFiles(args.data_dir)
+    root, names = find_pictures(files)
+    splits = split_pictures(files, root, names, args.split_seed, args.split)
+    write_split(args.save_path, names, splits)
+    for split, positions in splits.items():
+        print(f"{args.save_path / split}.txt: {len(positions)} images")
+    if not is_geotiff(names[0]):  # RGB pictures, which are pre-trained on without the labels
+        listed = ("--image_list", args.save_path / "train.txt")
+        flags = ("--data_mode", "moco", "--preset", "small_images")
+        print_next("main_pretrain.py", "--data_dir", args.data_dir, *listed, *flags)

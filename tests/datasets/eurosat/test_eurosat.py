@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from datasets.eurosat_dataset import RGB_DATA, EurosatDataset, fingerprint, main
-from datasets.eurosat_splits import SPLITS, stratified_split, write_split
+from datasets.eurosat_dataset import RGB_DATA, EurosatDataset, fingerprint
+from datasets.eurosat_splits import SPLITS, main, stratified_split, write_split
 from datasets.seco.pictures import Pictures
 from utils.errors import UserError
 from utils.input_transform import input_transform
@@ -297,7 +297,7 @@ def test_lists_of_another_data_set_that_cannot_be_read_are_ignored(tmp_path: Pat
     (data_dir.parent / "val.txt").mkdir()
     with pytest.warns(UserWarning, match="lists in .* are ignored: .*not a text in UTF-8"):
         assert len(EurosatDataset(data_dir).splits(0)) == 3
-    own = data_dir / EurosatDataset(data_dir).root / "train.txt"
+    own = data_dir / EurosatDataset(data_dir).folder / "train.txt"
     own.write_text("sentences\n", encoding="utf-16")
     with pytest.raises(UserError, match="not a text in UTF-8"):
         EurosatDataset(data_dir).splits(0)

@@ -1,0 +1,127 @@
+"""``EurosatDataModule`` in a plain ``Trainer``."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from pytorch_lightning import LightningModule, Trainer
+from torch import Tensor, nn
+
+from datasets.eurosat_datamodule import EurosatDataModule
+from datasets.eurosat_dataset import EurosatDataset
+from datasets.mini_earth import write_eurosat
+from utils.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """10 classes x 5 pictures of 16 px without lists: 30, 10 and 10. Read only."""
+    root = tmp_path_factory.mktemp("mini_earth") / "EuroSAT"
+    write_eurosat(root, images_per_class=5, size=16, num_workers=1)
+    return root
+
+
+class MeanColors(LightningModule):
+    """A linear layer on the mean of each channel; keeps what it has seen."""
+
+    def __init__(self, num_channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(num_channels, num_classes)
+        self.seen: dict[str, list[list[int]]] = {"train": [], "val": [], "test": []}
+
+    def _loss(self, name: str, batch: list[Tensor]) -> Tensor:
+        images, labels = batch
+        self.seen[name].append(labels.tolist())
+        return nn.functional.cross_entropy(self.layer(images.mean((2, 3))), labels)
+
+    def training_step(self, batch: list[Tensor]) -> Tensor:
+        return self._loss("train", batch)
+
+    def validation_step(self, batch: list[Tensor]) -> None:
+        self._loss("val", batch)
+
+    def test_step(self, batch: list[Tensor]) -> None:
+        self._loss("test", batch)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), lr=0.1)
+
+
+def plain_trainer(folder: Path) -> Trainer:
+    return Trainer(
+        max_epochs=2,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        default_root_dir=folder,
+    )
+
+
+def test_a_plain_trainer_fits_two_epochs_and_tests(pictures: Path, tmp_path: Path) -> None:
+    data = EurosatDataModule(pictures, batch_size=8, num_workers=0)
+    model = MeanColors(3, data.num_classes)
+    before = model.layer.weight.detach().clone()
+    trainer = plain_trainer(tmp_path)
+    trainer.fit(model, datamodule=data)
+    trainer.test(model, datamodule=data, verbose=False)
+
+    assert not torch.equal(model.layer.weight, before)
+    first, second = model.seen["train"][:3], model.seen["train"][3:]
+    assert [len(labels) for labels in [*first, *second]] == [8] * 6  # of 30, 24 fill batches
+    assert first != second  # shuffled again
+    val, test = (EurosatDataset(pictures, split).labels.tolist() for split in ("val", "test"))
+    assert model.seen["val"] == [val[:8], val[8:]] * 2  # every picture, in order
+    assert model.seen["test"] == [test[:8], test[8:]]
+
+
+def test_batches_are_those_of_the_original_by_default(pictures: Path) -> None:
+    data = EurosatDataModule(str(pictures))
+    assert data.batch_size == 32
+    assert 1 <= data.num_workers <= 8
+    assert data.num_classes == 10
+    data = EurosatDataModule(pictures, 10, 1)  # loaded by another process
+    images, labels = next(iter(data.val_dataloader()))
+    assert (images.dtype, images.shape) == (torch.float32, (10, 3, 16, 16))
+    assert 0 <= images.min() < images.max() <= 1
+    assert (labels.dtype, labels.tolist()) == (torch.int64, list(range(10)))
+
+
+def test_lists_of_the_original_need_no_test(pictures: Path, tmp_path: Path) -> None:
+    root = tmp_path / "EuroSAT"
+    shutil.copytree(pictures, root)
+    (root / "train.txt").write_text("River_1.jpg\nForest_2.jpg\nRiver_2.jpg\n")
+    (root / "val.txt").write_text("Highway_5.jpg\n")
+    data = EurosatDataModule(root, batch_size=2, num_workers=0)
+    data.setup()
+    assert (len(data.train_dataset), len(data.val_dataset)) == (3, 1)
+    assert len(data.train_dataloader()) == 1
+    with pytest.raises(UserError, match=r"no test\.txt: add it"):
+        data.setup("test")
+
+
+def test_thirteen_bands_are_reflectance_and_a_transform_replaces_it(tmp_path: Path) -> None:
+    root = tmp_path / "EuroSAT_MS"
+    write_eurosat(root, images_per_class=5, size=16, all_bands=True, num_workers=1)
+    images, _ = next(iter(EurosatDataModule(root, 10, 0).test_dataloader()))
+    expected = torch.stack([EurosatDataset(root, "test")[i][0] for i in range(10)])
+    torch.testing.assert_close(images, expected / 10_000)
+    data = EurosatDataModule(root, 10, 0, lambda dn: dn[[3, 2, 1]])
+    assert torch.equal(next(iter(data.test_dataloader()))[0], expected[:, [3, 2, 1]])
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"batch_size": 0}, "batch_size is 0: use 1 or more"),
+        ({"batch_size": 31}, r"train split of .* has 30 images, .* batch of 31: lower batch_size"),
+        ({"split_kind": "north"}, "unknown kind of split 'north'"),
+    ],
+)
+def test_bad_input_is_one_sentence(flags: dict, message: str, pictures: Path) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        EurosatDataModule(pictures, num_workers=0, **flags).setup("fit")
+    assert "\n" not in str(caught.value)
