@@ -50,3 +50,15 @@ def test_scripts_in_packages_extend_the_path_before_they_import_ours(path: Path)
         for node in body
         if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] in FIRST_PARTY
     )
+
+
+def test_test_modules_do_not_import_each_other() -> None:
+    """What several of them use is in ``tests/references`` or ``tests/servers``."""
+    found = [
+        f"{path.relative_to(ROOT)} imports {node.module}"
+        for path in sorted((ROOT / "tests").rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom)
+        and any(part.startswith("test_") for part in str(node.module).split("."))
+    ]
+    assert not found

@@ -21,8 +21,8 @@ from datasets.bigearthnet.bands import FILE_NAMES, SIDE_PX
 from datasets.bigearthnet.index import open_bigearthnet
 from datasets.bigearthnet.lmdb_store import PatchLmdb
 from datasets.bigearthnet_dataset import main
-from tests.datasets.bigearthnet.test_bigearthnet import pictures
 from tests.references.bigearthnet_files import as_version_2, kept, labels_in
+from tests.references.bigearthnet_pictures import pictures
 from utils.cli import run
 from utils.errors import UserError
 

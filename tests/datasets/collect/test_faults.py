@@ -13,8 +13,8 @@ from datasets.collect.plan import Plan, open_plan, read_plan
 from datasets.collect.progress import Ending, incomplete
 from datasets.collect.rate_limit import Transient
 from datasets.collect.scenes import Missing, Place, Refused, Scene
-from tests.datasets.collect.test_fetch import SETTINGS, fetch, plan_in, tree
-from tests.datasets.collect.test_seco_downloader import PLAN, collect, flags
+from tests.references.downloader_runs import PLAN, collect, flags
+from tests.references.fetch_runs import SETTINGS, fetch, plan_in, tree
 from tests.servers import earth_engine_faults as faults
 from tests.servers.earth_engine_catalogue import Catalogue
 from tests.servers.earth_engine_expressions import S2

@@ -24,7 +24,7 @@ from datasets.seco.patches import SecoPatches
 from datasets.store.manifest import MANIFEST_NAME
 from datasets.store.reader import PackedStore
 from datasets.store.writer import pack, verify
-from tests.datasets.collect.test_fetch import fetch, plan_in
+from tests.references.fetch_runs import fetch, plan_in
 from tests.servers.earth_engine_server import earth_engine
 from tests.servers.fake_source import FakeSource
 from utils.errors import UserError

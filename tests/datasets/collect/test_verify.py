@@ -21,7 +21,8 @@ from datasets.collect.sampling import Places
 from datasets.collect.settings import Settings
 from datasets.collect.verify import _UNWANTED, verify
 from datasets.collect.writer import METADATA_NAME, place_hash, place_writer
-from tests.datasets.collect.test_writer import NEW, OLD, images, scene, tree
+from tests.references.fetch_runs import tree
+from tests.references.place_files import NEW, OLD, images, scene
 from utils.errors import UserError
 
 SETTINGS = Settings(
@@ -77,10 +78,6 @@ def findings(root: Path, plan: Plan | None = None) -> list[str]:
     found = [f"{one['place']} {one['what']}" for one in report["findings"]]
     assert is_well == (not found and report["places_done"] >= report["places_wanted"])
     return found
-
-
-def places_of(root: Path) -> dict[str, bytes]:
-    return {name: content for name, content in tree(root).items() if "/" in name}
 
 
 def rewrite(path: Path, image: Any, *, epsg: int = 32631, left: int = 300_120) -> None:
@@ -225,7 +222,7 @@ def test_damage_is_found_and_collected_again(whole: Path, root: Path, name: str)
     assert all(one.isprintable() for one in found)
     assert sorted(read_journals(root, plan_of().hash)) == [0, 2]
     collect(root, plan_of())
-    assert places_of(root) == places_of(whole)
+    assert tree(root) == tree(whole)
     assert findings(root) == []
 
 

@@ -24,8 +24,7 @@ from datasets.seco.pictures import Pictures
 from datasets.store import writer as packing
 from datasets.store.open import open_patches
 from datasets.store.reader import PackedStore
-from tests.datasets.seco.test_patches import write_tif
-from tests.datasets.seco.test_zipped import zip_folder
+from tests.references.seco_files import write_tif, zip_folder
 from utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[3]
