@@ -11,7 +11,6 @@ import pytest
 from datasets.collect.journal import read_journals
 from datasets.collect.plan import Plan, open_plan, read_plan
 from datasets.collect.progress import Ending, incomplete
-from datasets.collect.rate_limit import Transient
 from datasets.collect.scenes import Missing, Place, Refused, Scene
 from tests.references.downloader_runs import PLAN, collect, flags
 from tests.references.fetch_runs import SETTINGS, fetch, plan_in, tree
@@ -21,6 +20,7 @@ from tests.servers.earth_engine_expressions import S2
 from tests.servers.earth_engine_faults import Fault, content, status
 from tests.servers.earth_engine_server import earth_engine
 from tests.servers.fake_source import FakeSource
+from utils.retry import Transient
 
 SMALL = replace(SETTINGS, num_dates=1, bands=("B2",))
 CLEAR = Catalogue(cloudiness=0.0)

@@ -19,12 +19,12 @@ import datasets.collect.fetch as engine
 from datasets.collect.fetch import Patience, blocks_of_shard
 from datasets.collect.journal import read_journals
 from datasets.collect.progress import Ending
-from datasets.collect.rate_limit import Transient
 from datasets.collect.scenes import ComeBack, Refused
 from tests.references.fetch_runs import SETTINGS, fetch, plan_in, tree
 from tests.servers.earth_engine_catalogue import Catalogue
 from tests.servers.fake_source import FakeSource
 from utils.errors import UserError
+from utils.retry import Transient
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,6 @@ import pytest
 import datasets.collect.stac_http as http
 from datasets.bands import RESOLUTION_M
 from datasets.collect.place import has_gaps
-from datasets.collect.rate_limit import Transient
 from datasets.collect.scenes import Missing, PatchGrid, Place, Refused, Scene, Window
 from datasets.collect.settings import Settings
 from datasets.collect.stac import Stac
@@ -42,6 +41,7 @@ from tests.servers.fake_source import expected_pixels
 from tests.servers.stac_items import EARLY, LATE, edited
 from tests.servers.stac_server import StacServer, cog, stac
 from utils.errors import UserError
+from utils.retry import Transient
 
 WINDOWS = (Window(LATE, date(2022, 2, 11)), Window(EARLY, date(2022, 1, 21)))
 COLLECTIONS = ("sentinel-2-l2a", "raw")

@@ -19,7 +19,7 @@ from datasets.collect.journal import Journal, Record, read_journals
 from datasets.collect.plan import Plan
 from datasets.collect.sampling import Places
 from datasets.collect.settings import Settings
-from datasets.collect.verify import _UNWANTED, verify
+from datasets.collect.verify import UNWANTED, verify
 from datasets.collect.writer import METADATA_NAME, place_hash, place_writer
 from tests.references.fetch_runs import tree
 from tests.references.place_files import NEW, OLD, images, scene
@@ -238,7 +238,7 @@ def test_dark_water_is_told_but_not_collected_for_ever(tmp_path: Path) -> None:
         journal.add(draft.finish())
 
     assert findings(tmp_path, plan) == [
-        f"000000 {OLD}/B4.tif holds only zeros, as clear water may{_UNWANTED}"
+        f"000000 {OLD}/B4.tif holds only zeros, as clear water may{UNWANTED}"
     ]
     assert sorted(read_journals(tmp_path, plan.hash)) == [0]
 
@@ -272,12 +272,12 @@ def test_a_torn_line_does_not_keep_damage_from_being_forgotten(root: Path) -> No
 def test_two_places_at_the_same_spot_are_told(tmp_path: Path) -> None:
     plan = plan_of((300_000, 300_120, 300_000))
     collect(tmp_path, plan)
-    assert findings(tmp_path, plan) == [f"000002 lies where 000000 does{_UNWANTED}"]
+    assert findings(tmp_path, plan) == [f"000002 lies where 000000 does{UNWANTED}"]
 
 
 def test_the_same_pixels_at_two_places_are_told(tmp_path: Path) -> None:
     collect(tmp_path, plan_of(), seeds=(0, 10, 0))
-    assert findings(tmp_path) == [f"000000 has the same pixels as 000002{_UNWANTED}"]
+    assert findings(tmp_path) == [f"000000 has the same pixels as 000002{UNWANTED}"]
 
 
 def test_an_acquisition_that_is_twice_at_a_place_is_told(tmp_path: Path) -> None:
@@ -289,7 +289,7 @@ def test_an_acquisition_that_is_twice_at_a_place_is_told(tmp_path: Path) -> None
             draft.add(scene(name), images(seed))
         journal.add(draft.finish())
 
-    assert findings(tmp_path, plan) == [f"000000 has 2 scenes of 20200101T101010{_UNWANTED}"]
+    assert findings(tmp_path, plan) == [f"000000 has 2 scenes of 20200101T101010{UNWANTED}"]
 
 
 def test_a_place_beyond_the_plan_is_told_and_forgotten(root: Path) -> None:

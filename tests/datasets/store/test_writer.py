@@ -205,11 +205,11 @@ def test_killed_packing_goes_on(tmp_path: Path) -> None:
         "import signal, sys; sys.path.insert(0, sys.argv.pop(1)); stays = int(sys.argv.pop(1))\n"
         "from datasets import packing, seco_packed\n"
         "packing._CHUNK = 2; packing._SYNC_BYTES = 0\n"
-        "flush, times = packing.Journal.flush, iter(range(100))\n"
+        "flush, times = packing.PackingJournal.flush, iter(range(100))\n"
         "def flush_and_stay(journal):\n"
         "    flush(journal)\n"
         "    if next(times) == stays: print(flush=True); signal.pause()\n"
-        "packing.Journal.flush = flush_and_stay\n"
+        "packing.PackingJournal.flush = flush_and_stay\n"
         "seco_packed.main(sys.argv[1:])\n"
     )
     flags = ["--data_dir", str(tmp_path / "seco"), "--save_path", str(tmp_path / "store")]
@@ -257,7 +257,7 @@ def test_lost_shard_of_an_interrupted_packing_is_written_again(copy: Path, tmp_p
     shutil.copytree(tmp_path / "whole", tmp_path / "store")
     plan = packing.plan_store(SecoPatches(copy))
     (tmp_path / "store" / "manifest.json").unlink()
-    journal = packing.Journal(tmp_path / "store" / "packing.jsonl", plan, copy)
+    journal = packing.PackingJournal(tmp_path / "store" / "packing.jsonl", plan, copy)
     journal.forget()
     journal.add(0, [])
     journal.flush()
@@ -365,7 +365,7 @@ def begun_with_other_bands(copy: Path, store: Path) -> None:
     packed_with_other_bands(copy, store)
     (store / "manifest.json").unlink()
     plan = packing.plan_store(SecoPatches(copy, ["B2"]))
-    packing.Journal(store / "packing.jsonl", plan, copy).forget()
+    packing.PackingJournal(store / "packing.jsonl", plan, copy).forget()
 
 
 @pytest.mark.parametrize(
@@ -428,7 +428,7 @@ def test_another_source_does_not_go_on_with_a_packing(copy: Path, tmp_path: Path
     store = tmp_path / "store"
     store.mkdir()
     plan = packing.plan_store(SecoPatches(copy))
-    packing.Journal(store / "packing.jsonl", plan, copy).open()
+    packing.PackingJournal(store / "packing.jsonl", plan, copy).open()
     other = Path(shutil.copytree(copy, tmp_path / "other"))
     with pytest.raises(UserError, match="or its source has changed"):
         pack(other, store)
