@@ -1,4 +1,4 @@
-"""Who may import whom, and that no public name of the data sets stands for two things.
+"""Who may import whom, unique public names of the data sets, and the maps of the folders.
 
 Scripts and benchmarks stand above everything. Doors are the files of ``datasets/``, wings its
 folders, and the ground is what all wings stand on. ``models`` and ``datasets`` do not know each
@@ -8,6 +8,7 @@ fails too, so that it only shrinks.
 
 import ast
 import importlib
+import re
 from collections import defaultdict
 from collections.abc import Callable
 from functools import cache
@@ -33,6 +34,9 @@ GROUND = {"datasets.archive", "datasets.bands", "datasets.geotiff"}
 WINGS = {path.parent.name for path in (ROOT / "datasets").glob("*/__init__.py")}
 # Between wings: a store holds SeCo's patches, and a collection is written into a store.
 WING_TO_WING = {("collect", "seco"), ("collect", "store"), ("store", "seco")}
+# Folders whose ``__init__.py`` lists their files and folders, one line each.
+MAPPED = ["datasets", *(f"datasets/{name}" for name in sorted(WINGS)), "models", "utils"]
+MAPPED += ["tests", "tests/references", "tests/servers"]
 # What every script has.
 OF_SCRIPTS = {"main", "parse_args"}
 
@@ -253,6 +257,21 @@ def test_a_public_name_of_the_data_sets_is_defined_once() -> None:
     assert not {
         name: found for name, found in public.items() if len(found) > 1 and name not in OF_SCRIPTS
     }
+
+
+@pytest.mark.parametrize("folder", MAPPED)
+def test_a_map_names_every_file_of_its_folder_once(folder: str) -> None:
+    (docstring,) = ast.parse((ROOT / folder / "__init__.py").read_text()).body  # and no imports
+    assert isinstance(docstring, ast.Expr)
+    text = ast.literal_eval(docstring.value)
+    lines = [line for line in text.splitlines() if line.startswith("-")]
+    matches = [re.fullmatch(r"- ``([\w.]+/?)``: \S.*\.", line) for line in lines]
+    named = [match[1] if match else None for match in matches]
+    modules = {path.name for path in (ROOT / folder).glob("*.py")} - {"__init__.py"}
+    packages = {f"{path.parent.name}/" for path in (ROOT / folder).glob("*/__init__.py")}
+    assert None not in named, "- ``name``: Sentence."
+    assert set(named) == modules | packages
+    assert len(named) == len(set(named))
 
 
 @pytest.mark.parametrize("package", PACKAGES)
