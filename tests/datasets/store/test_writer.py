@@ -203,7 +203,7 @@ def test_killed_packing_goes_on(tmp_path: Path) -> None:
     pack(tmp_path / "seco", tmp_path / "whole")
     code = (
         "import signal, sys; sys.path.insert(0, sys.argv.pop(1)); stays = int(sys.argv.pop(1))\n"
-        "from datasets import packing, seco_packed\n"
+        "from datasets import seco_packed; from datasets.store import writer as packing\n"
         "packing._CHUNK = 2; packing._SYNC_BYTES = 0\n"
         "flush, times = packing.PackingJournal.flush, iter(range(100))\n"
         "def flush_and_stay(journal):\n"
@@ -293,7 +293,8 @@ def test_disk_that_fills_up_loses_nothing(copy: Path, tmp_path: Path) -> None:
     pack(copy, tmp_path / "whole")
     code = (
         "import resource, signal, sys; sys.path.insert(0, sys.argv.pop(1))\n"
-        "from datasets import packing, seco_packed; from utils.cli import run\n"
+        "from datasets import seco_packed; from datasets.store import writer as packing\n"
+        "from utils.cli import run\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); packing._CHUNK = 2\n"
         "create = packing._create_shards\n"
         "def limited(*args):\n"
@@ -321,7 +322,8 @@ def test_disk_that_fills_up_loses_nothing(copy: Path, tmp_path: Path) -> None:
 def other_packer(copy: Path, tmp_path: Path) -> Iterator[Path]:
     """A process that packs into tmp_path/store, and stays in the middle of it."""
     code = (
-        "import signal, sys; sys.path.insert(0, sys.argv.pop(1)); from datasets import packing\n"
+        "import signal, sys; sys.path.insert(0, sys.argv.pop(1))\n"
+        "from datasets.store import writer as packing\n"
         "from datasets import seco_packed\n"
         "def stay(*args):\n"
         "    print('locked', flush=True); signal.pause()\n"
