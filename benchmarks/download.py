@@ -236,7 +236,7 @@ def warm_up(plan: Plan, flags: Namespace) -> tuple[EarthEngine, PatchGrid, list[
     from datasets.collect.choice import Candidates, choose
     from datasets.collect.rate_limit import RateLimit, Requester
 
-    source = cast("EarthEngine", seco_downloader.connect(plan, flags))
+    source = cast("EarthEngine", seco_downloader.open_source(plan, flags))
     requester = Requester(RateLimit(IN_FLIGHT, 1e9), base_wait_s=0.01)
 
     def look(number: int) -> tuple[Place, Candidates | Lack]:
@@ -287,7 +287,7 @@ def collect_once(plan: Plan, flags: Namespace, server: Server) -> Collected:
     save_path.mkdir()
     write_plan(save_path, plan)
     with redirect_stdout(StringIO()) as shown, redirect_stderr(shown):
-        source = cast("EarthEngine", seco_downloader.connect(plan, flags))
+        source = cast("EarthEngine", seco_downloader.open_source(plan, flags))
         received, served = source._adapter.bytes_received, cpu_seconds(server.pid)
         worked, started = time.process_time(), time.perf_counter()
         seco_downloader.collect(plan, source, flags)

@@ -1,1 +1,39 @@
-"""Where the patches lie and how they are read; knows nothing of models."""
+"""Data sets: download or collect them, read them, and turn them into batches.
+
+Bands and file formats that all data sets share:
+
+- ``bands.py``: Sentinel-2 bands with order, resolution, unit and quantiles.
+- ``archive.py``: Zips with millions of members, listed in little memory and read by any process.
+- ``geotiff.py``: One band of a SeCo patch from a single-band uint8 GeoTIFF.
+
+Obtain data (command-line scripts):
+
+- ``download.py``: Download, verify and unpack public data sets.
+- ``seco_downloader.py``: Collect a SeCo data set from Earth Engine or a STAC catalogue.
+- ``collect/``: Plan, fetch and verify a collection.
+- ``mini_earth.py``: Write procedural data in the layouts of the four data sets.
+- ``miniature/``: Draw procedural places and write their files.
+
+Pre-training:
+
+- ``seco_utils.py``: Measure the quantiles of all bands of a SeCo data set (script).
+- ``seco/``: Read SeCo patches and pictures, and group them into samples.
+- ``seco_packed.py``: Pack a data set into a few large files (script).
+- ``store/``: Write and read packed stores and LitData chunks.
+- ``seco_dataset.py``: The original's three data sets of SeCo patches, one sample at a time.
+- ``seco_datamodule.py``: Batches of augmented views for the data modes of SeCo.
+- ``online_data.py``: Labelled pictures for the probes during a pre-training.
+
+Evaluation:
+
+- ``eurosat_files.py``: Find and decode the files of EuroSAT in a folder or zip.
+- ``eurosat_splits.py``: Train and validation splits of EuroSAT.
+- ``eurosat_dataset.py``: EuroSAT, RGB or 13 bands, as pictures with classes.
+- ``eurosat_datamodule.py``: Batches of EuroSAT for a plain Lightning trainer.
+- ``bigearthnet/``: Read and write BigEarthNet's files, labels and lists.
+- ``bigearthnet_dataset.py``: BigEarthNet as pictures with labels; as a script, writes its LMDB.
+- ``bigearthnet_datamodule.py``: Pictures of each split and the labelled patches of each run.
+- ``oscd/``: Read OSCD's images and change maps, and write predicted maps.
+- ``oscd_dataset.py``: OSCD's cities as pairs of images with change masks, whole or in tiles.
+- ``oscd_datamodule.py``: Loaders of OSCD for training and validation.
+"""

@@ -14,9 +14,9 @@ from rasterio.io import MemoryFile
 
 from datasets.archive import MAX_MEMBER_BYTES, ZipFiles
 from datasets.bands import EUROSAT_BANDS
-from datasets.seco.pictures import UNREADABLE, bit_depth
 from utils.errors import UserError, listed
 from utils.files import is_hidden
+from utils.images import IMAGE_ERRORS, bit_depth
 
 # Folders of the archives: RGB of 2023 and of 2018, 13 bands of 2023 and of 2018; "" stands for
 # class folders without a parent.
@@ -180,7 +180,7 @@ def read_picture(files: SmallFiles, path: str, channels: Sequence[int]) -> np.nd
     try:
         data = files.read(path)
         return (_read_geotiff if is_geotiff(path) else _read_rgb)(data, channels, where)
-    except (*UNREADABLE, RasterioError) as error:
+    except (*IMAGE_ERRORS, RasterioError) as error:
         raise UserError(f"{where} is not a readable picture: replace it") from error
 
 

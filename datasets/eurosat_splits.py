@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from utils.cli import print_next
 from utils.errors import UserError, quoted
-from utils.files import check_exists, is_hidden, written_whole
+from utils.files import check_exists, is_hidden, read_list, written_whole
 from utils.flags import Parser, check_not_negative
 
 if TYPE_CHECKING:  # the scripts parse their flags before torch is imported
@@ -176,8 +176,6 @@ def find_split(
 
 def _read_lists(files: SmallFiles, start: str) -> dict[str, list[str]]:
     """Read the lines of the lists whose names begin in one way, without those of hidden files."""
-    from datasets.seco.pictures import read_list
-
     lists: dict[str, list[str]] = {}
     for split in SPLITS:
         name = f"{start}{split}.txt"

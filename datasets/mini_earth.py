@@ -143,12 +143,15 @@ def write_oscd(
     _check(size=size)
     if not 2 <= num_cities <= len(TRAIN_CITIES) + len(TEST_CITIES):
         raise UserError(f"--num_cities must be 2 to 24, not {num_cities}: two splits, real names")
-    from datasets.miniature.oscd import choose_cities, write_city
+    from datasets.miniature.oscd import write_city
 
-    train, test = choose_cities(num_cities)
+    # The proportion of the real data set, 14 to 10, with at least one city in each split.
+    num_train = min(max(round(num_cities * 14 / 24), 1), num_cities - 1)
+    train, test = TRAIN_CITIES[:num_train], TEST_CITIES[: num_cities - num_train]
+    numbers = {city: number for number, city in enumerate(TRAIN_CITIES + TEST_CITIES)}
     _create(root)
     work = partial(write_city, root, seed=seed, size=size)
-    _for_each(work, [(city,) for city in (*train, *test)], num_workers)
+    _for_each(work, [(city, numbers[city]) for city in (*train, *test)], num_workers)
     for split, cities in (("train", train), ("test", test)):
         (root / f"{split}.txt").write_text(",".join(cities) + "\n")
 

@@ -43,8 +43,9 @@ from utils.files import check_can_write, check_exists
 # step that uses it, so that --help and wrong flags are answered at once. No step imports torch.
 if TYPE_CHECKING:
     from datasets.collect.plan import Plan
-    from datasets.collect.rate_limit import Requester, Transient
+    from datasets.collect.rate_limit import Requester
     from datasets.collect.scenes import Source
+    from utils.retry import Transient
 
 EXIT_CODES = {"complete": 0, "incomplete": 1, "later": GO_ON_LATER}
 PLACES_PER_SEARCH = {"earthengine": 5, "stac": 1}
@@ -69,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Also before and behind the fetch, which has ways of its own.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(GO_ON_LATER))
     try:
-        source = connect(plan, args)
+        source = open_source(plan, args)
         if args.probe is not None:
             import json
 
@@ -110,7 +111,7 @@ def check(save_path: Path, num_workers: int) -> int:
     from datasets.collect.status import summarise
     from datasets.collect.verify import verify
     from datasets.store.manifest import MANIFEST_NAME
-    from datasets.store.writer import verify as verify_store
+    from datasets.store.writer import verify_store
 
     plan = read_plan(save_path)
     if plan.settings.format == "folder":
@@ -137,15 +138,15 @@ def show_plan(plan: Plan, save_path: Path) -> None:
     print(f"plan: {save_path / 'plan.json'}, {save_path / 'plan.png'}")
 
 
-def connect(plan: Plan, args: Namespace) -> Source:
+def open_source(plan: Plan, args: Namespace) -> Source:
     """Return the source of the plan's scenes; its client is only imported if it is needed."""
     if plan.settings.source == "stac":
         from datasets.collect.stac import Stac
 
         return Stac(plan.settings, timeout_s=args.timeout)
-    from datasets.collect.earth_engine import connect as connect_earth_engine
+    from datasets.collect.earth_engine import connect
 
-    return connect_earth_engine(
+    return connect(
         plan.settings,
         url=args.ee_url,
         project=args.project,

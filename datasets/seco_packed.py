@@ -76,10 +76,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.format != "raw":
             raise UserError("--verify is for packed stores, which --format litdata does not write")
         check_exists("save_path", args.save_path)
-        from datasets.store.writer import verify
+        from datasets.store.writer import verify_store
 
-        manifest = verify(args.save_path, args.num_workers)
-        print(f"verified: {describe(manifest)}")
+        manifest = verify_store(args.save_path, args.num_workers)
+        print(f"verified: {describe_store(manifest)}")
         return
     if args.data_dir is None:
         raise UserError("--data_dir is missing: the folder or zip to pack")
@@ -110,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         from datasets.store.writer import pack
 
         assert isinstance(source, SecoPatches | Pictures)  # chunks are refused above
-        packed = describe(pack(source, args.save_path, args.num_workers))
+        packed = describe_store(pack(source, args.save_path, args.num_workers))
     print(f"packed in {time.perf_counter() - started:.0f} s: {packed}")
     print(f"{'chunks' if args.format == 'litdata' else 'store'}: {args.save_path}")
     num_places = len(source.starts) - 1
@@ -119,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print_next("main_pretrain.py", "--data_dir", args.save_path, *flags)
 
 
-def describe(manifest: Manifest) -> str:
+def describe_store(manifest: Manifest) -> str:
     """Tell in a line what a store holds."""
     from datasets.store.manifest import MANIFEST_NAME
 

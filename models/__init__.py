@@ -1,1 +1,31 @@
-"""What is learned from the patches; knows nothing of files."""
+"""Models: pre-training, frozen and fine-tuned classifiers, change detection.
+
+Pre-training:
+
+- ``pretrain_args.py``: Command-line flags of model, optimizer and probes.
+- ``backbones.py``: ResNet encoders without their classifier, and their weights.
+- ``group_batch_norm.py``: Batch normalisation over groups of a batch.
+- ``contrast.py``: Queue of keys, InfoNCE logits and moving average of weights.
+- ``schedule.py``: Learning rate over the epochs.
+- ``moco2_module.py``: MoCo-v2 with one or several embedding spaces, as a LightningModule.
+- ``ssl_online.py``: Probes of the encoder during a pre-training.
+
+Evaluation by classification:
+
+- ``probe_args.py``: Command-line flags of the evaluation methods.
+- ``features.py``: Features of a frozen encoder, computed once and cached in a file.
+- ``knn.py``: k nearest neighbours by cosine similarity.
+- ``logistic.py``: Multinomial logistic regression by L-BFGS.
+- ``linear_probe.py``: Linear classifiers on features by Adam, several seeds at once.
+- ``probes.py``: The methods on frozen features for one class per sample.
+- ``ssl_finetuner.py``: Classifiers trained through the encoder, as a LightningModule.
+- ``finetuning.py``: Fine-tuning runs with their checkpoints, one per repetition.
+- ``picture_task.py``: One class per picture (EuroSAT), through a copy of the encoder.
+- ``label_task.py``: Any number of labels per picture (BigEarthNet), frozen or fine-tuned.
+
+Evaluation by change detection:
+
+- ``segmentation.py``: Siamese encoder with a U-Net decoder.
+- ``change_detector.py``: LightningModule of the change detector.
+- ``change_runs.py``: Train and resume change detectors, and predict maps of whole images.
+"""

@@ -122,8 +122,8 @@ def fit_linear_probe(
             for step in order.split(batch_size, dim=1):
                 batch = inputs.index_select(0, step.flatten()).view(*step.shape, -1)
                 if dropout:
-                    _drop(batch, dropout, generators)
-                weight.grad = _gradient(weight, batch, targets[step])
+                    drop_inputs(batch, dropout, generators)
+                weight.grad = loss_gradient(weight, batch, targets[step])
                 optimizer.step()
             scheduler.step()
             chooser.see(epoch + 1)
@@ -168,7 +168,7 @@ def _scale(features: Tensor, standardise: bool) -> tuple[Tensor, Tensor]:
     return mean, torch.where(std > 0, std, 1.0)
 
 
-def _drop(batch: Tensor, dropout: float, generators: Sequence[torch.Generator]) -> None:
+def drop_inputs(batch: Tensor, dropout: float, generators: Sequence[torch.Generator]) -> None:
     """Leave features out at random and scale up the others, in place; the constant stays.
 
     Args:
@@ -205,7 +205,7 @@ def _shuffle(labelled: Sequence[Tensor], generators: Sequence[torch.Generator]) 
     )
 
 
-def _gradient(weight: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
+def loss_gradient(weight: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
     """Differentiate the loss by hand, for autograd takes longer than the step.
 
     d loss / d logits is softmax(logits) - one_hot(class) for the mean cross-entropy over B, and

@@ -1,1 +1,11 @@
-"""Tests; a package, so that no installed one takes its generic name."""
+"""Tests; a package, so that no installed package takes its generic name.
+
+- ``conftest.py``: Seeds, and one small copy of each data set for the whole run.
+- ``references/``: Slow re-statements, made-up files and runs that several test modules use.
+- ``servers/``: Servers on loopback for downloads, Earth Engine and STAC.
+- ``test_architecture.py``: Import rules, unique names, and these maps.
+- ``utils/``: Tests of ``utils``.
+- ``datasets/``: Tests of ``datasets``, one folder per data set or wing.
+- ``models/``: Tests of ``models``.
+- ``scripts/``: Tests of the scripts, the benchmarks and the README.
+"""

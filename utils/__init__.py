@@ -1,1 +1,74 @@
-"""What both sides need: flags, augmentation, checkpoints, reports."""
+"""Code that data sets, models and scripts share.
+
+Errors, files and processes:
+
+- ``errors.py``: The error of a user, and its one-line message.
+- ``signals.py``: Signals that ask a process to end.
+- ``files.py``: Files written whole or not at all, checks of paths, and lists of names.
+- ``locks.py``: A lock between processes.
+- ``pools.py``: Worker processes that end without a traceback when interrupted.
+- ``cores.py``: Number of cores that this process may use.
+- ``progress.py``: Progress bar of long work.
+
+Downloads and archives:
+
+- ``retry.py``: The error of a request that may work later, and the header Retry-After.
+- ``http_source.py``: Download the rest of a file from one address.
+- ``download.py``: Download files with resume, retries, mirrors and checksums.
+- ``collection.py``: Groups of files to download, and the command line for them.
+- ``zip_methods.py``: Compression methods of zips that can be read.
+- ``tar_stream.py``: Read a tar as a stream, and check its headers.
+- ``unpack_writer.py``: Check and write the members of an archive into a folder.
+- ``extract.py``: Unpack zips and tars from the internet.
+- ``images.py``: Pillow's errors for damaged images, and bits per channel.
+
+Command line and start of a run:
+
+- ``flags.py``: Argument parser with one-line errors, and checks of values.
+- ``cli.py``: Flags that the scripts share, and running a script to its exit code.
+- ``encoder_args.py``: Flags of the encoder to evaluate.
+- ``view_args.py``: Flags of the augmentation.
+- ``presets.py``: Defaults of the pre-training for kinds of data.
+- ``launchers.py``: Environment variables of torchrun, SLURM and Lightning.
+- ``launch.py``: Number of processes, and Lightning's settings for them.
+- ``precision.py``: Numerical precision that a device supports.
+
+Samples and views:
+
+- ``random.py``: Random numbers as a function of seed, epoch, sample and view.
+- ``seeded_sampler.py``: Order of the samples as a function of seed and epoch.
+- ``subset.py``: Fractions of a train set.
+- ``normalization.py``: From stored 8-bit values to encoder inputs; the input contract.
+- ``input_transform.py``: From the values of an evaluation data set to the input of an encoder.
+- ``probe_pictures.py``: Pictures with targets, for a probe.
+- ``augment_config.py``: Parameters of the augmentation.
+- ``view_draws.py``: Draw the random parameters of each view.
+- ``resample.py``: Crop, resize, flip and blur as matrices.
+- ``color_jitter.py``: Colour operations on a batch.
+- ``augment.py``: Views of a batch.
+- ``augment_cpu.py``: Views on a CPU, one sample at a time.
+
+Encoders and checkpoints:
+
+- ``resnets.py``: Names of torchvision's ResNets, and their tensors.
+- ``torch_files.py``: Read files of ``torch.save`` without running code in them.
+- ``state_dicts.py``: Find the tensors of a ResNet in a file.
+- ``encoder_file.py``: Read the encoder and its input contract from any supported file.
+- ``checkpoint.py``: Write and check the checkpoints of a run.
+- ``resume.py``: Restore the flags of a run from the file next to its checkpoint.
+- ``export.py``: Export an encoder for other programs (script).
+
+Training and results:
+
+- ``distributed.py``: Exchange of tensors between processes.
+- ``callbacks.py``: Lightning callbacks for progress, checkpoints and the end of a run.
+- ``run_trainer.py``: The Lightning trainer of an evaluation.
+- ``metrics.py``: Metrics over a data set, with confidence intervals.
+- ``evaluation.py``: Flags, summaries and exports that the evaluation scripts share.
+- ``classification.py``: Results of classifiers with one class per sample.
+- ``multi_label.py``: Results of classifiers with several labels per sample.
+- ``change_scores.py``: Scores of change maps.
+- ``change_maps.py``: Write change maps as pictures, GeoTIFFs and arrays.
+- ``plots.py``: Figures of results.
+- ``report.py``: results.json, with versions and arguments of the run.
+"""

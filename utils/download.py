@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from datasets.collect.rate_limit import Transient
 from utils.errors import UserError
 from utils.http_source import HttpSource, Refused
 from utils.locks import locked
 from utils.progress import progress
+from utils.retry import Transient
 
 # Today's form, that of the time before 2023, and that of the programming interface.
 _ZENODO_FORMS = (

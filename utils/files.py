@@ -124,3 +124,11 @@ def is_hidden(name: str) -> bool:
 
 def _until_whole(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.partial")
+
+
+def read_list(content: bytes, name: object) -> str:
+    """Decode a list of names; editors on Windows put a mark before UTF-8."""
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name} is not a text in UTF-8: save the list as such") from error

@@ -16,8 +16,8 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from tqdm import tqdm
 
-from datasets.collect.rate_limit import Transient, retry_after
 from utils.errors import UserError
+from utils.retry import Transient, retry_after
 
 _CHUNK = 2**18  # bytes of a read, at most
 _BUSY = {408, 425, 429}  # beside 5xx: later it may work

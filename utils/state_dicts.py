@@ -24,9 +24,11 @@ def find_encoder(content: dict[Any, Any], path: Path) -> tuple[dict[Any, Any], s
     """
     state = content.get("state_dict")
     # A checkpoint of Lightning may hold the weights of its best epoch as well: state_dict decides.
-    decides = isinstance(state, dict) and any(_prefixes(own) for _, own in _nested(state))
+    decides = isinstance(state, dict) and any(_prefixes(own) for _, own in nested_dicts(state))
     searched = {"state_dict": state} if decides else content
-    found = [(keys, prefix, own) for keys, own in _nested(searched) for prefix in _prefixes(own)]
+    found = [
+        (keys, prefix, own) for keys, own in nested_dicts(searched) for prefix in _prefixes(own)
+    ]
     found = [one for one in found if one[1] == PREFIX or one[1].endswith(f".{PREFIX}")] or found
     if len(found) > 1:
         names = ["".join(f"{key} > " for key in keys) + f"{prefix}*" for keys, prefix, _ in found]
@@ -45,7 +47,7 @@ def find_encoder(content: dict[Any, Any], path: Path) -> tuple[dict[Any, Any], s
     return _without(prefix, state), prefix
 
 
-def _nested(content: dict[Any, Any]) -> list[tuple[_Keys, dict[Any, Any]]]:
+def nested_dicts(content: dict[Any, Any]) -> list[tuple[_Keys, dict[Any, Any]]]:
     """Return a dict and the dicts in it, each once, with the keys that lead to it."""
     level: dict[int, tuple[_Keys, dict[Any, Any]]] = {id(content): ((), content)}
     found = dict(level)

@@ -15,9 +15,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from datasets.seco.pictures import read_list
 from utils.errors import UserError, quoted
-from utils.files import written_whole
+from utils.files import read_list, written_whole
 
 SPLITS = ("train", "val", "test")
 METADATA = "metadata.parquet"

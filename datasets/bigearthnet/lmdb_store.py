@@ -102,7 +102,7 @@ def _open(root: str) -> lmdb.Environment:
     return environment
 
 
-def encode(bands: dict[str, np.ndarray]) -> bytes:
+def encode_patch(bands: dict[str, np.ndarray]) -> bytes:
     """Make the value of a patch from its bands, named as B2 and B8A."""
     return save({FILE_NAMES[band]: np.ascontiguousarray(plane) for band, plane in bands.items()})
 

@@ -18,7 +18,7 @@ from datasets.bigearthnet.folder import PatchFolder
 from datasets.bigearthnet.index import labels_of
 from datasets.bigearthnet.labels import multi_hot
 from datasets.bigearthnet.lists import METADATA, Listing, write_metadata
-from datasets.bigearthnet.lmdb_store import DATA_FILE, encode
+from datasets.bigearthnet.lmdb_store import DATA_FILE, encode_patch
 from utils.errors import UserError
 from utils.files import check_can_write
 from utils.locks import sole_writer
@@ -133,7 +133,7 @@ def _read_blocks(
 
 
 def _encoded(source: PatchFolder, bands: tuple[str, ...], name: str) -> bytes:
-    return encode(dict(zip(bands, source.read(name, bands), strict=True)))
+    return encode_patch(dict(zip(bands, source.read(name, bands), strict=True)))
 
 
 def _patch_bytes(bands: Sequence[str]) -> int:

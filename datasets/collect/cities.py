@@ -32,7 +32,7 @@ TABLE = Path(__file__).with_name("seco_cities.csv")
 ATTRIBUTION = "Contains data from GeoNames (geonames.org), CC BY 4.0"
 
 
-def read_cities(source: str) -> NDArray[Any]:
+def read_city_table(source: str) -> NDArray[Any]:
     """Return the positions of the most populated cities of a table.
 
     Args:

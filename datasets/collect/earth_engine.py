@@ -20,7 +20,7 @@ from datasets.collect.ee_credentials import find_credentials
 from datasets.collect.ee_errors import translate
 from datasets.collect.ee_http import PatientAdapter, Session
 from datasets.collect.ee_scenes import PROPERTIES, native, parse_scene, zone_of
-from datasets.collect.rate_limit import RateLimit, Requester, Transient
+from datasets.collect.rate_limit import RateLimit, Requester
 from datasets.collect.scenes import (
     GRID_M,
     Array,
@@ -33,6 +33,7 @@ from datasets.collect.scenes import (
 )
 from datasets.collect.settings import Settings
 from utils.errors import UserError, quoted
+from utils.retry import Transient
 
 Answer = TypeVar("Answer")
 CLOUD_SCORE = "GOOGLE/CLOUD_SCORE_PLUS/V1/S2_HARMONIZED"

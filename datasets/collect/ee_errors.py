@@ -17,9 +17,9 @@ from google.auth.exceptions import GoogleAuthError, TransportError
 from googleapiclient.errors import Error as ClientError
 from requests.exceptions import TooManyRedirects
 
-from datasets.collect.rate_limit import Transient, retry_after
 from datasets.collect.scenes import ComeBack, Missing, Refused
 from utils.errors import UserError, quoted
+from utils.retry import Transient, retry_after
 
 _QUOTA_REASONS = {
     *("rateLimitExceeded", "userRateLimitExceeded", "quotaExceeded"),

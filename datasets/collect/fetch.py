@@ -19,9 +19,10 @@ from datasets.collect.journal import Journal, Outcome, Record, Shard
 from datasets.collect.place import Collector
 from datasets.collect.plan import Block
 from datasets.collect.progress import GO_ON_LATER, Ending, Progress, incomplete, some_places
-from datasets.collect.rate_limit import Requester, Stopped, Transient
+from datasets.collect.rate_limit import Requester, Stopped
 from datasets.collect.scenes import ComeBack, Place
 from utils.errors import UserError
+from utils.retry import Transient
 from utils.signals import ending_signals
 
 _TICK_S = 0.5  # between looks at the clock, the disk and the service

@@ -9,9 +9,10 @@ import numpy as np
 from datasets.collect.choice import Candidates, Lack, acquisition, choose
 from datasets.collect.journal import Outcome, Record
 from datasets.collect.plan import Plan
-from datasets.collect.rate_limit import Requester, Transient
+from datasets.collect.rate_limit import Requester
 from datasets.collect.scenes import Array, Missing, Place, Refused, Scene, Source
 from datasets.collect.writer import Draft, PlaceWriter
+from utils.retry import Transient
 
 Answer = TypeVar("Answer")
 _TRIES = 4  # of a request that fails alone

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from datasets.collect.check import check_settings, settings_from_json
-from datasets.collect.cities import ATTRIBUTION, read_cities
+from datasets.collect.cities import ATTRIBUTION, read_city_table
 from datasets.collect.journal import discard_journals, read_journals
 from datasets.collect.land_mask import LandMask
 from datasets.collect.places import (
@@ -157,7 +157,7 @@ def make_plan(settings: Settings) -> Plan:
 
 def _sampler(settings: Settings) -> Sampler:
     if settings.sampler == "gaussian":
-        return gaussian(read_cities(settings.cities), settings.std_km)
+        return gaussian(read_city_table(settings.cities), settings.std_km)
     return bounded(*(settings.bounds or (-180, -90, 180, 90)))
 
 

@@ -10,9 +10,10 @@ import numpy as np
 from datasets.collect.choice import Candidates, choose
 from datasets.collect.place import has_gaps, until_certain
 from datasets.collect.plan import Plan
-from datasets.collect.rate_limit import Requester, Transient
+from datasets.collect.rate_limit import Requester
 from datasets.collect.scenes import ComeBack, Place, Refused, Scene, Source
 from utils.errors import UserError
+from utils.retry import Transient
 
 Answer = TypeVar("Answer")
 _MOST_PLACES = 20  # to look at per patch that is asked for

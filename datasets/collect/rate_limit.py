@@ -13,59 +13,15 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
+from utils.retry import Transient
+
 Answer = TypeVar("Answer")
-_LONGEST_PAUSE_S = 3600.0  # that a service can ask for
 
 
 class Stopped(Exception):
     """The run ends: nobody waits any longer."""
-
-
-class Transient(Exception):
-    """The same request may work later.
-
-    Attributes:
-        wait_s: For how long the service asks to be left alone; 0 if it does not say.
-        is_quota: Too much was asked at a time.
-        is_too_large: This request may ask for too much: it is not repeated as it is.
-        is_strange: The answer was no answer of the service (a portal's page, an empty object): a
-            few in a row end the run.
-    """
-
-    def __init__(
-        self,
-        reason: str,
-        *,
-        wait_s: float = 0,
-        is_quota: bool = False,
-        is_strange: bool = False,
-        is_too_large: bool = False,
-    ) -> None:
-        super().__init__(reason)
-        self.wait_s = wait_s
-        self.is_quota = is_quota
-        self.is_too_large = is_too_large
-        self.is_strange = is_strange
-
-
-def retry_after(text: str) -> float:
-    """Return the seconds that a header Retry-After asks for: a number, or until a date.
-
-    RFC 9110, section 10.2.3; 0 for what is neither.
-    """
-    text = text.strip()
-    try:
-        if text.isdecimal():
-            wait_s = float(text)
-        else:
-            wait_s = (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds()
-    except (ValueError, TypeError, OverflowError):
-        return 0.0
-    return min(max(wait_s, 0.0), _LONGEST_PAUSE_S)
 
 
 class RateLimit:

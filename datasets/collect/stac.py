@@ -23,13 +23,13 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window as PixelWindow
 
 from datasets.bands import RESOLUTION_M
-from datasets.collect.rate_limit import Transient
 from datasets.collect.scenes import Array, Missing, PatchGrid, Place, Refused, Scene
 from datasets.collect.settings import Settings
 from datasets.collect.stac_http import Answered, RemoteFile, Web
 from datasets.collect.stac_items import Files, Unusable, harmonised, parse
 from datasets.collect.writer import utm_crs
 from utils.errors import UserError, quoted
+from utils.retry import Transient
 
 try:
     import pystac_client

@@ -14,8 +14,8 @@ from typing import Any
 import requests
 
 from datasets.collect.ee_http import PatientAdapter
-from datasets.collect.rate_limit import Transient, retry_after
 from datasets.collect.scenes import Missing, Refused
+from utils.retry import Transient, retry_after
 
 HEAD_BYTES = 2**15  # header, directories and tables of a COG; also the least that is asked for
 _TRIES = 3  # of a range: an image takes 40, and one that fails would cost the others

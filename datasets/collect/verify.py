@@ -25,9 +25,7 @@ from utils.report import write_json
 
 REPORT_NAME = "verify.json"
 _SHOWN = 20  # findings that are printed
-_UNWANTED = (
-    ": if that is wrong, delete this folder and --verify again, which has it collected again"
-)
+UNWANTED = ": if that is wrong, delete this folder and --verify again, which has it collected again"
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ def verify(save_path: Path, plan: Plan, num_workers: int) -> bool:
             contents[pixels].append(f"{record.place:06d}")
     for pixels, places in contents.items():
         if pixels and len(places) > 1:
-            same = f"has the same pixels as {', '.join(places[1:4])}{_UNWANTED}"
+            same = f"has the same pixels as {', '.join(places[1:4])}{UNWANTED}"
             findings.append(Finding(places[0], same, is_damage=False))
     _report(save_path, plan, findings, len(done))
     forget(save_path, {int(found.place) for found in findings if found.is_damage})
@@ -109,7 +107,7 @@ def check_place(save_path: Path, plan: Plan, record: Record) -> tuple[list[Findi
                 image, wrong = _read_band(path, plan, record.place)
                 pixels.update(image.tobytes())
                 if wrong is None and RESOLUTION_M[path.stem] == 10 and not image.any():
-                    zeros = f"{file} holds only zeros, as clear water may{_UNWANTED}"
+                    zeros = f"{file} holds only zeros, as clear water may{UNWANTED}"
                     found.append(Finding(folder.name, zeros, is_damage=False))
             if wrong is not None:
                 found.append(Finding(folder.name, f"{file} {wrong}"))
@@ -207,12 +205,12 @@ def _repeats(plan: Plan, done: Iterable[Record]) -> Iterator[Finding]:
         name = f"{record.place:06d}"
         for time, count in times.items():
             if count > 1:
-                what = f"has {count} scenes of {time}{_UNWANTED}"
+                what = f"has {count} scenes of {time}{UNWANTED}"
                 yield Finding(name, what, is_damage=False)
         grid = plan.place(record.place).grid
         other = seen.setdefault((grid.epsg, grid.left, grid.top), record.place)
         if other != record.place:
-            yield Finding(name, f"lies where {other:06d} does{_UNWANTED}", is_damage=False)
+            yield Finding(name, f"lies where {other:06d} does{UNWANTED}", is_damage=False)
 
 
 def _report(save_path: Path, plan: Plan, findings: list[Finding], num_done: int) -> None:

@@ -1,0 +1,10 @@
+"""Procedural places, drawn and written in the layouts of the four data sets.
+
+- ``canvas.py``: Grid of 5 m cells with noise, parcels and curves.
+- ``surfaces.py``: Reflectance of each surface per band and season.
+- ``covers.py``: Ten land covers, and places composed of them.
+- ``render.py``: Reflectance of a place on a date, as the sensor measures it.
+- ``files.py``: Georeference and GeoTIFFs; places of SeCo and images of EuroSAT.
+- ``bigearthnet.py``: Patches, labels and lists of BigEarthNet.
+- ``oscd.py``: Cities of OSCD on two dates, and their change maps.
+"""

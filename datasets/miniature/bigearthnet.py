@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from datasets.bands import ALL_BANDS, RESOLUTION_M
-from datasets.miniature.covers import COVER_NAMES, Place, draw_place
+from datasets.miniature.covers import COVER_NAMES, DrawnPlace, draw_place
 from datasets.miniature.files import Grid, to_dn, two_digits, write_geotiff
 from datasets.miniature.render import draw_weather, observe
 
@@ -46,7 +46,7 @@ def write_patch(root: Path, number: int, *, seed: int) -> PatchReport:
     place = draw_place(rng, str(rng.choice(COVER_NAMES)), size_px=SIZE_PX)
     # The archive covers ten countries of Europe.
     latitude = float(np.clip(abs(place.climate.latitude), 37, 62))
-    place = Place(place.canvas, replace(place.climate, latitude=latitude))
+    place = DrawnPlace(place.canvas, replace(place.climate, latitude=latitude))
     grid = Grid.at(latitude, float(rng.uniform(-9, 28)))
     start = datetime(2017, 6, 1, 10, tzinfo=UTC) + timedelta(
         days=int(rng.integers(365)), seconds=int(rng.integers(7200))
@@ -74,7 +74,7 @@ def write_patch(root: Path, number: int, *, seed: int) -> PatchReport:
     return PatchReport(name, weather.snow > 0, weather.haze > _CLOUDY_HAZE)
 
 
-def label_names(place: Place) -> list[str]:
+def label_names(place: DrawnPlace) -> list[str]:
     """Return the CORINE names of what covers a visible part of the place, sorted."""
     shares = np.bincount(place.canvas.cover.ravel(), minlength=len(COVER_NAMES))
     seen = [
@@ -94,7 +94,7 @@ def label_names(place: Place) -> list[str]:
     return sorted(labels)
 
 
-def _forest_name(place: Place) -> str:
+def _forest_name(place: DrawnPlace) -> str:
     """Name the forest after its prevailing trees."""
     canvas = place.canvas
     forest = canvas.labels[canvas.cover == COVER_NAMES.index("Forest")]

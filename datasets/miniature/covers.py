@@ -206,14 +206,14 @@ _AREAS = tuple(name for name in COVERS if name not in _LINES)
 
 
 @dataclass(frozen=True)
-class Place:
+class DrawnPlace:
     """A location: what lies there, and its climate."""
 
     canvas: Canvas
     climate: Climate
 
 
-def draw_place(rng: np.random.Generator, cover: str, *, size_px: int) -> Place:
+def draw_place(rng: np.random.Generator, cover: str, *, size_px: int) -> DrawnPlace:
     """Draw a place that one cover dominates, with a neighbour or two at its side.
 
     Args:
@@ -237,7 +237,7 @@ def draw_place(rng: np.random.Generator, cover: str, *, size_px: int) -> Place:
         paint(canvas, str(others[1]), beside & ~first, rng)
     if cover in _LINES:
         paint(canvas, cover, everywhere, rng)
-    return Place(canvas, draw_climate(rng))
+    return DrawnPlace(canvas, draw_climate(rng))
 
 
 def paint(canvas: Canvas, cover: str, where: Array, rng: np.random.Generator) -> None:

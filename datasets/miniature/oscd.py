@@ -1,6 +1,5 @@
 """OSCD's layout for the miniature Earth: cities on two dates, and what was built in between."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,11 +10,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from datasets.miniature.canvas import Canvas, frame
-from datasets.miniature.covers import Place, draw_place, paint
+from datasets.miniature.covers import DrawnPlace, draw_place, paint
 from datasets.miniature.files import Grid, to_dn, two_digits, write_geotiff
 from datasets.miniature.render import RESOLUTION_M, draw_weather, observe
 from datasets.miniature.surfaces import SENSOR_BANDS
-from datasets.oscd.cities import TEST_CITIES, TRAIN_CITIES
 
 Array = NDArray[Any]
 
@@ -23,19 +21,20 @@ _SURROUNDINGS = ("Residential", "Industrial", "AnnualCrop", "Pasture", "Herbaceo
 _NEW = ("Industrial", "Residential")
 
 
-def choose_cities(num_cities: int) -> tuple[Sequence[str], Sequence[str]]:
-    """Return train and test names in the real proportion, 14 to 10, at least one of each."""
-    num_train = int(np.clip(round(num_cities * 14 / 24), 1, num_cities - 1))
-    return TRAIN_CITIES[:num_train], TEST_CITIES[: num_cities - num_train]
+def write_city(root: Path, city: str, number: int, *, seed: int, size: int) -> None:
+    """Write both dates of a city at native resolutions and on the 10 m grid, and the changes.
 
-
-def write_city(root: Path, city: str, *, seed: int, size: int) -> None:
-    """Write both dates of a city at native resolutions and on the 10 m grid, and the changes."""
-    number = (TRAIN_CITIES + TEST_CITIES).index(city)
+    Args:
+        root: Folder of the data set.
+        city: Name of the city's folder.
+        number: Number of the city, from which and from ``seed`` it is drawn.
+        seed: Seed of the world.
+        size: Side in pixels of 10 m.
+    """
     rng = np.random.default_rng([seed, 5, number])
     before = draw_place(rng, str(rng.choice(_SURROUNDINGS)), size_px=size)
     canvas, is_new = build(before.canvas, rng)
-    after = Place(canvas, before.climate)
+    after = DrawnPlace(canvas, before.climate)
     latitude, longitude = before.climate.latitude, float(rng.uniform(-120, 140))
     grid = Grid.at(latitude, longitude)
     first = datetime(2015, 8, 1, 10, 30, tzinfo=UTC) + timedelta(days=int(rng.integers(365)))

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datasets.miniature.canvas import CELL_M, noise, rough_noise
-from datasets.miniature.covers import Place
+from datasets.miniature.covers import DrawnPlace
 from datasets.miniature.surfaces import (
     SENSOR_BANDS,
     WAVELENGTH_UM,
@@ -68,7 +68,7 @@ def draw_weather(rng: np.random.Generator, latitude: float, date: datetime) -> W
 
 
 def observe(
-    rng: np.random.Generator, place: Place, weather: Weather, bands: Sequence[str]
+    rng: np.random.Generator, place: DrawnPlace, weather: Weather, bands: Sequence[str]
 ) -> dict[str, Array]:
     """Render bands at their native resolution.
 

@@ -27,9 +27,9 @@ from rasterio.io import DatasetReader
 from rasterio.transform import Affine
 
 from datasets.bands import check_dn
-from datasets.seco.pictures import UNREADABLE, read_list
 from utils.errors import UserError
-from utils.files import is_hidden
+from utils.files import is_hidden, read_list
+from utils.images import IMAGE_ERRORS
 from utils.input_transform import InputTransform
 
 Array = NDArray[Any]
@@ -152,7 +152,7 @@ def read_mask(name: str, folders: CityFolders) -> tuple[Array, Path]:
     try:
         with Image.open(picture) as image:  # grey, palette, RGB or RGBA
             grey = np.asarray(image.convert("L"))
-    except UNREADABLE as error:
+    except IMAGE_ERRORS as error:
         state = "is not a readable picture" if picture.exists() else "is missing"
         raise UserError(f"{picture} {state}: unpack OSCD's labels again") from error
     if 0 < grey.max() <= _WHITE:

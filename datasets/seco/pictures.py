@@ -3,7 +3,6 @@
 import os
 import warnings
 import zipfile
-import zlib
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path, PurePosixPath
@@ -17,22 +16,18 @@ from datasets.archive import MEMBER_FIELDS, ZipFiles, ZipMember
 from datasets.bands import band_of
 from datasets.seco.bad_patches import BadPatchError, first_readable
 from utils.errors import UserError
-from utils.files import is_hidden
+from utils.files import is_hidden, read_list
+from utils.images import IMAGE_ERRORS, bit_depth
 from utils.normalization import InputSpec
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
 # Tags of TIFF 6.0; sections 3, 4, 7, 16 and 19 of its specification.
-_BITS_PER_SAMPLE, _SAMPLES_PER_PIXEL, _EXTRA_SAMPLES = 258, 277, 338
+_SAMPLES_PER_PIXEL, _EXTRA_SAMPLES = 277, 338
 _PHOTOMETRIC, _CMYK = 262, 5
 _SAMPLE_FORMAT, _UNSIGNED = 339, {1, 4}  # 4 is not defined
 _ALPHA = (1, 2)  # extra samples that are transparency; 0 is not specified
-_PNG_DEPTH_OFFSET = 24  # of the bit depth in the IHDR chunk, which is always the first
 _MAX_BYTES = 2**30  # of a file in a zip; more than Pillow's largest picture has
 _GDAL_DRIVERS = ["GTiff", "PNG", "JPEG"]
-UNREADABLE = (
-    *(OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError),  # Pillow
-    *(zlib.error, NotImplementedError, RuntimeError),
-)
 
 
 class Pictures:
@@ -105,7 +100,7 @@ class Pictures:
             with Image.open(BytesIO(self._read_bytes(patch))) as image:
                 if len(image.getbands()) > 1:
                     return
-        except UNREADABLE:
+        except IMAGE_ERRORS:
             pass  # such as float reflectance
         raise UserError(
             f"{self.root} holds single bands such as {self.names[patch]}: --data_dir takes the "
@@ -127,7 +122,7 @@ class Pictures:
                         "and in every TIFF that does so",
                     )
                 picture = image.convert("RGB")
-        except UNREADABLE as error:
+        except IMAGE_ERRORS as error:
             _refuse_if_valid(data, where)
             state = "is not a readable picture" if self._exists(index) else "is missing"
             raise BadPatchError(where, state) from error
@@ -223,23 +218,6 @@ def select(names: list[str], image_list: Path, root: Path) -> list[int]:
             )
     kept = {name if name in matches else matches[0] for name, matches in found.items()}
     return sorted(indices[name] for name in kept)
-
-
-def read_list(content: bytes, name: object) -> str:
-    """Decode a list of names; editors on Windows put a mark before UTF-8."""
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{name} is not a text in UTF-8: save the list as such") from error
-
-
-def bit_depth(image: Image.Image, data: bytes) -> int:
-    """Return the bits per channel of the file; Pillow quietly cuts 16-bit colour down to 8."""
-    if image.format == "PNG":
-        return data[_PNG_DEPTH_OFFSET]
-    if image.format == "TIFF":
-        return max(image.tag_v2.get(_BITS_PER_SAMPLE, (1,)))  # type: ignore[attr-defined]
-    return 8
 
 
 def _check_channels(image: Image.Image, data: bytes) -> None:

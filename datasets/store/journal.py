@@ -14,7 +14,7 @@ JOURNAL_NAME = "packing.jsonl"
 LOCK_NAME = "packing.lock"
 
 
-class Journal:
+class PackingJournal:
     """The chunks of a packing that are on the disk, and what was wrong with their patches.
 
     Args:

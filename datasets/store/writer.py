@@ -22,7 +22,7 @@ import numpy as np
 from datasets.seco.bad_patches import BadPatchError, check_bad_count
 from datasets.seco.patches import SecoPatches
 from datasets.seco.pictures import Pictures
-from datasets.store.journal import JOURNAL_NAME, LOCK_NAME, Journal
+from datasets.store.journal import JOURNAL_NAME, LOCK_NAME, PackingJournal
 from datasets.store.manifest import (
     MANIFEST_NAME,
     ZEROS,
@@ -69,7 +69,7 @@ def pack(source: Source, save_path: Path, num_workers: int) -> Manifest:
         if (save_path / MANIFEST_NAME).exists():
             return _complete(plan, save_path)
         check_free_disk(plan, save_path)
-        journal = Journal(save_path / JOURNAL_NAME, plan, source.root)
+        journal = PackingJournal(save_path / JOURNAL_NAME, plan, source.root)
         journal.open()
         _create_shards(plan, save_path, journal)
         flaws = _write_chunks(source, plan, save_path, journal, num_workers)
@@ -88,7 +88,7 @@ def plan_store(source: Source) -> Manifest:
     return Manifest("seco", tuple(source.places), height, width, source.quantiles, groups)
 
 
-def verify(save_path: Path, num_workers: int) -> Manifest:
+def verify_store(save_path: Path, num_workers: int) -> Manifest:
     """Hash every shard of a store again; one that differs from the manifest is a ``UserError``."""
     manifest = read_manifest(save_path)
     check_shards(manifest, save_path)
@@ -144,7 +144,7 @@ def check_free_disk(plan: Manifest, save_path: Path) -> None:
         )
 
 
-def _create_shards(plan: Manifest, save_path: Path, journal: Journal) -> None:
+def _create_shards(plan: Manifest, save_path: Path, journal: PackingJournal) -> None:
     """Create the shards at their full size; other ones make the journal worthless."""
     for path, size in shard_files(plan, save_path):
         if not path.exists() or path.stat().st_size != size:
@@ -154,7 +154,7 @@ def _create_shards(plan: Manifest, save_path: Path, journal: Journal) -> None:
 
 
 def _write_chunks(
-    source: Source, plan: Manifest, save_path: Path, journal: Journal, num_workers: int
+    source: Source, plan: Manifest, save_path: Path, journal: PackingJournal, num_workers: int
 ) -> tuple[Flaw, ...]:
     """Write all chunks that the journal does not have; return the flaws of all patches."""
     writer = _ChunkWriter(source, plan, save_path)

@@ -13,8 +13,8 @@ from types import ModuleType
 import pytest
 
 import datasets.download
+from tests.references.tar_files import tar_of
 from tests.servers.file_server import Answer, FileServer, file_server
-from tests.utils.test_extract import tar_of
 from utils.collection import Collection, download
 from utils.download import Patience, RemoteFile
 from utils.errors import UserError

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning import Trainer
 from torch import Tensor
 
 from datasets import seco_datamodule
@@ -21,61 +21,11 @@ from datasets.seco.data_modes import DATA_MODES, View
 from datasets.seco.patches import SecoPatches, day_of, is_seco
 from datasets.seco.pictures import Pictures
 from datasets.seco_datamodule import SecoDataModule
+from tests.references.recorded_batches import CALM, Batch, Recorder, assert_same, fit, make
 from utils.augment_config import AugmentConfig
 from utils.errors import UserError
 from utils.random import sample_keys
 from utils.seeded_sampler import SeededSampler
-
-Batch = tuple[Tensor, list[Tensor], Tensor | None]
-CALM: dict[str, Any] = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False}
-CALM |= {"enable_progress_bar": False, "enable_model_summary": False}
-
-
-def make(data_dir: Path, data_mode: str = "seco", **changes: Any) -> SecoDataModule:
-    options: dict[str, Any] = {
-        "bands": RGB_BANDS,
-        "batch_size": 2,
-        "num_workers": 0,
-        "seed": 3,
-        "augment": AugmentConfig(crop_size=16),
-        "replace_dates": False,
-        "on_bad_patch": "raise",
-        "image_list": None,
-        "log_dir": None,
-    }
-    return SecoDataModule(data_dir, data_mode, **(options | changes))
-
-
-class Recorder(LightningModule):
-    """Trains nothing and keeps every batch."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(1))
-        self.batches: list[Batch] = []
-
-    def training_step(self, batch: Batch) -> Tensor:
-        self.batches.append(batch)
-        return self.weight.sum()
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=0.1)
-
-
-def fit(
-    datamodule: SecoDataModule, epochs: int, ckpt_path: Path | None = None, **changes: Any
-) -> tuple[Trainer, Recorder]:
-    trainer = Trainer(**(CALM | changes), max_epochs=epochs, use_distributed_sampler=False)
-    recorder = Recorder()
-    trainer.fit(recorder, datamodule, ckpt_path=ckpt_path)
-    return trainer, recorder
-
-
-def assert_same(first: Recorder, second: Recorder) -> None:
-    assert len(first.batches) == len(second.batches) > 0
-    for (q, k, _), (other_q, other_k, _) in zip(first.batches, second.batches, strict=True):
-        assert torch.equal(q, other_q)
-        assert all(torch.equal(a, b) for a, b in zip(k, other_k, strict=True))
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from utils.errors import UserError
 from utils.input_transform import DataSpec, input_transform
 from utils.normalization import SECO_SPEC, InputSpec
 from utils.resnets import RESNETS, encoder_tensors
-from utils.state_dicts import _nested
+from utils.state_dicts import nested_dicts
 
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 State = dict[str, Tensor]
@@ -250,7 +250,7 @@ def test_several_encoders_or_none_are_named(
 def test_a_dict_that_is_nested_many_times_is_searched_once() -> None:
     inner: dict[str, Any] = {}
     inner |= {str(number): inner for number in range(100)}
-    assert len(_nested({str(number): inner for number in range(100)})) == 2
+    assert len(nested_dicts({str(number): inner for number in range(100)})) == 2
 
 
 HTML = b"<!DOCTYPE html>\n<html lang=en><head><title>Sign in</title>"

@@ -10,9 +10,9 @@ from torch import Tensor
 from models.linear_probe import (
     FittedProbes,
     Validation,
-    _drop,
-    _gradient,
+    drop_inputs,
     fit_linear_probe,
+    loss_gradient,
     milestones,
 )
 from utils.evaluation import mean_and_std
@@ -47,7 +47,7 @@ def test_gradient_is_that_of_the_mean_cross_entropy() -> None:
         F.cross_entropy(inputs[probe] @ weight[probe].T, labels[probe]).backward()
     expected = weight.grad
     assert expected is not None
-    torch.testing.assert_close(_gradient(weight.detach(), inputs, labels), expected)
+    torch.testing.assert_close(loss_gradient(weight.detach(), inputs, labels), expected)
 
 
 def test_fit_agrees_with_a_plain_training_loop_of_torch() -> None:
@@ -107,12 +107,12 @@ def test_gradient_of_labels_is_that_of_the_soft_margin_loss() -> None:
         F.multilabel_soft_margin_loss(logits, labels[probe]).backward()
     expected = weight.grad
     assert expected is not None
-    torch.testing.assert_close(_gradient(weight.detach(), inputs, labels), expected)
+    torch.testing.assert_close(loss_gradient(weight.detach(), inputs, labels), expected)
 
 
 def test_dropout_leaves_features_out_and_keeps_their_expectation() -> None:
     batch = torch.ones(2, 500, 21)
-    _drop(batch, 0.2, [torch.Generator().manual_seed(seed) for seed in (0, 1)])
+    drop_inputs(batch, 0.2, [torch.Generator().manual_seed(seed) for seed in (0, 1)])
     features = batch[..., :-1]
     assert sorted(features.unique().tolist()) == [0, 1.25]
     assert features.mean().item() == pytest.approx(1, abs=0.02)

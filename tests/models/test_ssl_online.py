@@ -12,15 +12,18 @@ import torch
 from torch import Tensor
 
 from datasets.mini_earth import write_eurosat
-from main_pretrain import main
 from models.backbones import Encoder
 from models.features import extract_features
 from models.linear_probe import fit_linear_probe
 from models.moco2_module import MocoV2
 from models.ssl_online import SSLOnlineEvaluator
-from tests.scripts.test_main_pretrain import SMALL, assert_equal, tensors
-from tests.utils.test_launch import pretrain as pretrain_in_two_processes
-from tests.utils.test_launch import state
+from tests.references.pretraining import (
+    assert_equal,
+    pretrain,
+    pretrain_in_two_processes,
+    state,
+    tensors,
+)
 from utils.errors import UserError
 from utils.input_transform import DataSpec, input_transform
 from utils.normalization import InputSpec
@@ -149,12 +152,6 @@ def test_the_encoder_is_probed_in_eval_mode(encoder: Encoder) -> None:
 
 
 # --- whole runs -------------------------------------------------------------------------------
-
-
-def pretrain(data_dir: Path, log_dir: Path, *flags: str) -> Path:
-    main(["--data_dir", str(data_dir), "--log_dir", str(log_dir), *SMALL, *flags])
-    (run_dir,) = log_dir.glob("pretrain-*/version_*")
-    return run_dir
 
 
 def online_rows(run_dir: Path) -> list[dict[str, str]]:

@@ -1,0 +1,30 @@
+"""What several test modules use: made-up files, runs, and slow re-statements.
+
+Processes:
+
+- ``waiting.py``: Wait for a condition.
+- ``script.py``: Run a script in the tests' own process.
+- ``launcher_variables.py``: Environment variables that launchers set.
+
+Files:
+
+- ``tar_files.py``: Tar archives in memory.
+- ``hostile_pickles.py``: Pickles that run code when opened.
+- ``legacy_checkpoint.py``: Checkpoints as Lightning 1.1 wrote them.
+- ``seco_files.py``: A GeoTIFF, and the zip of a SeCo folder.
+- ``bigearthnet_files.py``: Small data sets in BigEarthNet's layouts.
+- ``place_files.py``: Files of a collected place.
+
+Runs:
+
+- ``fetch_runs.py``: Run the engine of a collection.
+- ``downloader_runs.py``: Run datasets/seco_downloader.py.
+- ``stream_process.py``: One of several processes that share a stream.
+- ``recorded_batches.py``: Batches of a SeCo data module, recorded from a training.
+- ``pretraining.py``: Run main_pretrain.py, and compare checkpoints.
+
+Slow re-statements:
+
+- ``pil_reference.py``: The transforms of SeCo and MoCo on one Pillow picture.
+- ``bigearthnet_pictures.py``: BigEarthNet's pictures as the original makes them.
+"""

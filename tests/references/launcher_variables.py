@@ -84,3 +84,8 @@ def lightning(local_rank: int, size: int, node_rank: int = 0) -> dict[str, str]:
     numbers = {"LOCAL_RANK": local_rank, "NODE_RANK": node_rank, "WORLD_SIZE": size}
     texts = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
     return texts | {name: str(number) for name, number in numbers.items()}
+
+
+def set_all(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)

@@ -16,7 +16,7 @@ import main_eurosat
 import main_oscd
 import main_pretrain
 from datasets.mini_earth import write_eurosat, write_oscd
-from tests.references.launcher_variables import forget_launchers, lightning, salloc, srun
+from tests.references.launcher_variables import forget_launchers, lightning, salloc, set_all, srun
 from tests.references.script import exit_code
 from utils.callbacks import FiniteLoss
 from utils.cli import run
@@ -71,11 +71,6 @@ def oscd(tmp_path: Path) -> list[str]:
     values: dict[str, Any] = {"data_dir": root, "log_dir": tmp_path / "logs", "gpus": 0}
     values |= {"backbone_type": "random", "max_epochs": 1, "num_workers": 0, "patch_size": 32}
     return [f"--{name}={value}" for name, value in values.items()]
-
-
-def set_all(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture(scope="module")

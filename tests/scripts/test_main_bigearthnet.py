@@ -25,8 +25,8 @@ from datasets.bigearthnet_dataset import main as write_lmdb
 from models import finetuning, label_task
 from models.backbones import Encoder, load_encoder
 from models.ssl_finetuner import SSLFineTuner
-from tests.datasets.bigearthnet.test_bigearthnet import original_input
 from tests.references.bigearthnet_files import as_version_2, copied
+from tests.references.bigearthnet_pictures import original_input
 from tests.references.legacy_checkpoint import write_legacy_checkpoint
 from utils.errors import UserError
 

@@ -14,52 +14,15 @@ import pytest
 import rasterio
 import torch
 from PIL import Image
-from torch import Tensor
 
 from datasets import seco_utils
 from main_pretrain import PRESETS, main, make_datamodule, make_model, parse_args
+from tests.references.pretraining import SMALL, assert_equal, pretrain, run_dirs, tensors
 from utils.errors import UserError
 from utils.launch import World
 from utils.precision import PRECISIONS
 
 ROOT = Path(__file__).resolve().parents[2]
-SMALL = [
-    "--crop_size",
-    "32",
-    "--batch_size",
-    "3",
-    "--num_negatives",
-    "8",
-    "--num_workers",
-    "0",
-    "--gpus",
-    "0",
-]
-
-
-def run_dirs(log_dir: Path) -> list[Path]:
-    return sorted(log_dir.glob("pretrain-*/version_*"))
-
-
-def tensors(path: Path) -> dict[str, Tensor]:
-    checkpoint = torch.load(path, weights_only=True)
-    state: dict[str, Tensor] = checkpoint["state_dict"]
-    momenta = checkpoint["optimizer_states"][0]["state"]
-    return state | {f"momentum {key}": entry["momentum_buffer"] for key, entry in momenta.items()}
-
-
-def assert_equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
-    assert first.keys() == second.keys()
-    for name, tensor in first.items():
-        assert torch.equal(tensor, second[name]), name
-
-
-def pretrain(data_dir: Path, log_dir: Path, *flags: str) -> Path:
-    """Run the script in process and return the folder of the run."""
-    before = set(run_dirs(log_dir))
-    main(["--data_dir", str(data_dir), "--log_dir", str(log_dir), *SMALL, *flags])
-    (created,) = set(run_dirs(log_dir)) - before
-    return created
 
 
 class Stopped(Exception):

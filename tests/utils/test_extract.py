@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.references.tar_files import info, tar_of
 from utils.errors import UserError
 from utils.extract import extract
 from utils.unpack_writer import Limits, UnpackWriter, safe_parts
@@ -32,16 +33,6 @@ def snapshot(root: Path) -> dict[str, bytes | str | None]:
         else None
         for path in sorted(root.rglob("*"))
     }
-
-
-def info(
-    name: str, kind: bytes = tarfile.REGTYPE, size: int = 4, **fields: object
-) -> tarfile.TarInfo:
-    member = tarfile.TarInfo(name)
-    member.type, member.size = kind, size if kind == tarfile.REGTYPE else 0
-    for field, value in fields.items():
-        setattr(member, field, value)
-    return member
 
 
 def tar(*members: tarfile.TarInfo, tail: bytes = b"") -> bytes:
@@ -227,15 +218,6 @@ def test_a_duplicate_in_a_zip_is_refused(tmp_path: Path) -> None:
 
 
 FILES = {"top/a.tif": b"1" * 700, "top/sub/b.tif": b"", "top/sub/" + "é" * 100: b"3" * 512}
-
-
-def tar_of(files: Iterable[tuple[str, bytes]], format: int = tarfile.PAX_FORMAT) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=format) as archive:
-        for name, content in files:
-            member = info(name, size=len(content), mode=0o4777)
-            archive.addfile(member, io.BytesIO(content))
-    return buffer.getvalue()
 
 
 WRITERS: dict[str, Callable[[Iterable[tuple[str, bytes]]], bytes]] = {

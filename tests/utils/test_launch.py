@@ -13,16 +13,17 @@ import pytest
 import torch
 from pytorch_lightning import LightningModule
 from pytorch_lightning.strategies import DDPStrategy
-from torch import Tensor
 
 from tests.references.launcher_variables import (
     forget_launchers,
     lightning,
     salloc,
     sbatch,
+    set_all,
     srun,
     torchrun,
 )
+from tests.references.pretraining import pretrain_in_two_processes, state
 from tests.references.waiting import HANG_S
 from utils.callbacks import EndTogether
 from utils.errors import UserError
@@ -34,18 +35,11 @@ from utils.launch import (
     resolve_gpus,
 )
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 @pytest.fixture(autouse=True)
 def _no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     forget_launchers(monkeypatch)
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")  # the machine's name need not resolve
-
-
-def set_all(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
 
 
 def flags(**changes: Any) -> Namespace:
@@ -205,33 +199,6 @@ def test_a_process_that_fails_itself_ends_the_others_and_tells_its_own_error() -
 TORCHRUN = ["-m", "torch.distributed.run", "--nproc_per_node", "2"]
 
 
-def pretrain(
-    data_dir: Path, log_dir: Path, *flags: str, launcher: list[str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    """Run the script with 2 processes of 2 samples, started by Lightning or by ``launcher``."""
-    small: dict[str, object] = {"data_dir": data_dir, "log_dir": log_dir, "gpus": 0}
-    small |= {"crop_size": 32, "batch_size": 2, "num_negatives": 8, "num_workers": 0}
-    if launcher is None:
-        small["num_processes"] = 2
-    command = [sys.executable, *(launcher or []), "main_pretrain.py"]
-    return subprocess.run(
-        [*command, *(f"--{name}={value}" for name, value in small.items()), *flags],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=HANG_S,
-    )
-
-
-def state(log_dir: Path, name: str = "last.ckpt") -> dict[str, Tensor]:
-    (run_dir,) = log_dir.glob("pretrain-*/*")  # processes share one
-    checkpoint = torch.load(run_dir / "checkpoints" / name, weights_only=True)
-    tensors: dict[str, Tensor] = checkpoint["state_dict"]
-    return tensors
-
-
 @pytest.fixture(scope="module")
 def places(seco_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """4 places: one step of two processes."""
@@ -242,7 +209,7 @@ def places(seco_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_two_processes_train_and_leave_one_folder(places: Path, tmp_path: Path) -> None:
-    done = pretrain(places, tmp_path, "--max_epochs", "1")
+    done = pretrain_in_two_processes(places, tmp_path, "--max_epochs", "1")
     assert done.returncode == 0, done.stderr
     names = [line.split(":")[0] for line in done.stdout.splitlines()]
     assert names == ["precision", "checkpoint", "results", "next"]
@@ -258,13 +225,13 @@ def test_two_processes_train_and_leave_one_folder(places: Path, tmp_path: Path) 
 @pytest.mark.slow
 def test_torchrun_takes_the_same_steps_and_a_resumed_run_too(places: Path, tmp_path: Path) -> None:
     epochs = ["--max_epochs", "2", "--save_every_n_epochs", "1"]
-    done = pretrain(places, tmp_path / "torchrun", *epochs, launcher=TORCHRUN)
+    done = pretrain_in_two_processes(places, tmp_path / "torchrun", *epochs, launcher=TORCHRUN)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 4
     (first,) = (tmp_path / "torchrun").rglob("epoch=1.ckpt")
     resume = ["--resume_from_checkpoint", str(first)]
     for log_dir, more in ((tmp_path / "lightning", []), (tmp_path / "resumed", resume)):
-        again = pretrain(places, log_dir, *epochs, *more)
+        again = pretrain_in_two_processes(places, log_dir, *epochs, *more)
         assert again.returncode == 0, again.stderr
         for name, tensor in state(tmp_path / "torchrun").items():
             assert torch.equal(tensor, state(log_dir)[name]), name
@@ -279,7 +246,9 @@ def test_an_error_in_one_process_ends_all_with_one_sentence(
     shutil.copytree(places, data_dir)
     for path in next(place for place in sorted(data_dir.iterdir())).glob("*/B4.tif"):
         path.write_bytes(path.read_bytes()[:200])
-    done = pretrain(data_dir, tmp_path / "logs", "--max_epochs", "9", launcher=launcher)
+    done = pretrain_in_two_processes(
+        data_dir, tmp_path / "logs", "--max_epochs", "9", launcher=launcher
+    )
     assert done.returncode == (1 if launcher else 2)  # torchrun has one code for all failures
     errors = [line for line in done.stderr.splitlines() if "error: " in line]
     assert len(errors) == 1
@@ -296,7 +265,9 @@ def test_an_error_in_one_process_ends_all_with_one_sentence(
 def test_an_error_of_all_processes_is_told_once(
     places: Path, tmp_path: Path, more: str, named: str
 ) -> None:
-    done = pretrain(places, tmp_path, *more.split(), "--num_negatives", "18", launcher=TORCHRUN)
+    done = pretrain_in_two_processes(
+        places, tmp_path, *more.split(), "--num_negatives", "18", launcher=TORCHRUN
+    )
     assert done.returncode == 1
     errors = [line for line in done.stderr.splitlines() if "error: " in line]
     assert len(errors) == 1

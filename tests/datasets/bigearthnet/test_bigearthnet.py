@@ -10,8 +10,8 @@ import rasterio
 import torch
 from PIL import Image
 
-from datasets.bands import ALL_BANDS, RGB_BANDS
-from datasets.bigearthnet.bands import BIGEARTHNET_SPEC, MEAN_AND_STD, SIDE_PX
+from datasets.bands import ALL_BANDS
+from datasets.bigearthnet.bands import BIGEARTHNET_SPEC, SIDE_PX
 from datasets.bigearthnet.folder import PatchFolder
 from datasets.bigearthnet.index import UNLABELLED, BigEarthNet, open_bigearthnet
 from datasets.bigearthnet.labels import LABELS_19, LABELS_43
@@ -19,33 +19,11 @@ from datasets.bigearthnet.lists import BAD_LISTS, CLOUD, SNOW
 from datasets.bigearthnet_dataset import BigEarthNetPictures
 from datasets.miniature.files import two_digits
 from tests.references.bigearthnet_files import REAL, as_version_2, copied, kept, labels_in, lines
+from tests.references.bigearthnet_pictures import original_input, pictures, transform
 from utils.errors import UserError
-from utils.input_transform import InputTransform, input_transform
-from utils.normalization import InputSpec
 
 TINY = REAL / "bigearthnet_tiny"
 PATCHES = "BigEarthNet-v1.0"
-
-
-def transform(bands: tuple[str, ...] = RGB_BANDS, norm: str = "paper") -> InputTransform:
-    return input_transform(InputSpec.of_pictures(bands), BIGEARTHNET_SPEC, norm)
-
-
-def original_input(folder: Path, bands: tuple[str, ...] = ("B4", "B3", "B2")) -> torch.Tensor:
-    """Slow re-statement of the original's way from files to a tensor in 0..1."""
-    channels = []
-    for band in bands:
-        mean, std = MEAN_AND_STD[band]
-        with rasterio.open(folder / f"{folder.name}_{two_digits(band)}.tif") as file:
-            low, high = mean - 2 * std, mean + 2 * std
-            scaled = (file.read(1) - low) / (high - low) * 255.0
-        channels.append(np.clip(scaled, 0, 255).astype(np.uint8))
-    image = Image.fromarray(np.dstack(channels)).resize((128, 128), Image.Resampling.BICUBIC)
-    return torch.from_numpy(np.asarray(image).transpose(2, 0, 1).astype(np.float32)) / 255
-
-
-def pictures(index: BigEarthNet, split: str = "train", **kwargs: int) -> BigEarthNetPictures:
-    return BigEarthNetPictures(index, index.splits[split], transform(), **kwargs)
 
 
 def test_splits_are_those_of_the_original(bigearthnet_root: Path) -> None:

@@ -21,8 +21,8 @@ from datasets.bigearthnet.bands import FILE_NAMES, SIDE_PX
 from datasets.bigearthnet.index import open_bigearthnet
 from datasets.bigearthnet.lmdb_store import PatchLmdb
 from datasets.bigearthnet_dataset import main
-from tests.datasets.bigearthnet.test_bigearthnet import pictures
 from tests.references.bigearthnet_files import as_version_2, kept, labels_in
+from tests.references.bigearthnet_pictures import pictures
 from utils.cli import run
 from utils.errors import UserError
 
@@ -144,7 +144,7 @@ def test_forked_workers_open_it_themselves(lmdb_root: Path) -> None:
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     """Let the writer fail after so many patches."""
-    encode: Callable[..., bytes] = bigearthnet_writer.encode
+    encode: Callable[..., bytes] = bigearthnet_writer.encode_patch
     left = iter(range(count))
 
     def counted(bands: dict[str, np.ndarray]) -> bytes:
@@ -152,7 +152,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
             raise KeyboardInterrupt
         return encode(bands)
 
-    monkeypatch.setattr(bigearthnet_writer, "encode", counted)
+    monkeypatch.setattr(bigearthnet_writer, "encode_patch", counted)
 
 
 @pytest.fixture
@@ -194,7 +194,7 @@ def test_an_interrupted_writing_does_not_go_on_with_other_bands(
 def test_a_killed_process_is_told_with_the_remedy(
     bigearthnet_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bigearthnet_writer, "encode", lambda bands: os._exit(9))
+    monkeypatch.setattr(bigearthnet_writer, "encode_patch", lambda bands: os._exit(9))
     with pytest.raises(UserError, match=r"was killed.*with fewer --num_workers"):
         convert(bigearthnet_root, tmp_path / "saved", workers=1)
 

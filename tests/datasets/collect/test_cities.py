@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datasets.collect.cities import NUM_CITIES, TABLE, read_cities, table_of_geonames
+from datasets.collect.cities import NUM_CITIES, TABLE, read_city_table, table_of_geonames
 from utils.errors import UserError
 
 
@@ -22,7 +22,7 @@ def test_the_table_is_that_of_the_package() -> None:
 
 
 def test_the_table_has_ten_thousand_places_the_largest_first() -> None:
-    cities = read_cities("geonames")
+    cities = read_city_table("geonames")
     assert cities.shape == (NUM_CITIES, 2)
     assert cities[0] == pytest.approx([31.2222, 121.4581])  # Shanghai
     assert (np.abs(cities) <= [90, 180]).all()
@@ -33,12 +33,12 @@ def test_the_most_populated_are_taken_whatever_their_order(
 ) -> None:
     monkeypatch.setattr("datasets.collect.cities.NUM_CITIES", 2)
     source = write(tmp_path, "\ufefflat,lng,population\n1,10,5\n2,20,700\n3,30,60\n")
-    assert read_cities(source).tolist() == [[2, 20], [3, 30]]
+    assert read_city_table(source).tolist() == [[2, 20], [3, 30]]
 
 
 def test_cities_of_one_size_keep_their_order(tmp_path: Path) -> None:
     rows = [f"{n},0,{100 if n % 2 else 200}\n" for n in range(80)]
-    cities = read_cities(write(tmp_path, "lat,lng,population\n" + "".join(rows)))
+    cities = read_city_table(write(tmp_path, "lat,lng,population\n" + "".join(rows)))
     assert cities[:, 0].tolist() == [*range(0, 80, 2), *range(1, 80, 2)]
 
 
@@ -52,7 +52,7 @@ def test_the_file_of_simplemaps_is_read(tmp_path: Path) -> None:
         '"Small","Small","4.0","5.0","X","1234.0","3"\n',
     )
     # Unlike the original, which deletes the point and makes 12340 of 1234.0.
-    assert read_cities(source).tolist() == [[35.6897, 139.6922], [4, 5], [-1.5, 2.5]]
+    assert read_city_table(source).tolist() == [[35.6897, 139.6922], [4, 5], [-1.5, 2.5]]
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_the_file_of_simplemaps_is_read(tmp_path: Path) -> None:
 )
 def test_a_table_that_is_not_one_is_refused(tmp_path: Path, text: str, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence) as caught:
-        read_cities(write(tmp_path, text))
+        read_city_table(write(tmp_path, text))
     assert "--cities" in str(caught.value)
     assert str(caught.value).isprintable()
 
@@ -82,11 +82,11 @@ def test_a_table_that_is_not_one_is_refused(tmp_path: Path, text: str, sentence:
 def test_what_is_no_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "cities.csv").write_bytes(b"lat,lng,population\n1,2,\xff\n")
     with pytest.raises(UserError, match="is not CSV in UTF-8"):
-        read_cities(str(tmp_path / "cities.csv"))
+        read_city_table(str(tmp_path / "cities.csv"))
 
 
 def test_a_table_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none.csv cannot be read: No such file"):
-        read_cities(str(tmp_path / "none.csv"))
+        read_city_table(str(tmp_path / "none.csv"))
     with pytest.raises(UserError, match="cannot be read: Is a directory"):
-        read_cities(str(tmp_path))
+        read_city_table(str(tmp_path))

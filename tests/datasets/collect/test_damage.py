@@ -13,7 +13,7 @@ import pytest
 from datasets.collect import journal as collect_journal
 from datasets.collect.journal import Journal, Record, read_journals
 from datasets.collect.verify import verify
-from tests.datasets.collect.test_fetch import fetch, plan_in
+from tests.references.fetch_runs import fetch, plan_in
 from tests.references.waiting import HANG_S
 from tests.servers.fake_source import FakeSource
 from utils.errors import UserError

@@ -21,7 +21,6 @@ import pytest
 
 from datasets.bands import ALL_BANDS
 from datasets.collect.earth_engine import EarthEngine, connect
-from datasets.collect.rate_limit import Transient
 from datasets.collect.scenes import ComeBack, Missing, PatchGrid, Place, Refused, Scene, Window
 from datasets.collect.settings import Settings
 from datasets.collect.utm import from_utm
@@ -33,6 +32,7 @@ from tests.servers.earth_engine_expressions import CLOUD_SCORE, S2
 from tests.servers.earth_engine_faults import Fault, content, status
 from tests.servers.earth_engine_server import EarthEngineServer, earth_engine
 from utils.errors import UserError
+from utils.retry import Transient
 
 SIZE = 24  # pixels of a patch
 WINDOWS = (

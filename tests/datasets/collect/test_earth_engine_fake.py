@@ -20,7 +20,7 @@ import requests
 from datasets.bands import ALL_BANDS, RESOLUTION_M
 from datasets.collect.choice import Candidates, choose
 from datasets.collect.earth_engine import EarthEngine, connect
-from datasets.collect.rate_limit import RateLimit, Requester, Transient
+from datasets.collect.rate_limit import RateLimit, Requester
 from datasets.collect.scenes import PatchGrid, Place, Refused, Scene, Window
 from datasets.collect.settings import Settings
 from datasets.collect.utm import from_utm
@@ -31,6 +31,7 @@ from tests.servers.earth_engine_expressions import CLEAR, CLOUDY, S2
 from tests.servers.earth_engine_faults import PASSING, FaultPlan, drip
 from tests.servers.earth_engine_server import EarthEngineServer, earth_engine
 from tests.servers.fake_source import FakeSource, expected_pixels
+from utils.retry import Transient
 
 EPSG, ROOT = 32632, earth_engine_server.__file__.rpartition("/tests/")[0]
 GRID = PatchGrid(EPSG, 450_000, 5_350_020, 12)

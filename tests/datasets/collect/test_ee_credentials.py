@@ -20,12 +20,12 @@ from google.oauth2.credentials import Credentials
 from datasets.collect.earth_engine import EarthEngine, connect
 from datasets.collect.ee_credentials import KEY_VARIABLE, PROJECT_VARIABLE, find_credentials
 from datasets.collect.ee_errors import translate
-from datasets.collect.rate_limit import Transient
 from datasets.collect.settings import Settings
 from tests.references.waiting import HANG_S
 from tests.servers.earth_engine_faults import status
 from tests.servers.earth_engine_server import EarthEngineServer, earth_engine
 from utils.errors import UserError
+from utils.retry import Transient
 
 REMOTE = "https://earthengine-highvolume.googleapis.com"
 SECRET = "1//a-refresh-token"

@@ -18,7 +18,7 @@ from datasets.collect.journal import Journal, read_journals
 from datasets.collect.plan import Plan
 from datasets.collect.progress import Ending
 from datasets.collect.scenes import ComeBack, Refused
-from tests.datasets.collect.test_fetch import SETTINGS, fetch, plan_in
+from tests.references.fetch_runs import SETTINGS, fetch, plan_in
 from tests.references.waiting import HANG_S, wait_until
 from tests.servers.earth_engine_catalogue import Catalogue
 from tests.servers.fake_source import FakeSource

@@ -11,16 +11,16 @@ import pytest
 from datasets.collect.journal import read_journals
 from datasets.collect.plan import Plan, open_plan, read_plan
 from datasets.collect.progress import Ending, incomplete
-from datasets.collect.rate_limit import Transient
 from datasets.collect.scenes import Missing, Place, Refused, Scene
-from tests.datasets.collect.test_fetch import SETTINGS, fetch, plan_in, tree
-from tests.datasets.collect.test_seco_downloader import PLAN, collect, flags
+from tests.references.downloader_runs import PLAN, collect, flags
+from tests.references.fetch_runs import SETTINGS, fetch, plan_in, tree
 from tests.servers import earth_engine_faults as faults
 from tests.servers.earth_engine_catalogue import Catalogue
 from tests.servers.earth_engine_expressions import S2
 from tests.servers.earth_engine_faults import Fault, content, status
 from tests.servers.earth_engine_server import earth_engine
 from tests.servers.fake_source import FakeSource
+from utils.retry import Transient
 
 SMALL = replace(SETTINGS, num_dates=1, bands=("B2",))
 CLEAR = Catalogue(cloudiness=0.0)

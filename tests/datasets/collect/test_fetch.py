@@ -16,69 +16,15 @@ from typing import Any
 import pytest
 
 import datasets.collect.fetch as engine
-from datasets.collect.fetch import Fetch, Patience, blocks_of_shard
-from datasets.collect.journal import Journal, read_journals
-from datasets.collect.place import Collector
-from datasets.collect.plan import Plan, open_plan
+from datasets.collect.fetch import Patience, blocks_of_shard
+from datasets.collect.journal import read_journals
 from datasets.collect.progress import Ending
-from datasets.collect.rate_limit import RateLimit, Requester, Transient
 from datasets.collect.scenes import ComeBack, Refused
-from datasets.collect.settings import Settings
-from datasets.collect.writer import place_writer
-from tests.references.waiting import HANG_S
+from tests.references.fetch_runs import SETTINGS, fetch, plan_in, tree
 from tests.servers.earth_engine_catalogue import Catalogue
 from tests.servers.fake_source import FakeSource
 from utils.errors import UserError
-
-SETTINGS = Settings(
-    num_locations=30,
-    patch_px=12,
-    num_dates=2,
-    land_mask=False,
-    bands=("B2", "B3", "B4"),
-    reference_date="2022-03-01",
-)
-
-
-def plan_in(save_path: Path, settings: Settings = SETTINGS) -> Plan:
-    return open_plan(save_path, settings, set())
-
-
-def fetch(
-    save_path: Path,
-    plan: Plan,
-    source: FakeSource,
-    shard: tuple[int, int] = (0, 1),
-    budget_s: float = HANG_S,
-    **settings: Any,
-) -> Ending:
-    requester = Requester(RateLimit(8, 1e6), base_wait_s=1e-3, budget_s=budget_s, max_strange=3)
-    journal = Journal(save_path, plan.hash, shard)
-    with journal.opened():
-        writer = place_writer(save_path, plan.settings, source.describe(), shard)
-        writer.clear()
-        run = Fetch(
-            Collector(plan, source, requester, writer),
-            requester,
-            journal,
-            blocks_of_shard(plan.blocks(settings.pop("indices", None)), shard),
-            read_journals(save_path, plan.hash),
-            num_workers=4,
-            **{"patience": Patience(grace_s=HANG_S, min_free_bytes=0)} | settings,
-        )
-        try:
-            return run.run()
-        finally:
-            writer.clear()
-
-
-def tree(save_path: Path) -> dict[str, bytes]:
-    """Return the places and nothing else."""
-    return {
-        path.relative_to(save_path).as_posix(): path.read_bytes()
-        for path in sorted(save_path.rglob("*"))
-        if path.is_file() and path.parent != save_path
-    }
+from utils.retry import Transient
 
 
 @pytest.fixture(scope="session")

@@ -23,8 +23,8 @@ from datasets.collect.writer import place_writer
 from datasets.seco.patches import SecoPatches
 from datasets.store.manifest import MANIFEST_NAME
 from datasets.store.reader import PackedStore
-from datasets.store.writer import pack, verify
-from tests.datasets.collect.test_fetch import fetch, plan_in
+from datasets.store.writer import pack, verify_store
+from tests.references.fetch_runs import fetch, plan_in
 from tests.servers.earth_engine_server import earth_engine
 from tests.servers.fake_source import FakeSource
 from utils.errors import UserError
@@ -78,7 +78,7 @@ def assert_same(save_path: Path, packed_folder: Path) -> None:
     found, wanted = contents(store), contents(expected)
     assert found.keys() == wanted.keys()
     assert all(np.array_equal(found[name], wanted[name]) for name in wanted)
-    verify(save_path, 1)
+    verify_store(save_path, 1)
     assert not list(save_path.glob(".*"))
 
 

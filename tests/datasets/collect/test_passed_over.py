@@ -11,8 +11,8 @@ import rasterio
 from datasets.bands import ALL_BANDS
 from datasets.collect.journal import read_journals
 from datasets.collect.plan import read_plan
-from tests.datasets.collect.test_fetch import tree
-from tests.datasets.collect.test_seco_downloader import PLAN, collect, flags
+from tests.references.downloader_runs import PLAN, collect, flags
+from tests.references.fetch_runs import tree
 from tests.servers.earth_engine_expressions import S2
 from tests.servers.earth_engine_faults import status
 from tests.servers.earth_engine_server import EarthEngineServer, earth_engine

@@ -9,7 +9,7 @@ from PIL import Image
 
 from datasets.collect.preview import preview_folder, stretch
 from datasets.collect.writer import convert
-from tests.datasets.collect.test_writer import SETTINGS, images, write, writer_in
+from tests.references.place_files import SETTINGS, images, write, writer_in
 from utils.errors import UserError
 
 

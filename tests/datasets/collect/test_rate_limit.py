@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from datasets.collect import rate_limit
-from datasets.collect.rate_limit import RateLimit, Requester, Stopped, Transient
+from datasets.collect.rate_limit import RateLimit, Requester, Stopped
 from tests.references.waiting import HANG_S
+from utils.retry import Transient
 
 
 class Clock:

@@ -6,8 +6,9 @@ from concurrent.futures import wait as wait_for
 
 import pytest
 
-from datasets.collect.rate_limit import RateLimit, Requester, Stopped, Transient
+from datasets.collect.rate_limit import RateLimit, Requester, Stopped
 from tests.references.waiting import HANG_S, wait_until
+from utils.retry import Transient
 
 LONG_S = 10 * HANG_S  # of the waits that are cut short
 

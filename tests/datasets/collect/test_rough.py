@@ -13,13 +13,14 @@ from datasets import seco_downloader
 from datasets.collect.check import settings_from_json
 from datasets.collect.journal import Journal
 from datasets.collect.plan import Plan, make_plan, read_plan, write_plan
-from datasets.collect.rate_limit import RateLimit, Requester, Transient
+from datasets.collect.rate_limit import RateLimit, Requester
 from datasets.collect.scenes import ComeBack, Refused
 from datasets.collect.settings import Settings
 from datasets.collect.status import summarise
 from tests.servers.fake_source import FakeSource
 from utils.errors import UserError
 from utils.locks import sole_writer
+from utils.retry import Transient
 
 SMALL = Settings(
     num_locations=6,
@@ -72,7 +73,7 @@ def probe(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Callable[[str], Any]
 ) -> str | int | None:
     monkeypatch.setattr(
-        seco_downloader, "connect", lambda plan, args: FakeSource(plan.settings, fault=fault)
+        seco_downloader, "open_source", lambda plan, args: FakeSource(plan.settings, fault=fault)
     )
     with pytest.raises(SystemExit) as leaving:
         seco_downloader.main(["--save_path", str(tmp_path), "--probe", "2"])
@@ -124,7 +125,7 @@ def test_a_signal_before_the_fetch_means_go_on_later(
         raise AssertionError("went on")
 
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(seco_downloader, "connect", connect)
+    monkeypatch.setattr(seco_downloader, "open_source", connect)
     try:
         with pytest.raises(SystemExit) as leaving:
             seco_downloader.main(["--save_path", str(tmp_path)])

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datasets.collect.cities import read_cities
+from datasets.collect.cities import read_city_table
 from datasets.collect.land_mask import LandMask
 from datasets.collect.sampling import (
     Places,
@@ -106,7 +106,7 @@ def test_numbers_are_uniform() -> None:
 
 @pytest.mark.parametrize("count", [1, 500, 4000])
 def test_fewer_places_are_the_beginning_of_more(count: int) -> None:
-    sampler = gaussian(read_cities("geonames"), 50)
+    sampler = gaussian(read_city_table("geonames"), 50)
     more, fewer = drawn(sampler, 30_000, seed=3), drawn(sampler, count, seed=3)
     assert rows(fewer) == rows(more, 0, count)
 

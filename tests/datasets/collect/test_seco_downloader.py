@@ -14,32 +14,22 @@ from pathlib import Path
 import pytest
 
 import main_pretrain
-from datasets import seco_downloader
 from datasets.collect.journal import read_journals
 from datasets.collect.plan import read_plan
-from tests.datasets.collect.test_fetch import tree
+from tests.references.downloader_runs import PLAN, collect, flags
+from tests.references.fetch_runs import tree
 from tests.references.waiting import HANG_S, wait_until
 from tests.servers.earth_engine_catalogue import Catalogue
 from tests.servers.earth_engine_faults import DAY, FaultPlan, Held, content, no_fault, status
 from tests.servers.earth_engine_server import EarthEngineServer, earth_engine
-from utils.cli import run
 
 ROOT = Path(__file__).resolve().parents[3]
-PLAN = [
-    *("--num_locations", "12", "--patch_px", "12", "--num_dates", "3", "--no_land_mask"),
-    *("--reference_date", "2022-03-01", "--bands", "B4", "B3", "B2"),
-]
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[EarthEngineServer]:
     with earth_engine() as running:
         yield running
-
-
-def flags(save_path: Path, server: EarthEngineServer, *more: str) -> list[str]:
-    common = ["--ee_url", server.url, "--retry_wait", "0.01", "--min_free_gb", "0"]
-    return ["--save_path", str(save_path), "--num_workers", "8", *common, *more]
 
 
 def start(argv: list[str], **environment: str) -> subprocess.Popen[str]:
@@ -51,15 +41,6 @@ def start(argv: list[str], **environment: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
-
-
-def collect(argv: list[str]) -> int:
-    """Run in this process; return the exit code."""
-    try:
-        run(lambda: seco_downloader.main(argv))
-    except SystemExit as leaving:
-        return int(leaving.code or 0)
-    return 0
 
 
 @pytest.fixture(scope="module")

@@ -16,15 +16,13 @@ import pytest
 import datasets.collect.stac_http as http
 from datasets.bands import RESOLUTION_M
 from datasets.collect.place import has_gaps
-from datasets.collect.rate_limit import Transient
 from datasets.collect.scenes import Missing, PatchGrid, Place, Refused, Scene, Window
 from datasets.collect.settings import Settings
 from datasets.collect.stac import Stac
 from datasets.collect.stac_items import Files
 from datasets.collect.utm import from_utm
-from tests.datasets.collect.test_fetch import tree
-from tests.datasets.collect.test_seco_downloader import ROOT, collect
-from tests.datasets.collect.test_stac_items import EARLY, LATE, edited
+from tests.references.downloader_runs import collect
+from tests.references.fetch_runs import tree
 from tests.references.waiting import HANG_S
 from tests.servers.earth_engine_catalogue import TILE_M, Granule
 from tests.servers.earth_engine_faults import (
@@ -40,11 +38,14 @@ from tests.servers.earth_engine_faults import (
     status,
 )
 from tests.servers.fake_source import expected_pixels
+from tests.servers.stac_items import EARLY, LATE, edited
 from tests.servers.stac_server import StacServer, cog, stac
 from utils.errors import UserError
+from utils.retry import Transient
 
 WINDOWS = (Window(LATE, date(2022, 2, 11)), Window(EARLY, date(2022, 1, 21)))
 COLLECTIONS = ("sentinel-2-l2a", "raw")
+ROOT = Path(__file__).resolve().parents[3]
 ReadFile = Callable[[bytes | None], Any]
 
 

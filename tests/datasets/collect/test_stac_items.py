@@ -1,6 +1,5 @@
 """What an item of a STAC catalogue tells of a scene, and of its offset."""
 
-import copy
 from collections.abc import Callable
 from datetime import date
 from typing import Any
@@ -10,15 +9,8 @@ import pytest
 
 from datasets.collect.scenes import Refused, Scene
 from datasets.collect.stac_items import Files, Unusable, harmonised, parse
+from tests.servers.stac_items import EARLY, LATE, edited
 from tests.servers.stac_server import StacServer
-
-EARLY, LATE = date(2022, 1, 11), date(2022, 2, 1)  # before and after products have an offset
-
-
-def edited(item: dict[str, Any], change: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
-    new = copy.deepcopy(item)
-    change(new)
-    return new
 
 
 def item_of(collection: str = "sentinel-2-l2a", day: date = LATE) -> dict[str, Any]:

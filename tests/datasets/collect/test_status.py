@@ -16,7 +16,7 @@ from datasets.collect.plan import Plan
 from datasets.collect.progress import Ending, Progress
 from datasets.collect.rate_limit import RateLimit, Requester
 from datasets.collect.status import Reporter, summarise, table
-from tests.datasets.collect.test_fetch import SETTINGS, plan_in
+from tests.references.fetch_runs import SETTINGS, plan_in
 from utils.errors import UserError
 
 

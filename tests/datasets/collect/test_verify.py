@@ -19,9 +19,10 @@ from datasets.collect.journal import Journal, Record, read_journals
 from datasets.collect.plan import Plan
 from datasets.collect.sampling import Places
 from datasets.collect.settings import Settings
-from datasets.collect.verify import _UNWANTED, verify
+from datasets.collect.verify import UNWANTED, verify
 from datasets.collect.writer import METADATA_NAME, place_hash, place_writer
-from tests.datasets.collect.test_writer import NEW, OLD, images, scene, tree
+from tests.references.fetch_runs import tree
+from tests.references.place_files import NEW, OLD, images, scene
 from utils.errors import UserError
 
 SETTINGS = Settings(
@@ -77,10 +78,6 @@ def findings(root: Path, plan: Plan | None = None) -> list[str]:
     found = [f"{one['place']} {one['what']}" for one in report["findings"]]
     assert is_well == (not found and report["places_done"] >= report["places_wanted"])
     return found
-
-
-def places_of(root: Path) -> dict[str, bytes]:
-    return {name: content for name, content in tree(root).items() if "/" in name}
 
 
 def rewrite(path: Path, image: Any, *, epsg: int = 32631, left: int = 300_120) -> None:
@@ -225,7 +222,7 @@ def test_damage_is_found_and_collected_again(whole: Path, root: Path, name: str)
     assert all(one.isprintable() for one in found)
     assert sorted(read_journals(root, plan_of().hash)) == [0, 2]
     collect(root, plan_of())
-    assert places_of(root) == places_of(whole)
+    assert tree(root) == tree(whole)
     assert findings(root) == []
 
 
@@ -241,7 +238,7 @@ def test_dark_water_is_told_but_not_collected_for_ever(tmp_path: Path) -> None:
         journal.add(draft.finish())
 
     assert findings(tmp_path, plan) == [
-        f"000000 {OLD}/B4.tif holds only zeros, as clear water may{_UNWANTED}"
+        f"000000 {OLD}/B4.tif holds only zeros, as clear water may{UNWANTED}"
     ]
     assert sorted(read_journals(tmp_path, plan.hash)) == [0]
 
@@ -275,12 +272,12 @@ def test_a_torn_line_does_not_keep_damage_from_being_forgotten(root: Path) -> No
 def test_two_places_at_the_same_spot_are_told(tmp_path: Path) -> None:
     plan = plan_of((300_000, 300_120, 300_000))
     collect(tmp_path, plan)
-    assert findings(tmp_path, plan) == [f"000002 lies where 000000 does{_UNWANTED}"]
+    assert findings(tmp_path, plan) == [f"000002 lies where 000000 does{UNWANTED}"]
 
 
 def test_the_same_pixels_at_two_places_are_told(tmp_path: Path) -> None:
     collect(tmp_path, plan_of(), seeds=(0, 10, 0))
-    assert findings(tmp_path) == [f"000000 has the same pixels as 000002{_UNWANTED}"]
+    assert findings(tmp_path) == [f"000000 has the same pixels as 000002{UNWANTED}"]
 
 
 def test_an_acquisition_that_is_twice_at_a_place_is_told(tmp_path: Path) -> None:
@@ -292,7 +289,7 @@ def test_an_acquisition_that_is_twice_at_a_place_is_told(tmp_path: Path) -> None
             draft.add(scene(name), images(seed))
         journal.add(draft.finish())
 
-    assert findings(tmp_path, plan) == [f"000000 has 2 scenes of 20200101T101010{_UNWANTED}"]
+    assert findings(tmp_path, plan) == [f"000000 has 2 scenes of 20200101T101010{UNWANTED}"]
 
 
 def test_a_place_beyond_the_plan_is_told_and_forgotten(root: Path) -> None:

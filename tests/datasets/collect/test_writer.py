@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,39 +20,19 @@ from rasterio.crs import CRS
 from rasterio.errors import CRSError
 
 from datasets.bands import ALL_BANDS, RESOLUTION_M
-from datasets.collect.journal import Record
-from datasets.collect.scenes import Array, PatchGrid, Place, Scene
-from datasets.collect.settings import Settings
-from datasets.collect.writer import PlaceWriter, convert, place_hash, place_writer, utm_crs
+from datasets.collect.scenes import Array
+from datasets.collect.writer import convert, place_hash, place_writer, utm_crs
+from tests.references.place_files import (
+    NEW,
+    OLD,
+    PLACE,
+    SETTINGS,
+    images,
+    scene,
+    write,
+    writer_in,
+)
 from utils.errors import UserError
-
-SETTINGS = Settings(patch_px=12)
-PLACE = Place(7, -33.25, 151.5, PatchGrid(32756, 340020, 6320020, 12), ())
-OLD, NEW = "20200101T101010_20200101T101011_T56HLH", "20200401T101010_20200401T101011_T56HLH"
-
-
-def scene(name: str = OLD) -> Scene:
-    start = datetime.strptime(name[:15], "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
-    return Scene(name, start, 1.5, 0.97, 1.0, "05.09", {"MGRS_TILE": "56HLH"}, key=object())
-
-
-def images(seed: int = 0, size_px: int = 12) -> dict[str, Array]:
-    """Random digital numbers of all bands, up to saturated ones."""
-    rng = np.random.default_rng(seed)
-    sides = {band: 10 * size_px // size for band, size in RESOLUTION_M.items()}
-    return {b: rng.integers(1, 20_000, (n, n)).astype(np.uint16) for b, n in sides.items()}
-
-
-def writer_in(root: Path, settings: Settings = SETTINGS) -> PlaceWriter:
-    root.mkdir(exist_ok=True)
-    return place_writer(root, settings, {"collection": "made up"}, (0, 1))
-
-
-def write(writer: PlaceWriter, place: Place = PLACE, seed: int = 0) -> Record:
-    draft = writer.draft(place)
-    draft.add(scene(NEW), images(seed))
-    draft.add(scene(OLD), images(seed + 1))
-    return draft.finish()
 
 
 def tree(folder: Path) -> dict[str, bytes]:

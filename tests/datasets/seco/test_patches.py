@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 import sys
-import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,22 +23,11 @@ from datasets.seco.folder import index_places
 from datasets.seco.patches import SecoPatches, parse_quantiles
 from datasets.seco.samples import PatchDataset
 from datasets.store.reader import PackedStore
+from tests.references.seco_files import write_tif
 from utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[3]
 Damage = Callable[[Path], None]
-
-
-def write_tif(path: Path, image: np.ndarray) -> None:
-    """Write an image of shape (H, W) or (bands, H, W), without coordinates."""
-    layers = image.reshape(-1, *image.shape[-2:])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-        count, height, width = layers.shape
-        size = {"count": count, "height": height, "width": width}
-        with rasterio.open(path, "w", driver="GTiff", dtype=layers.dtype, **size) as file:
-            file.write(layers)
 
 
 def rasterio_read(path: Path) -> np.ndarray:

@@ -15,15 +15,8 @@ from datasets.archive import ZipFiles
 from datasets.bands import ALL_BANDS
 from datasets.seco.bad_patches import BadPatchError
 from datasets.seco.patches import SecoPatches, is_seco
+from tests.references.seco_files import zip_folder
 from utils.errors import UserError
-
-
-def zip_folder(root: Path, path: Path, prefix: str = "", method: int = 8) -> Path:
-    """Pack a folder in an order that is not sorted."""
-    with zipfile.ZipFile(path, "w", method) as archive:
-        for file in sorted(root.rglob("*"), key=lambda file: file.name[::-1]):
-            archive.write(file, f"{prefix}{file.relative_to(root).as_posix()}")
-    return path
 
 
 @pytest.fixture

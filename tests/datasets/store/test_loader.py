@@ -18,8 +18,8 @@ from datasets.store import loader as store_loader
 from datasets.store.loader import DeviceLoader, StoreLoader
 from datasets.store.open import open_patches
 from datasets.store.reader import PackedStore
-from tests.datasets.seco.test_zipped import zip_folder
-from tests.datasets.test_seco_datamodule import assert_same, fit, make
+from tests.references.recorded_batches import assert_same, fit, make
+from tests.references.seco_files import zip_folder
 from tests.references.waiting import wait_until
 from utils.errors import UserError
 from utils.seeded_sampler import SeededSampler

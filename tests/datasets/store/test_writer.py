@@ -24,8 +24,7 @@ from datasets.seco.pictures import Pictures
 from datasets.store import writer as packing
 from datasets.store.open import open_patches
 from datasets.store.reader import PackedStore
-from tests.datasets.seco.test_patches import write_tif
-from tests.datasets.seco.test_zipped import zip_folder
+from tests.references.seco_files import write_tif, zip_folder
 from utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -204,13 +203,13 @@ def test_killed_packing_goes_on(tmp_path: Path) -> None:
     pack(tmp_path / "seco", tmp_path / "whole")
     code = (
         "import signal, sys; sys.path.insert(0, sys.argv.pop(1)); stays = int(sys.argv.pop(1))\n"
-        "from datasets import packing, seco_packed\n"
+        "from datasets import seco_packed; from datasets.store import writer as packing\n"
         "packing._CHUNK = 2; packing._SYNC_BYTES = 0\n"
-        "flush, times = packing.Journal.flush, iter(range(100))\n"
+        "flush, times = packing.PackingJournal.flush, iter(range(100))\n"
         "def flush_and_stay(journal):\n"
         "    flush(journal)\n"
         "    if next(times) == stays: print(flush=True); signal.pause()\n"
-        "packing.Journal.flush = flush_and_stay\n"
+        "packing.PackingJournal.flush = flush_and_stay\n"
         "seco_packed.main(sys.argv[1:])\n"
     )
     flags = ["--data_dir", str(tmp_path / "seco"), "--save_path", str(tmp_path / "store")]
@@ -258,7 +257,7 @@ def test_lost_shard_of_an_interrupted_packing_is_written_again(copy: Path, tmp_p
     shutil.copytree(tmp_path / "whole", tmp_path / "store")
     plan = packing.plan_store(SecoPatches(copy))
     (tmp_path / "store" / "manifest.json").unlink()
-    journal = packing.Journal(tmp_path / "store" / "packing.jsonl", plan, copy)
+    journal = packing.PackingJournal(tmp_path / "store" / "packing.jsonl", plan, copy)
     journal.forget()
     journal.add(0, [])
     journal.flush()
@@ -294,7 +293,8 @@ def test_disk_that_fills_up_loses_nothing(copy: Path, tmp_path: Path) -> None:
     pack(copy, tmp_path / "whole")
     code = (
         "import resource, signal, sys; sys.path.insert(0, sys.argv.pop(1))\n"
-        "from datasets import packing, seco_packed; from utils.cli import run\n"
+        "from datasets import seco_packed; from datasets.store import writer as packing\n"
+        "from utils.cli import run\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); packing._CHUNK = 2\n"
         "create = packing._create_shards\n"
         "def limited(*args):\n"
@@ -322,7 +322,8 @@ def test_disk_that_fills_up_loses_nothing(copy: Path, tmp_path: Path) -> None:
 def other_packer(copy: Path, tmp_path: Path) -> Iterator[Path]:
     """A process that packs into tmp_path/store, and stays in the middle of it."""
     code = (
-        "import signal, sys; sys.path.insert(0, sys.argv.pop(1)); from datasets import packing\n"
+        "import signal, sys; sys.path.insert(0, sys.argv.pop(1))\n"
+        "from datasets.store import writer as packing\n"
         "from datasets import seco_packed\n"
         "def stay(*args):\n"
         "    print('locked', flush=True); signal.pause()\n"
@@ -366,7 +367,7 @@ def begun_with_other_bands(copy: Path, store: Path) -> None:
     packed_with_other_bands(copy, store)
     (store / "manifest.json").unlink()
     plan = packing.plan_store(SecoPatches(copy, ["B2"]))
-    packing.Journal(store / "packing.jsonl", plan, copy).forget()
+    packing.PackingJournal(store / "packing.jsonl", plan, copy).forget()
 
 
 @pytest.mark.parametrize(
@@ -429,7 +430,7 @@ def test_another_source_does_not_go_on_with_a_packing(copy: Path, tmp_path: Path
     store = tmp_path / "store"
     store.mkdir()
     plan = packing.plan_store(SecoPatches(copy))
-    packing.Journal(store / "packing.jsonl", plan, copy).open()
+    packing.PackingJournal(store / "packing.jsonl", plan, copy).open()
     other = Path(shutil.copytree(copy, tmp_path / "other"))
     with pytest.raises(UserError, match="or its source has changed"):
         pack(other, store)

@@ -1,0 +1,78 @@
+"""Run main_pretrain.py on small data, in one process or two, and read its checkpoints."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from main_pretrain import main
+from tests.references.waiting import HANG_S
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = [
+    "--crop_size",
+    "32",
+    "--batch_size",
+    "3",
+    "--num_negatives",
+    "8",
+    "--num_workers",
+    "0",
+    "--gpus",
+    "0",
+]
+
+
+def run_dirs(log_dir: Path) -> list[Path]:
+    return sorted(log_dir.glob("pretrain-*/version_*"))
+
+
+def tensors(path: Path) -> dict[str, Tensor]:
+    checkpoint = torch.load(path, weights_only=True)
+    state: dict[str, Tensor] = checkpoint["state_dict"]
+    momenta = checkpoint["optimizer_states"][0]["state"]
+    return state | {f"momentum {key}": entry["momentum_buffer"] for key, entry in momenta.items()}
+
+
+def assert_equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+
+
+def pretrain(data_dir: Path, log_dir: Path, *flags: str) -> Path:
+    """Run the script in process and return the folder of the run."""
+    before = set(run_dirs(log_dir))
+    main(["--data_dir", str(data_dir), "--log_dir", str(log_dir), *SMALL, *flags])
+    (created,) = set(run_dirs(log_dir)) - before
+    return created
+
+
+def pretrain_in_two_processes(
+    data_dir: Path, log_dir: Path, *flags: str, launcher: list[str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run the script with 2 processes of 2 samples, started by Lightning or by ``launcher``."""
+    small: dict[str, object] = {"data_dir": data_dir, "log_dir": log_dir, "gpus": 0}
+    small |= {"crop_size": 32, "batch_size": 2, "num_negatives": 8, "num_workers": 0}
+    if launcher is None:
+        small["num_processes"] = 2
+    command = [sys.executable, *(launcher or []), "main_pretrain.py"]
+    return subprocess.run(
+        [*command, *(f"--{name}={value}" for name, value in small.items()), *flags],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=HANG_S,
+    )
+
+
+def state(log_dir: Path, name: str = "last.ckpt") -> dict[str, Tensor]:
+    (run_dir,) = log_dir.glob("pretrain-*/*")  # processes share one
+    checkpoint = torch.load(run_dir / "checkpoints" / name, weights_only=True)
+    tensors: dict[str, Tensor] = checkpoint["state_dict"]
+    return tensors
