@@ -1,11 +1,11 @@
 r"""Train change detectors on OSCD (Daudt et al. 2018), by default on a frozen encoder.
 
-python main_oscd.py --data_dir datasets/oscd \
+python main_oscd.py --data_dir data/oscd \
   --backbone_type pretrain --ckpt_path checkpoints/seco_resnet18_1m.ckpt
 
 Everything as the original does it, its scores included:
 
-python main_oscd.py --data_dir datasets/oscd --protocol paper \
+python main_oscd.py --data_dir data/oscd --protocol paper \
   --backbone_type pretrain --ckpt_path checkpoints/seco_resnet18_1m.ckpt
 """
 

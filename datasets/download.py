@@ -1,7 +1,7 @@
 """Download a data set: resumed, retried, verified, unpacked where our readers need folders.
 
 python datasets/download.py --list
-python datasets/download.py eurosat_rgb --save_path datasets/eurosat
+python datasets/download.py eurosat_rgb --save_path data/eurosat
 """
 
 import sys
