@@ -3,6 +3,7 @@
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ import main_bigearthnet
 import main_eurosat
 import main_oscd
 import main_pretrain
+from datasets.bands import RGB_BANDS
 from datasets.collect import args as collect_args
+from datasets.mini_earth import write_eurosat, write_seco
 from models.backbones import Encoder
 from utils.normalization import SECO_SPEC
 
@@ -49,7 +52,9 @@ def test_commands_of_the_readme_parse(command: str) -> None:
         collect_args.parse_args(None, flags)
     else:
         source = (ROOT / script).read_text()
-        for module in re.findall(r"^from (utils\.\w+) import", source, flags=re.MULTILINE):
+        for module in re.findall(
+            r"^ *from ((?:utils|datasets)\.\w+) import", source, flags=re.MULTILINE
+        ):
             source += (ROOT / f"{module.replace('.', '/')}.py").read_text()
         assert all(f'"{flag}"' in source for flag in flags if flag.startswith("--"))
 
@@ -66,7 +71,8 @@ def test_the_example_embeds_a_picture_with_the_contract_of_its_encoder(
     document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = (ROOT / document).read_text()
-    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    examples = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (example,) = (each for each in examples if "load_encoder" in each)
     monkeypatch.chdir(tmp_path)
     encoder = Encoder("resnet18").eval()
     content = {"state_dict": {f"encoder_q.{k}": v for k, v in encoder.state_dict().items()}}
@@ -86,6 +92,21 @@ def test_the_example_embeds_a_picture_with_the_contract_of_its_encoder(
     with torch.inference_mode():
         expected = encoder(torch.from_numpy(x)[None])
     torch.testing.assert_close(names["features"], expected, atol=1e-4, rtol=1e-4)
+
+
+def test_the_example_of_the_data_sets_runs_on_a_miniature_earth(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (example,) = re.findall(r"```python\n((?:(?!```).)*?SeasonalContrast.*?)```", README, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    Path("datasets").mkdir()
+    write_seco(Path("datasets/mini_seco"), num_places=2, num_dates=3, size=24, bands=RGB_BANDS)
+    write_eurosat(Path("datasets/mini_eurosat"), images_per_class=1, size=24)
+    names: dict[str, Any] = {}
+    exec(example, names)
+    assert Path("views.png").stat().st_size > 0
+    assert [view.shape for view in (names["q"], names["k2"])] == [(3, 224, 224)] * 2
+    assert names["image"].size == (24, 24)
 
 
 def test_links_of_the_readme_lead_to_files() -> None:
