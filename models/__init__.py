@@ -1,9 +1,16 @@
 """Models: pre-training, frozen and fine-tuned classifiers, change detection.
 
+Encoders:
+
+- ``resnets.py``: Names of torchvision's ResNets, and their tensors.
+- ``state_dicts.py``: Find the tensors of a ResNet in a file.
+- ``encoder_file.py``: Read the encoder and its input contract from any supported file.
+- ``backbones.py``: ResNet encoders without their classifier, and their weights.
+- ``export.py``: Export an encoder for other programs (script).
+
 Pre-training:
 
 - ``pretrain_args.py``: Command-line flags of model, optimizer and probes.
-- ``backbones.py``: ResNet encoders without their classifier, and their weights.
 - ``group_batch_norm.py``: Batch normalisation over groups of a batch.
 - ``contrast.py``: Queue of keys, InfoNCE logits and moving average of weights.
 - ``schedule.py``: Learning rate over the epochs.

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from torch import nn
 
+from models.encoder_file import SEQUENTIAL, read_encoder_file
+from models.resnets import build_resnet
 from utils.encoder_args import DEFAULT_ENCODER, check_encoder_source
-from utils.encoder_file import SEQUENTIAL, read_encoder_file
 from utils.errors import UserError
 from utils.normalization import (
     PICTURE_BANDS,
@@ -16,7 +17,6 @@ from utils.normalization import (
     letters,
     quantile_spec,
 )
-from utils.resnets import build_resnet
 
 
 class Encoder(nn.Sequential):
@@ -59,7 +59,7 @@ def load_encoder(
         source: One of ``utils.encoder_args.SOURCES``.
         name: A torchvision ResNet. None stands for the checkpoint's own, else the default; a
             checkpoint of another one is a ``UserError``.
-        ckpt_path: Any file that ``utils.encoder_file`` reads, for "pretrain" only.
+        ckpt_path: Any file that ``models.encoder_file`` reads, for "pretrain" only.
         bands: Channels of a random encoder. Pre-trained ones have their own, and others are a
             ``UserError``; a file that does not name its bands takes these names.
 

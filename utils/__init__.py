@@ -3,7 +3,6 @@
 Errors, files and processes:
 
 - ``errors.py``: The error of a user, and its one-line message.
-- ``signals.py``: Signals that ask a process to end.
 - ``files.py``: Files written whole or not at all, checks of paths, and lists of names.
 - ``locks.py``: A lock between processes.
 - ``pools.py``: Worker processes that end without a traceback when interrupted.
@@ -48,15 +47,11 @@ Samples and views:
 - ``augment.py``: Views of a batch.
 - ``augment_cpu.py``: Views on a CPU, one sample at a time.
 
-Encoders and checkpoints:
+Checkpoints:
 
-- ``resnets.py``: Names of torchvision's ResNets, and their tensors.
 - ``torch_files.py``: Read files of ``torch.save`` without running code in them.
-- ``state_dicts.py``: Find the tensors of a ResNet in a file.
-- ``encoder_file.py``: Read the encoder and its input contract from any supported file.
 - ``checkpoint.py``: Write and check the checkpoints of a run.
 - ``resume.py``: Restore the flags of a run from the file next to its checkpoint.
-- ``export.py``: Export an encoder for other programs (script).
 
 Training and results:
 
@@ -68,7 +63,6 @@ Training and results:
 - ``classification.py``: Results of classifiers with one class per sample.
 - ``multi_label.py``: Results of classifiers with several labels per sample.
 - ``change_scores.py``: Scores of change maps.
-- ``change_maps.py``: Write change maps as pictures, GeoTIFFs and arrays.
 - ``plots.py``: Figures of results.
 - ``report.py``: results.json, with versions and arguments of the run.
 """

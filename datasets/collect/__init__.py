@@ -34,6 +34,7 @@ Sources of scenes:
 
 Fetch:
 
+- ``signals.py``: Signals that ask a process to end.
 - ``choice.py``: Select the scenes of a place to try, and their order.
 - ``blocks.py``: State of a block of places and its spares.
 - ``preview.py``: Write a picture of the dates of a place.

@@ -21,9 +21,9 @@ from datasets.collect.plan import Block
 from datasets.collect.progress import GO_ON_LATER, Ending, Progress, incomplete, some_places
 from datasets.collect.rate_limit import Requester, Stopped
 from datasets.collect.scenes import ComeBack, Place
+from datasets.collect.signals import ending_signals
 from utils.errors import UserError
 from utils.retry import Transient
-from utils.signals import ending_signals
 
 _TICK_S = 0.5  # between looks at the clock, the disk and the service
 _FLUSH_S = 0.2  # for which a journal's lines wait for others

@@ -18,16 +18,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from datasets.bands import RGB_BANDS, seco_input_spec
+from models import encoder_file
 from models.backbones import Encoder, load_encoder
+from models.encoder_file import SEQUENTIAL, read_encoder_file
+from models.resnets import RESNETS, encoder_tensors
+from models.state_dicts import nested_dicts
 from tests.references.legacy_checkpoint import write_legacy_checkpoint
-from utils import encoder_file
 from utils.checkpoint import check_resumable, read_checkpoint
-from utils.encoder_file import SEQUENTIAL, read_encoder_file
 from utils.errors import UserError
 from utils.input_transform import DataSpec, input_transform
 from utils.normalization import SECO_SPEC, InputSpec
-from utils.resnets import RESNETS, encoder_tensors
-from utils.state_dicts import nested_dicts
 
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 State = dict[str, Tensor]

@@ -12,10 +12,10 @@ import torchvision
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from models import export
 from models.backbones import Encoder, load_encoder
 from tests.references.legacy_checkpoint import write_legacy_checkpoint
 from tests.references.script import exit_code
-from utils import export
 from utils.errors import UserError
 from utils.normalization import SECO_SPEC, InputSpec
 
@@ -200,7 +200,7 @@ def test_the_command_refuses_in_one_sentence(
 ) -> None:
     flags = ["--format", "safetensors", "--ckpt_path", str(tmp_path / "y")]
     flags += ["--save_path", str(tmp_path / "x")]
-    assert exit_code(monkeypatch, "utils/export.py", *flags) == 2
+    assert exit_code(monkeypatch, "models/export.py", *flags) == 2
     path = tmp_path / "y"
     said = f"error: --ckpt_path {path} does not exist: correct the path\n"
     assert capsys.readouterr().err == said

@@ -20,11 +20,11 @@ import main_bigearthnet
 import main_eurosat
 from datasets.mini_earth import write_eurosat
 from models.backbones import load_encoder
+from models.export import main as export
 from tests.references.waiting import HANG_S
 from utils.callbacks import SampleProgress
 from utils.checkpoint import read_checkpoint
 from utils.errors import UserError
-from utils.export import main as export
 
 ROOT = Path(__file__).resolve().parents[2]
 

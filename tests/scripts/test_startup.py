@@ -42,7 +42,7 @@ SCRIPTS = {
     "datasets/seco_packed.py": ["--data_dir", ".", "--save_path", "x"],
     "datasets/seco_utils.py": ["--data_dir", "."],
     "checkpoints/download.py": ["--list"],
-    "utils.export": ["--ckpt_path", ".", "--format", "timm", "--save_path", "x"],
+    "models.export": ["--ckpt_path", ".", "--format", "timm", "--save_path", "x"],
     "benchmarks.bigearthnet": [],
     "benchmarks.demo": [],
     "benchmarks.download": [],
@@ -156,7 +156,7 @@ NOWHERE = "{tmp}/nowhere"
         (f"datasets/seco_utils.py --data_dir {NOWHERE}", f"--data_dir {NOWHERE} does not exist"),
         (f"datasets/eurosat_dataset.py --data_dir {NOWHERE} --save_path x", f"{NOWHERE} does"),
         (f"datasets/bigearthnet_dataset.py --data_dir {NOWHERE} --save_dir x", f"{NOWHERE} does"),
-        (f"utils.export --ckpt_path {NOWHERE} --format timm --save_path x", f"{NOWHERE} does"),
+        (f"models.export --ckpt_path {NOWHERE} --format timm --save_path x", f"{NOWHERE} does"),
     ],
 )
 def test_flags_that_cannot_work_are_named_at_once(

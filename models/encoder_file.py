@@ -2,7 +2,7 @@
 
 Read are checkpoints of main_pretrain.py, the published ones of SeCo and CACo (Lightning 1.1), bare
 state dicts under the names of ``nn.Sequential`` (CACo), of torchvision or of timm (torchgeo),
-safetensors, and folders of ``utils.export --format timm``. A state dict may be nested in others,
+safetensors, and folders of ``models.export --format timm``. A state dict may be nested in others,
 its names may have a prefix, and its numbers may be of half or double precision.
 """
 
@@ -18,10 +18,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from models.resnets import RESNETS, encoder_tensors
+from models.state_dicts import PREFIX, find_encoder
 from utils.errors import UserError, listed, quoted
 from utils.normalization import PICTURE_BANDS, SECO_SPEC, InputSpec, letters
-from utils.resnets import RESNETS, encoder_tensors
-from utils.state_dicts import PREFIX, find_encoder
 from utils.torch_files import read_torch_file
 
 # Position of a child in nn.Sequential(*resnet.children()), and its name in torchvision.
@@ -95,7 +95,7 @@ def read_encoder_file(path: Path, architecture: str | None = None) -> EncoderFil
     """Read an encoder; what is missing, too much, misshaped or not finite is a ``UserError``.
 
     Args:
-        path: File, or folder that ``utils.export --format timm`` wrote.
+        path: File, or folder that ``models.export --format timm`` wrote.
         architecture: What the user asked for; a file of another one is an error.
     """
     content = _read(path)

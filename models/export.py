@@ -1,6 +1,6 @@
 """Hand an encoder to other programs, with the contract of its input as metadata.
 
-python -m utils.export --ckpt_path seco_resnet18_1m.ckpt --format safetensors \
+python -m models.export --ckpt_path seco_resnet18_1m.ckpt --format safetensors \
   --save_path seco_resnet18_1m.safetensors
 
 Every file that --backbone_type pretrain takes is taken here too. The formats hold the encoder
@@ -48,7 +48,7 @@ class Model:
     """An encoder as torchvision builds it, in eval mode, and what it expects.
 
     Attributes:
-        architecture: One of ``utils.resnets.RESNETS``.
+        architecture: One of ``models.resnets.RESNETS``.
         resnet: Its classifier is the identity.
         spec: Contract of the input.
     """
@@ -71,7 +71,7 @@ class Model:
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     """Read the command line, or ``argv`` in tests."""
-    parser = Parser(__doc__, prog="python -m utils.export")
+    parser = Parser(__doc__, prog="python -m models.export")
     add = parser.add_argument
     add(
         "--ckpt_path",
@@ -122,8 +122,8 @@ def load_model(path: Path, bands: Sequence[str] | None = None) -> Model:
     """Read any file of an encoder; ``bands`` name the channels if the file does not."""
     from torch import nn
 
-    from utils.encoder_file import read_encoder_file
-    from utils.resnets import build_resnet
+    from models.encoder_file import read_encoder_file
+    from models.resnets import build_resnet
 
     file = read_encoder_file(path)
     resnet = build_resnet(file.architecture, in_channels=file.in_channels)
