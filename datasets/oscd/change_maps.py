@@ -62,9 +62,7 @@ def plot_change_map(
     save_figure(figure, path)
 
 
-def write_map_geotiff(
-    path: Path, band: np.ndarray, crs: CRS | None, transform: Affine | None
-) -> None:
+def write_band(path: Path, band: np.ndarray, crs: CRS | None, transform: Affine | None) -> None:
     """Write one band, (H, W), where the source lies, whole or not at all."""
     profile: dict[str, Any] = {"driver": "GTiff", "count": 1, "compress": "deflate"}
     profile |= {"height": band.shape[0], "width": band.shape[1], "dtype": band.dtype}

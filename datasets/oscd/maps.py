@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from datasets.bands import RGB_BANDS
-from datasets.oscd.change_maps import plot_change_map, save_arrays, write_map_geotiff
+from datasets.oscd.change_maps import plot_change_map, save_arrays, write_band
 from datasets.oscd.files import City
 
 
@@ -34,9 +34,9 @@ def write_maps(
         dates = (city.image_1[channels], city.image_2[channels])
         plot_change_map(folder / f"{city.name}.png", dates, city.mask, found, city.name)
         place = (city.crs, city.transform)
-        write_map_geotiff(folder / f"{city.name}_probability.tif", probability.numpy(), *place)
+        write_band(folder / f"{city.name}_probability.tif", probability.numpy(), *place)
         # 1 and 2, as in OSCD's own change maps.
-        write_map_geotiff(folder / f"{city.name}_change.tif", found.astype(np.uint8) + 1, *place)
+        write_band(folder / f"{city.name}_change.tif", found.astype(np.uint8) + 1, *place)
 
 
 def save_probabilities(

@@ -7,7 +7,7 @@ import pytest
 import rasterio
 from PIL import Image
 
-from datasets.oscd.change_maps import COLORS, paint_outcome, plot_change_map, write_map_geotiff
+from datasets.oscd.change_maps import COLORS, paint_outcome, plot_change_map, write_band
 
 
 def test_pictures_color_right_false_and_missed_changes(tmp_path: Path) -> None:
@@ -27,7 +27,7 @@ def test_pictures_color_right_false_and_missed_changes(tmp_path: Path) -> None:
 
 
 def test_maps_of_images_without_coordinates_are_written_without(tmp_path: Path) -> None:
-    write_map_geotiff(tmp_path / "a.tif", np.ones((3, 4), np.uint8), None, None)
+    write_band(tmp_path / "a.tif", np.ones((3, 4), np.uint8), None, None)
     with pytest.warns(rasterio.errors.NotGeoreferencedWarning):
         file = rasterio.open(tmp_path / "a.tif")
     with file:
