@@ -20,7 +20,7 @@ MAY_CHANGE = {
 }
 # Of the single start, not of the run.
 _NOT_KEPT = {"log_dir", "debug", "resume_from_checkpoint", "save_predictions"}
-# Which repetition a checkpoint is of; files of before told instead what the whole run had.
+# Which repetition a checkpoint belongs to; earlier versions recorded the values of the whole run.
 _REPETITION = {"num_seeds", "seed", "train_frac", "method"}
 
 
