@@ -75,7 +75,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     add("--quick", action="store_true", help="measure less of everything")
     add("--data_dir", type=Path, help="SeCo folder whose first places are copied and measured")
     add("--gpus", type=int, choices=[0, 1], help=GPUS_HELP)
-    add("--precision", choices=["auto", "32-true", "bf16-mixed"], default="auto", help="of the steps")
+    add("--precision", choices=["auto", "32-true", "bf16-mixed"], default="auto", help="of steps")
     add("--batch_size", type=int, help="samples of a step (default: 256, CPU 32, quick 16)")
     add("--crop_size", type=int, help="pixels of a view of a step (default: 224, CPU 64)")
     add("--repeats", type=int, help="rounds (default: 7, GPU 5, quick 3)")
