@@ -26,8 +26,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datasets.bigearthnet.bands import BIGEARTHNET_SPEC
-from datasets.bigearthnet.labels import add_bigearthnet_args
+from datasets.bigearthnet.facts import BIGEARTHNET_SPEC, add_bigearthnet_args
 from models.probe_args import add_label_args
 from utils.cli import base_parser, check_base_flags, run, share_cores
 from utils.encoder_args import add_encoder_args, add_feature_args, check_encoder_flags
@@ -53,7 +52,7 @@ from utils.resume import with_flags_of_run
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from datasets.bigearthnet_datamodule import BigEarthNetDataModule
+    from datasets.bigearthnet.pictures import BigEarthNetRuns
     from models.backbones import Encoder
     from models.finetuning import FineTuning
     from models.label_task import LabelTask, Pictures
@@ -132,10 +131,10 @@ def plan_processes(args: Namespace) -> World:
     return world
 
 
-def load_task(args: Namespace, world: World) -> tuple[LabelTask, BigEarthNetDataModule]:
+def load_task(args: Namespace, world: World) -> tuple[LabelTask, BigEarthNetRuns]:
     """Load encoder and data set, and draw the labelled patches."""
     from datasets.bigearthnet.index import open_bigearthnet
-    from datasets.bigearthnet_datamodule import draw_splits
+    from datasets.bigearthnet.pictures import draw_splits
     from models.backbones import load_encoder
     from models.label_task import LabelTask
 

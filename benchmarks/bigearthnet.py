@@ -25,7 +25,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from datasets.bands import ALL_BANDS, RGB_BANDS
-from datasets.bigearthnet.bands import BIGEARTHNET_SPEC
+from datasets.bigearthnet.facts import BIGEARTHNET_SPEC
 from utils.cli import run
 from utils.files import check_exists
 from utils.flags import Parser, check_positive
@@ -144,7 +144,7 @@ def reading_cases(patches: PatchSource, names: Sequence[str]) -> dict[str, Calla
     import torch
 
     from datasets.bigearthnet.index import BigEarthNet
-    from datasets.bigearthnet_dataset import BigEarthNetPictures
+    from datasets.bigearthnet.pictures import BigEarthNetPictures
 
     transform = input_transform(InputSpec.of_pictures(), BIGEARTHNET_SPEC, "paper")
     rows, targets = torch.arange(len(names)), torch.ones(len(names), 19)
@@ -173,7 +173,7 @@ def measure_extraction(args: Namespace, patches: PatchLmdb) -> dict[str, Rates]:
 
     from benchmarks.timing import interleave, rate
     from datasets.bigearthnet.index import BigEarthNet
-    from datasets.bigearthnet_dataset import BigEarthNetPictures
+    from datasets.bigearthnet.pictures import BigEarthNetPictures
     from models.backbones import load_encoder
     from models.features import extract_features
 

@@ -4,6 +4,7 @@ Bands and file formats that all data sets share:
 
 - ``bands.py``: Sentinel-2 bands with order, resolution, unit and quantiles.
 - ``archive.py``: Zips with millions of members, listed in little memory and read by any process.
+- ``figures.py``: Stretched bands as images, and figures of them.
 - ``geotiff.py``: One band of a SeCo patch from a single-band uint8 GeoTIFF.
 
 Obtain data (command-line scripts):
@@ -32,7 +33,7 @@ Evaluation:
 - ``eurosat_datamodule.py``: Batches of EuroSAT for a plain Lightning trainer.
 - ``bigearthnet/``: Read and write BigEarthNet's files, labels and lists.
 - ``bigearthnet_dataset.py``: BigEarthNet as pictures with labels; as a script, writes its LMDB.
-- ``bigearthnet_datamodule.py``: Pictures of each split and the labelled patches of each run.
+- ``bigearthnet_datamodule.py``: Batches of BigEarthNet for a plain Lightning trainer.
 - ``oscd/``: Read OSCD's images and change maps, and write predicted maps.
 - ``oscd_dataset.py``: OSCD's cities as pairs of images with change masks, whole or in tiles.
 - ``oscd_datamodule.py``: Loaders of OSCD for training and validation.

@@ -57,6 +57,16 @@ _MAX_8_BIT = 255
 QUANTILES_NAME = "quantiles.json"  # of the file with the others, beside the places
 
 
+def two_digit_name(band: str) -> str:
+    """Return the name of a band in ESA's files: B02 for B2; B8A and B10 stay."""
+    return f"B{band[1:]:0>2}"
+
+
+def short_name(band: str) -> str:
+    """Return our name of a band that may be spelled as in ESA's files: B2 for B02 or B2."""
+    return f"B{band[1:].lstrip('0')}"
+
+
 def check_bands(bands: Sequence[str]) -> tuple[str, ...]:
     """Return the bands as a tuple; unknown, repeated or no names are a ``UserError``."""
     unknown = [band for band in bands if band not in RESOLUTION_M]

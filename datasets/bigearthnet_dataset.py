@@ -1,131 +1,176 @@
-r"""BigEarthNet (Sumbul et al. 2019, 2021; v2: Clasen et al. 2024) as pictures with labels.
+"""BigEarthNet (Sumbul et al. 2019, 2021; v2: Clasen et al. 2024): Sentinel-2 patches with labels.
 
-Write it once as an LMDB, which is read many times faster than its GeoTIFFs:
+    dataset = Bigearthnet("BigEarthNet", "train")
+    image, target = dataset[0]
+
+The file is also the command that writes the LMDB:
 
     python datasets/bigearthnet_dataset.py --data_dir BigEarthNet --save_dir BigEarthNet-LMDB
-
-``--data_dir`` holds BigEarthNet-v1.0/ and the lists of splits, snow and clouds, or BigEarthNet-S2/
-and metadata.parquet of v2. An interrupted run goes on with the same command.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from copy import copy
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 if not __package__:  # started as a script: the root is not on the path yet
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from datasets.bands import ALL_BANDS, check_bands, check_dn
-from datasets.bigearthnet.labels import IMAGE_SIZE
-from utils.cli import print_next, run
-from utils.cores import available_cores
-from utils.files import check_can_write, check_exists
-from utils.flags import Parser, check_not_negative
-from utils.input_transform import InputTransform
+from datasets.bigearthnet.command import main
+from utils.cli import run
 
-# What takes long to import is imported by the methods that use it: this file is a script, too.
+if __name__ == "__main__":  # before torch is imported, so that --help and errors take no time
+    run(main)
+    sys.exit()
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from datasets import bands as sentinel2
+from datasets.bands import check_bands, short_name
+from datasets.bigearthnet.facts import (
+    BIGEARTHNET_SPEC,
+    CLASS_NAMES,
+    FILE_NAMES,
+    MEAN_AND_STD,
+    SIDE_PX,
+    multi_hot,
+)
+from datasets.bigearthnet.folder import PatchFolder
+from datasets.bigearthnet.index import check_presence, find_patches
+from datasets.bigearthnet.pictures import check_unit, patch_picture
+from datasets.figures import plot_images, to_image
+from utils.errors import UserError
+from utils.input_transform import input_transform
+from utils.normalization import InputSpec
+
 if TYPE_CHECKING:
-    from torch import Tensor
+    from matplotlib.figure import Figure
 
-    from datasets.bigearthnet.index import BigEarthNet
+__all__ = [
+    *("ALL_BANDS", "BAND_STATS", "GROUP_LABELS", "LABELS", "NEW_LABELS", "RGB_BANDS"),
+    *("Bigearthnet", "main"),
+]
 
-_NUM_SAMPLES = 32  # patches that show the unit: fewer may all be of dark water
+# With the names and spellings of the original.
+ALL_BANDS = tuple(FILE_NAMES.values())
+RGB_BANDS = tuple(FILE_NAMES[band] for band in sentinel2.RGB_BANDS)
+BAND_STATS = {
+    "mean": {FILE_NAMES[band]: mean for band, (mean, _) in MEAN_AND_STD.items()},
+    "std": {FILE_NAMES[band]: std for band, (_, std) in MEAN_AND_STD.items()},
+}
 
 
-class BigEarthNetPictures:
-    """Pictures, labels and numbers of some patches; a map-style data set for a ``DataLoader``.
+class Bigearthnet(Dataset[tuple[Any, Any]]):
+    """Patches of one split with their labels, as a map-style data set.
 
-    Each band is stretched where it was measured and brought from its own grid, 120, 60 or 20 px,
-    straight to ``image_size`` by one bicubic interpolation: all bands show the same square, so they
-    stay aligned, and those of 10 m come out as in the original, which resizes 120 px to 128.
+    The constructor is that of the original, whose ``root`` holds ``BigEarthNet-v1.0/`` and the
+    lists ``train.txt``, ``patches_with_seasonal_snow.csv`` and so on
+    (https://github.com/ServiceNow/seasonal-contrast/blob/411e37eb6038bc26828725854b8f1c9832c3f6a7/datasets/bigearthnet_dataset.py).
+    Such a folder gives the same items in the same order here. Beyond the original, ``root`` may be
+    v2, or hold other lists of v1 (see ``datasets.bigearthnet.lists``).
 
     Args:
-        index: The data set.
-        rows: Its patches to show, int64, shape (N,).
-        transform: Which bands to read, and how to stretch them.
-        image_size: Side of the pictures in pixels.
+        root: Folder of v1 or v2, or of an LMDB.
+        split: "train", "val" or "test".
+        bands: Bands in channel order, such as "B04" or "B4"; None for red, green and blue.
+        transform: Applied to the image of each item.
+        target_transform: Applied to the target of each item.
+        download: Refused: the original's address is gone, ``datasets/download.py`` has others.
+        use_new_labels: Whether targets are of the 19 classes; else of the 43, for v1 only.
+        lmdb: Whether ``root`` holds an LMDB written by this file's command.
 
-    Items are a picture, uint8, shape (C, S, S), labels of 0 and 1, float32, shape (classes,), and
-    the number of the item.
+    Attributes:
+        bands: Bands of the images, spelled as "B4".
+        classes: Names of the classes in the order of the targets.
+        names: Names of the patches in the order of the items.
+
+    Raises:
+        UserError: ``root`` is not a BigEarthNet, a list is missing or does not match the patches, a
+            band is unknown, or the patches are not digital numbers.
     """
+
+    all_bands = ALL_BANDS
+    all_splits = ("train", "val", "test")
 
     def __init__(
         self,
-        index: BigEarthNet,
-        rows: Tensor,
-        transform: InputTransform,
-        image_size: int = IMAGE_SIZE,
+        root: str | Path,
+        split: str,
+        bands: Sequence[str] | None = None,
+        transform: Callable[[Any], Any] | None = None,
+        target_transform: Callable[[Any], Any] | None = None,
+        download: bool = False,
+        use_new_labels: bool = True,
+        *,
+        lmdb: bool = False,
     ) -> None:
-        self.source = index.source
-        self.names = tuple(index.names[row] for row in rows.tolist())
-        self.targets = index.targets[rows].float()
+        if download:
+            raise UserError(
+                "download=True is not supported: run `python datasets/download.py --list` and "
+                "download BigEarthNet with the command that it shows"
+            )
+        if split not in self.all_splits:
+            raise UserError(f"unknown split {split!r}: the splits are {', '.join(self.all_splits)}")
+        self.root = Path(root)
+        self.split = split
+        self.bands = check_bands([short_name(band) for band in bands or RGB_BANDS])
         self.transform = transform
-        self.size = (image_size, image_size)
-        if len(self) >= _NUM_SAMPLES:
-            some = self.names[:: len(self) // _NUM_SAMPLES]
-            planes = (plane for name in some for plane in self.source.read(name, transform.bands))
-            check_dn(planes, str(self.source.root))
+        self.target_transform = target_transform
+        self.classes = CLASS_NAMES[19 if use_new_labels else 43]
+        self.source, listing = find_patches(self.root, lmdb=lmdb)
+        if split not in listing.splits:
+            raise UserError(f"the lists of {root} do not include the {split} split: add its list")
+        self.names = tuple(listing.splits[split])
+        self._labels = listing.labels
+        spec = InputSpec.of_pictures(self.bands)
+        self._stretch = input_transform(spec, BIGEARTHNET_SPEC, "paper")
+        check_presence(self.names, self.source)
+        check_unit(self.source, self.names, self.bands)
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        """Read a patch.
+
+        Returns:
+            Image and target, or the results of the transforms on them. The image is a uint8
+            picture, stretched from mean - 2 to mean + 2 standard deviations per band, at the size
+            of the finest band, 120 px for RGB: a PIL image of one or three bands, else an array of
+            shape (H, W, C). The target is 1 for each class of the patch and 0 for the others,
+            float32, shape (19,) or (43,).
+
+        Raises:
+            UserError: A file is missing, damaged or not uint16 of its size, or a label is unknown.
+        """
+        name = self.names[index]
+        side = max(SIDE_PX[band] for band in self.bands)
+        image = to_image(patch_picture(self.source, name, self._stretch, side))
+        labels = [self._read_labels(name)]
+        target: Any = multi_hot([name], labels, len(self.classes))[0].astype(np.float32)
+        if self.transform is not None:
+            image = self.transform(image)
+        if self.target_transform is not None:
+            target = self.target_transform(target)
+        return image, target
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitem__(self, item: int) -> tuple[Tensor, Tensor, int]:
-        import numpy as np
-        import torch
-        from PIL import Image
+    def plot(self, sample: tuple[Any, Any]) -> Figure:
+        """Draw an item of this data set in true colours, with the names of its classes.
 
-        planes = self.source.read(self.names[item], self.transform.bands)
-        picture = [
-            np.asarray(Image.fromarray(row[plane]).resize(self.size, Image.Resampling.BICUBIC))
-            for row, plane in zip(self.transform.table, planes, strict=True)
-        ]
-        return torch.from_numpy(np.stack(picture)), self.targets[item], item
+        Args:
+            sample: Image and target, as items are, or the image as a tensor of shape (C, H, W) in
+                0..1.
+        """
+        image, target = sample
+        names = [name for name, value in zip(self.classes, target, strict=True) if value]
+        return plot_images([image], ["\n".join(names)], self._stretch.spec)
 
-    def take(self, rows: Tensor) -> BigEarthNetPictures:
-        """Return some of the pictures, numbered anew: int64, shape (M,)."""
-        part = copy(self)
-        part.names = tuple(self.names[row] for row in rows.tolist())
-        part.targets = self.targets[rows]
-        return part
-
-    def fingerprint(self) -> str:
-        """Identify what the pictures are made of."""
-        return f"{self.source.fingerprint(self.names, self.transform.bands)} {self.size[0]}"
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Write the LMDB."""
-    parser = Parser(__doc__)
-    add = parser.add_argument
-    add("--data_dir", type=Path, required=True, help="Folder of BigEarthNet v1 or v2.")
-    add("--save_dir", type=Path, required=True, help="Folder of the LMDB to write.")
-    add(
-        "--bands",
-        nargs="+",
-        metavar="BAND",
-        default=list(ALL_BANDS),
-        help="Bands to store; B4 B3 B2 need half of the disk.",
-    )
-    add("--num_workers", type=int, default=available_cores(), help="Processes that read.")
-    args = parser.parse_args(argv)
-    check_not_negative(args, "num_workers")
-    check_exists("data_dir", args.data_dir)
-    check_can_write("save_dir", args.save_dir, is_folder=True)
-    bands = check_bands(args.bands)
-    from datasets.bigearthnet.index import check_presence, find_folder
-    from datasets.bigearthnet.writer import write_lmdb
-
-    source, listing = find_folder(args.data_dir)
-    check_presence(listing.names, source)
-    write_lmdb(source, listing, args.save_dir, bands, args.num_workers)
-    print(f"{args.save_dir}: {len(listing.names):,} patches of {len(bands)} bands")
-    flags = ("--lmdb", "--backbone_type", "random", "--freeze_backbone", "--learning_rate", "1e-3")
-    print_next("main_bigearthnet.py", "--data_dir", args.save_dir, *flags)
-
-
-if __name__ == "__main__":
-    run(main)
+    def _read_labels(self, name: str) -> list[str]:
+        if self._labels is not None:
+            return self._labels[name]
+        assert isinstance(self.source, PatchFolder)  # an LMDB always has metadata with labels
+        return self.source.read_label_names(name)

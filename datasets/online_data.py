@@ -6,11 +6,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from datasets.bigearthnet.bands import BIGEARTHNET_SPEC
-from datasets.bigearthnet.folder import V1_FOLDER, V2_FOLDER
+from datasets.bigearthnet.facts import BIGEARTHNET_SPEC, V1_FOLDER, V2_FOLDER
 from datasets.bigearthnet.index import BigEarthNet, open_bigearthnet
 from datasets.bigearthnet.lmdb_store import DATA_FILE
-from datasets.bigearthnet_dataset import BigEarthNetPictures
+from datasets.bigearthnet.pictures import BigEarthNetPictures
 from datasets.eurosat_dataset import EurosatDataset
 from utils.input_transform import InputTransform, input_transform
 from utils.normalization import InputSpec

@@ -19,17 +19,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from datasets.bands import ALL_BANDS, RGB_BANDS, check_stored
+from datasets.figures import plot_images, to_image
 from datasets.seco.data_modes import DATA_MODES
 from datasets.seco.patches import SecoPatches
 from datasets.seco.samples import PatchDataset
 from utils.augment import Augment
 from utils.augment_config import AugmentConfig
-from utils.normalization import RGB_QUANTILES, InputSpec
+from utils.normalization import RGB_QUANTILES
 from utils.random import sample_keys
 
 if TYPE_CHECKING:
@@ -100,11 +100,7 @@ class SeasonalContrastBase(Dataset[Any]):
     def _image(self, patch: Tensor) -> Any:
         """Stretch a stored patch, uint8, (C, H, W), to an image, and transform it."""
         planes = zip(self._table, patch.numpy(), strict=True)
-        picture = np.stack([table[plane] for table, plane in planes], axis=-1)  # (H, W, C)
-        bands = picture.shape[-1]
-        if bands in (1, 3):  # PIL has no pictures of other numbers of bands
-            return self._transformed(Image.fromarray(picture[..., 0] if bands == 1 else picture))
-        return self._transformed(picture)
+        return self._transformed(to_image(np.stack([table[plane] for table, plane in planes])))
 
     def _transformed(self, view: Any) -> Any:
         return view if self.transform is None else self.transform(view)
@@ -193,37 +189,3 @@ class SeasonalContrastMultiAug(SeasonalContrastBase):
         """Draw a sample of this data set, see ``plot_images``."""
         q, keys = sample
         return plot_images([q, *keys], DATA_MODES["seco"].view_labels, self.input_spec)
-
-
-def plot_images(views: Sequence[Any], titles: Sequence[str], spec: InputSpec) -> Figure:
-    """Draw images side by side, in true colour where the bands allow it.
-
-    Args:
-        views: PIL images, arrays of shape (H, W, C) or tensors of shape (C, H, W): uint8, floats in
-            0..1, or, if any is negative, floats normalised as ``spec`` describes.
-        titles: Text above each image.
-        spec: Bands of the images and their normalisation.
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(3 * len(views), 3.8), layout="constrained")
-    row = figure.subplots(1, len(views), squeeze=False)[0]
-    for axes, view, title in zip(row, views, titles, strict=True):
-        axes.imshow(_shown(view, spec), cmap="gray", vmin=0, vmax=1)
-        axes.set(xticks=[], yticks=[], title=title)
-    return figure
-
-
-def _shown(view: Any, spec: InputSpec) -> np.ndarray:
-    """Return red, green, blue in 0..1, (H, W, 3); else the first three bands, or the first."""
-    if isinstance(view, Tensor):
-        view = view.detach().cpu().permute(1, 2, 0)
-    pixels = np.atleast_3d(np.asarray(view))  # (H, W, C)
-    num_bands = pixels.shape[-1]
-    if pixels.dtype == np.uint8:
-        pixels = pixels / 255
-    elif pixels.min() < 0 and num_bands == len(spec.bands):
-        pixels = pixels * np.array(spec.std) + np.array(spec.mean)
-    if num_bands == len(spec.bands) and set(RGB_BANDS) <= set(spec.bands):
-        pixels = pixels[..., [spec.bands.index(band) for band in RGB_BANDS]]
-    return np.clip(pixels[..., :3] if num_bands >= 3 else pixels[..., 0], 0, 1)

@@ -1,4 +1,4 @@
-"""BigEarthNet as its archives are: a folder per patch with a GeoTIFF per band, v1 or v2."""
+"""Patches of BigEarthNet v1 or v2 as unpacked: a folder per patch with a GeoTIFF per band."""
 
 import hashlib
 import json
@@ -13,15 +13,14 @@ import numpy as np
 import rasterio
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
-from datasets.bigearthnet.bands import FILE_NAMES, check_band
+from datasets.bigearthnet.facts import FILE_NAMES, check_band
 from utils.errors import UserError
 from utils.progress import progress
 
-V1_FOLDER, V2_FOLDER = "BigEarthNet-v1.0", "BigEarthNet-S2"
-# Nothing here needs coordinates, and half of the time would go into them.
+# Coordinates are not needed, and reading them would double the time.
 _OPTIONS = {"driver": "GTiff", "GEOREF_SOURCES": "NONE"}
-_MAX_LABEL_BYTES = 1 << 16  # some 1,000 in the archive
-_NUM_THREADS = 8  # they wait for the disk
+_MAX_LABEL_BYTES = 1 << 16  # files of the archive have about 1,000
+_NUM_THREADS = 8  # which wait for the disk
 
 
 @dataclass(frozen=True)
@@ -30,8 +29,7 @@ class PatchFolder:
 
     Attributes:
         root: Folder of the patches (v1), or of the scenes that hold them (v2).
-        by_scene: Whether patches lie in folders of their scenes, as those of v2:
-            ``<scene>/<patch>/``.
+        by_scene: Whether patches are in folders of their scenes, as in v2: ``<scene>/<patch>/``.
     """
 
     root: Path
@@ -43,7 +41,7 @@ class PatchFolder:
         return f"{self.root.name}/{'SCENE/' if self.by_scene else ''}PATCH/PATCH_B02.tif"
 
     def names(self) -> set[str]:
-        """List the patches that are there, by one scan of folder names."""
+        """List the patches by one scan of folder names."""
         if not self.by_scene:
             return set(os.listdir(self.root))  # noqa: PTH208 - 590,326 names, no Path for each
         names: set[str] = set()
@@ -60,11 +58,24 @@ class PatchFolder:
     def read_labels(self, names: Sequence[str]) -> list[list[str]]:
         """Read the label names that each patch of v1 holds."""
         with ThreadPoolExecutor(_NUM_THREADS) as pool:
-            read = pool.map(self._read_label_names, names)
-            bar = progress(
-                read, desc="reading labels", total=len(names), unit=" patches", leave=False
-            )
-            return list(bar)
+            read = pool.map(self.read_label_names, names)
+            total = len(names)
+            return list(progress(read, total=total, desc="labels", unit=" patches", leave=False))
+
+    def read_label_names(self, name: str) -> list[str]:
+        """Read the label names in the folder of a patch of v1."""
+        path = f"{self._folder(name)}/{name}_labels_metadata.json"
+        try:
+            with open(path, encoding="utf-8") as file:  # noqa: PTH123 - the path is a str
+                content = json.loads(file.read(_MAX_LABEL_BYTES))
+        except FileNotFoundError as error:
+            raise UserError(f"{path} is missing: without it {name} has no labels") from error
+        except (OSError, ValueError, RecursionError) as error:
+            raise UserError(f"{path} is not readable JSON: replace it") from error
+        labels = content.get("labels") if isinstance(content, dict) else None
+        if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+            raise UserError(f"{path} holds no list of labels: replace it")
+        return labels
 
     def fingerprint(self, names: Sequence[str], bands: Sequence[str]) -> str:
         """Identify the files of some patches and bands by path, size and time of change."""
@@ -96,17 +107,3 @@ class PatchFolder:
         except RasterioError as error:
             state = "is not a readable GeoTIFF" if Path(path).exists() else "is missing"
             raise UserError(f"{path} {state}: replace it") from error
-
-    def _read_label_names(self, name: str) -> list[str]:
-        path = f"{self._folder(name)}/{name}_labels_metadata.json"
-        try:
-            with open(path, encoding="utf-8") as file:  # noqa: PTH123 - the path is a str
-                content = json.loads(file.read(_MAX_LABEL_BYTES))
-        except FileNotFoundError as error:
-            raise UserError(f"{path} is missing: without it {name} has no labels") from error
-        except (OSError, ValueError, RecursionError) as error:
-            raise UserError(f"{path} is not readable JSON: replace it") from error
-        labels = content.get("labels") if isinstance(content, dict) else None
-        if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
-            raise UserError(f"{path} holds no list of labels: replace it")
-        return labels

@@ -1,5 +1,6 @@
-"""Which patches of BigEarthNet there are, in which split, with which labels, and where they lie."""
+"""Find the patches of a BigEarthNet, v1 or v2, in folders or an LMDB, with splits and labels."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datasets.bigearthnet.folder import V1_FOLDER, V2_FOLDER, PatchFolder
-from datasets.bigearthnet.labels import CLASS_NAMES, multi_hot
+from datasets.bigearthnet.facts import CLASS_NAMES, V1_FOLDER, V2_FOLDER, multi_hot
+from datasets.bigearthnet.folder import PatchFolder
 from datasets.bigearthnet.lists import METADATA, Listing, read_lists, read_metadata
 from datasets.bigearthnet.lmdb_store import DATA_FILE, PatchLmdb
 from utils.errors import UserError, listed
@@ -25,10 +26,10 @@ class BigEarthNet:
 
     Attributes:
         source: Where to read them.
-        names: Name of each patch, split by split, in the order of the lists.
+        names: Name of each patch, split by split, in the order of the lists; N of them.
         targets: 1 where a patch has a class, uint8, shape (N, C).
         splits: Rows of each split, int64; test may be missing.
-        classes: Names of the classes.
+        classes: Names of the classes, C of them.
         left_out: Number of listed patches that are in no split, by reason.
     """
 
@@ -40,7 +41,7 @@ class BigEarthNet:
     left_out: dict[str, int]
 
     def summary(self) -> str:
-        """Tell the sizes of the splits, and what was left out, in one line."""
+        """Describe the sizes of the splits, and what was left out, in one line."""
         sizes = ", ".join(f"{len(rows):,} {split}" for split, rows in self.splits.items())
         reasons = ", ".join(f"{count:,} {why}" for why, count in self.left_out.items() if count)
         return f"BigEarthNet: {sizes}" + (f"; left out: {reasons}" if reasons else "")
@@ -49,7 +50,7 @@ class BigEarthNet:
 def open_bigearthnet(
     data_dir: Path, *, lmdb: bool = False, num_classes: int = 19, keep_unlabelled: bool = False
 ) -> BigEarthNet:
-    """Find out what a folder holds, and read its lists and labels.
+    """Read lists and labels of all splits.
 
     Patches without any of the 19 classes, such as airports alone, are left out: TU Berlin's lists,
     which have 519,284 of the 519,339 patches free of snow and clouds, leave out these 55 too.
@@ -59,10 +60,11 @@ def open_bigearthnet(
         lmdb: Whether to read the LMDB in it.
         num_classes: 19 or 43 (v1 only).
         keep_unlabelled: Keep patches without a class, as the original does.
+
+    Raises:
+        UserError: The folder is not a BigEarthNet, or its lists and patches do not match.
     """
-    if not data_dir.is_dir():
-        raise UserError(f"--data_dir {data_dir} is not a folder: it takes that of BigEarthNet")
-    source, listing = _find_lmdb(data_dir) if lmdb else find_folder(data_dir)
+    source, listing = find_patches(data_dir, lmdb=lmdb)
     names = listing.names
     check_presence(names, source)
     targets = multi_hot(names, labels_of(source, listing), num_classes)
@@ -77,10 +79,17 @@ def open_bigearthnet(
     )
 
 
+def find_patches(data_dir: Path, *, lmdb: bool = False) -> tuple[PatchSource, Listing]:
+    """Find the patches of a folder or of the LMDB in it, and read their lists."""
+    if not data_dir.is_dir():
+        raise UserError(f"{data_dir} is not a folder: name the folder of BigEarthNet")
+    return _find_lmdb(data_dir) if lmdb else find_folder(data_dir)
+
+
 def find_folder(data_dir: Path) -> tuple[PatchFolder, Listing]:
     """Find the patch folders of v1 or v2, and read their lists.
 
-    The folders of v2 may lie in those of their scenes, as in the archive, or all in one folder.
+    The folders of v2 may be in those of their scenes, as in the archive, or all in one folder.
     """
     if (data_dir / V2_FOLDER).is_dir() or data_dir.name == V2_FOLDER:
         root = data_dir / V2_FOLDER if (data_dir / V2_FOLDER).is_dir() else data_dir
@@ -89,18 +98,18 @@ def find_folder(data_dir: Path) -> tuple[PatchFolder, Listing]:
                 listing = read_metadata(folder / METADATA)
                 is_flat = not PatchFolder(root, by_scene=False).names().isdisjoint(listing.names)
                 return PatchFolder(root, by_scene=not is_flat), listing
-        raise UserError(f"{root.parent} has no {METADATA}: put that of BigEarthNet v2 into it")
+        raise UserError(f"{root.parent} has no {METADATA}: add that of BigEarthNet v2")
     root = data_dir / V1_FOLDER
     if root.is_dir() or data_dir.name == V1_FOLDER:
         source = PatchFolder(root if root.is_dir() else data_dir, by_scene=False)
-        beside = root if root.is_dir() else data_dir.parent
-        return source, read_lists([data_dir, beside], source.names)
+        other = root if root.is_dir() else data_dir.parent
+        return source, read_lists([data_dir, other], source.names)
     hint = ": it is an LMDB, use --lmdb" if (data_dir / DATA_FILE).exists() else ""
     raise UserError(f"{data_dir} has neither a folder {V1_FOLDER} nor {V2_FOLDER}{hint}")
 
 
 def _find_lmdb(data_dir: Path) -> tuple[PatchLmdb, Listing]:
-    """Find the LMDB in a folder or one below it, and the metadata beside it or above."""
+    """Find the LMDB in a folder or one below it, and the metadata next to it or above."""
     paths = [data_dir / DATA_FILE, *sorted(data_dir.glob(f"*/{DATA_FILE}"))]
     folders = [path.parent for path in paths if path.is_file()]
     found = [folder for folder in folders if not folder.name.startswith((".", *_OF_PICKLES))]
@@ -117,8 +126,8 @@ def _find_lmdb(data_dir: Path) -> tuple[PatchLmdb, Listing]:
         if (folder / METADATA).is_file():
             return PatchLmdb(found[0].resolve()), read_metadata(folder / METADATA)
     raise UserError(
-        f"{found[0]} has an LMDB, but no {METADATA} with splits and labels: put that of "
-        "BigEarthNet v2 beside it, or write the LMDB again"
+        f"{found[0]} has an LMDB, but no {METADATA} with splits and labels: add that of "
+        "BigEarthNet v2, or write the LMDB again"
     )
 
 
@@ -126,25 +135,24 @@ def labels_of(source: PatchSource, listing: Listing) -> list[list[str]]:
     """Return the label names of ``listing.names``."""
     if listing.labels is not None:
         return [listing.labels[name] for name in listing.names]
-    if isinstance(source, PatchLmdb):
-        raise TypeError("the patches of an LMDB hold no labels")
+    assert isinstance(source, PatchFolder)  # an LMDB always has metadata with labels
     return source.read_labels(listing.names)
 
 
-def check_presence(names: list[str], source: PatchSource) -> None:
-    """Refuse lists that name patches which are not there."""
+def check_presence(names: Sequence[str], source: PatchSource) -> None:
+    """Refuse lists that name absent patches."""
     present = source.names()
     absent = [name for name in names if name not in present]
     if absent and len(absent) == len(names) and isinstance(source, PatchFolder):
-        there = sorted(name for name in present if not is_hidden(name))
+        found = sorted(name for name in present if not is_hidden(name))
         raise UserError(
             f"{source.root} has none of the {len(names):,} listed patches, such as {absent[0]}, "
-            f"but {listed(there) or 'nothing'}: {source.layout} is expected"
+            f"but {listed(found) or 'nothing'}: {source.layout} is expected"
         )
     if absent:
         raise UserError(
             f"{len(absent):,} of the {len(names):,} listed patches are not in {source.root}, the "
-            f"first is {absent[0]}: restore them, or take them off the lists"
+            f"first is {absent[0]}: restore them, or remove them from the lists"
         )
 
 

@@ -1,8 +1,8 @@
-"""BigEarthNet in one file: the LMDB of safetensors that BigEarthNet's own rico-hdl writes.
+"""Patches of BigEarthNet in one LMDB of safetensors, as BigEarthNet's own rico-hdl writes it.
 
 A key is the name of a patch, its value the bytes of a safetensors file that holds a uint16 array
 of native size for each band, named B01, B02 and so on (github.com/kai-tub/rico-hdl). Nothing in it
-is a pickle, unlike in the LMDBs of the original.
+is a pickle, unlike in the original's LMDBs.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ import numpy as np
 from safetensors import SafetensorError, deserialize
 from safetensors.numpy import save
 
-from datasets.bigearthnet.bands import FILE_NAMES, check_band
+from datasets.bigearthnet.facts import FILE_NAMES, check_band
 from utils.errors import UserError
 
 DATA_FILE = "data.mdb"  # LMDB's own name
@@ -26,7 +26,7 @@ _DTYPE_NAMES = {"U16": "uint16"}
 
 @dataclass(frozen=True)
 class PatchLmdb:
-    """Patches in an LMDB; may be copied to other processes, each opens it once.
+    """Patches in an LMDB; each process that holds a copy opens the file once.
 
     Attributes:
         root: Folder of ``data.mdb``, resolved.
@@ -63,7 +63,7 @@ class PatchLmdb:
         return hashlib.sha256(ascii(what).encode()).hexdigest()
 
     def _environment(self) -> lmdb.Environment:
-        """Return what this process has opened of the file that is there now."""
+        """Return the environment of this process for the present file."""
         root = str(self.root)
         try:
             owner = os.getpid(), (self.root / DATA_FILE).stat().st_ino
@@ -79,36 +79,36 @@ class PatchLmdb:
         return environment
 
 
-# An LMDB must not be open twice in a process, nor shared by two: per folder the process and the
-# inode that it has opened.
+# Environments by folder, with their process and inode: a process must not open an LMDB twice, and a
+# forked process must open its own.
 _opened: dict[str, tuple[tuple[int, int], lmdb.Environment]] = {}
 
 
 def _open(root: str) -> lmdb.Environment:
-    """Open an LMDB to read; one that is damaged or cut off is a ``UserError``."""
+    """Open an LMDB for reading; a damaged or truncated file is a ``UserError``."""
     try:
-        # Patches are read at random: reading ahead would read what is not needed.
+        # Patches are read in random order, so that readahead would only cost time.
         environment = lmdb.open(root, readonly=True, lock=False, readahead=False, create=False)
         pages = environment.info()["last_pgno"] + 1
         expected = pages * environment.stat()["psize"]
     except (lmdb.Error, OSError) as error:
         raise UserError(f"{root} holds no readable LMDB: write it again") from error
     size = (Path(root) / DATA_FILE).stat().st_size
-    if size < expected:  # reading behind the end would kill the process
+    if size < expected:  # reading beyond the end would kill the process
         environment.close()
         raise UserError(
-            f"{root}/{DATA_FILE} is cut off: it has {size:,} of {expected:,} bytes, copy it again"
+            f"{root}/{DATA_FILE} is truncated, {size:,} of {expected:,} bytes: copy it again"
         )
     return environment
 
 
 def encode_patch(bands: dict[str, np.ndarray]) -> bytes:
-    """Make the value of a patch from its bands, named as B2 and B8A."""
+    """Encode a patch as the value of its key; bands have names such as B2 and B8A."""
     return save({FILE_NAMES[band]: np.ascontiguousarray(plane) for band, plane in bands.items()})
 
 
 def _band(tensors: dict[str, Any], band: str, where: str) -> np.ndarray:
-    """Take one band out of a decoded value; one that does not fit is a ``UserError``."""
+    """Return one band of a decoded value, uint16; a band that does not fit is a ``UserError``."""
     key = FILE_NAMES[band]
     if key not in tensors:
         raise UserError(f"{where} has no band {key}, only {' '.join(sorted(tensors))}")

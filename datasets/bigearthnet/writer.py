@@ -1,4 +1,4 @@
-"""Writing BigEarthNet's LMDB: many processes read, one writes, and an interrupted run goes on.
+"""Write BigEarthNet's LMDB in parallel; the same command resumes an interrupted run.
 
 Everything is written into a hidden folder and moved out at the end, the LMDB last: a folder with
 ``data.mdb`` is complete.
@@ -13,10 +13,9 @@ from pathlib import Path
 
 import lmdb
 
-from datasets.bigearthnet.bands import SIDE_PX
+from datasets.bigearthnet.facts import SIDE_PX, multi_hot
 from datasets.bigearthnet.folder import PatchFolder
 from datasets.bigearthnet.index import labels_of
-from datasets.bigearthnet.labels import multi_hot
 from datasets.bigearthnet.lists import METADATA, Listing, write_metadata
 from datasets.bigearthnet.lmdb_store import DATA_FILE, encode_patch
 from utils.errors import UserError
@@ -28,8 +27,8 @@ from utils.report import write_json
 
 PARTIAL = ".partial"
 _SOURCE = "source.json"
-_BLOCK = 256  # patches of a transaction: what an interruption loses
-_HEADER_BYTES = 1024  # of names, types and shapes, and of the key
+_BLOCK = 256  # patches per transaction, which an interruption can lose
+_HEADER_BYTES = 1024  # of a value (names, types, shapes) and its key
 _PAGE_BYTES = 4096  # of an LMDB on most machines
 _SPARE_BYTES = 2**26
 
@@ -37,23 +36,23 @@ _SPARE_BYTES = 2**26
 def write_lmdb(
     source: PatchFolder, listing: Listing, save_dir: Path, bands: Sequence[str], num_workers: int
 ) -> None:
-    """Write the listed patches, and their splits and labels beside them.
+    """Write the listed patches, and their splits and labels next to them.
 
     Args:
         source: Folder of the patches; it is only read.
         listing: Which of them to write.
         save_dir: Folder for ``data.mdb`` and ``metadata.parquet``.
         bands: Bands to write, as "B2" and "B8A".
-        num_workers: Processes that read; 0 reads in this one.
+        num_workers: Reader processes; 0 reads in this process.
     """
     if (save_dir / DATA_FILE).exists():
         raise UserError(f"{save_dir} holds an LMDB already: choose another --save_dir")
     labels = labels_of(source, listing)
-    multi_hot(listing.names, labels, 19)  # unknown labels are told before hours of work
+    multi_hot(listing.names, labels, 19)  # refuses unknown labels before hours of work
     check_can_write("save_dir", save_dir, is_folder=True)
     folder = save_dir / PARTIAL
     folder.mkdir(parents=True, exist_ok=True)
-    busy = f"another process writes into {save_dir}: wait for it"
+    busy = f"another process is writing into {save_dir}: wait until it ends"
     with sole_writer(folder / "writing.lock", busy):
         _check_source(folder, source, listing, bands)
         _write_patches(folder, source, sorted(listing.names), bands, num_workers)
@@ -66,7 +65,7 @@ def write_lmdb(
 def _check_source(
     folder: Path, source: PatchFolder, listing: Listing, bands: Sequence[str]
 ) -> None:
-    """Go on with what was begun from the same patches and bands only."""
+    """Refuse to continue an LMDB of other patches or bands."""
     content = repr((str(source.root.resolve()), *bands, *sorted(listing.names)))
     plan = {"plan": hashlib.sha256(content.encode(errors="surrogateescape")).hexdigest()}
     path = folder / _SOURCE
@@ -74,17 +73,17 @@ def _check_source(
         write_json(path, plan)
     elif plan["plan"] not in path.read_text():
         raise UserError(
-            f"{folder} holds the beginning of an LMDB of other patches or --bands: go on with "
-            "those, or delete it"
+            f"{folder} is an unfinished LMDB of other patches or --bands: continue with the same "
+            "ones, or delete the folder"
         )
 
 
 def _write_patches(
     folder: Path, source: PatchFolder, names: list[str], bands: Sequence[str], num_workers: int
 ) -> None:
-    """Write what is not written yet, a block per transaction."""
+    """Write the patches that are missing, one block per transaction."""
     per_patch = _patch_bytes(bands)
-    # The size is an address range, not disk space; a half more than needed is harmless.
+    # The map size reserves addresses, not disk space, so that twice the need is harmless.
     with (
         _storing(folder),
         lmdb.open(
@@ -105,20 +104,20 @@ def _write_patches(
 
 @contextmanager
 def _storing(folder: Path) -> Iterator[None]:
-    """Make what LMDB says of a full disk, or of what was begun and is damaged, a ``UserError``."""
+    """Turn LMDB's errors, such as a full disk or a damaged file, into a ``UserError``."""
     try:
         yield
     except lmdb.Error as error:
         raise UserError(
-            f"cannot write the LMDB in {folder}, is the disk full? {error}: free it, or delete "
-            "this folder to begin again"
+            f"cannot write the LMDB in {folder}: {error}: free space if the disk is full, else "
+            "delete this folder to start again"
         ) from error
 
 
 def _read_blocks(
     source: PatchFolder, names: list[str], bands: Sequence[str], num_workers: int
 ) -> Iterator[list[tuple[str, bytes]]]:
-    """Yield names and values block by block, while the next block is being read."""
+    """Yield blocks of names and values, and read the next block meanwhile."""
     blocks = [names[start : start + _BLOCK] for start in range(0, len(names), _BLOCK)]
     read = partial(_encoded, source, tuple(bands))
     if num_workers == 0:
@@ -137,7 +136,7 @@ def _encoded(source: PatchFolder, bands: tuple[str, ...], name: str) -> bytes:
 
 
 def _patch_bytes(bands: Sequence[str]) -> int:
-    """Return what a patch takes: its value fills whole pages."""
+    """Return the disk space of a patch, whose value fills whole pages."""
     value = sum(2 * SIDE_PX[band] ** 2 for band in bands) + _HEADER_BYTES
     return -(-value // _PAGE_BYTES) * _PAGE_BYTES
 

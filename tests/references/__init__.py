@@ -22,6 +22,7 @@ Runs:
 - ``stream_process.py``: One of several processes that share a stream.
 - ``recorded_batches.py``: Batches of a SeCo data module, recorded from a training.
 - ``pretraining.py``: Run main_pretrain.py, and compare checkpoints.
+- ``plain_training.py``: A model and a trainer as a user writes them.
 
 Slow re-statements:
 

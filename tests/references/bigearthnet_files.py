@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from datasets.bigearthnet.labels import LABELS_19, multi_hot
+from datasets.bigearthnet.facts import NEW_LABELS, multi_hot
 from datasets.bigearthnet.lists import BAD_LISTS
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -40,7 +40,7 @@ def as_version_2(root: Path, target: Path) -> Path:
     for split, spelling in (("train", "train"), ("val", "validation"), ("test", "test")):
         for old in kept(root, split):
             hot = multi_hot([old], [labels_in(root, old)], 19)[0]
-            labels = [name for name, one in zip(LABELS_19, hot, strict=True) if one]
+            labels = [name for name, one in zip(NEW_LABELS, hot, strict=True) if one]
             craft, level, date, *place = old.split("_")
             new = "_".join((craft, level, date, "N9999_R080_T29UPU", *place))
             scene = target / "BigEarthNet-S2" / new.rsplit("_", 2)[0]

@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from datasets.bands import RGB_BANDS
-from datasets.bigearthnet.bands import BIGEARTHNET_SPEC, MEAN_AND_STD
+from datasets.bigearthnet.facts import BIGEARTHNET_SPEC, MEAN_AND_STD
 from datasets.bigearthnet.index import BigEarthNet
-from datasets.bigearthnet_dataset import BigEarthNetPictures
+from datasets.bigearthnet.pictures import BigEarthNetPictures
 from datasets.miniature.files import two_digits
 from utils.input_transform import InputTransform, input_transform
 from utils.normalization import InputSpec

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from datasets.bigearthnet.index import open_bigearthnet
-from datasets.bigearthnet_dataset import BigEarthNetPictures
+from datasets.bigearthnet.pictures import BigEarthNetPictures
 from datasets.bigearthnet_dataset import main as write_lmdb
 from datasets.eurosat_dataset import EurosatDataset
 from datasets.mini_earth import write_eurosat

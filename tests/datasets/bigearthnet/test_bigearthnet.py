@@ -11,12 +11,11 @@ import torch
 from PIL import Image
 
 from datasets.bands import ALL_BANDS
-from datasets.bigearthnet.bands import BIGEARTHNET_SPEC, SIDE_PX
+from datasets.bigearthnet.facts import BIGEARTHNET_SPEC, LABELS, NEW_LABELS, SIDE_PX
 from datasets.bigearthnet.folder import PatchFolder
 from datasets.bigearthnet.index import UNLABELLED, BigEarthNet, open_bigearthnet
-from datasets.bigearthnet.labels import LABELS_19, LABELS_43
 from datasets.bigearthnet.lists import BAD_LISTS, CLOUD, SNOW
-from datasets.bigearthnet_dataset import BigEarthNetPictures
+from datasets.bigearthnet.pictures import BigEarthNetPictures
 from datasets.miniature.files import two_digits
 from tests.references.bigearthnet_files import REAL, as_version_2, copied, kept, labels_in, lines
 from tests.references.bigearthnet_pictures import original_input, pictures, transform
@@ -50,9 +49,9 @@ def test_patches_without_a_class_are_left_out_and_counted(bigearthnet_root: Path
 
 def test_labels_belong_to_their_patches(bigearthnet_root: Path) -> None:
     index = open_bigearthnet(bigearthnet_root, num_classes=43)
-    assert index.classes == LABELS_43
+    assert index.classes == LABELS
     for name, row in zip(index.names, index.targets, strict=True):
-        found = {LABELS_43[column] for column in row.nonzero().flatten()}
+        found = {LABELS[column] for column in row.nonzero().flatten()}
         assert found == set(labels_in(bigearthnet_root, name))
 
 
@@ -112,7 +111,7 @@ def test_stretch_is_two_deviations_around_the_published_mean() -> None:
 def test_version_2_is_found_out_from_its_folder(bigearthnet_root: Path, tmp_path: Path) -> None:
     root = as_version_2(bigearthnet_root, tmp_path)
     first, second = open_bigearthnet(bigearthnet_root), open_bigearthnet(root)
-    assert second.classes == LABELS_19
+    assert second.classes == NEW_LABELS
     assert second.targets.equal(first.targets)
     assert {split: len(rows) for split, rows in second.splits.items()} == {
         split: len(rows) for split, rows in first.splits.items()
@@ -291,7 +290,7 @@ def test_real_patches_are_the_originals_exactly() -> None:
     assert [band.shape[0] for band in folder.read(names[0], ALL_BANDS)] == [
         SIDE_PX[band] for band in ALL_BANDS
     ]
-    index = BigEarthNet(folder, tuple(names), torch.ones(3, 19), {}, LABELS_19, {})
+    index = BigEarthNet(folder, tuple(names), torch.ones(3, 19), {}, NEW_LABELS, {})
     data = BigEarthNetPictures(index, torch.arange(3), transform())
     for item, name in enumerate(names):
         normalised = transform().normalize(data[item][0][None])[0]

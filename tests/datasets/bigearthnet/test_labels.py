@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from datasets.bigearthnet.labels import CLASS_NAMES, LABELS_19, LABELS_43, multi_hot
+from datasets.bigearthnet.facts import GROUP_LABELS, LABELS, NEW_LABELS, multi_hot
 from utils.errors import UserError
 
 # Column of the 19 for each of the 43 in alphabetical order, read off table 2 of Sumbul et al. 2021;
@@ -14,35 +14,31 @@ COLUMN_OF = [
 ]
 
 
-def test_there_are_43_names_in_alphabetical_order() -> None:
-    assert len(set(LABELS_43)) == 43
-    assert list(LABELS_43) == sorted(LABELS_43)
-    assert (LABELS_43[0], LABELS_43[24], LABELS_43[42]) == (
+def test_43_names_in_alphabetical_order_and_19_in_the_published_one() -> None:
+    assert (len(set(LABELS)), len(set(NEW_LABELS))) == (43, 19)
+    assert list(LABELS) == sorted(LABELS)
+    assert (LABELS[0], LABELS[24], LABELS[42]) == (
         *("Agro-forestry areas", "Natural grassland", "Water courses"),
     )
-
-
-def test_columns_of_the_19_are_in_the_published_order() -> None:
-    assert len(LABELS_19) == 19
-    assert " ".join(name.split()[0] for name in LABELS_19) == (
+    assert " ".join(name.split()[0] for name in NEW_LABELS) == (
         "Urban Industrial Arable Permanent Pastures Complex Land Agro-forestry Broad-leaved "
         "Coniferous Mixed Natural Moors, Transitional Beaches, Inland Coastal Inland Marine"
     )
 
 
-@pytest.mark.parametrize(("name", "column"), list(zip(LABELS_43, COLUMN_OF, strict=True)))
-def test_each_of_the_43_goes_to_its_class_of_the_19_or_is_dropped(name: str, column: int) -> None:
-    expected = np.zeros((1, 19), np.uint8)
-    expected[0, column if column >= 0 else []] = 1
-    assert (multi_hot(["patch"], [[name]], 19) == expected).all()
+def test_each_of_the_43_goes_to_its_class_of_the_19_or_is_dropped() -> None:
+    expected = np.zeros((43, 19), np.uint8)
+    for row, column in enumerate(COLUMN_OF):
+        expected[row, column if column >= 0 else []] = 1
+        new = GROUP_LABELS.get(LABELS[row], LABELS[row])
+        assert (new in NEW_LABELS) == (column >= 0)
+    assert (multi_hot(LABELS, [[name] for name in LABELS], 19) == expected).all()
 
 
-def test_43_classes_keep_every_label() -> None:
-    assert (multi_hot(LABELS_43, [[name] for name in LABELS_43], 43) == np.eye(43)).all()
-
-
-def test_labels_of_version_2_are_the_19_themselves() -> None:
-    assert (multi_hot(LABELS_19, [[name] for name in LABELS_19], 19) == np.eye(19)).all()
+@pytest.mark.parametrize("names", [LABELS, NEW_LABELS], ids=len)
+def test_classes_keep_their_own_columns(names: tuple[str, ...]) -> None:
+    count = len(names)
+    assert (multi_hot(names, [[name] for name in names], count) == np.eye(count)).all()
 
 
 def test_several_labels_of_one_class_count_once() -> None:
@@ -51,12 +47,13 @@ def test_several_labels_of_one_class_count_once() -> None:
     assert multi_hot(["patch"], [labels], 43).sum() == 4
 
 
-def test_an_unknown_label_names_the_patch_and_itself() -> None:
-    with pytest.raises(UserError, match=r"patch_2 has the unknown label 'Moonscape'"):
-        multi_hot(["patch_1", "patch_2"], [["Pastures"], ["Moonscape"]], 19)
-
-
-def test_43_classes_of_version_2_are_refused_with_the_remedy() -> None:
-    with pytest.raises(UserError, match=r"p is labelled 'Arable land'.*use --num_classes 19"):
-        multi_hot(["p"], [["Arable land"]], 43)
-    assert CLASS_NAMES[43] == LABELS_43
+@pytest.mark.parametrize(
+    ("label", "num_classes", "message"),
+    [
+        ("Moonscape", 19, "patch_2 has the unknown label 'Moonscape'"),
+        ("Arable land", 43, "patch_2 has the label 'Arable land', .* use --num_classes 19"),
+    ],
+)
+def test_a_label_that_has_no_column_is_named(label: str, num_classes: int, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        multi_hot(["patch_1", "patch_2"], [["Pastures"], [label]], num_classes)

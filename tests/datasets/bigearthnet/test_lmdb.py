@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from datasets.bands import ALL_BANDS, RGB_BANDS
 from datasets.bigearthnet import writer as bigearthnet_writer
-from datasets.bigearthnet.bands import FILE_NAMES, SIDE_PX
+from datasets.bigearthnet.facts import FILE_NAMES, SIDE_PX
 from datasets.bigearthnet.index import open_bigearthnet
 from datasets.bigearthnet.lmdb_store import PatchLmdb
 from datasets.bigearthnet_dataset import main
@@ -210,7 +210,7 @@ def test_two_writers_do_not_share_a_folder(
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
         other.stdout.readline()
-        with pytest.raises(UserError, match="another process writes into"):
+        with pytest.raises(UserError, match="another process is writing into"):
             convert(bigearthnet_root, interrupted)
         other.communicate()
 
@@ -273,13 +273,11 @@ def test_an_lmdb_that_replaces_another_is_read(tmp_path: Path) -> None:
         shutil.rmtree(tmp_path / "same")
 
 
-def test_an_lmdb_that_is_cut_off_is_refused_before_it_is_read(
-    lmdb_root: Path, tmp_path: Path
-) -> None:
-    """Reading behind the end of a mapped file ends the process."""
+def test_a_truncated_lmdb_is_refused_before_it_is_read(lmdb_root: Path, tmp_path: Path) -> None:
+    """Reading beyond the end of a mapped file ends the process."""
     copy = Path(shutil.copytree(lmdb_root, tmp_path / "copy"))
     os.truncate(copy / "data.mdb", (copy / "data.mdb").stat().st_size - 4096)
-    with pytest.raises(UserError, match=r"data\.mdb is cut off"):
+    with pytest.raises(UserError, match=r"data\.mdb is truncated"):
         open_bigearthnet(copy, lmdb=True)
 
 

@@ -1,0 +1,174 @@
+"""Pictures of BigEarthNet's patches, and the labelled patches that a run trains on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from datasets.bands import check_dn
+from datasets.bigearthnet.facts import IMAGE_SIZE
+from datasets.bigearthnet.index import BigEarthNet, PatchSource
+from utils.errors import UserError
+from utils.input_transform import InputTransform
+from utils.subset import draw_labels, draw_with_replacement, rarest_labels, stratified_subset
+
+_NUM_SAMPLES = 32  # patches that show the unit: fewer may all be dark water
+
+
+def patch_picture(
+    source: PatchSource, name: str, transform: InputTransform, side: int
+) -> np.ndarray:
+    """Read a patch and stretch it to a picture.
+
+    Each band is stretched at its native size of 120, 60 or 20 px and brought to ``side`` by one
+    bicubic interpolation. All bands show the same square, so that they stay aligned, and those of
+    10 m come out as in the original, which resizes 120 px to 128.
+
+    Args:
+        source: Where to read.
+        name: Name of the patch.
+        transform: Bands to read, C of them, and how to stretch them.
+        side: Side of the picture in pixels.
+
+    Returns:
+        uint8, shape (C, side, side).
+    """
+    planes = source.read(name, transform.bands)
+    return np.stack(
+        [
+            np.asarray(Image.fromarray(row[plane]).resize((side, side), Image.Resampling.BICUBIC))
+            for row, plane in zip(transform.table, planes, strict=True)
+        ]
+    )
+
+
+def check_unit(source: PatchSource, names: Sequence[str], bands: Sequence[str]) -> None:
+    """Refuse patches that are not digital numbers, if there are enough of them to judge."""
+    if len(names) >= _NUM_SAMPLES:
+        some = names[:: len(names) // _NUM_SAMPLES]
+        check_dn((plane for name in some for plane in source.read(name, bands)), str(source.root))
+
+
+class BigEarthNetPictures(Dataset[tuple[Tensor, Tensor, int]]):
+    """Some patches as a map-style data set, in the bands and stretch of an encoder.
+
+    Items are a picture, uint8, shape (C, S, S), its labels of 0 and 1, float32, shape (classes,),
+    and the number of the item.
+
+    Args:
+        index: The data set.
+        rows: Its patches to show, int64, shape (N,).
+        transform: Bands to read, and how to stretch them.
+        image_size: Side S of the pictures in pixels.
+
+    Attributes:
+        names: Names of the patches, N of them.
+        targets: Their labels, float32, shape (N, classes).
+    """
+
+    def __init__(
+        self,
+        index: BigEarthNet,
+        rows: Tensor,
+        transform: InputTransform,
+        image_size: int = IMAGE_SIZE,
+    ) -> None:
+        self.source = index.source
+        self.names = tuple(index.names[row] for row in rows.tolist())
+        self.targets = index.targets[rows].float()
+        self.transform = transform
+        self.image_size = image_size
+        check_unit(self.source, self.names, transform.bands)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, item: int) -> tuple[Tensor, Tensor, int]:
+        picture = patch_picture(self.source, self.names[item], self.transform, self.image_size)
+        return torch.from_numpy(picture), self.targets[item], item
+
+    def take(self, rows: Tensor) -> BigEarthNetPictures:
+        """Return some of the pictures, numbered from 0: int64, shape (M,)."""
+        part = copy(self)
+        part.names = tuple(self.names[row] for row in rows.tolist())
+        part.targets = self.targets[rows]
+        return part
+
+    def fingerprint(self) -> str:
+        """Identify the files and the size of the pictures."""
+        return f"{self.source.fingerprint(self.names, self.transform.bands)} {self.image_size}"
+
+
+@dataclass(frozen=True)
+class BigEarthNetRuns:
+    """What the runs of an evaluation train on and score.
+
+    Attributes:
+        index: The data set.
+        pictures: Pictures of train, of the share of val and, unless ``with_replacement``, of test.
+        targets: Their labels, uint8, shape (N, C).
+        draws: For each share of the labels, in rising order, the labelled rows of train, once per
+            seed; int64, shape (M,).
+    """
+
+    index: BigEarthNet
+    pictures: dict[str, BigEarthNetPictures]
+    targets: dict[str, Tensor]
+    draws: dict[float, list[Tensor]]
+
+
+def draw_splits(
+    index: BigEarthNet,
+    transform: InputTransform,
+    *,
+    image_size: int,
+    train_fracs: Sequence[float],
+    val_frac: float,
+    seeds: Sequence[int],
+    with_replacement: bool = False,
+    needs_test: bool = True,
+) -> BigEarthNetRuns:
+    """Draw the labelled patches of every run, and a share of val.
+
+    Args:
+        index: The data set.
+        transform: Bands to read, and how to stretch them.
+        image_size: Side of the pictures in pixels.
+        train_fracs: Shares of the train labels, in 0..1.
+        val_frac: Share of val, in 0..1, drawn by the first seed.
+        seeds: One per repetition.
+        with_replacement: Draw and use the splits as the original: duplicates, and no test.
+        needs_test: Whether lists without a test split are refused.
+    """
+    rows = dict(index.splits)
+    train, val = index.targets[rows["train"]], index.targets[rows["val"]]
+    if with_replacement:
+        rows.pop("test", None)
+        kept = draw_with_replacement(len(val), val_frac, seeds[0])
+    elif needs_test and "test" not in rows:
+        raise UserError("BigEarthNet's lists do not include the test split: add its list")
+    else:
+        kept = stratified_subset(rarest_labels(val), val_frac, seeds[0])
+    rows["val"] = rows["val"][kept]
+
+    def draw(frac: float, seed: int) -> Tensor:
+        if with_replacement:
+            return draw_with_replacement(len(train), frac, seed)
+        return draw_labels(train, index.classes, frac, seed)
+
+    return BigEarthNetRuns(
+        index=index,
+        pictures={
+            split: BigEarthNetPictures(index, part, transform, image_size)
+            for split, part in rows.items()
+        },
+        targets={split: index.targets[part] for split, part in rows.items()},
+        draws={frac: [draw(frac, seed) for seed in seeds] for frac in sorted(train_fracs)},
+    )
