@@ -35,6 +35,6 @@ Evaluation:
 - ``bigearthnet_dataset.py``: BigEarthNet as pictures with labels; as a script, writes its LMDB.
 - ``bigearthnet_datamodule.py``: Batches of BigEarthNet for a plain Lightning trainer.
 - ``oscd/``: Read OSCD's images and change maps, and write predicted maps.
-- ``oscd_dataset.py``: OSCD's cities as pairs of images with change masks, whole or in tiles.
-- ``oscd_datamodule.py``: Loaders of OSCD for training and validation.
+- ``oscd_dataset.py``: OSCD as pairs of tiles with change maps.
+- ``oscd_datamodule.py``: Batches of OSCD for a plain Lightning trainer.
 """

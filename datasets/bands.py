@@ -47,7 +47,7 @@ _FILE_NAME = re.compile(r"(?:[^.].*[._-])?B0?([1-9]|8A|1[12])(?:_[126]0m)?\.tiff
 _USUAL_NAMES = {f"{band}.tif": band for band in RESOLUTION_M}
 # Digital numbers (DN) are 10,000 times reflectance, stored as uint16 (QUANTIFICATION_VALUE in the
 # Sentinel-2 Products Specification Document, S2-PDGS-TAS-DI-PSD). In published quantiles of whole
-# data sets (``QUANTILES`` of datasets/oscd_dataset.py) the bright end of every band lies between
+# data sets (``BAND_QUANTILES`` of datasets/oscd/facts.py) the bright end of every band lies between
 # 1,589 and 5,043, but for B10, which water vapour absorbs: 51.
 _MAX_DN = 65_535
 _MAX_REFLECTANCE = 2  # clouds and glint exceed 1

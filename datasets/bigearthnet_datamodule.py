@@ -5,16 +5,17 @@ For example: ``Trainer().fit(model, datamodule=BigearthnetDataModule("BigEarthNe
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from datasets.bands import RGB_BANDS, check_bands, short_name
 from datasets.bigearthnet.facts import BIGEARTHNET_SPEC, IMAGE_SIZE
 from datasets.bigearthnet.index import open_bigearthnet
-from datasets.bigearthnet.pictures import BigEarthNetPictures, draw_splits
+from datasets.bigearthnet.pictures import draw_splits
 from utils.errors import UserError
 from utils.input_transform import input_transform
 from utils.normalization import InputSpec
@@ -113,7 +114,7 @@ class BigearthnetDataModule(LightningDataModule):
             raise UserError(f"the lists of {self.data_dir} do not include a test split: add one")
         return self._load(self.test_dataset)
 
-    def _load(self, data: BigEarthNetPictures, *, is_training: bool = False) -> DataLoader[Batch]:
+    def _load(self, data: Dataset[Any], *, is_training: bool = False) -> DataLoader[Batch]:
         return DataLoader(
             data,
             self.batch_size,

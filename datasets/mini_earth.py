@@ -19,7 +19,7 @@ from functools import partial
 from typing import TypeVar
 
 from datasets.bands import ALL_BANDS, check_bands
-from datasets.oscd.cities import TEST_CITIES, TRAIN_CITIES
+from datasets.oscd.facts import TEST_CITIES, TRAIN_CITIES
 from utils.cli import print_next, run
 from utils.cores import available_cores
 from utils.errors import UserError

@@ -1,85 +1,160 @@
-"""Loaders of OSCD: tiles in an order of (seed, epoch) to train on, and what to validate on."""
+"""Loaders of OSCD for a plain ``pytorch_lightning.Trainer``, and transforms of image pairs.
 
-from collections.abc import Sequence
+For example: ``Trainer(max_epochs=100).fit(model, datamodule=ChangeDetectionDataModule("oscd"))``.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning import LightningDataModule, Trainer
+from pytorch_lightning import LightningDataModule
+from torch import Tensor
 from torch.utils.data import DataLoader
+from torchvision.transforms import functional as F
 
-from datasets.oscd.files import City
-from datasets.oscd_dataset import ChangeDetectionDataset, Sample, WholeCities
+from datasets.oscd.files import city_splits
+from datasets.oscd_dataset import ChangeDetectionDataset
+from utils.cores import available_cores
 from utils.errors import UserError
-from utils.seeded_sampler import SeededSampler, epoch_of
-from utils.subset import stratified_subset
+
+_MOST_WORKERS = 8  # as many as in the original
+
+
+class RandomFlip:
+    """Flip all images left to right, or none of them."""
+
+    def __call__(self, *images: Any) -> tuple[Any, ...]:
+        return tuple(F.hflip(image) for image in images) if torch.rand(()) < 0.5 else images
+
+
+class RandomRotation:
+    """Rotate all images by the same 0, 90, 180 or 270 degrees."""
+
+    def __call__(self, *images: Any) -> tuple[Any, ...]:
+        turns = int(torch.randint(4, ()))
+        return tuple(
+            image.rot90(turns, (-2, -1))
+            if isinstance(image, Tensor)
+            else F.rotate(image, 90 * turns)
+            for image in images
+        )
+
+
+class RandomSwap:
+    """Exchange the two dates, or not."""
+
+    def __call__(self, img_1: Any, img_2: Any, cm: Any) -> tuple[Any, Any, Any]:
+        return (img_2, img_1, cm) if torch.rand(()) < 0.5 else (img_1, img_2, cm)
+
+
+class ToTensor:
+    """Turn every image into a tensor, float32 in 0..1, shape (C, H, W)."""
+
+    def __call__(self, *images: Any) -> tuple[Tensor, ...]:
+        return tuple(F.to_tensor(image) for image in images)
+
+
+class Compose:
+    """Apply transforms of several images one after another."""
+
+    def __init__(self, transforms: Sequence[Callable[..., tuple[Any, ...]]]) -> None:
+        self.transforms = transforms
+
+    def __call__(self, *images: Any) -> tuple[Any, ...]:
+        for transform in self.transforms:
+            images = transform(*images)
+        return images
 
 
 class ChangeDetectionDataModule(LightningDataModule):
-    """Batches of augmented tiles to train on, and whole cities, one by one, to validate on.
+    """Batches of OSCD: two images, (B, C, S, S), and change maps, (B, 1, S, S), float in 0..1.
+
+    The constructor is that of the original
+    (https://github.com/ServiceNow/seasonal-contrast/blob/411e37eb6038bc26828725854b8f1c9832c3f6a7/datasets/oscd_datamodule.py).
+    Unlike the original, whose validation cities are those of the test split, every fourth training
+    city is for validation (docs/differences.md#oscd-splits), images are co-registered
+    (#oscd-images), and only training drops a last batch that is not full. Padding at the border of
+    a city counts as unchanged; ``main_oscd.py`` leaves it out.
 
     Args:
-        train: Cities to cut into tiles.
-        val: Cities to validate on.
-        patch_size: Side of the tiles in pixels.
-        batch_size: Tiles per step.
-        num_workers: Processes that cut and turn tiles to train on.
-        seed: Seed of the order, of the augmentation and of the share.
-        train_frac: Share of the tiles to train on, the same of those with and without change.
-        only_full_batches: Whether it is as in the original: validation is on tiles as well, the
-            filling at the border counts as unchanged, and what does not fill a batch is dropped.
+        data_dir: Folder of the data set, see ``ChangeDetectionDataset``.
+        patch_size: Side S of the tiles in pixels.
+        batch_size: Tiles per batch and process.
+        num_workers: Processes per loader; by default one per available core, at most 8.
+        bands: Bands in channel order; None for red, green and blue.
+
+    Attributes:
+        train_dataset: Opened by ``setup`` or at first use.
+        val_dataset: Opened likewise.
+        test_dataset: Opened likewise.
+
+    Raises:
+        UserError: ``setup`` or a loader cannot open its cities, or there are fewer training tiles
+            than a batch.
     """
 
     def __init__(
         self,
-        train: Sequence[City],
-        val: Sequence[City],
+        data_dir: str | Path,
+        patch_size: int = 96,
+        batch_size: int = 32,
+        num_workers: int | None = None,
         *,
-        patch_size: int,
-        batch_size: int,
-        num_workers: int,
-        seed: int,
-        train_frac: float = 1.0,
-        only_full_batches: bool = False,
+        bands: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
-        self.train = ChangeDetectionDataset(
-            train, patch_size, seed=seed, score_padding=only_full_batches
-        )
-        has_change = self.train.has_change().long()
-        self.train.keep(stratified_subset(has_change, train_frac, seed))
-        self.val: ChangeDetectionDataset | WholeCities = WholeCities(val)
-        if only_full_batches:
-            self.val = ChangeDetectionDataset(val, patch_size, score_padding=True)
-            for name, tiles in (("training", self.train), ("validation", self.val)):
-                if len(tiles) < batch_size:
-                    raise UserError(
-                        f"--batch_size {batch_size} is more than the {len(tiles)} {name} tiles, "
-                        "and a batch that is not full is dropped: lower it"
-                    )
+        if batch_size < 1:
+            raise UserError(f"batch_size is {batch_size}: use 1 or more")
+        cores = min(_MOST_WORKERS, available_cores())
+        self.data_dir = Path(data_dir)
+        self.patch_size = patch_size
         self.batch_size = batch_size
-        self.num_workers = num_workers
-        self.seed = seed
-        self.only_full_batches = only_full_batches
+        self.num_workers = cores if num_workers is None else num_workers
+        self.bands = bands
 
-    def train_dataloader(self) -> DataLoader[Sample]:
-        return self._load_tiles(self.train, self.num_workers)
+    @cached_property
+    def train_dataset(self) -> ChangeDetectionDataset:
+        return self._open("train", Compose([ToTensor(), RandomFlip(), RandomRotation()]))
 
-    def val_dataloader(self) -> DataLoader[Sample]:
-        if isinstance(self.val, ChangeDetectionDataset):
-            return self._load_tiles(self.val, num_workers=0)
-        return DataLoader(self.val, batch_size=1)  # for the sizes differ
+    @cached_property
+    def val_dataset(self) -> ChangeDetectionDataset:
+        return self._open("val", ToTensor())
 
-    def _load_tiles(self, tiles: ChangeDetectionDataset, num_workers: int) -> DataLoader[Sample]:
-        trainer: Any = self.trainer
-        assert isinstance(trainer, Trainer)
-        # A last batch of one small tile would have no deviation to normalise by.
-        is_one_left = len(tiles) % self.batch_size == 1
+    @cached_property
+    def test_dataset(self) -> ChangeDetectionDataset:
+        return self._open("test", ToTensor())
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the cities of a stage: "test", or train and val."""
+        opened = [self.test_dataset] if stage == "test" else [self.train_dataset, self.val_dataset]
+        if stage != "test" and len(opened[0]) < self.batch_size:
+            raise UserError(
+                f"{self.data_dir} has {len(opened[0])} training tiles, fewer than one batch of "
+                f"{self.batch_size}: lower batch_size"
+            )
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return self._load(self.train_dataset, is_training=True)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return self._load(self.val_dataset)
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        return self._load(self.test_dataset)
+
+    def _open(self, split: str, transform: Callable[..., Any]) -> ChangeDetectionDataset:
+        names = city_splits(self.data_dir)[split]
+        return ChangeDetectionDataset(self.data_dir, names, self.bands, transform, self.patch_size)
+
+    def _load(self, data: ChangeDetectionDataset, *, is_training: bool = False) -> DataLoader[Any]:
         return DataLoader(
-            tiles,
+            data,
             self.batch_size,
-            sampler=SeededSampler(len(tiles), self.seed, epoch=lambda: epoch_of(trainer)),
-            num_workers=num_workers,
-            drop_last=self.only_full_batches or (is_one_left and len(tiles) > 1),
-            persistent_workers=num_workers > 0,
+            shuffle=is_training,
+            drop_last=is_training,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
         )

@@ -1,197 +1,141 @@
 """OSCD (Daudt et al. 2018): what was built in 24 cities between two dates of Sentinel-2, level 1C.
 
-Splits are those of the data set, 14 cities to train and 10 to test. Of the training cities in
-alphabetical order the 4th, 8th, 12th and so on are for validation (of fewer than four, the last):
-beirut, hongkong and pisa of the real ones.
+dataset = ChangeDetectionDataset("oscd", "train")
+img_1, img_2, cm = dataset[0]
 """
 
-from collections.abc import Sequence
-from pathlib import Path
+from __future__ import annotations
 
-import numpy as np
-import torch
-from torch import Tensor
+from collections.abc import Callable, Sequence
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
 from torch.utils.data import Dataset
 
-from datasets.oscd.cities import TEST_CITIES, TRAIN_CITIES
-from datasets.oscd.files import City, find_cities, read_city, read_city_list
+from datasets import bands as sentinel2
+from datasets.bands import short_name, two_digit_name
+from datasets.figures import plot_images, to_image
+from datasets.oscd.facts import BAND_QUANTILES, OSCD_DATA
+from datasets.oscd.files import listed_cities, read_cities
+from datasets.oscd.tiles import cut_tile
 from utils.errors import UserError
-from utils.input_transform import DataSpec, InputTransform
-from utils.random import sample_keys, uniform
+from utils.input_transform import input_transform
+from utils.normalization import InputSpec
 
-# Quantiles of the digital numbers. B2, B3, B4 are the original SeCo's, which SSL4EO-S12 completed:
-# https://github.com/zhu-xlab/SSL4EO-S12/blob/44399c4fc57485c86b0ec8b9105e5a72660e75c5/src/benchmark/transfer_change_detection/datasets/oscd_dataset.py
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["ALL_BANDS", "QUANTILES", "RGB_BANDS", "ChangeDetectionDataset"]
+
+# With the names and spellings of the original, and B10, which it lacks.
+ALL_BANDS = tuple(two_digit_name(band) for band in BAND_QUANTILES)
+RGB_BANDS = tuple(two_digit_name(band) for band in sentinel2.RGB_BANDS)
 QUANTILES = {
-    "B1": (1194.0, 2456.0),
-    "B2": (885.0, 2620.0),
-    "B3": (667.0, 2969.0),
-    "B4": (426.0, 3698.0),
-    "B5": (392.0, 3803.0),
-    "B6": (358.0, 3994.0),
-    "B7": (349.0, 4261.0),
-    "B8": (290.0, 4141.0),
-    "B8A": (310.0, 4435.0),
-    "B9": (96.0, 1589.0),
-    "B10": (7.0, 51.0),
-    "B11": (155.0, 5043.0),
-    "B12": (109.0, 4238.0),
+    "min_q": {two_digit_name(band): low for band, (low, _) in BAND_QUANTILES.items()},
+    "max_q": {two_digit_name(band): high for band, (_, high) in BAND_QUANTILES.items()},
 }
-OSCD_DATA = DataSpec(
-    "OSCD",
-    tuple(QUANTILES),
-    low=tuple(low for low, _ in QUANTILES.values()),
-    high=tuple(high for _, high in QUANTILES.values()),
-)
-_VALIDATION_EVERY = 4
-
-# Both dates, uint8, (C, H, W) each; whether pixels changed, and whether they count, bool, (H, W).
-Sample = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
-def city_splits(data_dir: Path) -> dict[str, list[str]]:
-    """Return the names of the cities to train, validate and test on, each sorted.
+class ChangeDetectionDataset(Dataset[Any]):
+    """Square tiles of both dates of cities, and their change maps, as a map-style data set.
 
-    A name in two lists or a listed city without images is a ``UserError``.
-    """
-    known = {"train": TRAIN_CITIES, "test": TEST_CITIES}
-    found = find_cities(data_dir)
-    cities = {*TRAIN_CITIES, *TEST_CITIES, *found}
-    lists = {split: read_city_list(data_dir, split, cities) for split in known}
-    train, test = (
-        sorted(set(known[split] if names is None else names)) for split, names in lists.items()
-    )
-    leaked = sorted(set(train) & set(test))
-    if leaked:
-        raise UserError(f"{leaked[0]} is in train.txt and in test.txt of {data_dir}: remove one")
-    missing = [name for name in (*train, *test) if name not in found]
-    if missing:
-        raise UserError(
-            f"{len(missing)} of OSCD's cities have no images in {data_dir}: "
-            f"{', '.join(missing[:5])}: add them, or write the cities that you have into train.txt "
-            "and test.txt"
-        )
-    if len(train) < 2 or not test:
-        raise UserError(
-            f"train.txt and test.txt of {data_dir} name {len(train)} and {len(test)} cities: two "
-            "to train and validate and one to test are needed at least"
-        )
-    val = train[_VALIDATION_EVERY - 1 :: _VALIDATION_EVERY] or train[-1:]
-    return {"train": [name for name in train if name not in val], "val": val, "test": test}
-
-
-def read_cities(
-    data_dir: Path, names: Sequence[str], transform: InputTransform, *, aligned: bool = True
-) -> list[City]:
-    """Read cities into memory, see ``read_city``; the 24 take 20 MB per band."""
-    found = find_cities(data_dir)
-    return [read_city(name, found[name], transform, aligned=aligned) for name in names]
-
-
-class ChangeDetectionDataset(Dataset[Sample]):
-    """Square tiles of cities, side by side; those at the right and lower border are filled up.
-
-    With ``seed``, samples are asked for as (epoch, index), and flipped and turned by a draw of
-    (seed, epoch, index): the same in any order and any process.
+    The constructor is that of the original, whose ``root`` holds the cities with ``train.txt`` and
+    ``test.txt``
+    (https://github.com/ServiceNow/seasonal-contrast/blob/411e37eb6038bc26828725854b8f1c9832c3f6a7/datasets/oscd_dataset.py).
+    Such a folder gives the same tiles in the same order here, with ``aligned=False`` from the same
+    images. Beyond the original, ``root`` may hold the archives as they unpack, without lists.
 
     Args:
-        cities: Where the tiles are cut from.
+        root: Folder of the data set.
+        split: "train", "test" or "all", as the data set's lists have it, or names of cities.
+        bands: Bands in channel order, such as "B04" or "B4"; None for red, green and blue.
+        transform: Applied to both images and the change map of each item: a function of three
+            images that returns three.
         patch_size: Side of a tile in pixels.
-        seed: Seed of the augmentation; None for none.
-        score_padding: Whether the filling counts, as unchanged, which it does in the original.
+        aligned: Whether to read the co-registered ``imgs_*_rect``, unlike the original, see
+            docs/differences.md#oscd-images.
 
     Attributes:
-        tiles: Number of the city, first row and first column of every tile.
+        bands: Bands of the images, spelled as "B4".
+        samples: Name of the city and limits (left, upper, right, lower) of every tile.
+
+    Raises:
+        UserError: ``root`` is not an OSCD, ``split`` or a band is unknown, or a file is missing,
+            damaged or does not fit the others.
     """
+
+    all_bands = ALL_BANDS
+    all_splits = ("train", "test", "all")
 
     def __init__(
         self,
-        cities: Sequence[City],
-        patch_size: int,
+        root: str | Path,
+        split: str | Sequence[str] = "all",
+        bands: Sequence[str] | None = None,
+        transform: Callable[..., Any] | None = None,
+        patch_size: int = 96,
         *,
-        seed: int | None = None,
-        score_padding: bool = False,
+        aligned: bool = True,
     ) -> None:
-        self.cities = cities
+        if patch_size < 1:
+            raise UserError(f"patch_size is {patch_size}: use 1 or more pixels")
+        self.root = Path(root)
+        self.split = split
+        self.bands = tuple(short_name(band) for band in bands or RGB_BANDS)
+        self.transform = transform
         self.patch_size = patch_size
-        self.seed = seed
-        self.score_padding = score_padding
-        self.tiles = [
-            (number, row, column)
-            for number, city in enumerate(cities)
-            for row in range(0, city.mask.shape[0], patch_size)
-            for column in range(0, city.mask.shape[1], patch_size)
+        spec = InputSpec.of_pictures(self.bands)
+        self._stretch = input_transform(spec, OSCD_DATA, "paper")
+        cities = read_cities(self.root, self._find_names(), self._stretch, aligned=aligned)
+        self._cities = {city.name: city for city in cities}
+        self.samples = [
+            (city.name, (left, upper, left + patch_size, upper + patch_size))
+            for city in cities
+            for left, upper in product(
+                range(0, city.mask.shape[1], patch_size), range(0, city.mask.shape[0], patch_size)
+            )
         ]
 
-    def __len__(self) -> int:
-        return len(self.tiles)
+    def __getitem__(self, index: int) -> Any:
+        """Cut a tile; beyond the border of the city it is 0.
 
-    def __getitem__(self, key: int | tuple[int, int]) -> Sample:
-        epoch, index = (0, key) if isinstance(key, int) else key
-        planes = self._cut(*self.tiles[index])
-        if self.seed is not None:
-            planes = augment(planes, self.seed, epoch, index)
-        parts = np.split(planes, [(len(planes) - 2) // 2, len(planes) - 2])
-        image_1, image_2, (mask, valid) = (torch.from_numpy(part) for part in parts)
-        return image_1, image_2, mask.bool(), valid.bool()
-
-    def has_change(self) -> Tensor:
-        """Tell whether a pixel of each tile changed: bool, shape (N,)."""
-        side = self.patch_size
-        return torch.tensor(
-            [
-                bool(self.cities[city].mask[row : row + side, column : column + side].any())
-                for city, row, column in self.tiles
-            ]
-        )
-
-    def keep(self, rows: Tensor) -> None:
-        """Forget all tiles but those with these numbers."""
-        self.tiles = [self.tiles[row] for row in rows.tolist()]
-
-    def _cut(self, number: int, row: int, column: int) -> np.ndarray:
-        """Stack both dates, mask and validity of a tile: uint8, (2 C + 2, side, side)."""
-        city, side = self.cities[number], self.patch_size
-        whole = (*city.image_1, *city.image_2, city.mask)
-        planes = np.zeros((len(whole) + 1, side, side), np.uint8)
-        part = city.mask[row : row + side, column : column + side]
-        inside = (slice(part.shape[0]), slice(part.shape[1]))
-        for plane, source in zip(planes, whole, strict=False):
-            plane[inside] = source[row : row + side, column : column + side]
-        planes[-1][... if self.score_padding else inside] = 1
-        return planes
-
-
-class WholeCities(Dataset[Sample]):
-    """Whole cities of any size, of which every pixel counts."""
-
-    def __init__(self, cities: Sequence[City]) -> None:
-        self.cities = cities
+        Returns:
+            Both images and the change map, or what ``transform`` makes of them. Images are uint8
+            pictures, stretched between the quantiles: PIL images of one or three bands, else arrays
+            of shape (H, W, C). The change map is a PIL image of mode L, 255 where something
+            changed.
+        """
+        name, (left, upper, _, _) = self.samples[index]
+        planes = cut_tile(self._cities[name], upper, left, self.patch_size)
+        count = len(self.bands)
+        img_1, img_2 = to_image(planes[:count]), to_image(planes[count : 2 * count])
+        cm = Image.fromarray(planes[2 * count] * 255)
+        return (img_1, img_2, cm) if self.transform is None else self.transform(img_1, img_2, cm)
 
     def __len__(self) -> int:
-        return len(self.cities)
+        return len(self.samples)
 
-    def __getitem__(self, index: int) -> Sample:
-        city = self.cities[index]
-        image_1, image_2 = torch.from_numpy(city.image_1), torch.from_numpy(city.image_2)
-        mask = torch.from_numpy(city.mask)
-        return image_1, image_2, mask, torch.ones_like(mask)
+    def plot(self, sample: tuple[Any, Any, Any]) -> Figure:
+        """Draw both dates of an item in true colours, and what changed.
 
+        Args:
+            sample: Images and change map, as items are, or tensors of shape (C, H, W) and (1, H, W)
+                in 0..1.
+        """
+        return plot_images(sample, ["date 1", "date 2", "change"], self._stretch.spec)
 
-def augment(planes: np.ndarray, seed: int, epoch: int, index: int) -> np.ndarray:
-    """Flip left to right or not, then turn by 0, 90, 180 or 270 degrees: (C, side, side)."""
-    keys = sample_keys(seed, torch.tensor([epoch]), torch.tensor([index]))
-    flip, turns = uniform(keys, stream=0, count=2)[0].tolist()
-    if flip < 0.5:
-        planes = planes[:, :, ::-1]
-    return np.ascontiguousarray(np.rot90(planes, int(turns * 4), axes=(1, 2)))
-
-
-def unchanged_per_changed(cities: Sequence[City]) -> float:
-    """Return how many unchanged pixels there are to each changed one."""
-    changed = sum(int(city.mask.sum()) for city in cities)
-    if changed == 0:
-        raise UserError(
-            f"no pixel changed in {', '.join(city.name for city in cities)}: there is nothing to "
-            "find, are these the right change maps?"
-        )
-    return (sum(city.mask.size for city in cities) - changed) / changed
+    def _find_names(self) -> list[str]:
+        """Return the names of the split's cities, in the order of its list."""
+        lists = listed_cities(self.root)
+        if isinstance(self.split, str):
+            if self.split not in lists:
+                raise UserError(
+                    f"unknown split {self.split!r}: the splits are {', '.join(self.all_splits)}"
+                )
+            return lists[self.split]
+        unknown = [name for name in self.split if name not in lists["all"]]
+        if unknown:
+            raise UserError(f"the lists of {self.root} do not include the city {unknown[0]!r}")
+        return list(self.split)

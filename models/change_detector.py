@@ -1,4 +1,4 @@
-"""What a change detector learns from, and what it keeps: LightningModule of SegmentationModel."""
+"""LightningModule of a change detector: loss, validation, and the epoch that is kept."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from torch.optim import Adam
 from torch.optim.lr_scheduler import ExponentialLR
 
 from models.backbones import Encoder
-from models.segmentation import LEVELS, SegmentationModel
+from models.segmentation import LEVELS, get_segmentation_model, level_channels
 from utils.change_scores import best_threshold, count_changes, mean_of_batches
 from utils.errors import UserError
 from utils.random import epoch_seed
@@ -27,16 +27,16 @@ class ChangeDetector(LightningModule):
 
     A batch holds both dates, uint8, whether each pixel changed, and whether it counts, bool,
     (B, H, W). Validation chooses the threshold with the best F1 over all its pixels, and keeps the
-    weights of the epoch in which this was highest, in ``best_state``.
+    weights of the epoch with the highest one in ``best_state``.
 
     Args:
         encoder: Used in place.
         normalize: Turns uint8 pictures into the encoder's inputs.
         hyper_parameters: Plain values that describe the run, for its checkpoints.
-        seed: Of the dropout, which every epoch begins anew, so that it can be resumed.
-        learning_rate: Of Adam; it shrinks by ``DECAY_PER_EPOCH``.
+        seed: Seed of the dropout, set again in every epoch, so that a run can be resumed.
+        learning_rate: Learning rate of Adam; multiplied by ``DECAY_PER_EPOCH`` after each epoch.
         pos_weight: Weight of a changed pixel in the loss; an unchanged one has 1.
-        levels: Features that are compared, see ``SiameseEncoder``.
+        levels: Children of the encoder whose outputs are compared.
         finetune_backbone: Whether the encoder is trained, too.
         encoder_in_train_mode: Whether its batch norm uses, and learns, the statistics of batches
             while the decoder trains.
@@ -60,7 +60,8 @@ class ChangeDetector(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(hyper_parameters)
-        self.model = SegmentationModel(encoder.requires_grad_(finetune_backbone), levels)
+        encoder.requires_grad_(finetune_backbone)
+        self.model = get_segmentation_model(encoder, levels, level_channels(encoder, levels))
         self.normalize = normalize
         self.seed = seed
         self.learning_rate = learning_rate
@@ -81,7 +82,8 @@ class ChangeDetector(LightningModule):
 
     def forward(self, image_1: Tensor, image_2: Tensor) -> Tensor:
         """Return logits of change, (B, H, W), of two dates, uint8, (B, C, H, W)."""
-        return self.model(self.normalize(image_1), self.normalize(image_2)).float()
+        logits: Tensor = self.model(self.normalize(image_1), self.normalize(image_2))
+        return logits[:, 0].float()
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         if batch_idx == 0:
@@ -122,7 +124,7 @@ class ChangeDetector(LightningModule):
             }
 
     def load_best_state(self) -> None:
-        """Return to the weights of the best epoch; a frozen encoder has them anyway."""
+        """Load the weights of the best epoch; those of a frozen encoder never changed."""
         self.load_state_dict(self.state_dict() | self.best_state)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -149,10 +151,10 @@ def masked_loss(logits: Tensor, mask: Tensor, valid: Tensor, pos_weight: Tensor)
     """Return the mean binary cross-entropy of the pixels that count.
 
     Args:
-        logits: Shape (B, H, W).
-        mask: Whether a pixel changed, shape (B, H, W).
-        valid: Whether it counts, shape (B, H, W).
-        pos_weight: Weight of changed pixels.
+        logits: Logits of change, shape (B, H, W).
+        mask: Whether a pixel changed, bool, shape (B, H, W).
+        valid: Whether it counts, bool, shape (B, H, W).
+        pos_weight: Weight of changed pixels, shape ().
     """
     return F.binary_cross_entropy_with_logits(
         logits[valid], mask[valid].to(logits.dtype), pos_weight=pos_weight

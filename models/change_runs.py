@@ -1,87 +1,208 @@
-"""Runs of a change detector: training and its checkpoints, resuming, and maps of whole images."""
+"""Run change detectors: build, train with checkpoints, resume, and classify whole images."""
 
 import warnings
-from collections.abc import Iterable, Mapping
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning import LightningDataModule
+from pytorch_lightning import Trainer, seed_everything
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
-from models.change_detector import ChangeDetector
-from utils.checkpoint import WholeCheckpointIO
+from models.backbones import Encoder
+from models.change_detector import Batch, ChangeDetector
+from models.segmentation import LEVELS, LEVELS_OF_THE_ORIGINAL
+from utils.change_scores import THRESHOLDS, count_changes, summarise_cities
+from utils.checkpoint import WholeCheckpointIO, check_same_run
+from utils.cli import trainer_kwargs
+from utils.evaluation import summarise
 from utils.launch import World
 from utils.precision import autocast_type
-from utils.run_trainer import run_trainer
+from utils.report import provenance
+from utils.run_trainer import of_repetition, run_trainer
+from utils.seeded_sampler import SeededSampler, epoch_of
 
 
-def fit_detector(
-    detector: ChangeDetector,
-    data: LightningDataModule,
-    trainer_arguments: Mapping[str, Any],
-    *,
-    folder: Path | None,
-    origin: dict[str, Any],
-    ckpt_path: Path | None,
-) -> dict[str, float]:
-    """Train a detector, and give it the weights of its best epoch if it keeps them.
+@dataclass(frozen=True)
+class Outcome:
+    """What one detector found.
 
-    Args:
-        detector: Trained in place.
-        data: Its batches.
-        trainer_arguments: Device, precision and epochs.
-        folder: Where to write metrics.csv, last.ckpt after every epoch, and best.ckpt; None
-            writes nothing.
-        origin: Arguments, versions and commit of the run, written next to the checkpoints.
-        ckpt_path: Checkpoint of the run to resume.
-
-    Returns:
-        Scores of the validation, of the best epoch or else of the last one.
+    Attributes:
+        threshold: Probability from which a pixel counts as changed.
+        validation: Scores of the detector on the validation set.
+        probabilities: Probabilities of change in every test image, float32, (H, W) each.
+        counts: Pixels found, false and missed in every test image, int64, (N, 3).
     """
-    trainer = run_trainer(
-        "change detection", World(), trainer_arguments, folder, folder, origin, ckpt_path
-    )
-    with warnings.catch_warnings():  # a frozen encoder is meant to be
-        warnings.filterwarnings("ignore", message=".*in eval mode at the start of training")
-        trainer.fit(detector, data, ckpt_path=ckpt_path, weights_only=True)
-    if not detector.best_state:
-        scores = sorted(trainer.callback_metrics.items())
-        return {name: value.item() for name, value in scores if name.startswith("val/")}
-    detector.load_best_state()
-    if folder is not None:
-        hyper_parameters = dict(detector.hparams) | {"threshold": detector.threshold}
-        content = {"hyper_parameters": hyper_parameters, "state_dict": detector.state_dict()}
-        WholeCheckpointIO().save_checkpoint(content, folder / "best.ckpt")
-    return {
-        "val/f1": detector.best_f1,
-        "val/threshold": detector.threshold,
-        "val/epoch": detector.best_epoch,
-    }
+
+    threshold: float
+    validation: dict[str, float]
+    probabilities: list[Tensor]
+    counts: Tensor
+
+
+@dataclass(frozen=True)
+class ChangeTask:
+    """What all repetitions of an experiment share.
+
+    Attributes:
+        args: Flags of the script.
+        encoder: Encoder that each detector copies.
+        normalize: Turns uint8 pictures into the encoder's inputs.
+        hyper_parameters: For checkpoints, so that only the same run continues them.
+        as_original: Whether to compare the raw stem, to keep batch norm in train mode, to drop last
+            batches that are not full, and to validate on batches of tiles.
+    """
+
+    args: Namespace
+    encoder: Encoder
+    normalize: Callable[[Tensor], Tensor]
+    hyper_parameters: dict[str, Any]
+    as_original: bool
+
+    def build(self, seed: int, frac: float) -> ChangeDetector:
+        """Put a new decoder on a copy of the encoder."""
+        seed_everything(seed, verbose=False)
+        return ChangeDetector(
+            deepcopy(self.encoder),
+            normalize=self.normalize,
+            hyper_parameters=self.hyper_parameters | {"seed": seed, "train_frac": frac},
+            seed=seed,
+            learning_rate=self.args.learning_rate,
+            pos_weight=self.hyper_parameters["pos_weight"],
+            levels=LEVELS_OF_THE_ORIGINAL if self.as_original else LEVELS,
+            finetune_backbone=self.args.finetune_backbone,
+            encoder_in_train_mode=self.as_original or self.args.finetune_backbone,
+            mean_over_batches=self.as_original,
+        )
+
+    def check_resumable(self) -> None:
+        """Refuse a checkpoint of another run than the one that it shall continue."""
+        path = self.args.resume_from_checkpoint
+        if path is not None:
+            own = self.build(self.args.seed, self.args.train_frac[0]).hparams
+            check_same_run(path, own, self.args.max_epochs)
+
+    def run(
+        self,
+        seed: int,
+        frac: float,
+        train: Dataset[Batch],
+        val: Dataset[Batch],
+        test: Sequence[Batch],
+        folder: Path | None,
+    ) -> Outcome:
+        """Train a detector, and find the changes of whole images.
+
+        Args:
+            seed: Seed of the repetition.
+            frac: Share of the training set that the tiles are, for the checkpoints.
+            train: Tiles with keys (epoch, index).
+            val: Whole images; tiles if the validation is as in the original.
+            test: Whole images.
+            folder: Where to write metrics.csv, last.ckpt after every epoch, and best.ckpt; None
+                writes nothing.
+        """
+        detector = self.build(seed, frac)
+        validation = self._fit(detector, train, val, folder, frac)
+        device = torch.device("cuda" if self.args.gpus else "cpu")
+        dtype = autocast_type(self.args.precision)
+        with torch.autocast(device.type, dtype, enabled=dtype is not None):
+            probabilities = find_changes(detector.to(device), [sample[:2] for sample in test])
+        column = THRESHOLDS.index(detector.threshold)
+        counts = [
+            count_changes(probability.flatten(), mask.flatten())[:, column]
+            for probability, (_, _, mask, _) in zip(probabilities, test, strict=True)
+        ]
+        return Outcome(detector.threshold, validation, probabilities, torch.stack(counts))
+
+    def _fit(
+        self,
+        detector: ChangeDetector,
+        train: Dataset[Batch],
+        val: Dataset[Batch],
+        folder: Path | None,
+        frac: float,
+    ) -> dict[str, float]:
+        """Train in place and return the validation of the best epoch, or else of the last one."""
+        args, resumed = self.args, self.args.resume_from_checkpoint
+        origin = provenance(of_repetition(args, detector.seed, frac))
+        arguments = trainer_kwargs(args)
+        trainer = run_trainer(
+            "change detection", World(), arguments, folder, folder, origin, resumed
+        )
+        loader = self._load(train, trainer, detector.seed, args.num_workers)
+        if self.as_original:
+            val_loader = self._load(val, trainer, detector.seed, 0)
+        else:
+            val_loader = DataLoader(val, batch_size=1)  # images differ in size
+        with warnings.catch_warnings():  # a frozen encoder is intended
+            warnings.filterwarnings("ignore", message=".*in eval mode at the start of training")
+            trainer.fit(detector, loader, val_loader, ckpt_path=resumed, weights_only=True)
+        if not detector.best_state:
+            scores = sorted(trainer.callback_metrics.items())
+            return {name: value.item() for name, value in scores if name.startswith("val/")}
+        detector.load_best_state()
+        if folder is not None:
+            hyper_parameters = dict(detector.hparams) | {"threshold": detector.threshold}
+            content = {"hyper_parameters": hyper_parameters, "state_dict": detector.state_dict()}
+            WholeCheckpointIO().save_checkpoint(content, folder / "best.ckpt")
+        return {
+            "val/f1": detector.best_f1,
+            "val/threshold": detector.threshold,
+            "val/epoch": detector.best_epoch,
+        }
+
+    def _load(
+        self, tiles: Dataset[Batch], trainer: Trainer, seed: int, num_workers: int
+    ) -> DataLoader[Batch]:
+        count: int = len(tiles)  # type: ignore[arg-type]  # Dataset does not declare it
+        # A last batch of one small tile would have no deviation to normalise by.
+        is_one_left = count > 1 and count % self.args.batch_size == 1
+        return DataLoader(
+            tiles,
+            self.args.batch_size,
+            sampler=SeededSampler(count, seed, epoch=lambda: epoch_of(trainer)),
+            num_workers=num_workers,
+            drop_last=self.as_original or is_one_left,
+            persistent_workers=num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
 
 
 @torch.inference_mode()
-def predict_changes(
-    detector: ChangeDetector,
-    pairs: Iterable[tuple[Tensor, Tensor]],
-    *,
-    device: torch.device,
-    precision: str,
-) -> list[Tensor]:
+def find_changes(detector: ChangeDetector, pairs: Sequence[Sequence[Tensor]]) -> list[Tensor]:
     """Return the probability of change of every pixel, each image whole and at once.
 
     Args:
-        detector: Moved to the device, used in eval mode.
+        detector: Used in eval mode, on its device.
         pairs: Both dates, uint8, (C, H, W) each, of any size.
-        device: Where to compute.
-        precision: A key of ``PRECISIONS``.
 
     Returns:
         float32 on the CPU, shape (H, W) each.
     """
-    dtype = autocast_type(precision)
-    detector = detector.to(device).eval()
-    with torch.autocast(device.type, dtype, enabled=dtype is not None):
-        return [
-            detector(*(date[None].to(device) for date in pair))[0].sigmoid().cpu() for pair in pairs
-        ]
+    detector.eval()
+    return [
+        detector(*(date[None].to(detector.device) for date in pair))[0].sigmoid().cpu()
+        for pair in pairs
+    ]
+
+
+def summarise_outcomes(
+    outcomes: Sequence[Outcome], cities: Sequence[str], seed: int
+) -> dict[str, Any]:
+    """Return validation and test scores over the repetitions.
+
+    Args:
+        outcomes: One per repetition.
+        cities: Names of the test images.
+        seed: Seed of the bootstrap.
+    """
+    metrics: dict[str, Any] = {}
+    for name in outcomes[0].validation:
+        metrics |= summarise(name, [outcome.validation[name] for outcome in outcomes])
+    counts = torch.stack([outcome.counts for outcome in outcomes])
+    return metrics | summarise_cities(counts, cities, seed)

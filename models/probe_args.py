@@ -93,6 +93,10 @@ def check_detector_flags(args: Namespace) -> None:
     learns_statistics = args.finetune_backbone or args.protocol == "paper"
     if args.batch_size == 1 and args.patch_size <= _MIN_PATCH_SIZE and learns_statistics:
         raise UserError("--batch_size 1 and the smallest --patch_size are too few for batch norm")
+    if args.val_frac != 1:
+        raise UserError("--val_frac: the cities to validate on are few, leave it out")
+    if args.save_predictions is not None and args.save_predictions.suffix != ".npz":
+        raise UserError(f"--save_predictions {args.save_predictions}: maps are written as .npz")
 
 
 def _weight(text: str) -> float | str:

@@ -4,15 +4,15 @@ Shapes: B pairs of images, C bands, H x W pixels; five levels of 1/2, 1/4, 1/8, 
 """
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.backbones import Encoder
+from utils.errors import UserError
 
-# Children of the encoder whose outputs are compared: stem, layer1, layer2, layer3 and layer4.
+# Children of a ResNet whose outputs are compared: stem, layer1, layer2, layer3 and layer4.
 LEVELS = (2, 4, 5, 6, 7)
 # The original takes the stem before batch norm and ReLU. Unlike it: see
 # docs/differences.md#oscd-stem.
@@ -20,52 +20,87 @@ LEVELS_OF_THE_ORIGINAL = (0, 4, 5, 6, 7)
 DROPOUT = 0.3  # as in the original
 
 
-class SiameseEncoder(nn.Module):
-    """Absolute differences of the features of two dates: (B, C, H, W) twice -> a list of tensors.
+def get_segmentation_model(
+    backbone: nn.Module, feature_indices: Sequence[int], feature_channels: Sequence[int]
+) -> "UNet":
+    """Put the decoder of the original on a backbone, for one class: change.
 
     Args:
-        encoder: Runs on each date, up to the last of the levels.
-        levels: Numbers of the children whose outputs are compared, ascending.
+        backbone: A ResNet, torchvision's or an ``Encoder``; its classifier is not run.
+        feature_indices: Numbers of its children whose outputs are compared, such as ``LEVELS``.
+        feature_channels: Channels of these outputs, the finest first; see ``level_channels``.
+    """
+    encoder = SegmentationEncoder(backbone, feature_indices, feature_channels, diff=True)
+    return UNet(encoder, feature_channels, 1, concat_mult=1, dropout_rate=DROPOUT)
 
-    Attributes:
-        channels: Channels of each level.
+
+def level_channels(backbone: nn.Module, feature_indices: Sequence[int]) -> list[int]:
+    """Return the channels of the outputs of some children, for ``get_segmentation_model``."""
+    stem = next(backbone.children())
+    assert isinstance(stem, nn.Conv2d)
+    was_training = backbone.training
+    backbone.eval()  # keeps its batch-norm statistics
+    with torch.no_grad():
+        levels = level_features(backbone, feature_indices, torch.zeros(1, stem.in_channels, 32, 32))
+    backbone.train(was_training)
+    return [level.shape[1] for level in levels]
+
+
+def level_features(
+    backbone: nn.Module, feature_indices: Sequence[int], images: Tensor
+) -> list[Tensor]:
+    """Return the outputs of some children of a backbone, which runs up to the last of them."""
+    outputs = []
+    for number, child in enumerate(islice(backbone.children(), max(feature_indices) + 1)):
+        images = child(images)
+        if number in feature_indices:
+            outputs.append(images)
+    return outputs
+
+
+class SegmentationEncoder(nn.Module):
+    """Features of two dates, compared level by level: (B, C, H, W) twice -> a list of tensors.
+
+    Args:
+        backbone: Runs on each date, up to the last of the levels.
+        feature_indices: Numbers of the children whose outputs are compared.
+        feature_channels: Channels of these outputs.
+        diff: Whether to return absolute differences; else both dates, concatenated.
     """
 
-    def __init__(self, encoder: Encoder, levels: Sequence[int] = LEVELS) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        feature_indices: Sequence[int],
+        feature_channels: Sequence[int],
+        diff: bool = False,
+    ) -> None:
         super().__init__()
-        self.encoder = encoder
-        self.levels = tuple(levels)
-        stem = encoder[0]
-        assert isinstance(stem, nn.Conv2d)
-        was_training = encoder.training
-        encoder.eval()  # whose statistics a look must not touch
-        with torch.no_grad():
-            features = self.features(torch.zeros(1, stem.in_channels, 32, 32))
-        encoder.train(was_training)
-        self.channels = [level.shape[1] for level in features]
+        if len(feature_indices) != len(feature_channels):
+            raise UserError(
+                f"{len(feature_indices)} feature_indices need as many feature_channels, not "
+                f"{len(feature_channels)}"
+            )
+        self.encoder = backbone
+        self.feature_indices = tuple(sorted(feature_indices))
+        self.diff = diff
 
     def forward(self, date_1: Tensor, date_2: Tensor) -> list[Tensor]:
         """Compare two dates, the finest level first."""
-        pairs = zip(self.features(date_1), self.features(date_2), strict=True)
-        return [(one - two).abs() for one, two in pairs]
-
-    def features(self, images: Tensor) -> list[Tensor]:
-        """Return the output of every level."""
-        outputs = []
-        for number, child in enumerate(list(self.encoder)[: self.levels[-1] + 1]):
-            images = child(images)
-            if number in self.levels:
-                outputs.append(images)
-        return outputs
+        one_by_one = (
+            level_features(self.encoder, self.feature_indices, date) for date in (date_1, date_2)
+        )
+        pairs = zip(*one_by_one, strict=True)
+        return [(one - two).abs() if self.diff else torch.cat([one, two], 1) for one, two in pairs]
 
 
 class DecoderBlock(nn.Module):
-    """One step up: enlarge, reduce the channels, join the finer level.
+    """One step of the decoder: enlarge, reduce the channels, join the finer level.
 
     Args:
-        in_channels: Of the coarse level.
-        out_channels: Of the finer level, and of the output.
-        dropout: Share of the channels that are left out in training.
+        in_channels: Channels of the coarse level.
+        out_channels: Channels of the finer level and of the output.
+        dropout: Share of the channels that are dropped in training.
     """
 
     def __init__(self, in_channels: int, out_channels: int, dropout: float) -> None:
@@ -82,32 +117,46 @@ class DecoderBlock(nn.Module):
         return self.dropout(F.relu(self.norm(joined)))
 
 
-class SegmentationModel(nn.Module):
-    """Logits of change from two images of any size, (B, C, H, W) each -> (B, H, W).
+class UNet(nn.Module):
+    """Logits per pixel from two images of any size: (B, C, H, W) twice -> (B, classes, H, W).
 
     A side that 32 does not divide is enlarged by repetition and cut, exactly.
 
     Args:
-        encoder: Trained or not, which its ``requires_grad`` tells.
-        levels: See ``SiameseEncoder``.
-        dropout: See ``DecoderBlock``.
+        encoder: Compares the features of the two dates.
+        feature_channels: Channels of each level of the backbone, the finest first.
+        n_classes: Channels of the output.
+        concat_mult: How many times these channels a compared level has: 1 for differences, 2 for
+            concatenated dates.
+        dropout_rate: See ``DecoderBlock``.
     """
 
     def __init__(
-        self, encoder: Encoder, levels: Sequence[int] = LEVELS, dropout: float = DROPOUT
+        self,
+        encoder: SegmentationEncoder,
+        feature_channels: Sequence[int],
+        n_classes: int,
+        concat_mult: int = 2,
+        dropout_rate: float = 0.5,
     ) -> None:
         super().__init__()
-        self.siamese = SiameseEncoder(encoder, levels)
-        channels = self.siamese.channels
+        self.siamese = encoder
+        channels = [concat_mult * count for count in feature_channels]
         self.blocks = nn.ModuleList(  # the coarsest first
-            DecoderBlock(coarse, fine, dropout)
+            DecoderBlock(coarse, fine, dropout_rate)
             for fine, coarse in reversed(list(pairwise(channels)))
         )
-        self.head = nn.Conv2d(channels[0], 1, 1)
+        self.head = nn.Conv2d(channels[0], n_classes, 1)
+
+    @property
+    def encoder(self) -> SegmentationEncoder:
+        """The siamese encoder, by its name in the original; checkpoints have the other name."""
+        return self.siamese
 
     def forward(self, date_1: Tensor, date_2: Tensor) -> Tensor:
         """Return logits of the size of the images."""
         *finer, out = self.siamese(date_1, date_2)
         for block, level in zip(self.blocks, reversed(finer), strict=True):
             out = block(out, level)
-        return self.head(F.interpolate(out, size=date_1.shape[-2:]))[:, 0]
+        logits: Tensor = self.head(F.interpolate(out, size=date_1.shape[-2:]))
+        return logits

@@ -1,16 +1,18 @@
-"""Scores of change maps, from pixels that are counted over a whole data set."""
+"""Scores of change maps, from pixel counts over a whole data set."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from utils.evaluation import print_table, summarise
+from utils.evaluation import curve_points, print_table, summarise
 from utils.metrics import bootstrap_interval, detection_scores
+from utils.plots import plot_label_curve
 
-# A pixel counts as changed from this probability on: 0.01, 0.02 ... 0.99.
+# Probabilities from which a pixel counts as changed: 0.01, 0.02 ... 0.99.
 THRESHOLDS = tuple(percent / 100 for percent in range(1, 100))
 SCORES = ("precision", "recall", "f1", "iou")
 _HALF = THRESHOLDS.index(0.5)
@@ -20,14 +22,14 @@ def count_changes(probability: Tensor, mask: Tensor) -> Tensor:
     """Count pixels at every threshold.
 
     Args:
-        probability: Of change, shape (N,).
+        probability: Probability of change, shape (N,).
         mask: Whether the pixel changed, bool, shape (N,).
 
     Returns:
-        Rows of changes found, of false ones, and of missed ones: int64, shape (3, T).
+        Numbers of changes found, false and missed, in rows: int64, shape (3, T).
     """
     thresholds = torch.tensor(THRESHOLDS, device=probability.device)
-    # A pixel passes as many thresholds as are not above its probability.
+    # The number of thresholds that are at most the probability of each pixel.
     passed = torch.bucketize(probability.float(), thresholds, right=True)
     bins = torch.bincount(
         passed + (len(thresholds) + 1) * mask, minlength=2 * (len(thresholds) + 1)
@@ -63,12 +65,12 @@ def mean_of_batches(counts: Tensor) -> dict[str, float]:
 def summarise_cities(counts: Tensor, cities: Sequence[str], seed: int) -> dict[str, Any]:
     """Return the scores over all pixels of all cities, and those of each city.
 
-    The 95 % interval is of the mean over the repetitions when cities are drawn anew, with
-    replacement: pixels of a city are too much alike to be drawn one by one.
+    The 95 % interval of the mean over the repetitions comes from draws of whole cities with
+    replacement, because pixels of one city are not independent.
 
     Args:
         counts: Pixels found, false and missed: int64, shape (repetitions, cities, 3).
-        cities: Their names.
+        cities: Names of the cities.
         seed: Seed of the bootstrap.
     """
     summary: dict[str, Any] = {}
@@ -92,10 +94,10 @@ def summarise_cities(counts: Tensor, cities: Sequence[str], seed: int) -> dict[s
 
 
 def print_results(metrics: Mapping[str, Any]) -> None:
-    """Print the scores of every share of the tiles, and the F1 of each city for one share.
+    """Print the scores of every share of the tiles, and the F1 of each city for the largest one.
 
     Args:
-        metrics: Those of the largest share, and under "by_train_frac" everyone's.
+        metrics: Scores of the largest share, and under "by_train_frac" those of each share.
     """
     names = ["val/f1", *(f"val/{name}_batch_mean" for name in SCORES)]
     names += [f"test/{name}" for name in SCORES]
@@ -105,3 +107,17 @@ def print_results(metrics: Mapping[str, Any]) -> None:
     print(f"test F1 of each city, {results[-1][0]['tiles %']} % of the tiles")
     for city, scores in metrics["test/cities"].items():
         print(f"  {city:25s}{scores['f1']:6.2f} %")
+
+
+def write_curve(run_dir: Path, metrics: Mapping[str, Any], label: str) -> None:
+    """Draw the test F1 over the shares of the tiles, if there are several.
+
+    Args:
+        run_dir: Folder for ``label_efficiency.png``.
+        metrics: As for ``print_results``.
+        label: Name of the curve.
+    """
+    shares = metrics["by_train_frac"]
+    if len(shares) > 1:
+        curves = {label: curve_points(shares, "test/f1")}
+        plot_label_curve(run_dir / "label_efficiency.png", curves, "test/f1 in percent")

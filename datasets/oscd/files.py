@@ -1,4 +1,4 @@
-"""Where OSCD keeps the images and change maps of its cities, and how they are read.
+"""Find and read the images and change maps of OSCD's cities.
 
 The archives unpack to "Onera Satellite Change Detection dataset - Images", "... - Train Labels" and
 "... - Test Labels"; many users, the original SeCo among them, merge the three into one folder. Both
@@ -10,6 +10,7 @@ are found, up to two folders below the root:
     <city>/cm/<city>-cm.tif        the same: 1, and 2 where something changed
 """
 
+import re
 import warnings
 from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,7 +27,8 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 from rasterio.transform import Affine
 
-from datasets.bands import check_dn
+from datasets.bands import check_dn, two_digit_name
+from datasets.oscd.facts import TEST_CITIES, TRAIN_CITIES
 from utils.errors import UserError
 from utils.files import is_hidden, read_list
 from utils.images import IMAGE_ERRORS
@@ -34,7 +36,8 @@ from utils.input_transform import InputTransform
 
 Array = NDArray[Any]
 _DEPTHS = ("", "*/", "*/*/")  # below the root, the shallowest first
-_WHITE = 127  # cm.png holds 0 and 255; grey, of a smoothed copy, is rounded
+_WHITE = 127  # cm.png holds 0 and 255; grey values of a resampled copy are rounded
+_VALIDATION_EVERY = 4
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,8 @@ class City:
         image_1: Picture of the first date, uint8, shape (C, H, W).
         image_2: Picture of the second date, uint8, shape (C, H, W).
         mask: Whether a pixel changed, bool, shape (H, W).
-        crs: Coordinate reference system of the pixels, if the files tell it.
-        transform: From column and row to its coordinates, if the files tell it.
+        crs: Coordinate reference system of the pixels, None if the files have none.
+        transform: From column and row to its coordinates, None if the files have none.
     """
 
     name: str
@@ -69,79 +72,108 @@ class CityFolders:
 def find_cities(data_dir: Path) -> dict[str, CityFolders]:
     """Find the folders of every city that has images, by name, sorted."""
     if not data_dir.is_dir():
-        raise UserError(f"{data_dir} is no folder: --data_dir takes the one with OSCD's archives")
+        raise UserError(f"{data_dir} is not a folder: name the one with OSCD's archives")
     images = _folders_with(data_dir, "imgs_1") | _folders_with(data_dir, "imgs_1_rect")
     labels = _folders_with(data_dir, "cm")
     if not images:
         raise UserError(
-            f"{data_dir} holds no OSCD city, a folder with imgs_1_rect: --data_dir takes the "
-            'folder into which "Onera Satellite Change Detection dataset - Images.zip" was unpacked'
+            f"{data_dir} holds no OSCD city, a folder with imgs_1_rect: name the folder into which "
+            '"Onera Satellite Change Detection dataset - Images.zip" was unpacked'
         )
     return {name: CityFolders(images[name], labels.get(name)) for name in sorted(images)}
 
 
-def read_city_list(data_dir: Path, split: str, known: Container[str]) -> list[str] | None:
-    """Read ``<split>.txt``, names between commas or line ends; None where there is no such file.
+def listed_cities(data_dir: Path) -> dict[str, list[str]]:
+    """Return the cities of the splits "train", "test" and "all", in the order of their lists.
 
-    A list of another data set, which names none of the known cities, is ignored with a warning.
+    A list that is absent stands for the data set's own. A city in both lists, or one without
+    images, is a ``UserError``.
     """
-    for depth in _DEPTHS:
-        for path in _visible(data_dir, f"{depth}{split}.txt"):
-            try:
-                text = read_list(path.read_bytes(), path)
-            except (UserError, OSError) as error:
-                if path.parent == data_dir:
-                    raise
-                warnings.warn(f"a list is ignored: {error}", stacklevel=2)
-                continue
-            names = text.replace(",", "\n").split("\n")
-            names = [name.strip() for name in names if name.strip()]
-            if not names or any(name in known for name in names):
-                return names
-            warnings.warn(f"{path} is ignored: it names none of OSCD's cities", stacklevel=2)
-    return None
+    found = find_cities(data_dir)
+    known = {*TRAIN_CITIES, *TEST_CITIES, *found}
+    own = {"train": TRAIN_CITIES, "test": TEST_CITIES}
+    lists = {split: _read_list_of(data_dir, split, known) for split in own}
+    splits = {
+        split: list(dict.fromkeys(own[split] if names is None else names))
+        for split, names in lists.items()
+    }
+    both = sorted(set(splits["train"]) & set(splits["test"]))
+    if both:
+        raise UserError(f"{both[0]} is in train.txt and in test.txt of {data_dir}: remove one")
+    splits["all"] = splits["train"] + splits["test"]
+    missing = [name for name in sorted(splits["all"]) if name not in found]
+    if missing:
+        raise UserError(
+            f"{len(missing)} of OSCD's cities have no images in {data_dir}: "
+            f"{', '.join(missing[:5])}: add them, or write the cities that you have into train.txt "
+            "and test.txt"
+        )
+    return splits
 
 
-def read_city(
-    name: str, folders: CityFolders, transform: InputTransform, *, aligned: bool = True
-) -> City:
-    """Read a city as the transform's encoder sees it.
+def city_splits(data_dir: Path) -> dict[str, list[str]]:
+    """Return the names of the cities to train, validate and test on, each sorted.
+
+    Of the training cities in alphabetical order the 4th, 8th, 12th and so on are for validation (of
+    fewer than four, the last): beirut, hongkong and pisa of the real ones.
+    """
+    lists = listed_cities(data_dir)
+    train, test = sorted(lists["train"]), sorted(lists["test"])
+    if len(train) < 2 or not test:
+        raise UserError(
+            f"train.txt and test.txt of {data_dir} name {len(train)} and {len(test)} cities, but "
+            "at least two to train and validate and one to test are needed"
+        )
+    val = train[_VALIDATION_EVERY - 1 :: _VALIDATION_EVERY] or train[-1:]
+    return {"train": [name for name in train if name not in val], "val": val, "test": test}
+
+
+def read_cities(
+    data_dir: Path, names: Sequence[str], transform: InputTransform, *, aligned: bool = True
+) -> list[City]:
+    """Read cities into memory as the transform's encoder sees them; the 24 take 20 MB per band.
 
     Args:
-        name: Of the city.
-        folders: Where it lies.
+        data_dir: Folder of the data set.
+        names: Names of the cities.
         transform: Chooses bands and stretch.
         aligned: Whether to read ``imgs_*_rect``, where one pixel is one place on both dates and in
             the change map: another size is then an error. Else ``imgs_*``, as the original, where
             the size of date 1 counts, and what the others lack is 0.
     """
+    found = find_cities(data_dir)
+    return [_read_city(name, found[name], transform, aligned=aligned) for name in names]
+
+
+def _read_city(
+    name: str, folders: CityFolders, transform: InputTransform, *, aligned: bool
+) -> City:
     suffix = "_rect" if aligned else ""
-    stacks = [
-        _read_bands(folders.images / f"imgs_{date}{suffix}", transform.bands) for date in (1, 2)
-    ]
-    pictures = [transform.to_picture(stack) for stack in stacks]
-    mask, mask_path = read_mask(name, folders)
-    height, width = pictures[0].shape[1:]
+    stacks = [_read_bands(folders.images / f"imgs_{n}{suffix}", transform.bands) for n in (1, 2)]
+    images = [transform.to_picture(stack) for stack in stacks]
+    mask, mask_path = _read_mask(name, folders)
+    height, width = images[0].shape[1:]
     if aligned:
-        for what, found in ((f"imgs_2{suffix}", pictures[1].shape[1:]), (mask_path, mask.shape)):
+        for what, found in ((f"imgs_2{suffix}", images[1].shape[1:]), (mask_path, mask.shape)):
             if found != (height, width):
                 raise UserError(
                     f"{name}: {what} has {found[1]} x {found[0]} px, but imgs_1{suffix} {width} x "
-                    f"{height}: take the files of one version of OSCD"
+                    f"{height}: use the files of one version of OSCD"
                 )
     else:
-        pictures[1] = _fit(pictures[1], height, width)
+        images[1] = _fit(images[1], height, width)
         mask = _fit(mask[None], height, width)[0]
-    crs, georeference = _read_georeference(name, folders, suffix, transform.bands[0])
-    return City(name, pictures[0], pictures[1], mask, crs, georeference)
+    paths = [_band_path(folders.images / f"imgs_1{suffix}", transform.bands[0])]
+    paths.append(mask_path.with_name(f"{name}-cm.tif"))
+    return City(name, images[0], images[1], mask, *_read_georeference(paths))
 
 
-def read_mask(name: str, folders: CityFolders) -> tuple[Array, Path]:
-    """Read whether each pixel changed, bool of shape (H, W), and tell from which file."""
+def _read_mask(name: str, folders: CityFolders) -> tuple[Array, Path]:
+    """Read whether each pixel changed, bool of shape (H, W), and return the file it comes from."""
     if folders.labels is None:
         raise UserError(
             f"the change map of {name} is missing: unpack OSCD's Train Labels and Test Labels "
-            "beside its Images"
+            "next to its Images"
         )
     picture, raster = folders.labels / "cm/cm.png", folders.labels / f"cm/{name}-cm.tif"
     if not picture.exists() and raster.exists():
@@ -156,8 +188,31 @@ def read_mask(name: str, folders: CityFolders) -> tuple[Array, Path]:
         state = "is not a readable picture" if picture.exists() else "is missing"
         raise UserError(f"{picture} {state}: unpack OSCD's labels again") from error
     if 0 < grey.max() <= _WHITE:
-        raise UserError(f"{picture} has values up to {grey.max()}, but a change map has 0 and 255")
+        raise UserError(
+            f"{picture} has values up to {grey.max()}, but a change map has 0 and 255: unpack "
+            "OSCD's labels again"
+        )
     return grey > _WHITE, picture
+
+
+def _read_list_of(data_dir: Path, split: str, known: Container[str]) -> list[str] | None:
+    """Read ``<split>.txt``, names between commas or line ends; None where there is no such file.
+
+    A list of another data set, which names none of the known cities, is ignored with a warning.
+    """
+    for path in (path for depth in _DEPTHS for path in _visible(data_dir, f"{depth}{split}.txt")):
+        try:
+            text = read_list(path.read_bytes(), path)
+        except (UserError, OSError) as error:
+            if path.parent == data_dir:
+                raise
+            warnings.warn(f"a list is ignored: {error}", stacklevel=2)
+            continue
+        names = [name.strip() for name in text.replace(",", "\n").split("\n") if name.strip()]
+        if not names or any(name in known for name in names):
+            return names
+        warnings.warn(f"{path} is ignored: it names none of OSCD's cities", stacklevel=2)
+    return None
 
 
 def _folders_with(data_dir: Path, child: str) -> dict[str, Path]:
@@ -176,7 +231,7 @@ def _visible(folder: Path, pattern: str) -> list[Path]:
 
 
 def _read_bands(folder: Path, bands: Sequence[str]) -> Array:
-    """Read bands of one size as they are stored, shape (C, H, W)."""
+    """Read the digital numbers of bands of one size, uint16, shape (C, H, W)."""
     planes = [_read_dn(_band_path(folder, band), band) for band in bands]
     for band, plane in zip(bands, planes, strict=True):
         if plane.shape != planes[0].shape:
@@ -189,18 +244,12 @@ def _read_bands(folder: Path, bands: Sequence[str]) -> Array:
 
 
 def _band_path(folder: Path, band: str) -> Path:
-    """Find the file of a band, such as B02.tif or S2A_..._B02.tif."""
-    spelled = band if len(band) == 3 else f"B0{band[1:]}"
-    paths = [*_visible(folder, f"{spelled}.tif"), *_visible(folder, f"*_{spelled}.tif")]
+    """Find the file of a band, such as B02.tif, B2.TIF or S2A_..._B02.tif."""
+    name = re.compile(rf"(.+_)?B0?{band[1:]}\.tiff?", re.IGNORECASE)
+    paths = [path for path in _visible(folder, "*") if name.fullmatch(path.name)]
     if not paths:
-        raise UserError(f"{folder} has no {spelled}.tif: unpack OSCD's Images again")
-    return paths[0]
-
-
-def _read_band(path: Path) -> Array:
-    """Read a single-band GeoTIFF, shape (H, W)."""
-    with _open(path) as file:
-        return np.asarray(file.read(1))
+        raise UserError(f"{folder} has no {two_digit_name(band)}.tif: unpack OSCD's Images again")
+    return min(paths, key=lambda path: len(path.name))  # B02.tif rather than one with a prefix
 
 
 @contextmanager
@@ -213,6 +262,12 @@ def _open(path: Path) -> Iterator[DatasetReader]:
                 yield file
     except RasterioError as error:
         raise UserError(f"{path} is not a readable GeoTIFF: unpack OSCD again") from error
+
+
+def _read_band(path: Path) -> Array:
+    """Read a single-band GeoTIFF: (H, W)."""
+    with _open(path) as file:
+        return np.asarray(file.read(1))
 
 
 def _read_dn(path: Path, name: str) -> Array:
@@ -242,13 +297,8 @@ def _fit(planes: Array, height: int, width: int) -> Array:
     return fitted
 
 
-def _read_georeference(
-    name: str, folders: CityFolders, suffix: str, band: str
-) -> tuple[CRS | None, Affine | None]:
-    """Return the georeference of date 1; aligned bands without one lie as the change map does."""
-    paths = [_band_path(folders.images / f"imgs_1{suffix}", band)]
-    if folders.labels is not None:
-        paths.append(folders.labels / f"cm/{name}-cm.tif")
+def _read_georeference(paths: Sequence[Path]) -> tuple[CRS | None, Affine | None]:
+    """Return the georeference of the first file that has one."""
     for path in paths:
         if path.exists():
             with _open(path) as file:

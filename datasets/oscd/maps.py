@@ -1,14 +1,24 @@
-"""Change maps of OSCD's cities as files: pictures, GeoTIFFs where the cities lie, and arrays."""
+"""Write predicted change maps of cities as figures, GeoTIFFs on the city's grid, and arrays."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import rasterio
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from rasterio.errors import NotGeoreferencedWarning
 from torch import Tensor
 
 from datasets.bands import RGB_BANDS
-from datasets.oscd.change_maps import plot_change_map, save_arrays, write_band
 from datasets.oscd.files import City
+from utils.files import written_whole
+from utils.plots import save_figure
+
+# Right, false and missed changes; unchanged pixels that were not found stay black.
+COLORS = {"found": (255, 255, 255), "false alarm": (255, 80, 60), "missed": (70, 150, 255)}
 
 
 def write_maps(
@@ -23,20 +33,19 @@ def write_maps(
     Args:
         folder: Where to write.
         cities: What the maps show.
-        probabilities: Of change, float32, (H, W) each.
-        threshold: Probability from which on a pixel counts as changed.
-        bands: Of the cities' images; the pictures show red, green and blue, else the first three.
+        probabilities: Probabilities of change, float32, (H, W) each.
+        threshold: Probability from which a pixel counts as changed.
+        bands: Bands of the cities' images; the figures show red, green and blue, else the first
+            three.
     """
     shown = [bands.index(band) for band in RGB_BANDS if band in bands]
     channels = shown if len(shown) == len(RGB_BANDS) else [0, 1, 2]
     for city, probability in zip(cities, probabilities, strict=True):
         found = (probability >= threshold).numpy()
-        dates = (city.image_1[channels], city.image_2[channels])
-        plot_change_map(folder / f"{city.name}.png", dates, city.mask, found, city.name)
-        place = (city.crs, city.transform)
-        write_band(folder / f"{city.name}_probability.tif", probability.numpy(), *place)
+        plot_change_map(folder / f"{city.name}.png", city, channels, found)
+        write_band(folder / f"{city.name}_probability.tif", probability.numpy(), city)
         # 1 and 2, as in OSCD's own change maps.
-        write_band(folder / f"{city.name}_change.tif", found.astype(np.uint8) + 1, *place)
+        write_band(folder / f"{city.name}_change.tif", found.astype(np.uint8) + 1, city)
 
 
 def save_probabilities(
@@ -46,4 +55,50 @@ def save_probabilities(
     arrays = {"threshold": np.array(threshold)}
     for city, probability in zip(cities, probabilities, strict=True):
         arrays |= {city.name: probability.numpy(), f"{city.name}_changed": city.mask}
-    save_arrays(path, arrays)
+    with written_whole(path) as partial, partial.open("wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # its allow_pickle
+
+
+def plot_change_map(path: Path, city: City, channels: Sequence[int], found: np.ndarray) -> None:
+    """Draw both dates, the truth and the outcome side by side.
+
+    Args:
+        path: PNG to write.
+        city: Images and truth.
+        channels: Bands to show as red, green and blue.
+        found: Whether a pixel was classified as changed, bool, shape (H, W).
+    """
+    height, width = city.mask.shape
+    figure = Figure(figsize=(14, 1 + 3.4 * height / width), layout="constrained", dpi=150)
+    outcome = np.zeros((height, width, 3), np.uint8)
+    outcome[city.mask & found] = COLORS["found"]
+    outcome[~city.mask & found] = COLORS["false alarm"]
+    outcome[city.mask & ~found] = COLORS["missed"]
+    panels = {
+        "date 1": city.image_1[channels].transpose(1, 2, 0),
+        "date 2": city.image_2[channels].transpose(1, 2, 0),
+        "change": np.where(city.mask[..., None], np.uint8(255), np.uint8(0)).repeat(3, axis=2),
+        "prediction": outcome,
+    }
+    for axes, (title, panel) in zip(figure.subplots(1, 4), panels.items(), strict=True):
+        axes.imshow(panel, interpolation="nearest")
+        axes.set(title=title, xticks=[], yticks=[])
+    patches = [
+        Patch(facecolor=(red / 255, green / 255, blue / 255), edgecolor="black", label=label)
+        for label, (red, green, blue) in COLORS.items()
+    ]
+    figure.legend(handles=patches, loc="outside lower right", ncols=len(patches))
+    figure.suptitle(city.name)
+    save_figure(figure, path)
+
+
+def write_band(path: Path, band: np.ndarray, city: City) -> None:
+    """Write one band, (H, W), with the coordinates of a city, whole or not at all."""
+    profile: dict[str, Any] = {"driver": "GTiff", "count": 1, "compress": "deflate"}
+    profile |= {"height": band.shape[0], "width": band.shape[1], "dtype": band.dtype}
+    if city.transform is not None:
+        profile |= {"crs": city.crs, "transform": city.transform}
+    with written_whole(path) as partial, warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(partial, "w", **profile) as file:
+            file.write(band, 1)

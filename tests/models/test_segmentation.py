@@ -5,20 +5,29 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.models import resnet18
 
 from datasets.oscd.files import City
-from datasets.oscd_dataset import ChangeDetectionDataset
+from datasets.oscd.tiles import CityTiles
 from models.backbones import Encoder
 from models.change_detector import ChangeDetector, masked_loss
 from models.segmentation import (
     LEVELS,
     LEVELS_OF_THE_ORIGINAL,
     DecoderBlock,
-    SegmentationModel,
-    SiameseEncoder,
+    SegmentationEncoder,
+    UNet,
+    get_segmentation_model,
+    level_channels,
 )
 from utils.change_scores import count_changes
 from utils.errors import UserError
+
+CHANNELS = (64, 64, 128, 256, 512)
+
+
+def model_of(encoder: Encoder) -> UNet:
+    return get_segmentation_model(encoder, LEVELS, CHANNELS)
 
 
 def images(side: int = 64, bands: int = 3, count: int = 2) -> Tensor:
@@ -61,8 +70,8 @@ def test_levels_are_differences_of_the_two_dates_features(
     encoder = Encoder(name)
     randomise_statistics(encoder)
     levels = LEVELS_OF_THE_ORIGINAL if before_batch_norm else LEVELS
-    siamese = SiameseEncoder(encoder, levels)
-    assert siamese.channels == channels
+    assert level_channels(encoder, levels) == channels
+    siamese = SegmentationEncoder(encoder, levels, channels, diff=True)
     date_1, date_2 = torch.rand(2, 1, 3, 64, 64)
     with torch.no_grad():
         one = slow_levels(encoder, date_1, before_batch_norm=before_batch_norm)
@@ -93,9 +102,9 @@ def test_decoder_block_enlarges_shrinks_joins_and_normalises() -> None:
 
 @pytest.mark.parametrize("size", [(96, 96), (75, 101), (33, 40)])
 def test_any_size_of_image_gives_a_logit_per_pixel(size: tuple[int, int]) -> None:
-    model = SegmentationModel(Encoder("resnet18", in_channels=5)).eval()
+    model = model_of(Encoder("resnet18", in_channels=5)).eval()
     date_1, date_2 = torch.rand(2, 2, 5, *size)
-    assert model(date_1, date_2).shape == (2, *size)
+    assert model(date_1, date_2).shape == (2, 1, *size)
 
 
 def test_size_that_32_does_not_divide_is_enlarged_by_repetition_and_cut() -> None:
@@ -106,12 +115,29 @@ def test_size_that_32_does_not_divide_is_enlarged_by_repetition_and_cut() -> Non
 
 def test_equal_dates_have_no_difference_whatever_the_encoder() -> None:
     date = torch.rand(1, 3, 64, 64)
-    siamese = SiameseEncoder(Encoder("resnet18"))
+    siamese = SegmentationEncoder(Encoder("resnet18"), LEVELS, CHANNELS, diff=True)
     assert all(not level.any() for level in siamese(date, date))
 
 
+def test_dates_may_be_concatenated_for_several_classes() -> None:
+    encoder = SegmentationEncoder(Encoder("resnet18"), LEVELS, CHANNELS)
+    date_1, date_2 = torch.rand(2, 1, 3, 64, 64)
+    model = UNet(encoder, CHANNELS, 4).eval()
+    assert [level.shape[1] for level in encoder(date_1, date_2)] == [2 * n for n in CHANNELS]
+    assert model(date_1, date_2).shape == (1, 4, 64, 64)
+
+
+def test_the_originals_call_takes_a_resnet_of_torchvision_and_leaves_its_encoder_apart() -> None:
+    model = get_segmentation_model(resnet18(), LEVELS_OF_THE_ORIGINAL, CHANNELS)
+    assert model(*torch.rand(2, 1, 3, 64, 64)).shape == (1, 1, 64, 64)
+    decoder = set(model.parameters()).difference(model.encoder.parameters())
+    assert len(decoder) == 4 * 5 + 2
+    with pytest.raises(UserError, match="5 feature_indices need as many feature_channels, not 2"):
+        get_segmentation_model(resnet18(), LEVELS, (64, 64))
+
+
 def test_parameters_are_the_encoder_and_the_decoder_and_all_are_used() -> None:
-    model = SegmentationModel(Encoder("resnet18")).train()
+    model = model_of(Encoder("resnet18")).train()
     model(*torch.rand(2, 2, 3, 64, 64)).sum().backward()
     unused = [name for name, parameter in model.named_parameters() if parameter.grad is None]
     assert unused == []
@@ -136,7 +162,7 @@ def test_what_lies_in_the_filling_changes_neither_loss_nor_gradient_nor_counts()
     rng = np.random.default_rng(0)
     pictures = rng.integers(0, 256, (2, 3, 40, 40), dtype=np.uint8)
     city = City("rio", pictures[0], pictures[1], rng.random((40, 40)) < 0.3, None, None)
-    dataset = ChangeDetectionDataset([city], 32)
+    dataset = CityTiles([city], 32)
     batch = [torch.stack(column) for column in zip(*(dataset[i] for i in range(4)), strict=True)]
     module = detector().train()
     logits = module(batch[0], batch[1]).detach()

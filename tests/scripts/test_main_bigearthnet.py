@@ -441,7 +441,7 @@ def test_lists_without_test_run_as_the_original_only(
     root = copied(bigearthnet_root, tmp_path / "copy")
     (root / "bigearthnet-test.txt").unlink()
     plain = [*(flag for flag in probe if flag != "--lmdb"), "--data_dir", str(root), "--debug"]
-    with pytest.raises(UserError, match="none for the test split"):
+    with pytest.raises(UserError, match="do not include the test split"):
         main_bigearthnet.main(plain)
     found = main_bigearthnet.main([*plain, "--protocol", "paper", "--batch_size", "4"])
     assert 0 < found["val/map_micro_batch_mean"] < 100

@@ -18,8 +18,10 @@ from torch import Tensor
 
 import main_oscd
 from datasets import mini_earth
+from datasets.oscd.tiles import WholeCities
 from models.backbones import Encoder, load_encoder
 from models.change_detector import ChangeDetector
+from models.change_runs import ChangeTask
 from tests.references.legacy_checkpoint import write_legacy_checkpoint
 from tests.references.script import exit_code
 from utils.checkpoint import read_checkpoint
@@ -76,13 +78,13 @@ def finished(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Finish
 def detectors(monkeypatch: pytest.MonkeyPatch) -> list[ChangeDetector]:
     """Every detector that is built."""
     built: list[ChangeDetector] = []
-    build = main_oscd.build_detector
+    build = ChangeTask.build
 
-    def record(*args: Any) -> ChangeDetector:
-        built.append(build(*args))
+    def record(self: ChangeTask, seed: int, frac: float) -> ChangeDetector:
+        built.append(build(self, seed, frac))
         return built[-1]
 
-    monkeypatch.setattr(main_oscd, "build_detector", record)
+    monkeypatch.setattr(ChangeTask, "build", record)
     return built
 
 
@@ -205,11 +207,11 @@ def test_best_checkpoint_draws_the_maps_again(
 ) -> None:
     best = read_checkpoint(finished.run_dir / "seed=42/best.ckpt")
     assert best["hyper_parameters"]["threshold"] == finished.arrays["threshold"]
-    experiment = main_oscd.prepare(main_oscd.parse_args(flags))
-    detector = main_oscd.build_detector(experiment, 0, 1.0)
+    task, data, _ = main_oscd.prepare(main_oscd.parse_args(flags))
+    detector = task.build(0, 1.0)
     detector.load_state_dict(best["state_dict"])
     with torch.no_grad():
-        for city in experiment.cities["test"]:
+        for city in data.cities["test"]:
             pair = (torch.from_numpy(image)[None] for image in (city.image_1, city.image_2))
             probability = detector.eval()(*pair).sigmoid()[0]
             assert np.allclose(probability, finished.arrays[city.name], atol=1e-5)
@@ -288,7 +290,7 @@ def test_paper_protocol_is_the_originals(
 
     assert metrics["num_train_cities"] == 2  # all of them: 18 tiles, of which 14 count
     model = detectors[-1].model.eval()
-    assert model.siamese.levels == (0, 4, 5, 6, 7)
+    assert model.siamese.feature_indices == (0, 4, 5, 6, 7)
     assert detectors[-1].pos_weight == 1
     for name, tensor in model.siamese.encoder.state_dict().items():
         is_statistic = "running" in name or "num_batches" in name
@@ -304,7 +306,7 @@ def test_paper_protocol_is_the_originals(
             torch.stack(part) for part in zip(*(tiles[i] for i in batch), strict=True)
         )
         with torch.no_grad():
-            found = model(one, two).sigmoid() >= 0.5
+            found = model(one, two)[:, 0].sigmoid() >= 0.5
         true = (found & (mask == 1)).sum().item()
         precision.append(100 * true / max(1, found.sum().item()))
         recall.append(100 * true / max(1, mask.sum().item()))
@@ -359,19 +361,20 @@ def test_shares_of_the_tiles_make_a_curve(
     assert Image.open(run_dir / "label_efficiency.png").width > 300
 
 
-def test_thirteen_bands_in_a_deeper_encoder_are_trained_on_tiles_of_the_size_asked_for(
+def test_thirteen_bands_in_a_deeper_encoder_are_trained_on_tiles_of_the_given_size(
     flags: list[str], detectors: list[ChangeDetector]
 ) -> None:
     bands = [f"B{number}" for number in range(1, 13)] + ["B8A"]
     extra = ["--base_encoder", "resnet34", "--bands", *bands, "--debug"]
     extra += ["--patch_size", "40"]
-    experiment = main_oscd.prepare(main_oscd.parse_args([*flags, *extra]))
-    data = main_oscd.load_data(experiment, 42, 1.0)
-    assert data.train[0, 0][0].shape == (13, 40, 40)
-    assert len(data.train) == 4
-    masks = [city.mask for city in experiment.cities["train"]]
+    task, data, _ = main_oscd.prepare(main_oscd.parse_args([*flags, *extra]))
+    tiles, val = data.samples(40, 42, 1.0)
+    assert tiles[0, 0][0].shape == (13, 40, 40)
+    assert len(tiles) == 4
+    masks = [city.mask for city in data.cities["train"]]
     ratio = sum((~mask).sum() for mask in masks) / sum(mask.sum() for mask in masks)
-    outcome = main_oscd.repeat(experiment, 42, 1.0, None)
+    whole = WholeCities(data.cities["test"])
+    outcome = task.run(42, 1.0, tiles, val, [whole[0], whole[1]], None)
     assert detectors[-1].pos_weight.item() == pytest.approx(ratio)
     assert [tuple(map_.shape) for map_ in outcome.probabilities] == [(SIDE, SIDE)] * 2
 
@@ -385,23 +388,23 @@ def test_checkpoint_is_read_with_its_own_bands_and_stretch(
     content["state_dict"] = {f"encoder_q.{name}": tensor for name, tensor in state.items()}
     torch.save(content, tmp_path / "nir.ckpt")
     extra = ["--backbone_type", "pretrain", "--ckpt_path", str(tmp_path / "nir.ckpt")]
-    experiment = main_oscd.prepare(main_oscd.parse_args([*flags, *extra]))
-    assert experiment.transform.bands == ("B8", "B4", "B3")
+    task, data, transform = main_oscd.prepare(main_oscd.parse_args([*flags, *extra]))
+    assert transform.bands == ("B8", "B4", "B3")
     stored = read(data_dir / "brasilia/imgs_2_rect/B08.tif").astype(float)
     steps = np.floor(255 * np.minimum(stored / 10_000, 1))  # SeCo's unit
     picture = np.floor(np.minimum(steps / 100, 1) * 255)
-    assert np.abs(experiment.cities["test"][0].image_2[0] - picture).max() <= 1
-    for name, tensor in experiment.encoder.state_dict().items():
+    assert np.abs(data.cities["test"][0].image_2[0] - picture).max() <= 1
+    for name, tensor in task.encoder.state_dict().items():
         assert torch.equal(tensor, state[name])
 
 
 def test_checkpoint_of_the_original_is_read(flags: list[str], tmp_path: Path) -> None:
     released = write_legacy_checkpoint(tmp_path / "seco.ckpt")
     extra = ["--backbone_type", "pretrain", "--ckpt_path", str(tmp_path / "seco.ckpt")]
-    experiment = main_oscd.prepare(main_oscd.parse_args([*flags, *extra]))
-    for name, tensor in experiment.encoder.state_dict().items():
+    task, _, transform = main_oscd.prepare(main_oscd.parse_args([*flags, *extra]))
+    for name, tensor in task.encoder.state_dict().items():
         assert torch.equal(tensor, released.state_dict()[name]), name
-    assert experiment.transform.bands == ("B4", "B3", "B2")
+    assert transform.bands == ("B4", "B3", "B2")
     metrics = main_oscd.main([*flags, *extra, "--debug"])
     assert 0 <= metrics["test/f1"] <= 100
 
@@ -435,7 +438,7 @@ def test_debug_writes_nothing(flags: list[str], tmp_path: Path) -> None:
         (["--gpus", "64"], "--gpus 64: OSCD is small"),
         (["--resume_from_checkpoint", "{tmp}/none.ckpt"], "does not exist"),
         (["--resume_from_checkpoint", __file__, "--train_frac", "0.1", "1"], "one --train_frac"),
-        (["--protocol", "paper", "--batch_size", "19"], "19 is more than the 18 training tiles"),
+        (["--protocol", "paper", "--batch_size", "19"], "19 is more than the 18 train images"),
         (["--data_dir", "{tmp}/still"], "no pixel changed in bercy: there is nothing to find"),
         (["--bands", "B4", "B3", "B13"], "OSCD has no B13"),
         (["--protocol", "paper", "--bands", "B4", "B3", "B5"], "take bands of one resolution"),

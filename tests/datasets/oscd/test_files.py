@@ -1,4 +1,4 @@
-"""OSCD's folders, bands, change maps, splits and tiles, on files of the miniature Earth."""
+"""OSCD's folders, bands, change maps and splits, on files of the miniature Earth."""
 
 import shutil
 from collections.abc import Callable
@@ -7,27 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
-import torch
 from PIL import Image
-from torch.utils.data import DataLoader
 
 from datasets import mini_earth
-from datasets.oscd.cities import TEST_CITIES, TRAIN_CITIES
-from datasets.oscd.files import City, find_cities
-from datasets.oscd_dataset import (
-    OSCD_DATA,
-    QUANTILES,
-    ChangeDetectionDataset,
-    Sample,
-    WholeCities,
-    city_splits,
-    read_cities,
-    unchanged_per_changed,
-)
+from datasets.oscd.facts import BAND_QUANTILES, OSCD_DATA, TEST_CITIES, TRAIN_CITIES
+from datasets.oscd.files import city_splits, find_cities, read_cities
 from utils.errors import UserError
 from utils.input_transform import InputTransform, input_transform
 from utils.normalization import InputSpec
-from utils.seeded_sampler import SeededSampler
 
 ARCHIVE = "Onera Satellite Change Detection dataset - "
 SIDE = 60
@@ -52,17 +39,6 @@ def overwrite(path: Path, band: np.ndarray) -> None:
         file.write(band, 1)
 
 
-def city(height: int, width: int, name: str = "rio", bands: int = 3) -> City:
-    rng = np.random.default_rng(height)
-    images = rng.integers(1, 256, (2, bands, height, width), dtype=np.uint8)
-    mask = rng.random((height, width)) < 0.2
-    return City(name, images[0], images[1], mask, crs=None, transform=None)
-
-
-def samples(dataset: ChangeDetectionDataset | WholeCities) -> list[Sample]:
-    return [dataset[index] for index in range(len(dataset))]
-
-
 @pytest.fixture(scope="module")
 def merged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two training cities and two test cities in one folder, 60 px. Read only."""
@@ -78,7 +54,7 @@ def copied(merged: Path, tmp_path: Path) -> Path:
 
 
 def test_thirteen_bands_are_stretched_between_the_published_quantiles(merged: Path) -> None:
-    published = [QUANTILES[name] for name in ("B4", "B3", "B2")]
+    published = [BAND_QUANTILES[name] for name in ("B4", "B3", "B2")]
     assert published == [(426, 3698), (667, 2969), (885, 2620)]
     names = ("B12", "B1", "B8A", "B10", "B4")
     (city_1,) = read_cities(merged, ["aguasclaras"], transform(*names))
@@ -87,7 +63,7 @@ def test_thirteen_bands_are_stretched_between_the_published_quantiles(merged: Pa
         assert image.dtype == np.uint8
         for name, plane in zip(("B12", "B01", "B8A", "B10", "B04"), image, strict=True):
             stored = read(merged / f"aguasclaras/imgs_{date}_rect/{name}.tif").astype(float)
-            low, high = QUANTILES[name.replace("B0", "B")]
+            low, high = BAND_QUANTILES[name.replace("B0", "B")]
             expected = np.floor(np.clip((stored - low) / (high - low), 0, 1) * 255)
             assert np.abs(plane - expected).max() <= 1  # of rounding at the edge of a step
             assert (plane == expected).mean() > 0.99
@@ -203,6 +179,15 @@ def test_resampled_digital_numbers_of_another_type_are_rounded(copied: Path) -> 
     assert np.array_equal(read_cities(copied, ["brasilia"], transform())[0].image_1, expected)
 
 
+@pytest.mark.parametrize("name", ["B4.TIF", "b04.tiff", "S2A_MSIL1C_20150801_B4.Tif"])
+def test_bands_may_be_spelled_in_other_ways(copied: Path, name: str) -> None:
+    path = copied / "brasilia/imgs_1_rect/B04.tif"
+    expected = read_cities(copied, ["brasilia"], transform("B4", "B8A", "B1"))[0].image_1
+    path.rename(path.with_name(name))
+    found = read_cities(copied, ["brasilia"], transform("B4", "B8A", "B1"))[0].image_1
+    assert np.array_equal(found, expected)
+
+
 @pytest.mark.parametrize("name", ["._B03.tif", ".B03.tif", "._S2A_B03.tif", ".x_B03.tif"])
 def test_hidden_files_beside_the_bands_are_ignored(copied: Path, name: str) -> None:
     for folder in ("imgs_1_rect", "imgs_1"):
@@ -223,7 +208,7 @@ def test_hidden_files_beside_the_bands_are_ignored(copied: Path, name: str) -> N
 
 def test_the_cirrus_band_is_dark_in_digital_numbers(copied: Path) -> None:
     path = copied / "brasilia/imgs_1_rect/B10.tif"
-    dn = np.linspace(*QUANTILES["B10"], SIDE * SIDE).reshape(SIDE, SIDE).astype(np.uint16)
+    dn = np.linspace(*BAND_QUANTILES["B10"], SIDE * SIDE).reshape(SIDE, SIDE).astype(np.uint16)
     overwrite(path, dn)
     read_cities(copied, ["brasilia"], transform("B10", "B4", "B3"))
     overwrite(path, (dn / 10_000).astype(np.float32))
@@ -231,165 +216,75 @@ def test_the_cirrus_band_is_dark_in_digital_numbers(copied: Path) -> None:
         read_cities(copied, ["brasilia"], transform("B10", "B4", "B3"))
 
 
-def test_tiles_put_together_are_the_city_and_the_filling_does_not_count() -> None:
-    cities = [city(50, 70), city(32, 33)]
-    dataset = ChangeDetectionDataset(cities, 32)
-    assert len(dataset) == 2 * 3 + 1 * 2
-    for number, whole in enumerate(cities):
-        height, width = whole.mask.shape
-        image_1, image_2 = (np.zeros((3, 64, 96), np.uint8) for _ in range(2))
-        mask, valid = np.zeros((64, 96), bool), np.zeros((64, 96), bool)
-        for (city_number, row, column), sample in zip(dataset.tiles, samples(dataset), strict=True):
-            if city_number == number:
-                tile = (..., slice(row, row + 32), slice(column, column + 32))
-                for canvas, part in zip((image_1, image_2, mask, valid), sample, strict=True):
-                    canvas[tile] = part.numpy()
-        assert np.array_equal(image_1[:, :height, :width], whole.image_1)
-        assert np.array_equal(image_2[:, :height, :width], whole.image_2)
-        assert np.array_equal(mask[:height, :width], whole.mask)
-        assert valid[:height, :width].all()
-        assert valid.sum() == height * width
-        assert not image_1[:, ~valid].any()
-
-
-def test_original_scores_the_filling_as_unchanged() -> None:
-    dataset = ChangeDetectionDataset([city(50, 70)], 32, score_padding=True)
-    for _, _, mask, valid in samples(dataset):
-        assert valid.all()
-        assert mask.shape == (32, 32)
-
-
-def test_augmentation_moves_all_planes_alike_and_reaches_all_eight_positions() -> None:
-    plain = ChangeDetectionDataset([city(32, 32, bands=4)], 32)[0]
-    dataset = ChangeDetectionDataset([city(32, 32, bands=4)], 32, seed=1)
-    positions = {
-        (flip, turns): [
-            torch.rot90(part.flip(-1) if flip else part, turns, (-2, -1)) for part in plain
-        ]
-        for flip in (False, True)
-        for turns in range(4)
-    }
-    seen = []
-    for epoch in range(60):
-        sample = dataset[epoch, 0]
-        matches = [
-            position
-            for position, expected in positions.items()
-            if all(torch.equal(*pair) for pair in zip(sample, expected, strict=True))
-        ]
-        assert len(matches) == 1
-        seen += matches
-    assert set(seen) == set(positions)
-
-
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_workers_do_not_change_order_or_augmentation(num_workers: int) -> None:
-    def epoch_1(dataset: ChangeDetectionDataset, workers: int) -> list[torch.Tensor]:
-        sampler = SeededSampler(len(dataset), 7, epoch=lambda: 1)
-        loader = DataLoader(dataset, 4, sampler=sampler, num_workers=workers)
-        return [tensor for batch in loader for tensor in batch]
-
-    dataset = ChangeDetectionDataset([city(64, 96)], 32, seed=7)
-    expected = epoch_1(dataset, 0)
-    for one, other in zip(epoch_1(dataset, num_workers), expected, strict=True):
-        assert torch.equal(one, other)
-
-
-def test_whole_cities_keep_their_sizes_and_every_pixel() -> None:
-    cities = [city(50, 70), city(32, 33)]
-    pairs = zip(cities, samples(WholeCities(cities)), strict=True)
-    for whole, (image_1, image_2, mask, valid) in pairs:
-        assert np.array_equal(image_1.numpy(), whole.image_1)
-        assert np.array_equal(image_2.numpy(), whole.image_2)
-        assert np.array_equal(mask.numpy(), whole.mask)
-        assert valid.all()
-
-
-def test_pixels_and_tiles_with_change_are_counted() -> None:
-    still, busy = city(32, 64), city(32, 32)
-    still.mask[:] = False
-    still.mask[5, 40] = True
-    busy.mask[:] = True
-    assert unchanged_per_changed([still, busy]) == (32 * 64 - 1) / (32 * 32 + 1)
-    assert ChangeDetectionDataset([still, busy], 32).has_change().tolist() == [False, True, True]
-    still.mask[:] = False
-    with pytest.raises(UserError, match="no pixel changed in rio"):
-        unchanged_per_changed([still])
-
-
-def _other_size(root: Path) -> None:
-    path = root / "brasilia/imgs_2_rect/B04.tif"
-    for name in ("B02", "B03", "B04"):
-        overwrite(path.with_stem(name), read(path)[: SIDE - 1])
-
-
-def _other_mask(root: Path) -> None:
-    Image.new("L", (SIDE, SIDE + 2)).save(root / "brasilia/cm/cm.png")
-
-
-def _grey_mask(root: Path) -> None:
-    Image.new("L", (SIDE, SIDE), 1).save(root / "brasilia/cm/cm.png")
-
-
-def _other_band(root: Path) -> None:
-    path = root / "brasilia/imgs_1_rect/B03.tif"
-    overwrite(path, read(path)[:, 1:])
-
-
-def _eight_bits(root: Path) -> None:
-    path = root / "brasilia/imgs_1_rect/B03.tif"
-    overwrite(path, (read(path) // 256).astype(np.uint8))
-
-
-def _other_values(root: Path) -> None:
-    (root / "brasilia/cm/cm.png").unlink()
-    path = root / "brasilia/cm/brasilia-cm.tif"
-    overwrite(path, read(path) + np.uint8(7))
-
-
-def _scaled(factor: float, dtype: str = "float32", offset: float = 0) -> Callable[[Path], None]:
-    """Return what stores a band in another unit than DN."""
+def replaced(change: Callable[[np.ndarray], np.ndarray], name: str) -> Callable[[Path], None]:
+    """Return what changes the pixels of a band of brasilia."""
 
     def damage(root: Path) -> None:
-        path = root / "brasilia/imgs_1_rect/B03.tif"
-        overwrite(path, (read(path) * factor + offset).astype(dtype))
+        overwrite(root / "brasilia" / name, change(read(root / "brasilia" / name)))
 
     return damage
 
 
-def _sixteen_bit_picture(root: Path) -> None:
-    path = root / "brasilia/imgs_1_rect/B03.tif"
-    dn = read(path).astype(float)
-    overwrite(
-        path, ((dn - dn.min()) / (np.median(dn) - dn.min()) * 3e4).clip(0, 65_535).astype("u2")
-    )
+def scaled(factor: float, dtype: str = "float32", offset: float = 0) -> Callable[[Path], None]:
+    """Return what stores a band in another unit than DN."""
+    return replaced(lambda dn: (dn * factor + offset).astype(dtype), GREEN)
 
 
-def _complex(root: Path) -> None:
-    path = root / "brasilia/imgs_1_rect/B03.tif"
-    overwrite(path, read(path).astype(np.complex64))
+def as_16_bit_picture(dn: np.ndarray) -> np.ndarray:
+    low, middle = float(dn.min()), float(np.median(dn))
+    return ((dn - low) / (middle - low) * 3e4).clip(0, 65_535).astype("u2")
+
+
+def other_size(root: Path) -> None:
+    for name in ("B02", "B03", "B04"):
+        replaced(lambda dn: dn[:-1], f"imgs_2_rect/{name}.tif")(root)
+
+
+def with_mask(size: tuple[int, int], value: int = 0) -> Callable[[Path], None]:
+    return lambda root: Image.new("L", size, value).save(root / "brasilia/cm/cm.png")
+
+
+def other_values(root: Path) -> None:
+    (root / "brasilia/cm/cm.png").unlink()
+    replaced(lambda band: band + np.uint8(7), "cm/brasilia-cm.tif")(root)
+
+
+def with_list(split: str, text: str) -> Callable[[Path], None]:
+    return lambda root: (root / f"{split}.txt").write_text(text) and None
+
+
+GREEN = "imgs_1_rect/B03.tif"
 
 
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (_other_size, "brasilia: imgs_2_rect has 60 x 59 px, but imgs_1_rect 60 x 60"),
-        (_other_mask, r"brasilia: .*cm\.png has 60 x 62 px, but imgs_1_rect 60 x 60"),
-        (_grey_mask, r"cm\.png has values up to 1, but a change map has 0 and 255"),
-        (_other_band, "has B4 in 60 x 60 px, but B3 in 59 x 60: take bands of one resolution"),
-        (_eight_bits, r"B03\.tif holds 8-bit values"),
+        (other_size, "brasilia: imgs_2_rect has 60 x 59 px, but imgs_1_rect 60 x 60"),
         (
-            _scaled(1e-4),
+            with_mask((SIDE, SIDE + 2)),
+            r"brasilia: .*cm\.png has 60 x 62 px, but imgs_1_rect 60 x 60",
+        ),
+        (with_mask((SIDE, SIDE), 1), r"cm\.png has values up to 1, but a change map has 0 and 255"),
+        (
+            replaced(lambda dn: dn[:, 1:], GREEN),
+            "has B4 in 60 x 60 px, but B3 in 59 x 60: take bands of one resolution",
+        ),
+        (replaced(lambda dn: (dn // 256).astype(np.uint8), GREEN), r"B03\.tif holds 8-bit values"),
+        (
+            scaled(1e-4),
             r"B03\.tif holds values from 0\.\d+ to 0\.\d+, as reflectance has, but dig",
         ),
-        (_scaled(1e-4, "uint16"), r"B03\.tif holds no value above 0: replace it"),
-        (_scaled(0.02), r"B03\.tif holds values .* as 8-bit pictures have, .*: take the original"),
-        (_scaled(0.02, "uint16"), r"B03\.tif holds values .* as 8-bit pictures have"),
-        (_scaled(5e-3, offset=-5), r"B03\.tif holds values from -.* as normalised data have"),
-        (_scaled(1e4), r"B03\.tif holds values .* beyond 16 bits, but digital numbers"),
-        (_sixteen_bit_picture, r"B03\.tif holds values from 0 .* as 16-bit pictures have"),
-        (_other_values, r"brasilia-cm\.tif has other values than 1 and 2"),
-        (_complex, r"B03\.tif holds complex values"),
+        (scaled(1e-4, "uint16"), r"B03\.tif holds no value above 0: replace it"),
+        (scaled(0.02), r"B03\.tif holds values .* as 8-bit pictures have, .*: take the original"),
+        (scaled(0.02, "uint16"), r"B03\.tif holds values .* as 8-bit pictures have"),
+        (scaled(5e-3, offset=-5), r"B03\.tif holds values from -.* as normalised data have"),
+        (scaled(1e4), r"B03\.tif holds values .* beyond 16 bits, but digital numbers"),
+        (
+            replaced(as_16_bit_picture, GREEN),
+            r"B03\.tif holds values from 0 .* as 16-bit pictures have",
+        ),
+        (other_values, r"brasilia-cm\.tif has other values than 1 and 2"),
+        (replaced(lambda dn: dn.astype(np.complex64), GREEN), r"B03\.tif holds complex values"),
         (lambda root: shutil.rmtree(root / "brasilia/cm"), "change map of brasilia is missing"),
         (lambda root: (root / "brasilia/cm/cm.png").write_text("no"), "not a readable picture"),
         (lambda root: (root / "brasilia/imgs_1_rect/B02.tif").unlink(), r"has no B02\.tif"),
@@ -399,16 +294,16 @@ def _complex(root: Path) -> None:
         ),
         (lambda root: shutil.rmtree(root / "montpellier"), "1 of OSCD's cities have no images"),
         (
-            lambda root: (root / "test.txt").write_text("brasilia,aguasclaras"),
+            with_list("test", "brasilia,aguasclaras"),
             r"aguasclaras is in train\.txt and in test\.txt",
         ),
         (
-            lambda root: (root / "train.txt").write_text("aguasclaras"),
-            "name 1 and 2 cities: two to train",
+            with_list("train", "aguasclaras"),
+            "name 1 and 2 cities, but at least two to train",
         ),
-        (lambda root: (root / "test.txt").write_text("\n"), "name 2 and 0 cities"),
+        (with_list("test", "\n"), "name 2 and 0 cities"),
         (
-            lambda root: (root / "train.txt").write_text("Forest_1.jpg\nRiver_2.jpg"),
+            with_list("train", "Forest_1.jpg\nRiver_2.jpg"),
             "12 of OSCD's cities have no images .*: abu",
         ),
         (lambda root: (root / "train.txt").unlink(), r"12 of OSCD's cities have no images .*: abu"),
@@ -426,7 +321,7 @@ def test_bad_input_is_one_sentence_that_names_it(
 def test_folders_without_cities_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no OSCD city"):
         city_splits(tmp_path)
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="is not a folder"):
         city_splits(tmp_path / "nowhere")
 
 

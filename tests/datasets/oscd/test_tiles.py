@@ -1,0 +1,145 @@
+"""Tiles and whole cities as samples, and predicted change maps as files."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from datasets.oscd.files import City
+from datasets.oscd.maps import COLORS, plot_change_map, write_band
+from datasets.oscd.tiles import CityTiles, WholeCities, unchanged_per_changed
+from utils.errors import UserError
+from utils.seeded_sampler import SeededSampler
+
+
+def city(height: int, width: int, bands: int = 3) -> City:
+    rng = np.random.default_rng(height)
+    images = rng.integers(1, 256, (2, bands, height, width), dtype=np.uint8)
+    mask = rng.random((height, width)) < 0.2
+    return City("rio", images[0], images[1], mask, crs=None, transform=None)
+
+
+def test_tiles_put_together_are_the_city_and_padding_does_not_count() -> None:
+    cities = [city(50, 70), city(32, 33)]
+    dataset = CityTiles(cities, 32)
+    assert len(dataset) == 2 * 3 + 1 * 2
+    for number, whole in enumerate(cities):
+        height, width = whole.mask.shape
+        image_1, image_2 = (np.zeros((3, 64, 96), np.uint8) for _ in range(2))
+        mask, valid = np.zeros((64, 96), bool), np.zeros((64, 96), bool)
+        for index, (city_number, row, column) in enumerate(dataset.tiles):
+            if city_number == number:
+                tile = (..., slice(row, row + 32), slice(column, column + 32))
+                canvases = (image_1, image_2, mask, valid)
+                for canvas, part in zip(canvases, dataset[index], strict=True):
+                    canvas[tile] = part.numpy()
+        assert np.array_equal(image_1[:, :height, :width], whole.image_1)
+        assert np.array_equal(image_2[:, :height, :width], whole.image_2)
+        assert np.array_equal(mask[:height, :width], whole.mask)
+        assert valid[:height, :width].all()
+        assert valid.sum() == height * width
+        assert not image_1[:, ~valid].any()
+
+
+def test_original_scores_padding_as_unchanged() -> None:
+    plain, scored = (CityTiles([city(50, 70)], 32, score_padding=flag) for flag in (False, True))
+    for index in range(len(plain)):
+        *parts, valid = scored[index]
+        assert valid.all()
+        assert all(map(torch.equal, parts, plain[index][:3]))
+
+
+def test_augmentation_moves_all_planes_alike_and_reaches_all_eight_positions() -> None:
+    plain = CityTiles([city(32, 32, bands=4)], 32)[0]
+    dataset = CityTiles([city(32, 32, bands=4)], 32, seed=1)
+    positions = {
+        (flip, turns): [
+            torch.rot90(part.flip(-1) if flip else part, turns, (-2, -1)) for part in plain
+        ]
+        for flip in (False, True)
+        for turns in range(4)
+    }
+    seen = []
+    for epoch in range(60):
+        sample = dataset[epoch, 0]
+        matches = [
+            position
+            for position, expected in positions.items()
+            if all(map(torch.equal, sample, expected))
+        ]
+        assert len(matches) == 1
+        seen += matches
+    assert set(seen) == set(positions)
+
+
+def test_workers_do_not_change_order_or_augmentation() -> None:
+    dataset = CityTiles([city(64, 96)], 32, seed=7)
+
+    def epoch_1(num_workers: int) -> list[torch.Tensor]:
+        sampler = SeededSampler(len(dataset), 7, epoch=lambda: 1)
+        loader = DataLoader(dataset, 4, sampler=sampler, num_workers=num_workers)
+        return [tensor for batch in loader for tensor in batch]
+
+    assert all(map(torch.equal, epoch_1(2), epoch_1(0)))
+
+
+def test_whole_cities_keep_their_sizes_and_every_pixel() -> None:
+    cities = [city(50, 70), city(32, 33)]
+    dataset = WholeCities(cities)
+    for index, whole in enumerate(cities):
+        image_1, image_2, mask, valid = dataset[index]
+        assert np.array_equal(image_1.numpy(), whole.image_1)
+        assert np.array_equal(image_2.numpy(), whole.image_2)
+        assert np.array_equal(mask.numpy(), whole.mask)
+        assert valid.all()
+
+
+def test_a_share_has_tiles_with_and_without_change_alike() -> None:
+    still, busy = city(64, 64), city(64, 64)
+    still.mask[:] = False
+    still.mask[5, 40] = True  # in one of its four tiles
+    busy.mask[:] = True
+    dataset = CityTiles([still, busy], 32)
+    dataset.keep_share(0.5, 0)
+    changed = [bool(dataset[index][2].any()) for index in range(len(dataset))]
+    assert sorted(changed) == [False, False, True, True]  # of three and five
+    whole = CityTiles([still, busy], 32)
+    whole.keep_share(1, 0)
+    assert len(whole) == 8
+
+
+def test_unchanged_pixels_are_counted_for_each_changed_one() -> None:
+    still, busy = city(32, 64), city(32, 32)
+    still.mask[:] = False
+    still.mask[5, 40] = True
+    busy.mask[:] = True
+    assert unchanged_per_changed([still, busy]) == (32 * 64 - 1) / (32 * 32 + 1)
+    still.mask[:] = False
+    with pytest.raises(UserError, match="no pixel changed in rio"):
+        unchanged_per_changed([still])
+
+
+def test_figures_color_right_false_and_missed_changes(tmp_path: Path) -> None:
+    green = np.zeros((3, 2, 2), np.uint8)
+    green[1] = 200
+    mask = np.array([[True, True], [False, False]])
+    found = np.array([[True, False], [True, False]])
+    place = City("rio", green, green, mask, crs=None, transform=None)
+    plot_change_map(tmp_path / "a.png", place, [0, 1, 2], found)
+    drawn = np.asarray(Image.open(tmp_path / "a.png"))[..., :3]
+    colors = {tuple(color) for color in np.unique(drawn.reshape(-1, 3), axis=0).tolist()}
+    assert {*COLORS.values(), (0, 200, 0)} <= colors
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_maps_of_images_without_coordinates_are_written_without(tmp_path: Path) -> None:
+    write_band(tmp_path / "a.tif", np.ones((3, 4), np.uint8), city(3, 4))
+    with pytest.warns(rasterio.errors.NotGeoreferencedWarning):
+        file = rasterio.open(tmp_path / "a.tif")
+    with file:
+        assert file.crs is None
+        assert file.read(1).tolist() == [[1] * 4] * 3
