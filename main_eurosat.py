@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datasets.eurosat_splits import add_split_args, write_split
+from datasets.eurosat.splits import add_split_args, write_split
 from models.probe_args import NEIGHBOURS, add_method_args, check_method_flags
 from utils.cli import base_parser, check_base_flags, run, share_cores
 from utils.encoder_args import add_encoder_args, add_feature_args, check_encoder_flags
@@ -145,7 +145,8 @@ def load_task(args: Namespace) -> tuple[PictureTask, dict[float, list[Tensor]]]:
     splits["val"] = splits["val"][kept]
     labels, per_class = data.labels[splits["train"]], args.labels_per_class
     draw = partial(draw_rows, labels, data.classes, seeds(args), labels_per_class=per_class)
-    draws = {frac: draw(frac=frac) for frac in sorted(args.train_frac)}
+    present = data.labels.unique().tolist()
+    draws = {frac: draw(frac=frac, present=present) for frac in sorted(args.train_frac)}
     check_counts(args, min(len(rows[0]) for rows in draws.values()), len(splits["val"]))
     images = data.read_images(transform, args.num_workers)
     task = PictureTask(encoder, transform, images, data.names, data.labels, data.classes, splits)

@@ -5,6 +5,7 @@ Bands and file formats that all data sets share:
 - ``bands.py``: Sentinel-2 bands with order, resolution, unit and quantiles.
 - ``archive.py``: Zips with millions of members, listed in little memory and read by any process.
 - ``figures.py``: Stretched bands as images, and figures of them.
+- ``loaders.py``: Loaders of the plain data modules.
 - ``geotiff.py``: One band of a SeCo patch from a single-band uint8 GeoTIFF.
 
 Obtain data (command-line scripts):
@@ -27,8 +28,7 @@ Pre-training:
 
 Evaluation:
 
-- ``eurosat_files.py``: Find and decode the files of EuroSAT in a folder or zip.
-- ``eurosat_splits.py``: Train and validation splits of EuroSAT.
+- ``eurosat/``: Find and decode the files of EuroSAT, and split them.
 - ``eurosat_dataset.py``: EuroSAT, RGB or 13 bands, as pictures with classes.
 - ``eurosat_datamodule.py``: Batches of EuroSAT for a plain Lightning trainer.
 - ``bigearthnet/``: Read and write BigEarthNet's files, labels and lists.

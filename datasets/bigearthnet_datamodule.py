@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
@@ -16,6 +15,7 @@ from datasets.bands import RGB_BANDS, check_bands, short_name
 from datasets.bigearthnet.facts import BIGEARTHNET_SPEC, IMAGE_SIZE
 from datasets.bigearthnet.index import open_bigearthnet
 from datasets.bigearthnet.pictures import draw_splits
+from datasets.loaders import check_batch_size, plain_loader
 from utils.errors import UserError
 from utils.input_transform import input_transform
 from utils.normalization import InputSpec
@@ -68,8 +68,6 @@ class BigearthnetDataModule(LightningDataModule):
         seed: int = 42,
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise UserError(f"batch_size is {batch_size}: use 1 or more")
         self.data_dir = Path(data_dir)
         self.bands = check_bands([short_name(band) for band in bands or RGB_BANDS])
         self.train_frac = train_frac
@@ -97,11 +95,7 @@ class BigearthnetDataModule(LightningDataModule):
         self.train_dataset = data.pictures["train"].take(data.draws[frac][0])
         self.val_dataset = data.pictures["val"]
         self.test_dataset = data.pictures.get("test")
-        if len(self.train_dataset) < self.batch_size:
-            raise UserError(
-                f"the train split of {self.data_dir} has {len(self.train_dataset)} patches, fewer "
-                f"than one batch of {self.batch_size}: lower batch_size"
-            )
+        check_batch_size(self.batch_size, self.data_dir, len(self.train_dataset))
 
     def train_dataloader(self) -> DataLoader[Batch]:
         return self._load(self.train_dataset, is_training=True)
@@ -115,16 +109,8 @@ class BigearthnetDataModule(LightningDataModule):
         return self._load(self.test_dataset)
 
     def _load(self, data: Dataset[Any], *, is_training: bool = False) -> DataLoader[Batch]:
-        return DataLoader(
-            data,
-            self.batch_size,
-            shuffle=is_training,
-            drop_last=is_training,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            collate_fn=_collate,
-        )
+        size, workers = self.batch_size, self.num_workers
+        return plain_loader(data, size, workers, is_training=is_training, collate_fn=_collate)
 
 
 def _collate(items: list[tuple[Tensor, Tensor, int]]) -> Batch:

@@ -35,7 +35,10 @@ from datasets.bigearthnet.facts import (
     BIGEARTHNET_SPEC,
     CLASS_NAMES,
     FILE_NAMES,
+    GROUP_LABELS,
+    LABELS,
     MEAN_AND_STD,
+    NEW_LABELS,
     SIDE_PX,
     multi_hot,
 )
@@ -51,8 +54,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
-    *("ALL_BANDS", "BAND_STATS", "GROUP_LABELS", "LABELS", "NEW_LABELS", "RGB_BANDS"),
-    *("Bigearthnet", "main"),
+    "ALL_BANDS",
+    "BAND_STATS",
+    "GROUP_LABELS",
+    "LABELS",
+    "NEW_LABELS",
+    "RGB_BANDS",
+    "Bigearthnet",
+    "main",
 ]
 
 # With the names and spellings of the original.

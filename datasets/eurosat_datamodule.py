@@ -8,7 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
@@ -16,8 +15,8 @@ from torch.utils.data import DataLoader
 from torchvision.transforms.functional import to_tensor
 
 from datasets.eurosat_dataset import EurosatDataset
+from datasets.loaders import check_batch_size, plain_loader
 from utils.cores import available_cores
-from utils.errors import UserError
 
 _MOST_WORKERS = 8  # as many as in the original
 _DN_PER_UNIT = 10_000  # digital numbers per unit of reflectance
@@ -40,7 +39,7 @@ class EurosatDataModule(LightningDataModule):
 
     ``EurosatDataModule(data_dir)`` is the original's
     (https://github.com/ServiceNow/seasonal-contrast/blob/411e37eb6038bc26828725854b8f1c9832c3f6a7/datasets/eurosat_datamodule.py):
-    batches of 32 of pictures in 0..1, shuffled for training, where a last batch that is not full is
+    batches of 32 pictures in 0..1, shuffled for training, where a last batch that is not full is
     dropped. The original drops it in validation, too, and has no test split; here every picture of
     val and test is scored.
 
@@ -55,7 +54,7 @@ class EurosatDataModule(LightningDataModule):
     Attributes:
         train_dataset: Opened by ``setup`` or at first use.
         val_dataset: Opened likewise.
-        test_dataset: Opened likewise; lists without ``test.txt`` suffice as long as it is not used.
+        test_dataset: Opened likewise; until then lists need no ``test.txt``.
 
     Raises:
         UserError: ``setup`` or a loader cannot open its split, or the train split has fewer
@@ -73,8 +72,6 @@ class EurosatDataModule(LightningDataModule):
         split_kind: str = "random",
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise UserError(f"batch_size is {batch_size}: use 1 or more")
         cores = min(_MOST_WORKERS, available_cores())
         self.data_dir = Path(data_dir)
         self.batch_size = batch_size
@@ -103,21 +100,18 @@ class EurosatDataModule(LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Open the splits of a stage: "test", or train and val."""
         opened = [self.test_dataset] if stage == "test" else [self.train_dataset, self.val_dataset]
-        num_images = len(opened[0])
-        if stage != "test" and num_images < self.batch_size:
-            raise UserError(
-                f"the train split of {self.data_dir} has {num_images} images, fewer than one "
-                f"batch of {self.batch_size}: lower batch_size"
-            )
+        if stage != "test":
+            check_batch_size(self.batch_size, self.data_dir, len(opened[0]))
 
     def train_dataloader(self) -> DataLoader[tuple[Any, int]]:
-        return self._load(self.train_dataset, is_training=True)
+        data = self.train_dataset
+        return plain_loader(data, self.batch_size, self.num_workers, is_training=True)
 
     def val_dataloader(self) -> DataLoader[tuple[Any, int]]:
-        return self._load(self.val_dataset)
+        return plain_loader(self.val_dataset, self.batch_size, self.num_workers)
 
     def test_dataloader(self) -> DataLoader[tuple[Any, int]]:
-        return self._load(self.test_dataset)
+        return plain_loader(self.test_dataset, self.batch_size, self.num_workers)
 
     def _open(self, split: str) -> EurosatDataset:
         return EurosatDataset(
@@ -126,17 +120,4 @@ class EurosatDataModule(LightningDataModule):
             self.transform,
             split_seed=self.split_seed,
             split_kind=self.split_kind,
-        )
-
-    def _load(
-        self, dataset: EurosatDataset, *, is_training: bool = False
-    ) -> DataLoader[tuple[Any, int]]:
-        return DataLoader(
-            dataset,
-            self.batch_size,
-            shuffle=is_training,
-            drop_last=is_training,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
         )

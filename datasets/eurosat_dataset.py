@@ -18,7 +18,7 @@ if not __package__:  # started as a script: the root is not on the path yet
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 if __name__ == "__main__":  # before torch is imported, so that --help and errors take no time
-    from datasets.eurosat_splits import main
+    from datasets.eurosat.splits import main
     from utils.cli import run
 
     run(main)
@@ -36,7 +36,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datasets.bands import EUROSAT_BANDS, RGB_BANDS, check_dn
-from datasets.eurosat_files import (
+from datasets.eurosat.files import (
     CLASSES,
     SmallFiles,
     find_pictures,
@@ -45,9 +45,11 @@ from datasets.eurosat_files import (
     read_picture,
     without_georeference,
 )
-from datasets.eurosat_splits import SPLITS, split_pictures
+from datasets.eurosat.splits import SPLITS, split_pictures
+from datasets.figures import plot_images
 from utils.errors import UserError
 from utils.input_transform import DataSpec, InputTransform
+from utils.normalization import InputSpec
 from utils.progress import progress
 
 if TYPE_CHECKING:
@@ -78,7 +80,7 @@ BANDS_DATA = DataSpec(
     high=tuple(STATISTICS[band][0] + 2 * STATISTICS[band][1] for band in EUROSAT_BANDS),
 )
 
-_NUM_SAMPLES = 100  # pictures that show the unit: not all of them are of lakes
+_NUM_SAMPLES = 100  # pictures that show the unit: enough to include others than lakes
 _CHUNK = 250  # pictures per task of a thread
 
 
@@ -102,7 +104,8 @@ class EurosatDataset(Dataset[tuple[Any, int]]):
             separate the splits by longitude.
 
     Attributes:
-        classes: Names of the class folders, sorted: label i means ``classes[i]``.
+        classes: EuroSAT's ten classes, also where some have no pictures, or a user's own, sorted:
+            label i means ``classes[i]``.
         class_to_idx: Label of each class.
         names: ``<Class>/<file>`` of the pictures in the order of the items, N of them.
         labels: Their labels, int64, shape (N,).
@@ -225,20 +228,14 @@ class EurosatDataset(Dataset[tuple[Any, int]]):
             title: Text above the image; the name of the class by default.
 
         Returns:
-            A figure that pyplot does not know, so nothing has to be closed.
+            A figure that pyplot does not know, so that nothing has to be closed.
 
         Raises:
             UserError: The image has another shape.
         """
-        from matplotlib.figure import Figure
-
         image, label = sample
-        figure = Figure(figsize=(3, 3.3), layout="constrained")
-        axes = figure.add_subplot()
-        axes.imshow(_true_colors(image))
-        axes.set_title(self.classes[label] if title is None else title)
-        axes.set_axis_off()
-        return figure
+        title = self.classes[label] if title is None else title
+        return plot_images([_in_true_colors(image)], [title], InputSpec.of_pictures())
 
     def _split_all(self, seed: int, kind: str, needed: Sequence[str]) -> dict[str, Tensor]:
         return split_pictures(self._files, self.folder, self._all_names, seed, kind, needed)
@@ -264,24 +261,23 @@ class EurosatDataset(Dataset[tuple[Any, int]]):
 
 
 def fingerprint(names: Sequence[str], images: Tensor) -> str:
-    """Identify a data set by the sha256 of its names and pixels."""
+    """Return the sha256 of the names and pixels of a data set."""
     digest = hashlib.sha256("\n".join(names).encode())
     digest.update(images.numpy().data)
     return digest.hexdigest()
 
 
-def _true_colors(image: Any) -> np.ndarray:
-    """Return red, green and blue for matplotlib: uint8 or floats in 0..1, shape (H, W, 3)."""
+def _in_true_colors(image: Any) -> Any:
+    """Return an RGB image for ``plot_images``, of 13 bands their red, green and blue."""
     if isinstance(image, Image.Image):
-        return np.asarray(image.convert("RGB"))
-    planes = torch.as_tensor(image).detach().cpu()
+        return image.convert("RGB")
+    planes = torch.as_tensor(image)
     if planes.ndim != 3 or len(planes) not in (3, len(EUROSAT_BANDS)):
         raise UserError(
             f"an image of shape {tuple(planes.shape)} cannot be drawn: give one of shape (3, H, W) "
             f"or ({len(EUROSAT_BANDS)}, H, W)"
         )
-    if len(planes) == len(EUROSAT_BANDS):
-        planes = planes[[EUROSAT_BANDS.index(band) for band in RGB_BANDS]].float()
-        planes = planes / planes.quantile(0.98).clamp(min=torch.finfo(torch.float32).tiny)
-    colors = planes.permute(1, 2, 0).numpy()
-    return colors if colors.dtype == np.uint8 else colors.clip(0, 1)
+    if len(planes) == 3:
+        return planes
+    planes = planes[[EUROSAT_BANDS.index(band) for band in RGB_BANDS]].float()
+    return planes / planes.quantile(0.98).clamp(min=torch.finfo(torch.float32).tiny)

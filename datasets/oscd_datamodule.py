@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.transforms import functional as F
 
-from datasets.oscd.files import city_splits
+from datasets.loaders import check_batch_size, plain_loader
+from datasets.oscd.splits import city_splits
 from datasets.oscd_dataset import ChangeDetectionDataset
 from utils.cores import available_cores
-from utils.errors import UserError
 
 _MOST_WORKERS = 8  # as many as in the original
 
@@ -105,8 +105,6 @@ class ChangeDetectionDataModule(LightningDataModule):
         bands: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise UserError(f"batch_size is {batch_size}: use 1 or more")
         cores = min(_MOST_WORKERS, available_cores())
         self.data_dir = Path(data_dir)
         self.patch_size = patch_size
@@ -129,32 +127,19 @@ class ChangeDetectionDataModule(LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Read the cities of a stage: "test", or train and val."""
         opened = [self.test_dataset] if stage == "test" else [self.train_dataset, self.val_dataset]
-        if stage != "test" and len(opened[0]) < self.batch_size:
-            raise UserError(
-                f"{self.data_dir} has {len(opened[0])} training tiles, fewer than one batch of "
-                f"{self.batch_size}: lower batch_size"
-            )
+        if stage != "test":
+            check_batch_size(self.batch_size, self.data_dir, len(opened[0]))
 
     def train_dataloader(self) -> DataLoader[Any]:
-        return self._load(self.train_dataset, is_training=True)
+        data = self.train_dataset
+        return plain_loader(data, self.batch_size, self.num_workers, is_training=True)
 
     def val_dataloader(self) -> DataLoader[Any]:
-        return self._load(self.val_dataset)
+        return plain_loader(self.val_dataset, self.batch_size, self.num_workers)
 
     def test_dataloader(self) -> DataLoader[Any]:
-        return self._load(self.test_dataset)
+        return plain_loader(self.test_dataset, self.batch_size, self.num_workers)
 
     def _open(self, split: str, transform: Callable[..., Any]) -> ChangeDetectionDataset:
         names = city_splits(self.data_dir)[split]
         return ChangeDetectionDataset(self.data_dir, names, self.bands, transform, self.patch_size)
-
-    def _load(self, data: ChangeDetectionDataset, *, is_training: bool = False) -> DataLoader[Any]:
-        return DataLoader(
-            data,
-            self.batch_size,
-            shuffle=is_training,
-            drop_last=is_training,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-        )

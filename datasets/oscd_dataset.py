@@ -18,7 +18,8 @@ from datasets import bands as sentinel2
 from datasets.bands import short_name, two_digit_name
 from datasets.figures import plot_images, to_image
 from datasets.oscd.facts import BAND_QUANTILES, OSCD_DATA
-from datasets.oscd.files import listed_cities, read_cities
+from datasets.oscd.files import read_cities
+from datasets.oscd.splits import listed_cities
 from datasets.oscd.tiles import cut_tile
 from utils.errors import UserError
 from utils.input_transform import input_transform

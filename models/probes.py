@@ -65,6 +65,7 @@ def draw_rows(
     *,
     frac: float,
     labels_per_class: int | None,
+    present: Sequence[int] | None = None,
 ) -> list[Tensor]:
     """Draw the labelled rows of every repetition; a class without any is a ``UserError``.
 
@@ -74,11 +75,13 @@ def draw_rows(
         seeds: One per repetition.
         frac: Share of every class.
         labels_per_class: Number of every class instead.
+        present: Labels that the data set has at all; None for all classes.
     """
     counts = labels.bincount(minlength=len(classes))
-    if counts.min() == 0:
-        name = classes[int(counts.argmin())]
-        raise UserError(f"the train split has no sample of {name}: correct its list")
+    for label in range(len(classes)) if present is None else present:
+        if counts[label] == 0:
+            name = classes[label]
+            raise UserError(f"the train split has no sample of {name}: correct its list")
     draws = []
     for seed in seeds:
         if labels_per_class is not None:

@@ -30,7 +30,7 @@ SCRIPTS = [
     if path.relative_to(ROOT).parts[0] in PACKAGES and "__main__" in path.read_text()
 ] + sorted((ROOT / "checkpoints").glob("*.py"))
 
-GROUND = {"datasets.archive", "datasets.bands", "datasets.figures", "datasets.geotiff"}
+GROUND = {f"datasets.{name}" for name in ("archive", "bands", "figures", "geotiff", "loaders")}
 WINGS = {path.parent.name for path in (ROOT / "datasets").glob("*/__init__.py")}
 # Between wings: a store holds SeCo's patches, and a collection is written into a store.
 WING_TO_WING = {("collect", "seco"), ("collect", "store"), ("store", "seco")}

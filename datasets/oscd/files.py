@@ -12,7 +12,7 @@ are found, up to two folders below the root:
 
 import re
 import warnings
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,16 +28,14 @@ from rasterio.io import DatasetReader
 from rasterio.transform import Affine
 
 from datasets.bands import check_dn, two_digit_name
-from datasets.oscd.facts import TEST_CITIES, TRAIN_CITIES
 from utils.errors import UserError
-from utils.files import is_hidden, read_list
+from utils.files import is_hidden
 from utils.images import IMAGE_ERRORS
 from utils.input_transform import InputTransform
 
 Array = NDArray[Any]
-_DEPTHS = ("", "*/", "*/*/")  # below the root, the shallowest first
+DEPTHS = ("", "*/", "*/*/")  # below the root, the shallowest first
 _WHITE = 127  # cm.png holds 0 and 255; grey values of a resampled copy are rounded
-_VALIDATION_EVERY = 4
 
 
 @dataclass(frozen=True)
@@ -81,51 +79,6 @@ def find_cities(data_dir: Path) -> dict[str, CityFolders]:
             '"Onera Satellite Change Detection dataset - Images.zip" was unpacked'
         )
     return {name: CityFolders(images[name], labels.get(name)) for name in sorted(images)}
-
-
-def listed_cities(data_dir: Path) -> dict[str, list[str]]:
-    """Return the cities of the splits "train", "test" and "all", in the order of their lists.
-
-    A list that is absent stands for the data set's own. A city in both lists, or one without
-    images, is a ``UserError``.
-    """
-    found = find_cities(data_dir)
-    known = {*TRAIN_CITIES, *TEST_CITIES, *found}
-    own = {"train": TRAIN_CITIES, "test": TEST_CITIES}
-    lists = {split: _read_list_of(data_dir, split, known) for split in own}
-    splits = {
-        split: list(dict.fromkeys(own[split] if names is None else names))
-        for split, names in lists.items()
-    }
-    both = sorted(set(splits["train"]) & set(splits["test"]))
-    if both:
-        raise UserError(f"{both[0]} is in train.txt and in test.txt of {data_dir}: remove one")
-    splits["all"] = splits["train"] + splits["test"]
-    missing = [name for name in sorted(splits["all"]) if name not in found]
-    if missing:
-        raise UserError(
-            f"{len(missing)} of OSCD's cities have no images in {data_dir}: "
-            f"{', '.join(missing[:5])}: add them, or write the cities that you have into train.txt "
-            "and test.txt"
-        )
-    return splits
-
-
-def city_splits(data_dir: Path) -> dict[str, list[str]]:
-    """Return the names of the cities to train, validate and test on, each sorted.
-
-    Of the training cities in alphabetical order the 4th, 8th, 12th and so on are for validation (of
-    fewer than four, the last): beirut, hongkong and pisa of the real ones.
-    """
-    lists = listed_cities(data_dir)
-    train, test = sorted(lists["train"]), sorted(lists["test"])
-    if len(train) < 2 or not test:
-        raise UserError(
-            f"train.txt and test.txt of {data_dir} name {len(train)} and {len(test)} cities, but "
-            "at least two to train and validate and one to test are needed"
-        )
-    val = train[_VALIDATION_EVERY - 1 :: _VALIDATION_EVERY] or train[-1:]
-    return {"train": [name for name in train if name not in val], "val": val, "test": test}
 
 
 def read_cities(
@@ -195,36 +148,16 @@ def _read_mask(name: str, folders: CityFolders) -> tuple[Array, Path]:
     return grey > _WHITE, picture
 
 
-def _read_list_of(data_dir: Path, split: str, known: Container[str]) -> list[str] | None:
-    """Read ``<split>.txt``, names between commas or line ends; None where there is no such file.
-
-    A list of another data set, which names none of the known cities, is ignored with a warning.
-    """
-    for path in (path for depth in _DEPTHS for path in _visible(data_dir, f"{depth}{split}.txt")):
-        try:
-            text = read_list(path.read_bytes(), path)
-        except (UserError, OSError) as error:
-            if path.parent == data_dir:
-                raise
-            warnings.warn(f"a list is ignored: {error}", stacklevel=2)
-            continue
-        names = [name.strip() for name in text.replace(",", "\n").split("\n") if name.strip()]
-        if not names or any(name in known for name in names):
-            return names
-        warnings.warn(f"{path} is ignored: it names none of OSCD's cities", stacklevel=2)
-    return None
-
-
 def _folders_with(data_dir: Path, child: str) -> dict[str, Path]:
     """Map the names of folders that hold ``child`` to the shallowest such folder."""
     found: dict[str, Path] = {}
-    for depth in _DEPTHS:
-        for path in _visible(data_dir, f"{depth}*/{child}"):
+    for depth in DEPTHS:
+        for path in visible(data_dir, f"{depth}*/{child}"):
             found.setdefault(path.parent.name, path.parent)
     return found
 
 
-def _visible(folder: Path, pattern: str) -> list[Path]:
+def visible(folder: Path, pattern: str) -> list[Path]:
     """Return the sorted matches of a pattern without hidden ones, such as macOS's ._B04.tif."""
     matches = sorted(folder.glob(pattern))
     return [path for path in matches if not is_hidden(path.relative_to(folder).as_posix())]
@@ -246,7 +179,7 @@ def _read_bands(folder: Path, bands: Sequence[str]) -> Array:
 def _band_path(folder: Path, band: str) -> Path:
     """Find the file of a band, such as B02.tif, B2.TIF or S2A_..._B02.tif."""
     name = re.compile(rf"(.+_)?B0?{band[1:]}\.tiff?", re.IGNORECASE)
-    paths = [path for path in _visible(folder, "*") if name.fullmatch(path.name)]
+    paths = [path for path in visible(folder, "*") if name.fullmatch(path.name)]
     if not paths:
         raise UserError(f"{folder} has no {two_digit_name(band)}.tif: unpack OSCD's Images again")
     return min(paths, key=lambda path: len(path.name))  # B02.tif rather than one with a prefix

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datasets.oscd.files import City, city_splits, read_cities
+from datasets.oscd.files import City, read_cities
+from datasets.oscd.splits import city_splits
 from utils.errors import UserError
 from utils.input_transform import InputTransform
 from utils.random import sample_keys, uniform

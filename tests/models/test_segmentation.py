@@ -181,23 +181,6 @@ def test_what_lies_in_the_filling_changes_neither_loss_nor_gradient_nor_counts()
         assert torch.equal(one, other)
 
 
-def test_frozen_means_that_no_tensor_changes_and_no_gradient_is_computed() -> None:
-    encoder = Encoder("resnet18")
-    before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
-    module = detector(encoder).train()
-    (optimizer,), _ = module.configure_optimizers()
-    date_1, date_2 = images()
-    mask = torch.ones(2, 64, 64, dtype=torch.bool)
-    decoder_before = module.model.head.weight.clone()
-    for _ in range(2):
-        masked_loss(module(date_1, date_2), mask, mask, module.pos_weight).backward()
-        optimizer.step()
-    assert not torch.equal(module.model.head.weight, decoder_before)
-    for name, tensor in encoder.state_dict().items():
-        assert torch.equal(tensor, before[name]), name
-    assert all(parameter.grad is None for parameter in encoder.parameters())
-
-
 def test_in_train_mode_statistics_of_the_frozen_encoder_drift_but_no_weights() -> None:
     encoder = Encoder("resnet18")
     before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}

@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 
 import main_eurosat
+from datasets.eurosat.splits import SPLITS
 from datasets.eurosat_dataset import EurosatDataset
-from datasets.eurosat_splits import SPLITS
 from datasets.mini_earth import write_eurosat
 from models.finetuning import FineTuning
 from tests.references.legacy_checkpoint import write_legacy_checkpoint

@@ -53,7 +53,7 @@ def test_commands_of_the_readme_parse(command: str) -> None:
     else:
         source = (ROOT / script).read_text()
         for module in re.findall(
-            r"^ *from ((?:utils|datasets)\.\w+) import", source, flags=re.MULTILINE
+            r"^ *from ((?:utils|datasets)[\w.]+) import", source, flags=re.MULTILINE
         ):
             source += (ROOT / f"{module.replace('.', '/')}.py").read_text()
         assert all(f'"{flag}"' in source for flag in flags if flag.startswith("--"))

@@ -171,7 +171,7 @@ def test_shares_and_an_lmdb_are_those_of_the_script(
         (lambda root: Bigearthnet(root, "val", ["B13"]), "unknown band B13"),
         (lambda root: Bigearthnet(root, "val", download=True), r"datasets/download\.py"),
         (lambda root: Bigearthnet(root / "nowhere", "val"), "nowhere is not a folder"),
-        (lambda root: BigearthnetDataModule(root, batch_size=0), "batch_size is 0"),
+        (lambda root: BigearthnetDataModule(root, batch_size=0).setup(), "batch_size is 0"),
         (lambda root: BigearthnetDataModule(root, batch_size=99).setup(), "lower batch_size"),
     ],
 )

@@ -23,7 +23,6 @@ from datasets.bigearthnet.lmdb_store import PatchLmdb
 from datasets.bigearthnet_dataset import main
 from tests.references.bigearthnet_files import as_version_2, kept, labels_in
 from tests.references.bigearthnet_pictures import pictures
-from utils.cli import run
 from utils.errors import UserError
 
 
@@ -227,17 +226,6 @@ def test_a_full_disk_is_told_before_anything_is_written(
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10**6))
     with pytest.raises(UserError, match=r"saved needs 0\.1 GB, but 0\.0 GB are free"):
         convert(bigearthnet_root, tmp_path / "saved")
-
-
-def test_a_script_reports_bad_input_in_one_sentence(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("signal.signal", lambda *_: None)
-    with pytest.raises(SystemExit) as leaving:
-        run(lambda: convert(tmp_path, tmp_path / "saved"))
-    assert leaving.value.code == 2
-    assert capsys.readouterr().err.startswith(f"error: {tmp_path} has neither a folder BigEarth")
-    assert not (tmp_path / "saved").exists()
 
 
 @pytest.mark.parametrize(

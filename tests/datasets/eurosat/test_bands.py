@@ -10,7 +10,8 @@ import rasterio
 import torch
 from PIL import Image
 
-from datasets import eurosat_files, mini_earth
+from datasets import mini_earth
+from datasets.eurosat import files as eurosat_files
 from datasets.eurosat_dataset import BANDS_DATA, RGB_DATA, EurosatDataset
 from utils.errors import UserError
 from utils.input_transform import input_transform

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from pytorch_lightning import LightningModule, Trainer
-from torch import Tensor, nn
+from torch import nn
 
 from datasets.eurosat_datamodule import EurosatDataModule
 from datasets.eurosat_dataset import EurosatDataset
 from datasets.mini_earth import write_eurosat
+from tests.references.plain_training import MeanColors, plain_trainer
 from utils.errors import UserError
 
 
@@ -22,48 +22,9 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-class MeanColors(LightningModule):
-    """A linear layer on the mean of each channel; keeps what it has seen."""
-
-    def __init__(self, num_channels: int, num_classes: int) -> None:
-        super().__init__()
-        self.layer = nn.Linear(num_channels, num_classes)
-        self.seen: dict[str, list[list[int]]] = {"train": [], "val": [], "test": []}
-
-    def _loss(self, name: str, batch: list[Tensor]) -> Tensor:
-        images, labels = batch
-        self.seen[name].append(labels.tolist())
-        return nn.functional.cross_entropy(self.layer(images.mean((2, 3))), labels)
-
-    def training_step(self, batch: list[Tensor]) -> Tensor:
-        return self._loss("train", batch)
-
-    def validation_step(self, batch: list[Tensor]) -> None:
-        self._loss("val", batch)
-
-    def test_step(self, batch: list[Tensor]) -> None:
-        self._loss("test", batch)
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.parameters(), lr=0.1)
-
-
-def plain_trainer(folder: Path) -> Trainer:
-    return Trainer(
-        max_epochs=2,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        default_root_dir=folder,
-    )
-
-
 def test_a_plain_trainer_fits_two_epochs_and_tests(pictures: Path, tmp_path: Path) -> None:
     data = EurosatDataModule(pictures, batch_size=8, num_workers=0)
-    model = MeanColors(3, data.num_classes)
+    model = MeanColors(3, nn.CrossEntropyLoss(), data.num_classes)
     before = model.layer.weight.detach().clone()
     trainer = plain_trainer(tmp_path)
     trainer.fit(model, datamodule=data)
@@ -117,7 +78,7 @@ def test_thirteen_bands_are_reflectance_and_a_transform_replaces_it(tmp_path: Pa
     ("flags", "message"),
     [
         ({"batch_size": 0}, "batch_size is 0: use 1 or more"),
-        ({"batch_size": 31}, r"train split of .* has 30 images, .* batch of 31: lower batch_size"),
+        ({"batch_size": 31}, r"train split of .* has 30 samples, .* batch of 31: lower batch_size"),
         ({"split_kind": "north"}, "unknown kind of split 'north'"),
     ],
 )

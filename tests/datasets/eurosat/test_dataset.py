@@ -133,11 +133,6 @@ def test_thirteen_bands_are_digital_numbers(bands: Path) -> None:
     assert (image.dtype, image.shape, label) == (torch.float32, (13, 32, 32), 0)
 
 
-def test_spatial_lists_are_another_kind(original: Path) -> None:
-    (original / "eurosat-spatial-test.txt").write_text("River_2.jpg\n")
-    assert EurosatDataset(original, "test", split_kind="spatial").names == ("River/River_2.jpg",)
-
-
 def test_plots_show_true_colours_and_the_class(original: Path, bands: Path) -> None:
     dataset = EurosatDataset(original, "train")
     image, label = dataset[0]
@@ -170,7 +165,7 @@ def test_bad_input_is_one_sentence(original: Path, tmp_path: Path) -> None:
 
     refuse("unknown split 'valid': the splits are train, val, test", "valid")
     refuse("unknown kind of split 'north': the kinds are random, spatial", kind="north")
-    refuse(r"EuroSAT has lists of a split, but no test\.txt: add it or take", "test")
+    refuse(r"EuroSAT has lists of a split, but no test\.txt: add it or remove", "test")
     shutil.move(original / "SeaLake", tmp_path / "SeaLake")
     refuse(r"2 names .* not in the data, the first is SeaLake_2\.jpg: add the pictures")
     shutil.move(tmp_path / "SeaLake", original / "SeaLake")

@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from datasets.mini_earth import write_oscd
-from datasets.oscd.files import city_splits
+from datasets.oscd.splits import city_splits
 from datasets.oscd_datamodule import (
     ChangeDetectionDataModule,
     Compose,
@@ -170,8 +170,8 @@ def test_batches_are_tensors_in_0_to_1(root: Path) -> None:
         (lambda root: ChangeDetectionDataset(root, bands=["B13"]), "OSCD has no B13"),
         (lambda root: ChangeDetectionDataset(root, patch_size=0), "patch_size is 0"),
         (lambda root: ChangeDetectionDataset(root / "nowhere"), "nowhere is not a folder"),
-        (lambda root: ChangeDetectionDataModule(root, batch_size=0), "batch_size is 0"),
-        (lambda root: ChangeDetectionDataModule(root).setup(), "1 training tiles, fewer than one"),
+        (lambda root: ChangeDetectionDataModule(root, batch_size=0).setup(), "batch_size is 0"),
+        (lambda root: ChangeDetectionDataModule(root).setup(), "has 1 samples, fewer than one"),
     ],
 )
 def test_bad_input_is_one_sentence(use: Callable[[Path], Any], message: str, root: Path) -> None:

@@ -11,7 +11,8 @@ from PIL import Image
 
 from datasets import mini_earth
 from datasets.oscd.facts import BAND_QUANTILES, OSCD_DATA, TEST_CITIES, TRAIN_CITIES
-from datasets.oscd.files import city_splits, find_cities, read_cities
+from datasets.oscd.files import find_cities, read_cities
+from datasets.oscd.splits import city_splits
 from utils.errors import UserError
 from utils.input_transform import InputTransform, input_transform
 from utils.normalization import InputSpec

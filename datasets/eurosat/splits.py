@@ -1,6 +1,6 @@
 """Splits of EuroSAT: the public lists, random or by longitude, or a seeded stratified split.
 
-Write the lists of the split alone, for a pre-training that must see the train images only:
+The command writes the lists, for a pre-training that must see the train images only:
 
     python datasets/eurosat_dataset.py --data_dir EuroSAT_RGB.zip --save_path lists
 """
@@ -20,7 +20,7 @@ from utils.flags import Parser, check_not_negative
 if TYPE_CHECKING:  # the scripts parse their flags before torch is imported
     from torch import Tensor
 
-    from datasets.eurosat_files import SmallFiles
+    from datasets.eurosat.files import SmallFiles
 
 SPLITS = ("train", "val", "test")
 # Names of the public lists, <prefix><split>.txt, by kind of split. Random: of Neumann et al. 2019,
@@ -41,7 +41,7 @@ def add_split_args(parser: Parser) -> None:
         "--split_seed",
         type=int,
         default=0,
-        help="Seed of the 60/20/20 split that is drawn where no public lists are found.",
+        help="Seed of the 60/20/20 split that is drawn if no public lists are found.",
     )
 
 
@@ -70,7 +70,7 @@ def split_pictures(
         UserError: The kind is unknown, a list is missing or does not fit the pictures, or a class
             has too few pictures.
     """
-    from datasets.eurosat_files import SmallFiles, label_pictures
+    from datasets.eurosat.files import SmallFiles, label_pictures
 
     if kind not in LIST_PREFIXES:
         raise UserError(f"unknown kind of split {kind!r}: the kinds are {', '.join(LIST_PREFIXES)}")
@@ -82,7 +82,7 @@ def split_pictures(
     if kind == "spatial":
         raise UserError(
             f"--split spatial needs {LIST_PREFIXES[kind][0]}train.txt and the lists for val and "
-            f"test in {files.path} or beside it: get them with `python datasets/download.py "
+            f"test in {files.path} or next to it: get them with `python datasets/download.py "
             "eurosat_rgb --save_path DIR`, or use the random split"
         )
     classes, labels = label_pictures(names)
@@ -92,7 +92,7 @@ def split_pictures(
 def stratified_split(labels: Tensor, classes: Sequence[str], split_seed: int) -> dict[str, Tensor]:
     """Split every class 60/20/20, by the hash of (seed, label, position in ``labels``).
 
-    A hash stays what it is from one version of a library to the next, unlike a shuffle.
+    Unlike a shuffle, a hash does not change from one version of a library to the next.
 
     Args:
         labels: Label of every picture, int64, shape (N,).
@@ -101,6 +101,9 @@ def stratified_split(labels: Tensor, classes: Sequence[str], split_seed: int) ->
 
     Returns:
         Sorted positions in ``labels`` for each of ``SPLITS``; together all of them.
+
+    Raises:
+        UserError: A class has one to four pictures.
     """
     import torch
 
@@ -110,7 +113,7 @@ def stratified_split(labels: Tensor, classes: Sequence[str], split_seed: int) ->
     parts: dict[str, list[Tensor]] = {split: [] for split in SPLITS}
     for label, name in enumerate(classes):
         members = (labels == label).nonzero().flatten()
-        if len(members) < 5:
+        if 0 < len(members) < 5:
             raise UserError(
                 f"class {name} has {len(members)} pictures: a 60/20/20 split needs 5 or more"
             )
@@ -125,8 +128,8 @@ def stratified_split(labels: Tensor, classes: Sequence[str], split_seed: int) ->
 def write_split(folder: Path, names: Sequence[str], splits: Mapping[str, Tensor]) -> None:
     """Write ``train.txt``, ``val.txt`` and ``test.txt`` with lines ``<Class>/<file>``.
 
-    Put them into or beside ``--data_dir`` and they act as the public lists; ``main_pretrain.py``
-    takes them as ``--image_list``.
+    In ``--data_dir`` or next to it they act as the public lists; ``main_pretrain.py`` takes them as
+    ``--image_list``.
     """
     for split, positions in splits.items():
         with written_whole(folder / f"{split}.txt") as partial:
@@ -196,7 +199,7 @@ def match_lists(
     container: Path,
     needed: Sequence[str] = SPLITS,
 ) -> dict[str, Tensor]:
-    """Find the pictures of each list, whatever their folder prefix and suffix, in its order.
+    """Find the pictures of each list, in its order, with any folder prefix and suffix.
 
     Args:
         lists: Lines of the list of each split; the public ones name a .jpg also for a .tif.
@@ -212,8 +215,8 @@ def match_lists(
     missing = [split for split in needed if split not in lists]
     if missing:
         raise UserError(
-            f"{container} has lists of a split, but no {missing[0]}.txt: add it or take the others "
-            "away"
+            f"{container} has lists of a split, but no {missing[0]}.txt: add it or remove the "
+            "others"
         )
     positions = _positions(names)
     splits: dict[str, list[int]] = {split: [] for split in lists}
@@ -237,7 +240,7 @@ def match_lists(
             more = "add the pictures, " if problem == "not in the data" else ""
             raise UserError(
                 f"{len(lines)} names of the split lists in {container} are {problem}, the first "
-                f"is {quoted(lines[0])}: {more}correct the lists or take them away"
+                f"is {quoted(lines[0])}: {more}correct the lists or remove them"
             )
     return {split: torch.tensor(rows, dtype=torch.int64) for split, rows in splits.items()}
 
@@ -248,13 +251,13 @@ def _without_suffix(name: str) -> PurePosixPath:
 
 
 def _find(positions: Mapping[str, int | None], line: str) -> int | None:
-    """Return the number of the picture that a line of a list names."""
+    """Return the position of the picture that a line of a list names, None if there is not one."""
     path = _without_suffix(line)
     return positions.get("/".join(path.parts[-2:]), positions.get(path.name))
 
 
 def _positions(names: Sequence[str]) -> dict[str, int | None]:
-    """Number names without suffix, with and without their folder; None: more than one."""
+    """Map names without suffix, with and without folder, to positions; ambiguous ones to None."""
     positions: dict[str, int | None] = {}
     for index, name in enumerate(names):
         path = _without_suffix(name)
@@ -274,7 +277,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     check_exists("data_dir", args.data_dir)
     check_not_negative(args, "split_seed")
-    from datasets.eurosat_files import SmallFiles, find_pictures, is_geotiff
+    from datasets.eurosat.files import SmallFiles, find_pictures, is_geotiff
 
     files = SmallFiles(args.data_dir)
     root, names = find_pictures(files)

@@ -1,4 +1,4 @@
-"""The files of EuroSAT, in a zip or a folder, and how one of them becomes an array."""
+"""Find, label and decode the pictures of EuroSAT, in a zip or a folder."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -24,7 +24,7 @@ ROOTS = (
     *("EuroSAT_RGB/", "2750/", "EuroSAT_MS/"),
     *("ds/images/remote_sensing/otherDatasets/sentinel_2/tif/", ""),
 )
-# Helber et al. 2019, table 2, as the archives spell them.
+# Helber et al. 2019, table 2, as the archives spell them; label i means the i-th.
 CLASSES = (
     *("AnnualCrop", "Forest", "HerbaceousVegetation", "Highway", "Industrial"),
     *("Pasture", "PermanentCrop", "Residential", "River", "SeaLake"),
@@ -34,12 +34,12 @@ _RGB_SUFFIXES = (".jpg", ".jpeg", ".png")
 _BANDS_SUFFIXES = (".tif", ".tiff")
 _SUFFIXES = _RGB_SUFFIXES + _BANDS_SUFFIXES
 _MAX_SIDE_PX = 1024  # of a picture; those of the archives have 64
-# Coordinates are not needed, and half of the time would go into them.
+# Coordinates are not needed, and reading them would double the time.
 _GEOTIFF = {"driver": "GTiff", "GEOREF_SOURCES": "NONE"}
 
 
 class SmallFiles:
-    """A zip or a folder, read by name from any thread.
+    """A zip or a folder whose files are read by name, from any thread.
 
     Attributes:
         path: The zip or folder.
@@ -48,14 +48,14 @@ class SmallFiles:
     def __init__(self, path: Path) -> None:
         if not path.exists():
             raise UserError(f"{path} does not exist: name a zip or folder of EuroSAT")
-        if not path.is_dir() and not path.is_file():  # /dev/zero would be read for ever
+        if not path.is_dir() and not path.is_file():  # /dev/zero would be read forever
             raise UserError(f"{path} is neither a zip nor a folder of EuroSAT: name one of them")
         self.path = path
         self._zip = None if path.is_dir() else ZipFiles(path)
         self._members = dict(self._zip.members()) if self._zip else {}
 
     def below(self, root: str) -> list[str]:
-        """List what lies one folder below a root, with ``/`` between folders."""
+        """List the names one folder below a root, with ``/`` between folders."""
         if self._zip:
             return [name for name in self._members if name.startswith(root)]
         return [path.relative_to(self.path).as_posix() for path in self.path.glob(f"{root}*/*")]
@@ -64,16 +64,16 @@ class SmallFiles:
         """Read a file.
 
         Raises:
-            FileNotFoundError: There is none of this name.
-            ValueError: It is damaged, far too large or no file.
+            FileNotFoundError: There is no file of this name.
+            ValueError: It is damaged, far too large or not a regular file.
         """
         if self._zip:
             if name not in self._members:
                 raise FileNotFoundError(name)
             return self._zip.read(self._members[name])
         path = self.path / name
-        if path.exists() and not path.is_file():  # a pipe would be waited for
-            raise ValueError("no file")
+        if path.exists() and not path.is_file():  # reading a pipe would wait forever
+            raise ValueError("not a regular file")
         with path.open("rb") as file:
             data = file.read(MAX_MEMBER_BYTES + 1)
         if len(data) > MAX_MEMBER_BYTES:
@@ -116,30 +116,33 @@ def find_pictures(files: SmallFiles) -> tuple[str, list[str]]:
 
 
 def label_pictures(names: Sequence[str]) -> tuple[tuple[str, ...], torch.Tensor]:
-    """Number the class folders in alphabetical order, as the original does.
+    """Number the class folders in alphabetical order.
+
+    A part of EuroSAT, without some of its classes, keeps the ten labels. Unlike the original: see
+    docs/differences.md#eurosat-classes.
 
     Args:
         names: ``<Class>/<file>`` of the pictures, N of them.
 
     Returns:
-        Names of the classes, and the label of every picture, int64, shape (N,).
+        Names of the classes, the ten or a user's own, and the label of every picture, int64, (N,).
     """
     folders = [name.split("/")[0] for name in names]
-    classes = tuple(sorted(set(folders)))
+    classes = CLASSES if set(folders) <= set(CLASSES) else tuple(sorted(set(folders)))
     label_of = {name: label for label, name in enumerate(classes)}
     return classes, torch.tensor([label_of[folder] for folder in folders])
 
 
 @contextmanager
 def without_georeference() -> Iterator[None]:
-    """Silence rasterio on GeoTIFFs without coordinates; enclose threads, do not enter in them."""
+    """Silence rasterio on GeoTIFFs without coordinates; to be entered outside of threads."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         yield
 
 
 def is_geotiff(name: str) -> bool:
-    """Tell the 13 bands from an RGB picture."""
+    """Return whether a file holds the 13 bands, not an RGB picture."""
     return name.lower().endswith(_BANDS_SUFFIXES)
 
 
@@ -153,24 +156,24 @@ def _class_files(paths: Sequence[str], root: str) -> Iterator[str]:
 
 
 def _check_classes(names: Sequence[str], path: Path) -> None:
-    """Refuse other folders beside EuroSAT's classes; a set of a user's own classes has none."""
+    """Refuse a mixture of EuroSAT's classes and others; a user's own classes are allowed."""
     folders = dict.fromkeys(name.split("/")[0] for name in names)
     strangers = [folder for folder in folders if folder not in CLASSES]
     if strangers and len(strangers) < len(folders):
         known = next(folder for folder in folders if folder in CLASSES)
         raise UserError(
-            f"{path} has pictures in {listed(strangers)} beside {known}, but EuroSAT's ten classes "
-            f"are {' '.join(CLASSES)}: move other pictures away; classes of your own need other "
-            "names than these"
+            f"{path} has pictures in {listed(strangers)} next to {known}, but EuroSAT's ten "
+            f"classes are {' '.join(CLASSES)}: remove the other folders, or rename {known} if the "
+            "classes are your own"
         )
 
 
 def read_picture(files: SmallFiles, path: str, channels: Sequence[int]) -> np.ndarray:
-    """Read some channels of a picture; one that breaks the contract is a ``UserError``.
+    """Read some channels of a picture; another type or size is a ``UserError``.
 
     Args:
-        files: Where it lies.
-        path: Its name there.
+        files: Zip or folder.
+        path: Name of the picture in it.
         channels: Positions in red, green, blue or in ``EUROSAT_BANDS``.
 
     Returns:
