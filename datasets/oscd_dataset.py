@@ -118,7 +118,7 @@ class ChangeDetectionDataset(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def plot(self, sample: tuple[Any, Any, Any]) -> Figure:
+    def plot(self, sample: Sequence[Any]) -> Figure:
         """Draw both dates of an item in true colours, and what changed.
 
         Args:

@@ -1,7 +1,7 @@
-"""BigEarthNet's lists: which patches are in which split, and which have snow or clouds.
+"""Read BigEarthNet's lists: the patches of each split, and those with snow or clouds.
 
 All lists are checked against each other: a name in two splits is an error, and patches with snow
-or clouds are left out of every split, as the original does, and counted.
+or clouds are left out of every split, as in the original, and counted.
 """
 
 import csv
@@ -34,12 +34,12 @@ _SPLIT_OF = {"train": "train", "validation": "val", "val": "val", "test": "test"
 
 @dataclass
 class Listing:
-    """What the lists say.
+    """Contents of the lists.
 
     Attributes:
         splits: Names of each split's patches, in the order of its list.
         left_out: Number of listed patches that are in no split, by reason.
-        labels: Label names of each patch; None if the patches hold them themselves.
+        labels: Label names of each patch; None if they are in the folders of the patches.
     """
 
     splits: dict[str, list[str]]
@@ -55,13 +55,16 @@ class Listing:
 def read_lists(folders: Sequence[Path], patches: Callable[[], Container[str]] = set) -> Listing:
     """Read the lists of BigEarthNet v1 from the first of the folders that has any.
 
-    A list for test may be missing. So may the lists of snow and clouds beside TU Berlin's csv
-    files, which name no such patches.
+    A list for test may be missing. So may the lists of snow and clouds with TU Berlin's csv files,
+    which name no such patches.
 
     Args:
         folders: Where to look.
-        patches: Lists the patches that are there. Of several sets of lists, those that name none
-            of them are ignored with a warning: they belong to another data set.
+        patches: Returns the names of the patches that exist. Of several sets of lists, those that
+            name none of them are ignored with a warning: they belong to another data set.
+
+    Raises:
+        UserError: A list is missing, empty or not readable, or a patch is in two lists.
     """
     found = [(folder, style) for folder in folders for style in LIST_NAMES if _paths(folder, style)]
     if len(found) > 1:
@@ -74,8 +77,8 @@ def read_lists(folders: Sequence[Path], patches: Callable[[], Container[str]] = 
     styles = [style.format("*") for folder, style in found if folder == found[0][0]]
     if len(styles) > 1:
         raise UserError(
-            f"{found[0][0]} has two sets of split lists, {styles[0]} and {styles[1]}: take one of "
-            "them away"
+            f"{found[0][0]} has two sets of split lists, {styles[0]} and {styles[1]}: remove "
+            "one of them"
         )
     return _read_set(*found[0])
 
@@ -99,7 +102,7 @@ def _paths(folder: Path, style: str) -> list[Path]:
 
 
 def _read_set(folder: Path, style: str) -> Listing:
-    """Read one set of split lists, and the lists of snow and clouds beside it."""
+    """Read one set of split lists, and the lists of snow and clouds in its folder."""
     splits = {}
     for split in SPLITS:
         path = folder / style.format(split)
@@ -114,8 +117,8 @@ def _read_set(folder: Path, style: str) -> Listing:
             bad[reason] = _names(path)
         elif style.endswith(".txt"):
             raise UserError(
-                f"{folder} has no {name}: the lists {style.format('*')} include such patches, "
-                "put the file beside them"
+                f"{folder} has no {name}, but the lists {style.format('*')} include such patches: "
+                "add the file"
             )
     return _checked(splits, bad, str(folder))
 
@@ -175,7 +178,7 @@ def _checked(
 
 
 def read_metadata(path: Path) -> Listing:
-    """Read ``metadata.parquet`` of BigEarthNet v2, or what our LMDB has beside it."""
+    """Read ``metadata.parquet`` of BigEarthNet v2, or that of an LMDB written here."""
     try:
         columns = set(pq.read_schema(path).names)
         needed = ["patch_id", "labels", "split"]

@@ -1,7 +1,6 @@
 """BigEarthNet's folders: which patches, which labels, which pictures."""
 
 import json
-import pickle
 from pathlib import Path
 
 import numpy as np
@@ -45,11 +44,6 @@ def test_patches_without_a_class_are_left_out_and_counted(bigearthnet_root: Path
     assert index.targets.any(1).all()
     assert torch.cat(list(index.splits.values())).tolist() == list(range(len(expected)))
     assert f"{len(names) - len(expected)} without any" in index.summary()
-
-
-def test_the_folder_of_the_patches_may_be_named_itself(bigearthnet_root: Path) -> None:
-    index = open_bigearthnet(bigearthnet_root / PATCHES)
-    assert index.names == open_bigearthnet(bigearthnet_root).names
 
 
 def test_pictures_are_the_originals_exactly(bigearthnet_root: Path) -> None:
@@ -102,7 +96,11 @@ def test_version_2_is_found_out_from_its_folder(bigearthnet_root: Path, tmp_path
         split: len(rows) for split, rows in first.splits.items()
     }
     assert pictures(second)[3][0].equal(pictures(first)[3][0])
-    assert open_bigearthnet(root / "BigEarthNet-S2").names == second.names
+    for data_dir, index in ((root / "BigEarthNet-S2", second), (bigearthnet_root / PATCHES, first)):
+        assert open_bigearthnet(data_dir).names == index.names  # the folder of the patches itself
+    (root / "metadata.parquet").unlink()
+    with pytest.raises(UserError, match=r"has no metadata\.parquet"):
+        open_bigearthnet(root)
 
 
 def test_patches_of_version_2_need_no_folders_of_scenes(
@@ -159,12 +157,6 @@ def test_patches_in_another_unit_are_refused(
         BigEarthNetPictures(index, rows, transform())
 
 
-def test_version_2_without_metadata_names_it(bigearthnet_root: Path, tmp_path: Path) -> None:
-    (as_version_2(bigearthnet_root, tmp_path) / "metadata.parquet").unlink()
-    with pytest.raises(UserError, match=r"has no metadata\.parquet"):
-        open_bigearthnet(tmp_path)
-
-
 def test_fingerprint_changes_with_a_file_a_band_and_the_size(
     bigearthnet_root: Path, tmp_path: Path
 ) -> None:
@@ -176,11 +168,6 @@ def test_fingerprint_changes_with_a_file_a_band_and_the_size(
     path = next((tmp_path / "copy" / PATCHES / index.names[2]).glob("*_B03.tif"))
     path.write_bytes(path.read_bytes() + b"\0")
     assert pictures(index).fingerprint() != before
-
-
-def test_a_data_set_can_be_sent_to_a_worker(bigearthnet_root: Path) -> None:
-    data = pictures(open_bigearthnet(bigearthnet_root))
-    assert pickle.loads(pickle.dumps(data))[1][0].equal(data[1][0])
 
 
 def test_absent_patches_are_told_by_count_and_name(bigearthnet_root: Path, tmp_path: Path) -> None:

@@ -34,15 +34,15 @@ def parquet(path: Path, **columns: list[object]) -> Path:
 
 
 def test_patches_with_snow_or_clouds_are_left_out_and_counted_once(tmp_path: Path) -> None:
-    listing = read_lists([write_all(tmp_path, snow="b z", cloud="d b", test__txt="d e")])
-    assert listing.splits == {"train": ["a"], "val": ["c"], "test": ["e"]}
+    lists = {"train__txt": "y b a", "test__txt": "d e"}
+    root = write_all(tmp_path, snow="b z", cloud="d b", **lists)
+    listing = read_lists([root])
+    assert listing.splits == {"train": ["y", "a"], "val": ["c"], "test": ["e"]}  # in their order
     assert listing.left_out == {SNOW: 1, CLOUD: 1}
-    assert listing.names == ["a", "c", "e"]
-
-
-def test_order_of_a_list_is_kept(tmp_path: Path) -> None:
-    listing = read_lists([write_all(tmp_path, train__txt="z b a")])
-    assert listing.splits["train"] == ["z", "b", "a"]
+    assert listing.names == ["y", "a", "c", "e"]
+    (root / "patches_with_seasonal_snow.csv").write_bytes(b"b\r\nz\r\n")  # of Windows
+    (root / "test.txt").unlink()  # may be missing
+    assert read_lists([root]).splits == {"train": ["y", "a"], "val": ["c"]}
 
 
 def test_csv_lists_of_tu_berlin_have_the_patch_first_and_need_no_bad_lists(tmp_path: Path) -> None:
@@ -118,36 +118,21 @@ def test_lists_of_another_data_set_are_ignored(tmp_path: Path) -> None:
     assert found.splits["val"] == ["c"]
 
 
-def test_lists_end_in_windows_line_ends(tmp_path: Path) -> None:
-    write_all(tmp_path)
-    (tmp_path / "patches_with_seasonal_snow.csv").write_bytes(b"b\r\n")
-    assert read_lists([tmp_path]).splits["train"] == ["a"]
-
-
-def test_a_name_in_two_splits_is_a_leak_with_count_and_name(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"leak: 2 patches .* first is b in train and test"):
-        read_lists([write_all(tmp_path, train__txt="a b e", test__txt="d e b")])
-
-
-def test_a_leak_is_told_though_its_patches_have_snow(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"leak: 1 patches"):
-        read_lists([write_all(tmp_path, snow="a", val__txt="c a")])
-
-
-def test_a_name_twice_in_one_list_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"first is a in train twice"):
-        read_lists([write_all(tmp_path, train__txt="a b a")])
-
-
 @pytest.mark.parametrize(
     ("lists", "message"),
     [
+        (
+            {"train__txt": "a b e", "test__txt": "d e b"},
+            "leak: 2 patches .* first is b in train and test",
+        ),
+        ({"snow": "a", "val__txt": "c a"}, "leak: 1 patches"),  # though it has snow
+        ({"train__txt": "a b a"}, "first is a in train twice"),
         ({"val__txt": ""}, "the val split of .* is empty"),
         ({"snow": "c"}, "the val split of .* has only patches with snow or clouds"),
         ({"bigearthnet-train__txt": "a"}, r"two sets of split lists, bigearthnet-\*.txt and \*"),
     ],
 )
-def test_useless_lists_are_one_sentence(
+def test_lists_that_leak_or_are_useless_are_one_sentence(
     tmp_path: Path, lists: dict[str, str], message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
@@ -156,19 +141,11 @@ def test_useless_lists_are_one_sentence(
 
 @pytest.mark.parametrize("name", ["val.txt", "patches_with_seasonal_snow.csv"])
 def test_a_missing_list_is_named(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match=r"no split lists: put bigearthnet-train\.txt"):
+        read_lists([tmp_path])
     (write_all(tmp_path) / name).unlink()
     with pytest.raises(UserError, match=f"no {name}"):
         read_lists([tmp_path])
-
-
-def test_without_lists_the_names_of_those_wanted_are_told(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no split lists: put bigearthnet-train\.txt"):
-        read_lists([tmp_path])
-
-
-def test_a_test_list_may_be_missing(tmp_path: Path) -> None:
-    (write_all(tmp_path) / "test.txt").unlink()
-    assert list(read_lists([tmp_path]).splits) == ["train", "val"]
 
 
 def test_metadata_leaves_out_what_it_flags(tmp_path: Path) -> None:

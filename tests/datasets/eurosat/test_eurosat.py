@@ -118,13 +118,9 @@ def test_split_without_lists_is_60_20_20_of_every_class() -> None:
     counts = {split: labels[rows].bincount().tolist() for split, rows in splits.items()}
     assert counts == {"train": [15, 3, 9], "val": [5, 1, 2], "test": [5, 1, 2]}
     assert torch.equal(torch.cat(list(splits.values())).sort().values, torch.arange(43))
-
-
-def test_split_depends_on_its_seed_alone() -> None:
-    labels = torch.arange(100) % 3
-    first, again, other = (stratified_split(labels, CLASSES, seed) for seed in (0, 0, 1))
-    assert torch.equal(first["test"], again["test"])
-    assert not torch.equal(first["test"], other["test"])
+    again, other = (stratified_split(labels, CLASSES, seed) for seed in (0, 1))
+    assert torch.equal(splits["test"], again["test"])
+    assert not torch.equal(splits["test"], other["test"])
 
 
 def test_a_class_too_small_to_split_is_an_error() -> None:

@@ -135,7 +135,8 @@ def test_a_plot_shows_both_dates_and_the_changes(root: Path) -> None:
     np.testing.assert_allclose(drawn[1], img_2[..., 1:] / 255)
     np.testing.assert_allclose(drawn[2], np.asarray(cm) / 255)
     tensors = dataset.plot(ToTensor()(img_1, img_2, cm))
-    np.testing.assert_allclose(tensors.axes[0].images[0].get_array(), drawn[0], atol=1e-6)
+    again = np.asarray(tensors.axes[0].images[0].get_array())
+    np.testing.assert_allclose(again, drawn[0], atol=1e-6)
 
 
 def test_a_plain_trainer_takes_the_data_module(root: Path, tmp_path: Path) -> None:

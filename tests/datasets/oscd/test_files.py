@@ -217,7 +217,7 @@ def test_the_cirrus_band_is_dark_in_digital_numbers(copied: Path) -> None:
         read_cities(copied, ["brasilia"], transform("B10", "B4", "B3"))
 
 
-def replaced(change: Callable[[np.ndarray], np.ndarray], name: str) -> Callable[[Path], None]:
+def replaced(change: Callable[[np.ndarray], np.ndarray], name: str) -> Callable[[Path], object]:
     """Return what changes the pixels of a band of brasilia."""
 
     def damage(root: Path) -> None:
@@ -226,7 +226,7 @@ def replaced(change: Callable[[np.ndarray], np.ndarray], name: str) -> Callable[
     return damage
 
 
-def scaled(factor: float, dtype: str = "float32", offset: float = 0) -> Callable[[Path], None]:
+def scaled(factor: float, dtype: str = "float32", offset: float = 0) -> Callable[[Path], object]:
     """Return what stores a band in another unit than DN."""
     return replaced(lambda dn: (dn * factor + offset).astype(dtype), GREEN)
 
@@ -241,7 +241,7 @@ def other_size(root: Path) -> None:
         replaced(lambda dn: dn[:-1], f"imgs_2_rect/{name}.tif")(root)
 
 
-def with_mask(size: tuple[int, int], value: int = 0) -> Callable[[Path], None]:
+def with_mask(size: tuple[int, int], value: int = 0) -> Callable[[Path], object]:
     return lambda root: Image.new("L", size, value).save(root / "brasilia/cm/cm.png")
 
 
@@ -250,8 +250,8 @@ def other_values(root: Path) -> None:
     replaced(lambda band: band + np.uint8(7), "cm/brasilia-cm.tif")(root)
 
 
-def with_list(split: str, text: str) -> Callable[[Path], None]:
-    return lambda root: (root / f"{split}.txt").write_text(text) and None
+def with_list(split: str, text: str) -> Callable[[Path], object]:
+    return lambda root: (root / f"{split}.txt").write_text(text)
 
 
 GREEN = "imgs_1_rect/B03.tif"
@@ -311,7 +311,7 @@ GREEN = "imgs_1_rect/B03.tif"
     ],
 )
 def test_bad_input_is_one_sentence_that_names_it(
-    copied: Path, damage: Callable[[Path], None], message: str
+    copied: Path, damage: Callable[[Path], object], message: str
 ) -> None:
     damage(copied)
     with pytest.raises(UserError, match=message) as caught:
