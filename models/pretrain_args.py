@@ -13,7 +13,12 @@ from utils.flags import Parser, check_not_negative, check_positive
 def add_model_args(parser: Parser) -> None:
     """Add the flags of the encoder and of the contrastive loss."""
     add = parser.group("model").add_argument
-    add("--base_encoder", default=DEFAULT_ENCODER, help="Name of a torchvision ResNet.")
+    add(
+        "--base_encoder",
+        default=DEFAULT_ENCODER,
+        help="Name of a torchvision ResNet, or resnet18_slim, a quarter as wide, for CPU "
+        "demos.",
+    )
     add("--emb_dim", type=int, default=128, help="Numbers in an embedding.")
     add("--num_negatives", type=int, default=16384, help="Embeddings in the queue of each space.")
     add(
