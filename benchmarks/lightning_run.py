@@ -8,7 +8,6 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 import main_pretrain
 from benchmarks.timing import clock
-from utils.callbacks import FiniteLoss
 from utils.launch import World
 
 
@@ -23,14 +22,12 @@ def trainer_rate(flags: list[str], *, warm_up: int, steps: int, in_memory: bool 
     """
     args = main_pretrain.parse_args([*flags, "--debug"])
     datamodule = main_pretrain.make_datamodule(args, World())
-    datamodule.setup("fit")
-    args.log_every_n_steps = min(args.log_every_n_steps, datamodule.steps_per_epoch(1))
     if in_memory:
         repeated = repeat_first(datamodule.train_dataloader)
         datamodule.train_dataloader = repeated  # type: ignore[method-assign]
-    model = main_pretrain.make_model(args, datamodule, datamodule.batch_size)
+    model = main_pretrain.make_model(args, datamodule, World())
     stopwatch = Stopwatch(warm_up, steps)
-    trainer = main_pretrain.make_trainer(args, World(), [FiniteLoss(), stopwatch], None)
+    trainer = main_pretrain.make_trainer(args, World(), datamodule, [stopwatch], None)
     trainer.fit_loop.epoch_loop.max_steps = warm_up + steps
     trainer.fit(model, datamodule)
     del trainer, model, datamodule  # they hold each other, and gigabytes: Python is in no hurry
