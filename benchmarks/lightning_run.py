@@ -8,6 +8,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 import main_pretrain
 from benchmarks.timing import clock
+from models.pretrain_run import FiniteLoss, pretrain_trainer
 from utils.launch import World
 
 
@@ -27,7 +28,7 @@ def trainer_rate(flags: list[str], *, warm_up: int, steps: int, in_memory: bool 
         datamodule.train_dataloader = repeated  # type: ignore[method-assign]
     model = main_pretrain.make_model(args, datamodule, World())
     stopwatch = Stopwatch(warm_up, steps)
-    trainer = main_pretrain.make_trainer(args, World(), datamodule, [stopwatch], None)
+    trainer = pretrain_trainer(args, World(), [FiniteLoss(), stopwatch], None)
     trainer.fit_loop.epoch_loop.max_steps = warm_up + steps
     trainer.fit(model, datamodule)
     del trainer, model, datamodule  # they hold each other, and gigabytes: Python is in no hurry

@@ -220,9 +220,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     side = "Side of a picture in pixels (default: 264, for eurosat 64)."
     add("--size", type=int, default=absent, help=side)
     add("--bands", nargs="+", default=absent, help="Bands to write, for seco (default: all 12).")
-    switch = {"action": "store_true", "default": absent}
-    add("--previews", **switch, help="Also write RGB previews, for seco.")
-    add("--all_bands", **switch, help="Write 13 bands instead of RGB, for eurosat.")
+    for name, text in (
+        ("previews", "Also write RGB previews, for seco."),
+        ("all_bands", "Write 13 bands instead of RGB, for eurosat."),
+    ):
+        add(f"--{name}", action="store_true", default=absent, help=text)
     return parser.parse_args(argv)
 
 

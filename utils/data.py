@@ -160,13 +160,17 @@ def random_subset(dataset: Dataset[T], frac: float, seed: int | None = None) -> 
     return Subset(dataset, drawn.tolist())
 
 
-class InfiniteDataLoader(DataLoader[T]):
+class InfiniteDataLoader(DataLoader[Any]):
     """A ``DataLoader`` whose worker processes live from one epoch to the next.
 
-    The original's name. It takes the arguments of ``torch.utils.data.DataLoader``, and sets its
-    ``persistent_workers``, which torch did not have when the original was written.
+    The original's name. torch had no ``persistent_workers`` when the original was written.
+
+    Args:
+        dataset: A map-style or iterable data set.
+        batch_size: Samples of a batch.
+        **settings: Further arguments of ``torch.utils.data.DataLoader``.
     """
 
-    def __init__(self, *args: Any, num_workers: int = 0, **settings: Any) -> None:
-        persistent = num_workers > 0
-        super().__init__(*args, num_workers=num_workers, persistent_workers=persistent, **settings)
+    def __init__(self, dataset: Dataset[Any], batch_size: int | None = 1, **settings: Any) -> None:
+        settings.setdefault("persistent_workers", settings.get("num_workers", 0) > 0)
+        super().__init__(dataset, batch_size, **settings)

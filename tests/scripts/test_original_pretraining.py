@@ -61,12 +61,12 @@ def test_data_modules_train_the_model_in_a_plain_trainer(
     datamodule = data_module(data_dir=str(seco_root), batch_size=3, num_workers=0)
     assert datamodule.num_keys == num_keys
     model = MocoV2("resnet18", emb_dim=8, num_negatives=6, emb_spaces=datamodule.num_keys)
-    before = model.encoder_q[0].weight.detach().clone()
+    before = model.encoder_q.get_parameter("0.weight").detach().clone()
     trainer = Trainer(**CALM, max_epochs=1, limit_train_batches=2)
     trainer.fit(model, datamodule=datamodule)
     assert trainer.global_step == 2
     assert model.queue.shape == (num_keys, 8, 6)
-    assert not torch.equal(model.encoder_q[0].weight, before)
+    assert not torch.equal(model.encoder_q.get_parameter("0.weight"), before)
 
 
 def test_the_base_has_the_constructor_of_the_original(seco_root: Path) -> None:

@@ -23,6 +23,7 @@ from datasets.seco.samples import PatchDataset
 from datasets.store.reader import PackedStore
 from tests.references.seco_files import write_tif
 from utils.errors import UserError
+from utils.normalization import SECO_SPEC
 
 Damage = Callable[[Path], None]
 
@@ -48,23 +49,26 @@ def copy(seco_root: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(seco_root, tmp_path / "copy"))
 
 
-@pytest.fixture
-def numbered_dates(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., PatchDataset]:
-    """A data set without pixels: each patch holds the number of its date, from 1."""
+class NumberedDates:
+    """A source without files: each patch is one pixel, the number of its date from 1."""
 
-    def make(num_places: int, available: int, **kwargs: Any) -> PatchDataset:
-        for place in range(num_places):
-            for date in range(1, available + 1):
-                folder = tmp_path / str(place) / str(date)
-                folder.mkdir(parents=True)
-                (folder / "B2.tif").touch()
-        return seco_dataset(tmp_path, ["B2"], **kwargs)
+    input_spec = SECO_SPEC
+    patch_shape = (1, 1, 1)
 
-    def fake_read(path: Path) -> np.ndarray:
-        return np.full((1, 1), int(path.parent.name), np.uint8)
+    def __init__(self, num_places: int, num_dates: int) -> None:
+        self.num_dates = num_dates
+        self.starts = np.arange(num_places + 1) * num_dates
 
-    monkeypatch.setattr(layouts, "read_band", fake_read)
-    return make
+    def name(self, patch: int) -> str:
+        return "{}/{}".format(*divmod(patch, self.num_dates))
+
+    def read(self, patch: int) -> np.ndarray:
+        return np.full((1, 1, 1), patch % self.num_dates + 1, np.uint8)
+
+
+def dates_of(dataset: PatchDataset, epoch: int, index: int) -> list[int]:
+    dates: list[int] = dataset[epoch, index]["patches"].flatten().tolist()
+    return dates
 
 
 def test_places_and_dates_are_sorted_by_number_then_by_name(tmp_path: Path) -> None:
@@ -152,65 +156,40 @@ def test_size_that_60_m_do_not_divide_is_covered_by_rounded_pixels(tmp_path: Pat
     assert seco_dataset(tmp_path, ["B1", "B2"], 1)[0, 0]["patches"].shape == (1, 2, 64, 64)
 
 
-def test_dates_of_a_sample_are_different(numbered_dates: Callable[..., PatchDataset]) -> None:
-    dataset = numbered_dates(20, 3, num_dates=3)
-    for key in [(epoch, index) for epoch in range(5) for index in range(20)]:
-        assert sorted(dataset[key]["patches"].flatten().tolist()) == [1, 2, 3]
+def test_dates_of_a_sample_are_different() -> None:
+    dataset = PatchDataset(NumberedDates(20, 3), 3)
+    for epoch in range(5):
+        assert all(sorted(dates_of(dataset, epoch, index)) == [1, 2, 3] for index in range(20))
 
 
-def test_every_order_of_dates_is_equally_likely(
-    numbered_dates: Callable[..., PatchDataset],
-) -> None:
-    dataset = numbered_dates(4, 4, num_dates=2)
-    draws = Counter(
-        tuple(dataset[epoch, index]["patches"].flatten().tolist())
-        for epoch in range(600)
-        for index in range(4)
-    )
+def test_every_order_of_dates_is_equally_likely() -> None:
+    dataset = PatchDataset(NumberedDates(4, 4), 2)
+    draws = Counter(tuple(dates_of(dataset, *key)) for key in np.ndindex(600, 4))
     assert len(draws) == 12
     # 200 each are expected, with a standard deviation of 13.5.
     assert all(140 < count < 260 for count in draws.values())
 
 
-def test_paper_protocol_draws_dates_with_replacement(
-    numbered_dates: Callable[..., PatchDataset],
-) -> None:
-    dataset = numbered_dates(4, 5, num_dates=3, replace=True)
-    distinct = Counter(
-        len(set(dataset[epoch, index]["patches"].flatten().tolist()))
-        for epoch in range(500)
-        for index in range(4)
-    )
+def test_paper_protocol_draws_dates_with_replacement() -> None:
+    dataset = PatchDataset(NumberedDates(4, 5), 3, replace=True)
+    distinct = Counter(len(set(dates_of(dataset, *key))) for key in np.ndindex(500, 4))
     assert distinct[3] / 2000 == pytest.approx(0.48, abs=0.04)
     assert distinct[1] / 2000 == pytest.approx(0.04, abs=0.02)
+    assert dates_of(PatchDataset(NumberedDates(1, 1), 3, replace=True), 0, 0) == [1, 1, 1]
 
 
-def test_no_two_samples_share_a_stream(numbered_dates: Callable[..., PatchDataset]) -> None:
-    dataset = numbered_dates(20, 40, num_dates=20)
-    keys = [(epoch, index) for epoch in range(20) for index in range(20)]
-    draws = {tuple(dataset[key]["patches"].flatten().tolist()) for key in keys}
-    assert len(draws) == len(keys)
+def test_no_two_samples_share_a_stream() -> None:
+    dataset = PatchDataset(NumberedDates(20, 40), 20)
+    assert len({tuple(dates_of(dataset, *key)) for key in np.ndindex(20, 20)}) == 400
 
 
-def test_sample_is_a_function_of_seed_epoch_and_index(
-    numbered_dates: Callable[..., PatchDataset], tmp_path: Path
-) -> None:
-    dataset = numbered_dates(6, 40, num_dates=20, seed=7)
-    again = seco_dataset(tmp_path, ["B2"], 20, seed=7)
-    forward = [dataset[3, index]["patches"] for index in range(6)]
-    backward = [again[3, index]["patches"] for index in reversed(range(6))]
-    assert all(torch.equal(a, b) for a, b in zip(forward, reversed(backward), strict=True))
-    other_seed = seco_dataset(tmp_path, ["B2"], 20, seed=8)
-    assert not torch.equal(forward[0], other_seed[3, 0]["patches"])
-    assert not torch.equal(forward[0], dataset[4, 0]["patches"])
-
-
-def test_one_date_is_enough_for_drawing_with_replacement(
-    numbered_dates: Callable[..., PatchDataset],
-) -> None:
-    assert (
-        numbered_dates(1, 1, num_dates=3, replace=True)[0, 0]["patches"].tolist() == [[[[1]]]] * 3
-    )
+def test_sample_is_a_function_of_seed_epoch_and_index() -> None:
+    dataset, again = (PatchDataset(NumberedDates(6, 40), 20, seed=7) for _ in range(2))
+    forward = [dates_of(dataset, 3, index) for index in range(6)]
+    backward = [dates_of(again, 3, index) for index in reversed(range(6))]
+    assert forward == backward[::-1]
+    other_seed = PatchDataset(NumberedDates(6, 40), 20, seed=8)
+    assert dates_of(other_seed, 3, 0) != forward[0] != dates_of(dataset, 4, 0)
 
 
 def test_too_few_dates_name_the_place_and_the_need(copy: Path) -> None:
