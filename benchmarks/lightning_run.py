@@ -24,7 +24,7 @@ def trainer_rate(flags: list[str], *, warm_up: int, steps: int, in_memory: bool 
     args = main_pretrain.parse_args([*flags, "--debug"])
     datamodule = main_pretrain.make_datamodule(args, World())
     if in_memory:
-        repeated = repeat_first(datamodule.train_dataloader)
+        repeated = repeat_first(datamodule.train_dataloader, warm_up + steps)
         datamodule.train_dataloader = repeated  # type: ignore[method-assign]
     model = main_pretrain.make_model(args, datamodule, World())
     stopwatch = Stopwatch(warm_up, steps)
@@ -36,21 +36,32 @@ def trainer_rate(flags: list[str], *, warm_up: int, steps: int, in_memory: bool 
     return steps * args.batch_size / stopwatch.seconds
 
 
-def repeat_first(load: Callable[[], Iterable[dict[str, Any]]]) -> Callable[[], "Repeated"]:
-    """Replace a loader by its first batch, again and again."""
-    return lambda: Repeated(load())
+def repeat_first(
+    load: Callable[[], Iterable[dict[str, Any]]], times: int
+) -> Callable[[], "Repeated"]:
+    """Replace a loader by its first batch, repeated."""
+    return lambda: Repeated(load(), times)
 
 
 class Repeated:
-    """The first batch of a loader, without end."""
+    """The first batch of a loader, repeated.
 
-    def __init__(self, loader: Iterable[dict[str, Any]]) -> None:
+    Args:
+        loader: Loader of training batches.
+        times: Number of batches of an epoch.
+    """
+
+    def __init__(self, loader: Iterable[dict[str, Any]], times: int) -> None:
+        self.times = times
         self.batch = next(iter(loader))
         self.batch["patches"] = self.batch["patches"].clone()  # its buffer is used again
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        while True:
-            yield dict(self.batch)  # whoever gets it takes entries out
+        for _ in range(self.times):
+            yield dict(self.batch)  # the data module removes entries
+
+    def __len__(self) -> int:
+        return self.times
 
 
 class Stopwatch(Callback):
