@@ -232,7 +232,7 @@ def repeat(experiment: Experiment, seed: int, frac: float, folder: Path | None) 
     from datasets.oscd_dataset import WholeCities
     from models.change_runs import fit_detector, predict_changes
     from utils.change_scores import THRESHOLDS, count_changes
-    from utils.run_trainer import of_repetition
+    from utils.training import of_repetition
 
     args, cities = experiment.args, WholeCities(experiment.cities["test"])
     detector = build_detector(experiment, seed, frac)

@@ -174,17 +174,17 @@ def plot_demo(path: Path, trainer: Trainer, metrics: dict[str, Any]) -> None:
     """Draw views, curves and accuracies in one picture."""
     from matplotlib.figure import Figure  # not above: --help and wrong flags are answered at once
 
-    from utils.callbacks import ViewsPicture
+    from models.pretrain_run import PretrainPictures
     from utils.plots import draw_curves, draw_views, read_curves, save_figure
 
     figure = Figure(figsize=(12, 11.5), layout="constrained")
     parts = figure.subfigures(3, 1, squeeze=False, height_ratios=[6.3, 3.1, 2.1]).flat
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
-    picture = next(each for each in callbacks if isinstance(each, ViewsPicture))
+    picture = next(each for each in callbacks if isinstance(each, PretrainPictures))
     assert picture.shown is not None
     draw_views(parts[0], picture.shown)
     spaces = DATA_MODES["seco"].space_names
-    draw_curves(parts[1], read_curves(picture.path.with_name("metrics.csv"), spaces))
+    draw_curves(parts[1], read_curves(picture.folder / "metrics.csv", spaces))
     draw_accuracies(parts[2].subplots(), metrics)
     save_figure(figure, path)
 

@@ -9,8 +9,8 @@ from torch.utils.data import DataLoader
 
 from datasets.oscd.files import City
 from datasets.oscd_dataset import ChangeDetectionDataset, Sample, WholeCities
+from utils.data import SeededSampler, epoch_of
 from utils.errors import UserError
-from utils.seeded_sampler import SeededSampler, epoch_of
 from utils.subset import stratified_subset
 
 

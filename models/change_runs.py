@@ -13,7 +13,7 @@ from models.change_detector import ChangeDetector
 from utils.checkpoint import WholeCheckpointIO
 from utils.launch import World
 from utils.precision import autocast_type
-from utils.run_trainer import run_trainer
+from utils.training import run_trainer
 
 
 def fit_detector(

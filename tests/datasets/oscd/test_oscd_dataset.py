@@ -24,10 +24,10 @@ from datasets.oscd_dataset import (
     read_cities,
     unchanged_per_changed,
 )
+from utils.data import SeededSampler
 from utils.errors import UserError
 from utils.input_transform import InputTransform, input_transform
 from utils.normalization import InputSpec
-from utils.seeded_sampler import SeededSampler
 
 ARCHIVE = "Onera Satellite Change Detection dataset - "
 SIDE = 60
