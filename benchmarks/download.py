@@ -45,10 +45,9 @@ from utils.report import provenance, write_json
 # Earth Engine's client and NumPy are imported by the functions that use them, so that wrong flags
 # are answered at once.
 if TYPE_CHECKING:
-    from datasets.collect.choice import Candidates, Lack
     from datasets.collect.earth_engine import EarthEngine
     from datasets.collect.plan import Plan
-    from datasets.collect.scenes import PatchGrid, Place, Scene
+    from datasets.collect.scenes import Candidates, Lack, PatchGrid, Place, Scene
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "download_cpu.json"
@@ -103,7 +102,7 @@ def remembering(source: EarthEngine, plan: Plan) -> EarthEngine:
                 self.content = super()._ask(request)
             return self.content
 
-    return Remembering(plan.settings, source._adapter)
+    return Remembering(plan.settings, source.transport)
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
@@ -143,7 +142,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
 @contextmanager
 def serving(shares: Sequence[float]) -> Iterator[list[Server]]:
     """Start a process per share of failing requests, which answers as Earth Engine does."""
-    command = [sys.executable, "-m", "tests.servers.earth_engine_server", "--cheap_pixels"]
+    command = [sys.executable, "-m", "datasets.miniature.services", "--cheap_pixels"]
     command += ["--latency", str(LATENCY_S), "--fault_share"]
     processes = [
         subprocess.Popen([*command, str(share)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
@@ -233,8 +232,8 @@ def warm_up(plan: Plan, flags: Namespace) -> tuple[EarthEngine, PatchGrid, list[
     Returns:
         The source, and the patch of a place with a scene for each date.
     """
-    from datasets.collect.choice import Candidates, choose
     from datasets.collect.rate_limit import RateLimit, Requester
+    from datasets.collect.scenes import Lack, choose
 
     source = cast("EarthEngine", seco_downloader.open_source(plan, flags))
     requester = Requester(RateLimit(IN_FLIGHT, 1e9), base_wait_s=0.01)
@@ -247,8 +246,8 @@ def warm_up(plan: Plan, flags: Namespace) -> tuple[EarthEngine, PatchGrid, list[
     with ThreadPoolExecutor(IN_FLIGHT) as pool:
         found = list(pool.map(look, range(len(plan.places))))
     for place, candidates in found:
-        if isinstance(candidates, Candidates):
-            scenes = [scenes[0] for scenes in candidates.windows]
+        if not isinstance(candidates, Lack):
+            scenes = [scenes[0] for scenes in candidates]
             requester.call(partial(source.read, scenes[0], place.grid))
             return source, place.grid, scenes
     raise UserError("no place has clear scenes: ask for more places")
@@ -258,10 +257,10 @@ def decode_once(
     plan: Plan, source: EarthEngine, scenes: Sequence[Scene], folder: Path, num_workers: int
 ) -> float:
     """Decode and write as many images as a run collects, with as many threads: images/s."""
-    from datasets.collect.writer import place_writer
+    from datasets.collect.writer import PlaceWriter
 
     save_path = folder / "decoded"
-    writer = place_writer(save_path, plan.settings, source.describe(), (0, 1))
+    writer = PlaceWriter(save_path, plan.settings, source.describe(), (0, 1))
 
     def work(number: int) -> None:
         place = plan.place(number)
@@ -281,6 +280,7 @@ def decode_once(
 def collect_once(plan: Plan, flags: Namespace, server: Server) -> Collected:
     """Collect all places into an empty folder, verify it, and remove it."""
     from datasets.collect.plan import write_plan
+    from datasets.collect.run import collect
     from datasets.collect.verify import REPORT_NAME, verify
 
     save_path = flags.save_path
@@ -288,9 +288,9 @@ def collect_once(plan: Plan, flags: Namespace, server: Server) -> Collected:
     write_plan(save_path, plan)
     with redirect_stdout(StringIO()) as shown, redirect_stderr(shown):
         source = cast("EarthEngine", seco_downloader.open_source(plan, flags))
-        received, served = source._adapter.bytes_received, cpu_seconds(server.pid)
+        received, served = source.transport.web.bytes_received, cpu_seconds(server.pid)
         worked, started = time.process_time(), time.perf_counter()
-        seco_downloader.collect(plan, source, flags)
+        collect(plan, source, seco_downloader.new_requester(flags), flags)
         elapsed, worked = time.perf_counter() - started, time.process_time() - worked
         served = cpu_seconds(server.pid) - served
         verify(save_path, plan, flags.num_workers)
@@ -307,7 +307,7 @@ def collect_once(plan: Plan, flags: Namespace, server: Server) -> Collected:
         wanted=plan.num_places,
         images_per_s=images / elapsed,
         requests_per_image=status["requests"] / images,
-        bytes_per_image=(source._adapter.bytes_received - received) / images,
+        bytes_per_image=(source.transport.web.bytes_received - received) / images,
         client_ms=1000 * worked / images,
         server_ms=1000 * served / images,
     )

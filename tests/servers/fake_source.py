@@ -9,7 +9,7 @@ from typing import Any
 from datasets.bands import RESOLUTION_M
 from datasets.collect.scenes import GRID_M, Array, PatchGrid, Place, Scene
 from datasets.collect.settings import Settings
-from tests.servers.earth_engine_catalogue import Catalogue, Granule, pixel_centres
+from datasets.miniature.services.catalogue import Catalogue, Granule, pixel_centres
 
 
 class FakeSource:

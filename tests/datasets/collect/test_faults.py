@@ -10,15 +10,15 @@ import pytest
 
 from datasets.collect.journal import read_journals
 from datasets.collect.plan import Plan, open_plan, read_plan
-from datasets.collect.progress import Ending, incomplete
+from datasets.collect.report import Ending, incomplete
 from datasets.collect.scenes import Missing, Place, Refused, Scene
+from datasets.miniature.services import faults
+from datasets.miniature.services.catalogue import Catalogue
+from datasets.miniature.services.earth_engine import earth_engine
+from datasets.miniature.services.expressions import S2
+from datasets.miniature.services.faults import Fault, content, status
 from tests.references.downloader_runs import PLAN, collect, flags
 from tests.references.fetch_runs import SETTINGS, fetch, plan_in, tree
-from tests.servers import earth_engine_faults as faults
-from tests.servers.earth_engine_catalogue import Catalogue
-from tests.servers.earth_engine_expressions import S2
-from tests.servers.earth_engine_faults import Fault, content, status
-from tests.servers.earth_engine_server import earth_engine
 from tests.servers.fake_source import FakeSource
 from utils.retry import Transient
 
@@ -37,15 +37,6 @@ class Picky(FakeSource):
         found = super().search(places)
         self.judge(places)
         return found
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A collection of 12 places x 3 dates. Read only."""
-    save_path = tmp_path_factory.mktemp("faults") / "undisturbed"
-    with earth_engine() as server:
-        assert collect(flags(save_path, server, *PLAN)) == 0
-    return save_path
 
 
 def test_a_search_that_is_too_large_is_halved_until_it_works(tmp_path: Path) -> None:
@@ -152,14 +143,13 @@ def test_a_run_that_works_no_longer_does_not_use_up_its_spares(
     assert "--retry failed" in ending.reason
 
 
-@pytest.mark.parametrize("name", faults.TOO_LARGE)
 def test_searches_that_the_service_finds_too_large_change_nothing(
-    name: str, undisturbed: Path, tmp_path: Path
+    downloaded: Path, tmp_path: Path
 ) -> None:
     with earth_engine() as server:
-        server.search_fault = lambda _, count: faults.TOO_LARGE[name] if count > 1 else None
+        server.search_fault = lambda _, count: faults.TOO_LARGE["memory"] if count > 1 else None
         assert collect(flags(tmp_path / "c", server, *PLAN)) == 0
-    assert tree(tmp_path / "c") == tree(undisturbed)
+    assert tree(tmp_path / "c") == tree(downloaded)
 
 
 def fails_at(plan: Plan, number: int, fault: Fault) -> Callable[[str, int], Fault | None]:
@@ -171,7 +161,6 @@ def fails_at(plan: Plan, number: int, fault: Fault) -> Callable[[str, int], Faul
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
-        (faults.TOO_LARGE["timed out"], "Computation timed out."),
         (faults.TOO_LARGE["504"], "Deadline exceeded"),
         (faults.missing("Image", f"{S2}/20210101T101010_20210101T101011_T32UQD"), "_T32UQD"),
     ],
@@ -204,8 +193,9 @@ START = {
 }
 
 
-@pytest.mark.parametrize("step", [[], ["--probe", "1"]])
-@pytest.mark.parametrize("kind", START)
+@pytest.mark.parametrize(
+    ("kind", "step"), [*((kind, []) for kind in START), ("503", ["--probe", "1"])]
+)
 def test_trouble_at_the_start_is_tried_again_later(
     kind: str, step: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -231,7 +221,7 @@ def test_a_probe_of_a_service_that_is_down_is_tried_again_later(
 
 
 def test_a_mistyped_collection_can_be_corrected(
-    undisturbed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    downloaded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     argv = ["--collection", "COPERNICUS/S2_SR_HARMONISED"]
     with earth_engine() as server:
@@ -242,10 +232,10 @@ def test_a_mistyped_collection_can_be_corrected(
         assert collect(flags(tmp_path / "c", server, *PLAN, *argv)) == 2
         refused = capsys.readouterr().err
 
-    assert "error: --collection COPERNICUS/S2_SR_HARMONISED is not there" in mistyped
+    assert "error: --collection COPERNICUS/S2_SR_HARMONISED does not exist" in mistyped
     assert f"--collection is now {S2}, not COPERNICUS/S2_SR_HARMONISED" in corrected
     assert f"--collection is {S2} in the plan of" in refused
-    assert tree(tmp_path / "c") == tree(undisturbed)
+    assert tree(tmp_path / "c") == tree(downloaded)
 
 
 def test_a_plan_alone_is_replaced_by_another(

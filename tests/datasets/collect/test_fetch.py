@@ -1,6 +1,5 @@
 """The engine over a source without a network: complete, the same after any trouble, and bounded."""
 
-import json
 import random
 import re
 import shutil
@@ -16,12 +15,13 @@ from typing import Any
 import pytest
 
 import datasets.collect.fetch as engine
-from datasets.collect.fetch import Patience, blocks_of_shard
+from datasets.collect.blocks import blocks_of_shard
+from datasets.collect.fetch import Patience
 from datasets.collect.journal import read_journals
-from datasets.collect.progress import Ending
+from datasets.collect.report import Ending
 from datasets.collect.scenes import ComeBack, Refused
+from datasets.miniature.services.catalogue import Catalogue
 from tests.references.fetch_runs import SETTINGS, fetch, plan_in, tree
-from tests.servers.earth_engine_catalogue import Catalogue
 from tests.servers.fake_source import FakeSource
 from utils.errors import UserError
 from utils.retry import Transient
@@ -239,16 +239,3 @@ def test_shards_partition_the_blocks() -> None:
     parts = [blocks_of_shard(fake, (number, 3)) for number in range(3)]
 
     assert sorted(block.number for part in parts for block in part) == list(range(7))
-
-
-def test_metadata_tells_where_a_patch_comes_from(undisturbed: Path) -> None:
-    plan = plan_in(undisturbed)
-    path = sorted(undisturbed.glob("*/*/metadata.json"))[0]
-    metadata = json.loads(path.read_bytes())
-    grid = plan.place(int(path.parts[-3])).grid
-
-    assert metadata["collection"] == "made up"
-    assert metadata["scene"] == path.parts[-2]
-    assert metadata["crs"] == f"EPSG:{grid.epsg}"
-    assert metadata["transform"] == [10, 0, grid.left, 0, -10, grid.top]
-    assert metadata["processing_baseline"] in ("02.13", "04.00")

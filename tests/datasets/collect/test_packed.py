@@ -11,21 +11,22 @@ import pytest
 
 from datasets import seco_downloader
 from datasets.bands import ALL_BANDS
-from datasets.collect.fetch import Ending, Fetch, Patience, blocks_of_shard
+from datasets.collect.blocks import blocks_of, blocks_of_shard
+from datasets.collect.collector import Collector
+from datasets.collect.fetch import Ending, Fetch, Patience
 from datasets.collect.journal import Journal, read_journals
 from datasets.collect.packed import PackedCollection
-from datasets.collect.place import Collector
 from datasets.collect.plan import Plan
 from datasets.collect.rate_limit import RateLimit, Requester
 from datasets.collect.scenes import ComeBack
 from datasets.collect.settings import Settings
-from datasets.collect.writer import place_writer
+from datasets.collect.writer import PlaceWriter
+from datasets.miniature.services.earth_engine import earth_engine
 from datasets.seco.patches import SecoPatches
 from datasets.store.manifest import MANIFEST_NAME
 from datasets.store.reader import PackedStore
 from datasets.store.writer import pack, verify_store
 from tests.references.fetch_runs import fetch, plan_in
-from tests.servers.earth_engine_server import earth_engine
 from tests.servers.fake_source import FakeSource
 from utils.errors import UserError
 
@@ -43,12 +44,11 @@ def collect(
     store, journal = PackedCollection(save_path, plan), Journal(save_path, plan.hash, shard)
     with journal.opened():
         store.open()
-        writer = place_writer(save_path, plan.settings, source.describe(), shard, store.places)
+        writer = PlaceWriter(save_path, plan.settings, source.describe(), shard, store.places)
         run = Fetch(
             Collector(plan, source, requester, writer),
-            requester,
             journal,
-            blocks_of_shard(plan.blocks(), shard),
+            blocks_of_shard(blocks_of(plan), shard),
             read_journals(save_path, plan.hash),
             num_workers=4,
             patience=Patience(min_free_bytes=0),

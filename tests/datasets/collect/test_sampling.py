@@ -1,21 +1,20 @@
 """Where and when: properties of the places, each restated slowly."""
 
-import zipfile
 from datetime import date, timedelta
-from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 import pytest
+from rasterio.warp import transform
 
 from datasets.collect.cities import read_city_table
-from datasets.collect.land_mask import LandMask
 from datasets.collect.sampling import (
+    IsLand,
     Places,
     Sampler,
     around,
     bounded,
     gaussian,
+    land_mask,
     sample_places,
     uniforms,
     windows,
@@ -44,7 +43,7 @@ def drawn(
     count: int,
     *,
     seed: int = 0,
-    land: LandMask | None = None,
+    is_land: IsLand | None = None,
     patch_px: int = 264,
 ) -> Places:
     return sample_places(
@@ -53,7 +52,7 @@ def drawn(
         sampler,
         patch_px=patch_px,
         max_shift_days=365,
-        is_land=None if land is None else land.is_land,
+        is_land=is_land,
     )
 
 
@@ -71,11 +70,6 @@ def metres(lat: np.ndarray, lng: np.ndarray, origin: tuple[float, float]) -> np.
         np.sin(turn) * np.cos(a), np.cos(b) * np.sin(a) - np.sin(b) * np.cos(a) * np.cos(turn)
     )
     return EARTH_M * np.arccos(cosine) * np.array([np.sin(azimuth), np.cos(azimuth)])
-
-
-@pytest.fixture(scope="module")
-def land() -> LandMask:
-    return LandMask()
 
 
 def test_numbers_of_a_candidate_do_not_depend_on_who_draws_them() -> None:
@@ -245,43 +239,21 @@ def test_nothing_is_placed_where_sentinel_2_does_not_look() -> None:
         drawn(bounded(0, -90, 40, -56.1), 1)
 
 
-def test_places_are_on_land(land: LandMask) -> None:
+def test_places_are_on_land() -> None:
     sampler = bounded(-10, 35, 20, 60)
-    places = drawn(sampler, 2000, land=land)
-    assert land.is_land(places.lat, places.lng).all()
-    at_sea = ~land.is_land(*sampler(uniforms(0, 0, 2000)))
+    is_land = land_mask()
+    places = drawn(sampler, 2000, is_land=is_land)
+    assert is_land(places.lat, places.lng).all()
+    at_sea = ~is_land(*sampler(uniforms(0, 0, 2000)))
     assert at_sea.mean() > 0.2
 
 
-def test_the_mask_knows_land_from_sea(land: LandMask) -> None:
+def test_the_mask_knows_land_from_sea() -> None:
     chukotka = [(67.0, 179.5), (67.0, -179.5)]
     on_land = np.array([(48.86, 2.35), (-1.0, 33.0), (23.0, 10.0), (-90.0, 0.0), *chukotka])
     at_sea = np.array([(0.0, -25.0), (45.0, -5.0), (90.0, 180.0), (-30.0, -180.0), (58.0, 20.0)])
-    assert land.is_land(*on_land.T).all()
-    assert not land.is_land(*at_sea.T).any()
-
-
-def test_the_mask_is_its_file_cell_by_cell(land: LandMask) -> None:
-    """North of 70 degrees; its file has a byte per cell, from 90 N and 180 W."""
-    spec = find_spec("global_land_mask")
-    assert spec is not None
-    path = Path(str(spec.origin)).with_name("globe_combined_mask_compressed.npz")
-    with zipfile.ZipFile(path) as archive, archive.open("mask.npy") as file:
-        np.lib.format.read_magic(file)
-        np.lib.format.read_array_header_1_0(file)
-        sea = np.frombuffer(file.read(2400 * 43_200), bool).reshape(2400, 43_200)
-    rng = np.random.default_rng(0)
-    row, column = rng.integers(2400, size=50_000), rng.integers(43_200, size=50_000)
-    lat, lng = 90 - (row + rng.uniform(0.01, 0.99)) / 120, (column + 0.5) / 120 - 180
-    assert (land.is_land(lat, lng) == ~sea[row, column]).all()
-
-
-@pytest.mark.slow
-def test_the_mask_is_that_of_its_package(land: LandMask) -> None:
-    from global_land_mask import globe
-
-    lat, lng = bounded(*GLOBE)(uniforms(0, 0, 1_000_000))
-    assert (land.is_land(lat, lng) == globe.is_land(lat, lng)).all()
+    assert land_mask()(*on_land.T).all()
+    assert not land_mask()(*at_sea.T).any()
 
 
 def test_an_area_that_is_too_small_tells_how_many_places_fit() -> None:
@@ -330,3 +302,69 @@ def test_a_shift_moves_all_windows_back() -> None:
     plain = windows(date(2021, 3, 1), 0, **kwargs)
     shifted = windows(date(2021, 3, 1), 30, **kwargs)
     assert [window.start - timedelta(days=30) for window in plain] == [w.start for w in shifted]
+
+
+def some_points(count: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return rng.uniform(-80, 84, count), rng.uniform(-180, 180, count)
+
+
+def test_projection_agrees_with_proj_to_a_millimetre() -> None:
+    lat, lng = some_points(2000)
+    epsg = utm_epsg(lat, lng)
+    x, y = to_utm(lat, lng, epsg)
+    back_lat, back_lng = from_utm(x, y, epsg)
+    for code in np.unique(epsg):
+        own = epsg == code
+        expected = np.array(transform("EPSG:4326", f"EPSG:{code}", lng[own], lat[own]))
+        assert np.abs(np.array([x[own], y[own]]) - expected).max() < 1e-3
+    assert np.abs(back_lat - lat).max() < 1e-9
+    assert np.abs(wrapped(back_lng - lng)).max() < 1e-8
+
+
+def test_points_outside_of_the_zone_agree_as_well() -> None:
+    lat, lng = np.array([60.0, 83.9, -79.0, 1.0]), np.array([0.0, 20.0, -179.0, 179.5])
+    epsg = np.array([32632, 32631, 32760, 32601])
+    x, y = to_utm(lat, lng, epsg)
+    for row, code in enumerate(epsg):
+        (east,), (north,) = transform("EPSG:4326", f"EPSG:{code}", [lng[row]], [lat[row]])
+        assert x[row] == pytest.approx(east, abs=1e-3)
+        assert y[row] == pytest.approx(north, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("lat", "lng", "epsg"),
+    [
+        (10.0, 0.0, 32631),
+        (10.0, -0.001, 32630),
+        (-0.001, 0.0, 32731),
+        (0.0, 0.0, 32631),
+        (10.0, -180.0, 32601),
+        (10.0, 180.0, 32601),
+        (10.0, 179.999, 32660),
+        (55.999, 5.0, 32631),  # south of 31V
+        (56.0, 5.0, 32632),  # 32V begins at 3 E
+        (56.0, 2.999, 32631),
+        (63.999, 3.0, 32632),
+        (64.0, 3.0, 32631),
+        (60.0, 12.0, 32633),
+        (71.999, 8.0, 32632),
+        (72.0, 8.0, 32631),  # 31X ends at 9 E
+        (78.0, 9.0, 32633),
+        (78.0, 20.999, 32633),
+        (78.0, 21.0, 32635),
+        (78.0, 33.0, 32637),
+        (78.0, 41.999, 32637),
+        (78.0, 42.0, 32638),
+        (78.0, -0.001, 32630),
+    ],
+)
+def test_zones_have_the_exceptions_of_norway_and_svalbard(
+    lat: float, lng: float, epsg: int
+) -> None:
+    assert utm_epsg(lat, lng) == epsg
+
+
+def test_longitudes_of_any_turn_are_wrapped() -> None:
+    turns = wrapped([181, -181, 540, 180, -180, -180 - 1e-20, 359])
+    assert turns.tolist() == [-179, 179, -180, -180, -180, -180, -1]
