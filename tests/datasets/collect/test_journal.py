@@ -178,9 +178,9 @@ def test_a_file_of_somebody_else_is_no_journal_and_stays(tmp_path: Path, line: s
     path = tmp_path / "journal.jsonl"
     path.write_bytes(f"{line}\n".encode("latin-1"))
 
-    with pytest.raises(UserError, match="no journal") as caught:
+    with pytest.raises(UserError, match="not a journal") as caught:
         read_journals(tmp_path, PLAN)
-    with pytest.raises(UserError, match="no journal"), Journal(tmp_path, PLAN).opened():
+    with pytest.raises(UserError, match="not a journal"), Journal(tmp_path, PLAN).opened():
         pass
     assert str(caught.value).isprintable()
     assert path.read_bytes() == f"{line}\n".encode("latin-1")

@@ -5,7 +5,6 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
-from itertools import count
 from types import SimpleNamespace
 from typing import Any
 
@@ -276,34 +275,6 @@ def test_latencies_do_not_count_the_waiting(clock: Clock) -> None:
     requester.limit.pause(50)
     requester.call(failing(clock=clock, takes_s=0.25))
     assert list(requester.statistics.latencies_s) == [0.25]
-
-
-def test_many_threads_that_are_refused_get_all_their_answers() -> None:
-    """A service that takes 4 at a time: the limit of 16 comes down, and nobody is forgotten."""
-    requester = Requester(RateLimit(16, 1e6), base_wait_s=0.01)
-    lock, now, lowest = threading.Lock(), 0, 16.0
-    together, numbers = threading.Barrier(5), count()
-
-    def request() -> int:
-        nonlocal now, lowest
-        with lock:
-            now += 1
-            is_refused, lowest = now > 4, min(lowest, requester.limit.limit)
-        if next(numbers) < 5:  # the first ones come at the same time
-            together.wait(HANG_S)
-        with lock:
-            now -= 1
-        if is_refused:
-            raise Transient("HTTP 429", is_quota=True)
-        return 1
-
-    with ThreadPoolExecutor(32) as pool:
-        answers = list(pool.map(lambda _: requester.call(request), range(400)))
-    statistics = requester.statistics
-    assert sum(answers) == 400
-    assert statistics.requests == 400 + statistics.errors.total()
-    assert statistics.errors.total() > 0
-    assert lowest < 16
 
 
 def test_thousands_of_repeats_still_have_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -288,18 +288,6 @@ def test_without_a_server_the_address_is_named(
     assert "does not answer at http://127.0.0.1:9" in capsys.readouterr().err
 
 
-def test_the_journal_of_another_plan_is_refused(
-    downloaded: Path, server: EarthEngineServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert collect(flags(tmp_path / "c", server, *PLAN, "--seed", "1", "--plan")) == 0
-    journal = (downloaded / "journal.jsonl").read_bytes()
-    (tmp_path / "c" / "journal.jsonl").write_bytes(journal)
-
-    assert collect(flags(tmp_path / "c", server)) == 2
-    assert "belongs to another plan" in capsys.readouterr().err
-    assert (tmp_path / "c" / "journal.jsonl").read_bytes() == journal
-
-
 def probe(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Callable[[str], Any]
 ) -> str | int | None:

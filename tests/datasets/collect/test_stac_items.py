@@ -128,7 +128,7 @@ HOSTILE_HREFS = [
 @pytest.mark.parametrize("href", HOSTILE_HREFS)
 def test_files_that_are_not_on_the_web_are_no_bands(href: Any) -> None:
     item = edited(item_of(), lambda new: new["assets"]["blue"].update(href=href))
-    with pytest.raises(Unusable, match="no GeoTIFF on the web"):
+    with pytest.raises(Unusable, match="not a GeoTIFF on the web"):
         parsed(item)
 
 
