@@ -1,14 +1,14 @@
-r"""The downloader: images per second from an Earth Engine on loopback, beside what is possible.
+r"""Images per second of the downloader from an Earth Engine on loopback, and two upper bounds.
 
   python -m benchmarks.download
   python -m benchmarks.download --json --plot docs/download.png
 
-The real client asks a server that is a process of its own, answers after 50 ms and has the same
-pixels for all scenes; requests are limited to 40 at a time, and not in rate. Beside it the lower of
-two bounds: what the same number of threads can decode and write when the answers are in memory, and
-40 / 50 ms requests/s. Then the same with 10 and 30 % of the requests failing. In rounds of all
-cases; a ratio is the median of the rounds' ratios. Server and downloader share the cores here, so
-the share that the server takes is told, too.
+The real client talks to a server in a process of its own (``datasets.miniature.services``), which
+answers after 50 ms and has the same pixels for all scenes; requests are limited to 40 at a time, and
+not in rate. The bounds are what the same number of threads decodes and writes when the answers are
+in memory, and 40 / 50 ms requests/s; the lower one counts. Then the same with 10 and 30 % of the
+requests failing. In rounds of all cases; a ratio is the median of the rounds' ratios. Server and
+downloader share the cores, so that the share of the server is reported, too.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ from utils.errors import UserError
 from utils.flags import Parser, check_positive
 from utils.report import provenance, write_json
 
-# Earth Engine's client and NumPy are imported by the functions that use them, so that wrong flags
-# are answered at once.
+# Earth Engine's client and NumPy are imported by the functions that use them, so that --help and
+# wrong flags are answered at once.
 if TYPE_CHECKING:
     from datasets.collect.earth_engine import EarthEngine
     from datasets.collect.plan import Plan
@@ -61,14 +61,14 @@ class Collected:
     """One run of the downloader.
 
     Attributes:
-        share: Of the requests that failed, as the server was told.
-        places: Those that are complete, without those that --verify finds damaged.
-        wanted: Places that were asked for.
+        share: Share of the requests that the server let fail.
+        places: Complete places, without those that --verify finds damaged.
+        wanted: Requested places.
         images_per_s: From the first request to the last line of the journal.
         requests_per_image: Repeats included.
-        bytes_per_image: Of all answers, without headers.
-        client_ms: Of a core per image, for the downloader.
-        server_ms: The same of the server; not a number where nobody knows.
+        bytes_per_image: Bytes of all answers, without headers.
+        client_ms: Milliseconds of a core per image in the downloader.
+        server_ms: The same in the server; NaN if it is not known.
     """
 
     share: float
@@ -91,7 +91,7 @@ class Server:
 
 
 def remembering(source: EarthEngine, plan: Plan) -> EarthEngine:
-    """Return a source that asks once; later reads are decoded again from the answer in memory."""
+    """Return a source that sends one request; later reads decode its answer in memory again."""
     from datasets.collect.earth_engine import EarthEngine
 
     class Remembering(EarthEngine):
@@ -227,7 +227,7 @@ def downloader_flags(args: Namespace, folder: Path, server: Server) -> Namespace
 
 
 def warm_up(plan: Plan, flags: Namespace) -> tuple[EarthEngine, PatchGrid, list[Scene]]:
-    """Let the server find and draw all that it will be asked for.
+    """Let the server find and draw all that will be requested.
 
     Returns:
         The source, and the patch of a place with a scene for each date.
@@ -250,7 +250,7 @@ def warm_up(plan: Plan, flags: Namespace) -> tuple[EarthEngine, PatchGrid, list[
             scenes = [scenes[0] for scenes in candidates]
             requester.call(partial(source.read, scenes[0], place.grid))
             return source, place.grid, scenes
-    raise UserError("no place has clear scenes: ask for more places")
+    raise UserError("no place has clear scenes: raise --num_places")
 
 
 def decode_once(
@@ -314,7 +314,7 @@ def collect_once(plan: Plan, flags: Namespace, server: Server) -> Collected:
 
 
 def cpu_seconds(pid: int) -> float:
-    """Return for how long cores have worked for a process; not a number where Linux is not."""
+    """Return the core time of a process in seconds; NaN on systems other than Linux."""
     stat = Path(f"/proc/{pid}/stat")
     if not stat.exists():
         return float("nan")

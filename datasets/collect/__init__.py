@@ -19,7 +19,7 @@ Sources of scenes:
 
 - ``scenes.py``: Places, windows, scenes, the interface of a source, and which scenes are tried.
 - ``rate_limit.py``: Limit, repeat and count the requests to a service.
-- ``http.py``: HTTP requests with a deadline for the whole answer.
+- ``web.py``: HTTP requests with a deadline for the whole answer.
 - ``ee_credentials.py``: Find credentials and project for Earth Engine without prompting.
 - ``ee_answers.py``: Parse scenes, pixels and errors from Earth Engine's answers.
 - ``earth_engine.py``: Search and read scenes with Earth Engine's client.

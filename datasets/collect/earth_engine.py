@@ -14,7 +14,6 @@ import httplib2
 
 from datasets.collect.ee_answers import PROPERTIES, decode, native, parse_scene, translate, zone_of
 from datasets.collect.ee_credentials import find_credentials
-from datasets.collect.http import Web
 from datasets.collect.rate_limit import RateLimit, Requester
 from datasets.collect.scenes import (
     GRID_M,
@@ -27,6 +26,7 @@ from datasets.collect.scenes import (
     Scene,
 )
 from datasets.collect.settings import Settings
+from datasets.collect.web import Web
 from utils.errors import UserError, quoted
 from utils.retry import Transient
 

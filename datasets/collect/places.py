@@ -123,19 +123,7 @@ def read_columns(
         Per name float64, one or more rows; NaN where a cell is empty. A file without a first line
         of names, but with three numbers a line, is read as index, lng, lat: the list of SSL4EO-S12.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
-            rows = [(reader.line_num, row) for row in reader if row]
-    except OSError as error:
-        raise UserError(f"--{flag} {path} cannot be read: {error.strerror}: check it") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"--{flag} {path} is not CSV in UTF-8: convert it") from error
-    names = [cell.strip().lower() for cell in rows[0][1]] if rows else []
-    if len(names) == 3 and all(names) and None not in map(_number, names):
-        names = ["index", "lng", "lat"]
-    else:
-        rows = rows[1:]
+    names, rows = _read_rows(flag, path)
     missing = [name for name in needed if name not in names]
     if missing:
         raise UserError(
@@ -158,6 +146,22 @@ def read_columns(
         good = np.abs(columns[name]) <= limit
         _check(flag, path, name, columns[name], good, f"from -{limit} to {limit}")
     return columns
+
+
+def _read_rows(flag: str, path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Return the names of the columns, and the rows with the numbers of their lines."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file)
+            rows = [(reader.line_num, row) for row in reader if row]
+    except OSError as error:
+        raise UserError(f"--{flag} {path} cannot be read: {error.strerror}: check it") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"--{flag} {path} is not CSV in UTF-8: convert it") from error
+    names = [cell.strip().lower() for cell in rows[0][1]] if rows else []
+    if len(names) == 3 and all(names) and None not in map(_number, names):
+        return ["index", "lng", "lat"], rows
+    return names, rows[1:]
 
 
 def _check(flag: str, path: Path, name: str, values: Array, good: Array, rule: str) -> None:

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 
 from datasets.bands import RESOLUTION_M
-from datasets.collect.http import Answered, Web
 from datasets.collect.scenes import Array, Missing, PatchGrid, Place, Refused, Scene
 from datasets.collect.settings import Settings
 from datasets.collect.stac_files import read_window
 from datasets.collect.stac_items import Files, Unusable, harmonised, parse
+from datasets.collect.web import Answered, Web
 from utils.errors import UserError, quoted
 from utils.retry import Transient
 

@@ -18,9 +18,9 @@ import rasterio
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as PixelWindow
 
-from datasets.collect.http import Answered, Web
 from datasets.collect.scenes import Array, Missing, PatchGrid, Refused
 from datasets.collect.utm import utm_crs
+from datasets.collect.web import Answered, Web
 from utils.errors import UserError, quoted
 from utils.retry import Transient
 
