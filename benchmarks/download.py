@@ -4,11 +4,11 @@ r"""Images per second of the downloader from an Earth Engine on loopback, and tw
   python -m benchmarks.download --json --plot docs/download.png
 
 The real client talks to a server in a process of its own (``datasets.miniature.services``), which
-answers after 50 ms and has the same pixels for all scenes; requests are limited to 40 at a time, and
-not in rate. The bounds are what the same number of threads decodes and writes when the answers are
-in memory, and 40 / 50 ms requests/s; the lower one counts. Then the same with 10 and 30 % of the
-requests failing. In rounds of all cases; a ratio is the median of the rounds' ratios. Server and
-downloader share the cores, so that the share of the server is reported, too.
+answers after 50 ms and has the same pixels for all scenes; requests are limited to 40 at a time,
+and not in rate. The bounds are what the same number of threads decodes and writes when the answers
+are in memory, and 40 / 50 ms requests/s; the lower one counts. Then the same with 10 and 30 % of
+the requests failing. In rounds of all cases; a ratio is the median of the rounds' ratios. Server
+and downloader share the cores, so that the share of the server is reported, too.
 """
 
 from __future__ import annotations

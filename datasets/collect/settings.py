@@ -39,7 +39,7 @@ def _setting(default: T, text: str, **more: Any) -> T:
         **more: ``limits`` (inclusive), ``flag`` if its name is not that of the setting, and
             arguments of ``add_argument`` such as ``choices``.
     """
-    return field(default=default, metadata={"help": text, **more})  # type: ignore[return-value]
+    return field(default=default, metadata={"help": text, **more})
 
 
 @dataclass(frozen=True)

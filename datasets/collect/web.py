@@ -129,7 +129,7 @@ class _DeadlineAdapter(HTTPAdapter):
             if isinstance(error, ReadTimeoutError):
                 raise requests.exceptions.ReadTimeout(error, request=request) from error
             raise requests.exceptions.ConnectionError(error, request=request) from error
-        response._content_consumed = True  # type: ignore[attr-defined]
+        response._content_consumed = True
         return response
 
 

@@ -49,6 +49,7 @@ def _running() -> Iterator[tuple[EarthEngineServer, EarthEngine]]:
 
 @pytest.fixture
 def server(_running: tuple[EarthEngineServer, EarthEngine]) -> EarthEngineServer:
+    """The server without faults, whatever a test before has changed."""
     server = _running[0]
     server.latency_s, server.most_at_a_time, server.fault_plan = 0.0, 1000, FaultPlan(0)
     server.requests.clear()
@@ -58,7 +59,9 @@ def server(_running: tuple[EarthEngineServer, EarthEngine]) -> EarthEngineServer
 
 
 @pytest.fixture
-def client(_running: tuple[EarthEngineServer, EarthEngine]) -> EarthEngine:
+def client(
+    _running: tuple[EarthEngineServer, EarthEngine], server: EarthEngineServer
+) -> EarthEngine:
     client = _running[1]
     client._settings = ALL
     return client

@@ -135,6 +135,11 @@ def file_to_pipe(path: Path) -> None:
     os.mkfifo(path)
 
 
+def file_to_device(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("/dev/zero")
+
+
 def exchange(one: Path, other: Path) -> None:
     content = one.read_bytes()
     other.replace(one)
@@ -185,7 +190,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         "lacks B4.tif and has B4.tif/",
     ),
     "a device for a file": (
-        lambda root: ((root / BAND).unlink(), (root / BAND).symlink_to("/dev/zero")),
+        lambda root: file_to_device(root / BAND),
         "lacks B4.tif and has B4.tif/",
     ),
     "a folder for a file": (
