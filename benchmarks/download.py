@@ -68,7 +68,7 @@ class Collected:
         requests_per_image: Repeats included.
         bytes_per_image: Bytes of all answers, without headers.
         client_ms: Milliseconds of a core per image in the downloader.
-        server_ms: The same in the server; NaN if it is not known.
+        server_ms: Milliseconds of a core per image in the server; NaN if it is not known.
     """
 
     share: float

@@ -57,7 +57,7 @@ class Journal:
 
     Args:
         save_path: Folder of the collection.
-        plan_hash: Of the plan that the lines belong to.
+        plan_hash: Hash of the plan that the lines belong to.
         shard: Number and count.
     """
 

@@ -120,7 +120,7 @@ class Statistics:
     Attributes:
         requests: Begun, repeats included.
         errors: Failed ones by reason.
-        latencies_s: Of the last successful ones.
+        latencies_s: Seconds of the last successful ones.
         last_success: On the monotonic clock; when the counting began, as long as there is none.
         last_error: Reason of the last failed one; empty if none failed since the last success.
     """

@@ -45,11 +45,11 @@ class Progress:
     """What this shard has done so far.
 
     Attributes:
-        wanted: Places of this shard.
-        done: Of these, collected by this run or an earlier one.
-        outcomes: Of the places that this run has settled.
-        images: Collected by this run.
-        num_bytes: Written by this run.
+        wanted: Number of places of this shard.
+        done: Number of these that this run or an earlier one has collected.
+        outcomes: Number of places that this run has settled, by outcome.
+        images: Number of images that this run has collected.
+        num_bytes: Bytes that this run has written.
     """
 
     wanted: int

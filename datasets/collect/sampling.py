@@ -35,8 +35,8 @@ class Places:
     """Places as columns of one length.
 
     Attributes:
-        lat: Of the patch's centre in degrees, rounded to 1e-6, float64.
-        lng: The same, -180 .. 180.
+        lat: Latitude of the patch's centre in degrees, rounded to 1e-6, float64.
+        lng: Longitude of the patch's centre, rounded like ``lat``, -180 .. 180, float64.
         epsg: UTM zone of the patch, int32.
         left: Easting of its upper left corner in metres, on the lattice of ``GRID_M``, int32.
         top: Northing of its upper left corner, the same.
@@ -58,9 +58,9 @@ def uniforms(seed: int, first: int, count: int) -> Array:
     """Draw four numbers in [0, 1) for each of some candidates.
 
     Args:
-        seed: Of the plan.
+        seed: Seed of the plan.
         first: Number of the first candidate.
-        count: Of candidates.
+        count: Number of candidates.
 
     Returns:
         Multiples of 2**-53, float64, shape (count, 4).
@@ -121,8 +121,8 @@ def sample_places(
     patch lies within its zone: two patches are the same cell or do not overlap.
 
     Args:
-        seed: Of the plan, 0 .. 2**64 - 1.
-        count: Of places.
+        seed: Seed of the plan, 0 .. 2**64 - 1.
+        count: Number of places.
         sampler: Turns uniform numbers of shape (B, 4), but for the last, into latitude and
             longitude in degrees.
         patch_px: Side of a patch in pixels of 10 m, a multiple of 6.
@@ -211,7 +211,7 @@ def within_zone(places: Places, patch_px: int) -> Array:
 
 
 def land_mask() -> IsLand:
-    """Return what tells land, lakes included, from sea: GLOBE of 30 arc seconds, 1 km.
+    """Return a function that separates land, lakes included, from sea: GLOBE, 30 arc seconds.
 
     Importing the package takes 7 s and 917 MB, once per plan.
     """

@@ -192,7 +192,7 @@ def choose(place: Place, scenes: Sequence[Scene], settings: Settings) -> Candida
     """Select the scenes of each window of a place that may be taken, and sort them.
 
     Args:
-        place: With its windows.
+        place: Place with its windows.
         scenes: All that a source found, in any order.
         settings: Limits of clouds, and the preferred scene.
     """

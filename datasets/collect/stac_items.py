@@ -46,7 +46,7 @@ class Files:
     Attributes:
         bands: Addresses by band.
         classes: Address of the scene classification, if there is one.
-        offset: To subtract, in digital numbers; None if only the pixels can tell.
+        offset: Digital numbers to subtract; None if only the pixels show it.
     """
 
     bands: dict[str, str]
@@ -102,11 +102,11 @@ def harmonised(images: dict[str, Array], offset: int | None) -> dict[str, Array]
 
     Args:
         images: Digital numbers per band.
-        offset: To subtract; None if the catalogue denies that it did, which is often wrong. Then
+        offset: Digital numbers to subtract; None if the catalogue denies that it did, which is often wrong. Then
             dark pixels show that it did.
 
     Raises:
-        Refused: The patch is too bright to tell.
+        Refused: The patch is too bright to decide.
     """
     if offset is None:
         values = [image[image > 0] for image in images.values()]

@@ -180,7 +180,7 @@ class FaultPlan:
 
     Args:
         share: 0 to 1.
-        seed: Of the draws.
+        seed: Seed of the draws.
         faults: The ways.
     """
 
