@@ -102,8 +102,8 @@ def harmonised(images: dict[str, Array], offset: int | None) -> dict[str, Array]
 
     Args:
         images: Digital numbers per band.
-        offset: Digital numbers to subtract; None if the catalogue denies that it did, which is often
-            wrong. Then dark pixels show that it did.
+        offset: Digital numbers to subtract; None if the catalogue denies that it did, which is
+            often wrong. Then dark pixels show that it did.
 
     Raises:
         Refused: The patch is too bright to decide.

@@ -4,7 +4,6 @@ from datetime import date, timedelta
 
 import numpy as np
 import pytest
-from rasterio.warp import transform
 
 from datasets.collect.cities import read_city_table
 from datasets.collect.sampling import (
@@ -304,34 +303,6 @@ def test_a_shift_moves_all_windows_back() -> None:
     assert [window.start - timedelta(days=30) for window in plain] == [w.start for w in shifted]
 
 
-def some_points(count: int) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(0)
-    return rng.uniform(-80, 84, count), rng.uniform(-180, 180, count)
-
-
-def test_projection_agrees_with_proj_to_a_millimetre() -> None:
-    lat, lng = some_points(2000)
-    epsg = utm_epsg(lat, lng)
-    x, y = to_utm(lat, lng, epsg)
-    back_lat, back_lng = from_utm(x, y, epsg)
-    for code in np.unique(epsg):
-        own = epsg == code
-        expected = np.array(transform("EPSG:4326", f"EPSG:{code}", lng[own], lat[own]))
-        assert np.abs(np.array([x[own], y[own]]) - expected).max() < 1e-3
-    assert np.abs(back_lat - lat).max() < 1e-9
-    assert np.abs(wrapped(back_lng - lng)).max() < 1e-8
-
-
-def test_points_outside_of_the_zone_agree_as_well() -> None:
-    lat, lng = np.array([60.0, 83.9, -79.0, 1.0]), np.array([0.0, 20.0, -179.0, 179.5])
-    epsg = np.array([32632, 32631, 32760, 32601])
-    x, y = to_utm(lat, lng, epsg)
-    for row, code in enumerate(epsg):
-        (east,), (north,) = transform("EPSG:4326", f"EPSG:{code}", [lng[row]], [lat[row]])
-        assert x[row] == pytest.approx(east, abs=1e-3)
-        assert y[row] == pytest.approx(north, abs=1e-3)
-
-
 @pytest.mark.parametrize(
     ("lat", "lng", "epsg"),
     [
@@ -368,3 +339,29 @@ def test_zones_have_the_exceptions_of_norway_and_svalbard(
 def test_longitudes_of_any_turn_are_wrapped() -> None:
     turns = wrapped([181, -181, 540, 180, -180, -180 - 1e-20, 359])
     assert turns.tolist() == [-179, 179, -180, -180, -180, -180, -1]
+
+
+@pytest.mark.parametrize(
+    ("lat", "lng", "epsg", "east", "north"),
+    [
+        (0.0, 3.0, 32631, 500_000.0, 0.0),
+        (0.0, 3.0, 32731, 500_000.0, 10_000_000.0),
+        # 0.9996 of the meridian's arcs of WGS 84: 4,984,944.378 m and a quadrant of 10,001,965.729.
+        (45.0, 9.0, 32632, 500_000.0, 0.9996 * 4_984_944.378),
+        (-45.0, 9.0, 32732, 500_000.0, 10_000_000.0 - 0.9996 * 4_984_944.378),
+        (90.0, 9.0, 32632, 500_000.0, 0.9996 * 10_001_965.729),
+    ],
+)
+def test_the_projection_has_the_published_arcs(
+    lat: float, lng: float, epsg: int, east: float, north: float
+) -> None:
+    found = [float(value) for value in to_utm(lat, lng, epsg)]
+    assert found == pytest.approx([east, north], abs=2e-3)
+
+
+def test_points_come_back_from_zones_of_their_own() -> None:
+    rng = np.random.default_rng(0)
+    lat, lng = rng.uniform(-80, 84, (40, 50)), rng.uniform(-180, 180, (40, 50))
+    back_lat, back_lng = from_utm(*to_utm(lat, lng, utm_epsg(lat, lng)), utm_epsg(lat, lng))
+    assert np.abs(back_lat - lat).max() < 1e-9
+    assert np.abs(wrapped(back_lng - lng)).max() < 1e-8
