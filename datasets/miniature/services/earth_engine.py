@@ -15,7 +15,7 @@ import numpy as np
 from datasets.miniature.services.catalogue import Catalogue, pixel_centres
 from datasets.miniature.services.discovery import algorithms, discovery
 from datasets.miniature.services.expressions import S2, Evaluator
-from datasets.miniature.services.faults import Fault, FaultPlan, status
+from datasets.miniature.services.faults import Fault, FaultPlan, no_fault, status
 from datasets.miniature.services.loopback import LoopbackHandler, LoopbackServer, served
 
 _ASSETS = "/v1/projects/earthengine-public/assets/"
@@ -26,7 +26,8 @@ class EarthEngineServer(LoopbackServer):
     """Answers as Earth Engine does, as far as the collector requests.
 
     Attributes:
-        requests: Number of requests of each kind: "search", "check", "read", or another path.
+        requests: Number of requests of each kind: "search", "check", "read", or another path,
+            such as "/token" for those who renew credentials.
         search_fault: Returns how a search fails always, of its expression and number of places.
         reads: How often each (asset, left, top) was read.
         tags: Workload tags that came.
@@ -126,9 +127,10 @@ class _Handler(LoopbackHandler):
         body = self.body()
         path = urlsplit(self.path).path
         if path == "/token":
-            token = {"access_token": "t", "expires_in": 3600, "token_type": "Bearer"}
             self.server.count(path)
-            self.answer(200, json.dumps(token).encode())
+            token = {"access_token": "t", "expires_in": 3600, "token_type": "Bearer"}
+            fault = self.server.next_fault(path) or no_fault
+            fault(self, json.dumps(token).encode(), self.mime)
             return
         kind = "read"
         if path.endswith("/value:compute"):  # a search measures pixels

@@ -1,10 +1,7 @@
 """Credentials and project: where they come from, and what is said when they are missing."""
 
 import json
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +18,8 @@ from datasets.collect.earth_engine import EarthEngine, connect
 from datasets.collect.ee_answers import translate
 from datasets.collect.ee_credentials import KEY_VARIABLE, PROJECT_VARIABLE, find_credentials
 from datasets.collect.settings import Settings
-from datasets.miniature.services.earth_engine import EarthEngineServer, earth_engine
-from datasets.miniature.services.faults import status
+from datasets.miniature.services.earth_engine import EarthEngineServer
+from datasets.miniature.services.faults import content, status
 from tests.references.waiting import HANG_S
 from utils.errors import UserError
 from utils.retry import Transient
@@ -57,38 +54,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("builtins.input", ask)
     monkeypatch.setattr(ee, "Authenticate", ask)
     return tmp_path
-
-
-@contextmanager
-def token_server(code: int, answer: dict[str, Any]) -> Iterator[tuple[str, list[str]]]:
-    """Answer all requests for tokens in the same way; gives its address and the requests."""
-    asked: list[str] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, *arguments: object) -> None:
-            pass
-
-        def do_POST(self) -> None:
-            asked.append(self.rfile.read(int(self.headers["Content-Length"])).decode())
-            body = json.dumps(answer).encode()
-            self.send_response(code)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}/token", asked
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
-GOOD_TOKEN = {"access_token": "a-token", "expires_in": 3600, "token_type": "Bearer"}
 
 
 def key_text(private_key: str, token_uri: str = "http://127.0.0.1:9/token", **changes: Any) -> str:
@@ -247,30 +212,6 @@ def test_a_variable_that_names_no_credentials_is_told(
         find(project="p", GOOGLE_APPLICATION_CREDENTIALS="set")
 
 
-def test_a_token_that_ran_out_is_renewed(tmp_path: Path, private_key: str) -> None:
-    with earth_engine() as server, token_server(200, GOOD_TOKEN) as (url, asked):
-        path = tmp_path / "key.json"
-        path.write_text(key_text(private_key, url))
-        source = start(server, path)
-        server.faults["check"].append(status(401))
-        source.check()
-    assert len(asked) == 2
-
-
-def test_revoked_credentials_are_one_sentence_that_keeps_the_secret(
-    tmp_path: Path, private_key: str
-) -> None:
-    answer = {"error": "invalid_grant", "error_description": "SECRET has been revoked."}
-    with earth_engine() as server, token_server(400, answer) as (url, asked):
-        path = tmp_path / "key.json"
-        path.write_text(key_text(private_key, url))
-        with pytest.raises(UserError, match="expired or revoked: run `earthengine auth") as caught:
-            start(server, path)
-    assert len(asked) == 1  # not repeated
-    assert "SECRET" not in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
 def test_a_service_of_tokens_that_is_down_is_not_for_ever() -> None:
     assert isinstance(translate(RefreshError("503", retryable=True)), Transient)
     assert isinstance(translate(RefreshError("invalid_grant")), UserError)
@@ -282,14 +223,12 @@ def test_an_anonymous_client_that_is_not_let_in_is_told_to_sign_in() -> None:
     assert isinstance(translate(caught.value), UserError)
 
 
-@pytest.mark.parametrize(
-    "content", ["[]", "", '{"type": "external_account", "audience": "x"}', None]
-)
+@pytest.mark.parametrize("text", ["[]", "", '{"type": "external_account", "audience": "x"}', None])
 def test_odd_default_credentials_are_one_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None
 ) -> None:
     path = tmp_path / "adc.json"
-    path.mkdir() if content is None else path.write_text(content)
+    path.mkdir() if text is None else path.write_text(text)
     monkeypatch.setenv(ADC_VARIABLE, str(path))
     with pytest.raises(UserError, match="does not name a file of"):
         find(GOOGLE_APPLICATION_CREDENTIALS=str(path))
@@ -388,16 +327,40 @@ def test_stored_credentials_have_their_client_or_that_of_the_command_line_tool(
     assert project == "stored"
 
 
+@pytest.fixture
+def key_path(server: EarthEngineServer, tmp_path: Path, private_key: str) -> Path:
+    """A key whose tokens the server gives."""
+    server.requests.clear()
+    path = tmp_path / "key.json"
+    path.write_text(key_text(private_key, f"{server.url}/token"))
+    return path
+
+
 @pytest.mark.parametrize("is_default", [False, True])
 def test_the_client_works_with_a_key_and_with_default_credentials(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, private_key: str, is_default: bool
+    server: EarthEngineServer, key_path: Path, monkeypatch: pytest.MonkeyPatch, is_default: bool
 ) -> None:
-    with earth_engine() as server, token_server(200, GOOD_TOKEN) as (url, asked):
-        path = tmp_path / "key.json"
-        path.write_text(key_text(private_key, url))
-        if is_default:
-            monkeypatch.setenv(ADC_VARIABLE, str(path))
-        start(server, None if is_default else path)
-        assert server.requests["/v1/projects/project-of-the-key/algorithms"] == 1
-    assert len(asked) == 1
-    assert "assertion=" in asked[0]
+    if is_default:
+        monkeypatch.setenv(ADC_VARIABLE, str(key_path))
+    start(server, None if is_default else key_path)
+    assert server.requests["/v1/projects/project-of-the-key/algorithms"] == 1
+    assert server.requests["/token"] == 1
+
+
+def test_a_token_that_ran_out_is_renewed(server: EarthEngineServer, key_path: Path) -> None:
+    source = start(server, key_path)
+    server.faults["check"].append(status(401))
+    source.check()
+    assert server.requests["/token"] == 2
+
+
+def test_revoked_credentials_are_one_sentence_that_keeps_the_secret(
+    server: EarthEngineServer, key_path: Path
+) -> None:
+    answer = {"error": "invalid_grant", "error_description": "SECRET has been revoked."}
+    server.faults["/token"] = deque([content(json.dumps(answer).encode(), "text/json", 400)])
+    with pytest.raises(UserError, match="expired or revoked: run `earthengine auth") as caught:
+        start(server, key_path)
+    assert server.requests["/token"] == 1  # not repeated
+    assert "SECRET" not in str(caught.value)
+    assert "\n" not in str(caught.value)
