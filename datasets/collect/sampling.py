@@ -25,7 +25,7 @@ IsLand = Callable[[Array, Array], Array]
 SOUTH, NORTH = -56, 83
 NEWEST_DAYS = 28  # the original's newest window is centred as long before its reference
 _EARTH_M = 6_371_008.8  # mean radius, IUGG
-_LEAST_ROUND, _ROUND = 1 << 12, 1 << 17  # candidates at a time
+_LEAST_ROUND, _ROUND = 1 << 8, 1 << 17  # candidates at a time
 _PATIENCE = 1 << 20  # candidates which have to bring a twentieth of what is wanted
 _MARGIN_M = 10  # a parallel bends by less than that along a patch, where it ends a zone
 
@@ -133,7 +133,7 @@ def sample_places(
     parts: list[Places] = []
     found = drawn = recently = since = 0
     while found < count:
-        size = min(max(2 * (count - found), _LEAST_ROUND), _ROUND)
+        size = min(max(2 * (count - found), drawn, _LEAST_ROUND), _ROUND)
         numbers = uniforms(seed, drawn, size)
         cells, places = _distinct_cells(numbers, sampler, patch_px, max_shift_days)
         good = ~np.isin(cells, taken) & within_zone(places, patch_px)
@@ -201,13 +201,11 @@ def shifts(drawn: Array, max_shift_days: int) -> Array:
 
 def within_zone(places: Places, patch_px: int) -> Array:
     """Tell which patches lie in their UTM zone with all corners, and where Sentinel-2 sees."""
-    side = 10 * patch_px
-    good = np.ones(len(places), bool)
-    for x in (-_MARGIN_M, side + _MARGIN_M):
-        for y in (_MARGIN_M, -side - _MARGIN_M):
-            lat, lng = from_utm(places.left + x, places.top + y, places.epsg)
-            good &= (utm_epsg(lat, lng) == places.epsg) & (lat > SOUTH) & (lat < NORTH)
-    return good
+    near, far = -_MARGIN_M, 10 * patch_px + _MARGIN_M
+    x, y = np.array([[near, near, far, far], [-near, -far, -near, -far]])[:, :, None]
+    lat, lng = from_utm(places.left + x, places.top + y, places.epsg)  # (4, B)
+    good = (utm_epsg(lat, lng) == places.epsg) & (lat > SOUTH) & (lat < NORTH)
+    return np.asarray(good.all(0))
 
 
 def land_mask() -> IsLand:
