@@ -183,7 +183,9 @@ def test_all_shards_are_added_up(plan: Plan, tmp_path: Path) -> None:
         journal = Journal(tmp_path, plan.hash, (number, 2))
         with journal.opened():
             for place, outcome in enumerate(outcomes):
-                journal.add(Record(10 * number + place, outcome))  # type: ignore[arg-type]
+                noted = ("scene: HTTP 404",) * place
+                record = Record(10 * number + place, outcome, passed_over=noted)  # type: ignore[arg-type]
+                journal.add(record)
     old = (datetime.now(UTC) - timedelta(minutes=6)).isoformat()
     write_status(tmp_path, "status-00000-of-00002.json", plan.hash)
     write_status(tmp_path, "status-00001-of-00002.json", plan.hash)
@@ -195,7 +197,7 @@ def test_all_shards_are_added_up(plan: Plan, tmp_path: Path) -> None:
         "places_wanted": 100,
         "places_done": 3,
         "places_without": {"cloudy": 1, "refused": 1},
-        "scenes_passed_over": 0,
+        "scenes_passed_over": 4,
         "shards_running": 2,
         "places_per_s": 1.0,
         "seconds_left": 97,
