@@ -11,7 +11,7 @@ import pytest
 from datasets.collect.journal import read_journals
 from datasets.collect.plan import Plan, open_plan, read_plan
 from datasets.collect.report import Ending, incomplete
-from datasets.collect.scenes import Missing, Place, Refused, Scene
+from datasets.collect.scenes import Missing, PatchGrid, Place, Refused, Scene
 from datasets.miniature.services import faults
 from datasets.miniature.services.catalogue import Catalogue
 from datasets.miniature.services.earth_engine import earth_engine
@@ -26,26 +26,13 @@ SMALL = replace(SETTINGS, num_dates=1, bands=("B2",))
 CLEAR = Catalogue(cloudiness=0.0)
 
 
-class Picky(FakeSource):
-    """A source whose searches call a function of the places, which may raise."""
-
-    def __init__(self, plan: Plan, judge: Callable[[Sequence[Place]], None]) -> None:
-        super().__init__(plan.settings, CLEAR)
-        self.judge = judge
-
-    def search(self, places: Sequence[Place]) -> list[list[Scene]]:
-        found = super().search(places)
-        self.judge(places)
-        return found
-
-
 def test_a_search_that_is_too_large_is_halved_until_it_works(tmp_path: Path) -> None:
     def judge(places: Sequence[Place]) -> None:
         if len(places) > 1:
             raise Transient("no answer in time", is_too_large=True)
 
     plan = plan_in(tmp_path, SMALL)
-    source = Picky(plan, judge)
+    source = FakeSource(plan.settings, CLEAR, on_search=judge)
 
     assert fetch(tmp_path, plan, source) == Ending("complete")
     assert max(source.searched.values()) <= 4  # among 5, 3, 2, and alone
@@ -62,12 +49,12 @@ def test_a_place_that_always_fails_alone_is_refused_and_the_run_goes_on(
             raise Transient(name, is_too_large=name == "no answer in time")
 
     plan = plan_in(tmp_path, SMALL)
-    source = Picky(plan, judge)
+    source = FakeSource(plan.settings, CLEAR, on_search=judge)
 
     assert fetch(tmp_path, plan, source, budget_s=0.05) == Ending("complete")
     record = read_journals(tmp_path, plan.hash)[3]
     assert (record.outcome, record.reason) == ("refused", name)
-    again = Picky(plan, judge)
+    again = FakeSource(plan.settings, CLEAR, on_search=judge)
     assert fetch(tmp_path, plan, again) == Ending("complete")
     assert not again.searched
 
@@ -87,17 +74,14 @@ def test_an_outage_refuses_no_place(tmp_path: Path) -> None:
 
 def test_pixels_that_always_take_too_long_cost_their_scene_only(tmp_path: Path) -> None:
     plan = plan_in(tmp_path, SMALL)
-    source = FakeSource(plan.settings, CLEAR)
     tried: list[str] = []
 
-    def read(scene: Scene, grid: object) -> object:
+    def on_read(scene: Scene, grid: PatchGrid) -> None:
         if grid == plan.place(3).grid and (not tried or scene.name == tried[0]):
             tried.append(scene.name)
             raise Transient("HTTP 400, Computation timed out.", is_too_large=True)
-        return FakeSource.read(source, scene, grid)  # type: ignore[arg-type]
 
-    source.read = read  # type: ignore[method-assign, assignment]
-
+    source = FakeSource(plan.settings, CLEAR, on_read=on_read)
     assert fetch(tmp_path, plan, source) == Ending("complete")
     assert len(tried) == 4
 
@@ -108,17 +92,14 @@ def test_an_image_that_is_missing_for_a_while_is_taken_nevertheless(
 ) -> None:
     """Not the second best of its window: a 404 is trusted only if it stays."""
     plan = plan_in(tmp_path / "c", SMALL)
-    source = FakeSource(plan.settings, CLEAR)
     seen: Counter[tuple[object, str]] = Counter()
 
-    def read(scene: Scene, grid: object) -> object:
+    def on_read(scene: Scene, grid: PatchGrid) -> None:
         seen[grid, scene.name] += 1
         if seen[grid, scene.name] <= times:
             raise Missing("HTTP 404", scene.name)
-        return FakeSource.read(source, scene, grid)  # type: ignore[arg-type]
 
-    source.read = read  # type: ignore[method-assign, assignment]
-
+    source = FakeSource(plan.settings, CLEAR, on_read=on_read)
     assert fetch(tmp_path / "c", plan, source) == Ending("complete")
     assert fetch(
         tmp_path / "d", plan_in(tmp_path / "d", SMALL), FakeSource(SMALL, CLEAR)
@@ -136,7 +117,7 @@ def test_a_run_that_works_no_longer_does_not_use_up_its_spares(
             raise Refused("HTTP 400")
 
     plan = plan_in(tmp_path, SMALL)
-    ending = fetch(tmp_path, plan, Picky(plan, judge))
+    ending = fetch(tmp_path, plan, FakeSource(plan.settings, CLEAR, on_search=judge))
 
     assert ending.kind == "later"
     assert "the last 5 places were all refused" in ending.reason

@@ -10,7 +10,6 @@ from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -19,7 +18,7 @@ from datasets.collect.blocks import blocks_of_shard
 from datasets.collect.fetch import Patience
 from datasets.collect.journal import read_journals
 from datasets.collect.report import Ending
-from datasets.collect.scenes import ComeBack, Refused
+from datasets.collect.scenes import ComeBack, PatchGrid, Refused, Scene
 from datasets.miniature.services.catalogue import Catalogue
 from tests.references.fetch_runs import SETTINGS, fetch, plan_in, tree
 from tests.servers.fake_source import FakeSource
@@ -139,14 +138,12 @@ def test_answers_of_somebody_else_end_the_run(tmp_path: Path) -> None:
 def test_places_without_an_answer_are_left_for_later(undisturbed: Path, tmp_path: Path) -> None:
     save_path = tmp_path / "c"
     plan = plan_in(save_path)
-    source = FakeSource(plan.settings)
 
-    def read(scene: Any, grid: Any) -> Any:
+    def on_read(scene: Scene, grid: PatchGrid) -> None:
         if grid == plan.place(3).grid:
             raise Transient("HTTP 429", is_quota=True)
-        return FakeSource.read(source, scene, grid)
 
-    source.read = read  # type: ignore[method-assign]
+    source = FakeSource(plan.settings, on_read=on_read)
     ending = fetch(save_path, plan, source, budget_s=0.05)
 
     assert ending == Ending("later", "1 place got no answer, the last error: HTTP 429")
@@ -157,17 +154,14 @@ def test_places_without_an_answer_are_left_for_later(undisturbed: Path, tmp_path
 
 def test_a_scene_that_is_refused_is_replaced_by_the_next_of_its_window(tmp_path: Path) -> None:
     plan = plan_in(tmp_path / "c")
-    source = FakeSource(plan.settings, Catalogue(cloudiness=0.0))
     refused: set[str] = set()
 
-    def read(scene: Any, grid: Any) -> Any:
+    def on_read(scene: Scene, grid: PatchGrid) -> None:
         if scene.name.endswith(("F", "H", "K", "M")):
             refused.add(scene.name)
             raise Refused("HTTP 404")
-        return FakeSource.read(source, scene, grid)
 
-    source.read = read  # type: ignore[method-assign]
-
+    source = FakeSource(plan.settings, Catalogue(cloudiness=0.0), on_read=on_read)
     assert fetch(tmp_path / "c", plan, source) == Ending("complete")
     written = {path.name for path in (tmp_path / "c").glob("*/*") if path.is_dir()}
     assert refused

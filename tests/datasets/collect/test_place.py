@@ -117,23 +117,15 @@ def test_a_pass_is_never_taken_twice_at_a_place(tmp_path: Path) -> None:
     assert len({name.partition("_")[0] for name in record.scenes}) == 2
 
 
-class Refusing(FakeSource):
-    """A source that refuses every search in which a place is."""
-
-    refused = 2
-
-    def search(self, places: Sequence[Place]) -> list[list[Scene]]:
-        found = super().search(places)
-        if self.refused in [place.number for place in places]:
-            raise Refused("User memory limit exceeded")
-        return found
-
-
 def test_a_refused_search_is_asked_again_by_halves_and_condemns_no_other_place(
     tmp_path: Path,
 ) -> None:
+    def on_search(places: Sequence[Place]) -> None:
+        if 2 in [place.number for place in places]:
+            raise Refused("User memory limit exceeded")
+
     plan = open_plan(tmp_path, SETTINGS, set())
-    source = Refusing(SETTINGS, Catalogue(cloudiness=0.0))
+    source = FakeSource(SETTINGS, Catalogue(cloudiness=0.0), on_search=on_search)
 
     found = collector_in(tmp_path, plan, source).search(range(5))
 
