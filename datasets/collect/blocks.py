@@ -7,7 +7,7 @@ that was stopped, end with the same places.
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,28 +34,25 @@ class Block:
     spares: range
 
 
-def blocks_of(plan: Plan, indices: Iterable[int] | None = None) -> list[Block]:
-    """Return all blocks of a plan, or those of some places: these then have no spares."""
-    if indices is not None:
-        members: dict[int, list[int]] = {}
-        for number in sorted(indices):
-            members.setdefault(number // BLOCK, []).append(number)
-        nothing = range(len(plan.places), len(plan.places))
-        return [Block(block, tuple(own), nothing) for block, own in sorted(members.items())]
-    starts = range(0, plan.num_places, BLOCK)
-    ends = [min(start + BLOCK, plan.num_places) for start in starts]
-    # A block gets its share of the spares, rounded so that all are assigned.
-    shares = [plan.num_places + plan.num_spares * n // plan.num_places for n in (0, *ends)]
+def blocks_of(
+    plan: Plan, indices: Collection[int] | None = None, shard: Shard = (0, 1)
+) -> list[Block]:
+    """Return the blocks of a shard, or those of some places: these then have no spares."""
+    wanted, blocks = plan.num_places, []
+    first, step = shard
+    for number in range(first, -(-wanted // BLOCK), step):
+        start, end = BLOCK * number, min(BLOCK * (number + 1), wanted)
+        # A block gets its share of the spares, rounded so that all are assigned.
+        spares = range(*(wanted + plan.num_spares * n // wanted for n in (start, end)))
+        blocks.append(Block(number, range(start, end), spares))
+    if indices is None:
+        return blocks
+    chosen = [tuple(n for n in block.places if n in indices) for block in blocks]
     return [
-        Block(number, range(start, end), range(shares[number], shares[number + 1]))
-        for number, (start, end) in enumerate(zip(starts, ends, strict=True))
+        Block(block.number, places, range(0))
+        for block, places in zip(blocks, chosen, strict=True)
+        if places
     ]
-
-
-def blocks_of_shard(blocks: Sequence[Block], shard: Shard) -> list[Block]:
-    """Return the blocks of a shard."""
-    number, count = shard
-    return [block for block in blocks if block.number % count == number]
 
 
 class BlockState:
@@ -112,11 +109,11 @@ class BlockState:
         self._outcomes[number] = outcome
 
 
-def read_indices(path: Path, plan: Plan) -> list[int]:
+def read_indices(path: Path, plan: Plan) -> set[int]:
     """Read numbers of places from text, one per line, or separated by commas or spaces.
 
     Returns:
-        Ascending numbers of requested places, at least one.
+        Numbers of requested places, at least one.
     """
     if plan.settings.format == "packed":  # a row's number is its place's among the whole block
         raise UserError(
@@ -143,4 +140,4 @@ def read_indices(path: Path, plan: Plan) -> list[int]:
         if int(word) in seen:
             raise UserError(f"--indices_file {path} has {int(word)} twice: remove one")
         seen.add(int(word))
-    return sorted(seen)
+    return seen

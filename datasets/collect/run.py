@@ -6,7 +6,7 @@ from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
-from datasets.collect.blocks import blocks_of, blocks_of_shard, read_indices
+from datasets.collect.blocks import blocks_of, read_indices
 from datasets.collect.collector import Collector
 from datasets.collect.fetch import Fetch, Patience
 from datasets.collect.journal import Journal, read_journals
@@ -40,7 +40,7 @@ def collect(plan: Plan, source: Source, requester: Requester, args: Namespace) -
         fetch = Fetch(
             Collector(plan, source, requester, writer),
             journal,
-            blocks_of_shard(blocks_of(plan, indices), args.shard),
+            blocks_of(plan, indices, args.shard),
             read_journals(save_path, plan.hash),
             num_workers=args.num_workers,
             retry=args.retry,

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from datasets.collect.blocks import blocks_of, blocks_of_shard
+from datasets.collect.blocks import blocks_of
 from datasets.collect.collector import Collector
 from datasets.collect.fetch import Fetch, Patience
 from datasets.collect.journal import Journal, read_journals
@@ -45,7 +45,7 @@ def fetch(
         run = Fetch(
             Collector(plan, source, requester, writer),
             journal,
-            blocks_of_shard(blocks_of(plan, settings.pop("indices", None)), shard),
+            blocks_of(plan, settings.pop("indices", None), shard),
             read_journals(save_path, plan.hash),
             num_workers=4,
             **{"patience": Patience(grace_s=HANG_S, min_free_bytes=0)} | settings,

@@ -14,7 +14,6 @@ from types import SimpleNamespace
 import pytest
 
 import datasets.collect.fetch as engine
-from datasets.collect.blocks import blocks_of_shard
 from datasets.collect.fetch import Patience
 from datasets.collect.journal import read_journals
 from datasets.collect.report import Ending
@@ -225,11 +224,3 @@ def test_a_service_that_is_silent_for_long_stops_the_run(
     assert re.fullmatch(
         r"the service has not answered for 1\d\d\d s, most often: HTTP 503", ending.reason
     )
-
-
-def test_shards_partition_the_blocks() -> None:
-    numbers = [list(range(25 * n, 25 * n + 25)) for n in range(7)]
-    fake = [engine.Block(n, tuple(own), range(0)) for n, own in enumerate(numbers)]
-    parts = [blocks_of_shard(fake, (number, 3)) for number in range(3)]
-
-    assert sorted(block.number for part in parts for block in part) == list(range(7))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from datasets import seco_downloader
-from datasets.collect.blocks import blocks_of, blocks_of_shard
+from datasets.collect.blocks import blocks_of
 from datasets.collect.collector import Collector
 from datasets.collect.fetch import Ending, Fetch, Patience
 from datasets.collect.journal import Journal, read_journals
@@ -45,7 +45,7 @@ def collect(
         run = Fetch(
             Collector(plan, source, requester, writer),
             journal,
-            blocks_of_shard(blocks_of(plan), shard),
+            blocks_of(plan, None, shard),
             read_journals(save_path, plan.hash),
             num_workers=4,
             patience=Patience(min_free_bytes=0),

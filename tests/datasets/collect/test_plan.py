@@ -343,7 +343,10 @@ def test_places_that_cannot_be_are_refused(row: str) -> None:
 @settings(max_examples=60)
 @given(st.integers(1, 400), st.integers(0, 900))
 def test_blocks_share_all_places_and_spares(num_places: int, num_spares: int) -> None:
-    blocks = blocks_of(stub_plan(num_places, num_spares))
+    plan = stub_plan(num_places, num_spares)
+    blocks = blocks_of(plan)
+    shards = [blocks_of(plan, None, (number, 3)) for number in range(3)]
+    assert sorted(sum(shards, []), key=lambda block: block.number) == blocks
     assert [block.number for block in blocks] == list(range(len(blocks)))
     assert [n for block in blocks for n in block.places] == list(range(num_places))
     spares = [n for block in blocks for n in block.spares]
@@ -447,7 +450,7 @@ def test_more_locations_than_a_match_file_has_are_refused(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("text", ["3\n1\n59\n", "\ufeff1, 3,59", " 59 1\t3\r\n", "1\n\n3,59,\n"])
 def test_indices_are_read(tmp_path: Path, text: str) -> None:
-    assert read_indices(write(tmp_path, text), stub_plan(60, 0)) == [1, 3, 59]
+    assert read_indices(write(tmp_path, text), stub_plan(60, 0)) == {1, 3, 59}
 
 
 @pytest.mark.parametrize(
