@@ -59,20 +59,15 @@ def matched(folder: Path, text: str, **changes: Any) -> Plan:
 
 
 def test_a_plan_is_read_as_it_was_made(tmp_path: Path) -> None:
-    made = open_plan(tmp_path, SMALL, set())
-    again = read_plan(tmp_path)
-    assert again.settings == made.settings == SMALL
-    assert again.hash == made.hash
-    assert [again.place(n) for n in range(90)] == [made.place(n) for n in range(90)]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["places.csv", "plan.json"]
-
-
-def test_settings_of_all_kinds_come_back(tmp_path: Path) -> None:
     chosen = replace(
         SMALL, sampler="bounded", bounds=(5, 45.5, 6, 46), bands=("B4", "B3", "B2"), std_km=7
     )
-    open_plan(tmp_path, chosen, set())
-    assert read_plan(tmp_path).settings == chosen
+    made = open_plan(tmp_path, chosen, set())
+    again = read_plan(tmp_path)
+    assert again.settings == made.settings == chosen
+    assert again.hash == made.hash
+    assert [again.place(n) for n in range(90)] == [made.place(n) for n in range(90)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["places.csv", "plan.json"]
 
 
 def test_places_have_their_windows_and_grids() -> None:
@@ -86,11 +81,6 @@ def test_places_have_their_windows_and_grids() -> None:
     assert [w.start.toordinal() + 7 for w in place.windows] == [middle - 84 * n for n in range(5)]
     with pytest.raises(IndexError):
         plan.place(90)
-
-
-def test_without_spares_the_plan_is_the_beginning_of_a_larger_one() -> None:
-    few, many = make_plan(SMALL), make_plan(replace(SMALL, num_locations=200))
-    assert [few.place(n) for n in range(90)] == [many.place(n) for n in range(90)]
 
 
 def test_the_reference_is_today_and_stays_what_it_was(
