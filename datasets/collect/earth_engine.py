@@ -280,7 +280,7 @@ def _start(credentials: Any, url: str, project: str, transport: Transport) -> No
     ee.Reset()
     ee.data.setMaxRetries(0)  # repeats are ours
     try:
-        ee.Initialize(credentials, url.rstrip("/"), None, transport, project)
+        ee.Initialize(credentials, url=url.rstrip("/"), project=project, http_transport=transport)
         functions = ee.ApiFunction.allSignatures()
     except Transient as error:
         raise _alone(error) from error
