@@ -134,14 +134,16 @@ def read_columns(
         raise UserError(f"--{flag} {path} has no rows: give it one or more")
     columns: dict[str, Array] = {}
     for name in (each for each in (*needed, *optional) if each in names):
-        cells = [(line, _cell(row, names.index(name))) for line, row in rows]
-        numbers = [_number(text) for _, text in cells]
-        if None in numbers:
-            line, text = cells[numbers.index(None)]
+        index = names.index(name)
+        cells = [row[index].strip() or "nan" if index < len(row) else "nan" for _, row in rows]
+        try:
+            columns[name] = np.array(list(map(float, cells)))
+        except ValueError as error:
+            wrong = next(number for number, text in enumerate(cells) if not _is_number(text))
             raise UserError(
-                f"--{flag} {path} has {name} {quoted(text)} in line {line}: it must be a number"
-            )
-        columns[name] = np.array(numbers, np.float64)
+                f"--{flag} {path} has {name} {quoted(cells[wrong])} in line {rows[wrong][0]}: it "
+                "must be a number"
+            ) from error
     for name, limit in (("lat", 90), ("lng", 180)):
         good = np.abs(columns[name]) <= limit
         _check(flag, path, name, columns[name], good, f"from -{limit} to {limit}")
@@ -159,7 +161,7 @@ def _read_rows(flag: str, path: Path) -> tuple[list[str], list[tuple[int, list[s
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"--{flag} {path} is not CSV in UTF-8: convert it") from error
     names = [cell.strip().lower() for cell in rows[0][1]] if rows else []
-    if len(names) == 3 and all(names) and None not in map(_number, names):
+    if len(names) == 3 and all(map(_is_number, names)):
         return ["index", "lng", "lat"], rows
     return names, rows[1:]
 
@@ -174,16 +176,12 @@ def _check(flag: str, path: Path, name: str, values: Array, good: Array, rule: s
         )
 
 
-def _cell(row: Sequence[str], column: int) -> str:
-    return row[column].strip() if column < len(row) else ""
-
-
-def _number(text: str) -> float | None:
-    """Return a cell's number, NaN if it is empty; None if it is something else."""
+def _is_number(text: str) -> bool:
     try:
-        return float(text or "nan")
+        float(text)
     except ValueError:
-        return None
+        return False
+    return True
 
 
 def check_matched(path: Path, places: Places, patch_px: int) -> None:

@@ -374,12 +374,12 @@ def test_faults_of_every_kind_change_no_answer(
     expected, places = client.read(scene, GRID), client.search([place])
     server.fault_plan = FaultPlan(0.4, seed=1)
     requester = Requester(RateLimit(4, 1e6), base_wait_s=0.002, max_wait_s=0.01)
-    for _ in range(30):
+    for _ in range(20):
         images = requester.call(lambda: client.read(scene, GRID))
         assert all(np.array_equal(images[band], expected[band]) for band in ALL_BANDS)
         assert requester.call(lambda: client.search([place])) == places
-    assert requester.statistics.errors.total() > 20
-    assert len(requester.statistics.errors) >= 7
+    assert requester.statistics.errors.total() > 12
+    assert len(requester.statistics.errors) >= 6
 
 
 def test_faults_come_as_often_as_asked_each_in_its_turn() -> None:
@@ -413,10 +413,10 @@ def test_the_fake_source_tells_what_the_client_does(client: EarthEngine) -> None
 def test_a_share_of_the_places_can_be_collected(
     cloudiness: float, least: float, most: float
 ) -> None:
-    source, places = FakeSource(Settings(), Catalogue(cloudiness=cloudiness)), some_places(80)
+    source, places = FakeSource(Settings(), Catalogue(cloudiness=cloudiness)), some_places(50)
     found = zip(places, source.search(places), strict=True)
     chosen = [choose(place, scenes, Settings()) for place, scenes in found]
-    assert least <= sum(not isinstance(choice, Lack) for choice in chosen) / 80 <= most
+    assert least <= sum(not isinstance(choice, Lack) for choice in chosen) / 50 <= most
 
 
 def test_tiles_of_one_pass_show_the_same_ground_where_they_overlap() -> None:
