@@ -63,10 +63,9 @@ def add_pretrain_args(parser: Parser) -> None:
     add(
         "--base_encoder",
         default=DEFAULT_ENCODER,
-        help="Name of a torchvision ResNet, or resnet18_slim, a quarter as wide, for CPU "
-        "demos.",
+        help="Name of a torchvision ResNet, or resnet18_slim, a quarter as wide, for CPU demos.",
     )
-    add("--emb_dim", type=int, default=128, help="Numbers in an embedding.")
+    add("--emb_dim", type=int, default=128, help="Size of an embedding.")
     add("--num_negatives", type=int, default=16384, help="Embeddings in the queue of each space.")
     momentum = "Momentum of the key encoder, the share of its weights that a step keeps, in 0..1."
     add("--encoder_momentum", type=float, default=0.999, help=momentum)
