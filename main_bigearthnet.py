@@ -207,7 +207,7 @@ def finetuning(args: Namespace, task: LabelTask, world: World) -> FineTuning:
     """Bind the flags of the fine-tuning."""
     from models.finetuning import FineTuning
     from models.label_task import map_micro
-    from utils.run_trainer import make_trainer
+    from utils.training import make_trainer
 
     shown = task.pictures(task.held_out[-1])
     every = 10 if args.protocol == "paper" else 1

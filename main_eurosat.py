@@ -169,7 +169,7 @@ def make_methods(
     """Return the methods by name, and what their features cost."""
     from models.picture_task import train_layer_each
     from models.probes import probe_by_adam, probe_by_lbfgs, vote_of_neighbours
-    from utils.run_trainer import make_trainer
+    from utils.training import make_trainer
 
     on_batches = {"seeds": seeds(args), "max_epochs": args.max_epochs}
     on_batches |= {"batch_size": args.batch_size, "learning_rate": args.learning_rate}
@@ -198,7 +198,7 @@ def make_methods(
 def finetuning(args: Namespace, task: PictureTask, world: World) -> FineTuning:
     """Bind the flags of the fine-tuning."""
     from models.finetuning import FineTuning
-    from utils.run_trainer import make_trainer
+    from utils.training import make_trainer
 
     flags = ("backbone_type", "labels_per_class", "split", "split_seed", "val_frac")
     per_process = batch_size_per_process(args, world)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from datasets.seco.data_modes import DATA_MODES
 from models.moco2_module import MocoV2
-from utils.augment import Augment
+from utils.transforms import Augment
 
 SECO = DATA_MODES["seco"]
 SPACES = SECO.emb_spaces

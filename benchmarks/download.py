@@ -1,14 +1,14 @@
-r"""The downloader: images per second from an Earth Engine on loopback, beside what is possible.
+r"""Images per second of the downloader from an Earth Engine on loopback, and two upper bounds.
 
   python -m benchmarks.download
   python -m benchmarks.download --json --plot docs/download.png
 
-The real client asks a server that is a process of its own, answers after 50 ms and has the same
-pixels for all scenes; requests are limited to 40 at a time, and not in rate. Beside it the lower of
-two bounds: what the same number of threads can decode and write when the answers are in memory, and
-40 / 50 ms requests/s. Then the same with 10 and 30 % of the requests failing. In rounds of all
-cases; a ratio is the median of the rounds' ratios. Server and downloader share the cores here, so
-the share that the server takes is told, too.
+The real client talks to a server in a process of its own (``datasets.miniature.services``), which
+answers after 50 ms and has the same pixels for all scenes; requests are limited to 40 at a time,
+and not in rate. The bounds are what the same number of threads decodes and writes when the answers
+are in memory, and 40 / 50 ms requests/s; the lower one counts. Then the same with 10 and 30 % of
+the requests failing. In rounds of all cases; a ratio is the median of the rounds' ratios. Server
+and downloader share the cores, so that the share of the server is reported, too.
 """
 
 from __future__ import annotations
@@ -42,13 +42,12 @@ from utils.errors import UserError
 from utils.flags import Parser, check_positive
 from utils.report import provenance, write_json
 
-# Earth Engine's client and NumPy are imported by the functions that use them, so that wrong flags
-# are answered at once.
+# Earth Engine's client and NumPy are imported by the functions that use them, so that --help and
+# wrong flags are answered at once.
 if TYPE_CHECKING:
-    from datasets.collect.choice import Candidates, Lack
     from datasets.collect.earth_engine import EarthEngine
     from datasets.collect.plan import Plan
-    from datasets.collect.scenes import PatchGrid, Place, Scene
+    from datasets.collect.scenes import Candidates, Lack, PatchGrid, Place, Scene
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "download_cpu.json"
@@ -62,14 +61,14 @@ class Collected:
     """One run of the downloader.
 
     Attributes:
-        share: Of the requests that failed, as the server was told.
-        places: Those that are complete, without those that --verify finds damaged.
-        wanted: Places that were asked for.
+        share: Share of the requests that the server let fail.
+        places: Complete places, without those that --verify finds damaged.
+        wanted: Requested places.
         images_per_s: From the first request to the last line of the journal.
         requests_per_image: Repeats included.
-        bytes_per_image: Of all answers, without headers.
-        client_ms: Of a core per image, for the downloader.
-        server_ms: The same of the server; not a number where nobody knows.
+        bytes_per_image: Bytes of all answers, without headers.
+        client_ms: Milliseconds of a core per image in the downloader.
+        server_ms: Milliseconds of a core per image in the server; NaN if it is not known.
     """
 
     share: float
@@ -92,7 +91,7 @@ class Server:
 
 
 def remembering(source: EarthEngine, plan: Plan) -> EarthEngine:
-    """Return a source that asks once; later reads are decoded again from the answer in memory."""
+    """Return a source that sends one request; later reads decode its answer in memory again."""
     from datasets.collect.earth_engine import EarthEngine
 
     class Remembering(EarthEngine):
@@ -103,7 +102,7 @@ def remembering(source: EarthEngine, plan: Plan) -> EarthEngine:
                 self.content = super()._ask(request)
             return self.content
 
-    return Remembering(plan.settings, source._adapter)
+    return Remembering(plan.settings, source.transport)
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
@@ -143,7 +142,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
 @contextmanager
 def serving(shares: Sequence[float]) -> Iterator[list[Server]]:
     """Start a process per share of failing requests, which answers as Earth Engine does."""
-    command = [sys.executable, "-m", "tests.servers.earth_engine_server", "--cheap_pixels"]
+    command = [sys.executable, "-m", "datasets.miniature.services", "--cheap_pixels"]
     command += ["--latency", str(LATENCY_S), "--fault_share"]
     processes = [
         subprocess.Popen([*command, str(share)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
@@ -228,13 +227,13 @@ def downloader_flags(args: Namespace, folder: Path, server: Server) -> Namespace
 
 
 def warm_up(plan: Plan, flags: Namespace) -> tuple[EarthEngine, PatchGrid, list[Scene]]:
-    """Let the server find and draw all that it will be asked for.
+    """Let the server find and draw all that will be requested.
 
     Returns:
         The source, and the patch of a place with a scene for each date.
     """
-    from datasets.collect.choice import Candidates, choose
     from datasets.collect.rate_limit import RateLimit, Requester
+    from datasets.collect.scenes import Lack, choose
 
     source = cast("EarthEngine", seco_downloader.open_source(plan, flags))
     requester = Requester(RateLimit(IN_FLIGHT, 1e9), base_wait_s=0.01)
@@ -247,21 +246,21 @@ def warm_up(plan: Plan, flags: Namespace) -> tuple[EarthEngine, PatchGrid, list[
     with ThreadPoolExecutor(IN_FLIGHT) as pool:
         found = list(pool.map(look, range(len(plan.places))))
     for place, candidates in found:
-        if isinstance(candidates, Candidates):
-            scenes = [scenes[0] for scenes in candidates.windows]
+        if not isinstance(candidates, Lack):
+            scenes = [scenes[0] for scenes in candidates]
             requester.call(partial(source.read, scenes[0], place.grid))
             return source, place.grid, scenes
-    raise UserError("no place has clear scenes: ask for more places")
+    raise UserError("no place has clear scenes: raise --num_places")
 
 
 def decode_once(
     plan: Plan, source: EarthEngine, scenes: Sequence[Scene], folder: Path, num_workers: int
 ) -> float:
     """Decode and write as many images as a run collects, with as many threads: images/s."""
-    from datasets.collect.writer import place_writer
+    from datasets.collect.writer import PlaceWriter
 
     save_path = folder / "decoded"
-    writer = place_writer(save_path, plan.settings, source.describe(), (0, 1))
+    writer = PlaceWriter(save_path, plan.settings, source.describe(), (0, 1))
 
     def work(number: int) -> None:
         place = plan.place(number)
@@ -281,6 +280,7 @@ def decode_once(
 def collect_once(plan: Plan, flags: Namespace, server: Server) -> Collected:
     """Collect all places into an empty folder, verify it, and remove it."""
     from datasets.collect.plan import write_plan
+    from datasets.collect.run import collect
     from datasets.collect.verify import REPORT_NAME, verify
 
     save_path = flags.save_path
@@ -288,9 +288,9 @@ def collect_once(plan: Plan, flags: Namespace, server: Server) -> Collected:
     write_plan(save_path, plan)
     with redirect_stdout(StringIO()) as shown, redirect_stderr(shown):
         source = cast("EarthEngine", seco_downloader.open_source(plan, flags))
-        received, served = source._adapter.bytes_received, cpu_seconds(server.pid)
+        received, served = source.transport.web.bytes_received, cpu_seconds(server.pid)
         worked, started = time.process_time(), time.perf_counter()
-        seco_downloader.collect(plan, source, flags)
+        collect(plan, source, seco_downloader.new_requester(flags), flags)
         elapsed, worked = time.perf_counter() - started, time.process_time() - worked
         served = cpu_seconds(server.pid) - served
         verify(save_path, plan, flags.num_workers)
@@ -307,14 +307,14 @@ def collect_once(plan: Plan, flags: Namespace, server: Server) -> Collected:
         wanted=plan.num_places,
         images_per_s=images / elapsed,
         requests_per_image=status["requests"] / images,
-        bytes_per_image=(source._adapter.bytes_received - received) / images,
+        bytes_per_image=(source.transport.web.bytes_received - received) / images,
         client_ms=1000 * worked / images,
         server_ms=1000 * served / images,
     )
 
 
 def cpu_seconds(pid: int) -> float:
-    """Return for how long cores have worked for a process; not a number where Linux is not."""
+    """Return the core time of a process in seconds; NaN on systems other than Linux."""
     stat = Path(f"/proc/{pid}/stat")
     if not stat.exists():
         return float("nan")

@@ -18,10 +18,9 @@ from datasets.seco.patches import SecoPatches
 from datasets.seco.samples import PatchDataset
 from datasets.store.loader import StoreLoader
 from datasets.store.reader import PackedStore
-from utils.augment import Augment
 from utils.augment_config import AugmentConfig
-from utils.random import sample_keys
-from utils.seeded_sampler import SeededSampler
+from utils.data import SeededSampler, sample_keys
+from utils.transforms import Augment
 
 Item = TypeVar("Item")
 CPU = torch.device("cpu")

@@ -8,7 +8,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 import main_pretrain
 from benchmarks.timing import clock
-from utils.callbacks import FiniteLoss
+from models.pretrain_run import FiniteLoss, pretrain_trainer
 from utils.launch import World
 
 
@@ -23,14 +23,12 @@ def trainer_rate(flags: list[str], *, warm_up: int, steps: int, in_memory: bool 
     """
     args = main_pretrain.parse_args([*flags, "--debug"])
     datamodule = main_pretrain.make_datamodule(args, World())
-    datamodule.setup("fit")
-    args.log_every_n_steps = min(args.log_every_n_steps, datamodule.steps_per_epoch(1))
     if in_memory:
-        repeated = repeat_first(datamodule.train_dataloader)
+        repeated = repeat_first(datamodule.train_dataloader, warm_up + steps)
         datamodule.train_dataloader = repeated  # type: ignore[method-assign]
-    model = main_pretrain.make_model(args, datamodule, datamodule.batch_size)
+    model = main_pretrain.make_model(args, datamodule, World())
     stopwatch = Stopwatch(warm_up, steps)
-    trainer = main_pretrain.make_trainer(args, World(), [FiniteLoss(), stopwatch], None)
+    trainer = pretrain_trainer(args, World(), [FiniteLoss(), stopwatch], None)
     trainer.fit_loop.epoch_loop.max_steps = warm_up + steps
     trainer.fit(model, datamodule)
     del trainer, model, datamodule  # they hold each other, and gigabytes: Python is in no hurry
@@ -38,21 +36,32 @@ def trainer_rate(flags: list[str], *, warm_up: int, steps: int, in_memory: bool 
     return steps * args.batch_size / stopwatch.seconds
 
 
-def repeat_first(load: Callable[[], Iterable[dict[str, Any]]]) -> Callable[[], "Repeated"]:
-    """Replace a loader by its first batch, again and again."""
-    return lambda: Repeated(load())
+def repeat_first(
+    load: Callable[[], Iterable[dict[str, Any]]], times: int
+) -> Callable[[], "Repeated"]:
+    """Replace a loader by its first batch, repeated."""
+    return lambda: Repeated(load(), times)
 
 
 class Repeated:
-    """The first batch of a loader, without end."""
+    """The first batch of a loader, repeated.
 
-    def __init__(self, loader: Iterable[dict[str, Any]]) -> None:
+    Args:
+        loader: Loader of training batches.
+        times: Number of batches of an epoch.
+    """
+
+    def __init__(self, loader: Iterable[dict[str, Any]], times: int) -> None:
+        self.times = times
         self.batch = next(iter(loader))
         self.batch["patches"] = self.batch["patches"].clone()  # its buffer is used again
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        while True:
-            yield dict(self.batch)  # whoever gets it takes entries out
+        for _ in range(self.times):
+            yield dict(self.batch)  # the data module removes entries
+
+    def __len__(self) -> int:
+        return self.times
 
 
 class Stopwatch(Callback):

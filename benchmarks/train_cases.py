@@ -18,10 +18,10 @@ from benchmarks.reference_pipeline import ReferenceDataset, reference_loader
 from benchmarks.timing import Measure, clock, rate
 from datasets.store.reader import PackedStore
 from models.moco2_module import MocoV2
-from utils.augment import Augment
 from utils.augment_config import AugmentConfig
+from utils.data import sample_keys
 from utils.precision import autocast_type
-from utils.random import sample_keys
+from utils.transforms import Augment
 
 Views = tuple[Tensor, list[Tensor]]
 

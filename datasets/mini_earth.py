@@ -4,7 +4,7 @@ python datasets/mini_earth.py --dataset seco --save_path DIR --num_places 1000 \
     --num_dates 5 --size 96 --bands B4 B3 B2
 python datasets/mini_earth.py --dataset eurosat --save_path DIR --num_places 5000
 
-The same seed writes the same bytes, whatever the number of workers.
+The same seed writes the same bytes with any number of workers.
 """
 
 import sys
@@ -27,7 +27,7 @@ from utils.flags import Parser
 from utils.pools import process_pool
 from utils.progress import progress
 
-# Each writer imports what it draws with, NumPy and rasterio: flags are parsed without them.
+# Each writer imports NumPy and rasterio itself: flags are parsed without them.
 
 Report = TypeVar("Report")
 MIN_SIZE = 12
@@ -56,7 +56,7 @@ def write_seco(
         size: Side in pixels of 10 m; 264 in the archives.
         seed: Seed of the world.
         bands: Bands to write.
-        previews: Also write the brightened RGB beside each scene, as in the 100K archive.
+        previews: Also write a brightened RGB picture next to each scene, as in the 100K archive.
         num_workers: Processes; they do not change the bytes.
     """
     _check(size=size, num_places=num_places, num_dates=num_dates)
@@ -110,7 +110,7 @@ def write_eurosat(
 def write_bigearthnet(
     root: Path, *, num_patches: int, seed: int = 0, num_workers: int = CPU_COUNT
 ) -> None:
-    """Write ``BigEarthNet-v1.0/<patch>/`` and, beside it, the lists of splits, snow and clouds.
+    """Write ``BigEarthNet-v1.0/<patch>/`` and next to it the lists of splits, snow and clouds.
 
     Args:
         root: Folder to create.
@@ -157,7 +157,7 @@ def write_oscd(
 
 
 def _check(size: int = MIN_SIZE, **counts: int) -> None:
-    """Refuse sizes and counts that make no data set."""
+    """Refuse sizes and counts below their minimum."""
     for name, count in counts.items():
         if count < 1:
             raise UserError(f"{name} must be at least 1, not {count}")
@@ -166,7 +166,7 @@ def _check(size: int = MIN_SIZE, **counts: int) -> None:
 
 
 def _create(root: Path) -> None:
-    """Create the folder; one with content is not ours to fill."""
+    """Create the folder; refuse one that has content."""
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise UserError(f"{root} is not an empty folder: choose another --save_path")
     root.mkdir(parents=True, exist_ok=True)
@@ -194,21 +194,14 @@ WRITERS: dict[str, tuple[Callable[..., None], str, frozenset[str]]] = {
 
 # Per data set: the script that reads it, with flags that suit its size.
 NEXT = {
-    "seco": (
-        "main_pretrain.py",
-        "--num_negatives",
-        "256",
-        "--crop_size",
-        "48",
-        "--max_epochs",
-        "5",
-    ),
-    "eurosat": ("main_eurosat.py", "--backbone_type", "random"),
-    "bigearthnet": (
-        *("main_bigearthnet.py", "--backbone_type", "random", "--freeze_backbone"),
-        *("--learning_rate", "1e-3"),
-    ),
-    "oscd": ("main_oscd.py", "--backbone_type", "random", "--max_epochs", "10"),
+    name: tuple(command.split())
+    for name, command in {
+        "seco": "main_pretrain.py --num_negatives 256 --crop_size 48 --max_epochs 5",
+        "eurosat": "main_eurosat.py --backbone_type random",
+        "bigearthnet": "main_bigearthnet.py --backbone_type random --freeze_backbone "
+        "--learning_rate 1e-3",
+        "oscd": "main_oscd.py --backbone_type random --max_epochs 10",
+    }.items()
 }
 
 
@@ -218,32 +211,20 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--dataset", choices=WRITERS, required=True, help="Data set whose layout is written.")
     add("--save_path", type=Path, required=True, help="Folder to create.")
-    add(
-        "--num_places",
-        type=int,
-        required=True,
-        help="Places, patches, cities, or images of EuroSAT.",
-    )
+    places = "Places, patches, cities, or images of EuroSAT."
+    add("--num_places", type=int, required=True, help=places)
     add("--seed", type=int, default=0, help="Seed of the world.")
     add("--num_workers", type=int, default=CPU_COUNT, help="Processes to use.")
     absent = argparse.SUPPRESS  # the defaults are the writers'
     add("--num_dates", type=int, default=absent, help="Dates of each place, for seco (default: 5).")
-    add(
-        "--size",
-        type=int,
-        default=absent,
-        help="Side of a picture in pixels (default: 264, for eurosat 64).",
-    )
+    side = "Side of a picture in pixels (default: 264, for eurosat 64)."
+    add("--size", type=int, default=absent, help=side)
     add("--bands", nargs="+", default=absent, help="Bands to write, for seco (default: all 12).")
-    add(
-        "--previews", action="store_true", default=absent, help="Also write RGB previews, for seco."
-    )
-    add(
-        "--all_bands",
-        action="store_true",
-        default=absent,
-        help="Write 13 bands instead of RGB, for eurosat.",
-    )
+    for name, text in (
+        ("previews", "Also write RGB previews, for seco."),
+        ("all_bands", "Write 13 bands instead of RGB, for eurosat."),
+    ):
+        add(f"--{name}", action="store_true", default=absent, help=text)
     return parser.parse_args(argv)
 
 

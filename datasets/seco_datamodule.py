@@ -8,24 +8,24 @@ from typing import Any, Literal
 import torch
 from pytorch_lightning import LightningDataModule, Trainer
 from torch import Tensor
-from torch.utils.data import DataLoader
 
+from datasets.bands import RGB_BANDS
 from datasets.seco.bad_patches import BadPatchList, OnBadPatch
 from datasets.seco.data_modes import DATA_MODES
 from datasets.seco.patches import day_of
 from datasets.seco.samples import ErrorsAsSamples, PatchDataset, collate
+from datasets.store.hint import packing_hint
 from datasets.store.litdata import StreamedPlaces
 from datasets.store.loader import DeviceLoader, StoreLoader
 from datasets.store.manifest import PICTURE_BANDS
 from datasets.store.open import open_patches
 from datasets.store.reader import PackedStore
-from utils.augment import Augment
 from utils.augment_config import AugmentConfig
+from utils.data import InfiniteDataLoader, SeededSampler, epoch_of, sample_keys
 from utils.distributed import exchange, shared_permutation, to_device
 from utils.errors import UserError
 from utils.normalization import InputSpec
-from utils.random import sample_keys
-from utils.seeded_sampler import SeededSampler, epoch_of
+from utils.transforms import Augment
 
 Cache = Literal["mmap", "ram", "gpu"]
 
@@ -33,20 +33,22 @@ Cache = Literal["mmap", "ram", "gpu"]
 class SecoDataModule(LightningDataModule):
     """Read SeCo patches, or in mode moco any pictures, and make views of them on the device.
 
-    The ``Trainer`` needs ``use_distributed_sampler=False``.
+    The subclasses have the names of the original, and one data mode each. With several processes,
+    the ``Trainer`` needs ``use_distributed_sampler=False``.
 
     Args:
         data_dir: SeCo folder or zip, packed store, or LitData chunks in a folder or bucket; in mode
             moco also a folder or zip of pictures.
-        data_mode: Key of ``DATA_MODES``.
-        bands: Bands in channel order; pictures have red, green, blue only.
-        batch_size: Samples per step and process.
-        num_workers: Processes that read; for a packed store, threads.
+        bands: Bands in channel order; None for B4, B3, B2 (red, green, blue), which is also what
+            pictures have.
+        batch_size: Samples per step and process, at least 1.
+        num_workers: Worker processes that read, 0 reads in this one; threads for a packed store.
         seed: Seed of order, dates and views.
+        data_mode: Key of ``DATA_MODES``; None for that of the class.
         augment: Distribution of the views; ``data_mode`` decides whether the crop comes first.
         replace_dates: Draw dates with replacement, as the original does.
-        on_bad_patch: Raise an error or skip to the next sample, listed in ``log_dir``.
-        image_list: File that restricts the pictures, see ``Pictures``.
+        on_bad_patch: Raise an error, or skip to the next sample and list the patch in ``log_dir``.
+        image_list: File with the names of the pictures to use, see ``Pictures``.
         log_dir: Folder of ``bad_patches.txt``; None writes none. May be set until training starts.
         cache: Where a packed store is read from: its memory map, memory, or the GPU's memory.
         shuffle_keys: Encode keys in other batches, or groups of batch norm, than their queries.
@@ -55,33 +57,37 @@ class SecoDataModule(LightningDataModule):
         mode: The chosen ``DataMode``.
         dataset: Patches; exists after ``setup``.
         input_spec: Bands, stretch and normalisation of the patches; exists after ``setup``.
+
+    Raises:
+        UserError: ``setup`` refuses data that do not fit the mode, the bands or the cache.
     """
 
+    default_mode = "seco"
     dataset: PatchDataset
     input_spec: InputSpec
 
     def __init__(
         self,
-        data_dir: Path,
-        data_mode: str,
+        data_dir: Path | str,
+        bands: Sequence[str] | None = None,
+        batch_size: int = 32,
+        num_workers: int = 16,
+        seed: int = 42,
         *,
-        bands: Sequence[str],
-        batch_size: int,
-        num_workers: int,
-        seed: int,
-        augment: AugmentConfig,
-        replace_dates: bool,
-        on_bad_patch: OnBadPatch,
-        image_list: Path | None,
-        log_dir: Path | None,
+        data_mode: str | None = None,
+        augment: AugmentConfig = AugmentConfig(),  # noqa: B008 - it is frozen
+        replace_dates: bool = False,
+        on_bad_patch: OnBadPatch = "raise",
+        image_list: Path | None = None,
+        log_dir: Path | None = None,
         cache: Cache = "mmap",
         shuffle_keys: bool = False,
     ) -> None:
         super().__init__()
-        self.data_dir = data_dir
-        self.data_mode = data_mode
-        self.mode = DATA_MODES[data_mode]
-        self.bands = tuple(bands)
+        self.data_dir = Path(data_dir)
+        self.data_mode = data_mode or self.default_mode
+        self.mode = DATA_MODES[self.data_mode]
+        self.bands = RGB_BANDS if bands is None else tuple(bands)
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.seed = seed
@@ -94,20 +100,30 @@ class SecoDataModule(LightningDataModule):
         self.shuffle_keys = shuffle_keys
         self._keys: tuple[Tensor, Tensor] | None = None
 
+    @property
+    def num_keys(self) -> int:
+        """Key views of a sample, each with an embedding space of its own."""
+        return self.mode.emb_spaces
+
+    @property
+    def num_loaders(self) -> int:
+        """Worker processes that decode files; the threads that read a packed store only copy."""
+        return 0 if isinstance(self.dataset.source, PackedStore) else self.num_workers
+
     def setup(self, stage: str | None = None) -> None:
-        if hasattr(self, "dataset"):  # the script asks for the bands before Lightning calls this
+        if hasattr(self, "dataset"):  # the script needs the bands before Lightning calls this
             return
         source = open_patches(self.data_dir, self.bands, self.image_list)
         is_pictures = source.bands == PICTURE_BANDS
         if is_pictures and not self.mode.every_date:
             raise UserError(
-                f"--data_mode {self.data_mode} needs {self.mode.num_dates} dates of each place, "
-                f"but {self.data_dir} holds pictures: take --data_mode moco"
+                f"data_mode {self.data_mode} needs {self.mode.num_dates} dates of each place, but "
+                f"{self.data_dir} holds pictures: use data_mode moco"
             )
         if self.cache != "mmap" and not isinstance(source, PackedStore):
             raise UserError(
-                f"--cache {self.cache} is for packed stores, {self.data_dir} is none: "
-                "pack it with datasets/seco_packed.py"
+                f"cache {self.cache} is for packed stores, which {self.data_dir} is not: pack it "
+                "with datasets/seco_packed.py"
             )
         self.dataset = PatchDataset(
             source,
@@ -120,17 +136,17 @@ class SecoDataModule(LightningDataModule):
         self.input_spec = source.input_spec
         self._augment = Augment(self.input_spec, self.augment_config)
 
-    def crop_warning(self) -> str | None:
-        """Return a sentence if views have more pixels than the patches; exists after ``setup``."""
+    def hints(self) -> list[str]:
+        """Return what makes the training slower than it could be; exists after ``setup``."""
+        hints = [packing_hint(self.dataset.source, self.data_dir)]
         _, height, width = self.dataset.source.patch_shape
-        size = self.augment_config.crop_size
-        if size <= min(height, width):
-            return None
-        return (
-            f"--crop_size {size} is more than the {width} x {height} pixels of the patches: crops "
-            f"are enlarged to it, which costs time and adds no detail; {min(height, width)} is "
-            "enough"
-        )
+        size, enough = self.augment_config.crop_size, min(height, width)
+        if size > enough:
+            hints.append(
+                f"crop_size {size} is more than the {width} x {height} pixels of the patches: "
+                f"crops are enlarged, which costs time and adds no detail; {enough} is enough"
+            )
+        return [hint for hint in hints if hint is not None]
 
     def steps_per_epoch(self, world_size: int) -> int:
         """Return the number of full batches of each process; none at all is a ``UserError``."""
@@ -140,7 +156,7 @@ class SecoDataModule(LightningDataModule):
             raise UserError(
                 f"{self.data_dir} has {num_samples} samples, fewer than one batch of "
                 f"{self.batch_size}{f' in each of {world_size} processes' * (world_size > 1)}: "
-                "lower --batch_size"
+                "lower batch_size"
             )
         return steps
 
@@ -148,7 +164,8 @@ class SecoDataModule(LightningDataModule):
         trainer = self.trainer
         assert trainer is not None  # Lightning calls this
         self.steps_per_epoch(trainer.world_size)
-        self._bad_patches = BadPatchList(len(self.dataset), self.log_dir)
+        log_dir = self.log_dir if trainer.is_global_zero else None
+        self._bad_patches = BadPatchList(len(self.dataset), log_dir)
         device = trainer.strategy.root_device
         if isinstance(self.dataset.source, StreamedPlaces):
             return self._litdata_loader(trainer, device)
@@ -161,7 +178,7 @@ class SecoDataModule(LightningDataModule):
         )
         if isinstance(self.dataset.source, PackedStore):
             return self._store_loader(self.dataset.source, sampler, device)
-        return DataLoader(
+        return InfiniteDataLoader(
             ErrorsAsSamples(self.dataset),
             self.batch_size,
             sampler=sampler,
@@ -169,7 +186,6 @@ class SecoDataModule(LightningDataModule):
             collate_fn=collate,
             drop_last=True,  # as the original; the queue and batch norm see full batches only
             pin_memory=device.type == "cuda",
-            persistent_workers=self.num_workers > 0,
         )
 
     def _litdata_loader(self, trainer: Trainer, device: torch.device) -> Iterable[dict[str, Any]]:
@@ -190,21 +206,21 @@ class SecoDataModule(LightningDataModule):
     ) -> StoreLoader | DeviceLoader:
         if self.cache == "gpu":
             if device.type != "cuda":
-                raise UserError("--cache gpu needs a GPU: take --cache ram, or --gpus 1")
+                raise UserError("cache gpu needs a GPU: use cache ram, or train on a GPU")
             return DeviceLoader(self.dataset, sampler, self.batch_size, device)
         if self.cache == "ram":
             store.load()
         return StoreLoader(self.dataset, sampler, self.batch_size, self.num_workers, device)
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Take out what is not for the device: an error, or the names of bad patches."""
+        """Remove what the device does not need: an error, or the names of bad patches."""
         if not self._is_training():
             return batch
         if "error" in batch:
             raise UserError(batch["error"])
         bad = batch.pop("bad")
         self._bad_patches.add(bad)
-        # Another sample stands in for a bad one: its dates are not those of the index.
+        # Another sample replaces a bad one: its dates are not those of the index.
         self._keys = None if bad else (batch["epoch"], batch["index"])
         return batch
 
@@ -246,9 +262,30 @@ class SecoDataModule(LightningDataModule):
         return img_q, img_k, order
 
     def state_dict(self) -> dict[str, Any]:
-        """Note the global batch, on which the schedule of a run depends, in its checkpoints."""
+        """Store the global batch size in checkpoints: the schedule of a run depends on it."""
         assert self.trainer is not None  # Lightning calls this
         return {"samples_per_step": self.batch_size * self.trainer.world_size}
 
     def _is_training(self) -> bool:
         return self.trainer is not None and self.trainer.training
+
+
+class SeasonalContrastBasicDataModule(SecoDataModule):
+    """MoCo-v2: query and key are two views of one date."""
+
+    default_mode = "moco"
+
+
+class SeasonalContrastTemporalDataModule(SecoDataModule):
+    """MoCo-v2+TP: query and key are views of two dates of a place."""
+
+    default_mode = "moco_tp"
+
+
+class SeasonalContrastMultiAugDataModule(SecoDataModule):
+    """SeCo: a query, and a key for each of three embedding spaces."""
+
+    default_mode = "seco"
+
+
+SeasonalContrastBaseDataModule = SecoDataModule

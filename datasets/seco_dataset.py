@@ -8,29 +8,33 @@ Patches, dates and views come from the objects that ``SecoDataModule`` trains wi
 are drawn from torch's global generator: ``torch.manual_seed`` or ``seed_everything`` repeats them,
 and the worker processes of a ``DataLoader`` draw different ones. Two reads of one index differ.
 
-A damaged or empty patch is a ``UserError`` that names the file, raised when it is read.
+Folders and zips of places are read; a packed store or a stream needs ``SecoDataModule``. A damaged
+or empty patch is a ``UserError`` that names the file, raised when it is read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from datasets.bands import ALL_BANDS, RGB_BANDS, check_stored
 from datasets.figures import plot_images, to_image
+from datasets.geotiff import read_band
+from datasets.seco.bad_patches import OnBadPatch
 from datasets.seco.data_modes import DATA_MODES
 from datasets.seco.patches import SecoPatches
 from datasets.seco.samples import PatchDataset
-from utils.augment import Augment
 from utils.augment_config import AugmentConfig
+from utils.data import sample_keys
 from utils.normalization import RGB_QUANTILES
-from utils.random import sample_keys
+from utils.transforms import Augment
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,9 +43,12 @@ __all__ = [
     "ALL_BANDS",
     "QUANTILES",
     "RGB_BANDS",
+    "SeasonalContrastBase",
     "SeasonalContrastBasic",
     "SeasonalContrastMultiAug",
     "SeasonalContrastTemporal",
+    "normalize",
+    "read_image",
 ]
 
 # 2 % and 98 % quantiles of the published bands in stored uint8 steps, arranged as in the original.
@@ -52,13 +59,53 @@ QUANTILES = {
 _NUM_EPOCHS = 2**31  # of which each read draws one: dates and views are a function of it
 
 
+def normalize(img: np.ndarray, min_q: float, max_q: float) -> np.ndarray:
+    """Stretch stored values between two quantiles to 0..255 and truncate them.
+
+    Args:
+        img: Stored values, of any shape.
+        min_q: Stored value that becomes 0; lower ones do, too.
+        max_q: Stored value that becomes 255; higher ones do, too.
+
+    Returns:
+        uint8, of the same shape.
+    """
+    stretched = (img - min_q) / (max_q - min_q) * 255.0
+    return np.clip(stretched, 0, 255).astype(np.uint8)
+
+
+def read_image(
+    path: Path | str,
+    bands: Sequence[str],
+    quantiles: Mapping[str, Mapping[str, float]] | None = None,
+) -> Image.Image:
+    """Read one date of a place as an image.
+
+    Args:
+        path: Folder of the date.
+        bands: One or three bands of one resolution, in channel order.
+        quantiles: "min_q" and "max_q" per band, as ``QUANTILES``; None keeps the stored values.
+
+    Raises:
+        UserError: A file is missing, damaged or not uint8.
+    """
+    channels = []
+    for band in bands:
+        channel = read_band(Path(path) / f"{band}.tif")
+        if quantiles is not None:
+            channel = normalize(channel, quantiles["min_q"][band], quantiles["max_q"][band])
+        channels.append(channel)
+    return Image.fromarray(np.dstack(channels).squeeze())
+
+
 class SeasonalContrastBase(Dataset[Any]):
-    """What the three data sets share: where patches are, how they are drawn, and their pictures.
+    """Common parts of the three data sets: reading and drawing patches, and making images.
 
     Args:
         root: Folder or zip of places, ``<place>/<scene>/<band>.tif``.
         bands: Bands in channel order; None for B4, B3, B2 (red, green, blue).
         transform: Applied to each image or view; None leaves it as it is.
+        on_bad_patch: "raise" an error for a damaged or empty patch, or "skip" to the next sample.
 
     Attributes:
         samples: The stored patches of each sample, as the training reads them.
@@ -78,13 +125,16 @@ class SeasonalContrastBase(Dataset[Any]):
         root: Path | str,
         bands: Sequence[str] | None = None,
         transform: Callable[[Any], Any] | None = None,
+        on_bad_patch: OnBadPatch = "raise",
     ) -> None:
         source = SecoPatches(Path(root), RGB_BANDS if bands is None else bands)
         self.bands = source.bands
         self.input_spec = source.input_spec
         self.transform = transform
         check_stored(source.samples(), str(root))
-        self.samples = PatchDataset(source, self.num_dates, every_date=self.every_date)
+        self.samples = PatchDataset(
+            source, self.num_dates, every_date=self.every_date, on_bad_patch=on_bad_patch
+        )
         self._table = self.input_spec.stretch_table().numpy()
 
     def __len__(self) -> int:
@@ -165,8 +215,9 @@ class SeasonalContrastMultiAug(SeasonalContrastBase):
         root: Path | str,
         bands: Sequence[str] | None = None,
         transform: Callable[[Any], Any] | None = None,
+        on_bad_patch: OnBadPatch = "raise",
     ) -> None:
-        super().__init__(root, bands, transform)
+        super().__init__(root, bands, transform, on_bad_patch)
         self._augment = Augment(self.input_spec, self.augment_config)
 
     def __getitem__(self, index: int) -> tuple[Any, list[Any]]:

@@ -24,35 +24,29 @@ from pathlib import Path
 if not __package__:  # started as a script: the root is not on the path yet
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import os
 import signal
 from argparse import Namespace
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from datasets.collect.args import check_fetching, parse_args, settings_of
-from datasets.collect.check import check_settings
-from datasets.collect.progress import GO_ON_LATER, Ending
-from datasets.collect.settings import PLAN_NAME
+from datasets.collect.settings import EXIT_LATER, PLAN_NAME
 from utils.cli import run
-from utils.errors import UserError, sentence_of
 from utils.files import check_can_write, check_exists
 
-# NumPy, rasterio and Earth Engine take a second to import: whatever needs them is imported by the
-# step that uses it, so that --help and wrong flags are answered at once. No step imports torch.
+# NumPy, rasterio and Earth Engine take a second to import: each is imported by the step that
+# uses it, so that --help and wrong flags are answered at once. No step imports torch.
 if TYPE_CHECKING:
     from datasets.collect.plan import Plan
     from datasets.collect.rate_limit import Requester
     from datasets.collect.scenes import Source
     from utils.retry import Transient
 
-EXIT_CODES = {"complete": 0, "incomplete": 1, "later": GO_ON_LATER}
 PLACES_PER_SEARCH = {"earthengine": 5, "stac": 1}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Do the step that is asked for, and leave with its exit code."""
+    """Do the requested step, and leave with its exit code."""
     args = parse_args(__doc__, argv)
     check_flags(args)
     if args.status:
@@ -61,27 +55,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.verify:
         sys.exit(check(args.save_path, args.num_workers))
     from datasets.collect.plan import open_plan
-    from datasets.collect.scenes import ComeBack
 
     plan = open_plan(args.save_path, settings_of(args), args.given)
     if args.plan:
         show_plan(plan, args.save_path)
         return
-    # Also before and behind the fetch, which has ways of its own.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(GO_ON_LATER))
+    from datasets.collect.run import collect, print_later
+    from datasets.collect.scenes import ComeBack
+
+    # Also before and after the fetch, which handles signals by itself.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(EXIT_LATER))
     try:
         source = open_source(plan, args)
         if args.probe is not None:
-            import json
-
-            from datasets.collect.probe import Probe
-
-            print(json.dumps(Probe(plan, source, new_requester(args)).run(args.probe), indent=1))
+            show_probe(plan, source, args)
             return
     except ComeBack as error:
-        tell_later(str(error))
-        sys.exit(GO_ON_LATER)
-    sys.exit(collect(plan, source, args))
+        print_later(str(error))
+        sys.exit(EXIT_LATER)
+    sys.exit(collect(plan, source, new_requester(args), args))
 
 
 def check_flags(args: Namespace) -> None:
@@ -100,7 +92,7 @@ def check_flags(args: Namespace) -> None:
 def show_status(save_path: Path) -> None:
     """Print how far all shards are."""
     from datasets.collect.plan import read_plan
-    from datasets.collect.status import summarise, table
+    from datasets.collect.report import summarise, table
 
     print(table(summarise(save_path, read_plan(save_path))))
 
@@ -108,7 +100,7 @@ def show_status(save_path: Path) -> None:
 def check(save_path: Path, num_workers: int) -> int:
     """Read everything again, and return the exit code."""
     from datasets.collect.plan import read_plan
-    from datasets.collect.status import summarise
+    from datasets.collect.report import summarise
     from datasets.collect.verify import verify
     from datasets.store.manifest import MANIFEST_NAME
     from datasets.store.writer import verify_store
@@ -120,7 +112,7 @@ def check(save_path: Path, num_workers: int) -> int:
         done = summarise(save_path, plan)["places_done"]
         print(
             f"{done} of {plan.num_places} places, not yet a store: the same command without "
-            "--verify goes on"
+            "--verify resumes it"
         )
         return 1
     store = verify_store(save_path, num_workers)
@@ -130,12 +122,20 @@ def check(save_path: Path, num_workers: int) -> int:
 
 def show_plan(plan: Plan, save_path: Path) -> None:
     """Print what the plan will cost, and draw where its places are."""
-    from datasets.collect.estimate import estimate_text
-    from datasets.collect.map import plot_places
+    from datasets.collect.estimate import estimate_text, plot_places
 
     print(estimate_text(plan, PLACES_PER_SEARCH[plan.settings.source]))
     plot_places(save_path / "plan.png", plan)
     print(f"plan: {save_path / 'plan.json'}, {save_path / 'plan.png'}")
+
+
+def show_probe(plan: Plan, source: Source, args: Namespace) -> None:
+    """Print the times of a few requests as JSON."""
+    import json
+
+    from datasets.collect.probe import Probe
+
+    print(json.dumps(Probe(plan, source, new_requester(args)).run(args.probe), indent=1))
 
 
 def open_source(plan: Plan, args: Namespace) -> Source:
@@ -158,7 +158,7 @@ def open_source(plan: Plan, args: Namespace) -> Source:
 
 
 def new_requester(args: Namespace) -> Requester:
-    """Return what sends requests, within this shard's part of the quota."""
+    """Return the sender of requests, within this shard's part of the quota."""
     from datasets.collect.rate_limit import RateLimit, Requester
 
     count = args.shard[1]
@@ -166,89 +166,15 @@ def new_requester(args: Namespace) -> Requester:
         RateLimit(args.max_in_flight // count, args.max_rate / count),
         base_wait_s=args.retry_wait,
         budget_s=args.give_up_after / 2,  # one request alone does not end the run
-        on_error=tell if args.debug else lambda error: None,
+        on_error=print_failure if args.debug else lambda error: None,
     )
 
 
-def tell(error: Transient) -> None:
+def print_failure(error: Transient) -> None:
     """Print a failed request."""
     from tqdm import tqdm
 
     tqdm.write(f"failed: {error}", file=sys.stderr)
-
-
-def tell_later(reason: str) -> None:
-    """Print why a run stops that can be resumed."""
-    print(f"stopped, {reason}; the same command resumes it", file=sys.stderr)
-
-
-def tell_ending(ending: Ending, result: str) -> None:
-    """Print what became of a run."""
-    if ending.kind == "later":
-        tell_later(ending.reason)
-    elif ending.kind == "incomplete":
-        print(f"error: {ending.reason}", file=sys.stderr)
-    else:
-        print(f"complete: {result}")
-
-
-def collect(plan: Plan, source: Source, args: Namespace) -> int:
-    """Fetch this shard's places, and return the exit code."""
-    from datasets.collect.fetch import Fetch, Patience, blocks_of_shard
-    from datasets.collect.indices import read_indices
-    from datasets.collect.journal import Journal, read_journals
-    from datasets.collect.packed import PackedCollection
-    from datasets.collect.place import Collector
-    from datasets.collect.plan import read_plan
-    from datasets.collect.status import Reporter
-    from datasets.collect.writer import place_writer
-
-    save_path, requester = args.save_path, new_requester(args)
-    indices = None if args.indices_file is None else read_indices(args.indices_file, plan)
-    # Pictures may be asked for later; they decide nothing about the data.
-    settings = replace(plan.settings, preview=args.preview or plan.settings.preview)
-    check_settings(settings)
-    journal = Journal(save_path, plan.hash, args.shard)
-    with journal.opened():
-        if read_plan(save_path).hash != plan.hash:
-            raise UserError(f"another process replaced the plan of {save_path}: run this again")
-        store = PackedCollection(save_path, plan) if plan.settings.format == "packed" else None
-        if store is not None:
-            noted = read_journals(save_path, plan.hash).values()
-            store.open(any(record.outcome == "done" for record in noted))
-        root = None if store is None else store.places
-        writer = place_writer(save_path, settings, source.describe(), args.shard, root)
-        writer.clear()
-        reporter = Reporter(save_path, plan, args.shard, requester, args.log_freq)
-        fetch = Fetch(
-            Collector(plan, source, requester, writer),
-            requester,
-            journal,
-            blocks_of_shard(plan.blocks(indices), args.shard),
-            read_journals(save_path, plan.hash),
-            num_workers=args.num_workers,
-            retry=args.retry,
-            has_spares=settings.match_file is None and indices is None,
-            patience=Patience(args.give_up_after, min_free_bytes=1e9 * args.min_free_gb),
-            report=reporter,
-            on_block=None if store is None else store.pack,
-        )
-        try:
-            ending = fetch.run()
-        except UserError as error:
-            reporter.end(fetch.progress, Ending("failed", sentence_of(error)))
-            raise
-        finally:
-            if not fetch.is_abandoned:
-                writer.clear()
-        reporter.end(fetch.progress, ending)
-        if store is not None and not fetch.is_abandoned:
-            store.finish(read_journals(save_path, plan.hash))
-    tell_ending(ending, f"{fetch.progress.done} places in {save_path}")
-    if fetch.is_abandoned:  # its threads wait for answers that may never come
-        sys.stdout.flush()
-        os._exit(EXIT_CODES[ending.kind])
-    return EXIT_CODES[ending.kind]
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 python datasets/seco_utils.py --data_dir datasets/seco_100k
 
 Writes quantiles.json into the data set, where the reader finds it. Red, green and blue keep the
-published quantiles whatever is measured here.
+published quantiles; the measured ones are not used for them.
 """
 
 from __future__ import annotations
@@ -25,23 +25,52 @@ from utils.files import check_exists
 from utils.flags import Parser
 from utils.report import write_json
 
-# What takes long to import is imported by the functions that use it, after the flags are checked.
+# NumPy and the readers are imported by the functions that use them, after the flags are checked.
 if TYPE_CHECKING:
     import numpy as np
 
-QUANTILES = (0.02, 0.98)  # as the original
+QUANTILES = (0.02, 0.98)  # shares of the pixels, as in the original
 
 
-def measure_histograms(root: Path, num_images: int, seed: int) -> dict[str, np.ndarray]:
-    """Count the stored values of randomly drawn images, all pixels of each.
+def compute_quantiles(
+    root: Path | str,
+    bands: Sequence[str] | None = None,
+    num_samples: int = 3000,
+    seed: int = 42,
+) -> dict[str, dict[str, int]]:
+    """Measure the 2 % and 98 % quantiles of stored values, with the original's name and result.
 
     Args:
-        root: Folder of the places.
-        num_images: Dates of places to read; all of them if there are fewer.
+        root: Folder of the places, or packed store.
+        bands: Bands to measure; None for all that the first place has.
+        num_samples: Dates of places to read; all of them if there are fewer.
         seed: Seed of the draw.
 
     Returns:
-        Pixels per stored value, shape (256,), for each band that the first place has.
+        "min_q" and "max_q" per band, in stored uint8 steps, at least one step apart.
+
+    Raises:
+        UserError: The data set lacks a band, or a drawn file is damaged.
+    """
+    histograms = measure_histograms(Path(root), num_samples, seed, bands)
+    limits = {band: stretch_limits(histogram) for band, histogram in histograms.items()}
+    low, high = ({band: pair[end] for band, pair in limits.items()} for end in (0, 1))
+    return {"min_q": low, "max_q": high}
+
+
+def measure_histograms(
+    root: Path, num_images: int, seed: int, bands: Sequence[str] | None = None
+) -> dict[str, np.ndarray]:
+    """Count the stored values of randomly drawn images, all pixels of each.
+
+    Args:
+        root: Folder of the places, or packed store.
+        num_images: Dates of places to read; all of them if there are fewer.
+        seed: Seed of the draw.
+        bands: Bands to measure; None for all that the first place has.
+
+    Returns:
+        Pixels per stored value, int64, shape (256,), for each band.
     """
     import numpy as np
 
@@ -52,10 +81,13 @@ def measure_histograms(root: Path, num_images: int, seed: int) -> dict[str, np.n
         raise UserError(
             f"{root} is a file: pack it with datasets/seco_packed.py, and measure the store"
         )
-    bands, dates, read = _open_store(root) if is_packed(root) else _open_folder(root)
+    stored, dates, read = _open_store(root) if is_packed(root) else _open_folder(root)
+    missing = [band for band in bands or () if band not in stored]
+    if missing:
+        raise UserError(f"{root} has no band {missing[0]}: its bands are {' '.join(stored)}")
     rng = np.random.default_rng(seed)
     drawn = rng.choice(len(dates), min(num_images, len(dates)), replace=False)
-    histograms = {band: np.zeros(256, np.int64) for band in bands}
+    histograms = {band: np.zeros(256, np.int64) for band in bands or stored}
     for number in progress(sorted(drawn), desc="quantiles", unit=" images", leave=False):
         for band, histogram in histograms.items():
             histogram += np.bincount(read(dates[number], band).ravel(), minlength=256)
@@ -65,21 +97,17 @@ def measure_histograms(root: Path, num_images: int, seed: int) -> dict[str, np.n
 
 
 def _open_folder(root: Path) -> tuple[list[str], Sequence[Any], Callable[[Any, str], np.ndarray]]:
-    """Return bands, dates, and what reads a band of one, in the pixels that are stored."""
-    from datasets.geotiff import read_band
-    from datasets.seco.folder import band_path, find_bands, index_places, split_dates
+    """Return bands, dates, and a function that reads a band of a date with its stored pixels."""
+    from datasets.seco.layouts import SecoFolder
 
-    places = index_places(root, ALL_BANDS[0])
-    dates = split_dates(places)
-    return (
-        find_bands(root, places[0]),
-        dates,
-        lambda date, band: read_band(band_path(root / date, band)),
-    )
+    folder = SecoFolder(root, ALL_BANDS)
+    split = (place.split("/") for place in folder.places)
+    dates = [f"{place}/{scene}" for place, *scenes in split for scene in scenes]
+    return folder.band_names(), dates, folder.read_band
 
 
 def _open_store(root: Path) -> tuple[list[str], Sequence[Any], Callable[[Any, str], np.ndarray]]:
-    """Return the same of a packed store, whose bands all have pixels of 10 m."""
+    """Return the same of a packed store, in which all bands have pixels of 10 m."""
     from datasets.store.reader import PackedStore
 
     store = PackedStore(root)
@@ -121,8 +149,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.num_images < 1:
         raise UserError(f"--num_images must be at least 1, not {args.num_images}")
     check_exists("data_dir", args.data_dir)
-    histograms = measure_histograms(args.data_dir, args.num_images, args.seed)
-    limits = {band: stretch_limits(histogram) for band, histogram in histograms.items()}
+    quantiles = compute_quantiles(args.data_dir, None, args.num_images, args.seed)
+    limits = {band: (low, quantiles["max_q"][band]) for band, low in quantiles["min_q"].items()}
     path = args.data_dir / QUANTILES_NAME
     write_json(path, {"quantiles": limits, "num_images": args.num_images, "seed": args.seed})
     for band, (low, high) in limits.items():

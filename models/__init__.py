@@ -13,8 +13,8 @@ Pre-training:
 - ``pretrain_args.py``: Command-line flags of model, optimizer and probes.
 - ``group_batch_norm.py``: Batch normalisation over groups of a batch.
 - ``contrast.py``: Queue of keys, InfoNCE logits and moving average of weights.
-- ``schedule.py``: Learning rate over the epochs.
 - ``moco2_module.py``: MoCo-v2 with one or several embedding spaces, as a LightningModule.
+- ``pretrain_run.py``: Trainer, pictures and results of a pre-training.
 - ``ssl_online.py``: Probes of the encoder during a pre-training.
 
 Evaluation by classification:

@@ -13,8 +13,8 @@ from torch.optim.lr_scheduler import ExponentialLR
 from models.backbones import Encoder
 from models.segmentation import LEVELS, get_segmentation_model, level_channels
 from utils.change_scores import best_threshold, count_changes, mean_of_batches
+from utils.data import epoch_seed
 from utils.errors import UserError
-from utils.random import epoch_seed
 
 WEIGHT_DECAY = 1e-4  # this and the next as in the original
 DECAY_PER_EPOCH = 0.95  # of the learning rate

@@ -19,12 +19,12 @@ from models.segmentation import LEVELS, LEVELS_OF_THE_ORIGINAL
 from utils.change_scores import THRESHOLDS, count_changes, summarise_cities
 from utils.checkpoint import WholeCheckpointIO, check_same_run
 from utils.cli import trainer_kwargs
+from utils.data import SeededSampler, epoch_of
 from utils.evaluation import summarise
 from utils.launch import World
 from utils.precision import autocast_type
 from utils.report import provenance
-from utils.run_trainer import of_repetition, run_trainer
-from utils.seeded_sampler import SeededSampler, epoch_of
+from utils.training import of_repetition, run_trainer
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Batch normalisation over groups of a batch, as if each group were on a device of its own.
 
-On one device the query and its key share batch statistics, through which a network can tell which
-images were in its batch instead of learning what they show (MoCo, section 3.3). Several devices
-break that leak with keys shuffled between them; groups do the same on one.
+On one device a query and its key share batch statistics, by which a network can recognise the other
+images of its batch instead of learning what it sees (MoCo, section 3.3). Several devices prevent
+this by shuffling the keys between them; groups do the same on one device.
 """
 
 from typing import Any
@@ -18,9 +18,9 @@ class GroupBatchNorm2d(nn.BatchNorm2d):
     Parameters, buffers and evaluation are those of ``nn.BatchNorm2d``, so weights load anywhere.
 
     Args:
-        num_features: Channels.
+        num_features: Number of channels.
         group_size: Samples that share statistics; a last, smaller group joins its predecessor.
-        **kwargs: Passed to ``nn.BatchNorm2d``, which torchvision configures in its own way.
+        **kwargs: Arguments of ``nn.BatchNorm2d``, which torchvision chooses.
     """
 
     def __init__(self, num_features: int, group_size: int, **kwargs: Any) -> None:
@@ -35,7 +35,7 @@ class GroupBatchNorm2d(nn.BatchNorm2d):
             self.num_batches_tracked.add_(1)
         sizes = [self.group_size] * (count - 1)
         groups = input.split([*sizes, len(input) - sum(sizes)])
-        # The groups together move the running statistics as far as one whole batch would.
+        # All groups together change the running statistics as much as one batch would.
         momentum = 1 - (1 - self.momentum) ** (1 / count)
         return torch.cat([self._normalize(group, momentum) for group in groups])
 

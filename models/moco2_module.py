@@ -4,11 +4,12 @@ Shapes: B images per process, W processes, C bands, D embedding size, K queued k
 spaces, each with a key view of its own. Features ``v_*`` come from an encoder, projections ``z_*``
 from a head.
 
-Processes share the gradient, the queues and the keys of all, so that W of them take the step that
-one would take on the global batch. Only batch norm stays each process's own, as in MoCo; its
-running statistics differ a little, and those of the first process are the ones in a checkpoint.
+Processes share gradients, queues and keys, so that W of them take the same step as one process with
+the global batch. Only batch norm is computed per process, as in MoCo; its running statistics differ
+a little, and a checkpoint holds those of the first process.
 """
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -24,7 +25,6 @@ from torch.optim.lr_scheduler import LambdaLR
 from models.backbones import Encoder
 from models.contrast import enqueue, info_nce_logits, spread, update_average
 from models.group_batch_norm import GroupBatchNorm2d
-from models.schedule import lr_factor
 from utils.distributed import gather, own_part, unshuffle, world_size
 
 
@@ -38,9 +38,9 @@ class MocoV2(LightningModule):
         emb_dim: Size D of the embeddings.
         num_negatives: Length K of each queue.
         emb_spaces: Number S of spaces: 1 for MoCo, 3 for SeCo.
-        encoder_momentum: Momentum of the moving averages.
-        softmax_temperature: Divisor of the similarities.
-        learning_rate: Initial rate of SGD.
+        encoder_momentum: Momentum of the moving averages, in 0..1.
+        softmax_temperature: Divisor of the similarities, above 0.
+        learning_rate: Initial learning rate of SGD.
         momentum: Momentum of SGD.
         weight_decay: Weight decay of SGD.
         schedule: Epochs at which ``lr_schedule="step"`` divides the rate by ten.
@@ -49,7 +49,7 @@ class MocoV2(LightningModule):
         in_channels: Bands of the images.
         bn_group_size: Images that share batch-norm statistics; 0 = the batch of the process.
         log_every_n_steps: Steps between logged values, whose computation waits for the device.
-        input_spec: ``InputSpec.to_dict()`` of the images, which travels in the checkpoint.
+        input_spec: ``InputSpec.to_dict()`` of the images, which the checkpoint carries.
     """
 
     queue: Tensor
@@ -78,9 +78,8 @@ class MocoV2(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        # Foreach on a GPU, by default. On a CPU fused=True would save 12 ms per step of a
-        # ResNet-18, but torch 2.15 is silently wrong where a gradient does not lie in memory as
-        # its weight.
+        # fused=True would save 12 ms per step of a ResNet-18 on a CPU, but torch 2.15 then computes
+        # wrong weights, without an error, if the memory layouts of gradient and weight differ.
         self.optimizer = partial(
             SGD, lr=learning_rate, momentum=momentum, weight_decay=weight_decay
         )
@@ -114,12 +113,12 @@ class MocoV2(LightningModule):
             img_q: Queries, shape (B, C, H, W).
             img_k: Keys, one batch per embedding space, each of shape (B, C, H, W).
             order: Permutation by which ``exchange`` has shuffled the keys of all processes, shape
-                (W * B,); None if they lie beside their queries.
+                (W * B,); None if each key is at the index of its query.
 
         Returns:
             Logits of each space, float32: (B, 1 + K) in space 0 and (B, 1 + K + (S - 1) * W * B) in
             the others, whose negatives include the keys of the other views (SeCo, section 3.2).
-            Targets: zeros of shape (B,), for column 0 is the positive.
+            Targets: zeros of shape (B,), because column 0 is the positive.
         """
         update_average(self.encoder_k, self.encoder_q, self.encoder_momentum)
         update_average(self.heads_k, self.heads_q, self.encoder_momentum)
@@ -156,8 +155,8 @@ class MocoV2(LightningModule):
         trainer, max_epochs = self.trainer, self.trainer.max_epochs or 1
 
         def factor(step: int) -> float:
-            # Asked for step 0 before the loader exists, when the number of batches is infinite.
-            # trainer.estimated_stepping_batches would start the loader here, and so read ahead
+            # Called for step 0 before the loader exists, when the number of batches is infinite.
+            # trainer.estimated_stepping_batches would start the loader here, which would read ahead
             # before a resumed run knows its epoch.
             return self.lr_factor(step / trainer.num_training_batches, max_epochs)
 
@@ -169,17 +168,23 @@ class MocoV2(LightningModule):
 
     @torch.no_grad()
     def _encode_keys(self, img_k: Sequence[Tensor], order: Tensor | None) -> Tensor:
-        """Return the keys of all processes in every space, beside their queries again.
+        """Return the keys of all processes in every space, in the order of their queries.
 
-        Each view has a forward pass of its own, for they do not share batch statistics. Shape
-        (W * B, S views, S spaces, D), float32.
+        Each view has a forward pass of its own, so that views do not share batch statistics.
+
+        Args:
+            img_k: S views of shape (B, C, H, W).
+            order: See ``forward``.
+
+        Returns:
+            float32, shape (W * B, S views, S spaces, D).
         """
         v_k = torch.stack([self.encoder_k(images) for images in img_k], dim=1)  # (B, S, mlp_dim)
         z_k = torch.stack([_project(head, v_k) for head in self.heads_k], dim=2)
         return gather(z_k) if order is None else unshuffle(z_k, order)
 
     def _note_non_finite(self, loss: Tensor) -> None:
-        """Keep the first step whose loss is not finite, on the device: nobody waits for it."""
+        """Keep the first step whose loss is not finite on the device, without waiting for it."""
         is_first = ~torch.isfinite(loss.detach()) & (self.first_bad_step < 0)
         self.first_bad_step.masked_fill_(is_first, self.global_step)
 
@@ -207,3 +212,28 @@ def _heads(count: int, features: int, emb_dim: int) -> nn.ModuleList:
 def _project(head: nn.Module, features: Tensor) -> Tensor:
     """Return unit-norm projections in float32, (..., mlp_dim) -> (..., D)."""
     return F.normalize(head(features).float(), dim=-1)
+
+
+def lr_factor(
+    epoch: float,
+    max_epochs: int,
+    *,
+    kind: str = "step",
+    milestones: Sequence[int] = (),
+    warmup_epochs: float = 0,
+) -> float:
+    """Return the factor of the initial learning rate.
+
+    Args:
+        epoch: Finished epochs, with fractions, in 0..``max_epochs``.
+        max_epochs: Epochs of the run; the cosine ends there.
+        kind: "step" divides by ten at each milestone, as SeCo; "cosine" falls to 0, as MoCo-v2.
+        milestones: Epochs of the steps.
+        warmup_epochs: Epochs during which the factor rises linearly from 0.
+    """
+    if epoch < warmup_epochs:
+        return epoch / warmup_epochs
+    if kind == "step":
+        return float(0.1 ** sum(epoch >= milestone for milestone in milestones))
+    done = (epoch - warmup_epochs) / max(max_epochs - warmup_epochs, 1e-9)
+    return 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))

@@ -1,91 +1,105 @@
-"""Command-line flags of the pre-training's model, optimizer and probes; imports nothing heavy."""
+"""Command-line flags of the pre-training's model, optimiser and probes; imports no torch."""
 
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from models.schedule import SCHEDULES
+from utils.augment_config import check_view_flags
+from utils.cli import check_base_flags
 from utils.encoder_args import DEFAULT_ENCODER
 from utils.errors import UserError
 from utils.files import check_exists
 from utils.flags import Parser, check_not_negative, check_positive
 
+# Flags that SecoDataModule and MocoV2 take under the same names.
+OF_DATA = (
+    *("data_dir", "data_mode", "bands", "num_workers", "seed"),
+    *("on_bad_patch", "image_list", "cache"),
+)
+OF_MODEL = (
+    *("base_encoder", "emb_dim", "num_negatives", "encoder_momentum", "softmax_temperature"),
+    *("learning_rate", "momentum", "weight_decay", "schedule", "lr_schedule", "warmup_epochs"),
+    *("bn_group_size", "log_every_n_steps"),
+)
+# Flags that a resumed run may set to other values: they do not describe what is learned.
+MAY_CHANGE = (
+    *("cache", "compile", "on_bad_patch", "schedule", "save_every_n_epochs", "log_every_n_steps"),
+    *("online_data_dir", "online_max_epochs", "online_val_every_n_epoch"),
+)
 
-def add_model_args(parser: Parser) -> None:
-    """Add the flags of the encoder and of the contrastive loss."""
+SCHEDULES = ("step", "cosine")  # of the learning rate: SeCo's and MoCo-v2's
+# Other defaults for other data; a flag on the command line still wins. How the numbers were found:
+# docs/training.md.
+PRESETS: dict[str, dict[str, Any]] = {
+    "seco": {},
+    "small_images": {
+        "data_mode": "moco",
+        "crop_size": 48,
+        "color_jitter": [0.4, 0.4, 0.4, 0.0],
+        "grayscale_prob": 0.1,
+        "blur_prob": 0.0,
+        "rotate": True,
+        "batch_size": 128,
+        "num_negatives": 4096,
+        "encoder_momentum": 0.99,
+        "softmax_temperature": 0.2,
+        "learning_rate": 0.06,
+        "lr_schedule": "cosine",
+        "warmup_epochs": 1.0,
+        "max_epochs": 30,
+    },
+}
+
+
+def values(args: Namespace, names: Sequence[str]) -> dict[str, Any]:
+    """Return some flags as keyword arguments."""
+    return {name: getattr(args, name) for name in names}
+
+
+def add_pretrain_args(parser: Parser) -> None:
+    """Add the flags of model, training, output and online probe; the probe is off without data."""
     add = parser.group("model").add_argument
-    add("--base_encoder", default=DEFAULT_ENCODER, help="Name of a torchvision ResNet.")
-    add("--emb_dim", type=int, default=128, help="Numbers in an embedding.")
+    add(
+        "--base_encoder",
+        default=DEFAULT_ENCODER,
+        help="Name of a torchvision ResNet, or resnet18_slim, a quarter as wide, for CPU demos.",
+    )
+    add("--emb_dim", type=int, default=128, help="Size of an embedding.")
     add("--num_negatives", type=int, default=16384, help="Embeddings in the queue of each space.")
-    add(
-        "--encoder_momentum",
-        type=float,
-        default=0.999,
-        help="Share of its old weights that the key encoder keeps in a step, in 0..1.",
-    )
-    add(
-        "--softmax_temperature",
-        type=float,
-        default=0.07,
-        help="Divisor of the similarities in the loss.",
-    )
-    add(
-        "--bn_group_size",
-        type=int,
-        default=0,
-        help="Images that share statistics of batch norm, 0 for all of a process.",
-    )
+    momentum = "Momentum of the key encoder, the share of its weights that a step keeps, in 0..1."
+    add("--encoder_momentum", type=float, default=0.999, help=momentum)
+    temperature = "Divisor of the similarities in the loss."
+    add("--softmax_temperature", type=float, default=0.07, help=temperature)
+    group = "Images that share batch-norm statistics, 0 for all images of a process."
+    add("--bn_group_size", type=int, default=0, help=group)
     add("--compile", action="store_true", help="Compile the encoders, which pays off on a GPU.")
-
-
-def add_training_args(parser: Parser) -> None:
-    """Add the flags of SGD, its schedule and what is kept."""
     add = parser.group("training").add_argument
+    add("--preset", choices=PRESETS, default="seco", help="Set of defaults for a kind of data.")
     add("--momentum", type=float, default=0.9, help="Momentum of SGD.")
     add("--weight_decay", type=float, default=1e-4, help="Weight decay of SGD.")
-    add(
-        "--schedule",
-        type=int,
-        nargs="*",
-        metavar="EPOCH",
-        default=[120, 160],
-        help="Epochs after which --lr_schedule step divides the learning rate by ten.",
-    )
-    add(
-        "--lr_schedule",
-        choices=SCHEDULES,
-        default="step",
-        help="Course of the learning rate over the epochs.",
-    )
-    add(
-        "--warmup_epochs",
-        type=float,
-        default=0,
-        help="Epochs during which the learning rate rises linearly from 0.",
-    )
+    epochs: dict[str, Any] = {"type": int, "nargs": "*", "metavar": "EPOCH"}
+    step = "Epochs after which --lr_schedule step divides the learning rate by ten."
+    add("--schedule", **epochs, default=[120, 160], help=step)
+    course = "Course of the learning rate over the epochs."
+    add("--lr_schedule", choices=SCHEDULES, default="step", help=course)
+    add("--warmup_epochs", type=float, default=0, help="Epochs of linear warm-up from 0.")
     add = parser.group("output").add_argument
     add("--save_every_n_epochs", type=int, default=50, help="Epochs between two kept checkpoints.")
     add("--log_every_n_steps", type=int, default=50, help="Steps between two logged values.")
-
-
-def add_online_args(parser: Parser) -> None:
-    """Add the flags of the original's online probe, which is off without data."""
     add = parser.group("evaluation").add_argument
-    add(
-        "--online_data_dir",
-        type=Path,
-        help="EuroSAT or BigEarthNet, on which the encoder is probed during the training.",
-    )
+    online = "EuroSAT or BigEarthNet, on which the encoder is probed during the training."
+    add("--online_data_dir", type=Path, help=online)
     add("--online_max_epochs", type=int, default=25, help="Epochs of each linear probe.")
-    add(
-        "--online_val_every_n_epoch",
-        type=int,
-        default=25,
-        help="Epochs of the pre-training between two probes.",
-    )
+    between = "Epochs of the pre-training between two probes."
+    add("--online_val_every_n_epoch", type=int, default=25, help=between)
 
 
 def check_pretrain_flags(args: Namespace) -> None:
-    """Refuse values that cannot work."""
+    """Refuse values that cannot work, before anything is read."""
+    check_base_flags(args)
+    check_view_flags(args)
+    check_exists("image_list", args.image_list)
     check_exists("online_data_dir", args.online_data_dir)
     check_positive(args, "emb_dim", "num_negatives", "softmax_temperature")
     check_positive(args, "save_every_n_epochs", "log_every_n_steps")
@@ -95,3 +109,24 @@ def check_pretrain_flags(args: Namespace) -> None:
         raise UserError("--batch_size and --bn_group_size cannot be 1: batch norm compares images")
     if not 0 <= args.encoder_momentum <= 1:
         raise UserError(f"--encoder_momentum must be in 0..1, not {args.encoder_momentum}")
+
+
+def check_batch(args: Namespace, batch_size: int, world_size: int) -> None:
+    """Refuse a queue or a group of batch norm that does not fit the batch.
+
+    Args:
+        args: All flags.
+        batch_size: Samples per step of one process.
+        world_size: Number of processes.
+    """
+    samples_per_step = batch_size * world_size
+    if args.num_negatives < samples_per_step:
+        raise UserError(
+            f"a queue of --num_negatives {args.num_negatives} is smaller than the "
+            f"{samples_per_step} keys of a step: raise it, or lower --batch_size"
+        )
+    if args.bn_group_size > batch_size:
+        raise UserError(
+            f"--bn_group_size {args.bn_group_size} is more than the {batch_size} images of a "
+            "batch: lower it, or use 0 for the whole batch"
+        )

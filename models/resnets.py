@@ -1,4 +1,4 @@
-"""Torchvision's ResNets: their names, and the tensors of each without its classifier."""
+"""Torchvision's ResNets and a slim one: their names, and the tensors without the classifier."""
 
 from collections.abc import Callable
 from functools import cache
@@ -8,10 +8,14 @@ import torch
 import torchvision
 from torch import nn
 from torchvision.models import ResNet, get_model, list_models
+from torchvision.models.resnet import BasicBlock
 
 from utils.errors import UserError
 
-RESNETS = tuple(name for name in list_models(module=torchvision.models) if "resne" in name)
+# ResNet-18 with a quarter of its channels, 1/16 of its arithmetic: for demos and tests on a CPU.
+SLIM = "resnet18_slim"
+_SLIM_CHANNELS = (16, 32, 64, 128)  # of the four stages
+RESNETS = (*(name for name in list_models(module=torchvision.models) if "resne" in name), SLIM)
 
 
 def build_resnet(
@@ -25,18 +29,56 @@ def build_resnet(
 
     Args:
         name: One of ``RESNETS``; another is a ``UserError``.
-        weights: Name of its weights in torchvision, or None for random ones.
+        weights: Name of its weights in torchvision, or None for random ones. ``SLIM`` has none.
         in_channels: Input bands; other than 3 give a new first filter with random weights.
         norm_layer: Replacement of ``nn.BatchNorm2d``.
     """
     if name not in RESNETS:
         raise UserError(f"unknown encoder {name}: the known ones are {' '.join(RESNETS)}")
-    resnet = get_model(name, weights=weights, norm_layer=norm_layer)
+    if name == SLIM:
+        if weights is not None:
+            raise UserError(f"{SLIM} has no {weights} weights: use resnet18, or random weights")
+        resnet = _build_slim(norm_layer or nn.BatchNorm2d)
+    else:
+        resnet = get_model(name, weights=weights, norm_layer=norm_layer)
     if in_channels != 3:
-        stem = nn.Conv2d(in_channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
-        nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
-        resnet.conv1 = stem
+        resnet.conv1 = _stem(in_channels, resnet.conv1.out_channels)
     return resnet
+
+
+def _build_slim(norm_layer: Callable[..., nn.Module]) -> ResNet:
+    """Build a ResNet-18 whose stages have ``_SLIM_CHANNELS`` channels instead of 64 to 512."""
+    resnet = ResNet(BasicBlock, [1, 1, 1, 1])  # its stages are replaced
+    previous = _SLIM_CHANNELS[0]
+    resnet.conv1, resnet.bn1 = _stem(3, previous), norm_layer(previous)
+    for number, channels in enumerate(_SLIM_CHANNELS, start=1):
+        is_first = number == 1  # its input has its size and its channels already
+        stride = 1 if is_first else 2
+        shortcut = None if is_first else _shortcut(previous, channels, norm_layer)
+        blocks = (
+            BasicBlock(previous, channels, stride, shortcut, norm_layer=norm_layer),
+            BasicBlock(channels, channels, norm_layer=norm_layer),
+        )
+        setattr(resnet, f"layer{number}", nn.Sequential(*blocks))
+        previous = channels
+    resnet.fc = nn.Linear(previous, resnet.fc.out_features)
+    for module in resnet.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return resnet
+
+
+def _stem(in_channels: int, out_channels: int) -> nn.Conv2d:
+    stem = nn.Conv2d(in_channels, out_channels, kernel_size=7, stride=2, padding=3, bias=False)
+    nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
+    return stem
+
+
+def _shortcut(
+    in_channels: int, out_channels: int, norm_layer: Callable[..., nn.Module]
+) -> nn.Sequential:
+    convolution = nn.Conv2d(in_channels, out_channels, kernel_size=1, stride=2, bias=False)
+    return nn.Sequential(convolution, norm_layer(out_channels))
 
 
 @cache

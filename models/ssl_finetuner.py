@@ -13,10 +13,9 @@ from torch.optim.lr_scheduler import MultiStepLR
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from models.backbones import Encoder
+from utils.data import SeededOrder, SeededSampler, epoch_of, epoch_seed
 from utils.distributed import copy_from_first, gather
 from utils.errors import UserError
-from utils.random import epoch_seed
-from utils.seeded_sampler import SeededOrder, SeededSampler, epoch_of
 
 
 class SSLFineTuner(LightningModule):

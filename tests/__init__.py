@@ -2,7 +2,7 @@
 
 - ``conftest.py``: Seeds, and one small copy of each data set for the whole run.
 - ``references/``: Slow re-statements, made-up files and runs that several test modules use.
-- ``servers/``: Servers on loopback for downloads, Earth Engine and STAC.
+- ``servers/``: Servers on loopback for downloads and STAC, and a source of scenes.
 - ``test_architecture.py``: Import rules, unique names, and these maps.
 - ``utils/``: Tests of ``utils``.
 - ``datasets/``: Tests of ``datasets``, one folder per data set or wing.

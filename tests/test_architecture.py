@@ -27,16 +27,23 @@ PATHS = [
 SCRIPTS = [
     path
     for path in PATHS
-    if path.relative_to(ROOT).parts[0] in PACKAGES and "__main__" in path.read_text()
+    if path.relative_to(ROOT).parts[0] in PACKAGES
+    and '\nif __name__ == "__main__"' in path.read_text()
 ] + sorted((ROOT / "checkpoints").glob("*.py"))
 
 GROUND = {f"datasets.{name}" for name in ("archive", "bands", "figures", "geotiff", "loaders")}
 WINGS = {path.parent.name for path in (ROOT / "datasets").glob("*/__init__.py")}
 # Between wings: a store holds SeCo's patches, and a collection is written into a store.
-WING_TO_WING = {("collect", "seco"), ("collect", "store"), ("store", "seco")}
+# The miniature's services have the archive in the UTM zones of the collector's places.
+WING_TO_WING = {
+    ("collect", "seco"),
+    ("collect", "store"),
+    ("miniature", "collect"),
+    ("store", "seco"),
+}
 # Folders whose ``__init__.py`` lists their files and folders, one line each.
 MAPPED = ["datasets", *(f"datasets/{name}" for name in sorted(WINGS)), "models", "utils"]
-MAPPED += ["tests", "tests/references", "tests/servers"]
+MAPPED += ["datasets/miniature/services", "tests", "tests/references", "tests/servers"]
 # What every script has.
 OF_SCRIPTS = {"main", "parse_args"}
 

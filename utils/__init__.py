@@ -26,25 +26,22 @@ Command line and start of a run:
 - ``flags.py``: Argument parser with one-line errors, and checks of values.
 - ``cli.py``: Flags that the scripts share, and running a script to its exit code.
 - ``encoder_args.py``: Flags of the encoder to evaluate.
-- ``view_args.py``: Flags of the augmentation.
-- ``presets.py``: Defaults of the pre-training for kinds of data.
 - ``launchers.py``: Environment variables of torchrun, SLURM and Lightning.
 - ``launch.py``: Number of processes, and Lightning's settings for them.
 - ``precision.py``: Numerical precision that a device supports.
 
 Samples and views:
 
-- ``random.py``: Random numbers as a function of seed, epoch, sample and view.
-- ``seeded_sampler.py``: Order of the samples as a function of seed and epoch.
+- ``data.py``: Random numbers and order of the samples as functions of seed and epoch; a loader.
 - ``subset.py``: Fractions of a train set.
 - ``normalization.py``: From stored 8-bit values to encoder inputs; the input contract.
 - ``input_transform.py``: From the values of an evaluation data set to the input of an encoder.
 - ``probe_pictures.py``: Pictures with targets, for a probe.
-- ``augment_config.py``: Parameters of the augmentation.
+- ``augment_config.py``: Distribution of the views, and its flags.
 - ``view_draws.py``: Draw the random parameters of each view.
 - ``resample.py``: Crop, resize, flip and blur as matrices.
 - ``color_jitter.py``: Colour operations on a batch.
-- ``augment.py``: Views of a batch.
+- ``transforms.py``: Views of a batch, and transforms of single images.
 - ``augment_cpu.py``: Views on a CPU, one sample at a time.
 
 Checkpoints:
@@ -56,8 +53,7 @@ Checkpoints:
 Training and results:
 
 - ``distributed.py``: Exchange of tensors between processes.
-- ``callbacks.py``: Lightning callbacks for progress, checkpoints and the end of a run.
-- ``run_trainer.py``: The Lightning trainer of an evaluation.
+- ``training.py``: Lightning's trainer for every script, with progress, checkpoints and a joint end.
 - ``metrics.py``: Metrics over a data set, with confidence intervals.
 - ``evaluation.py``: Flags, summaries and exports that the evaluation scripts share.
 - ``classification.py``: Results of classifiers with one class per sample.

@@ -1,9 +1,9 @@
-"""The views of ``utils.augment`` on a CPU: one sample after the other, in its cache.
+"""The views of ``utils.transforms`` on a CPU: one sample after the other, in its cache.
 
 A batched operation reads and writes a batch of pictures, 200 MB, for every step of the colour
-chain; a core does the same to one picture 10 times as fast as memory delivers it, and may leave out
-what a sample does not need: colour, blur, and what lies outside of the crop. Numbers and order of
-operations are those of the batched path, and results agree to 0.01 of 255.
+chain; a core does the same to one picture 10 times as fast as memory delivers it, and skips what a
+sample does not need: colour, blur, and pixels outside of the crop. Numbers and order of operations
+are those of the batched path, and results agree to 0.01 of 255.
 
 Pictures are float32, 0..255, shape (C, H, W); operations change them in place where they can.
 """
@@ -20,15 +20,15 @@ from utils.color_jitter import BRIGHTNESS, SATURATION, finish, shift_hue, to_gre
 
 @dataclass(frozen=True)
 class View:
-    """What makes one view of one patch, as plain numbers; see ``utils.view_draws.ViewDraws``.
+    """Parameters of one view of one patch, as plain numbers; see ``utils.view_draws.ViewDraws``.
 
     Attributes:
         box: Top, left, height and width of the crop.
         blends: Brightness, contrast and saturation with their factors, in their order.
         hue: Shift of hue in turns; 0 changes nothing.
-        hue_slot: How many of the blends come before hue.
-        to_grey: Whether it ends as a grey picture.
-        taps: Weights of the blur, symmetric; a single one is none.
+        hue_slot: Number of blends before hue.
+        to_grey: Whether the view becomes grey at the end.
+        taps: Symmetric weights of the blur; a single weight means no blur.
         flip: Whether left and right change places.
         flip_rows: Whether top and bottom do, afterwards.
         transpose: Whether rows become columns, after both flips.
@@ -77,7 +77,7 @@ class ViewMaker:
     def __call__(self, patch: Tensor, view: View, target: Tensor) -> None:
         """Write the normalised view of a stored patch, uint8, (C, H, W), into the target."""
         box = view.box
-        if self.crop_first or not view.blends:  # nothing beyond the crop has an effect
+        if self.crop_first or not view.blends:  # pixels outside of the crop have no effect
             patch, box = cut(patch, box), (0, 0, *box[2:])
         picture = self._stretch(patch)
         if self.crop_first and view.blends:
@@ -95,7 +95,7 @@ class ViewMaker:
         target.copy_(turn(picture, view))
 
     def _stretch(self, patch: Tensor) -> Tensor:
-        """Look the picture's values up, 0..255, float32, (C, H, W)."""
+        """Map stored values to picture values, 0..255, float32, (C, H, W)."""
         picture = torch.empty(patch.shape)
         for table, stored, target in zip(self.tables, patch, picture, strict=True):
             looked_up = bytearray(stored.numpy().tobytes().translate(table))
@@ -151,7 +151,7 @@ def blur(picture: Tensor, taps: Sequence[float], box: tuple[int, int, int, int])
     tall = taps[0] * window[:, :height]
     for shift, weight in enumerate(taps[1:], start=1):
         tall.add_(window[:, shift : shift + height], alpha=weight)
-    # Shifting all pixels as one row is faster; what wraps around lies beyond the box.
+    # Shifting all pixels as one row is faster; what wraps around is outside of the box.
     line = tall.flatten()
     length = line.numel() - 2 * reach
     wide = torch.empty_like(tall)

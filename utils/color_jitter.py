@@ -18,7 +18,7 @@ _GREY_WEIGHTS = (0.299, 0.587, 0.114)
 
 @dataclass(frozen=True)
 class ColorParams:
-    """What happens to each sample of a batch.
+    """Parameters of the colour operations of each sample of a batch.
 
     Attributes:
         factors: Factor of brightness, contrast and saturation, shape (B, 3); 1 changes nothing.
@@ -38,12 +38,12 @@ class ColorParams:
 def color_jitter(pictures: Tensor, params: ColorParams, round_to_uint8: bool = False) -> Tensor:
     """Apply all colour operations.
 
-    Hue is by far the dearest operation, so it is computed once, between the blends that come before
-    it and those that come after it; a blend on the wrong side of a sample's hue has factor 1.
+    Hue is by far the most expensive operation, so it is computed once, between the blends before it
+    and those after it; a blend on the other side of a sample's hue has factor 1.
 
     Args:
         pictures: Shape (B, C, H, W), 0..255.
-        params: What to do with each sample.
+        params: Parameters of each sample.
         round_to_uint8: Round after each operation, as 8-bit pictures do.
     """
     hue = params.hue if pictures.shape[1] == 3 else None
@@ -62,7 +62,14 @@ def color_jitter(pictures: Tensor, params: ColorParams, round_to_uint8: bool = F
 
 
 def blend(pictures: Tensor, operation: Tensor, factor: Tensor, round_to_uint8: bool) -> Tensor:
-    """Change brightness, contrast or saturation, whichever a sample's ``operation`` says."""
+    """Change brightness, contrast or saturation.
+
+    Args:
+        pictures: Shape (B, C, H, W), 0..255.
+        operation: BRIGHTNESS, CONTRAST or SATURATION for each sample, shape (B,).
+        factor: Factor of the operation, 0 or more, shape (B,).
+        round_to_uint8: Round after each step, as 8-bit pictures do.
+    """
     grey = finish(to_grey(pictures), round_to_uint8)  # (B, 1, H, W)
     mean = finish(grey.mean(dim=(2, 3), keepdim=True), round_to_uint8)  # (B, 1, 1, 1)
     base = torch.where(_per_sample(operation == SATURATION), grey, mean)
@@ -81,7 +88,12 @@ def to_grey(pictures: Tensor) -> Tensor:
 
 
 def shift_hue(pictures: Tensor, turns: Tensor) -> Tensor:
-    """Turn the hue of RGB pictures; value and saturation (HSV) stay."""
+    """Shift the hue of RGB pictures; value and saturation (HSV) do not change.
+
+    Args:
+        pictures: Shape (B, 3, H, W), 0..255.
+        turns: Shift of each sample in turns of the colour circle, shape (B,).
+    """
     red, green, blue = pictures.unbind(dim=1)
     value = torch.maximum(torch.maximum(red, green), blue)
     chroma = value - torch.minimum(torch.minimum(red, green), blue)
@@ -103,11 +115,11 @@ def shift_hue(pictures: Tensor, turns: Tensor) -> Tensor:
 
 
 def _per_sample(values: Tensor) -> Tensor:
-    """Shape (B,) so that it broadcasts over pictures."""
+    """Reshape (B,) to (B, 1, 1, 1), which broadcasts over pictures."""
     return values[:, None, None, None]
 
 
 def finish(pictures: Tensor, round_to_uint8: bool) -> Tensor:
-    """Clip to 0..255, as every 8-bit operation does, and round if asked; changes its argument."""
+    """Clip to 0..255 in place, as every 8-bit operation does, and round if requested."""
     clipped = pictures.clamp_(0, 255)
     return clipped.round_() if round_to_uint8 else clipped

@@ -1,4 +1,4 @@
-"""Resume a run from its checkpoint alone: the flags of the run lie next to the checkpoint."""
+"""Resume a run from its checkpoint alone: its flags are stored next to the checkpoint."""
 
 import json
 import sys
@@ -12,30 +12,31 @@ from utils.files import check_checkpoint
 
 ARGUMENTS = "arguments.json"  # next to the checkpoints, as ``utils.report.provenance`` returns it
 LAST = "last.ckpt"
-# Flags that a resumed run may set to other values: where it runs, how long, and what it writes.
-# The samples of a step are compared with those of the checkpoint.
+# Flags that a resumed run may change: its machine, its length and its output. The number of samples
+# per step is compared with that of the checkpoint.
 MAY_CHANGE = {
     *("data_dir", "num_workers", "batch_size", "gpus", "accelerator", "num_nodes"),
     *("num_processes", "precision", "max_epochs", "log_dir", "debug", "resume_from_checkpoint"),
 }
-# Of the single start, not of the run.
+# These belong to one start, not to the run.
 _NOT_KEPT = {"log_dir", "debug", "resume_from_checkpoint", "save_predictions"}
-# Which repetition a checkpoint belongs to; earlier versions recorded the values of the whole run.
+# These name the repetition of a checkpoint; earlier versions stored the values of the whole run.
 _REPETITION = {"num_seeds", "seed", "train_frac", "method"}
 
 
 def with_flags_of_run(
     parser: ArgumentParser, argv: Sequence[str] | None, may_change: Collection[str] = ()
 ) -> list[str]:
-    """Put the flags of the run that ``--resume_from_checkpoint`` names before those of ``argv``.
+    """Put the stored flags of the run to resume before those of ``argv``.
 
     Args:
-        parser: Parser of the script; it checks the stored flags like given ones.
+        parser: Parser of the script; it checks stored flags as it checks given ones.
         argv: Command line, or None for that of the process.
         may_change: Flags that may have another value, besides ``MAY_CHANGE``.
 
     Returns:
-        A complete command line: ``argv`` itself if nothing is resumed or no flags are stored.
+        A complete command line; ``argv`` itself without ``--resume_from_checkpoint`` or stored
+        flags.
 
     Raises:
         UserError: A flag contradicts the run.
@@ -86,8 +87,8 @@ def _read_arguments(path: Path) -> Mapping[str, Any]:
 
 
 def _as_flags(parser: ArgumentParser, arguments: Mapping[str, Any]) -> list[str]:
-    """Write stored values as a command line; what the parser does not know is left out."""
-    actions = {action.dest: action for action in parser._actions}  # no public list of them exists
+    """Write stored values as a command line, without flags that the parser does not know."""
+    actions = {action.dest: action for action in parser._actions}  # argparse has no public list
     flags: list[str] = []
     for name, value in arguments.items():
         if name in actions and name not in _NOT_KEPT and value is not None:

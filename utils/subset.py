@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from utils.data import sample_keys
 from utils.errors import UserError
 from utils.flags import check_fraction
-from utils.random import sample_keys
 
 
 def stratified_subset(strata: Tensor, frac: float, seed: int) -> Tensor:

@@ -1,7 +1,7 @@
-"""What makes the views of a batch: the numbers drawn for every sample.
+"""Draw the random parameters of the views of a batch.
 
-All of them are a function of the samples' keys (``utils.random``), whatever the device and the
-batch. Shapes: B samples.
+They are a function of the samples' keys (``utils.data``) alone, not of the device or the batch.
+Shapes: B samples.
 """
 
 import math
@@ -13,7 +13,7 @@ from torch import Tensor
 from utils.augment_config import AugmentConfig
 from utils.augment_cpu import View
 from utils.color_jitter import ColorParams
-from utils.random import uniform
+from utils.data import uniform
 from utils.resample import gaussian_taps
 
 _MAX_RATIO = 4 / 3  # of width to height; the default of torchvision's RandomResizedCrop
@@ -22,7 +22,7 @@ _TRIES = 10  # crops that RandomResizedCrop tries before it takes the largest
 
 @dataclass(frozen=True)
 class ViewDraws:
-    """What happens to each sample of a batch.
+    """Parameters of the view of each sample of a batch.
 
     Attributes:
         boxes: Top, left, height and width of the crop in pixels, float32, shape (B, 4).
@@ -40,7 +40,7 @@ class ViewDraws:
     flips: Tensor
 
     def views(self) -> list[View]:
-        """Return plain numbers, sample by sample."""
+        """Return the parameters of each sample as plain numbers."""
         boxes = self.boxes.int().tolist()
         if self.color is None:
             return [View(tuple(box)) for box in boxes]
@@ -83,9 +83,9 @@ def draw_views(
     """Draw a view of each sample.
 
     Args:
-        keys: Streams of the samples (``utils.random.sample_keys``), int64, shape (B,).
+        keys: Streams of the samples (``utils.data.sample_keys``), int64, shape (B,).
         stream: Number of the view, so that the views of a sample differ.
-        synthetic: Draw everything; else only a crop.
+        synthetic: Draw all changes; otherwise only a crop.
         size: Height and width of the patches.
         config: Distribution of the views.
     """
@@ -104,7 +104,12 @@ def draw_views(
 
 
 class Draws:
-    """Successive uniform numbers of every sample of a batch; a call takes the next ``count``."""
+    """Successive uniform numbers of every sample of a batch; a call returns the next ``count``.
+
+    Args:
+        keys: Streams of the samples, int64, shape (B,).
+        stream: Number of the view.
+    """
 
     def __init__(self, keys: Tensor, stream: int) -> None:
         self._values = uniform(keys, stream, count=48)  # (B, 48), more than a view uses
@@ -126,6 +131,12 @@ class Draws:
 
 def crop_boxes(draws: Draws, height: int, width: int, scale: tuple[float, float]) -> Tensor:
     """Draw boxes as torchvision's ``RandomResizedCrop``: the first of ten tries that fits.
+
+    Args:
+        draws: Uniform numbers of the samples.
+        height: Height of the patches in pixels.
+        width: Width of the patches in pixels.
+        scale: Range of the crop's share of the area, in 0..1.
 
     Returns:
         Top, left, height and width of each box in pixels, float32, shape (B, 4).
@@ -151,7 +162,7 @@ def crop_boxes(draws: Draws, height: int, width: int, scale: tuple[float, float]
 
 
 def color_params(draws: Draws, config: AugmentConfig) -> ColorParams:
-    """Draw what ``ColorJitter`` (in random order) and ``RandomGrayscale`` do to each sample."""
+    """Draw the parameters of ``ColorJitter`` (in random order) and ``RandomGrayscale``."""
     brightness, contrast, saturation, hue = config.color_jitter
     apply = draws.below(config.jitter_prob)
     factors = torch.cat(

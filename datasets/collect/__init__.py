@@ -3,48 +3,39 @@
 Settings:
 
 - ``args.py``: Command line of the downloader.
-- ``settings.py``: The settings that determine the content of a collection.
-- ``check.py``: Validate the settings before anything is written.
+- ``settings.py``: The settings that determine the content of a collection, each declared once.
 
 Plan:
 
-- ``csv_columns.py``: Read columns of numbers from a CSV file.
-- ``cities.py``: Cities around which places are drawn; as a script, writes their table.
-- ``land_mask.py``: Land or water at a coordinate, to 30 arc seconds.
-- ``utm.py``: UTM coordinates of many points, in NumPy.
+- ``utm.py``: UTM zones of Sentinel-2's grid, and projection of points to zones of their own.
 - ``sampling.py``: Draw places and time windows as a function of the seed.
-- ``scenes.py``: Places, windows, scenes, and the interface of a source of scenes.
+- ``cities.py``: Cities around which places are drawn; as a script, writes their table.
 - ``places.py``: Places of a plan as CSV, and places from a user's file.
 - ``plan.py``: Make, write and read the plan of a collection.
-- ``estimate.py``: Estimate requests, time and disk space of a plan.
-- ``map.py``: Plot the places of a plan.
-- ``indices.py``: Read the list of places that a run is to collect.
+- ``blocks.py``: Blocks of places and spares: which places a run collects.
+- ``estimate.py``: Estimate requests, time and disk space of a plan, and plot its places.
 
 Sources of scenes:
 
+- ``scenes.py``: Places, windows, scenes, the interface of a source, and which scenes are tried.
 - ``rate_limit.py``: Limit, repeat and count the requests to a service.
+- ``web.py``: HTTP requests with a deadline for the whole answer.
 - ``ee_credentials.py``: Find credentials and project for Earth Engine without prompting.
-- ``ee_http.py``: HTTP transport for Earth Engine's client, with a limit on the time of an answer.
-- ``ee_errors.py``: Classify Earth Engine's errors.
-- ``ee_scenes.py``: Parse scenes and pixels from Earth Engine's answers.
+- ``ee_answers.py``: Parse scenes, pixels and errors from Earth Engine's answers.
 - ``earth_engine.py``: Search and read scenes with Earth Engine's client.
-- ``stac_http.py``: HTTP requests to a STAC catalogue and ranges of its files.
 - ``stac_items.py``: Parse the items of a catalogue, and remove the offset of the pixel values.
+- ``stac_files.py``: Read windows of remote GeoTIFFs by ranges.
 - ``stac.py``: Search and read scenes from a STAC catalogue.
 
-Fetch:
+Run:
 
-- ``signals.py``: Signals that ask a process to end.
-- ``choice.py``: Select the scenes of a place to try, and their order.
-- ``blocks.py``: State of a block of places and its spares.
-- ``preview.py``: Write a picture of the dates of a place.
-- ``writer.py``: Write the GeoTIFFs and metadata of a place.
+- ``run.py``: One run over the places of a shard.
+- ``fetch.py``: Schedule searches and places over threads until the collection is complete.
+- ``collector.py``: Search, read and write the scenes of one place; runs in threads.
+- ``writer.py``: Write the GeoTIFFs, metadata and picture of a place.
 - ``packed.py``: Write the places of complete blocks into a packed store.
 - ``journal.py``: Record which places are done or failed, per shard.
-- ``place.py``: Search, read and write the scenes of one place; runs in threads.
-- ``progress.py``: Counts of a run, and how it ended.
-- ``fetch.py``: Schedule searches and places over threads until the collection is complete.
+- ``report.py``: Report the progress of a run and of all shards, and how a run ended.
 - ``probe.py``: Time a few search and read requests without writing files.
-- ``status.py``: Report the progress of a run and of all shards.
 - ``verify.py``: Check all files of a collection.
 """

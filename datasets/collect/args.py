@@ -8,14 +8,11 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 from datasets.bands import ALL_BANDS
-from datasets.collect.settings import Settings
+from datasets.collect.settings import COLLECTIONS, DEFAULTS, EARTH_SEARCH, GROUPS, PAPER, Settings
 from utils.cli import PROTOCOL_HELP
 from utils.errors import UserError, quoted
 from utils.flags import Parser, check_not_negative, check_positive
 
-PLANNED = {field.name for field in fields(Settings)}
-COLLECTIONS = {"earthengine": "COPERNICUS/S2_SR_HARMONIZED", "stac": "sentinel-2-l2a"}
-EARTH_SEARCH = "https://earth-search.aws.element84.com/v1"
 HIGH_VOLUME = "https://earthengine-highvolume.googleapis.com"
 # A task's index, and what describes all tasks: slurm.schedmd.com/job_array.html, sbatch.html.
 _SLURM = tuple(f"SLURM_ARRAY_TASK_{name}" for name in ("ID", "MIN", "MAX", "STEP", "COUNT"))
@@ -27,34 +24,34 @@ _LIMITS = {
     "retry_wait": (0.001, 1e6),
     "give_up_after": (0.001, 1e7),
 }
-# What the original does, as far as it can be had by flags.
-PAPER = Settings(
-    land_mask=False,
-    cloud_score="none",
-    clear_fraction=0.0,
-    scene_choice="newest",
-    compress="jpeg",
-)
 
 
 def _path(text: str) -> Path:
-    """Refuse an empty path, as a variable of the shell that is not set gives it."""
+    """Refuse an empty path, the value of a shell variable that is not set."""
     if not text:
         raise ArgumentTypeError("an empty path: name a folder")
     return Path(text)
 
 
 def build_parser(description: str | None) -> Parser:
-    """Create the parser; the flags of a plan have the defaults of ``Settings``."""
+    """Create the parser; the flags of a plan are those that ``Settings`` declares."""
     parser = Parser(description)
     add = parser.add_argument
     add("--save_path", type=_path, required=True, help="Folder of the data set.")
     _add_steps(parser)
-    _add_plan(parser)
-    _add_scenes(parser)
-    _add_output(parser)
+    add = parser.add_argument
+    for one in fields(Settings):
+        if one.name in GROUPS:
+            add = parser.group(GROUPS[one.name]).add_argument
+        options = {key: one.metadata[key] for key in one.metadata.keys() - {"limits"}}
+        if type(one.default) in (int, float):
+            options["type"] = type(one.default)
+        flag = options.pop("flag", f"--{one.name}")
+        add(flag, dest=one.name, default=one.default, **options)
+        if one.name == "scene_choice":  # the last of its group
+            choices = ["corrected", "paper"]
+            add("--protocol", choices=choices, default=choices[0], help=PROTOCOL_HELP)
     _add_fetching(parser)
-    parser.set_defaults(**asdict(Settings()))
     return parser
 
 
@@ -66,7 +63,7 @@ def _add_steps(parser: Parser) -> None:
         action="store_true",
         help="Choose places and dates, estimate the cost, draw a map, and stop.",
     )
-    add("--status", action="store_true", help="Print how far all shards are.")
+    add("--status", action="store_true", help="Print the progress of all shards.")
     add(
         "--verify",
         action="store_true",
@@ -76,92 +73,8 @@ def _add_steps(parser: Parser) -> None:
     add(
         "--retry",
         choices=["failed", "all"],
-        help="Request places again that were refused; all: also those without clear scenes.",
+        help="Request refused places again; all: also those without clear scenes.",
     )
-
-
-def _add_plan(parser: Parser) -> None:
-    add = parser.group("where and when (recorded in the plan)").add_argument
-    add("--num_locations", type=int, help="Places to collect.")
-    add("--seed", type=int, help="Seed of places and dates.")
-    add(
-        "--sampler",
-        choices=["gaussian", "uniform", "bounded"],
-        help="Where places are drawn: around cities, on all land, or on the land within --bounds.",
-    )
-    add("--std_km", type=float, help="Standard deviation around a city along either axis, in km.")
-    add(
-        "--bounds",
-        type=float,
-        nargs=4,
-        metavar=("W", "S", "E", "N"),
-        help="Bounds of --sampler bounded in degrees.",
-    )
-    add("--cities", help="CSV with lat, lng and population; geonames is the table of this project.")
-    add("--match_file", help="CSV with lat and lng of places to collect instead of sampled ones.")
-    add("--no_land_mask", dest="land_mask", action="store_false", help="Also keep places at sea.")
-    add("--patch_px", type=int, help="Side of a patch in pixels of 10 m, a multiple of 6.")
-    add("--spares", type=float, help="Places in reserve, per place to collect.")
-    add("--num_dates", type=int, help="Scenes of each place.")
-    add("--interval_days", type=int, help="Days from one scene's window to the next.")
-    add("--window_days", type=int, help="Length of a window in days.")
-    add(
-        "--max_shift_days",
-        type=int,
-        help="Bound of the random shift of a place's windows, in days.",
-    )
-    add(
-        "--reference_date",
-        metavar="YYYY-MM-DD",
-        help="Date 28 days after the centre of the newest window (default: the day of the plan).",
-    )
-
-
-def _add_scenes(parser: Parser) -> None:
-    add = parser.group("which scenes (recorded in the plan)").add_argument
-    add("--source", choices=list(COLLECTIONS), help="Service to ask; stac needs no account.")
-    collections = ", ".join(f"{c} of {s}" for s, c in COLLECTIONS.items())
-    add("--collection", help=f"Collection of scenes (default: {collections}).")
-    add("--stac_url", help=f"Address of the STAC catalogue (default: {EARTH_SEARCH}).")
-    add("--cloud_pct", type=float, help="Most clouds of a scene, in percent.")
-    add("--cloud_score", choices=["cs_cdf", "cs", "none"], help="Band of Cloud Score+ to use.")
-    add(
-        "--clear_threshold", type=float, help="Cloud score from which on a pixel is clear, in 0..1."
-    )
-    add("--clear_fraction", type=float, help="Share of clear pixels that a patch needs, in 0..1.")
-    add(
-        "--scene_choice",
-        choices=["least_cloudy", "nearest", "newest"],
-        help="Which of the scenes in a window is tried first.",
-    )
-    add("--protocol", choices=["corrected", "paper"], default="corrected", help=PROTOCOL_HELP)
-
-
-def _add_output(parser: Parser) -> None:
-    add = parser.group("what is written (recorded in the plan)").add_argument
-    add(
-        "--bands",
-        nargs="+",
-        choices=ALL_BANDS,
-        metavar="BAND",
-        help="Bands to collect (default: all 12 of level 2A).",
-    )
-    add(
-        "--dtype",
-        choices=["uint8", "uint16"],
-        help="Type of the stored values: 255 times reflectance, or 10,000 times.",
-    )
-    add(
-        "--compress",
-        choices=["deflate", "jpeg"],
-        help="Compression of the files: lossless, or as small as in the published archives.",
-    )
-    add(
-        "--format",
-        choices=["folder", "packed"],
-        help="Layout: one file per band, or the store of datasets/seco_packed.py.",
-    )
-    add("--preview", action="store_true", help="Also write pictures into SAVE_PATH_previews.")
 
 
 def _add_fetching(parser: Parser) -> None:
@@ -217,10 +130,9 @@ def parse_args(description: str | None, argv: Sequence[str] | None = None) -> Na
     """
     parser = build_parser(description)
     on_command_line = parser.parse_given(argv)
-    given = on_command_line.keys() & (PLANNED - {"preview"})
+    given = on_command_line.keys() & (vars(DEFAULTS).keys() - {"preview"})
     if on_command_line.get("protocol") == "paper":
-        usual = Settings()
-        given |= {name for name in PLANNED if getattr(PAPER, name) != getattr(usual, name)}
+        given |= {name for name, value in vars(PAPER).items() if value != getattr(DEFAULTS, name)}
         parser.set_defaults(**asdict(PAPER))
     args = parser.with_defaults(on_command_line)
     args.given = given
@@ -234,7 +146,7 @@ def parse_args(description: str | None, argv: Sequence[str] | None = None) -> Na
 
 def settings_of(args: Namespace) -> Settings:
     """Return what the plan records of the flags."""
-    values = {name: getattr(args, name) for name in PLANNED}
+    values = {name: getattr(args, name) for name in vars(DEFAULTS)}
     if args.bounds is not None:
         values["bounds"] = tuple(args.bounds)
     known = [band for band in ALL_BANDS if band in args.bands]  # in the order of the archives
@@ -258,7 +170,7 @@ def parse_shard(text: str | None, environment: Mapping[str, str]) -> tuple[int, 
 def _slurm_shard(environment: Mapping[str, str]) -> tuple[int, int]:
     """Return number and count of a task of SLURM's array, whose indices have to be one range.
 
-    Of an array such as 1,4,6 a task knows its index and how many there are, but not which.
+    In an array such as 1,4,6 a task knows its index and the number of tasks, but not the others'.
     """
     shown = " ".join(f"{name}={quoted(environment.get(name, ''))}" for name in _SLURM)
     try:

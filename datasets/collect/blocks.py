@@ -1,15 +1,58 @@
-"""A block of places and its spares: what to look for next, and when it is complete.
+"""Blocks of places and spares: which places a run collects, and when a block is complete.
 
-The result is the first places in the order of the plan, spares behind the others, that can be
+The result is the first places in the order of the plan, spares after the others, that can be
 collected, whatever the order in which their outcomes come; so that any number of shards, and a run
 that was stopped, end with the same places.
 """
 
+import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
-from datasets.collect.journal import Outcome
-from datasets.collect.plan import Block
+from datasets.collect.journal import Outcome, Shard
+from datasets.collect.plan import Plan
+from utils.errors import UserError, quoted
+
+BLOCK = 25  # places
+
+
+@dataclass(frozen=True)
+class Block:
+    """Places that are collected together, and the spares that may replace them.
+
+    Attributes:
+        number: Number of the block; a shard has those that leave its number when divided by its
+            count.
+        places: Numbers of the requested places, ascending.
+        spares: Numbers of the places in reserve, in the order of their use.
+    """
+
+    number: int
+    places: Sequence[int]
+    spares: range
+
+
+def blocks_of(
+    plan: Plan, indices: Collection[int] | None = None, shard: Shard = (0, 1)
+) -> list[Block]:
+    """Return the blocks of a shard, or those of some places: these then have no spares."""
+    wanted, blocks = plan.num_places, []
+    first, step = shard
+    for number in range(first, -(-wanted // BLOCK), step):
+        start, end = BLOCK * number, min(BLOCK * (number + 1), wanted)
+        # A block gets its share of the spares, rounded so that all are assigned.
+        spares = range(*(wanted + plan.num_spares * n // wanted for n in (start, end)))
+        blocks.append(Block(number, range(start, end), spares))
+    if indices is None:
+        return blocks
+    chosen = [tuple(n for n in block.places if n in indices) for block in blocks]
+    return [
+        Block(block.number, places, range(0))
+        for block, places in zip(blocks, chosen, strict=True)
+        if places
+    ]
 
 
 class BlockState:
@@ -17,7 +60,7 @@ class BlockState:
 
     Args:
         block: Its places and spares.
-        outcomes: Of places that are settled already; those of other blocks are ignored.
+        outcomes: Outcomes of places that are settled; those of other blocks are ignored.
     """
 
     def __init__(self, block: Block, outcomes: Mapping[int, Outcome]) -> None:
@@ -51,8 +94,8 @@ class BlockState:
         """Return the places to look for now, which count as begun.
 
         They are the first candidates that are neither settled nor begun, as many as are needed if
-        all that are begun succeed. All that are done count, also spares behind a place that was
-        lost and is asked for again: the block never gets more places than it shall have.
+        all that are begun succeed. All that are done count, also spares after a place that was
+        lost and is requested again: the block never gets more places than it shall have.
         """
         needed = max(0, self._wanted - len(self.done) - len(self._begun))
         known = self._outcomes.keys() | self._begun
@@ -61,6 +104,40 @@ class BlockState:
         return fresh
 
     def settle(self, number: int, outcome: Outcome) -> None:
-        """Note what became of a place that was begun."""
+        """Note the outcome of a place that was begun."""
         self._begun.discard(number)
         self._outcomes[number] = outcome
+
+
+def read_indices(path: Path, plan: Plan) -> set[int]:
+    """Read numbers of places from text, one per line, or separated by commas or spaces.
+
+    Returns:
+        Numbers of requested places, at least one.
+    """
+    if plan.settings.format == "packed":  # a row's number is its place's among the whole block
+        raise UserError(
+            f"--indices_file {path} cannot be collected into a packed store, which takes whole "
+            "blocks of places: use --format folder, and datasets/seco_packed.py later"
+        )
+    try:
+        words = re.split(r"[\s,]+", path.read_text(encoding="utf-8-sig").strip(" \t\r\n,"))
+    except OSError as error:
+        raise UserError(
+            f"--indices_file {path} cannot be read: {error.strerror}: check it"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"--indices_file {path} is not text: list numbers of places") from error
+    if words == [""]:
+        raise UserError(f"--indices_file {path} is empty: list numbers of places")
+    seen: set[int] = set()
+    for word in words:
+        if not re.fullmatch(r"[0-9]{1,9}", word) or int(word) >= plan.num_places:
+            raise UserError(
+                f"--indices_file {path} has {quoted(word)}: numbers of places are from 0 to "
+                f"{plan.num_places - 1}"
+            )
+        if int(word) in seen:
+            raise UserError(f"--indices_file {path} has {int(word)} twice: remove one")
+        seen.add(int(word))
+    return seen

@@ -45,15 +45,13 @@ def read_city_table(source: str) -> NDArray[Any]:
     """
     import numpy as np
 
-    from datasets.collect.csv_columns import check_coordinates, read_columns
+    from datasets.collect.places import read_columns
 
     path = TABLE if source == "geonames" else Path(source)
     columns = read_columns("cities", path, ("lat", "lng", "population"))
-    lat, lng = columns["lat"], columns["lng"]
-    check_coordinates("cities", path, lat, lng)
     population = np.nan_to_num(columns["population"], nan=0)
     largest_first = np.argsort(-population, kind="stable")[:NUM_CITIES]
-    return np.stack([lat, lng], 1)[largest_first]
+    return np.stack([columns["lat"], columns["lng"]], 1)[largest_first]
 
 
 def table_of_geonames() -> str:

@@ -4,22 +4,16 @@ Two kinds of requests: one search for several places, which also measures how cl
 and one read per image, straight from the asset. Nothing here has spoken to the real service yet.
 """
 
-import io
-import math
-import threading
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import ee
-import numpy as np
-from numpy.lib import format as npy
+import httplib2
 
+from datasets.collect.ee_answers import PROPERTIES, decode, native, parse_scene, translate, zone_of
 from datasets.collect.ee_credentials import find_credentials
-from datasets.collect.ee_errors import translate
-from datasets.collect.ee_http import PatientAdapter, Session
-from datasets.collect.ee_scenes import PROPERTIES, native, parse_scene, zone_of
 from datasets.collect.rate_limit import RateLimit, Requester
 from datasets.collect.scenes import (
     GRID_M,
@@ -32,19 +26,56 @@ from datasets.collect.scenes import (
     Scene,
 )
 from datasets.collect.settings import Settings
+from datasets.collect.web import Web
 from utils.errors import UserError, quoted
 from utils.retry import Transient
 
 Answer = TypeVar("Answer")
 CLOUD_SCORE = "GOOGLE/CLOUD_SCORE_PLUS/V1/S2_HARMONIZED"
+_QUOTA_STATUS = "x-earth-engine-quota-status"
 _RESTRICTED = (
     "the project is in restricted mode, its compute hours of this month are used up: wait for the "
     "next month, or see developers.google.com/earth-engine/guides/noncommercial_tiers"
 )
 _MOST_SCENES = 2000  # of a place; near the poles there are several a day
-# NumPy reads headers by Python's parser, which fails at times in many threads (CPython 106905).
-_HEADERS = threading.Lock()
-_NPY = b"\x93NUMPY"
+
+
+class Transport:
+    """The transport below Earth Engine's client, as its ``http_transport`` requires.
+
+    Args:
+        timeout_s: For each whole answer.
+        num_threads: Connections that are kept.
+    """
+
+    def __init__(self, timeout_s: float, num_threads: int) -> None:
+        self.web = Web(timeout_s, num_threads)
+        self.is_restricted = False
+        self.headers: dict[str, str] = {}  # of the last answer in each content type
+
+    def request(
+        self,
+        uri: str,
+        method: str = "GET",
+        body: Any = None,
+        headers: dict[str, str] | None = None,
+        redirections: Any = None,
+        connection_type: Any = None,
+    ) -> tuple[httplib2.Response, bytes]:
+        """Send a request as ``httplib2.Http`` does; raises ``Transient`` if no answer comes."""
+        answer = self.web.request(method, uri, is_heavy=True, data=body, headers=headers)
+        if "parallelism_restricted=true" in answer.headers.get(_QUOTA_STATUS, ""):
+            self.is_restricted = True
+        own = [
+            f"{key}: {value}"
+            for key, value in answer.headers.items()
+            if "earth-engine" in key.lower()
+        ]
+        encoding = f"encoding {answer.headers.get('Content-Encoding', 'identity')}"
+        kind = answer.headers.get("Content-Type", "").partition(";")[0]
+        self.headers[kind] = ", ".join([encoding, *own])
+        facts = {**answer.headers, "status": str(answer.status_code)}
+        return httplib2.Response(facts), answer.content
 
 
 def connect(
@@ -62,25 +93,25 @@ def connect(
     Args:
         settings: Collection, bands, clouds.
         url: Endpoint; one on loopback needs no credentials.
-        project: Google Cloud project, else of the environment or the credentials.
-        key_file: Of a service account, else of the environment.
-        timeout_s: For an answer, whole.
-        num_threads: That ask at a time.
-        patience_s: For repeats of what fails at the start.
+        project: Google Cloud project, else that of the environment or the credentials.
+        key_file: Key of a service account, else that of the environment.
+        timeout_s: Deadline of a whole answer.
+        num_threads: Requests at a time, at most.
+        patience_s: Time for repeats of what fails at the start.
 
     Raises:
         UserError: Credentials or project are missing or refused, which no repeat changes.
-        ComeBack: Nobody answers, or not as the service does, or the project's quota is used up.
+        ComeBack: There is no answer, or not one of the service, or the project's quota is used up.
     """
     own_client = ee.oauth.CLIENT_ID, ee.oauth.CLIENT_SECRET
     credentials, project = find_credentials(url, project, key_file, own_client=own_client)
-    adapter = PatientAdapter(timeout_s, num_threads)
-    # The client would fetch a list of outdated assets from elsewhere, and warn on every answer.
-    ee.deprecation._FetchDataCatalogStac = dict
+    transport = Transport(timeout_s, num_threads)
+    # The client would fetch a list of outdated assets from another host, and warn on every answer.
+    ee.deprecation.InitializeDeprecatedAssets = lambda: None
     warnings.filterwarnings("ignore", message="Your project has exceeded")
     patient = Requester(RateLimit(1, 10), base_wait_s=0.5, max_wait_s=2, budget_s=patience_s)
     try:
-        patient.call(lambda: _start(credentials, url, project, adapter, timeout_s))
+        patient.call(lambda: _start(credentials, url, project, transport))
     except Refused as error:  # in words of the service's own
         raise UserError(
             f"Earth Engine does not start for the project {project} ({error}): check --project and "
@@ -92,7 +123,7 @@ def connect(
             "you gave one"
         ) from error
     ee.data.setWorkloadTag("seco")
-    return EarthEngine(settings, adapter)
+    return EarthEngine(settings, transport)
 
 
 class EarthEngine:
@@ -100,9 +131,9 @@ class EarthEngine:
 
     places_per_search = 5
 
-    def __init__(self, settings: Settings, adapter: PatientAdapter) -> None:
+    def __init__(self, settings: Settings, transport: Transport) -> None:
         self._settings = settings
-        self._adapter = adapter
+        self.transport = transport
         self._facts: dict[str, str] = {}
         self._has_searched = False
         scores = () if settings.cloud_score == "none" else (CLOUD_SCORE,)
@@ -121,7 +152,7 @@ class EarthEngine:
             bands = self._settings.bands
             found = [[parse_scene(scene["properties"], bands) for scene in own] for own in answer]
         except (KeyError, TypeError, ValueError, OverflowError, OSError) as error:
-            raise Transient("an answer that is no list of scenes", is_strange=True) from error
+            raise Transient("an answer that is not a list of scenes", is_strange=True) from error
         if len(found) != len(places):
             raise Transient("an answer for other places", is_strange=True)
         self._has_searched = True
@@ -142,12 +173,12 @@ class EarthEngine:
             flag = "--cloud_score" if of_score else "--collection"
             value = self._settings.cloud_score if of_score else self._settings.collection
             remedy = "give --cloud_score none" if of_score else "correct it"
-            raise UserError(f"{flag} {quoted(value)} is not there ({error}): {remedy}") from error
+            raise UserError(f"{flag} {quoted(value)} does not exist ({error}): {remedy}") from error
         except Transient as error:
             raise _alone(error) from error
 
     def read(self, scene: Scene, grid: PatchGrid) -> dict[str, Array]:
-        """See ``Source``; coarse bands come repeated on the 10 m grid, and are thinned out."""
+        """See ``Source``; 20 m and 60 m bands arrive upsampled to 10 m and are subsampled."""
         pixels = self._pixels(scene.name, grid, self._settings.bands)
         return {band: native(band, image) for band, image in pixels.items()}
 
@@ -163,8 +194,8 @@ class EarthEngine:
 
     def facts(self) -> dict[str, str]:
         """See ``Source``."""
-        seen = {f"answers of {kind}": text for kind, text in self._adapter.headers.items()}
-        return self._facts | seen | {"bytes received": str(self._adapter.bytes_received)}
+        seen = {f"answers of {kind}": text for kind, text in self.transport.headers.items()}
+        return self._facts | seen | {"bytes received": str(self.transport.web.bytes_received)}
 
     def _scenes_of(self, place: Place) -> ee.List:
         """Describe the scenes of a place: features with their properties and shares of pixels."""
@@ -223,63 +254,36 @@ class EarthEngine:
             if not error.is_too_large or len(bands) == 1:
                 raise
         else:
-            return self._decode(content, bands, grid.size_px)
+            pixels = decode(content, bands, grid.size_px)
+            self._facts["dtype of the pixels"] = pixels[bands[0]].dtype.str
+            return pixels
         half = len(bands) // 2
         first = self._pixels(name, grid, bands[:half])
         return first | self._pixels(name, grid, bands[half:])
 
-    def _decode(self, content: bytes, bands: Sequence[str], side: int) -> dict[str, Array]:
-        """Check an NPY file with a field per band, and return views of its bands, of 2 bytes."""
-        if not content:
-            raise Transient("an empty answer")
-        if not content.startswith(_NPY):
-            raise Transient("an answer that is no array", is_strange=True)
-        try:
-            with _HEADERS:
-                pixels = _view(content)
-        except Exception as error:  # NumPy's reader of headers raises many kinds
-            raise Transient("an array that is cut off") from error
-        names = pixels.dtype.names or ()
-        kinds = {pixels.dtype[name].kind + str(pixels.dtype[name].itemsize) for name in names}
-        if names != tuple(bands) or pixels.shape != (side, side) or kinds != {"u2"}:
-            shown = quoted(f"{pixels.shape} {pixels.dtype}")
-            raise Transient(f"an array of {shown} instead of uint16 bands", is_strange=True)
-        self._facts["dtype of the pixels"] = pixels.dtype[0].str
-        return {band: pixels[band] for band in bands}
-
     def _ask(self, request: Callable[[], Answer]) -> Answer:
         try:
             answer = request()
+        except Transient:
+            raise
         except Exception as error:
-            if self._adapter.is_restricted:
+            if self.transport.is_restricted:
                 raise ComeBack(_RESTRICTED) from error
             raise translate(error) from error
-        if self._adapter.is_restricted:
+        if self.transport.is_restricted:
             raise ComeBack(_RESTRICTED)
         return answer
 
 
-def _view(content: bytes) -> Array:
-    """Return the array of an NPY file; NumPy's own reader copies it, in small pieces."""
-    file = io.BytesIO(content)
-    is_first = npy.read_magic(file) == (1, 0)
-    read_header = npy.read_array_header_1_0 if is_first else npy.read_array_header_2_0
-    shape, is_fortran, dtype = read_header(file)
-    pixels = np.frombuffer(content, dtype, math.prod(shape), file.tell())
-    return pixels.reshape(shape, order="F" if is_fortran else "C")
-
-
-def _start(
-    credentials: Any, url: str, project: str, adapter: PatientAdapter, timeout_s: float
-) -> None:
-    """Let the client, from its beginning, ask what the service can do."""
+def _start(credentials: Any, url: str, project: str, transport: Transport) -> None:
+    """Let the client, from its beginning, request what the service can do."""
     ee.Reset()
-    state = ee.data._get_state()
-    state.deadline_ms, state.max_retries = math.ceil(1000 * timeout_s), 0  # repeats are ours
-    state.requests_session = Session(adapter)
+    ee.data.setMaxRetries(0)  # repeats are ours
     try:
-        ee.Initialize(credentials, url=url.rstrip("/"), project=project)
+        ee.Initialize(credentials, url=url.rstrip("/"), project=project, http_transport=transport)
         functions = ee.ApiFunction.allSignatures()
+    except Transient as error:
+        raise _alone(error) from error
     except Exception as error:
         raise _alone(translate(error)) from error
     if "Collection.filter" not in functions:
@@ -287,7 +291,7 @@ def _start(
 
 
 def _alone(error: Exception) -> Exception:
-    """Return what to raise where nothing smaller can be asked, so that it is repeated as it is."""
+    """Return what to raise where nothing smaller can be requested: it is repeated as it is."""
     if isinstance(error, Transient) and error.is_too_large:
         return Transient(str(error), wait_s=error.wait_s)
     return error

@@ -1,4 +1,4 @@
-"""Who asks Earth Engine, and for which project; never by asking the user.
+"""Find Earth Engine credentials and project without prompting.
 
 In this order: a service account's key (file, or text in the environment), the user's credentials
 that `earthengine authenticate` stored, the application default credentials of Google Cloud.
@@ -43,15 +43,15 @@ def find_credentials(
     """Return credentials and project.
 
     Args:
-        url: Of the service; one on loopback needs no credentials.
-        project: Of the command line.
-        key_file: Of the command line.
+        url: Address of the service; one on loopback needs no credentials.
+        project: Project of the command line.
+        key_file: File of the command line with a service account's key.
         own_client: Identity and secret of Earth Engine's command line tool, which its stored
             credentials do not repeat; neither is secret in fact.
         environment: Variables of the process.
 
     Raises:
-        UserError: Nothing is there, or it is damaged; what is in it is not told.
+        UserError: There are none, or they are damaged; their content is not shown.
     """
     is_loopback = _check_url(url)
     project = project or environment.get(PROJECT_VARIABLE) or None
@@ -71,31 +71,31 @@ def find_credentials(
         )
     if not isinstance(project, str) or not re.fullmatch(r"[A-Za-z0-9_.:-]{1,100}", project):
         raise UserError(
-            f"--project {quoted(str(project))} is no id of a Google Cloud project: copy it from "
-            "console.cloud.google.com"
+            f"--project {quoted(str(project))} is not the id of a Google Cloud project: copy it "
+            "from console.cloud.google.com"
         )
     return credentials, project
 
 
 def _check_url(url: str) -> bool:
-    """Tell whether a URL stays on this machine; elsewhere tokens only go encrypted."""
+    """Return whether a URL is on this machine; tokens are sent elsewhere only encrypted."""
     try:
         parts = urlsplit(url)
-        _ = parts.port  # raises if it is no number
+        _ = parts.port  # raises if it is not a number
     except ValueError:
         parts = urlsplit("")
     is_loopback = parts.hostname in _LOOPBACK
     _, user, host = url.rpartition("@")
     if user:
         raise UserError(
-            f"--ee_url ...@{quoted(host)} is no https:// address of a service alone: take out what "
-            "is before the @"
+            f"--ee_url ...@{quoted(host)} is not an https:// address of a service alone: remove "
+            "what is before the @"
         )
     is_safe = parts.scheme == "https" or (parts.scheme == "http" and is_loopback)
     if not (parts.hostname and is_safe and url.isprintable()):
         raise UserError(
-            f"--ee_url {quoted(url)} is no https:// address (http:// works on loopback only): "
-            "correct it"
+            f"--ee_url {quoted(url)} is not an https:// address (http:// works on loopback "
+            "only): correct it"
         )
     return is_loopback
 
@@ -121,7 +121,7 @@ def _read_key(key_file: Path | None, variable: str) -> dict[str, Any] | None:
         raise UserError(f"{name} cannot be read ({error.strerror}): check the path") from error
     except (ValueError, KeyError, TypeError, RecursionError):
         raise UserError(
-            f"{name} is no service account's key: download one as JSON from Google Cloud"
+            f"{name} is not a service account's key: download one as JSON from Google Cloud"
         ) from None
     return dict(key)
 
@@ -170,7 +170,7 @@ def _default(environment: Mapping[str, str]) -> tuple[Any, str | None]:
     except (GoogleAuthError, OSError, ValueError, KeyError, TypeError, AttributeError):
         if _ADC_VARIABLE in environment:
             raise UserError(
-                f"{_ADC_VARIABLE} names no file of credentials: correct it, or unset it"
+                f"{_ADC_VARIABLE} does not name a file of credentials: correct it, or unset it"
             ) from None
         raise UserError(
             "no credentials for Earth Engine were found: run `earthengine authenticate` once, or "

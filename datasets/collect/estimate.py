@@ -1,13 +1,17 @@
-"""What a plan will cost, before it starts: figures that follow from it, and assumptions."""
+"""What a plan will cost, before it starts, and a map of its places."""
 
+from pathlib import Path
 from typing import Any
+
+from matplotlib.figure import Figure
 
 from datasets.bands import ALL_BANDS
 from datasets.collect.plan import Plan
 from datasets.collect.settings import PATCH_PX
+from utils.plots import save_figure
 
 # Assumptions, for nothing here was measured on the real services.
-SEARCHED_PER_PLACE = 1.6  # places that are looked at until one has clear scenes on all dates
+SEARCHED_PER_PLACE = 1.6  # places that are searched until one has clear scenes on all dates
 REQUEST_S = (1.3, 2.0)  # time of a request, of which 40 may be in flight
 IN_FLIGHT, MOST_PER_S = 40, 100  # quota of a project of Earth Engine
 STAC_REQUESTS, STAC_BYTES = 40, (10e6, 15e6)  # of an image of 12 bands: blocks around a window
@@ -21,8 +25,8 @@ def estimate(plan: Plan, places_per_search: int) -> dict[str, Any]:
     """Estimate requests, bytes and time.
 
     Args:
-        plan: What is to be collected.
-        places_per_search: Places that the source looks for by one request.
+        plan: Plan that is to be collected.
+        places_per_search: Places in one request of a search.
 
     Returns:
         Plain numbers; pairs are the low and the high end.
@@ -78,7 +82,7 @@ def estimate_text(plan: Plan, places_per_search: int) -> str:
         ("hours *", f"{shortest:.2g} to {longest:.2g} with {IN_FLIGHT} requests in flight"),
     ]
     notes = [
-        f"{SEARCHED_PER_PLACE:g} places are looked at per place that is taken",
+        f"{SEARCHED_PER_PLACE:g} places are searched per place that is taken",
         f"a request takes {REQUEST_S[0]:g} to {REQUEST_S[1]:g} s",
         "files are as large as those of smooth pictures",
     ]
@@ -88,7 +92,9 @@ def estimate_text(plan: Plan, places_per_search: int) -> str:
             (f"{tier} tier", f"a month's hours suffice below {limit:,g} EECU-seconds per image")
             for tier, limit in values["eecu_seconds_per_image"].items()
         ]
-        notes.append("EECU-seconds of an image are not known: --probe them with your project")
+        notes.append(
+            "EECU-seconds of an image are not known: measure them with --probe and your project"
+        )
     else:
         notes.append(f"an image of 12 bands takes {STAC_REQUESTS} requests")
     width = max(len(name) for name, _ in rows)
@@ -108,3 +114,38 @@ def _size(count: float) -> str:
             return f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:.4g} TB"
+
+
+def plot_places(path: Path, plan: Plan) -> None:
+    """Draw all places as points over latitude and longitude, the spares faint below them.
+
+    Args:
+        path: PNG to write.
+        plan: Bounded plans are shown by what they cover, others by the whole world.
+    """
+    places, count = plan.places, plan.num_places
+    figure = Figure(figsize=(12, 5.4), layout="constrained")
+    axes = figure.add_subplot()
+    size = min(12.0, max(0.15, 3000 / count))
+    axes.scatter(
+        places.lng[count:], places.lat[count:], size, "silver", linewidths=0, label="spares"
+    )
+    axes.scatter(
+        places.lng[:count], places.lat[:count], size, "tab:blue", linewidths=0, label="places"
+    )
+    if plan.settings.sampler != "bounded":
+        axes.set(xlim=(-180, 180), ylim=(-60, 85))
+        axes.set_xticks(range(-180, 181, 30))
+        axes.set_yticks(range(-60, 85, 20))
+    axes.set(
+        title=f"{count:,} places and {plan.num_spares:,} spares, seed {plan.settings.seed}",
+        xlabel="longitude in degrees",
+        ylabel="latitude in degrees",
+    )
+    axes.set_aspect("equal", adjustable="box" if plan.settings.sampler != "bounded" else "datalim")
+    axes.grid(alpha=0.3)
+    legend = axes.legend(loc="lower left", scatterpoints=3)
+    for handle in legend.legend_handles:
+        if handle is not None:
+            handle.set(sizes=[12.0])
+    save_figure(figure, path)

@@ -1,34 +1,35 @@
-"""Fetching a collection: the main thread decides, others search, read and write.
+"""Schedule the places of a shard over threads: the main thread decides, others search and read.
 
-Places are looked for in batches, several by one request; then each is collected by one thread,
-scene after scene. Only the main thread knows the blocks and writes the journal.
+Places are searched in batches, several by one request; then each is collected by one thread, scene
+after scene. Only the main thread knows the blocks and writes the journal.
 """
 
 import os
 import shutil
+import signal
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
-from datasets.collect.blocks import BlockState
-from datasets.collect.choice import Candidates, Lack
-from datasets.collect.journal import Journal, Outcome, Record, Shard
-from datasets.collect.place import Collector
-from datasets.collect.plan import Block
-from datasets.collect.progress import GO_ON_LATER, Ending, Progress, incomplete, some_places
-from datasets.collect.rate_limit import Requester, Stopped
-from datasets.collect.scenes import ComeBack, Place
-from datasets.collect.signals import ending_signals
+from datasets.collect.blocks import Block, BlockState
+from datasets.collect.collector import Collector
+from datasets.collect.journal import Journal, Outcome, Record
+from datasets.collect.rate_limit import Stopped
+from datasets.collect.report import Ending, Progress, incomplete, some_places
+from datasets.collect.scenes import Candidates, ComeBack, Lack, Place
+from datasets.collect.settings import EXIT_LATER
 from utils.errors import UserError
 from utils.retry import Transient
 
 _TICK_S = 0.5  # between looks at the clock, the disk and the service
 _FLUSH_S = 0.2  # for which a journal's lines wait for others
 _MANY_REFUSED = 50  # places in a row: it is not the places that are wrong
-# What is not asked again, without and with --retry.
+# What is not requested again, without and with --retry.
 _FINAL: dict[str | None, frozenset[Outcome]] = {
     None: frozenset({"done", "no_scene", "cloudy", "refused"}),
     "failed": frozenset({"done", "no_scene", "cloudy"}),
@@ -51,23 +52,16 @@ class Patience:
     min_free_bytes: float = 2e9
 
 
-def blocks_of_shard(blocks: Sequence[Block], shard: Shard) -> list[Block]:
-    """Return the blocks of a shard."""
-    number, count = shard
-    return [block for block in blocks if block.number % count == number]
-
-
 class Fetch:
     """One run over the blocks of a shard.
 
     Args:
-        collector: Of places.
-        requester: That the collector uses, too.
-        journal: Opened.
-        blocks: To complete.
-        records: Of all journals: what is settled already.
-        num_workers: Threads, which is how many places are in progress at most.
-        retry: "failed" asks again for places that were refused, "all" for all that are not done.
+        collector: Searches and collects places.
+        journal: Journal that is open.
+        blocks: Blocks to complete.
+        records: Records of all journals: what is settled already.
+        num_workers: Threads, the largest number of places in progress.
+        retry: "failed" requests refused places again, "all" all that are not done.
         has_spares: Whether more --spares could replace places: not those of a list.
         patience: When to stop.
         report: Called by the main thread at each tick.
@@ -77,7 +71,6 @@ class Fetch:
     def __init__(
         self,
         collector: Collector,
-        requester: Requester,
         journal: Journal,
         blocks: Sequence[Block],
         records: Mapping[int, Record],
@@ -91,7 +84,7 @@ class Fetch:
     ) -> None:
         self.is_abandoned = False  # threads that did not end in time are still there
         self._collector = collector
-        self._requester = requester
+        self._requester = collector.requester
         self._journal = journal
         self._num_workers = num_workers
         self._patience = patience or Patience()
@@ -125,7 +118,7 @@ class Fetch:
         """
         pool = ThreadPoolExecutor(self._num_workers)
         try:
-            with ending_signals(self._on_signal):
+            with _ending_signals(self._on_signal):
                 self._loop(pool)
         finally:
             self._requester.limit.close()
@@ -177,7 +170,7 @@ class Fetch:
 
     @property
     def _grace_left_s(self) -> float:
-        """Seconds for which what is in progress may still go on, once all is to stop."""
+        """Seconds left for what is in progress, once the run is to stop."""
         stopped_for = time.monotonic() - self._stopped_at if self._is_stopping else 0
         return max(0.0, self._patience.grace_s - stopped_for)
 
@@ -191,15 +184,15 @@ class Fetch:
     def _fail(self, error: Exception) -> None:
         """End the run by the first error that comes."""
         self._error = self._error or error
-        self._stop("an error came")
+        self._stop("an error occurred")
 
     def _on_signal(self, name: str) -> None:
         """Finish what is in progress; at the second signal leave at once, which loses only that."""
         self._num_signals += 1
         if self._num_signals > 1:
             self._journal.flush()
-            os._exit(GO_ON_LATER)
-        self._stop(f"{name} came", finishes=True)
+            os._exit(EXIT_LATER)
+        self._stop(f"{name} was received", finishes=True)
 
     def _look_around(self, now: float) -> None:
         """Report, and stop if nothing can come or be written any more."""
@@ -233,7 +226,7 @@ class Fetch:
                 return
 
     def _advance(self, block: BlockState) -> None:
-        """Look for what a block needs, or close it."""
+        """Queue the places that a block needs, or close it."""
         for number in block.begin():
             self._block_of[number] = block
             self._to_search.append(number)
@@ -244,7 +237,7 @@ class Fetch:
             self._lacking.append(block)
 
     def _take(self, future: Future[Any], numbers: Sequence[int]) -> None:
-        """Note what a thread found; what it did not settle stays open for the next run."""
+        """Note the result of a thread; what it did not settle stays open for the next run."""
         try:
             result = future.result()
         except Stopped:
@@ -271,8 +264,8 @@ class Fetch:
         """End a run that would use up all spares."""
         if self.progress.outcomes.total() > _MANY_REFUSED:  # the settings did work
             self._stop(
-                f"the last {_MANY_REFUSED} places were all refused, the last one for {reason}: ask "
-                "for them again with --retry failed"
+                f"the last {_MANY_REFUSED} places were all refused, the last one for {reason}: "
+                "request them again with --retry failed"
             )
             return
         self._fail(
@@ -296,3 +289,18 @@ class Fetch:
         block = self._block_of.pop(record.place)
         block.settle(record.place, record.outcome)
         self._advance(block)
+
+
+@contextmanager
+def _ending_signals(action: Callable[[str], None]) -> Iterator[None]:
+    """Call ``action`` with the name of each SIGTERM or SIGINT; only the main thread can do so."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        action(signal.Signals(number).name)
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

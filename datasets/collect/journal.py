@@ -1,4 +1,4 @@
-"""Which places of a collection are settled: one append-only file of JSON lines per shard.
+"""Record which places of a collection are done or failed: one file of JSON lines per shard.
 
 The first line names the plan; a line that a killed process left unfinished is cut off. A place is
 done when its line is on the disk, which is after its files are.
@@ -25,16 +25,16 @@ _NAMES = re.compile(r"journal(-\d{5}-of-\d{5})?\.jsonl")
 
 @dataclass(frozen=True)
 class Record:
-    """What became of a place.
+    """The outcome of a place.
 
     Attributes:
-        place: Its number in the plan.
-        outcome: Final, unless --retry asks again.
+        place: Number in the plan.
+        outcome: Final, unless --retry requests it again.
         reason: In words, where it is not done.
         scenes: Names of its scenes.
         passed_over: Better scenes of the same windows, each with the reason in words.
         num_bytes: Size of all its files.
-        sha256: Of all its files, see ``collect_writer.place_hash``.
+        sha256: Hash of all its files, see ``writer.place_hash``.
     """
 
     place: int
@@ -57,7 +57,7 @@ class Journal:
 
     Args:
         save_path: Folder of the collection.
-        plan_hash: Of the plan that the lines belong to.
+        plan_hash: Hash of the plan that the lines belong to.
         shard: Number and count.
     """
 
@@ -70,7 +70,7 @@ class Journal:
 
     @contextmanager
     def opened(self) -> Iterator["Journal"]:
-        """Hold the journal against other processes; begin it, or go on behind its last whole line.
+        """Lock the journal for this process; begin it, or continue after its last whole line.
 
         Raises:
             UserError: It belongs to another plan, or another process writes to this collection as
@@ -87,14 +87,14 @@ class Journal:
                 self.flush()
 
     def add(self, record: Record) -> None:
-        """Note what became of a place; ``flush`` puts it on the disk."""
+        """Add a record; ``flush`` brings it to the disk."""
         line = {key: value for key, value in asdict(record).items() if value or key == "place"}
         self._fresh.append(json.dumps(line))
 
     def flush(self) -> None:
-        """Write the new lines; the files that they speak of have to be on the disk before.
+        """Write the new lines; the files of their places have to be on the disk before.
 
-        After an error they are written again, over what came of them.
+        After an error they are written again, over what is left of them.
         """
         if not self._fresh:
             return
@@ -109,7 +109,7 @@ class Journal:
         except OSError as error:
             raise UserError(
                 f"cannot write {self.path} ({error.strerror}): make room, and run the same command "
-                "again, which goes on"
+                "again to resume"
             ) from error
         self._size += len(content)
         self._fresh.clear()
@@ -125,7 +125,7 @@ class Journal:
 
 
 def forget(save_path: Path, places: set[int]) -> None:
-    """Take places out of all journals, so that they are collected again.
+    """Remove places from all journals, so that they are collected again.
 
     Raises:
         UserError: A process writes to one of them.
@@ -155,8 +155,8 @@ def discard_journals(save_path: Path) -> None:
 def read_journals(save_path: Path, plan_hash: str) -> dict[int, Record]:
     """Return a record of every place that any shard has settled.
 
-    That it is done counts more than what became of it before, which may be in another journal if
-    the number of shards has changed; else its last record counts.
+    A "done" record wins, also over those of another journal, which exist if the number of shards
+    has changed; otherwise the last record does.
 
     Raises:
         UserError: A journal of another plan, or one that is damaged before its last line.
@@ -235,16 +235,18 @@ def _check_header(line: bytes, path: Path, plan_hash: str) -> None:
     except (ValueError, TypeError, KeyError, RecursionError):
         is_journal, plan = False, ""
     if not is_journal:
-        raise UserError(f"{path} is no journal of a collection: move it away, or start elsewhere")
+        raise UserError(
+            f"{path} is not a journal of a collection: move it away, or choose another --save_path"
+        )
     if plan != plan_hash:
         raise UserError(
             f"{path} belongs to another plan than {path.parent / 'plan.json'}: choose another "
-            "--save_path, or bring that plan back"
+            "--save_path, or restore that plan"
         )
 
 
 def _refuse_other_counts(lock: Path) -> None:
-    """Refuse to run beside processes that divide the places in another way."""
+    """Refuse to run at the same time as processes that divide the places in another way."""
     _, _, count = lock.stem.partition("-of-")
     for other in lock.parent.glob("journal*.lock"):
         if other.stem.partition("-of-")[2] == count:

@@ -1,11 +1,11 @@
 """Collecting straight into a packed store: ``--format packed``.
 
-Places wait as files in ``.places/``, which is hidden, until their block is complete. Then they
+Places are kept as files in ``.places/``, which is hidden, until their block is complete. Then they
 become rows of the store: block b has the rows from 25 * b * dates on, its places by number, their
-dates by name. Few files are there at a time, whatever the size of the collection.
+dates by name. Few files exist at a time, for any size of the collection.
 
 A place's files are only removed when its rows are on the disk: what is in ``.places`` has to be
-written, again if need be, and what is not has been.
+written, a second time if need be, and what is not has been.
 """
 
 import shutil
@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from datasets.bands import RGB_QUANTILES
-from datasets.collect.blocks import BlockState
+from datasets.collect.blocks import BLOCK, BlockState, blocks_of
 from datasets.collect.journal import Record
-from datasets.collect.plan import BLOCK, Plan
+from datasets.collect.plan import Plan
 from datasets.collect.scenes import Array
 from datasets.geotiff import read_band
 from datasets.seco.patches import on_10_m_grid
@@ -37,7 +37,7 @@ class PackedCollection:
 
     Args:
         save_path: Folder of the collection and of the store.
-        plan: Of the collection.
+        plan: Plan of the collection.
     """
 
     def __init__(self, save_path: Path, plan: Plan) -> None:
@@ -65,7 +65,7 @@ class PackedCollection:
                 if has_begun and (not path.is_file() or path.stat().st_size != size):
                     raise UserError(
                         f"{path} is missing or cut off, and with it places that the journal has: "
-                        "put it back, or begin in another --save_path"
+                        "restore it, or choose another --save_path"
                     )
                 with path.open("ab") as file:
                     file.truncate(size)
@@ -89,12 +89,12 @@ class PackedCollection:
             shutil.rmtree(gone)
 
     def finish(self, records: Mapping[int, Record]) -> bool:
-        """Write the manifest if the blocks of all shards are in the store; tell whether it is."""
+        """Write the manifest if the blocks of all shards are in the store; return whether it is."""
         outcomes = {number: record.outcome for number, record in records.items()}
-        blocks = [BlockState(block, outcomes) for block in self._plan.blocks()]
+        blocks = [BlockState(block, outcomes) for block in blocks_of(self._plan)]
         if not all(block.is_complete for block in blocks):
             return False
-        with locked(self.save_path / LOCK_NAME):  # whoever comes second finds it done
+        with locked(self.save_path / LOCK_NAME):  # the second process finds it done
             if (self.save_path / MANIFEST_NAME).exists():
                 return True
             if any(not path.name.startswith(".") for path in self.places.iterdir()):
@@ -137,7 +137,7 @@ class PackedCollection:
                 except OSError as error:
                     raise UserError(
                         f"cannot write {path} ({error.strerror}): make room, and run the same "
-                        "command again, which goes on"
+                        "command again to resume"
                     ) from error
 
 

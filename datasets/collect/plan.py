@@ -5,17 +5,15 @@ import json
 import platform
 import re
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 
 import numpy as np
 
-from datasets.collect.check import check_settings, settings_from_json
 from datasets.collect.cities import ATTRIBUTION, read_city_table
 from datasets.collect.journal import discard_journals, read_journals
-from datasets.collect.land_mask import LandMask
 from datasets.collect.places import (
     check_lattice,
     check_matched,
@@ -28,44 +26,37 @@ from datasets.collect.sampling import (
     Sampler,
     bounded,
     gaussian,
+    land_mask,
     sample_places,
     windows,
 )
 from datasets.collect.scenes import PatchGrid, Place
-from datasets.collect.settings import PLAN_NAME, Settings, amended, differing, spelt
+from datasets.collect.settings import (
+    PLAN_NAME,
+    Settings,
+    amended,
+    check_settings,
+    differing,
+    settings_from_json,
+    spelt,
+)
 from utils.errors import UserError, listed, quoted
 from utils.files import check_regular, written_whole
 from utils.locks import locked
 
 PLACES_NAME, LOCK_NAME = "places.csv", "plan.lock"
-BLOCK = 25  # places
 _FORMAT = "seco plan 1"
 _DATA = re.compile(r"\d+|manifest\.json")  # places, and the manifest of a packed store
 _STRANGERS = re.compile(rf"{_DATA.pattern}|journal.*\.jsonl")  # of collections without a plan
-
-
-@dataclass(frozen=True)
-class Block:
-    """Places that are collected together, and the spares that may replace them.
-
-    Attributes:
-        number: Of the block; a shard has those that leave its number when divided by its count.
-        places: Numbers of the places that are asked for, ascending.
-        spares: Numbers of the places in reserve, in the order of their use.
-    """
-
-    number: int
-    places: Sequence[int]
-    spares: range
 
 
 class Plan:
     """Settings and places of a collection.
 
     Args:
-        settings: As recorded, with a reference date.
-        places: Those that are asked for, then the spares.
-        places_sha256: Of the bytes of places.csv.
+        settings: Settings as recorded, with a reference date.
+        places: Requested places, then the spares.
+        places_sha256: Digest of the bytes of places.csv.
     """
 
     def __init__(self, settings: Settings, places: Places, places_sha256: str) -> None:
@@ -76,12 +67,12 @@ class Plan:
 
     @property
     def num_places(self) -> int:
-        """How many places are asked for."""
+        """Number of requested places."""
         return self.settings.num_locations
 
     @property
     def num_spares(self) -> int:
-        """How many places are in reserve, behind those that are asked for."""
+        """Number of places in reserve, after the requested ones."""
         return len(self.places) - self.num_places
 
     @property
@@ -110,23 +101,6 @@ class Plan:
             ),
         )
 
-    def blocks(self, indices: Iterable[int] | None = None) -> list[Block]:
-        """Return all blocks, or those of some places: these then have no spares."""
-        if indices is not None:
-            members: dict[int, list[int]] = {}
-            for number in sorted(indices):
-                members.setdefault(number // BLOCK, []).append(number)
-            nothing = range(len(self.places), len(self.places))
-            return [Block(block, tuple(own), nothing) for block, own in sorted(members.items())]
-        starts = range(0, self.num_places, BLOCK)
-        ends = [min(start + BLOCK, self.num_places) for start in starts]
-        # A block gets its share of the spares, rounded so that all are given away.
-        shares = [self.num_places + self.num_spares * n // self.num_places for n in (0, *ends)]
-        return [
-            Block(number, range(start, end), range(shares[number], shares[number + 1]))
-            for number, (start, end) in enumerate(zip(starts, ends, strict=True))
-        ]
-
 
 def make_plan(settings: Settings) -> Plan:
     """Choose the places; with a match file as many as it has, at most ``num_locations``."""
@@ -150,7 +124,7 @@ def make_plan(settings: Settings) -> Plan:
             sampler,
             patch_px=settings.patch_px,
             max_shift_days=settings.max_shift_days,
-            is_land=LandMask().is_land if settings.land_mask else None,
+            is_land=land_mask() if settings.land_mask else None,
         )
     return Plan(settings, places, hashlib.sha256(places_to_csv(places)).hexdigest())
 
@@ -162,7 +136,7 @@ def _sampler(settings: Settings) -> Sampler:
 
 
 def write_plan(save_path: Path, plan: Plan) -> None:
-    """Write the files of a plan, plan.json last: where it is, the plan is whole."""
+    """Write the files of a plan, plan.json last: if it exists, the plan is complete."""
     with written_whole(save_path / PLACES_NAME) as partial:
         partial.write_bytes(places_to_csv(plan.places))
     record = {
@@ -197,21 +171,23 @@ def read_plan(save_path: Path) -> Plan:
     except OSError as error:
         raise UserError(f"{error.filename} cannot be read: {error.strerror}: check it") from error
     except UserError as error:
-        raise UserError(f"{path} is damaged, {error}: put back the one that was written") from error
+        raise UserError(f"{path} is damaged, {error}: restore the one that was written") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
-            f"{path} is not the plan of a collection, {quoted(str(error))}: put back the one that "
+            f"{path} is not the plan of a collection, {quoted(str(error))}: restore the one that "
             "was written"
         ) from error
     if hashlib.sha256(places).hexdigest() != digest:
-        raise UserError(f"{places_path} is not that of {PLAN_NAME}: put back the one beside it")
+        raise UserError(
+            f"{places_path} is not that of {PLAN_NAME}: restore the one that was written"
+        )
     try:
         table = places_from_csv(places)
         if len(table) < settings.num_locations:
             raise ValueError(f"{len(table)} places")
     except ValueError as error:
         raise UserError(
-            f"{places_path} has no places for {PLAN_NAME}, {quoted(str(error))}: put back the one "
+            f"{places_path} has no places for {PLAN_NAME}, {quoted(str(error))}: restore the one "
             "that was written"
         ) from error
     check_lattice(places_path, table, settings.bands)
@@ -258,7 +234,7 @@ def _new_plan(settings: Settings, given: set[str]) -> Plan:
             f"--num_locations {settings.num_locations}, or leave it out"
         )
     if settings.reference_date > today:
-        print(f"--reference_date {settings.reference_date} is to come", file=sys.stderr)
+        print(f"--reference_date {settings.reference_date} is in the future", file=sys.stderr)
     return plan
 
 

@@ -1,4 +1,4 @@
-"""A few patches that are read and not kept: what a service does, to be told to others."""
+"""Time a few search and read requests without writing files (``--probe``)."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -7,24 +7,23 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from datasets.collect.choice import Candidates, choose
-from datasets.collect.place import has_gaps, until_certain
+from datasets.collect.collector import has_gaps, until_certain
 from datasets.collect.plan import Plan
 from datasets.collect.rate_limit import Requester
-from datasets.collect.scenes import ComeBack, Place, Refused, Scene, Source
+from datasets.collect.scenes import ComeBack, Lack, Place, Refused, Scene, Source, choose
 from utils.errors import UserError
 from utils.retry import Transient
 
 Answer = TypeVar("Answer")
-_MOST_PLACES = 20  # to look at per patch that is asked for
+_MOST_PLACES = 20  # to search per requested patch
 
 
 class Probe:
     """Requests one after another, each of them timed.
 
     Args:
-        plan: Whose first places are asked for.
-        source: Of scenes.
+        plan: Plan whose first places are requested.
+        source: Source of scenes.
         requester: Sends the requests.
     """
 
@@ -42,7 +41,7 @@ class Probe:
 
         Raises:
             ComeBack: The service does not answer.
-            UserError: Nothing that was looked at can be read.
+            UserError: No scene can be read.
         """
         try:
             for place, scene in self._patches(_MOST_PLACES * num_patches):
@@ -73,8 +72,8 @@ class Probe:
             for place, scenes in zip(places, found, strict=True):
                 self._scenes += scenes
                 candidates = choose(place, scenes, self._plan.settings)
-                if isinstance(candidates, Candidates):
-                    yield from ((place, window[0]) for window in candidates.windows)
+                if not isinstance(candidates, Lack):
+                    yield from ((place, window[0]) for window in candidates)
 
     def _read(self, place: Place, scene: Scene) -> None:
         try:

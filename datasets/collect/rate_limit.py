@@ -1,8 +1,8 @@
 """Requests to a service with a quota: few at a time, not too often, repeated when they fail.
 
 The limit of requests in flight adapts as TCP does (additive increase, multiplicative decrease;
-Chiu and Jain 1989): halved when the service says that it is too much, raised by one after as many
-successes as the limit. Waits between repeats are drawn from 0 to a bound that doubles ("full
+Chiu and Jain 1989): halved when the service answers that it is too much, raised by one after as
+many successes as the limit. Waits between repeats are drawn from 0 to a bound that doubles ("full
 jitter", so that clients that failed together do not come back together).
 """
 
@@ -21,7 +21,7 @@ Answer = TypeVar("Answer")
 
 
 class Stopped(Exception):
-    """The run ends: nobody waits any longer."""
+    """The run ends: no thread waits any longer."""
 
 
 class RateLimit:
@@ -47,7 +47,7 @@ class RateLimit:
         self._is_closed = False
         lock = threading.Lock()
         self._changed = threading.Condition(lock)
-        # Apart, or a thread between two repeats takes the word that a slot is free, and sleeps on.
+        # Separate, or a thread between two repeats takes the notice of a free slot and sleeps on.
         self._ended = threading.Condition(lock)
 
     @contextmanager
@@ -68,7 +68,7 @@ class RateLimit:
             self._changed.notify()
 
     def exceeded(self, began: float) -> None:
-        """Halve the limit; requests of before the last halving tell nothing new.
+        """Halve the limit; requests from before the last halving do not count.
 
         Args:
             began: When the refused request began, as ``slot`` gave it.
@@ -79,12 +79,12 @@ class RateLimit:
                 self._decreased_at = self._clock()
 
     def pause(self, seconds: float) -> None:
-        """Let no thread begin a request for some seconds; a shorter pause ends no longer one."""
+        """Let no thread begin a request for some seconds; a longer pause is not shortened."""
         with self._changed:
             self._paused_until = max(self._paused_until, self._clock() + seconds)
 
     def close(self) -> None:
-        """Send all away that wait, and all that come."""
+        """Let all that wait, and all later calls, raise ``Stopped``."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
@@ -115,12 +115,12 @@ class RateLimit:
 
 @dataclass
 class Statistics:
-    """What became of the requests so far.
+    """Counts of the requests so far.
 
     Attributes:
         requests: Begun, repeats included.
         errors: Failed ones by reason.
-        latencies_s: Of the last successful ones.
+        latencies_s: Seconds of the last successful ones.
         last_success: On the monotonic clock; when the counting began, as long as there is none.
         last_error: Reason of the last failed one; empty if none failed since the last success.
     """
@@ -141,8 +141,8 @@ class Requester:
         max_wait_s: Bound of every wait.
         budget_s: Longest time for a request with its repeats.
         max_strange: Strange answers to a request in a row, until it counts as failed.
-        on_error: Told of every failed request.
-        seed: Of the waits.
+        on_error: Called with the error of every failed request.
+        seed: Seed of the waits.
     """
 
     def __init__(

@@ -1,18 +1,21 @@
-"""Places, windows and scenes of a collection, and what a source of scenes offers."""
+"""Places, windows and scenes of a collection: what a source offers, and which scenes are tried."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime
-from typing import Any, Protocol
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, Literal, Protocol
 
 from numpy.typing import NDArray
 
+from datasets.collect.settings import Settings
+
 Array = NDArray[Any]
 # Granules begin on a lattice of 60 m from the origin of their UTM zone, so that a corner on it fits
-# the pixels of all resolutions. In the south the origin has a northing of 10,000,000 m, which is no
-# multiple of 60. (ESA, MTD_TL.xml of the products: tile 32TNM has ULX 499980 and ULY 4700040, tile
-# 53HPV 600000 and 6000040, tile 53HMA 399960 and 6100000, the same at 10, 20 and 60 m.)
+# the pixels of all resolutions. In the south the origin has a northing of 10,000,000 m, which is
+# not a multiple of 60. (ESA, MTD_TL.xml of the products: tile 32TNM has ULX 499980 and ULY 4700040,
+# tile 53HPV 600000 and 6000040, tile 53HMA 399960 and 6100000, the same at 10, 20 and 60 m.)
 GRID_M = 60
+_ALL = 1 - 1e-6  # fractions are means over pixels in floating point
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,9 @@ class Window:
     start: date
     end: date
 
+    def __contains__(self, time: datetime) -> bool:
+        return self.start <= time.astimezone(UTC).date() < self.end
+
 
 @dataclass(frozen=True)
 class Place:
@@ -57,9 +63,9 @@ class Place:
 
     Attributes:
         number: Its position in the plan, and the name of its folder.
-        latitude: Of the patch's centre in degrees.
-        longitude: The same.
-        grid: Where its pixels lie.
+        latitude: Latitude of the patch's centre in degrees.
+        longitude: Longitude of the patch's centre in degrees.
+        grid: Where its pixels are.
         windows: One per date that is wanted, the newest first.
     """
 
@@ -84,10 +90,10 @@ class Scene:
             of a scene's folder.
         start: When it was sensed, in UTC.
         cloud_percent: Share of clouds in the whole granule, 0 .. 100.
-        clear_fraction: Share of clear pixels in the patch, 0 .. 1; None where nobody knows.
+        clear_fraction: Share of clear pixels in the patch, 0 .. 1; None if it is not known.
         valid_fraction: Share of the patch's pixels that have data, 0 .. 1.
         baseline: Processing baseline, such as 05.09.
-        properties: What else ``metadata.json`` shall tell; plain JSON.
+        properties: Further entries for ``metadata.json``; plain JSON.
         key: What the source needs to read it; not recorded.
         is_clamped: Whether 0 may also stand for a reflectance below 0, because the service
             subtracted the offset of 1000 in unsigned numbers.
@@ -103,13 +109,33 @@ class Scene:
     key: Any = None
     is_clamped: bool = False
 
+    @property
+    def acquisition(self) -> datetime:
+        """Tell scenes apart: granules of one pass share the time at which it was sensed."""
+        try:
+            start = datetime.strptime(self.name.partition("_")[0], "%Y%m%dT%H%M%S")
+        except ValueError:
+            return self.start
+        return start.replace(tzinfo=UTC)
+
+
+Candidates = tuple[tuple[Scene, ...], ...]  # per window of a place, never empty, the best first
+
+
+@dataclass(frozen=True)
+class Lack:
+    """Why a place cannot be collected."""
+
+    outcome: Literal["no_scene", "cloudy", "refused"]
+    reason: str
+
 
 class Refused(Exception):
     """The service will never answer this request well: take another scene or place."""
 
 
 class Missing(Refused):
-    """Something is not there, or not for this account; an answer to be trusted only if repeated.
+    """Something is not there, or not for this account; to be believed only if repeated.
 
     Attributes:
         asset: Name that the service gives; empty if it gives none.
@@ -121,22 +147,23 @@ class Missing(Refused):
 
 
 class ComeBack(Exception):
-    """Nothing works at present (no answer, a used up quota): stop, and resume later."""
+    """Nothing works at present (no answer, an exhausted quota): stop, and resume later."""
 
 
 class Source(Protocol):
     """Where scenes come from. All methods may run in many threads at once.
 
-    Each raises ``Transient`` (``datasets.collect.rate_limit``), ``Refused``, ``ComeBack``, or
-    ``UserError`` when no request can ever work (credentials, permission), and nothing else.
+    A request has three outcomes: a value; ``Transient`` (``utils.retry``), after which it is
+    repeated; or an end. The end of this request is ``Refused``, that of the run is ``ComeBack``, or
+    ``UserError`` if no request can ever work (credentials, permission). Nothing else is raised.
     """
 
     places_per_search: int
 
     def check(self) -> None:
-        """Ask for the collection itself, by the smallest request: whether anything can work now.
+        """Request the collection itself, the smallest request: whether anything can work now.
 
-        Raises ``UserError`` if the collection is not there.
+        Raises ``UserError`` if the collection does not exist.
         """
 
     def search(self, places: Sequence[Place]) -> list[list[Scene]]:
@@ -151,7 +178,7 @@ class Source(Protocol):
         Returns:
             Per band digital numbers (10,000 times reflectance, without offset), uint16, square:
             ``size_px`` pixels of 10 m, or 1/2 or 1/6 as many. No data is 0. Names, type and shape
-            have been checked, the values not.
+            have been checked, the values have not.
         """
 
     def describe(self) -> dict[str, str]:
@@ -159,3 +186,42 @@ class Source(Protocol):
 
     def facts(self) -> dict[str, str]:
         """Return what was seen in the answers so far that users may report, for a probe."""
+
+
+def choose(place: Place, scenes: Sequence[Scene], settings: Settings) -> Candidates | Lack:
+    """Select the scenes of each window of a place that may be taken, and sort them.
+
+    Args:
+        place: Place with its windows.
+        scenes: All that a source found, in any order.
+        settings: Limits of clouds, and the preferred scene.
+    """
+    windows = []
+    for window in place.windows:
+        found = [scene for scene in scenes if scene.start in window]
+        if not found:
+            return Lack("no_scene", f"none from {window.start} to {window.end}")
+        good = [scene for scene in found if _is_good(scene, settings)]
+        if not good:
+            return Lack("cloudy", f"none of {len(found)} from {window.start} to {window.end}")
+        windows.append(tuple(sorted(good, key=lambda scene: _rank(scene, window, settings))))
+    return tuple(windows)
+
+
+def _is_good(scene: Scene, settings: Settings) -> bool:
+    is_clear = scene.clear_fraction is None or scene.clear_fraction >= settings.clear_fraction
+    return is_clear and scene.valid_fraction >= _ALL
+
+
+def _rank(scene: Scene, window: Window, settings: Settings) -> tuple[float, float, str]:
+    """Return what sorts the best first; the name at the end makes the order complete."""
+    middle = datetime.combine(window.start, datetime.min.time(), UTC)
+    middle += timedelta(days=(window.end - window.start).days / 2)
+    away_s = abs((scene.start - middle).total_seconds())
+    if settings.scene_choice == "newest":
+        return -scene.start.timestamp(), 0, scene.name
+    if settings.scene_choice == "nearest":
+        return away_s, 0, scene.name
+    known = scene.clear_fraction
+    clear = known if known is not None else 1 - scene.cloud_percent / 100
+    return -round(clear, 6), away_s, scene.name

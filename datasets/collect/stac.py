@@ -1,33 +1,26 @@
 """Scenes and pixels from a public STAC catalogue of Sentinel-2 level 2A, without an account.
 
 One search per place over the time of all its windows: catalogues limit the number of searches, and
-what it lists in vain is little beside the pixels. It also reads the scene classification (SCL) of
-the patch for scenes that lie in a window. One read per image fetches the blocks around the patch
-from a file per band. Nothing here has spoken to a real catalogue yet.
+a list of scenes is small compared with their pixels. It also reads the scene classification (SCL)
+of the patch for scenes in a window. One read per image fetches the blocks around the patch from a
+file per band. Nothing here has spoken to a real catalogue yet.
 """
 
-import logging
 import threading
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import replace
-from datetime import UTC
 from itertools import islice
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
-import rasterio
-from rasterio.errors import RasterioError
-from rasterio.windows import Window as PixelWindow
 
 from datasets.bands import RESOLUTION_M
 from datasets.collect.scenes import Array, Missing, PatchGrid, Place, Refused, Scene
 from datasets.collect.settings import Settings
-from datasets.collect.stac_http import Answered, RemoteFile, Web
+from datasets.collect.stac_files import read_window
 from datasets.collect.stac_items import Files, Unusable, harmonised, parse
-from datasets.collect.writer import utm_crs
+from datasets.collect.web import Answered, Web
 from utils.errors import UserError, quoted
 from utils.retry import Transient
 
@@ -41,16 +34,15 @@ _PAGE, _MOST_PAGES = 100, 50
 _SCL_M = 20
 _SCL_TRIES = 3  # until a classification is not there; the whole search is tried once more
 _NO_DATA, _UNCLEAR = 0, (1, 3, 8, 9, 10)  # saturated, shadow, clouds, cirrus; snow (11) is clear
-_LARGEST_BLOCK = 2**24  # pixels; GDAL decodes whole blocks
-_TIFF_ONLY = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_PAM_ENABLED": "NO"}
+_CONNECTIONS = 64  # that are kept; the default of requests in flight is 40
 
 
 class Stac:
-    """A ``Source`` that asks a STAC catalogue; nothing is asked before the first search.
+    """A ``Source`` that searches a STAC catalogue; the first search sends the first request.
 
     Args:
         settings: Catalogue, collection, bands, clouds.
-        timeout_s: For each answer, whole; a read has about 40 of them.
+        timeout_s: Deadline of each whole answer; a read has about 40 of them.
     """
 
     places_per_search = 1
@@ -58,14 +50,12 @@ class Stac:
     def __init__(self, settings: Settings, *, timeout_s: float) -> None:
         self._settings = settings
         self._url = settings.stac_url.rstrip("/")
-        self._web = Web(timeout_s)
+        self._web = Web(timeout_s, _CONNECTIONS)
         self._pages = _Pages(self._web)
         self._left_out: Counter[str] = Counter()
         self._misses: Counter[tuple[str, PatchGrid]] = Counter()  # of scene classifications
         self._lock = threading.Lock()
         self._is_checked = self._has_searched = False
-        # GDAL warns of each tag that it cannot read; what matters of it is raised.
-        logging.getLogger("rasterio._env").setLevel(logging.ERROR)
 
     def search(self, places: Sequence[Place]) -> list[list[Scene]]:
         """See ``Source``."""
@@ -77,7 +67,7 @@ class Stac:
         """See ``Source``; values are those of baselines before 04.00."""
         files: Files = scene.key
         images = {
-            band: self._window(files.bands[band], grid, RESOLUTION_M[band], "uint16")
+            band: read_window(self._web, files.bands[band], grid, RESOLUTION_M[band], "uint16")
             for band in self._settings.bands
         }
         return harmonised(images, files.offset)
@@ -112,7 +102,7 @@ class Stac:
                 shown = f"HTTP {error.status}, {quoted(str(error), 120)}"
                 raise Transient(f"{shown}, though searches worked", is_strange=True) from error
             raise UserError(
-                f"--stac_url {self._url} answers with HTTP {error.status} when asked for the "
+                f"--stac_url {self._url} answers with HTTP {error.status} to a request for the "
                 f"collection {quoted(name)}: check --stac_url and --collection"
             ) from error
         try:
@@ -120,7 +110,7 @@ class Stac:
         except (ValueError, KeyError, TypeError, RecursionError):
             is_ours = False
         if not is_ours:
-            raise Transient("an answer that is no collection", is_strange=True)
+            raise Transient("an answer that is not a collection", is_strange=True)
         self._is_checked = True
 
     def _scenes(self, place: Place) -> list[Scene]:
@@ -134,9 +124,10 @@ class Stac:
                 with self._lock:
                     self._left_out[str(error)] += 1
                 continue
-            if scene.cloud_percent < self._settings.cloud_pct and _is_wanted(scene, place):
+            is_wanted = any(scene.start in window for window in place.windows)
+            if scene.cloud_percent < self._settings.cloud_pct and is_wanted:
                 known = found.get(scene.name)
-                if known is None or _version(scene) > _version(known):  # processed anew
+                if known is None or _version(scene) > _version(known):  # processed again
                     found[scene.name] = scene
         return self._looked_at(list(found.values()), place.grid)
 
@@ -167,7 +158,7 @@ class Stac:
                 ) from error
             raise Refused(shown) from error
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-            raise Transient("an answer that is no list of scenes", is_strange=True) from error
+            raise Transient("an answer that is not a list of scenes", is_strange=True) from error
         if len(pages) > _MOST_PAGES:
             raise Refused("the catalogue lists scenes without an end")
         self._has_searched = True
@@ -199,33 +190,11 @@ class Stac:
         return looked
 
     def _with_shares(self, scene: Scene, url: str, grid: PatchGrid) -> Scene:
-        classes = self._window(url, grid, _SCL_M, "uint8")
+        classes = read_window(self._web, url, grid, _SCL_M, "uint8")
         is_valid = classes != _NO_DATA
         valid, clear = is_valid.mean(), (is_valid & ~np.isin(classes, _UNCLEAR)).mean()
         share = round(float(clear / valid), 6) if valid > 0 else 0.0
         return replace(scene, clear_fraction=share, valid_fraction=round(float(valid), 6))
-
-    def _window(self, url: str, grid: PatchGrid, resolution_m: int, dtype: str) -> Array:
-        """Read the patch from a file on the same grid; 0 where the file ends."""
-        host = urlsplit(url).hostname or ""
-        if host.endswith(".blob.core.windows.net") and "sig=" not in url:
-            raise UserError(
-                f"files at {host} need signed addresses, which are not supported: take another "
-                "catalogue with --stac_url"
-            )
-        remote = RemoteFile(self._web, url)
-        try:
-            image = _read(remote, grid, resolution_m, dtype)
-        except (Refused, RasterioError, ValueError, MemoryError) as error:
-            if remote.error is not None:  # what GDAL found wrong was only not there
-                raise remote.error from error
-            if isinstance(error, Refused):
-                raise
-            name = quoted(urlsplit(url).path, 200)  # without a token behind it
-            raise Missing(f"a file that cannot be decoded, {name}") from error
-        if remote.error is not None:
-            raise remote.error
-        return image
 
 
 class _Pages(StacApiIO):
@@ -250,43 +219,16 @@ class _Pages(StacApiIO):
         return response.content.decode()
 
     def read_json(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Return a page; what is none would count as an empty one."""
+        """Return a page; pystac-client would take another object for an empty one."""
         page: dict[str, Any] = super().read_json(*args, **kwargs)
         if not isinstance(page["features"], list):
             raise TypeError("a page without features")
         return page
 
 
-def _read(remote: RemoteFile, grid: PatchGrid, resolution_m: int, dtype: str) -> Array:
-    side = 10 * grid.size_px // resolution_m
-    with ExitStack() as stack:
-        stack.enter_context(rasterio.Env(**_TIFF_ONLY))
-        file = stack.enter_context(rasterio.open("band.tif", driver="GTiff", opener=remote.open))
-        where, block = file.transform, file.block_shapes[0]
-        column, row = (grid.left - where.c) / resolution_m, (where.f - grid.top) / resolution_m
-        is_ours = (where.a, where.b, where.d, where.e) == (resolution_m, 0, 0, -resolution_m)
-        if not is_ours or column % 1 or row % 1 or file.crs != utm_crs(grid.epsg):
-            raise Refused("a file on another grid")
-        if file.count != 1 or file.dtypes[0] != dtype or block[0] * block[1] > _LARGEST_BLOCK:
-            raise Refused(f"a file that is not one band of {dtype}")
-        left, top = max(0, int(column)), max(0, int(row))
-        right, bottom = min(file.width, int(column) + side), min(file.height, int(row) + side)
-        image = np.zeros((side, side), dtype)
-        if left < right and top < bottom:
-            window = PixelWindow(left, top, right - left, bottom - top)
-            rows = slice(top - int(row), bottom - int(row))
-            image[rows, left - int(column) : right - int(column)] = file.read(1, window=window)
-    return image
-
-
 def _without_shares(scene: Scene, error: Refused) -> Scene:
     """Note why a scene is ranked by its clouds as a whole."""
     return replace(scene, properties=scene.properties | {"scene_classification": str(error)})
-
-
-def _is_wanted(scene: Scene, place: Place) -> bool:
-    day = scene.start.astimezone(UTC).date()
-    return any(window.start <= day < window.end for window in place.windows)
 
 
 def _version(scene: Scene) -> tuple[str, str]:

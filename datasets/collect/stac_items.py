@@ -1,6 +1,6 @@
-"""What an item of a STAC catalogue tells of a scene: name, zone, files, and which offset it has.
+"""Parse the items of a STAC catalogue: name, zone and files of a scene, and its offset.
 
-Items are a stranger's: whatever is missing or of another type leaves the scene out.
+Items are untrusted: if anything is missing or of another type, the scene is left out.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from datasets.collect.scenes import Array, Refused, Scene
 _SCALE = 0.0001  # reflectance per digital number, as raster:bands of Earth Search has it
 OFFSET = 1000  # that products have from this baseline on, in digital numbers
 _OFFSET_BASELINE = 4.0
-# With the offset, hardly a pixel is below: that would be a reflectance of -0.02.
+# With the offset almost no pixel is below: that would be a reflectance of -0.02.
 _DARK, _DARK_SHARE = 800, 0.01
 # Earth Search's names; others name an asset by its band.
 _EARTH_SEARCH = {
@@ -46,7 +46,7 @@ class Files:
     Attributes:
         bands: Addresses by band.
         classes: Address of the scene classification, if there is one.
-        offset: To subtract, in digital numbers; None if only the pixels can tell.
+        offset: Digital numbers to subtract; None if only the pixels show it.
     """
 
     bands: dict[str, str]
@@ -55,7 +55,7 @@ class Files:
 
 
 class Unusable(Exception):
-    """Why an item is no scene for us."""
+    """Why an item cannot be used."""
 
 
 def parse(item: Any, bands: tuple[str, ...]) -> tuple[int, Scene]:
@@ -78,7 +78,7 @@ def parse(item: Any, bands: tuple[str, ...]) -> tuple[int, Scene]:
     files = {band: _address(assets, (_EARTH_SEARCH[band], band)) for band in bands}
     addresses = {band: address for band, address in files.items() if address is not None}
     if len(addresses) < len(bands):
-        raise Unusable("a band is no GeoTIFF on the web")
+        raise Unusable("a band is not a GeoTIFF on the web")
     offset, words = _offset(item.get("collection"), properties, assets, baseline)
     kept = {key: properties[key] for key in _KEPT if _is_plain(properties.get(key))}
     scene = Scene(
@@ -102,16 +102,16 @@ def harmonised(images: dict[str, Array], offset: int | None) -> dict[str, Array]
 
     Args:
         images: Digital numbers per band.
-        offset: To subtract; None if the catalogue denies that it did, which is often wrong. Then
-            dark pixels tell that it did.
+        offset: Digital numbers to subtract; None if the catalogue denies that it did, which is
+            often wrong. Then dark pixels show that it did.
 
     Raises:
-        Refused: The patch is too bright to tell.
+        Refused: The patch is too bright to decide.
     """
     if offset is None:
         values = [image[image > 0] for image in images.values()]
         if not any((value < _DARK).mean() >= _DARK_SHARE for value in values if value.size):
-            raise Refused(f"nobody knows whether its offset of {OFFSET} has been subtracted")
+            raise Refused(f"it is not known whether its offset of {OFFSET} has been subtracted")
         return images
     if offset == 0:
         return images
@@ -135,7 +135,7 @@ def _name(
 
 
 def _epsg(properties: Mapping[str, Any], product: re.Match[str] | None) -> int:
-    """Return the code of the UTM zone, from whichever extension tells."""
+    """Return the code of the UTM zone, from the extension that has it."""
     for key in ("proj:code", "proj:epsg"):
         code = str(properties.get(key)).removeprefix("EPSG:")
         if re.fullmatch(r"32[67]\d\d", code):
@@ -161,7 +161,7 @@ def _baseline(properties: Mapping[str, Any], product: re.Match[str] | None) -> f
 def _offset(
     collection: Any, properties: Mapping[str, Any], assets: Mapping[str, Any], baseline: float
 ) -> tuple[int | None, str]:
-    """Tell what is to be subtracted, and what to note of it.
+    """Return what is to be subtracted, and a note about it.
 
     Earth Search subtracts the offset itself and says so by a flag; in its sentinel-2-l2a of 2022 to
     2025 the flag is wrong for many scenes that deny it (earth-search issues 66 and 71), and its
@@ -174,15 +174,15 @@ def _offset(
         return 0, "subtracted by the catalogue"
     if applied is False and collection == "sentinel-2-l2a":
         return None, "subtracted by the catalogue, as the pixels tell and its flag denies"
-    told = _told_offset(assets)
-    if told is None or told == OFFSET:
+    stated = _stated_offset(assets)
+    if stated is None or stated == OFFSET:
         return OFFSET, f"{OFFSET} subtracted here"
-    if told == 0:
+    if stated == 0:
         return 0, "none, as raster:bands tells"
     raise Unusable("an unknown offset")
 
 
-def _told_offset(assets: Mapping[str, Any]) -> int | None:
+def _stated_offset(assets: Mapping[str, Any]) -> int | None:
     """Return the offset that raster:bands gives for red, in digital numbers."""
     try:
         asset = assets["red"] if "red" in assets else assets["B04"]

@@ -1,41 +1,22 @@
-"""UTM coordinates of many points at a time, in NumPy: PROJ needs a call per zone.
+"""UTM zones as Sentinel-2's grid (MGRS) has them, and projection of points to zones of their own.
 
-The series of Krueger as Karney gives them ("Transverse Mercator with an accuracy of a few
-nanometers", 2011, doi 10.1007/s00190-011-0445-3), cut behind the 4th power of the third
-flattening. Points are arrays, or numbers, of one shape.
+PROJ projects; points are arrays, or numbers, of one shape.
 """
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from rasterio.crs import CRS
+from rasterio.errors import CRSError
+from rasterio.warp import transform
+
+from utils.errors import UserError
 
 Array = NDArray[Any]
-
-# WGS 84
-_RADIUS_M = 6_378_137.0
-_FLATTENING = 1 / 298.257223563
-_ECCENTRICITY = np.sqrt(_FLATTENING * (2 - _FLATTENING))
-_N = _FLATTENING / (2 - _FLATTENING)
-# UTM
-_SCALE = 0.9996
-_FALSE_EASTING_M = 500_000.0
 _FALSE_NORTHING_M = 10_000_000.0  # in the south
-
-_QUADRANT_M = _SCALE * _RADIUS_M / (1 + _N) * (1 + _N**2 / 4 + _N**4 / 64)
-# Karney's equations 35 and 36, from the first power of n to the fourth.
-_FORWARD = (
-    _N / 2 - 2 / 3 * _N**2 + 5 / 16 * _N**3 + 41 / 180 * _N**4,
-    13 / 48 * _N**2 - 3 / 5 * _N**3 + 557 / 1440 * _N**4,
-    61 / 240 * _N**3 - 103 / 140 * _N**4,
-    49561 / 161280 * _N**4,
-)
-_INVERSE = (
-    _N / 2 - 2 / 3 * _N**2 + 37 / 96 * _N**3 - 1 / 360 * _N**4,
-    1 / 48 * _N**2 + 1 / 15 * _N**3 - 437 / 1440 * _N**4,
-    17 / 480 * _N**3 - 37 / 840 * _N**4,
-    4397 / 161280 * _N**4,
-)
+_WGS_84 = 4326
 
 
 def utm_epsg(lat: ArrayLike, lng: ArrayLike) -> Array:
@@ -64,39 +45,31 @@ def wrapped(lng: ArrayLike) -> Array:
 
 
 def to_utm(lat: ArrayLike, lng: ArrayLike, epsg: ArrayLike) -> tuple[Array, Array]:
-    """Project points to a zone of their own.
-
-    Args:
-        lat: Degrees.
-        lng: Degrees.
-        epsg: As of ``utm_epsg``; points may lie some degrees outside of the zone.
+    """Project points in degrees to zones of their own, which they may leave by some degrees.
 
     Returns:
         Easting and northing in metres.
     """
-    phi = np.radians(np.asarray(lat, np.float64))
-    lam = np.radians(wrapped(np.asarray(lng) - _central_meridian(epsg)))
-    conformal = _conformal(np.tan(phi))
-    xi = np.arctan2(conformal, np.cos(lam))
-    eta = np.arcsinh(np.sin(lam) / np.hypot(conformal, np.cos(lam)))
-    zeta = xi + 1j * eta
-    zeta = zeta + sum(a * np.sin(2 * j * zeta) for j, a in enumerate(_FORWARD, 1))
-    return (
-        _FALSE_EASTING_M + _QUADRANT_M * zeta.imag,
-        false_northing(epsg) + _QUADRANT_M * zeta.real,
-    )
+    return _projected(lng, lat, epsg, from_zone=False)
 
 
 def from_utm(easting: ArrayLike, northing: ArrayLike, epsg: ArrayLike) -> tuple[Array, Array]:
     """Return latitude and longitude in degrees of points in a zone of their own, in metres."""
-    north = np.asarray(northing, np.float64) - false_northing(epsg)
-    zeta = (north + 1j * (np.asarray(easting, np.float64) - _FALSE_EASTING_M)) / _QUADRANT_M
-    zeta = zeta - sum(b * np.sin(2 * j * zeta) for j, b in enumerate(_INVERSE, 1))
-    xi, eta = zeta.real, zeta.imag
-    lam = np.arctan2(np.sinh(eta), np.cos(xi))
-    conformal = np.sin(xi) / np.hypot(np.sinh(eta), np.cos(xi))
-    lng = wrapped(np.degrees(lam) + _central_meridian(epsg))
-    return np.degrees(np.arctan(_geographic(conformal))), lng
+    lng, lat = _projected(easting, northing, epsg, from_zone=True)
+    return lat, wrapped(lng)
+
+
+def _projected(
+    x: ArrayLike, y: ArrayLike, epsg: ArrayLike, *, from_zone: bool
+) -> tuple[Array, Array]:
+    x, y, epsg = np.broadcast_arrays(np.asarray(x, np.float64), y, epsg)
+    results = np.empty(x.shape), np.empty(x.shape)
+    for code in np.unique(epsg).tolist():
+        own, systems = epsg == code, (utm_crs(_WGS_84), utm_crs(code))
+        pair = transform(*(reversed(systems) if from_zone else systems), x[own], y[own])
+        for result, values in zip(results, pair, strict=True):
+            result[own] = values
+    return results
 
 
 def false_northing(epsg: ArrayLike) -> Array:
@@ -104,23 +77,13 @@ def false_northing(epsg: ArrayLike) -> Array:
     return np.where(np.asarray(epsg) >= 32700, _FALSE_NORTHING_M, 0.0)
 
 
-def _central_meridian(epsg: ArrayLike) -> Array:
-    return 6.0 * (np.asarray(epsg) % 100) - 183
-
-
-def _conformal(tau: Array) -> Array:
-    """Turn the tangent of a latitude into that of the conformal latitude (equations 7 to 9)."""
-    sine = tau / np.hypot(1, tau)
-    sigma = np.sinh(_ECCENTRICITY * np.arctanh(_ECCENTRICITY * sine))
-    return np.asarray(tau * np.hypot(1, sigma) - sigma * np.hypot(1, tau))
-
-
-def _geographic(conformal: Array) -> Array:
-    """Invert ``_conformal`` by Newton's method (equations 19 to 21): it squares the error."""
-    rest = 1 - _ECCENTRICITY**2
-    tau = conformal
-    for _ in range(3):
-        value = _conformal(tau)
-        slope = rest * np.hypot(1, tau) * np.hypot(1, value) / (1 + rest * tau**2)
-        tau = tau + (conformal - value) / slope
-    return tau
+@lru_cache(maxsize=128)
+def utm_crs(epsg: int) -> CRS:
+    """Look a code up once: it costs as much as writing a file."""
+    try:
+        return CRS.from_epsg(epsg)
+    except CRSError as error:
+        raise UserError(
+            "PROJ does not find its table of coordinate systems: unset PROJ_DATA and PROJ_LIB, and "
+            "run the same command again to resume"
+        ) from error

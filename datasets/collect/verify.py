@@ -1,4 +1,4 @@
-"""Reads a whole collection again: is everything there, whole, and only once?"""
+"""Check all files of a collection: present, intact, and no place or scene twice."""
 
 import hashlib
 import json
@@ -17,7 +17,8 @@ from datasets.bands import RESOLUTION_M
 from datasets.collect.journal import Record, forget, read_journals
 from datasets.collect.plan import Plan
 from datasets.collect.scenes import Array
-from datasets.collect.writer import METADATA_NAME, place_hash, utm_crs
+from datasets.collect.utm import utm_crs
+from datasets.collect.writer import METADATA_NAME, place_hash
 from utils.errors import UserError, quoted
 from utils.files import is_hidden
 from utils.progress import progress
@@ -46,7 +47,7 @@ class Finding:
 def verify(save_path: Path, plan: Plan, num_workers: int) -> bool:
     """Check all places that the journals call done; print and write what is wrong.
 
-    Places that are damaged are taken out of the journals: the next fetch collects them again.
+    Places that are damaged are removed from the journals: the next fetch collects them again.
 
     Returns:
         Whether all is well: complete, and nothing found.
@@ -118,7 +119,7 @@ def check_place(save_path: Path, plan: Plan, record: Record) -> tuple[list[Findi
 
 
 def _names_in(folder: Path, is_expected: Callable[[Path], bool]) -> set[str]:
-    """List a folder without hidden files; a pipe, which would block, and its like get a slash."""
+    """List a folder without hidden files; mark entries of another type with a trailing slash."""
     paths = folder.iterdir() if folder.is_dir() else ()
     return {
         path.name if is_expected(path) else f"{path.name}/"
@@ -133,13 +134,13 @@ def _content(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise UserError(
-            f"cannot read {path} ({error.strerror}): mend that, or delete it to collect its place "
-            "again"
+            f"cannot read {path} ({error.strerror}): repair that, or delete it to collect its "
+            "place again"
         ) from error
 
 
 def _read_band(path: Path, plan: Plan, number: int) -> tuple[Array, str | None]:
-    """Read a GeoTIFF, and tell what is wrong with it."""
+    """Read a GeoTIFF, and return what is wrong with it."""
     grid, resolution_m = plan.place(number).grid, RESOLUTION_M[path.stem]
     side = 10 * grid.size_px // resolution_m
     try:
@@ -153,7 +154,7 @@ def _read_band(path: Path, plan: Plan, number: int) -> tuple[Array, str | None]:
         return image, f"is {shape} {dtype} instead of {(1, side, side)} {plan.settings.dtype}"
     expected = (resolution_m, 0, grid.left, 0, -resolution_m, grid.top)
     if transform != expected or crs != utm_crs(grid.epsg):
-        return image, "lies elsewhere than its place in the plan"
+        return image, "is not at its place in the plan"
     return image, None
 
 
@@ -198,7 +199,7 @@ def _strangers(save_path: Path, done: Iterable[Record]) -> Iterator[Finding]:
 
 
 def _repeats(plan: Plan, done: Iterable[Record]) -> Iterator[Finding]:
-    """Find pixels of the Earth that are there twice, and scenes that are twice at a place."""
+    """Find two places at one position, and scenes that occur twice at a place."""
     seen: dict[Any, int] = {}
     for record in done:
         times = Counter(scene.partition("_")[0] for scene in record.scenes)
@@ -210,7 +211,7 @@ def _repeats(plan: Plan, done: Iterable[Record]) -> Iterator[Finding]:
         grid = plan.place(record.place).grid
         other = seen.setdefault((grid.epsg, grid.left, grid.top), record.place)
         if other != record.place:
-            yield Finding(name, f"lies where {other:06d} does{UNWANTED}", is_damage=False)
+            yield Finding(name, f"is at the position of {other:06d}{UNWANTED}", is_damage=False)
 
 
 def _report(save_path: Path, plan: Plan, findings: list[Finding], num_done: int) -> None:

@@ -9,24 +9,22 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import rasterio
-from rasterio.crs import CRS
-from rasterio.errors import CRSError
+from PIL import Image
 from rasterio.io import MemoryFile
 from rasterio.transform import from_origin
 
-from datasets.bands import RESOLUTION_M
+from datasets.bands import RESOLUTION_M, RGB_BANDS, RGB_QUANTILES
 from datasets.collect.journal import Record, Shard
-from datasets.collect.preview import preview_folder, write_preview
 from datasets.collect.scenes import Array, PatchGrid, Place, Scene
 from datasets.collect.settings import Settings
+from datasets.collect.utm import utm_crs
 from utils.errors import UserError
+from utils.files import written_whole
 
 # Differences of neighbours at level 1: level 6 takes a third longer, and saves 0 to 6 %.
 _COMPRESSION: dict[str, dict[str, Any]] = {
@@ -36,47 +34,40 @@ _COMPRESSION: dict[str, dict[str, Any]] = {
 METADATA_NAME = "metadata.json"
 
 
-@dataclass(frozen=True)
-class WrittenFile:
-    """A file of a place: its size and the sha256 of its bytes."""
-
-    num_bytes: int
-    sha256: str
-
-
 class PlaceWriter:
     """Writes places of a collection; its drafts may be used by many threads.
 
     Args:
-        root: Folder in which a place's folder appears.
-        staging: Folder for places that are not complete.
-        settings: How files look.
+        save_path: Folder of the collection.
+        settings: Bands, dtype, compression and previews.
         origin: Collection, source and client, for the metadata.
-        previews: Folder for pictures of places, or None.
+        shard: Number and count.
+        root: Folder in which a place's folder appears, if it is not that of the collection.
     """
 
     def __init__(
         self,
-        root: Path,
-        staging: Path,
+        save_path: Path,
         settings: Settings,
         origin: dict[str, str],
-        previews: Path | None = None,
+        shard: Shard,
+        root: Path | None = None,
     ) -> None:
-        self.root = root
-        self.staging = staging
+        self.root = root or save_path
+        # Hidden from programs that list the collection.
+        self.staging = save_path / f".partial-{shard[0]}-of-{shard[1]}"
         self.settings = settings
         self.origin = origin
-        self.previews = previews
+        self.previews = preview_folder(save_path) if settings.preview else None
 
     def draft(self, place: Place) -> "Draft":
-        """Begin a place; what an earlier run left of it goes."""
+        """Begin a place; what an earlier run left of it is removed."""
         return Draft(self, place)
 
     def clear(self) -> None:
         """Remove what is left of places that were not completed.
 
-        Also of runs with another number of shards, of which none is beside this one
+        Also of runs with another number of shards, of which none runs at the same time
         (``Journal.opened``).
         """
         count = self.staging.name.rpartition("-of-")[2]
@@ -93,53 +84,58 @@ class Draft:
         self.place = place
         self._writer = writer
         self._folder = writer.staging / place.name
-        self._files: dict[str, WrittenFile] = {}
+        self._num_bytes = 0
+        self._hashes: dict[str, str] = {}  # by the names of files within the place
         self._scenes: list[str] = []
         self._passed_over: list[str] = []
-        self._red_green_blue: dict[str, Array] = {}
+        self._pictures: dict[str, Array] = {}
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def add(self, scene: Scene, images: dict[str, Array], passed_over: Sequence[str] = ()) -> None:
         """Write the bands of a scene.
 
         Args:
-            scene: What is taken.
+            scene: Scene that is taken.
             images: Digital numbers, uint16, each at its own resolution.
             passed_over: Better scenes of its window, each with the reason in words.
         """
         settings, grid = self._writer.settings, self.place.grid
-        stored = {band: convert(images[band], settings.dtype) for band in settings.bands}
         with rasterio.Env():  # else each file sets one up
             files = {
-                f"{band}.tif": encode(image, grid, RESOLUTION_M[band], settings.compress)
-                for band, image in stored.items()
+                f"{band}.tif": encode(
+                    convert(images[band], settings.dtype),
+                    grid,
+                    RESOLUTION_M[band],
+                    settings.compress,
+                )
+                for band in settings.bands
             }
-        facts = {name: written(content) for name, content in files.items()}
-        metadata = describe(self._writer.origin, self.place, scene, settings, facts)
+        metadata = describe(self._writer.origin, self.place, scene, settings, files)
         if passed_over:
             metadata["passed_over"] = list(passed_over)
         files[METADATA_NAME] = (json.dumps(metadata, indent=1) + "\n").encode()
-        facts[METADATA_NAME] = written(files[METADATA_NAME])
         folder = self._folder / scene.name
         try:
             folder.mkdir(parents=True)
             for name, content in files.items():
                 _write_synced(folder / name, content)
+                self._num_bytes += len(content)
+                self._hashes[f"{scene.name}/{name}"] = hashlib.sha256(content).hexdigest()
             _sync_folder(folder)
         except OSError as error:
             raise self._cannot_write(error) from error
-        self._files |= {f"{scene.name}/{name}": file for name, file in facts.items()}
         self._scenes.append(scene.name)
         self._passed_over += passed_over
         if self._writer.previews is not None:
-            self._red_green_blue[scene.name] = preview_bands(images)
+            stored = [convert(images[band], "uint8") for band in RGB_BANDS]
+            self._pictures[scene.name] = np.stack(stored)
 
     def finish(self) -> Record:
-        """Let the place appear, and return what to note of it."""
+        """Let the place appear, and return its record."""
         target = self._writer.root / self.place.name
         try:
             if self._writer.previews is not None:
-                write_preview(self._writer.previews, self.place, self._red_green_blue)
+                write_preview(self._writer.previews, self.place, self._pictures)
             _sync_folder(self._folder)
             if os.path.lexists(target):  # a killed run finished it, but did not note it
                 old = self._folder.with_name(f"{self.place.name}.old")
@@ -157,8 +153,8 @@ class Draft:
             self.place.number,
             "done",
             scenes=tuple(sorted(self._scenes)),
-            num_bytes=sum(file.num_bytes for file in self._files.values()),
-            sha256=place_hash({name: file.sha256 for name, file in self._files.items()}),
+            num_bytes=self._num_bytes,
+            sha256=place_hash(self._hashes),
             passed_over=tuple(self._passed_over),
         )
 
@@ -170,7 +166,7 @@ class Draft:
         self.discard()
         return UserError(
             f"cannot write {self._writer.root / self.place.name} ({error.strerror}): make room, "
-            "and run the same command again, which goes on"
+            "and run the same command again to resume"
         )
 
 
@@ -204,7 +200,7 @@ def describe(
     place: Place,
     scene: Scene,
     settings: Settings,
-    files: dict[str, WrittenFile],
+    files: dict[str, bytes],
 ) -> dict[str, Any]:
     """Return the metadata of a scene: no time of writing, so that a repeat gives the same bytes."""
     grid = place.grid
@@ -223,7 +219,8 @@ def describe(
         "unit": "255 * reflectance" if settings.dtype == "uint8" else "10000 * reflectance",
         "bands": {band: {"resolution_m": RESOLUTION_M[band]} for band in settings.bands},
         "files": {
-            name: {"bytes": file.num_bytes, "sha256": file.sha256} for name, file in files.items()
+            name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+            for name, content in files.items()
         },
         "properties": scene.properties,
     }
@@ -235,44 +232,33 @@ def place_hash(hashes: dict[str, str]) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def written(content: bytes) -> WrittenFile:
-    """Describe a file by its bytes."""
-    return WrittenFile(len(content), hashlib.sha256(content).hexdigest())
+def preview_folder(save_path: Path) -> Path:
+    """Return the folder of pictures, next to the collection.
+
+    Not within it: programs that read a place take every picture for a band.
+    """
+    return save_path.resolve().with_name(f"{save_path.resolve().name}_previews")
 
 
-def staging_of(save_path: Path, shard: Shard) -> Path:
-    """Return the folder of unfinished places, hidden from those who list the collection."""
-    return save_path / f".partial-{shard[0]}-of-{shard[1]}"
+def write_preview(folder: Path, place: Place, images: dict[str, Array]) -> None:
+    """Write 000123.png: the dates of a place side by side, oldest first.
+
+    Args:
+        folder: Folder of the pictures.
+        place: Place that is shown.
+        images: By the name of the scene: uint8 as stored, (3, H, W), red first.
+    """
+    dates = [stretch(images[name]) for name in sorted(images)]
+    strip = np.concatenate(dates, axis=2).transpose(1, 2, 0)
+    with written_whole(folder / f"{place.name}.png") as partial:
+        Image.fromarray(np.ascontiguousarray(strip)).save(partial, "png")
 
 
-def place_writer(
-    save_path: Path,
-    settings: Settings,
-    origin: dict[str, str],
-    shard: Shard,
-    root: Path | None = None,
-) -> PlaceWriter:
-    """Return a writer of places into the collection itself, or into ``root`` within it."""
-    previews = preview_folder(save_path) if settings.preview else None
-    staging = staging_of(save_path, shard)
-    return PlaceWriter(root or save_path, staging, settings, origin, previews)
-
-
-def preview_bands(images: dict[str, Array]) -> Array:
-    """Stack what a picture needs: red, green, blue as stored in uint8, (3, H, W)."""
-    return np.stack([convert(images[band], "uint8") for band in ("B4", "B3", "B2")])
-
-
-@lru_cache(maxsize=128)
-def utm_crs(epsg: int) -> CRS:
-    """Look a code up once: it costs as much as writing a file."""
-    try:
-        return CRS.from_epsg(epsg)
-    except CRSError as error:
-        raise UserError(
-            "PROJ does not find its table of coordinate systems: unset PROJ_DATA and PROJ_LIB, and "
-            "run the same command again, which goes on"
-        ) from error
+def stretch(image: Array) -> Array:
+    """Stretch red, green and blue, (3, H, W), by the published quantiles to 0..255."""
+    low, high = (np.array([RGB_QUANTILES[band][end] for band in RGB_BANDS]) for end in (0, 1))
+    scaled = (image - low[:, None, None]) / (high - low)[:, None, None]
+    return np.asarray((np.clip(scaled, 0, 1) * 255).astype(np.uint8))
 
 
 def _write_synced(path: Path, content: bytes) -> None:

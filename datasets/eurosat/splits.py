@@ -107,7 +107,7 @@ def stratified_split(labels: Tensor, classes: Sequence[str], split_seed: int) ->
     """
     import torch
 
-    from utils.random import sample_keys
+    from utils.data import sample_keys
 
     keys = sample_keys(split_seed, labels, torch.arange(len(labels)))
     parts: dict[str, list[Tensor]] = {split: [] for split in SPLITS}

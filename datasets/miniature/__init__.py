@@ -7,4 +7,5 @@
 - ``files.py``: Georeference and GeoTIFFs; places of SeCo and images of EuroSAT.
 - ``bigearthnet.py``: Patches, labels and lists of BigEarthNet.
 - ``oscd.py``: Cities of OSCD on two dates, and their change maps.
+- ``services/``: A loopback Earth Engine over a made-up archive, for tests and benchmarks.
 """

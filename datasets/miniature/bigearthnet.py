@@ -33,7 +33,7 @@ _NAMES = {
 
 
 class PatchReport(NamedTuple):
-    """What the lists need to know of a patch."""
+    """Properties of a patch for the lists."""
 
     name: str
     is_snowy: bool
@@ -75,7 +75,7 @@ def write_patch(root: Path, number: int, *, seed: int) -> PatchReport:
 
 
 def label_names(place: DrawnPlace) -> list[str]:
-    """Return the CORINE names of what covers a visible part of the place, sorted."""
+    """Return the CORINE names of the covers of visible parts of the place, sorted."""
     shares = np.bincount(place.canvas.cover.ravel(), minlength=len(COVER_NAMES))
     seen = [
         name

@@ -1,4 +1,4 @@
-"""The drawing board of the miniature Earth: noise, parcels and curves on a grid of 5 m cells."""
+"""The canvas of the miniature Earth: noise, parcels and curves on a grid of 5 m cells."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -34,14 +34,6 @@ class Canvas:
         self.height = np.zeros((cells, cells), np.float32)
         self.cover = np.zeros((cells, cells), np.uint8)
 
-    def copy(self) -> "Canvas":
-        """Return an independent canvas with the same content."""
-        twin = Canvas(self.cells)
-        twin.surfaces = list(self.surfaces)
-        for name in ("labels", "texture", "height", "cover"):
-            setattr(twin, name, getattr(self, name).copy())
-        return twin
-
     def add(
         self,
         rng: np.random.Generator,
@@ -50,7 +42,15 @@ class Canvas:
         days: float = 10.0,
         floods_at: float = 2.0,
     ) -> Array:
-        """Add one surface per kind with its own tone, hue and season; return their labels."""
+        """Add one surface per kind with its own tone, hue and season; return their labels.
+
+        Args:
+            rng: Source of tone, hue and season.
+            *kinds: Keys of ``KINDS``.
+            spread: Standard deviation of the logarithm of the tone, and of the hue.
+            days: Standard deviation of the shift of the season, in days.
+            floods_at: Water level, 0..1, that covers the surfaces; above 1 for dry land.
+        """
         first = len(self.surfaces)
         for kind in kinds:
             tone = float(np.exp(rng.normal(0, spread)))
@@ -61,7 +61,14 @@ class Canvas:
     def put(
         self, where: Array, labels: Array | int, texture: Array | float = 0.0, height: Any = 0.0
     ) -> None:
-        """Set cells; values are numbers or arrays of the canvas's shape."""
+        """Set cells; values are numbers or arrays of shape (cells, cells).
+
+        Args:
+            where: Cells to set, bool, shape (cells, cells).
+            labels: Labels of surfaces, from ``add``.
+            texture: Relative brightness, about -0.5..0.5.
+            height: Metres above the plain.
+        """
         np.copyto(self.labels, labels, where=where)
         np.copyto(self.texture, texture, where=where, casting="same_kind")
         np.copyto(self.height, height, where=where, casting="same_kind")
@@ -97,7 +104,7 @@ def noise(rng: np.random.Generator, cells: int, scale: float) -> Array:
 
 
 def rough_noise(rng: np.random.Generator, cells: int, scale: float, octaves: int = 4) -> Array:
-    """Add octaves of noise, each of half the scale and 0.6 of the height; deviation 1."""
+    """Add octaves of noise, each of half the scale and 0.6 of the amplitude; deviation 1."""
     parts = [0.6**k * noise(rng, cells, max(scale / 2**k, 1.5)) for k in range(octaves)]
     return np.asarray(sum(parts) / np.sqrt(sum(0.36**k for k in range(octaves))))
 
@@ -108,7 +115,7 @@ def grain(rng: np.random.Generator, cells: int) -> Array:
 
 
 def frame(rng: np.random.Generator, cells: int, bend: float = 0.0) -> tuple[Array, Array]:
-    """Return coordinates in cells, turned at random about the centre and bent by ``bend`` cells."""
+    """Return coordinates in cells, rotated at random about the centre and bent by some cells."""
     angle = rng.uniform(0, np.pi)
     axis = np.arange(cells, dtype=np.float32) - cells / 2
     u = (np.cos(angle) * axis + np.sin(angle) * axis[:, None]).astype(np.float32)

@@ -1,7 +1,7 @@
 """Land covers of the miniature Earth: ten painters, and the places that they compose.
 
 Covers differ in geometry, not in colour: each borrows its materials from the same few surfaces and
-draws its own tones, so that a single pixel says little about the cover. Lengths are cells of 5 m.
+draws its own tones, so that a single pixel does not identify the cover. Lengths are cells of 5 m.
 """
 
 from collections.abc import Callable
@@ -207,14 +207,14 @@ _AREAS = tuple(name for name in COVERS if name not in _LINES)
 
 @dataclass(frozen=True)
 class DrawnPlace:
-    """A location: what lies there, and its climate."""
+    """A location: its ground and its climate."""
 
     canvas: Canvas
     climate: Climate
 
 
 def draw_place(rng: np.random.Generator, cover: str, *, size_px: int) -> DrawnPlace:
-    """Draw a place that one cover dominates, with a neighbour or two at its side.
+    """Draw a place that one cover dominates, perhaps with two others at one side.
 
     Args:
         rng: Source of everything about the place.
@@ -241,6 +241,13 @@ def draw_place(rng: np.random.Generator, cover: str, *, size_px: int) -> DrawnPl
 
 
 def paint(canvas: Canvas, cover: str, where: Array, rng: np.random.Generator) -> None:
-    """Paint a cover and note it."""
+    """Paint a cover and mark its cells.
+
+    Args:
+        canvas: Painted in place.
+        cover: Name in ``COVERS``.
+        where: Cells to paint, bool, shape (cells, cells).
+        rng: Source of the details.
+    """
     COVERS[cover](canvas, where, rng)
     canvas.cover[where] = COVER_NAMES.index(cover)

@@ -23,7 +23,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Grid:
-    """A corner in UTM: ``left`` and ``top`` in metres, where pixels of 60 m begin.
+    """A corner in UTM, ``left`` and ``top`` in metres, at which pixels of 60 m begin.
 
     Those of Sentinel-2 begin at whole multiples of 60 m from the equator (ESA, MTD_TL.xml of tiles
     32TNM and 53HPV).
@@ -36,7 +36,7 @@ class Grid:
 
     @classmethod
     def at(cls, latitude: float, longitude: float) -> "Grid":
-        """Place the corner near a coordinate; a sphere is exact enough for a made-up place."""
+        """Place the corner near a coordinate; a sphere is exact enough for an invented place."""
         zone = int((longitude + 180) // 6) + 1
         offset = (longitude - (6 * zone - 183)) * np.cos(np.radians(latitude))
         left, top = 500_000 + 111_300 * offset, 110_900 * latitude
@@ -59,12 +59,19 @@ class Grid:
 
 @lru_cache(maxsize=128)
 def _crs(code: int) -> CRS:
-    """Look a code up once: it costs as much as writing a file."""
+    """Look up a code once, which costs as much as writing a file."""
     return CRS.from_epsg(code)
 
 
 def write_geotiff(path: Path, image: Array, grid: Grid, resolution_m: int) -> None:
-    """Write (H, W) or (C, H, W), losslessly compressed."""
+    """Write an image, losslessly compressed.
+
+    Args:
+        path: File to write.
+        image: Shape (H, W) or (C, H, W).
+        grid: Upper left corner.
+        resolution_m: Side of a pixel in metres.
+    """
     planes = image if image.ndim == 3 else image[None]
     with rasterio.open(
         path,
@@ -159,10 +166,10 @@ def _scene_properties(
 def write_eurosat_image(
     root: Path, name: str, number: int, *, seed: int, size: int, all_bands: bool
 ) -> None:
-    """Write ``<name>/<name>_<number>``: a place that this cover dominates, on any day.
+    """Write ``<name>/<name>_<number>``: a place that one cover dominates, on any day.
 
-    A .jpg, or the 13 bands of the same place on the same day as a .tif: level-1C digital numbers,
-    all on the 10 m grid (cells are repeated, the archive interpolates).
+    The file is a .jpg, or the 13 bands of the same place and day as a .tif: level-1C digital
+    numbers on the 10 m grid (coarse pixels are repeated; the archive interpolates them).
     """
     rng = np.random.default_rng([seed, 2, COVER_NAMES.index(name), number])
     place = draw_place(rng, name, size_px=size)

@@ -1,5 +1,6 @@
-"""OSCD's layout for the miniature Earth: cities on two dates, and what was built in between."""
+"""OSCD's layout for the miniature Earth: cities on two dates, and the construction between them."""
 
+from copy import deepcopy
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,7 +28,7 @@ def write_city(root: Path, city: str, number: int, *, seed: int, size: int) -> N
     Args:
         root: Folder of the data set.
         city: Name of the city's folder.
-        number: Number of the city, from which and from ``seed`` it is drawn.
+        number: Number of the city; with ``seed`` the seed of its random numbers.
         seed: Seed of the world.
         size: Side in pixels of 10 m.
     """
@@ -53,10 +54,14 @@ def write_city(root: Path, city: str, number: int, *, seed: int, size: int) -> N
 def build(canvas: Canvas, rng: np.random.Generator) -> tuple[Canvas, Array]:
     """Build on some sites.
 
+    Args:
+        canvas: The city before; it is not changed.
+        rng: Source of sites and buildings.
+
     Returns:
-        The canvas afterwards, and where pixels of 10 m changed: bool, shape (cells / 2,) * 2.
+        The canvas after, and the changed pixels of 10 m: bool, shape (cells / 2, cells / 2).
     """
-    later = canvas.copy()
+    later = deepcopy(canvas)
     sites = np.zeros((canvas.cells, canvas.cells), bool)
     for _ in range(int(rng.integers(3, 9))):
         u, v = frame(rng, canvas.cells)

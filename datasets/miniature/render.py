@@ -1,4 +1,4 @@
-"""What the sensor of the miniature Earth sees of a place on a date: reflectance per band."""
+"""Render the reflectance per band that the miniature Earth's sensor measures on a date."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ RESOLUTION_M |= dict.fromkeys(("B2", "B3", "B4", "B8"), 10) | dict.fromkeys(("B1
 
 @dataclass(frozen=True)
 class Weather:
-    """The circumstances of one overpass.
+    """Weather and sun at one overpass.
 
     Attributes:
         day_of_year: 1..366.
@@ -48,7 +48,13 @@ class Weather:
 
 
 def draw_weather(rng: np.random.Generator, latitude: float, date: datetime) -> Weather:
-    """Draw the weather of a latitude on a date; only frost brings snow."""
+    """Draw the weather of a latitude on a date; there is snow only with frost.
+
+    Args:
+        rng: Source of the weather.
+        latitude: Degrees, negative in the south.
+        date: Date of the overpass.
+    """
     day = date.timetuple().tm_yday
     warmth = float(rng.normal(0, 2.5))
     temperature = float(mean_temperature(latitude, day)) + warmth
@@ -75,7 +81,7 @@ def observe(
     Args:
         rng: Source of snow drifts, haze and noise.
         place: Location.
-        weather: Circumstances.
+        weather: Weather of the date.
         bands: Names in ``SENSOR_BANDS``.
 
     Returns:
@@ -110,7 +116,7 @@ def observe(
 
 def _sunlight(height: Array, weather: Weather, latitude: float) -> Array:
     """Return the relative light on each cell: slopes to the sun are bright, shadows dark."""
-    # Morning sun: south-east in the north, north-east in the south.
+    # The morning sun is in the south-east on the northern hemisphere, else in the north-east.
     down = 1 if latitude >= 0 else -1
     towards_sun = np.roll(height, (-down, -1), axis=(0, 1))
     towards_sun[-1 if down == 1 else 0] = height[-1 if down == 1 else 0]

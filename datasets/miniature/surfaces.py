@@ -1,4 +1,4 @@
-"""Surfaces of the miniature Earth: what they reflect in each band, and how seasons change that.
+"""Surfaces of the miniature Earth: their reflectance in each band and season.
 
 A surface is a mixture of end members (soil, leaves, straw, water, snow, ...) whose shares follow
 the temperature and the drought of a date. Reflectance is in 0..1, wavelength order of Sentinel-2.
@@ -67,7 +67,7 @@ class Kind(NamedTuple):
         leaf: End member of the green parts.
         evergreen: Green share in the worst season.
         seasonal: Green share that the growing season adds.
-        straw: Share of dry plants in what is not green.
+        straw: Share of dry plants in the part that is not green.
         is_crop: Green follows sowing and harvest, not the temperature alone.
         snow: Part of it that snow can hide.
     """
@@ -111,7 +111,7 @@ class Surface:
         kind: Key of ``KINDS``.
         tone: Factor of its brightness.
         hue: Exponent of the wavelength, redder above 0.
-        shift_days: Its season against the usual one.
+        shift_days: Days by which its season precedes the usual one.
         floods_at: Water level, 0..1, that covers it; above 1 for land that stays dry.
     """
 
@@ -124,7 +124,7 @@ class Surface:
 
 @dataclass(frozen=True)
 class Climate:
-    """What a place has in common for all dates.
+    """Properties of a place on all dates.
 
     Attributes:
         latitude: Degrees, negative in the south.
@@ -186,7 +186,7 @@ def reflect(
         day_of_year: 1..366.
         warmth: Degrees by which this year's season differs from the mean.
         water_level: 0 (drought) .. 1 (flood).
-        snow_depth: 0..1, how much of the ground the snow hides where it lies.
+        snow_depth: Share of the ground that is hidden below snow, in 0..1.
 
     Returns:
         Shape (2, N, 13): without snow, and below snow.

@@ -15,9 +15,9 @@ from torch.utils.data import Dataset
 
 from datasets.oscd.files import City, read_cities
 from datasets.oscd.splits import city_splits
+from utils.data import sample_keys, uniform
 from utils.errors import UserError
 from utils.input_transform import InputTransform
-from utils.random import sample_keys, uniform
 from utils.subset import stratified_subset
 
 Sample = tuple[Tensor, Tensor, Tensor, Tensor]

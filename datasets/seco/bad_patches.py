@@ -1,4 +1,4 @@
-"""Patches that cannot be used: what the readers do about them, and how a run keeps account."""
+"""Patches that cannot be used: their error, skipping them, and the list of those a run skipped."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -8,22 +8,22 @@ from typing import Literal, TypeVar
 from utils.errors import UserError
 
 OnBadPatch = Literal["raise", "skip"]
-MAX_BAD_FRACTION = 0.01  # of the samples of a data set; more than that is not an accident
+MAX_BAD_FRACTION = 0.01  # of the samples of a data set; more point to a damaged copy
 LIST_NAME = "bad_patches.txt"
 
 T = TypeVar("T")
 
 
 class BadPatchError(UserError):
-    """A patch that is damaged or empty, as opposed to a data set that breaks the contract.
+    """A damaged or empty patch, which may be skipped, unlike data of the wrong size or type.
 
-    Attributes:
+    Args:
         name: The file, or the folder of an empty patch.
-        reason: What is wrong with it.
+        reason: Its fault, such as "is missing".
     """
 
     def __init__(self, name: str, reason: str) -> None:
-        super().__init__(f"{name} {reason}: replace it, or go on without with --on_bad_patch skip")
+        super().__init__(f"{name} {reason}: replace it, or skip it with on_bad_patch skip")
         self.name = name
         self.reason = reason
 
@@ -34,16 +34,19 @@ class BadPatchError(UserError):
 def first_good(
     read: Callable[[int], T], index: int, num_samples: int, on_bad_patch: OnBadPatch
 ) -> tuple[T, list[str]]:
-    """Read a sample, or if it is bad and may be skipped, the next good one.
+    """Read a sample; if it is bad and may be skipped, read the next good one.
 
     Args:
         read: Reads the sample of an index.
-        index: Sample asked for.
-        num_samples: Number of samples; the one after the last is the first.
-        on_bad_patch: What a ``BadPatchError`` of ``read`` leads to.
+        index: Index of the requested sample, in 0..``num_samples`` - 1.
+        num_samples: Number of samples; the first one follows the last one.
+        on_bad_patch: Raise the ``BadPatchError`` of ``read``, or skip the sample.
 
     Returns:
-        What ``read`` returned, and the names of the bad patches met before.
+        The result of ``read``, and the names of the bad patches before it.
+
+    Raises:
+        UserError: The sample is bad and ``on_bad_patch`` is "raise", or too many in a row are bad.
     """
     bad: list[str] = []
     while True:
@@ -57,7 +60,11 @@ def first_good(
 
 
 def first_readable(read: Callable[[int], T], num_patches: int) -> T:
-    """Read the first good patch, as an example of all; the others' errors come when they are due.
+    """Read the first good patch, as an example of all.
+
+    Args:
+        read: Reads a patch by its number.
+        num_patches: Number of patches, at least 1.
 
     Raises:
         BadPatchError: The first hundred are all bad.
@@ -73,7 +80,7 @@ def first_readable(read: Callable[[int], T], num_patches: int) -> T:
 
 
 def check_bad_count(bad: Sequence[str], num_samples: int) -> None:
-    """Stop when too many patches are bad."""
+    """Raise a ``UserError`` if more than ``MAX_BAD_FRACTION`` of the samples are bad."""
     if len(bad) > MAX_BAD_FRACTION * num_samples:
         raise UserError(
             f"more than {MAX_BAD_FRACTION:.0%} of {num_samples} samples are bad, {len(bad)} so "
@@ -82,7 +89,7 @@ def check_bad_count(bad: Sequence[str], num_samples: int) -> None:
 
 
 class BadPatchList:
-    """The distinct bad patches that a run has met, also as a file for its user.
+    """The distinct bad patches of a run, also written to a file.
 
     Args:
         num_samples: Number of samples of the data set.
@@ -95,7 +102,7 @@ class BadPatchList:
         self._path = folder / LIST_NAME if folder else None
 
     def add(self, names: Sequence[str]) -> None:
-        """Note bad patches: warn about the first, stop the run when there are too many."""
+        """Add bad patches; warn about the first one, and stop the run when there are too many."""
         new = [name for name in dict.fromkeys(names) if name not in self.names]
         if not new:
             return

@@ -1,4 +1,4 @@
-"""Which views are contrasted, and the flags of the patches; imports nothing heavy."""
+"""Which views are contrasted, and the flags of the patches; imports no torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ class View:
 
 @dataclass(frozen=True)
 class DataMode:
-    """What a sample is and what is made of it.
+    """Which dates are a sample, and which views are made of them.
 
     Attributes:
         num_dates: Dates of a sample.
@@ -43,14 +43,14 @@ class DataMode:
 
     @property
     def space_names(self) -> list[str]:
-        """What each embedding space becomes invariant to: how its key differs from the query."""
+        """Names of the spaces: how each key differs from the query, which becomes invariant."""
         query, *keys = self.views
         kinds = {(True, True): "all", (True, False): "season", (False, True): "synthetic"}
         return [kinds[key.date != query.date, key.synthetic] for key in keys]
 
     @property
     def view_labels(self) -> list[str]:
-        """What each view shows, in two lines, the query first."""
+        """Title of each view in two lines, the query first."""
         names = ["query", *(f"key {n}: {name}" for n, name in enumerate(self.space_names))]
         dates = [f"date t{view.date}{', augmented' * view.synthetic}" for view in self.views]
         return [f"{name}\n{date}" for name, date in zip(names, dates, strict=True)]
@@ -69,30 +69,12 @@ DATA_MODES = {
 def add_data_args(parser: Parser) -> None:
     """Add the flags of the patches."""
     add = parser.group("data").add_argument
-    add(
-        "--data_mode",
-        choices=DATA_MODES,
-        default="seco",
-        help="Views to contrast: of one picture (moco), of two dates (moco_tp), or SeCo's three "
-        "embedding spaces.",
-    )
-    add(
-        "--bands",
-        nargs="+",
-        metavar="BAND",
-        default=list(RGB_BANDS),
-        help="Bands of SeCo patches in channel order.",
-    )
-    add(
-        "--cache",
-        choices=["mmap", "ram", "gpu"],
-        default="mmap",
-        help="Where a packed store is read from: its files, the memory, or the GPU's memory.",
-    )
+    modes = "Views: of one picture (moco), of two dates (moco_tp), or SeCo's three spaces (seco)."
+    add("--data_mode", choices=DATA_MODES, default="seco", help=modes)
+    bands = "Bands of SeCo patches in channel order."
+    add("--bands", nargs="+", metavar="BAND", default=list(RGB_BANDS), help=bands)
+    cache = "Where a packed store is read from: its files, the memory, or the GPU's memory."
+    add("--cache", choices=["mmap", "ram", "gpu"], default="mmap", help=cache)
     add("--image_list", type=Path, help="File with a picture per line, for --data_mode moco.")
-    add(
-        "--on_bad_patch",
-        choices=["raise", "skip"],
-        default="raise",
-        help="What to do about a patch that cannot be read.",
-    )
+    bad = "Stop at a patch that cannot be read, or skip it."
+    add("--on_bad_patch", choices=["raise", "skip"], default="raise", help=bad)

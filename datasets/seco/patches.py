@@ -1,9 +1,9 @@
 """SeCo patches: ``<place>/<scene>/<band>.tif``, the layout of both published archives.
 
 A place is a folder of dates, a date (scene) is a folder with one single-band uint8 GeoTIFF per
-band: 264, 132 or 44 px for 10, 20 or 60 m. The folder of the places may be unpacked or inside a
-zip. What else lies around is ignored: metadata, hidden files, and the previews
-``<place>/<scene>.tif`` of the 100K archive, which are brightened.
+band: 264, 132 or 44 px for 10, 20 or 60 m. The folder of the places may be unpacked or in a zip.
+Other files are ignored: metadata, hidden files, and the previews ``<place>/<scene>.tif`` of the
+100K archive, which are brightened.
 """
 
 import json
@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from PIL import Image
@@ -29,8 +28,7 @@ from datasets.bands import (
     seco_input_spec,
 )
 from datasets.seco.bad_patches import BadPatchError, first_readable
-from datasets.seco.folder import SecoFolder
-from datasets.seco.zipped import SecoZip, split_member
+from datasets.seco.layouts import SecoFolder, SecoZip, split_member
 from utils.errors import UserError
 from utils.files import is_hidden
 from utils.normalization import InputSpec
@@ -43,21 +41,24 @@ class SecoPatches:
 
     Args:
         root: Folder of the places, or zip that holds it.
-        bands: Bands in channel order. Those of 20 and 60 m are brought to the 10 m grid by
-            bilinear interpolation; the outer edges of the grids coincide, as in the archives, so
-            that the centre of the first 20 m pixel lies on the corner of the first four of 10 m.
+        bands: Bands in channel order. Those of 20 and 60 m are interpolated to the 10 m grid,
+            bilinearly; the outer edges of the grids coincide, as in the archives, so that the
+            centre of the first 20 m pixel is the common corner of the first four of 10 m.
 
     Attributes:
-        places: A string "place/scene/scene" per place: few objects, which a forked worker copies.
+        places: A string "place/scene/scene" per place.
         starts: Number of the first patch of each place, and of all patches; int64, shape (P + 1,).
         patch_shape: Bands, height and width in 10 m pixels.
+
+    Raises:
+        UserError: There are no SeCo patches, or the first place lacks one of the bands.
     """
 
     def __init__(self, root: Path, bands: Sequence[str] = RGB_BANDS) -> None:
         self.root = root
         self.bands = check_bands(bands)
-        self._files: _BandFiles
-        self._files = SecoZip(root, self.bands) if root.is_file() else SecoFolder(root, self.bands)
+        layout = SecoZip if root.is_file() else SecoFolder
+        self._files: SecoZip | SecoFolder = layout(root, self.bands)
         self.places = self._files.places
         self.starts = count_dates(self.places)
         _check_bands_exist(self._files.band_names(), self)
@@ -99,8 +100,8 @@ class SecoPatches:
         height, width = self.patch_shape[1:]
         band = self.bands[channel]
         name, factor = self.name(patch), RESOLUTION_M[band] // 10
-        stored = self._files.read_band(name, patch, band)
-        # A patch that is no multiple of 60 m is covered by a rounded number of pixels.
+        stored = self._files.read_band(name, band, patch)
+        # The side of a patch need not be a multiple of 60 m: the number of pixels is rounded.
         excess = np.abs(np.array(stored.shape) * factor - (height, width))
         if (excess >= factor).any():
             raise UserError(
@@ -116,26 +117,14 @@ class SecoPatches:
         for patch in range(0, count, max(1, count // _NUM_SAMPLES)):
             for band in self.bands:
                 with suppress(BadPatchError):  # is raised when the patch is due
-                    yield self._files.read_band(self.name(patch), patch, band)
+                    yield self._files.read_band(self.name(patch), band, patch)
 
     def _read_size(self, patch: int) -> tuple[int, int]:
         """Measure the finest band of a patch: height, width in 10 m pixels."""
         band = min(self.bands, key=RESOLUTION_M.__getitem__)
-        height, width = self._files.read_band(self.name(patch), patch, band).shape
+        height, width = self._files.read_band(self.name(patch), band, patch).shape
         factor = RESOLUTION_M[band] // 10
         return height * factor, width * factor
-
-
-class _BandFiles(Protocol):
-    """What a folder of places and a zip of them offer."""
-
-    places: list[str]
-
-    def band_names(self) -> list[str]: ...
-
-    def read_band(self, name: str, patch: int, band: str) -> np.ndarray: ...
-
-    def read_quantiles(self) -> bytes | None: ...
 
 
 def count_dates(places: Sequence[str]) -> np.ndarray:
@@ -166,6 +155,10 @@ def parse_quantiles(content: bytes, name: object) -> dict[str, tuple[float, floa
     Those of B2, B3 and B4 are always the published ones, so that RGB means the same for every data
     set and encoder; those of other bands come from ``quantiles.json`` in the data set, if there is
     one (``datasets/seco_utils.py`` writes it).
+
+    Args:
+        content: Bytes of the file.
+        name: Path of the file, for the error.
     """
     try:
         return check_quantiles(json.loads(content)["quantiles"]) | RGB_QUANTILES
@@ -174,7 +167,7 @@ def parse_quantiles(content: bytes, name: object) -> dict[str, tuple[float, floa
 
 
 def check_quantiles(measured: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, float]]:
-    """Return pairs of floats; what cannot stretch uint8 values is a ``ValueError``."""
+    """Return pairs of floats; raise ``ValueError`` for what cannot stretch uint8 values."""
     pairs = {band: (float(low), float(high)) for band, (low, high) in measured.items()}
     if not all(0 <= low < high <= 256 for low, high in pairs.values()):  # NaN is not either
         raise ValueError(pairs)
@@ -182,7 +175,7 @@ def check_quantiles(measured: Mapping[str, Sequence[float]]) -> dict[str, tuple[
 
 
 def is_seco(data_dir: Path) -> bool:
-    """Tell ``<place>/<scene>/<band>.tif``, in a folder or a zip, from everything else."""
+    """Return whether a folder or zip holds ``<place>/<scene>/<band>.tif``."""
     if data_dir.is_dir():
         files = (path.relative_to(data_dir) for path in data_dir.glob("*/*/*"))
         return any(band_of(file.name) and not is_hidden(file.as_posix()) for file in files)
@@ -192,7 +185,13 @@ def is_seco(data_dir: Path) -> bool:
 
 
 def on_10_m_grid(stored: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Bring a band to the 10 m grid by bilinear interpolation, as ``SecoPatches`` tells."""
+    """Interpolate a band bilinearly to the 10 m grid, see ``SecoPatches``.
+
+    Args:
+        stored: uint8, shape (h, w).
+        height: Height in 10 m pixels.
+        width: Width in 10 m pixels.
+    """
     if stored.shape == (height, width):
         return stored
     # Pillow puts pixel centres at i + 0.5, and renormalises weights at the edge: it repeats it.
@@ -200,10 +199,10 @@ def on_10_m_grid(stored: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _check_bands_exist(there: Sequence[str], patches: SecoPatches) -> None:
-    """Refuse bands that no date of the first place has; one date without is only damaged."""
+    """Refuse bands that no date of the first place has; a single date without one is damaged."""
     missing = [band for band in patches.bands if band not in there]
     if missing:
         raise UserError(
             f"{patches.root} has no band {' '.join(missing)}, as its place "
-            f"{patches.places[0].split('/')[0]} shows: choose --bands among {' '.join(there)}"
+            f"{patches.places[0].split('/')[0]} shows: choose bands among {' '.join(there)}"
         )

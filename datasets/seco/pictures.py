@@ -61,9 +61,9 @@ class Pictures:
             self._members = np.array([found[name] for name in self.names], MEMBER_FIELDS)
         self.starts = np.arange(len(self.names) + 1)
         self.input_spec = InputSpec.of_pictures()
-        import torch  # not above: the downloader, which reads no pictures, does without it
+        import torch  # not above: packing and collecting import this file without torch
 
-        # Of sizes, of transparency: shared with the workers, so that only one of them warns.
+        # For sizes and for transparency: shared with the workers, so that only one of them warns.
         self._has_warned = torch.zeros(2, dtype=torch.bool).share_memory_()
         self._refuse_single_bands()
         first = first_readable(self._open, len(self.names))
@@ -74,7 +74,7 @@ class Pictures:
         return self.names[patch]
 
     def read(self, patch: int) -> np.ndarray:
-        """Read a picture: uint8, shape (3, H, W); one that is damaged is a ``BadPatchError``."""
+        """Read a picture: uint8, shape (3, H, W); a damaged one raises ``BadPatchError``."""
         image = self._open(patch)
         size = (self.patch_shape[2], self.patch_shape[1])
         if image.size != size:
@@ -88,7 +88,7 @@ class Pictures:
         return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
     def _refuse_single_bands(self) -> None:
-        """Stop where single bands of satellite images would be taken for grey pictures."""
+        """Refuse single bands of satellite images, which would be read as grey pictures."""
         names = enumerate(PurePosixPath(name) for name in self.names)
         patch, band = next(
             ((patch, band) for patch, name in names if (band := band_of(f"{name.stem}.tif"))),
@@ -103,8 +103,8 @@ class Pictures:
         except IMAGE_ERRORS:
             pass  # such as float reflectance
         raise UserError(
-            f"{self.root} holds single bands such as {self.names[patch]}: --data_dir takes the "
-            f"folder of the places, for PLACE/SCENE/{band}.tif; rename what is an ordinary picture"
+            f"{self.root} holds single bands such as {self.names[patch]}: give the folder of the "
+            f"places, for PLACE/SCENE/{band}.tif; rename what is an ordinary picture"
         )
 
     def _open(self, index: int) -> Image.Image:
@@ -153,19 +153,19 @@ class Pictures:
 def list_images(root: Path, archive: ZipFiles | None) -> dict[str, ZipMember | None]:
     """Map names of pictures, sorted and relative to the root, to where they are in the zip."""
     if not root.exists():
-        raise UserError(f"{root} is missing: --data_dir")
+        raise UserError(f"{root} is missing")
     found: dict[str, ZipMember | None] = {}
     if archive is None:
         found = dict.fromkeys(Path(os.path.relpath(file, root)).as_posix() for file in _walk(root))
     elif zipfile.is_zipfile(root):
         found |= archive.members()
     else:
-        raise UserError(f"{root} is neither a folder nor a whole zip: --data_dir")
+        raise UserError(f"{root} is neither a folder nor a whole zip")
     found = {name: found[name] for name in sorted(found) if _is_image(name)}
     if not found:
         raise UserError(
             f"{root} holds neither pictures ({' '.join(SUFFIXES)}) nor SeCo patches "
-            "(PLACE/SCENE/B4.tif): --data_dir"
+            "(PLACE/SCENE/B4.tif)"
         )
     return found
 
@@ -176,7 +176,7 @@ def _walk(root: Path) -> Iterator[str]:
         if Path(folder).is_symlink() and Path(folder).parent.resolve().is_relative_to(
             Path(folder).resolve()
         ):
-            subfolders.clear()  # the link leads back to a folder above: round and round
+            subfolders.clear()  # the link leads back to a folder above it
             continue
         yield from (os.path.join(folder, name) for name in names)  # noqa: PTH118 - fast
 
@@ -186,9 +186,18 @@ def _is_image(name: str) -> bool:
 
 
 def select(names: list[str], image_list: Path, root: Path) -> list[int]:
-    """Return the sorted indices of the listed names, see ``Pictures``."""
+    """Return the sorted indices of the listed names, see ``Pictures``.
+
+    Args:
+        names: Names of all pictures.
+        image_list: File with a name per line.
+        root: Data set, for the errors.
+
+    Raises:
+        UserError: The file is not a list, or a name is not among the pictures, or ambiguous.
+    """
     if not image_list.is_file():
-        raise UserError(f"there is no file {image_list}: --image_list")
+        raise UserError(f"image_list {image_list} is missing, or not a file")
     lines = (line.strip() for line in read_list(image_list.read_bytes(), image_list).splitlines())
     wanted = {
         line.removeprefix("./"): None
@@ -196,7 +205,7 @@ def select(names: list[str], image_list: Path, root: Path) -> list[int]:
         if line and not is_hidden(line.rsplit("/", 1)[-1])
     }
     if not wanted:
-        raise UserError(f"{image_list} names no pictures: --image_list takes a name per line")
+        raise UserError(f"image_list {image_list} names no pictures: write a name per line")
     found: dict[str, list[str]] = {name: [] for name in wanted}
     indices = {name: index for index, name in enumerate(names)}
     for name in names:
@@ -221,7 +230,7 @@ def select(names: list[str], image_list: Path, root: Path) -> list[int]:
 
 
 def _check_channels(image: Image.Image, data: bytes) -> None:
-    """Raise a ``ValueError`` where ``convert("RGB")`` would cut bits or bands off."""
+    """Raise a ``ValueError`` if ``convert("RGB")`` would drop bits or bands."""
     tags = image.tag_v2 if image.format == "TIFF" else {}  # type: ignore[attr-defined]
     num_alpha = sum(extra in _ALPHA for extra in tags.get(_EXTRA_SAMPLES, ()))
     num_colours = tags.get(_SAMPLES_PER_PIXEL, 1) - num_alpha
@@ -232,11 +241,11 @@ def _check_channels(image: Image.Image, data: bytes) -> None:
 
 
 def _refuse_if_valid(data: bytes, where: str) -> None:
-    """Name what an undamaged file holds that is not read; return for a damaged one.
+    """Refuse an undamaged file of an unsupported format by name; return for a damaged one.
 
-    Only a TIFF of 8 bits and small size is decoded to tell: other files show it in their headers.
+    Only a TIFF of 8 bits and small size is decoded for this; other files show it in their headers.
     """
-    if not data:  # rasterio would take it for a file to be written
+    if not data:  # rasterio would create a file
         return
     try:
         with warnings.catch_warnings():
@@ -253,9 +262,9 @@ def _refuse_if_valid(data: bytes, where: str) -> None:
 
 
 def _find_remedy(file: DatasetReader) -> str:
-    """Say what is accepted instead of a file, and how to get it; nothing for a damaged file."""
+    """Return which files are accepted and how to convert to one; "" for a damaged file."""
     assert Image.MAX_IMAGE_PIXELS is not None
-    max_pixels = 2 * Image.MAX_IMAGE_PIXELS  # from there on Pillow refuses
+    max_pixels = 2 * Image.MAX_IMAGE_PIXELS  # Pillow refuses more
     if file.width * file.height > max_pixels:
         return f"pictures have at most {max_pixels:,} px: cut it into tiles"
     if file.count not in (1, 3) or file.dtypes[0] != "uint8":

@@ -1,6 +1,6 @@
-"""Samples of a training: which patches of a source belong together, and in which order.
+"""Samples of a training: which dates of a place belong together.
 
-Loader processes that are not forks of the training import this file: it does without Lightning.
+Loader processes that are not forks of the training import this file, so it imports no Lightning.
 """
 
 from typing import Any, Protocol
@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from datasets.seco.bad_patches import OnBadPatch, first_good
+from utils.data import sample_keys, uniform
 from utils.errors import UserError
 from utils.normalization import InputSpec
-from utils.random import sample_keys, uniform
 
 _DATES_STREAM = 1000  # of a sample's random numbers; the views take the first ones
 
@@ -35,11 +35,11 @@ class PatchSource(Protocol):
         ...
 
     def name(self, patch: int) -> str:
-        """Return a name for people."""
+        """Return the name of a patch, for messages and dates."""
         ...
 
     def read(self, patch: int) -> np.ndarray:
-        """Read a patch: uint8, shape (C, H, W); one that is of no use is a ``BadPatchError``."""
+        """Read a patch: uint8, shape (C, H, W); an unusable one raises ``BadPatchError``."""
         ...
 
 
@@ -47,15 +47,18 @@ class PatchDataset(Dataset[dict[str, Any]]):
     """Patches of several dates of a place, as stored.
 
     A sample is a place with dates drawn at random, or with ``every_date`` one date of a place. It
-    is a function of (seed, epoch, index) alone: whoever reads it, from where, and in which order.
+    is a function of (seed, epoch, index) alone, for any source, number of workers and order.
 
     Args:
         source: The patches.
-        num_dates: Dates of a place in a sample; 1 if ``every_date``.
+        num_dates: Dates T of a place in a sample; 1 if ``every_date``.
         every_date: Take every date of every place as a sample of its own.
         replace: Draw dates with replacement, as the original does.
         seed: Seed of the draw.
         on_bad_patch: Raise ``BadPatchError``, or skip to the next good sample.
+
+    Raises:
+        UserError: A place has too few dates.
     """
 
     def __init__(
@@ -85,8 +88,8 @@ class PatchDataset(Dataset[dict[str, Any]]):
         """Read the sample of (epoch, index).
 
         Returns:
-            "patches": uint8, shape (T, C, H, W); "epoch" and "index" as asked for; "bad": names of
-            the bad patches in whose place this sample was read, normally none.
+            "patches": uint8, shape (T, C, H, W); "epoch" and "index" of the key; "bad": names of
+            the bad patches that this sample replaces, normally none.
         """
         epoch, index = key
         patches, bad = first_good(
@@ -112,7 +115,7 @@ class PatchDataset(Dataset[dict[str, Any]]):
             dates = (uniform(keys, _DATES_STREAM, self.num_dates) * counts).long()
         else:
             order = uniform(keys, _DATES_STREAM, int(counts.max()))
-            order[torch.arange(order.shape[1]) >= counts] = 1  # above all others: never drawn
+            order[torch.arange(order.shape[1]) >= counts] = 1  # beyond all others: never drawn
             dates = order.argsort(dim=1, stable=True)[:, : self.num_dates]
         return torch.from_numpy(self.source.starts)[indices][:, None] + dates
 
@@ -127,12 +130,13 @@ class PatchDataset(Dataset[dict[str, Any]]):
             name = self.source.name(int(self.source.starts[place])).split("/")[0]
             raise UserError(
                 f"place {name} has {count} date{'s' * (count != 1)}, but a sample needs {needed} "
-                "of each place: remove the place, or take each date alone (--data_mode moco)"
+                "of each place: remove the place, or take each date alone, as data_mode moco and "
+                "SeasonalContrastBasic do"
             )
 
 
 class ErrorsAsSamples(Dataset[dict[str, Any]]):
-    """Hands a user's error to the main process as data: a worker would wrap it in its traceback."""
+    """Pass a ``UserError`` to the main process as data; a worker would add its traceback."""
 
     def __init__(self, dataset: PatchDataset) -> None:
         self._dataset = dataset
@@ -148,7 +152,7 @@ class ErrorsAsSamples(Dataset[dict[str, Any]]):
 
 
 def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """Stack samples to tensors, lists of bad patches to one list; an error replaces the batch."""
+    """Stack samples to tensors and join the lists of bad patches; an error replaces the batch."""
     for sample in samples:
         if "error" in sample:
             return sample

@@ -21,8 +21,8 @@ from torch import Tensor
 from datasets.seco.bad_patches import first_good
 from datasets.seco.samples import PatchDataset
 from datasets.store.reader import PackedStore
+from utils.data import SeededSampler
 from utils.distributed import to_device
-from utils.seeded_sampler import SeededSampler
 
 _AHEAD = 2  # batches that wait for the device
 # One more is being filled, one is in use, and one may still be when the next is asked for.

@@ -23,9 +23,8 @@ from datasets.seco.pictures import Pictures
 from datasets.seco_datamodule import SecoDataModule
 from tests.references.recorded_batches import CALM, Batch, Recorder, assert_same, fit, make
 from utils.augment_config import AugmentConfig
+from utils.data import SeededSampler, sample_keys
 from utils.errors import UserError
-from utils.random import sample_keys
-from utils.seeded_sampler import SeededSampler
 
 
 @pytest.fixture
@@ -105,15 +104,15 @@ def test_days_are_read_from_names_of_scenes_only() -> None:
     assert day_of("7/2") == ""  # LitData's places and dates
 
 
-@pytest.mark.parametrize(("crop_size", "is_told"), [(16, False), (48, False), (49, True)])
-def test_crops_larger_than_the_patches_are_told(
-    seco_root: Path, crop_size: int, is_told: bool
+@pytest.mark.parametrize(("crop_size", "count"), [(16, 0), (48, 0), (49, 1)])
+def test_hints_name_crops_that_are_larger_than_the_patches(
+    seco_root: Path, crop_size: int, count: int
 ) -> None:
     datamodule = make(seco_root, augment=AugmentConfig(crop_size=crop_size))
     datamodule.setup("fit")
-    warning = datamodule.crop_warning()
-    assert (warning is not None) is is_told
-    assert warning is None or "--crop_size 49 is more than the 48 x 48 pixels" in warning
+    hints = "\n".join(datamodule.hints())
+    assert hints.count("crop_size 49 is more than the 48 x 48 pixels") == count
+    assert "datasets/seco_packed.py" in hints
 
 
 @pytest.mark.parametrize("data_mode", DATA_MODES)
@@ -209,36 +208,13 @@ def test_resumed_run_continues_with_the_views_of_an_unbroken_one(
     assert_same(unbroken, resumed)
 
 
-def test_sampler_visits_every_sample_once_in_a_new_order_per_epoch() -> None:
-    epochs = iter((0, 1))
-    sampler = SeededSampler(50, seed=1, epoch=lambda: next(epochs))
-    first = list(sampler)
-    second = list(sampler)
-    assert [epoch for epoch, _ in first + second] == [0] * 50 + [1] * 50
-    orders = [[index for _, index in keys] for keys in (first, second)]
-    assert sorted(orders[0]) == sorted(orders[1]) == list(range(50))
-    assert orders[0] != orders[1]
-    assert list(SeededSampler(50, seed=1, epoch=lambda: 1)) == second
-    assert list(SeededSampler(50, seed=2, epoch=lambda: 0)) != first
-
-
-def test_processes_share_the_samples_in_equal_parts() -> None:
-    whole = [index for _, index in SeededSampler(11, seed=1, epoch=lambda: 0)]
-    samplers = [
-        SeededSampler(11, seed=1, epoch=lambda: 0, rank=rank, world_size=3) for rank in range(3)
-    ]
-    parts = [[index for _, index in sampler] for sampler in samplers]
-    assert [len(part) for part in parts] == [len(sampler) for sampler in samplers] == [3, 3, 3]
-    assert [i for step in zip(*parts, strict=True) for i in step] == whole[:9]
-
-
 def test_last_incomplete_batch_is_dropped(seco_root: Path) -> None:
     _, recorder = fit(make(seco_root, batch_size=4), 1)
     assert [len(img_q) for img_q, _, _ in recorder.batches] == [4]
 
 
 def test_fewer_samples_than_a_batch_are_an_error_with_both_numbers(seco_root: Path) -> None:
-    with pytest.raises(UserError, match=r"6 samples, fewer than one batch of 7: lower --batch"):
+    with pytest.raises(UserError, match=r"6 samples, fewer than one batch of 7: lower batch_size"):
         fit(make(seco_root, batch_size=7), 1)
 
 
@@ -341,11 +317,11 @@ def test_wrong_data_is_refused_with_its_remedy(seco_root: Path, tmp_path: Path) 
 
     assert "needs 3 dates" in setup_error(make(pictures))
     assert "needs 2 dates of each place, but" in setup_error(make(pictures, "moco_tp"))
-    assert "take --data_mode moco" in setup_error(make(pictures))
+    assert "use data_mode moco" in setup_error(make(pictures))
     assert "no --bands to choose" in setup_error(make(pictures, "moco", bands=("B2",)))
     assert "has 1 date, but" in setup_error(make(tmp_path / "seco.zip", bands=("B4",)))
     for level in (place, seco_root.parent):
-        assert "takes the folder of the places" in setup_error(make(level, "moco"))
+        assert "give the folder of the places" in setup_error(make(level, "moco"))
     assert "--image_list is for pictures" in setup_error(make(seco_root, image_list=tmp_path))
     assert "neither pictures" in setup_error(make(tmp_path / "empty"))
     assert "is missing" in setup_error(make(tmp_path / "nowhere"))

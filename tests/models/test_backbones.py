@@ -35,6 +35,19 @@ def test_a_random_encoder_of_seco_bands_gets_the_inputs_of_its_pre_training() ->
     assert load_encoder("random", bands=["R", "G", "B"])[1] == InputSpec.of_pictures()
 
 
+def test_the_slim_encoder_is_a_resnet18_with_a_quarter_of_the_channels() -> None:
+    """So all that reads, writes and probes encoders takes it; ImageNet weights do not exist."""
+    slim, _ = load_encoder("random", "resnet18_slim")
+    full = Encoder("resnet18").state_dict()
+    assert slim(torch.zeros(2, 3, 64, 64)).shape == (2, 128)
+    for name, tensor in slim.state_dict().items():
+        dims = full[name].shape
+        quarter = [size if size in (1, 3, 7) else size // 4 for size in dims]
+        assert list(tensor.shape) == quarter, name
+    with pytest.raises(UserError, match="resnet18_slim has no IMAGENET1K_V1 weights: use resnet18"):
+        load_encoder("imagenet", "resnet18_slim")
+
+
 def test_imagenet_has_red_green_and_blue_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="trained on red, green and blue, not on B8 B4 B3"):
         load_encoder("imagenet", None, None, ["B8", "B4", "B3"])

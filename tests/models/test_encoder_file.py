@@ -325,7 +325,9 @@ def test_safetensors_without_a_contract_are_ones_of_pictures(
     assert spec == InputSpec.of_pictures()
 
 
-@pytest.mark.parametrize("name", ["resnet34", "resnet152", "resnext50_32x4d", "wide_resnet50_2"])
+@pytest.mark.parametrize(
+    "name", ["resnet34", "resnet152", "resnext50_32x4d", "wide_resnet50_2", "resnet18_slim"]
+)
 def test_the_architecture_is_told_by_the_tensors(tmp_path: Path, name: str) -> None:
     shapes = encoder_tensors(name, 3)
     filled = {

@@ -1,18 +1,18 @@
 """The model against a slow re-statement of MoCo and SeCo, and the promises about its state."""
 
 import copy
-from math import log
+import math
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.moco2_module import MocoV2
-from utils.augment import Augment
+from models.moco2_module import MocoV2, lr_factor
 from utils.augment_config import AugmentConfig
 from utils.distributed import exchange, shared_permutation, to_device
 from utils.normalization import InputSpec
+from utils.transforms import Augment
 
 SPACES, DIM, QUEUE, BATCH = 3, 16, 10, 4
 
@@ -171,8 +171,8 @@ def test_the_loss_falls_below_chance_on_a_few_images() -> None:
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert losses[4] == pytest.approx(log(25), abs=1.0)
-    assert sum(losses[-4:]) / 4 < log(25) - 1.5
+    assert losses[4] == pytest.approx(math.log(25), abs=1.0)
+    assert sum(losses[-4:]) / 4 < math.log(25) - 1.5
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -208,3 +208,29 @@ def test_the_first_bad_step_is_remembered() -> None:
         model._note_non_finite(torch.tensor(loss))
     assert model.first_bad_step.item() == 0  # no trainer, so every step is step 0
     assert "first_bad_step" not in model.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("epoch", "expected"), [(0, 1), (119.9, 1), (120, 0.1), (159, 0.1), (160, 0.01), (200, 0.01)]
+)
+def test_step_divides_by_ten_at_the_milestones(epoch: float, expected: float) -> None:
+    factor = lr_factor(epoch, 200, kind="step", milestones=(120, 160))
+    assert factor == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("warmup", [0.0, 10.0])
+def test_cosine_falls_from_one_to_zero(warmup: float) -> None:
+    def factor(epoch: float) -> float:
+        return lr_factor(epoch, 100, kind="cosine", warmup_epochs=warmup)
+
+    middle = (warmup + 100) / 2
+    assert factor(warmup) == pytest.approx(1)
+    assert factor(middle) == pytest.approx(0.5)
+    assert factor(100) == pytest.approx(0, abs=1e-12)
+    assert factor(warmup + (100 - warmup) / 3) == pytest.approx((1 + math.cos(math.pi / 3)) / 2)
+
+
+@pytest.mark.parametrize("kind", ["step", "cosine"])
+def test_warm_up_rises_linearly(kind: str) -> None:
+    factors = [lr_factor(e, 100, kind=kind, warmup_epochs=5) for e in (0, 1, 2.5, 4)]
+    assert factors == pytest.approx([0, 0.2, 0.5, 0.8])

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from datasets import seco_downloader
-from tests.servers.earth_engine_server import EarthEngineServer
+from datasets.miniature.services.earth_engine import EarthEngineServer
 from utils.cli import run
 
 PLAN = [

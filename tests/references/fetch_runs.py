@@ -3,14 +3,15 @@
 from pathlib import Path
 from typing import Any
 
-from datasets.collect.fetch import Fetch, Patience, blocks_of_shard
+from datasets.collect.blocks import blocks_of
+from datasets.collect.collector import Collector
+from datasets.collect.fetch import Fetch, Patience
 from datasets.collect.journal import Journal, read_journals
-from datasets.collect.place import Collector
 from datasets.collect.plan import Plan, open_plan
-from datasets.collect.progress import Ending
 from datasets.collect.rate_limit import RateLimit, Requester
+from datasets.collect.report import Ending
 from datasets.collect.settings import Settings
-from datasets.collect.writer import place_writer
+from datasets.collect.writer import PlaceWriter
 from tests.references.waiting import HANG_S
 from tests.servers.fake_source import FakeSource
 
@@ -39,13 +40,12 @@ def fetch(
     requester = Requester(RateLimit(8, 1e6), base_wait_s=1e-3, budget_s=budget_s, max_strange=3)
     journal = Journal(save_path, plan.hash, shard)
     with journal.opened():
-        writer = place_writer(save_path, plan.settings, source.describe(), shard)
+        writer = PlaceWriter(save_path, plan.settings, source.describe(), shard)
         writer.clear()
         run = Fetch(
             Collector(plan, source, requester, writer),
-            requester,
             journal,
-            blocks_of_shard(plan.blocks(settings.pop("indices", None)), shard),
+            blocks_of(plan, settings.pop("indices", None), shard),
             read_journals(save_path, plan.hash),
             num_workers=4,
             **{"patience": Patience(grace_s=HANG_S, min_free_bytes=0)} | settings,

@@ -9,7 +9,7 @@ from datasets.bands import RESOLUTION_M
 from datasets.collect.journal import Record
 from datasets.collect.scenes import Array, PatchGrid, Place, Scene
 from datasets.collect.settings import Settings
-from datasets.collect.writer import PlaceWriter, place_writer
+from datasets.collect.writer import PlaceWriter
 
 SETTINGS = Settings(patch_px=12)
 PLACE = Place(7, -33.25, 151.5, PatchGrid(32756, 340020, 6320020, 12), ())
@@ -30,7 +30,7 @@ def images(seed: int = 0, size_px: int = 12) -> dict[str, Array]:
 
 def writer_in(root: Path, settings: Settings = SETTINGS) -> PlaceWriter:
     root.mkdir(exist_ok=True)
-    return place_writer(root, settings, {"collection": "made up"}, (0, 1))
+    return PlaceWriter(root, settings, {"collection": "made up"}, (0, 1))
 
 
 def write(writer: PlaceWriter, place: Place = PLACE, seed: int = 0) -> Record:

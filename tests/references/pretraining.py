@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -13,16 +15,8 @@ from tests.references.waiting import HANG_S
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = [
-    "--crop_size",
-    "32",
-    "--batch_size",
-    "3",
-    "--num_negatives",
-    "8",
-    "--num_workers",
-    "0",
-    "--gpus",
-    "0",
+    *("--crop_size", "32", "--batch_size", "3", "--num_negatives", "8"),
+    *("--num_workers", "0", "--gpus", "0"),
 ]
 
 
@@ -43,10 +37,15 @@ def assert_equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
         assert torch.equal(tensor, second[name]), name
 
 
-def pretrain(data_dir: Path, log_dir: Path, *flags: str) -> Path:
-    """Run the script in process and return the folder of the run."""
+def pretrain(data_dir: Path, log_dir: Path, *flags: str, draw: bool = False) -> Path:
+    """Run the script in process and return the folder of the run.
+
+    Pictures take as long to draw as a small run takes to train: by default they stay empty files.
+    """
     before = set(run_dirs(log_dir))
-    main(["--data_dir", str(data_dir), "--log_dir", str(log_dir), *SMALL, *flags])
+    empty: dict[str, Any] = {"plot_views": lambda path, _: path.touch(), "plot_training": lambda *_: None}
+    with nullcontext() if draw else patch.multiple("models.pretrain_run", **empty):
+        main(["--data_dir", str(data_dir), "--log_dir", str(log_dir), *SMALL, *flags])
     (created,) = set(run_dirs(log_dir)) - before
     return created
 

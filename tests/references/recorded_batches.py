@@ -7,7 +7,6 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
-from datasets.bands import RGB_BANDS
 from datasets.seco_datamodule import SecoDataModule
 from utils.augment_config import AugmentConfig
 
@@ -17,18 +16,9 @@ CALM |= {"enable_progress_bar": False, "enable_model_summary": False}
 
 
 def make(data_dir: Path, data_mode: str = "seco", **changes: Any) -> SecoDataModule:
-    options: dict[str, Any] = {
-        "bands": RGB_BANDS,
-        "batch_size": 2,
-        "num_workers": 0,
-        "seed": 3,
-        "augment": AugmentConfig(crop_size=16),
-        "replace_dates": False,
-        "on_bad_patch": "raise",
-        "image_list": None,
-        "log_dir": None,
-    }
-    return SecoDataModule(data_dir, data_mode, **(options | changes))
+    options: dict[str, Any] = {"batch_size": 2, "num_workers": 0, "seed": 3}
+    options |= {"augment": AugmentConfig(crop_size=16), "data_mode": data_mode}
+    return SecoDataModule(data_dir, **(options | changes))
 
 
 class Recorder(LightningModule):

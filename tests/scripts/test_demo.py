@@ -31,7 +31,7 @@ def test_pre_training_gains_five_points_with_few_labels(tmp_path: Path) -> None:
 def test_a_tiny_demo_writes_its_picture_and_its_numbers(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flags = ["--num_places", "32", "--images_per_class", "20", "--max_epochs", "1", "--seed", "3"]
+    flags = ["--num_places", "64", "--images_per_class", "20", "--max_epochs", "1", "--seed", "3"]
     metrics = demo.main(["--log_dir", str(tmp_path), *flags])
     run_dir = tmp_path / "demo/version_0"
     with Image.open(run_dir / "demo.png") as picture:
@@ -49,8 +49,8 @@ def test_a_tiny_demo_writes_its_picture_and_its_numbers(
 def test_the_random_encoder_is_the_one_that_pre_training_starts_from() -> None:
     """Both scripts seed alike, and build their encoder before anything else is drawn."""
     seed_everything(3, verbose=False)
-    start = MocoV2("resnet18", emb_spaces=3, num_negatives=8).encoder_q
+    start = MocoV2(demo.ENCODER, emb_spaces=3, num_negatives=8).encoder_q
     seed_everything(3, verbose=False)
-    random, _ = load_encoder("random", "resnet18")
+    random, _ = load_encoder("random", demo.ENCODER)
     for name, tensor in start.state_dict().items():
         assert torch.equal(tensor, random.state_dict()[name]), name

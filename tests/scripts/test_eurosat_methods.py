@@ -24,7 +24,7 @@ from utils.errors import UserError
 from utils.input_transform import input_transform
 from utils.launch import World
 from utils.normalization import InputSpec
-from utils.run_trainer import make_trainer
+from utils.training import make_trainer
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -22,9 +22,9 @@ from datasets.mini_earth import write_eurosat
 from models.backbones import load_encoder
 from models.export import main as export
 from tests.references.waiting import HANG_S
-from utils.callbacks import SampleProgress
 from utils.checkpoint import read_checkpoint
 from utils.errors import UserError
+from utils.training import SampleProgress
 
 ROOT = Path(__file__).resolve().parents[2]
 

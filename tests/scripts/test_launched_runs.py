@@ -16,9 +16,9 @@ import main_eurosat
 import main_oscd
 import main_pretrain
 from datasets.mini_earth import write_eurosat, write_oscd
+from models.pretrain_run import FiniteLoss
 from tests.references.launcher_variables import forget_launchers, lightning, salloc, set_all, srun
 from tests.references.script import exit_code
-from utils.callbacks import FiniteLoss
 from utils.cli import run
 from utils.launch import World, launch_kwargs
 
@@ -130,7 +130,7 @@ def test_every_trainer_is_built_for_the_planned_processes() -> None:
     folders = (ROOT, *(ROOT / name for name in ("datasets", "models", "utils", "benchmarks")))
     sources = {path: path.read_text() for folder in folders for path in folder.glob("*.py")}
     builders = {path for path, source in sources.items() if " Trainer(\n" in source}
-    assert builders == {ROOT / "main_pretrain.py", ROOT / "utils" / "run_trainer.py"}
+    assert builders == {ROOT / "utils" / "training.py"}
     for path in builders:
         assert "launch_kwargs(world)" in sources[path]
 

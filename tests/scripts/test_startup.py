@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers.earth_engine_server import EarthEngineServer, earth_engine
+from datasets.miniature.services.earth_engine import EarthEngineServer, earth_engine
 from tests.servers.stac_server import stac
 
 ROOT = Path(__file__).resolve().parents[2]

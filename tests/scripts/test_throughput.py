@@ -24,9 +24,9 @@ from datasets.seco.samples import PatchSource
 from datasets.store.reader import PackedStore
 from models.moco2_module import MocoV2
 from tests.references.script import exit_code
-from utils.augment import Augment
 from utils.augment_config import AugmentConfig
-from utils.random import sample_keys
+from utils.data import sample_keys
+from utils.transforms import Augment
 
 CPU = torch.device("cpu")
 

@@ -9,11 +9,18 @@ from typing import Any
 from datasets.bands import RESOLUTION_M
 from datasets.collect.scenes import GRID_M, Array, PatchGrid, Place, Scene
 from datasets.collect.settings import Settings
-from tests.servers.earth_engine_catalogue import Catalogue, Granule, pixel_centres
+from datasets.miniature.services.catalogue import Catalogue, Granule, pixel_centres
 
 
 class FakeSource:
-    """A ``Source``; ``fault`` is called before every answer, and may raise.
+    """A ``Source`` whose callbacks may raise.
+
+    Args:
+        settings: Bands and the limit of clouds.
+        catalogue: The archive.
+        fault: Called before every answer, with its kind.
+        on_search: Called before the answer to a search, with its places.
+        on_read: Called before the answer to a read, with its scene and grid.
 
     Attributes:
         searched: How often each place was looked for.
@@ -27,10 +34,15 @@ class FakeSource:
         settings: Settings,
         catalogue: Catalogue | None = None,
         fault: Callable[[str], None] = lambda kind: None,
+        *,
+        on_search: Callable[[Sequence[Place]], None] = lambda places: None,
+        on_read: Callable[[Scene, PatchGrid], None] = lambda scene, grid: None,
     ) -> None:
         self.settings = settings
         self.catalogue = catalogue or Catalogue()
         self.fault = fault
+        self.on_search = on_search
+        self.on_read = on_read
         self.searched: Counter[int] = Counter()
         self.read_scenes: Counter[tuple[int, int, str]] = Counter()
         self._lock = threading.Lock()
@@ -42,12 +54,14 @@ class FakeSource:
         with self._lock:
             self.searched.update(place.number for place in places)
         self.fault("search")
+        self.on_search(places)
         return [self._scenes(place) for place in places]
 
     def read(self, scene: Scene, grid: PatchGrid) -> dict[str, Array]:
         with self._lock:
             self.read_scenes[grid.left, grid.top, scene.name] += 1
         self.fault("read")
+        self.on_read(scene, grid)
         granule = self.catalogue.find(scene.name)
         assert granule is not None
         return {

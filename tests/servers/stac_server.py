@@ -6,14 +6,9 @@ python -m tests.servers.stac_server
 import argparse
 import json
 import re
-import sys
-import threading
-from collections import Counter, deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from datetime import date
 from functools import lru_cache
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -22,8 +17,15 @@ from rasterio.io import MemoryFile
 from rasterio.transform import from_origin
 
 from datasets.collect.utm import to_utm, utm_epsg
-from tests.servers.earth_engine_catalogue import BANDS_M, TILE_M, Catalogue, Granule, pixel_centres
-from tests.servers.earth_engine_faults import Fault, FaultPlan, status
+from datasets.miniature.services.catalogue import (
+    BANDS_M,
+    TILE_M,
+    Catalogue,
+    Granule,
+    pixel_centres,
+)
+from datasets.miniature.services.faults import FaultPlan, status
+from datasets.miniature.services.loopback import LoopbackHandler, LoopbackServer, served
 
 EARTH_SEARCH = {
     **{"coastal": "B1", "blue": "B2", "green": "B3", "red": "B4", "rededge1": "B5"},
@@ -35,52 +37,26 @@ PLAIN = {re.sub(r"^B(\d)$", r"B0\1", name): name for name in [*BANDS_M, "SCL"]}
 COLLECTIONS = {"sentinel-2-l2a": EARTH_SEARCH, "raw": PLAIN}
 
 
-class StacServer(ThreadingHTTPServer):
+class StacServer(LoopbackServer):
     """Answers as a catalogue, and its store of files, do.
 
     Attributes:
-        requests: How often each kind was asked: "search", "file", or another path.
-        faults: Of the next requests by kind, before those of ``fault_plan``.
+        requests: Number of requests of each kind: "search", "file", or another path.
         page_size: Items of an answer.
         edit: Changes an item before it is sent.
         half_m: Files hold this much around the place, where the granule does not end.
     """
 
-    daemon_threads = True
-    block_on_close = False
-    request_queue_size = 128
-
     def __init__(
         self, catalogue: Catalogue | None = None, *, fault_plan: FaultPlan | None = None
     ) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(_Handler, ("search", "file"), fault_plan=fault_plan)
         self.catalogue = catalogue or Catalogue()
-        self.fault_plan = fault_plan or FaultPlan(0)
-        self.faults: dict[str, deque[Fault]] = {"search": deque(), "file": deque()}
-        self.requests: Counter[str] = Counter()
         self.page_size = 3
         self.edit = lambda item: item
         self.half_m = 300
-        self.lock = threading.Lock()
-        self.stopping = threading.Event()
         self._pages: list[list[dict[str, Any]]] = []
         self.file = lru_cache(maxsize=500)(self._file)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(sys.exc_info()[1], ConnectionError):  # the client may go away
-            super().handle_error(request, client_address)
-
-    def next_fault(self, kind: str) -> Fault | None:
-        if kind not in self.faults:
-            return None
-        with self.lock:
-            queue = self.faults[kind]
-            queued = queue.popleft() if queue else None
-        return queued or self.fault_plan.draw()
 
     def find(self, asked: dict[str, Any]) -> list[dict[str, Any]]:
         """Return the items of a search: of the point's zone, and of its eastern neighbour."""
@@ -198,46 +174,19 @@ def cog(image: np.ndarray, epsg: int, left: float, top: float, size: float, **mo
         return bytes(memory.getbuffer())
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
+class _Handler(LoopbackHandler):
+    mime = "application/geo+json"
     server: StacServer
 
-    def log_message(self, *arguments: object) -> None:
-        pass
-
-    def head(
-        self, code: int, kind: str, length: int | None, headers: Sequence[tuple[str, str]] = ()
-    ) -> None:
-        self.send_response(code)
-        self.send_header("Content-Type", kind)
-        if length is None:
-            self.send_header("Transfer-Encoding", "chunked")
-        else:
-            self.send_header("Content-Length", str(length))
-        for name, value in headers:
-            self.send_header(name, value)
-        self.end_headers()
-
-    def answer(
-        self,
-        code: int,
-        body: bytes,
-        kind: str = "application/geo+json",
-        headers: Sequence[tuple[str, str]] = (),
-    ) -> None:
-        self.head(code, kind, len(body), headers)
-        self.wfile.write(body)
-
     def do_POST(self) -> None:
-        self._search(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self._search(json.loads(self.body()))
 
     def do_GET(self) -> None:
         parts = urlsplit(self.path)
         if parts.path == "/search":
             self._search({"token": int(parse_qs(parts.query)["token"][0])})
         elif parts.path.startswith("/collections/"):
-            self._count(parts.path)
+            self.server.count(parts.path)
             name = parts.path.removeprefix("/collections/")
             if name in COLLECTIONS:  # stac-spec, collection-spec.md: fields that are required
                 self.answer(200, json.dumps({"type": "Collection", "id": name}).encode())
@@ -247,7 +196,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_file(parts.path)
 
     def _search(self, asked: dict[str, Any]) -> None:
-        self._count("search")
+        self.server.count("search")
         known = self.server.rest(asked["token"]) if "token" in asked else self.server.find(asked)
         body = json.dumps(self.server.page(known)).encode()
         fault = self.server.next_fault("search")
@@ -257,7 +206,7 @@ class _Handler(BaseHTTPRequestHandler):
             fault(self, body, "application/geo+json")
 
     def _send_file(self, path: str) -> None:
-        self._count("file")
+        self.server.count("file")
         content = self.server.file(path)
         if content is None:
             status(404)(self, b"", "")
@@ -273,24 +222,10 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             fault(self, body, "image/tiff")
 
-    def _count(self, kind: str) -> None:
-        with self.server.lock:
-            self.server.requests[kind] += 1
 
-
-@contextmanager
-def stac(**settings: Any) -> Iterator[StacServer]:
+def stac(**settings: Any) -> AbstractContextManager[StacServer]:
     """Serve in threads of this process until the block ends."""
-    server = StacServer(**settings)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.stopping.set()
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    return served(StacServer(**settings))
 
 
 def main() -> None:

@@ -26,10 +26,10 @@ from tests.references.pil_reference import (
     seco_view,
     to_pil,
 )
-from utils.augment import Augment
 from utils.augment_config import AugmentConfig
+from utils.data import sample_keys
 from utils.normalization import InputSpec
-from utils.random import sample_keys
+from utils.transforms import Augment
 from utils.view_draws import Draws, blur_sigma, color_params, crop_boxes, draw_views
 
 SECO = AugmentConfig(crop_size=56)

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from datasets.bands import seco_input_spec
-from utils.augment import Augment
 from utils.augment_config import AugmentConfig
+from utils.data import sample_keys
 from utils.normalization import InputSpec
-from utils.random import sample_keys
+from utils.transforms import Augment
 from utils.view_draws import draw_views
 
 BATCH = 24

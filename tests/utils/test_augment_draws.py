@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.transforms import ColorJitter, RandomResizedCrop
 
 from utils.augment_config import AugmentConfig
-from utils.random import sample_keys
+from utils.data import sample_keys
 from utils.view_draws import Draws, blur_sigma, color_params, crop_boxes
 
 CONFIG = AugmentConfig()

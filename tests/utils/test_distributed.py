@@ -15,6 +15,7 @@ from torch import Tensor
 from models.backbones import Encoder
 from models.moco2_module import MocoV2
 from models.ssl_finetuner import SSLFineTuner
+from utils.data import SeededSampler
 from utils.distributed import (
     exchange,
     gather,
@@ -24,7 +25,6 @@ from utils.distributed import (
     unshuffle,
     world_size,
 )
-from utils.seeded_sampler import SeededSampler
 
 BATCH, SPACES, STEP = 4, 3, 7
 

@@ -25,7 +25,6 @@ from tests.references.launcher_variables import (
 )
 from tests.references.pretraining import pretrain_in_two_processes, state
 from tests.references.waiting import HANG_S
-from utils.callbacks import EndTogether
 from utils.errors import UserError
 from utils.launch import (
     World,
@@ -34,6 +33,7 @@ from utils.launch import (
     planned_world,
     resolve_gpus,
 )
+from utils.training import EndTogether
 
 
 @pytest.fixture(autouse=True)

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from tests.references.waiting import HANG_S
-from utils.callbacks import SampleProgress
 from utils.progress import progress
+from utils.training import SampleProgress
 
 
 class Line(LightningModule):

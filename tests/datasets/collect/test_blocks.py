@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datasets.collect.blocks import BlockState
-from datasets.collect.plan import Block
+from datasets.collect.blocks import Block, BlockState
 
 BLOCK = Block(0, range(4), range(100, 106))
 CANDIDATES = [*BLOCK.places, *BLOCK.spares]

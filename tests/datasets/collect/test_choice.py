@@ -6,9 +6,8 @@ from datetime import UTC, date, datetime
 import numpy as np
 import pytest
 
-from datasets.collect.choice import Candidates, Lack, choose
-from datasets.collect.place import has_gaps
-from datasets.collect.scenes import Array, PatchGrid, Place, Scene, Window
+from datasets.collect.collector import has_gaps
+from datasets.collect.scenes import Array, Candidates, Lack, PatchGrid, Place, Scene, Window, choose
 from datasets.collect.settings import Settings
 
 MARCH = Window(date(2021, 3, 1), date(2021, 3, 16))
@@ -26,8 +25,8 @@ def scene(
 
 
 def days(found: Candidates | Lack) -> list[list[int]]:
-    assert isinstance(found, Candidates)
-    return [[scene.start.day for scene in window] for window in found.windows]
+    assert not isinstance(found, Lack)
+    return [[scene.start.day for scene in window] for window in found]
 
 
 SCENES = [scene(3, 1, 0.95), scene(3, 9, 0.92), scene(3, 15, 0.99), scene(1, 5), scene(2, 5)]

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from itertools import count
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,22 +19,20 @@ import pytest
 import requests
 
 from datasets.bands import ALL_BANDS, RESOLUTION_M
-from datasets.collect.choice import Candidates, choose
 from datasets.collect.earth_engine import EarthEngine, connect
 from datasets.collect.rate_limit import RateLimit, Requester
-from datasets.collect.scenes import PatchGrid, Place, Refused, Scene, Window
+from datasets.collect.scenes import Lack, PatchGrid, Place, Refused, Scene, Window, choose
 from datasets.collect.settings import Settings
 from datasets.collect.utm import from_utm
+from datasets.miniature.services import earth_engine as earth_engine_server
+from datasets.miniature.services.catalogue import REMAINDER, TILE_M, Catalogue, Granule
+from datasets.miniature.services.earth_engine import EarthEngineServer, earth_engine
+from datasets.miniature.services.expressions import CLEAR, CLOUDY, S2
+from datasets.miniature.services.faults import PASSING, FaultPlan
 from tests.references.waiting import HANG_S
-from tests.servers import earth_engine_server
-from tests.servers.earth_engine_catalogue import REMAINDER, TILE_M, Catalogue, Granule
-from tests.servers.earth_engine_expressions import CLEAR, CLOUDY, S2
-from tests.servers.earth_engine_faults import PASSING, FaultPlan, drip
-from tests.servers.earth_engine_server import EarthEngineServer, earth_engine
 from tests.servers.fake_source import FakeSource, expected_pixels
-from utils.retry import Transient
 
-EPSG, ROOT = 32632, earth_engine_server.__file__.rpartition("/tests/")[0]
+EPSG, ROOT = 32632, Path(__file__).resolve().parents[3]
 GRID = PatchGrid(EPSG, 450_000, 5_350_020, 12)
 SOUTH = PatchGrid(32753, 450_000, 6_050_020, 12)  # in tile 53HMA
 SPRING = Window(date(2020, 3, 1), date(2020, 6, 1))
@@ -50,6 +49,7 @@ def _running() -> Iterator[tuple[EarthEngineServer, EarthEngine]]:
 
 @pytest.fixture
 def server(_running: tuple[EarthEngineServer, EarthEngine]) -> EarthEngineServer:
+    """The server without faults, whatever a test before has changed."""
     server = _running[0]
     server.latency_s, server.most_at_a_time, server.fault_plan = 0.0, 1000, FaultPlan(0)
     server.requests.clear()
@@ -59,7 +59,9 @@ def server(_running: tuple[EarthEngineServer, EarthEngine]) -> EarthEngineServer
 
 
 @pytest.fixture
-def client(_running: tuple[EarthEngineServer, EarthEngine]) -> EarthEngine:
+def client(
+    _running: tuple[EarthEngineServer, EarthEngine], server: EarthEngineServer
+) -> EarthEngine:
     client = _running[1]
     client._settings = ALL
     return client
@@ -340,18 +342,6 @@ def test_a_function_with_other_arguments_is_an_error(client: EarthEngine) -> Non
         ee.data.computeValue(image.reduceRegion(ee.Reducer.mean()))
 
 
-def test_what_is_larger_than_the_service_allows_comes_in_parts(
-    client: EarthEngine, server: EarthEngineServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    scene = whole_scene(client)
-    expected = client.read(scene, GRID)
-    server.requests.clear()
-    monkeypatch.setattr(earth_engine_server, "_LARGEST", 4 * 12 * 12 * 3)
-    images = client.read(scene, GRID)
-    assert server.requests["read"] == 7  # 12 | 6 6 | 3 3 3 3
-    assert all(np.array_equal(images[band], expected[band]) for band in ALL_BANDS)
-
-
 def test_more_at_a_time_than_the_quota_is_refused_and_none_is_lost(
     client: EarthEngine, server: EarthEngineServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -377,17 +367,6 @@ def test_more_at_a_time_than_the_quota_is_refused_and_none_is_lost(
     assert limit.limit < 16  # halved, and at most 64 successes raised it again
 
 
-def test_a_quota_that_is_kept_is_never_exceeded(
-    client: EarthEngine, server: EarthEngineServer
-) -> None:
-    scene = whole_scene(client)
-    server.latency_s, server.most_at_a_time = 0.002, 4
-    requester = Requester(RateLimit(4, 1e6), base_wait_s=0.01)
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda _: requester.call(lambda: client.read(scene, GRID)), range(80)))
-    assert requester.statistics.errors == {}
-
-
 def test_faults_of_every_kind_change_no_answer(
     client: EarthEngine, server: EarthEngineServer
 ) -> None:
@@ -395,22 +374,12 @@ def test_faults_of_every_kind_change_no_answer(
     expected, places = client.read(scene, GRID), client.search([place])
     server.fault_plan = FaultPlan(0.4, seed=1)
     requester = Requester(RateLimit(4, 1e6), base_wait_s=0.002, max_wait_s=0.01)
-    for _ in range(30):
+    for _ in range(20):
         images = requester.call(lambda: client.read(scene, GRID))
         assert all(np.array_equal(images[band], expected[band]) for band in ALL_BANDS)
         assert requester.call(lambda: client.search([place])) == places
-    assert requester.statistics.errors.total() > 20
-    assert len(requester.statistics.errors) >= 7
-
-
-def test_a_server_that_drips_is_left(
-    client: EarthEngine, server: EarthEngineServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    scene = whole_scene(client)
-    server.faults["read"] += [drip] * 4  # also to halves of the bands
-    monkeypatch.setattr(client._adapter, "_timeout_s", 0.2)
-    with pytest.raises(Transient, match="no answer in time"):
-        client.read(scene, GRID)
+    assert requester.statistics.errors.total() > 12
+    assert len(requester.statistics.errors) >= 6
 
 
 def test_faults_come_as_often_as_asked_each_in_its_turn() -> None:
@@ -444,10 +413,10 @@ def test_the_fake_source_tells_what_the_client_does(client: EarthEngine) -> None
 def test_a_share_of_the_places_can_be_collected(
     cloudiness: float, least: float, most: float
 ) -> None:
-    source, places = FakeSource(Settings(), Catalogue(cloudiness=cloudiness)), some_places(80)
+    source, places = FakeSource(Settings(), Catalogue(cloudiness=cloudiness)), some_places(50)
     found = zip(places, source.search(places), strict=True)
     chosen = [choose(place, scenes, Settings()) for place, scenes in found]
-    assert least <= sum(isinstance(choice, Candidates) for choice in chosen) / 80 <= most
+    assert least <= sum(not isinstance(choice, Lack) for choice in chosen) / 50 <= most
 
 
 def test_tiles_of_one_pass_show_the_same_ground_where_they_overlap() -> None:
@@ -489,7 +458,13 @@ def test_a_server_of_its_own_process_has_the_same_archive() -> None:
             "crsCode": f"EPSG:{EPSG}",
         },
     }
-    command = [sys.executable, "-m", "tests.servers.earth_engine_server", "--latency", "0.01"]
+    command = [
+        sys.executable,
+        "-m",
+        "datasets.miniature.services",
+        "--latency",
+        "0.01",
+    ]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None

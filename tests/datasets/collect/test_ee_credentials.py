@@ -1,10 +1,7 @@
 """Credentials and project: where they come from, and what is said when they are missing."""
 
 import json
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +15,12 @@ from google.oauth2 import service_account
 from google.oauth2.credentials import Credentials
 
 from datasets.collect.earth_engine import EarthEngine, connect
+from datasets.collect.ee_answers import translate
 from datasets.collect.ee_credentials import KEY_VARIABLE, PROJECT_VARIABLE, find_credentials
-from datasets.collect.ee_errors import translate
 from datasets.collect.settings import Settings
+from datasets.miniature.services.earth_engine import EarthEngineServer
+from datasets.miniature.services.faults import content, status
 from tests.references.waiting import HANG_S
-from tests.servers.earth_engine_faults import status
-from tests.servers.earth_engine_server import EarthEngineServer, earth_engine
 from utils.errors import UserError
 from utils.retry import Transient
 
@@ -57,38 +54,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("builtins.input", ask)
     monkeypatch.setattr(ee, "Authenticate", ask)
     return tmp_path
-
-
-@contextmanager
-def token_server(code: int, answer: dict[str, Any]) -> Iterator[tuple[str, list[str]]]:
-    """Answer all requests for tokens in the same way; gives its address and the requests."""
-    asked: list[str] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, *arguments: object) -> None:
-            pass
-
-        def do_POST(self) -> None:
-            asked.append(self.rfile.read(int(self.headers["Content-Length"])).decode())
-            body = json.dumps(answer).encode()
-            self.send_response(code)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}/token", asked
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
-GOOD_TOKEN = {"access_token": "a-token", "expires_in": 3600, "token_type": "Bearer"}
 
 
 def key_text(private_key: str, token_uri: str = "http://127.0.0.1:9/token", **changes: Any) -> str:
@@ -142,29 +107,6 @@ def test_an_address_that_looks_like_loopback_needs_credentials(host: str) -> Non
         find(f"https://{host}/")
 
 
-def test_a_key_may_be_a_file_of_the_command_line(tmp_path: Path, private_key: str) -> None:
-    path = tmp_path / "key.json"
-    path.write_text(key_text(private_key))
-    credentials, project = find(key_file=path)
-    assert isinstance(credentials, service_account.Credentials)
-    assert credentials.service_account_email == "robot@example.com"
-    assert project == "project-of-the-key"
-
-
-def test_a_key_may_be_text_in_the_environment(private_key: str) -> None:
-    text = "\n " + key_text(private_key)
-    credentials, project = find(EARTHENGINE_SERVICE_ACCOUNT_KEY=text)
-    assert credentials.service_account_email == "robot@example.com"
-    assert project == "project-of-the-key"
-
-
-def test_a_key_may_be_a_file_that_the_environment_names(tmp_path: Path, private_key: str) -> None:
-    path = tmp_path / "key.json"
-    path.write_text(key_text(private_key))
-    credentials, _ = find(EARTHENGINE_SERVICE_ACCOUNT_KEY=str(path))
-    assert credentials.service_account_email == "robot@example.com"
-
-
 def test_the_command_line_goes_before_the_environment(tmp_path: Path, private_key: str) -> None:
     path = tmp_path / "key.json"
     path.write_text(key_text(private_key, client_email="of-the-flag@example.com"))
@@ -189,23 +131,6 @@ def test_a_key_goes_before_stored_credentials(home: Path, private_key: str) -> N
     store(home, json.dumps({"refresh_token": SECRET, "project": "stored"}))
     credentials, _ = find(EARTHENGINE_SERVICE_ACCOUNT_KEY=key_text(private_key))
     assert isinstance(credentials, service_account.Credentials)
-
-
-def test_stored_credentials_are_completed_by_those_of_the_command_line_tool(home: Path) -> None:
-    store(home, json.dumps({"refresh_token": SECRET, "project": "stored"}))
-    credentials, project = find()
-    assert isinstance(credentials, Credentials)
-    assert (credentials.client_id, credentials.client_secret) == ("own-client", "own-secret")
-    assert credentials.refresh_token == SECRET
-    assert project == "stored"
-
-
-def test_stored_credentials_of_another_client_stay_as_they_are(home: Path) -> None:
-    stored = {"refresh_token": SECRET, "client_id": "c", "client_secret": "s", "scopes": ["x"]}
-    store(home, json.dumps(stored))
-    credentials, _ = find(project="p")
-    assert (credentials.client_id, credentials.client_secret) == ("c", "s")
-    assert credentials.scopes == ["x"]
 
 
 def test_application_default_credentials_come_last(
@@ -237,7 +162,7 @@ BAD_KEYS = ["{", "{}", "[]", "null", '{"type": "authorized_user"}', "[" * 100_00
 def test_a_file_that_is_no_key_is_one_sentence(tmp_path: Path, text: str) -> None:
     path = tmp_path / "key.json"
     path.write_text(text)
-    with pytest.raises(UserError, match="is no service account's key") as caught:
+    with pytest.raises(UserError, match="is not a service account's key") as caught:
         find(key_file=path)
     assert "\n" not in str(caught.value)
 
@@ -283,54 +208,8 @@ def test_a_variable_that_names_no_credentials_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(ADC_VARIABLE, str(tmp_path / "none.json"))
-    with pytest.raises(UserError, match=f"{ADC_VARIABLE} names no file of credentials"):
+    with pytest.raises(UserError, match=f"{ADC_VARIABLE} does not name a file of credentials"):
         find(project="p", GOOGLE_APPLICATION_CREDENTIALS="set")
-
-
-def test_the_client_works_with_a_service_account(tmp_path: Path, private_key: str) -> None:
-    with earth_engine() as server, token_server(200, GOOD_TOKEN) as (url, asked):
-        path = tmp_path / "key.json"
-        path.write_text(key_text(private_key, url))
-        start(server, path)
-        assert ee.data._get_state().cloud_api_user_project == "project-of-the-key"
-    assert len(asked) == 1
-    assert "assertion=" in asked[0]
-
-
-def test_the_client_works_with_application_default_credentials(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, private_key: str
-) -> None:
-    with earth_engine() as server, token_server(200, GOOD_TOKEN) as (url, asked):
-        path = tmp_path / "adc.json"
-        path.write_text(key_text(private_key, url))
-        monkeypatch.setenv(ADC_VARIABLE, str(path))
-        start(server)
-        assert ee.data._get_state().cloud_api_user_project == "project-of-the-key"
-    assert len(asked) == 1
-
-
-def test_a_token_that_ran_out_is_renewed(tmp_path: Path, private_key: str) -> None:
-    with earth_engine() as server, token_server(200, GOOD_TOKEN) as (url, asked):
-        path = tmp_path / "key.json"
-        path.write_text(key_text(private_key, url))
-        source = start(server, path)
-        server.faults["check"].append(status(401))
-        source.check()
-    assert len(asked) == 2
-
-
-def test_revoked_credentials_are_one_sentence_that_keeps_the_secret(
-    tmp_path: Path, private_key: str
-) -> None:
-    answer = {"error": "invalid_grant", "error_description": "SECRET has been revoked."}
-    with earth_engine() as server, token_server(400, answer) as (url, asked):
-        path = tmp_path / "key.json"
-        path.write_text(key_text(private_key, url))
-        with pytest.raises(UserError, match="expired or revoked: run `earthengine auth") as caught:
-            start(server, path)
-    assert len(asked) == 1  # not repeated
-    assert "SECRET" not in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 def test_a_service_of_tokens_that_is_down_is_not_for_ever() -> None:
@@ -344,16 +223,14 @@ def test_an_anonymous_client_that_is_not_let_in_is_told_to_sign_in() -> None:
     assert isinstance(translate(caught.value), UserError)
 
 
-@pytest.mark.parametrize(
-    "content", ["[]", "", '{"type": "external_account", "audience": "x"}', None]
-)
+@pytest.mark.parametrize("text", ["[]", "", '{"type": "external_account", "audience": "x"}', None])
 def test_odd_default_credentials_are_one_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None
 ) -> None:
     path = tmp_path / "adc.json"
-    path.mkdir() if content is None else path.write_text(content)
+    path.mkdir() if text is None else path.write_text(text)
     monkeypatch.setenv(ADC_VARIABLE, str(path))
-    with pytest.raises(UserError, match="names no file of"):
+    with pytest.raises(UserError, match="does not name a file of"):
         find(GOOGLE_APPLICATION_CREDENTIALS=str(path))
 
 
@@ -367,5 +244,123 @@ def test_a_user_without_a_home_has_no_stored_credentials(monkeypatch: pytest.Mon
 
 
 def test_a_project_of_a_key_that_is_no_text_is_named(private_key: str) -> None:
-    with pytest.raises(UserError, match="is no id of a Google Cloud project"):
+    with pytest.raises(UserError, match="is not the id of a Google Cloud project"):
         find(EARTHENGINE_SERVICE_ACCOUNT_KEY=key_text(private_key, project_id={"a": 1}))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://earthengine.example.org",  # a token in the clear
+        "http://127.0.0.1.example.org",
+        "ftp://127.0.0.1",
+        "127.0.0.1:8000",
+        "https://",
+        "https://example.org:port",
+        "http://[",
+        "",
+    ],
+)
+def test_an_address_that_is_neither_encrypted_nor_on_this_machine_is_refused(url: str) -> None:
+    with pytest.raises(UserError, match=r"--ee_url .* is not an https:// address"):
+        find(url, "my-project")
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["https://me:secret@example.org", "ftp://secret@x", "http://me:se/cret@127.0.0.1", "secret@"],
+)
+def test_a_password_in_the_address_is_refused_and_not_repeated(url: str) -> None:
+    with pytest.raises(UserError, match="remove what is before the @") as caught:
+        find(url, "my-project")
+    assert "cret" not in str(caught.value)
+
+
+def test_an_address_cannot_control_the_terminal() -> None:
+    with pytest.raises(UserError, match="is not an https:// address"):
+        find("http://localhost\n")
+
+
+@pytest.mark.parametrize("project", ["../../x", "a b", "ü", "x\ny", "p" * 1000])
+def test_what_cannot_be_a_project_is_named(project: str) -> None:
+    with pytest.raises(UserError, match=r"--project .* is not the id of a Google Cloud project"):
+        find("http://localhost", project)
+
+
+def test_a_key_in_the_place_of_its_file_is_not_repeated() -> None:
+    key = Path('{"type": "service_account", "private_key": "secret"}')
+    with pytest.raises(
+        UserError, match="is the text of a key: give the name of its file"
+    ) as caught:
+        find("http://localhost", key_file=key)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "way", ["file of the flag", "text of the variable", "file in the variable"]
+)
+def test_a_key_may_be_a_file_or_text(way: str, tmp_path: Path, private_key: str) -> None:
+    path, text = tmp_path / "key.json", "\n " + key_text(private_key)
+    path.write_text(text)
+    variable = {} if way == "file of the flag" else {KEY_VARIABLE: str(path)}
+    if way == "text of the variable":
+        variable = {KEY_VARIABLE: text}
+    credentials, project = find(key_file=path if way == "file of the flag" else None, **variable)
+    assert isinstance(credentials, service_account.Credentials)
+    assert credentials.service_account_email == "robot@example.com"
+    assert project == "project-of-the-key"
+
+
+@pytest.mark.parametrize(
+    ("client", "expected"),
+    [({}, ("own-client", "own-secret")), ({"client_id": "c", "client_secret": "s"}, ("c", "s"))],
+)
+def test_stored_credentials_have_their_client_or_that_of_the_command_line_tool(
+    home: Path, client: dict[str, str], expected: tuple[str, str]
+) -> None:
+    stored = {"refresh_token": SECRET, "project": "stored", "scopes": ["x"]}
+    store(home, json.dumps(stored | client))
+    credentials, project = find()
+    assert isinstance(credentials, Credentials)
+    assert (credentials.client_id, credentials.client_secret) == expected
+    assert (credentials.refresh_token, credentials.scopes) == (SECRET, ["x"])
+    assert project == "stored"
+
+
+@pytest.fixture
+def key_path(server: EarthEngineServer, tmp_path: Path, private_key: str) -> Path:
+    """A key whose tokens the server gives."""
+    server.requests.clear()
+    path = tmp_path / "key.json"
+    path.write_text(key_text(private_key, f"{server.url}/token"))
+    return path
+
+
+@pytest.mark.parametrize("is_default", [False, True])
+def test_the_client_works_with_a_key_and_with_default_credentials(
+    server: EarthEngineServer, key_path: Path, monkeypatch: pytest.MonkeyPatch, is_default: bool
+) -> None:
+    if is_default:
+        monkeypatch.setenv(ADC_VARIABLE, str(key_path))
+    start(server, None if is_default else key_path)
+    assert server.requests["/v1/projects/project-of-the-key/algorithms"] == 1
+    assert server.requests["/token"] == 1
+
+
+def test_a_token_that_ran_out_is_renewed(server: EarthEngineServer, key_path: Path) -> None:
+    source = start(server, key_path)
+    server.faults["check"].append(status(401))
+    source.check()
+    assert server.requests["/token"] == 2
+
+
+def test_revoked_credentials_are_one_sentence_that_keeps_the_secret(
+    server: EarthEngineServer, key_path: Path
+) -> None:
+    answer = {"error": "invalid_grant", "error_description": "SECRET has been revoked."}
+    server.faults["/token"] = deque([content(json.dumps(answer).encode(), "text/json", 400)])
+    with pytest.raises(UserError, match="expired or revoked: run `earthengine auth") as caught:
+        start(server, key_path)
+    assert server.requests["/token"] == 1  # not repeated
+    assert "SECRET" not in str(caught.value)
+    assert "\n" not in str(caught.value)

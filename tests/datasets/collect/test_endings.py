@@ -16,11 +16,11 @@ from datasets.collect import writer as collect_writer
 from datasets.collect.fetch import Fetch, Patience
 from datasets.collect.journal import Journal, read_journals
 from datasets.collect.plan import Plan
-from datasets.collect.progress import Ending
+from datasets.collect.report import Ending
 from datasets.collect.scenes import ComeBack, Refused
+from datasets.miniature.services.catalogue import Catalogue
 from tests.references.fetch_runs import SETTINGS, fetch, plan_in
 from tests.references.waiting import HANG_S, wait_until
-from tests.servers.earth_engine_catalogue import Catalogue
 from tests.servers.fake_source import FakeSource
 from utils.errors import UserError
 
@@ -68,7 +68,7 @@ def test_a_signal_lets_places_in_progress_be_finished(tmp_path: Path) -> None:
 
     begun = {corner[:2] for corner in source.read_scenes}
     grids = {plan.place(int(name)).grid for name in done(tmp_path, plan)}
-    assert ending == Ending("later", "SIGTERM came")
+    assert ending == Ending("later", "SIGTERM was received")
     assert begun == {(grid.left, grid.top) for grid in grids}
     assert 4 <= len(grids) < 30
     assert folders(tmp_path) == done(tmp_path, plan)
@@ -91,7 +91,7 @@ def test_after_a_signal_nobody_waits_longer_than_the_grace(tmp_path: Path) -> No
     answered.set()
     wait_until(lambda: threading.active_count() == num_threads)
 
-    assert ending == Ending("later", "SIGTERM came")
+    assert ending == Ending("later", "SIGTERM was received")
     assert is_left_behind
     assert done(tmp_path, plan) <= folders(tmp_path)
     assert fetch(tmp_path, plan, source_of(plan)) == Ending("complete")
@@ -139,7 +139,7 @@ def test_the_second_signal_leaves_at_once(
 
     assert codes == [75]
     assert ending.kind == "later"
-    assert ending.reason == ("used up" if stops_before else "SIGTERM came")
+    assert ending.reason == ("used up" if stops_before else "SIGTERM was received")
 
 
 def comes_back() -> None:
@@ -202,27 +202,6 @@ def test_if_all_is_refused_the_run_ends_before_the_spares_do(
     assert len(refusing.searched) < 90  # places and spares
     assert fetch(tmp_path, plan, source_of(plan), retry="failed") == Ending("complete")
     assert len(folders(tmp_path)) == 30
-
-
-def test_an_incomplete_ending_tells_what_failed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plan = plan_in(tmp_path, SMALL)
-    monkeypatch.setattr(engine, "_MANY_REFUSED", 1000)
-    source = source_of(plan)
-
-    def read(scene: Any, grid: Any) -> Any:
-        raise Refused("HTTP 400")
-
-    source.read = read  # type: ignore[method-assign]
-    ending = fetch(tmp_path, plan, source)
-
-    records = read_journals(tmp_path, plan.hash).values()
-    refused = sum(record.outcome == "refused" for record in records)
-    assert len(records) == 90  # with all spares
-    assert ending.kind == "incomplete"
-    assert "30 places were refused and no spare is left" in ending.reason
-    assert f"({refused} refused;" in ending.reason
 
 
 def test_a_retry_of_a_complete_collection_asks_for_nothing(tmp_path: Path) -> None:

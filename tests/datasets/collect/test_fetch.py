@@ -1,6 +1,5 @@
 """The engine over a source without a network: complete, the same after any trouble, and bounded."""
 
-import json
 import random
 import re
 import shutil
@@ -11,17 +10,16 @@ from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 import datasets.collect.fetch as engine
-from datasets.collect.fetch import Patience, blocks_of_shard
+from datasets.collect.fetch import Patience
 from datasets.collect.journal import read_journals
-from datasets.collect.progress import Ending
-from datasets.collect.scenes import ComeBack, Refused
+from datasets.collect.report import Ending
+from datasets.collect.scenes import ComeBack, PatchGrid, Refused, Scene
+from datasets.miniature.services.catalogue import Catalogue
 from tests.references.fetch_runs import SETTINGS, fetch, plan_in, tree
-from tests.servers.earth_engine_catalogue import Catalogue
 from tests.servers.fake_source import FakeSource
 from utils.errors import UserError
 from utils.retry import Transient
@@ -139,14 +137,12 @@ def test_answers_of_somebody_else_end_the_run(tmp_path: Path) -> None:
 def test_places_without_an_answer_are_left_for_later(undisturbed: Path, tmp_path: Path) -> None:
     save_path = tmp_path / "c"
     plan = plan_in(save_path)
-    source = FakeSource(plan.settings)
 
-    def read(scene: Any, grid: Any) -> Any:
+    def on_read(scene: Scene, grid: PatchGrid) -> None:
         if grid == plan.place(3).grid:
             raise Transient("HTTP 429", is_quota=True)
-        return FakeSource.read(source, scene, grid)
 
-    source.read = read  # type: ignore[method-assign]
+    source = FakeSource(plan.settings, on_read=on_read)
     ending = fetch(save_path, plan, source, budget_s=0.05)
 
     assert ending == Ending("later", "1 place got no answer, the last error: HTTP 429")
@@ -157,17 +153,14 @@ def test_places_without_an_answer_are_left_for_later(undisturbed: Path, tmp_path
 
 def test_a_scene_that_is_refused_is_replaced_by_the_next_of_its_window(tmp_path: Path) -> None:
     plan = plan_in(tmp_path / "c")
-    source = FakeSource(plan.settings, Catalogue(cloudiness=0.0))
     refused: set[str] = set()
 
-    def read(scene: Any, grid: Any) -> Any:
+    def on_read(scene: Scene, grid: PatchGrid) -> None:
         if scene.name.endswith(("F", "H", "K", "M")):
             refused.add(scene.name)
             raise Refused("HTTP 404")
-        return FakeSource.read(source, scene, grid)
 
-    source.read = read  # type: ignore[method-assign]
-
+    source = FakeSource(plan.settings, Catalogue(cloudiness=0.0), on_read=on_read)
     assert fetch(tmp_path / "c", plan, source) == Ending("complete")
     written = {path.name for path in (tmp_path / "c").glob("*/*") if path.is_dir()}
     assert refused
@@ -231,24 +224,3 @@ def test_a_service_that_is_silent_for_long_stops_the_run(
     assert re.fullmatch(
         r"the service has not answered for 1\d\d\d s, most often: HTTP 503", ending.reason
     )
-
-
-def test_shards_partition_the_blocks() -> None:
-    numbers = [list(range(25 * n, 25 * n + 25)) for n in range(7)]
-    fake = [engine.Block(n, tuple(own), range(0)) for n, own in enumerate(numbers)]
-    parts = [blocks_of_shard(fake, (number, 3)) for number in range(3)]
-
-    assert sorted(block.number for part in parts for block in part) == list(range(7))
-
-
-def test_metadata_tells_where_a_patch_comes_from(undisturbed: Path) -> None:
-    plan = plan_in(undisturbed)
-    path = sorted(undisturbed.glob("*/*/metadata.json"))[0]
-    metadata = json.loads(path.read_bytes())
-    grid = plan.place(int(path.parts[-3])).grid
-
-    assert metadata["collection"] == "made up"
-    assert metadata["scene"] == path.parts[-2]
-    assert metadata["crs"] == f"EPSG:{grid.epsg}"
-    assert metadata["transform"] == [10, 0, grid.left, 0, -10, grid.top]
-    assert metadata["processing_baseline"] in ("02.13", "04.00")

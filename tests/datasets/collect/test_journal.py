@@ -1,16 +1,20 @@
 """The journal of a collection: what a killed process, a full disk or a stranger leave of it."""
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from datasets.collect import journal as collect_journal
 from datasets.collect.journal import Journal, Record, forget, read_journals
+from tests.references.waiting import HANG_S
 from utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -174,9 +178,9 @@ def test_a_file_of_somebody_else_is_no_journal_and_stays(tmp_path: Path, line: s
     path = tmp_path / "journal.jsonl"
     path.write_bytes(f"{line}\n".encode("latin-1"))
 
-    with pytest.raises(UserError, match="no journal") as caught:
+    with pytest.raises(UserError, match="not a journal") as caught:
         read_journals(tmp_path, PLAN)
-    with pytest.raises(UserError, match="no journal"), Journal(tmp_path, PLAN).opened():
+    with pytest.raises(UserError, match="not a journal"), Journal(tmp_path, PLAN).opened():
         pass
     assert str(caught.value).isprintable()
     assert path.read_bytes() == f"{line}\n".encode("latin-1")
@@ -258,3 +262,39 @@ def test_places_are_forgotten_in_all_journals(tmp_path: Path) -> None:
     assert sorted(read_journals(tmp_path, PLAN)) == [4, 5]
     lines = (tmp_path / "journal-00000-of-00002.jsonl").read_text().splitlines()
     assert [json.loads(line).get("place") for line in lines] == [None, 4]
+
+
+def start(folder: Path, shard: tuple[int, int], together: Any, results: Any) -> None:
+    """Open a journal; nobody closes one before both have tried."""
+    refuse = collect_journal._refuse_other_counts
+
+    def refuse_together(lock: Path) -> None:
+        together.wait(HANG_S)
+        refuse(lock)
+        together.wait(HANG_S)
+
+    collect_journal._refuse_other_counts = refuse_together
+    try:
+        with Journal(folder, "hash", shard).opened():
+            results.put("opened")
+    except UserError:
+        together.abort()  # the other one need not wait
+        results.put("refused")
+    except Exception as error:
+        results.put(repr(error))
+
+
+def test_two_that_start_together_with_other_shard_counts_do_not_both_go_on(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    together, results = context.Barrier(2), context.Queue()
+    processes = [
+        context.Process(target=start, args=(tmp_path, shard, together, results))
+        for shard in ((0, 1), (0, 2))
+    ]
+    for process in processes:
+        process.start()
+    found = [results.get(timeout=HANG_S) for _ in processes]
+    for process in processes:
+        process.join()
+
+    assert "refused" in found

@@ -17,7 +17,7 @@ from datasets.collect.plan import Plan, make_plan, open_plan, read_plan
 from datasets.collect.sampling import Places, around, bounded, sample_places
 from datasets.collect.settings import Settings
 from datasets.collect.utm import from_utm
-from tests.servers.earth_engine_catalogue import REMAINDER, TILE_M, TILES, Catalogue, Granule
+from datasets.miniature.services.catalogue import REMAINDER, TILE_M, TILES, Catalogue, Granule
 from utils.errors import UserError
 
 PLAN = Settings(num_locations=40, sampler="uniform", land_mask=False, reference_date="2021-06-30")
@@ -49,7 +49,7 @@ def test_granules_of_the_made_up_archive_lie_as_those_of_esa_do(name: str) -> No
     assert (granule.left, granule.top, granule.bottom) == (left, top, top - TILE_M)
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(
     st.integers(0, 2**64 - 1),
     st.sampled_from([6, 12, 66, 264, 1182]),

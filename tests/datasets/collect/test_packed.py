@@ -10,28 +10,26 @@ import numpy as np
 import pytest
 
 from datasets import seco_downloader
-from datasets.bands import ALL_BANDS
-from datasets.collect.fetch import Ending, Fetch, Patience, blocks_of_shard
+from datasets.collect.blocks import blocks_of
+from datasets.collect.collector import Collector
+from datasets.collect.fetch import Ending, Fetch, Patience
 from datasets.collect.journal import Journal, read_journals
 from datasets.collect.packed import PackedCollection
-from datasets.collect.place import Collector
 from datasets.collect.plan import Plan
 from datasets.collect.rate_limit import RateLimit, Requester
 from datasets.collect.scenes import ComeBack
-from datasets.collect.settings import Settings
-from datasets.collect.writer import place_writer
+from datasets.collect.writer import PlaceWriter
+from datasets.miniature.services.earth_engine import earth_engine
 from datasets.seco.patches import SecoPatches
 from datasets.store.manifest import MANIFEST_NAME
 from datasets.store.reader import PackedStore
 from datasets.store.writer import pack, verify_store
-from tests.references.fetch_runs import fetch, plan_in
-from tests.servers.earth_engine_server import earth_engine
+from tests.references.fetch_runs import SETTINGS, fetch, plan_in
 from tests.servers.fake_source import FakeSource
 from utils.errors import UserError
 
-FOLDER = Settings(
-    num_locations=30, patch_px=12, num_dates=2, land_mask=False, reference_date="2022-03-01"
-)
+BANDS = ("B2", "B3", "B4", "B8A", "B9")  # of all resolutions, and both groups of a store
+FOLDER = replace(SETTINGS, bands=BANDS)
 PACKED = replace(FOLDER, format="packed")
 
 
@@ -43,12 +41,11 @@ def collect(
     store, journal = PackedCollection(save_path, plan), Journal(save_path, plan.hash, shard)
     with journal.opened():
         store.open()
-        writer = place_writer(save_path, plan.settings, source.describe(), shard, store.places)
+        writer = PlaceWriter(save_path, plan.settings, source.describe(), shard, store.places)
         run = Fetch(
             Collector(plan, source, requester, writer),
-            requester,
             journal,
-            blocks_of_shard(plan.blocks(), shard),
+            blocks_of(plan, None, shard),
             read_journals(save_path, plan.hash),
             num_workers=4,
             patience=Patience(min_free_bytes=0),
@@ -69,12 +66,12 @@ def packed_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("packed")
     plan = plan_in(root / "folder", FOLDER)
     assert fetch(root / "folder", plan, FakeSource(plan.settings)) == Ending("complete")
-    pack(SecoPatches(root / "folder", ALL_BANDS), root / "store", 0)
+    pack(SecoPatches(root / "folder", BANDS), root / "store", 0)
     return root / "store"
 
 
 def assert_same(save_path: Path, packed_folder: Path) -> None:
-    store, expected = PackedStore(save_path, ALL_BANDS), PackedStore(packed_folder, ALL_BANDS)
+    store, expected = PackedStore(save_path, BANDS), PackedStore(packed_folder, BANDS)
     found, wanted = contents(store), contents(expected)
     assert found.keys() == wanted.keys()
     assert all(np.array_equal(found[name], wanted[name]) for name in wanted)

@@ -5,18 +5,26 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import rasterio
 
-from datasets.collect.choice import Lack, choose
-from datasets.collect.journal import Record
-from datasets.collect.place import Collector
-from datasets.collect.plan import Plan, open_plan
+from datasets.bands import ALL_BANDS
+from datasets.collect.collector import Collector
+from datasets.collect.journal import Record, read_journals
+from datasets.collect.plan import Plan, open_plan, read_plan
 from datasets.collect.rate_limit import RateLimit, Requester
-from datasets.collect.scenes import Array, PatchGrid, Place, Refused, Scene
+from datasets.collect.scenes import Array, Lack, PatchGrid, Place, Refused, Scene, choose
 from datasets.collect.settings import Settings
-from datasets.collect.writer import place_writer
-from tests.servers.earth_engine_catalogue import Catalogue
-from tests.servers.fake_source import FakeSource
+from datasets.collect.writer import PlaceWriter
+from datasets.miniature.services.catalogue import Catalogue
+from datasets.miniature.services.earth_engine import EarthEngineServer
+from datasets.miniature.services.expressions import S2
+from datasets.miniature.services.faults import status
+from tests.references.downloader_runs import PLAN, collect, flags
+from tests.references.fetch_runs import tree
+from tests.servers.fake_source import FakeSource, expected_pixels
+from tests.servers.stac_server import stac
 
 SETTINGS = Settings(
     num_locations=6,
@@ -29,7 +37,7 @@ SETTINGS = Settings(
 
 
 def collector_in(save_path: Path, plan: Plan, source: FakeSource) -> Collector:
-    writer = place_writer(save_path, plan.settings, source.describe(), (0, 1))
+    writer = PlaceWriter(save_path, plan.settings, source.describe(), (0, 1))
     return Collector(plan, source, Requester(RateLimit(1, 1e6)), writer)
 
 
@@ -58,7 +66,7 @@ def windows_of(source: FakeSource, place: Place) -> list[list[str]]:
     """Name the scenes of each window, the best first."""
     found = choose(place, source.search([place])[0], source.settings)
     assert not isinstance(found, Lack)
-    return [[scene.name for scene in scenes] for scenes in found.windows]
+    return [[scene.name for scene in scenes] for scenes in found]
 
 
 @pytest.mark.parametrize(
@@ -109,23 +117,15 @@ def test_a_pass_is_never_taken_twice_at_a_place(tmp_path: Path) -> None:
     assert len({name.partition("_")[0] for name in record.scenes}) == 2
 
 
-class Refusing(FakeSource):
-    """A source that refuses every search in which a place is."""
-
-    refused = 2
-
-    def search(self, places: Sequence[Place]) -> list[list[Scene]]:
-        found = super().search(places)
-        if self.refused in [place.number for place in places]:
-            raise Refused("User memory limit exceeded")
-        return found
-
-
 def test_a_refused_search_is_asked_again_by_halves_and_condemns_no_other_place(
     tmp_path: Path,
 ) -> None:
+    def on_search(places: Sequence[Place]) -> None:
+        if 2 in [place.number for place in places]:
+            raise Refused("User memory limit exceeded")
+
     plan = open_plan(tmp_path, SETTINGS, set())
-    source = Refusing(SETTINGS, Catalogue(cloudiness=0.0))
+    source = FakeSource(SETTINGS, Catalogue(cloudiness=0.0), on_search=on_search)
 
     found = collector_in(tmp_path, plan, source).search(range(5))
 
@@ -133,3 +133,83 @@ def test_a_refused_search_is_asked_again_by_halves_and_condemns_no_other_place(
     assert [isinstance(one, Lack) for _, one in found] == [False, False, True, False, False]
     assert found[2][1] == Lack("refused", "User memory limit exceeded")
     assert source.searched == {0: 2, 1: 2, 2: 3, 3: 3, 4: 3}
+
+
+AT_ONCE = ("--retry_wait", "0.001")
+AUSTRALIA = [
+    *("--num_locations", "3", "--patch_px", "12", "--num_dates", "2", "--no_land_mask"),
+    *("--sampler", "bounded", "--bounds", "110", "-40", "155", "-10", "--dtype", "uint16"),
+    *("--reference_date", "2022-06-01", "--cloud_score", "none"),
+]
+
+
+def test_refusals_of_reads_that_pass_change_nothing(
+    server: EarthEngineServer, downloaded: Path, tmp_path: Path
+) -> None:
+    refusals = [
+        status(404, "Image.load: Image asset 'X/Y' not found."),
+        status(400, "User memory limit exceeded."),
+    ]
+    server.faults["read"].extend(refusals * 4)
+    assert collect(flags(tmp_path / "c", server, *PLAN, *AT_ONCE)) == 0
+    assert not server.faults["read"]
+    assert tree(tmp_path / "c") == tree(downloaded)
+
+
+def test_a_scene_that_stays_missing_is_noted_where_another_is_taken(
+    server: EarthEngineServer,
+    downloaded: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plan = read_plan(downloaded)
+    records = read_journals(downloaded, plan.hash).values()
+    before = next(record for record in records if record.outcome == "done")
+    lost, pixels = before.scenes[0], server.pixels
+    grid = plan.place(before.place).grid
+
+    def without(asset: str, request: dict[str, object]) -> bytes:
+        place = request["grid"]["affineTransform"]  # type: ignore[index]
+        corner = place["translateX"], place["translateY"]
+        if (asset, corner) == (f"{S2}/{lost}", (grid.left, grid.top)):
+            asked.append(asset)
+            raise LookupError(f"Image.load: Image asset '{asset}' not found.")
+        return pixels(asset, request)
+
+    asked: list[str] = []
+    monkeypatch.setattr(server, "pixels", without)
+    assert collect(flags(tmp_path / "c", server, *PLAN, *AT_ONCE)) == 0
+
+    record = read_journals(tmp_path / "c", plan.hash)[before.place]
+    assert len(asked) >= 4
+    assert lost not in record.scenes
+    [note] = record.passed_over
+    assert note.startswith(f"{lost}: HTTP 404")
+    if record.outcome == "done":
+        folder = tmp_path / "c" / f"{before.place:06d}"
+        metadata = [json.loads(path.read_text()) for path in folder.glob("*/metadata.json")]
+        assert [m["passed_over"] for m in metadata if "passed_over" in m] == [[note]]
+
+
+@pytest.mark.parametrize("kind", ["earthengine", "stac"])
+def test_files_of_southern_places_hold_the_pixels_of_their_granules(
+    kind: str, server: EarthEngineServer, tmp_path: Path
+) -> None:
+    """From the plan to the files, at 10, 20 and 60 m."""
+    save_path = tmp_path / "south"
+    with stac() as catalogue:
+        more = ["--source", "stac", "--stac_url", catalogue.url, "--collection", "raw"]
+        argv = flags(save_path, server, *AUSTRALIA, *(more if kind == "stac" else []))
+        assert collect(argv) == 0
+    plan = read_plan(save_path)
+    paths = sorted(save_path.glob("[0-9]*/*/*.tif"))
+    assert len(paths) == 3 * 2 * len(ALL_BANDS)
+    for path in paths:
+        grid = plan.place(int(path.parts[-3])).grid
+        granule = server.catalogue.find(path.parts[-2])
+        assert granule is not None
+        assert grid.epsg // 100 == 327
+        with rasterio.open(path) as file:
+            image = file.read(1)
+        wanted = expected_pixels(server.catalogue, granule, grid, path.stem)
+        np.testing.assert_array_equal(image, wanted)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -16,15 +17,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datasets.collect.check import check_settings
-from datasets.collect.estimate import estimate, estimate_text
-from datasets.collect.indices import read_indices
+from datasets.collect.blocks import BLOCK, blocks_of, read_indices
+from datasets.collect.estimate import estimate, estimate_text, plot_places
 from datasets.collect.journal import Journal, Record, read_journals
-from datasets.collect.map import plot_places
 from datasets.collect.places import overlapping, places_from_csv, places_to_csv
-from datasets.collect.plan import BLOCK, Plan, make_plan, open_plan, read_plan, write_plan
+from datasets.collect.plan import Plan, make_plan, open_plan, read_plan, write_plan
+from datasets.collect.report import summarise
 from datasets.collect.sampling import Places
-from datasets.collect.settings import Settings
+from datasets.collect.settings import Settings, check_settings
 from utils.errors import UserError
 
 SMALL = Settings(
@@ -59,20 +59,15 @@ def matched(folder: Path, text: str, **changes: Any) -> Plan:
 
 
 def test_a_plan_is_read_as_it_was_made(tmp_path: Path) -> None:
-    made = open_plan(tmp_path, SMALL, set())
-    again = read_plan(tmp_path)
-    assert again.settings == made.settings == SMALL
-    assert again.hash == made.hash
-    assert [again.place(n) for n in range(90)] == [made.place(n) for n in range(90)]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["places.csv", "plan.json"]
-
-
-def test_settings_of_all_kinds_come_back(tmp_path: Path) -> None:
     chosen = replace(
         SMALL, sampler="bounded", bounds=(5, 45.5, 6, 46), bands=("B4", "B3", "B2"), std_km=7
     )
-    open_plan(tmp_path, chosen, set())
-    assert read_plan(tmp_path).settings == chosen
+    made = open_plan(tmp_path, chosen, set())
+    again = read_plan(tmp_path)
+    assert again.settings == made.settings == chosen
+    assert again.hash == made.hash
+    assert [again.place(n) for n in range(90)] == [made.place(n) for n in range(90)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["places.csv", "plan.json"]
 
 
 def test_places_have_their_windows_and_grids() -> None:
@@ -86,11 +81,6 @@ def test_places_have_their_windows_and_grids() -> None:
     assert [w.start.toordinal() + 7 for w in place.windows] == [middle - 84 * n for n in range(5)]
     with pytest.raises(IndexError):
         plan.place(90)
-
-
-def test_without_spares_the_plan_is_the_beginning_of_a_larger_one() -> None:
-    few, many = make_plan(SMALL), make_plan(replace(SMALL, num_locations=200))
-    assert [few.place(n) for n in range(90)] == [many.place(n) for n in range(90)]
 
 
 def test_the_reference_is_today_and_stays_what_it_was(
@@ -274,6 +264,7 @@ def test_what_is_no_plan_is_refused(tmp_path: Path, content: bytes) -> None:
         ({"bounds": [1, 2, 3]}, "its bounds is of another type"),
         ({"bounds": 7}, "its bounds is of another type"),
         ({"std_km": float("nan")}, "its std_km is of another type"),
+        ({"std_km": 10**400}, "its std_km is of another type"),
         ({"match_file": 7}, "its match_file is of another type"),
         ({"more": 1}, "its settings have other names"),
         ({"num_locations": 0}, "is damaged, --num_locations must be from 1"),
@@ -342,7 +333,10 @@ def test_places_that_cannot_be_are_refused(row: str) -> None:
 @settings(max_examples=60)
 @given(st.integers(1, 400), st.integers(0, 900))
 def test_blocks_share_all_places_and_spares(num_places: int, num_spares: int) -> None:
-    blocks = stub_plan(num_places, num_spares).blocks()
+    plan = stub_plan(num_places, num_spares)
+    blocks = blocks_of(plan)
+    for number in range(3):
+        assert blocks_of(plan, None, (number, 3)) == blocks[number::3]
     assert [block.number for block in blocks] == list(range(len(blocks)))
     assert [n for block in blocks for n in block.places] == list(range(num_places))
     spares = [n for block in blocks for n in block.spares]
@@ -357,8 +351,8 @@ def test_blocks_share_all_places_and_spares(num_places: int, num_spares: int) ->
 @given(st.sets(st.integers(0, 199), min_size=1))
 def test_blocks_of_some_places_are_those_blocks_without_spares(indices: set[int]) -> None:
     plan = stub_plan(200, 100)
-    whole = {block.number: set(block.places) for block in plan.blocks()}
-    blocks = plan.blocks(indices)
+    whole = {block.number: set(block.places) for block in blocks_of(plan)}
+    blocks = blocks_of(plan, indices)
     for block in blocks:
         assert set(block.places) == whole[block.number] & indices != set()
         assert len(block.spares) == 0
@@ -371,7 +365,7 @@ def test_places_of_a_match_file_are_taken_as_they_are(tmp_path: Path) -> None:
     assert plan.settings.num_locations == 2
     assert [plan.place(n).grid.epsg for n in range(2)] == [32631, 32756]
     assert plan.places.lat == pytest.approx([48.86, -33.9], abs=0.0003)
-    assert plan.blocks()[0].places == range(2)
+    assert blocks_of(plan)[0].places == range(2)
 
 
 def test_a_list_of_ssl4eo_is_read(tmp_path: Path) -> None:
@@ -398,8 +392,8 @@ def test_matched_places_without_shifts_get_them_from_the_seed(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("lat,lng\n1,2\n3,4\n1.00001,2\n", "the same place in rows 1 and 3: take one away"),
-        ("lat,lng\n85,2\n", "lat 85 in row 1, where UTM has no zone"),
+        ("lat,lng\n1,2\n3,4\n1.00001,2\n", "the same place in rows 1 and 3: remove one"),
+        ("lat,lng\n85,2\n", "lat 85 in row 1: it must be from -80 to 84, where UTM has zones"),
         ("lat,lng\n1,2\n1,\n", "lng nan in row 2"),
         ("lat,lng,shift_days\n1,2,0.5\n", "shift_days 0.5 in row 1"),
         ("lat,lng,shift_days\n1,2,-1\n", "shift_days -1 in row 1"),
@@ -446,7 +440,7 @@ def test_more_locations_than_a_match_file_has_are_refused(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("text", ["3\n1\n59\n", "\ufeff1, 3,59", " 59 1\t3\r\n", "1\n\n3,59,\n"])
 def test_indices_are_read(tmp_path: Path, text: str) -> None:
-    assert read_indices(write(tmp_path, text), stub_plan(60, 0)) == [1, 3, 59]
+    assert read_indices(write(tmp_path, text), stub_plan(60, 0)) == {1, 3, 59}
 
 
 @pytest.mark.parametrize(
@@ -478,7 +472,7 @@ def test_indices_are_refused_where_only_whole_blocks_have_rows(tmp_path: Path) -
 
 def test_indices_that_are_no_text_are_refused(tmp_path: Path) -> None:
     (tmp_path / "indices").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match="is no text"):
+    with pytest.raises(UserError, match="is not text"):
         read_indices(tmp_path / "indices", stub_plan(60, 0))
     with pytest.raises(UserError, match="cannot be read: No such file"):
         read_indices(tmp_path / "none", stub_plan(60, 0))
@@ -506,9 +500,9 @@ def test_indices_that_are_no_text_are_refused(tmp_path: Path) -> None:
         ({"sampler": "grid"}, "--sampler must be one of gaussian, uniform, bounded, not grid"),
         ({"sampler": "bounded"}, "--bounds W S E N need each other"),
         ({"bounds": (1.0, 2.0, 3.0, 4.0)}, "--bounds W S E N need each other"),
-        ({"sampler": "bounded", "bounds": (1.0, 4.0, 3.0, 2.0)}, "--bounds 1 4 3 2 is no area"),
-        ({"sampler": "bounded", "bounds": (1.0, 2.0, 1.0, 4.0)}, "is no area"),
-        ({"sampler": "bounded", "bounds": (1.0, 2.0, 999.0, 4.0)}, "is no area"),
+        ({"sampler": "bounded", "bounds": (1.0, 4.0, 3.0, 2.0)}, "--bounds 1 4 3 2 is not an area"),
+        ({"sampler": "bounded", "bounds": (1.0, 2.0, 1.0, 4.0)}, "is not an area"),
+        ({"sampler": "bounded", "bounds": (1.0, 2.0, 999.0, 4.0)}, "is not an area"),
         ({"reference_date": "30.6.2021"}, "--reference_date must be a day such as"),
         ({"reference_date": "2016-06-30"}, "--reference_date 2016-06-30 is too early"),
         ({"bands": ()}, "--bands needs distinct names"),
@@ -520,7 +514,7 @@ def test_indices_that_are_no_text_are_refused(tmp_path: Path) -> None:
         ({"source": "stac"}, "--stac_url must begin with http"),
         ({"source": "stac", "stac_url": "file:///etc"}, "--stac_url must begin with http"),
         ({"source": "stac", "stac_url": "https://me:secret@x.org"}, "only open catalogues"),
-        ({"source": "stac", "stac_url": "https://x.org/?token=x"}, "--stac_url holds"),
+        ({"source": "stac", "stac_url": "https://x.org/?token=x"}, "--stac_url contains"),
         ({"collection": ""}, "--collection must be a name"),
     ],
 )
@@ -543,7 +537,7 @@ def test_places_are_those_of_the_sampler(tmp_path: Path) -> None:
 
 
 def test_a_plan_without_the_land_mask_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("datasets.collect.land_mask.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "global_land_mask", None)
     with pytest.raises(UserError, match="pip install global-land-mask, or give --no_land_mask"):
         make_plan(replace(SMALL, land_mask=True))
 
@@ -577,3 +571,18 @@ def test_the_estimate_tells_what_it_assumes() -> None:
 def test_places_are_drawn_on_a_map(tmp_path: Path) -> None:
     plot_places(tmp_path / "plan.png", stub_plan(60, 30))
     assert (tmp_path / "plan.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name", ["plan.json", "places.csv", "journal.jsonl", "status.json"])
+def test_a_pipe_in_the_place_of_a_file_is_named_and_not_waited_for(
+    tmp_path: Path, name: str
+) -> None:
+    plan = open_plan(tmp_path, SMALL, set())
+    (tmp_path / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / name)
+
+    with pytest.raises(UserError, match=f"{name}.*not a regular file"):
+        summarise(tmp_path, read_plan(tmp_path))
+    if name == "journal.jsonl":
+        with pytest.raises(UserError, match=name), Journal(tmp_path, plan.hash).opened():
+            pass

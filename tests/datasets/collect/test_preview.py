@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.collect.preview import preview_folder, stretch
-from datasets.collect.writer import convert
+from datasets.collect.writer import convert, preview_folder, stretch
 from tests.references.place_files import SETTINGS, images, write, writer_in
 from utils.errors import UserError
 

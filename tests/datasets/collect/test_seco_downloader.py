@@ -4,32 +4,32 @@ import json
 import os
 import random
 import re
+import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-import main_pretrain
+from datasets import seco_downloader
 from datasets.collect.journal import read_journals
-from datasets.collect.plan import read_plan
+from datasets.collect.plan import Plan, read_plan
+from datasets.collect.scenes import Refused
+from datasets.miniature.services.catalogue import Catalogue
+from datasets.miniature.services.earth_engine import EarthEngineServer, earth_engine
+from datasets.miniature.services.faults import DAY, FaultPlan, Held, content, no_fault, status
+from datasets.seco.patches import SecoPatches
 from tests.references.downloader_runs import PLAN, collect, flags
 from tests.references.fetch_runs import tree
 from tests.references.waiting import HANG_S, wait_until
-from tests.servers.earth_engine_catalogue import Catalogue
-from tests.servers.earth_engine_faults import DAY, FaultPlan, Held, content, no_fault, status
-from tests.servers.earth_engine_server import EarthEngineServer, earth_engine
+from tests.servers.fake_source import FakeSource
+from utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[3]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[EarthEngineServer]:
-    with earth_engine() as running:
-        yield running
 
 
 def start(argv: list[str], **environment: str) -> subprocess.Popen[str]:
@@ -43,35 +43,26 @@ def start(argv: list[str], **environment: str) -> subprocess.Popen[str]:
     )
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, server: EarthEngineServer) -> Path:
-    """A collection of 12 places x 3 dates. Read only."""
-    save_path = tmp_path_factory.mktemp("download") / "undisturbed"
-    assert collect(flags(save_path, server, *PLAN)) == 0
-    return save_path
-
-
 def images_of(save_path: Path) -> int:
     return len(list(save_path.glob("[0-9]*/*/metadata.json")))
 
 
 def test_one_command_collects_and_verifies(
-    undisturbed: Path, server: EarthEngineServer, capsys: pytest.CaptureFixture[str]
+    downloaded: Path, server: EarthEngineServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert collect(flags(undisturbed, server, "--verify")) == 0
+    assert collect(flags(downloaded, server, "--verify")) == 0
     assert capsys.readouterr().out == "12 of 12 places, 0 damaged\n"
-    assert images_of(undisturbed) == 36
-    assert server.tags == {"seco"}
+    assert images_of(downloaded) == 36
 
 
 def test_status_tells_how_far_it_is(
-    undisturbed: Path, server: EarthEngineServer, capsys: pytest.CaptureFixture[str]
+    downloaded: Path, server: EarthEngineServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert collect(flags(undisturbed, server, "--status")) == 0
+    assert collect(flags(downloaded, server, "--status")) == 0
 
     shown = capsys.readouterr().out
     assert re.search(r"places done +12$", shown, flags=re.MULTILINE)
-    assert json.loads((undisturbed / "status.json").read_text())["ending"] == "complete"
+    assert json.loads((downloaded / "status.json").read_text())["ending"] == "complete"
 
 
 def test_the_plan_alone_asks_nobody(
@@ -98,35 +89,7 @@ def test_a_probe_writes_no_patch(
     assert images_of(tmp_path / "c") == 0
 
 
-def test_a_probe_ends_in_one_sentence_where_a_run_does(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with earth_engine() as server:
-        argv = flags(tmp_path / "c", server, *PLAN, "--probe", "3")
-        server.faults["search"] += [status(400, "User memory limit exceeded.")] * 99
-        refused = collect(argv), capsys.readouterr().err
-        server.faults["search"].clear()
-        server.headers = (("x-earth-engine-quota-status", "parallelism_restricted=true"),)
-        restricted = collect(argv), capsys.readouterr().err
-
-    assert refused[0] == 2
-    assert "User memory limit exceeded" in refused[1]
-    assert restricted[0] == 75
-    assert "restricted mode" in restricted[1]
-
-
-def test_pretraining_reads_what_was_collected(undisturbed: Path, tmp_path: Path) -> None:
-    main_pretrain.main(
-        [
-            *("--data_dir", str(undisturbed), "--data_mode", "seco", "--crop_size", "32"),
-            *("--batch_size", "4", "--num_negatives", "16", "--max_epochs", "1"),
-            *("--num_workers", "0", "--gpus", "0", "--log_dir", str(tmp_path), "--debug"),
-            *("--learning_rate", "1e-3"),
-        ]
-    )
-
-
-def test_the_process_stops_on_a_signal_and_goes_on(undisturbed: Path, tmp_path: Path) -> None:
+def test_the_process_stops_on_a_signal_and_goes_on(downloaded: Path, tmp_path: Path) -> None:
     with earth_engine() as server:
         with held(server, after=5) as asked:
             process = start(flags(tmp_path / "c", server, *PLAN, "--num_workers", "2"))
@@ -137,9 +100,9 @@ def test_the_process_stops_on_a_signal_and_goes_on(undisturbed: Path, tmp_path: 
         out, _ = again.communicate(timeout=HANG_S)
 
     assert process.returncode == 75, error
-    assert "SIGTERM came; the same command resumes it" in error
+    assert "SIGTERM was received; the same command resumes it" in error
     assert (again.returncode, out) == (0, f"complete: 12 places in {tmp_path / 'c'}\n")
-    assert tree(tmp_path / "c") == tree(undisturbed)
+    assert tree(tmp_path / "c") == tree(downloaded)
 
 
 @contextmanager
@@ -197,12 +160,12 @@ def kill_until(save_path: Path, server: EarthEngineServer, argv: list[str], kill
     ("kills", "number"), [(2, 12), pytest.param(50, 600, marks=pytest.mark.slow)]
 )
 def test_a_killed_collection_ends_file_for_file_the_same(
-    kills: int, number: int, undisturbed: Path, tmp_path: Path
+    kills: int, number: int, downloaded: Path, tmp_path: Path
 ) -> None:
     plan = [*PLAN, "--num_locations", str(number)]
     with earth_engine() as server:
         kill_until(tmp_path / "c", server, flags(tmp_path / "c", server, *plan), kills)
-        expected = undisturbed
+        expected = downloaded
         if number != 12:
             expected = tmp_path / "undisturbed"
             assert collect(flags(expected, server, *plan)) == 0
@@ -297,11 +260,11 @@ def test_nothing_without_clouds_is_told(tmp_path: Path, capsys: pytest.CaptureFi
 def test_bad_flags_are_one_sentence(
     argv: list[str],
     words: str,
-    undisturbed: Path,
+    downloaded: Path,
     server: EarthEngineServer,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert collect(flags(undisturbed, server, *argv)) == 2
+    assert collect(flags(downloaded, server, *argv)) == 2
 
     error = capsys.readouterr().err
     assert error.startswith("error: ")
@@ -325,13 +288,45 @@ def test_without_a_server_the_address_is_named(
     assert "does not answer at http://127.0.0.1:9" in capsys.readouterr().err
 
 
-def test_the_journal_of_another_plan_is_refused(
-    undisturbed: Path, server: EarthEngineServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert collect(flags(tmp_path / "c", server, *PLAN, "--seed", "1", "--plan")) == 0
-    journal = (undisturbed / "journal.jsonl").read_bytes()
-    (tmp_path / "c" / "journal.jsonl").write_bytes(journal)
+def probe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Callable[[str], Any]
+) -> str | int | None:
+    monkeypatch.setattr(
+        seco_downloader, "open_source", lambda plan, args: FakeSource(plan.settings, fault=fault)
+    )
+    with pytest.raises(SystemExit) as leaving:
+        seco_downloader.main(["--save_path", str(tmp_path), *PLAN, "--probe", "2"])
+    return leaving.value.code
 
-    assert collect(flags(tmp_path / "c", server)) == 2
-    assert "belongs to another plan" in capsys.readouterr().err
-    assert (tmp_path / "c" / "journal.jsonl").read_bytes() == journal
+
+def test_a_probe_whose_searches_are_refused_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fault(kind: str) -> None:
+        raise Refused("HTTP 400, too much memory")
+
+    with pytest.raises(UserError, match=r"0 scenes .* HTTP 400, too much memory"):
+        probe(tmp_path, monkeypatch, fault)
+
+
+def test_a_signal_before_the_fetch_means_go_on_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def connect(plan: Plan, args: Any) -> FakeSource:
+        signal.raise_signal(signal.SIGTERM)
+        raise AssertionError("went on")
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(seco_downloader, "open_source", connect)
+    try:
+        with pytest.raises(SystemExit) as leaving:
+            seco_downloader.main(["--save_path", str(tmp_path), *PLAN])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert leaving.value.code == 75
+
+
+def test_the_data_set_reads_what_was_collected(downloaded: Path) -> None:
+    patches = SecoPatches(downloaded, ("B4", "B3", "B2"))
+    assert len(patches.places) == 12
+    assert {patches.read(patch).shape for patch in range(36)} == {(3, 12, 12)}

@@ -13,19 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-import datasets.collect.stac_http as http
-from datasets.bands import RESOLUTION_M
-from datasets.collect.place import has_gaps
+import datasets.collect.stac_files as http
+from datasets.bands import ALL_BANDS, RESOLUTION_M
+from datasets.collect.collector import has_gaps
 from datasets.collect.scenes import Missing, PatchGrid, Place, Refused, Scene, Window
 from datasets.collect.settings import Settings
 from datasets.collect.stac import Stac
 from datasets.collect.stac_items import Files
 from datasets.collect.utm import from_utm
-from tests.references.downloader_runs import collect
-from tests.references.fetch_runs import tree
-from tests.references.waiting import HANG_S
-from tests.servers.earth_engine_catalogue import TILE_M, Granule
-from tests.servers.earth_engine_faults import (
+from datasets.miniature.services.catalogue import TILE_M, Granule
+from datasets.miniature.services.faults import (
     HTML,
     STALLING,
     Fault,
@@ -37,6 +34,9 @@ from tests.servers.earth_engine_faults import (
     short,
     status,
 )
+from tests.references.downloader_runs import collect
+from tests.references.fetch_runs import tree
+from tests.references.waiting import HANG_S
 from tests.servers.fake_source import expected_pixels
 from tests.servers.stac_items import EARLY, LATE, edited
 from tests.servers.stac_server import StacServer, cog, stac
@@ -126,14 +126,16 @@ def test_scenes_of_other_zones_are_left_out(server: StacServer) -> None:
 SOUTH = {"epsg": 32753, "top": 6_050_020}  # in tile 53HMA
 
 
-@pytest.mark.parametrize("where", [{}, SOUTH], ids=["north", "south"])
+@pytest.mark.parametrize(
+    ("where", "bands"), [({}, ALL_BANDS), (SOUTH, ("B2", "B8A", "B9"))], ids=["north", "south"]
+)
 @pytest.mark.parametrize("collection", COLLECTIONS)
 def test_values_are_those_of_the_archive_before_and_after_the_offset(
-    collection: str, where: dict[str, int], server: StacServer
+    collection: str, where: dict[str, int], bands: tuple[str, ...], server: StacServer
 ) -> None:
     place, seen = place_at(**where), set()
     for scene in scenes_of(server, place, collection):
-        images = source(server, collection).read(scene, place.grid)
+        images = source(server, collection, bands=bands).read(scene, place.grid)
         granule = server.catalogue.find(scene.name)
         assert granule is not None
         seen.add(scene.baseline)
@@ -278,7 +280,7 @@ def test_a_search_that_takes_too_long_ends(
     kind: str, server: StacServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asking = source(server)
-    monkeypatch.setattr(asking._web._adapter, "_timeout_s", 0.2)
+    monkeypatch.setattr(asking._web, "timeout_s", 0.2)
     server.faults["search"].append(STALLING[kind])
     with pytest.raises(Transient, match="no answer in time"):
         asking.search([place_at()])
@@ -374,7 +376,7 @@ def test_a_catalogue_that_does_not_let_us_search_ends_the_run(
 
 
 def test_a_collection_that_is_not_there_is_named(server: StacServer) -> None:
-    with pytest.raises(UserError, match="HTTP 404 when asked for the collection sentinel-3"):
+    with pytest.raises(UserError, match="HTTP 404 to a request for the collection sentinel-3"):
         source(server, "sentinel-3").search([place_at()])
 
 
@@ -409,7 +411,7 @@ WRONG_WORDS = {
 
 @pytest.mark.parametrize("kind", WRONG_FILES)
 def test_files_of_another_kind_are_refused(kind: str, read_file: ReadFile) -> None:
-    with pytest.raises(Refused, match=WRONG_WORDS.get(kind, "no TIFF")):
+    with pytest.raises(Refused, match=WRONG_WORDS.get(kind, "not a TIFF")):
         read_file(WRONG_FILES[kind])
 
 

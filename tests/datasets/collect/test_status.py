@@ -10,12 +10,11 @@ from typing import Any
 
 import pytest
 
-from datasets.collect import status as collect_status
+from datasets.collect import report as collect_status
 from datasets.collect.journal import Journal, Record
 from datasets.collect.plan import Plan
-from datasets.collect.progress import Ending, Progress
 from datasets.collect.rate_limit import RateLimit, Requester
-from datasets.collect.status import Reporter, summarise, table
+from datasets.collect.report import Ending, Progress, Reporter, summarise, table
 from tests.references.fetch_runs import SETTINGS, plan_in
 from utils.errors import UserError
 
@@ -85,11 +84,15 @@ def test_the_file_is_written_at_most_every_two_seconds_and_at_the_end(
         reporter(Progress(wanted=100, done=number))
         seen.append(read_status(tmp_path)["done"])
         clock.now += 1
-    reporter.end(Progress(wanted=100, done=9), Ending("later", "SIGTERM came"))
+    reporter.end(Progress(wanted=100, done=9), Ending("later", "SIGTERM was received"))
 
     assert seen == [0, 0, 2, 2]
     status = read_status(tmp_path)
-    assert (status["done"], status["ending"], status["reason"]) == (9, "later", "SIGTERM came")
+    assert (status["done"], status["ending"], status["reason"]) == (
+        9,
+        "later",
+        "SIGTERM was received",
+    )
 
 
 def test_without_any_answer_there_are_no_figures_that_are_no_json(
@@ -180,7 +183,9 @@ def test_all_shards_are_added_up(plan: Plan, tmp_path: Path) -> None:
         journal = Journal(tmp_path, plan.hash, (number, 2))
         with journal.opened():
             for place, outcome in enumerate(outcomes):
-                journal.add(Record(10 * number + place, outcome))  # type: ignore[arg-type]
+                noted = ("scene: HTTP 404",) * place
+                record = Record(10 * number + place, outcome, passed_over=noted)  # type: ignore[arg-type]
+                journal.add(record)
     old = (datetime.now(UTC) - timedelta(minutes=6)).isoformat()
     write_status(tmp_path, "status-00000-of-00002.json", plan.hash)
     write_status(tmp_path, "status-00001-of-00002.json", plan.hash)
@@ -192,6 +197,7 @@ def test_all_shards_are_added_up(plan: Plan, tmp_path: Path) -> None:
         "places_wanted": 100,
         "places_done": 3,
         "places_without": {"cloudy": 1, "refused": 1},
+        "scenes_passed_over": 4,
         "shards_running": 2,
         "places_per_s": 1.0,
         "seconds_left": 97,
@@ -203,14 +209,14 @@ def test_all_shards_are_added_up(plan: Plan, tmp_path: Path) -> None:
 
 def test_the_table_spells_how_shards_ended(plan: Plan, tmp_path: Path) -> None:
     for number, (ending, reason) in enumerate(
-        [("later", "SIGTERM came"), ("later", "SIGTERM came"), ("complete", "")]
+        [("later", "SIGTERM was received"), ("later", "SIGTERM was received"), ("complete", "")]
     ):
         name = f"status-{number:05}-of-00003.json"
         write_status(tmp_path, name, plan.hash, ending=ending, reason=reason)
 
     lines = table(summarise(tmp_path, plan)).splitlines()
 
-    assert lines[-1].split(maxsplit=1)[1] == "later (SIGTERM came): 2, complete: 1"
+    assert lines[-1].split(maxsplit=1)[1] == "later (SIGTERM was received): 2, complete: 1"
     assert ["time", "left", "-"] in [line.split() for line in lines]
 
 

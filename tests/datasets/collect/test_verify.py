@@ -20,7 +20,7 @@ from datasets.collect.plan import Plan
 from datasets.collect.sampling import Places
 from datasets.collect.settings import Settings
 from datasets.collect.verify import UNWANTED, verify
-from datasets.collect.writer import METADATA_NAME, place_hash, place_writer
+from datasets.collect.writer import METADATA_NAME, PlaceWriter, place_hash
 from tests.references.fetch_runs import tree
 from tests.references.place_files import NEW, OLD, images, scene
 from utils.errors import UserError
@@ -42,7 +42,7 @@ def plan_of(left: tuple[int, ...] = (300_000, 300_120, 300_240), **changes: Any)
 
 def collect(root: Path, plan: Plan, seeds: tuple[int, ...] = (0, 10, 20)) -> None:
     """Collect what no journal calls done, as a fetch does."""
-    writer = place_writer(root, plan.settings, {"collection": "made up"}, (0, 1))
+    writer = PlaceWriter(root, plan.settings, {"collection": "made up"}, (0, 1))
     with Journal(root, plan.hash).opened() as journal:
         writer.clear()
         known = read_journals(root, plan.hash)
@@ -130,6 +130,16 @@ def file_to_folder(path: Path) -> None:
     path.mkdir()
 
 
+def file_to_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def file_to_device(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("/dev/zero")
+
+
 def exchange(one: Path, other: Path) -> None:
     content = one.read_bytes()
     other.replace(one)
@@ -175,6 +185,14 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda root: folder_to_file(root / "000001" / OLD),
         f"lacks {OLD} and has {OLD}/",
     ),
+    "a pipe for a file": (
+        lambda root: file_to_pipe(root / BAND),
+        "lacks B4.tif and has B4.tif/",
+    ),
+    "a device for a file": (
+        lambda root: file_to_device(root / BAND),
+        "lacks B4.tif and has B4.tif/",
+    ),
     "a folder for a file": (
         lambda root: file_to_folder(root / BAND),
         "lacks B4.tif and has B4.tif/",
@@ -193,11 +211,11 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "another zone": (
         lambda root: rewrite(root / BAND, PIXELS, epsg=32632),
-        "B4.tif lies elsewhere",
+        "B4.tif is not at its place",
     ),
     "another corner": (
         lambda root: rewrite(root / BAND, PIXELS, left=300_180),
-        "B4.tif lies elsewhere",
+        "B4.tif is not at its place",
     ),
     "other pixels": (lambda root: rewrite(root / BAND, PIXELS), "B4.tif is not what was written"),
     "a band of zeros": (lambda root: rewrite(root / BAND, 0 * PIXELS), "B4.tif holds only zeros"),
@@ -231,7 +249,7 @@ def test_dark_water_is_told_but_not_collected_for_ever(tmp_path: Path) -> None:
     dark = images()
     dark["B4"][:] = 39  # the largest digital number that becomes 0
     dark["B9"][:] = 39  # nothing to see at 60 m is common
-    writer = place_writer(tmp_path, plan.settings, {}, (0, 1))
+    writer = PlaceWriter(tmp_path, plan.settings, {}, (0, 1))
     with Journal(tmp_path, plan.hash).opened() as journal:
         draft = writer.draft(plan.place(0))
         draft.add(scene(), dark)
@@ -272,7 +290,7 @@ def test_a_torn_line_does_not_keep_damage_from_being_forgotten(root: Path) -> No
 def test_two_places_at_the_same_spot_are_told(tmp_path: Path) -> None:
     plan = plan_of((300_000, 300_120, 300_000))
     collect(tmp_path, plan)
-    assert findings(tmp_path, plan) == [f"000002 lies where 000000 does{UNWANTED}"]
+    assert findings(tmp_path, plan) == [f"000002 is at the position of 000000{UNWANTED}"]
 
 
 def test_the_same_pixels_at_two_places_are_told(tmp_path: Path) -> None:
@@ -282,7 +300,7 @@ def test_the_same_pixels_at_two_places_are_told(tmp_path: Path) -> None:
 
 def test_an_acquisition_that_is_twice_at_a_place_is_told(tmp_path: Path) -> None:
     plan = plan_of((300_000,), num_locations=1)
-    writer = place_writer(tmp_path, plan.settings, {}, (0, 1))
+    writer = PlaceWriter(tmp_path, plan.settings, {}, (0, 1))
     with Journal(tmp_path, plan.hash).opened() as journal:
         draft = writer.draft(plan.place(0))
         for seed, name in enumerate((OLD, OLD.replace("T56HLH", "T56HLJ"))):

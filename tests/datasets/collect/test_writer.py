@@ -21,7 +21,8 @@ from rasterio.errors import CRSError
 
 from datasets.bands import ALL_BANDS, RESOLUTION_M
 from datasets.collect.scenes import Array
-from datasets.collect.writer import convert, place_hash, place_writer, utm_crs
+from datasets.collect.utm import utm_crs
+from datasets.collect.writer import PlaceWriter, convert, place_hash
 from tests.references.place_files import (
     NEW,
     OLD,
@@ -263,7 +264,7 @@ def test_staging_of_other_numbers_of_shards_is_cleared_but_not_of_shards_beside(
     for name in (".partial-0-of-1", ".partial-0-of-4", ".partial-1-of-4", ".partial-1-of-2"):
         (tmp_path / name / "000001").mkdir(parents=True)
 
-    place_writer(tmp_path, SETTINGS, {}, (0, 2)).clear()
+    PlaceWriter(tmp_path, SETTINGS, {}, (0, 2)).clear()
 
     assert [path.name for path in tmp_path.iterdir()] == [".partial-1-of-2"]
 
@@ -350,6 +351,6 @@ def test_a_machine_without_tables_of_coordinates_is_one_sentence(
     def no_table(code: int) -> CRS:
         raise CRSError("Cannot find proj.db")
 
-    monkeypatch.setattr("datasets.collect.writer.CRS", SimpleNamespace(from_epsg=no_table))
+    monkeypatch.setattr("datasets.collect.utm.CRS", SimpleNamespace(from_epsg=no_table))
     with pytest.raises(UserError, match="unset PROJ_DATA"):
         utm_crs.__wrapped__(32701)

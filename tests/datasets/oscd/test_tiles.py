@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader
 from datasets.oscd.files import City
 from datasets.oscd.maps import COLORS, plot_change_map, write_band
 from datasets.oscd.tiles import CityTiles, WholeCities, unchanged_per_changed
+from utils.data import SeededSampler
 from utils.errors import UserError
-from utils.seeded_sampler import SeededSampler
 
 
 def city(height: int, width: int, bands: int = 3) -> City:

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,11 @@ from datasets.seco_dataset import (
     SeasonalContrastMultiAug,
     SeasonalContrastTemporal,
 )
-from utils.augment import Augment
 from utils.augment_config import AugmentConfig
+from utils.data import sample_keys
 from utils.errors import UserError
 from utils.normalization import SECO_SPEC
-from utils.random import sample_keys
+from utils.transforms import Augment
 
 EVERY: list[type[SeasonalContrastBase]] = [
     SeasonalContrastBasic,
@@ -66,8 +67,8 @@ def dates_shown(view: Any, pictures: list[np.ndarray]) -> list[int]:
 
 @pytest.fixture
 def flat_root(tmp_path: Path) -> Path:
-    """One place of five dates; all pixels of date n hold 20 n + 20."""
-    for date in range(5):
+    """One place of three dates; all pixels of date n hold 20 n + 20."""
+    for date in range(3):
         folder = tmp_path / "flat" / "0" / f"date{date}"
         folder.mkdir(parents=True)
         for band in RGB_BANDS:
@@ -108,18 +109,14 @@ def test_bands_come_in_the_order_asked_for_and_one_band_is_a_grey_image(seco_roo
         assert isinstance(image, np.ndarray if len(bands) == 2 else Image.Image)
 
 
-@pytest.mark.parametrize("dataset_class", EVERY)
-def test_a_zip_gives_what_its_folder_gives(
-    seco_root: Path, tmp_path: Path, dataset_class: Callable[..., SeasonalContrastBase]
-) -> None:
+def test_a_zip_gives_what_its_folder_gives(seco_root: Path, tmp_path: Path) -> None:
     archive = shutil.make_archive(str(tmp_path / "seco"), "zip", seco_root)
     samples = []
     for root in (seco_root, archive):
         torch.manual_seed(5)
-        samples.append(dataset_class(root, transform=np.asarray)[2])
-    flat = [[s[0], *s[1]] if isinstance(s, tuple) else [s] for s in samples]
-    for view, other in zip(*flat, strict=True):
-        np.testing.assert_array_equal(view, other)
+        samples.append(SeasonalContrastMultiAug(root)[2])
+    flat = [[q, *keys] for q, keys in samples]
+    assert all(torch.equal(view, other) for view, other in zip(*flat, strict=True))
 
 
 def test_temporal_gives_two_different_dates_of_the_place(seco_root: Path) -> None:
@@ -157,15 +154,6 @@ def test_transforms_of_torchvision_work(seco_root: Path) -> None:
     assert [view.shape for view in (q, *keys)] == [(3, 32, 32)] * 4
 
 
-def test_multi_aug_gives_a_query_and_three_keys(seco_root: Path) -> None:
-    dataset = SeasonalContrastMultiAug(seco_root)
-    assert len(dataset) == 6
-    q, keys = dataset[0]
-    assert len(keys) == 3
-    assert [view.shape for view in (q, *keys)] == [(3, 224, 224)] * 4
-    assert {view.dtype for view in (q, *keys)} == {torch.float32}
-
-
 def test_dates_of_multi_aug_are_those_of_figure_2(flat_root: Path) -> None:
     """A crop leaves a flat patch as it is: what is plain shows its date."""
 
@@ -176,13 +164,12 @@ def test_dates_of_multi_aug_are_those_of_figure_2(flat_root: Path) -> None:
 
     dataset = Unchanged(flat_root)
     triples = set()
-    for _ in range(300):
+    for _ in range(60):
         q, keys = dataset[0]
         t0, t1, t2, again = (flat_date(view) for view in (q, *keys))
         assert again == t0
         triples.add((t0, t1, t2))
-    everything = {(a, b, c) for a in range(5) for b in range(5) for c in range(5)}
-    assert triples == {triple for triple in everything if len(set(triple)) == 3}
+    assert triples == set(permutations(range(3)))
 
 
 def test_only_k0_and_k2_are_changed_by_more_than_a_crop(flat_root: Path) -> None:
@@ -190,7 +177,7 @@ def test_only_k0_and_k2_are_changed_by_more_than_a_crop(flat_root: Path) -> None
         augment_config = AugmentConfig(crop_size=8, jitter_prob=1, grayscale_prob=0, blur_prob=0)
 
     dataset = Bright(flat_root)
-    reds = np.array([20 * date + 20 for date in range(5)]) / 129
+    reds = np.array([20 * date + 20 for date in range(3)]) / 129
     changed = np.zeros(4, int)
     for _ in range(20):
         q, keys = dataset[0]
@@ -204,8 +191,10 @@ def test_views_are_those_that_the_training_makes_of_the_same_draw(
     seco_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = SeasonalContrastMultiAug(seco_root)
+    assert len(dataset) == 6
     monkeypatch.setattr(torch, "randint", lambda *_: torch.tensor(7))
     q, keys = dataset[3]
+    assert [view.shape for view in (q, *keys)] == [(3, 224, 224)] * 4
     training: PatchDataset = dataset.samples
     patches = training[7, 3]["patches"]
     key = sample_keys(0, torch.tensor([7]), torch.tensor([3]))

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,16 +15,16 @@ import torch
 from datasets import seco_packed, seco_utils
 from datasets.bands import ALL_BANDS, RGB_BANDS
 from datasets.geotiff import read_band
-from datasets.seco import folder as seco_folder
+from datasets.seco import layouts
 from datasets.seco.bad_patches import BadPatchError, OnBadPatch
-from datasets.seco.folder import index_places
+from datasets.seco.layouts import SecoFolder
 from datasets.seco.patches import SecoPatches, parse_quantiles
 from datasets.seco.samples import PatchDataset
 from datasets.store.reader import PackedStore
 from tests.references.seco_files import write_tif
 from utils.errors import UserError
+from utils.normalization import SECO_SPEC
 
-ROOT = Path(__file__).resolve().parents[3]
 Damage = Callable[[Path], None]
 
 
@@ -51,23 +49,26 @@ def copy(seco_root: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(seco_root, tmp_path / "copy"))
 
 
-@pytest.fixture
-def numbered_dates(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., PatchDataset]:
-    """A data set without pixels: each patch holds the number of its date, from 1."""
+class NumberedDates:
+    """A source without files: each patch is one pixel, the number of its date from 1."""
 
-    def make(num_places: int, available: int, **kwargs: Any) -> PatchDataset:
-        for place in range(num_places):
-            for date in range(1, available + 1):
-                folder = tmp_path / str(place) / str(date)
-                folder.mkdir(parents=True)
-                (folder / "B2.tif").touch()
-        return seco_dataset(tmp_path, ["B2"], **kwargs)
+    input_spec = SECO_SPEC
+    patch_shape = (1, 1, 1)
 
-    def fake_read(path: Path) -> np.ndarray:
-        return np.full((1, 1), int(path.parent.name), np.uint8)
+    def __init__(self, num_places: int, num_dates: int) -> None:
+        self.num_dates = num_dates
+        self.starts = np.arange(num_places + 1) * num_dates
 
-    monkeypatch.setattr(seco_folder, "read_band", fake_read)
-    return make
+    def name(self, patch: int) -> str:
+        return "{}/{}".format(*divmod(patch, self.num_dates))
+
+    def read(self, patch: int) -> np.ndarray:
+        return np.full((1, 1, 1), patch % self.num_dates + 1, np.uint8)
+
+
+def dates_of(dataset: PatchDataset, epoch: int, index: int) -> list[int]:
+    dates: list[int] = dataset[epoch, index]["patches"].flatten().tolist()
+    return dates
 
 
 def test_places_and_dates_are_sorted_by_number_then_by_name(tmp_path: Path) -> None:
@@ -75,13 +76,13 @@ def test_places_and_dates_are_sorted_by_number_then_by_name(tmp_path: Path) -> N
         for date in ("20200101T1_T2", "20191101T1_T2", "2", "11"):
             (tmp_path / place / date).mkdir(parents=True)
             (tmp_path / place / date / "B2.tif").touch()
-    places = [place.split("/") for place in index_places(tmp_path, "B2")]
+    places = [place.split("/") for place in SecoFolder(tmp_path, ("B2",)).places]
     assert [name for name, *_ in places] == ["0009", "9", "10", "0011", "9b", "a", "b"]
     assert all(d == ["2", "11", "20191101T1_T2", "20200101T1_T2"] for _, *d in places)
 
 
 def test_stray_files_and_folders_are_no_places_and_no_dates(copy: Path) -> None:
-    expected = index_places(copy, "B2")
+    expected = SecoFolder(copy, ("B2",)).places
     place = copy / folders(copy)[0]
     for folder in (copy, place, place / folders(place)[0]):
         (folder / ".DS_Store").touch()
@@ -93,13 +94,13 @@ def test_stray_files_and_folders_are_no_places_and_no_dates(copy: Path) -> None:
     (place / "empty_date").mkdir()
     (place / "date_without_tif").mkdir()
     (place / "date_without_tif" / "metadata.json").touch()
-    assert index_places(copy, "B2") == expected
+    assert SecoFolder(copy, ("B2",)).places == expected
 
 
 def test_dates_are_folders_and_never_previews(seco_root: Path) -> None:
     place = seco_root / folders(seco_root)[0]
     assert len(list(place.glob("*.tif"))) == 4  # the previews are there
-    assert index_places(seco_root, "B2")[0].split("/") == [place.name, *folders(place)]
+    assert SecoFolder(seco_root, ("B2",)).places[0].split("/") == [place.name, *folders(place)]
 
 
 def test_patches_are_what_rasterio_reads_in_the_order_of_the_bands(seco_root: Path) -> None:
@@ -140,17 +141,12 @@ def test_coarse_bands_are_interpolated_between_pixel_centres(
             assert patch[row, column] == pytest.approx((1 - dy) * above + dy * below, abs=1.0)
 
 
-def test_all_bands_share_the_10_m_grid(copy: Path) -> None:
+def test_all_bands_share_the_10_m_grid_also_without_a_band_of_10_m(copy: Path) -> None:
     seco_utils.main(["--data_dir", str(copy)])
-    dataset = seco_dataset(copy, ALL_BANDS, num_dates=2)
-    assert dataset.source.patch_shape == (12, 48, 48)
-    assert dataset[0, 0]["patches"].shape == (2, 12, 48, 48)
-
-
-def test_only_coarse_bands_still_give_10_m_pixels(copy: Path) -> None:
-    seco_utils.main(["--data_dir", str(copy)])
-    assert seco_dataset(copy, ["B1"]).source.patch_shape == (1, 48, 48)
-    assert seco_dataset(copy, ["B1", "B12"]).source.patch_shape == (2, 48, 48)
+    for bands in (["B1"], ["B1", "B12"], ALL_BANDS):
+        dataset = seco_dataset(copy, bands, num_dates=2)
+        assert dataset.source.patch_shape == (len(bands), 48, 48)
+        assert dataset[0, 0]["patches"].shape == (2, len(bands), 48, 48)
 
 
 def test_size_that_60_m_do_not_divide_is_covered_by_rounded_pixels(tmp_path: Path) -> None:
@@ -160,65 +156,40 @@ def test_size_that_60_m_do_not_divide_is_covered_by_rounded_pixels(tmp_path: Pat
     assert seco_dataset(tmp_path, ["B1", "B2"], 1)[0, 0]["patches"].shape == (1, 2, 64, 64)
 
 
-def test_dates_of_a_sample_are_different(numbered_dates: Callable[..., PatchDataset]) -> None:
-    dataset = numbered_dates(20, 3, num_dates=3)
-    for key in [(epoch, index) for epoch in range(5) for index in range(20)]:
-        assert sorted(dataset[key]["patches"].flatten().tolist()) == [1, 2, 3]
+def test_dates_of_a_sample_are_different() -> None:
+    dataset = PatchDataset(NumberedDates(20, 3), 3)
+    for epoch in range(5):
+        assert all(sorted(dates_of(dataset, epoch, index)) == [1, 2, 3] for index in range(20))
 
 
-def test_every_order_of_dates_is_equally_likely(
-    numbered_dates: Callable[..., PatchDataset],
-) -> None:
-    dataset = numbered_dates(4, 4, num_dates=2)
-    draws = Counter(
-        tuple(dataset[epoch, index]["patches"].flatten().tolist())
-        for epoch in range(600)
-        for index in range(4)
-    )
+def test_every_order_of_dates_is_equally_likely() -> None:
+    dataset = PatchDataset(NumberedDates(4, 4), 2)
+    draws = Counter(tuple(dates_of(dataset, *key)) for key in np.ndindex(600, 4))
     assert len(draws) == 12
     # 200 each are expected, with a standard deviation of 13.5.
     assert all(140 < count < 260 for count in draws.values())
 
 
-def test_paper_protocol_draws_dates_with_replacement(
-    numbered_dates: Callable[..., PatchDataset],
-) -> None:
-    dataset = numbered_dates(4, 5, num_dates=3, replace=True)
-    distinct = Counter(
-        len(set(dataset[epoch, index]["patches"].flatten().tolist()))
-        for epoch in range(500)
-        for index in range(4)
-    )
+def test_paper_protocol_draws_dates_with_replacement() -> None:
+    dataset = PatchDataset(NumberedDates(4, 5), 3, replace=True)
+    distinct = Counter(len(set(dates_of(dataset, *key))) for key in np.ndindex(500, 4))
     assert distinct[3] / 2000 == pytest.approx(0.48, abs=0.04)
     assert distinct[1] / 2000 == pytest.approx(0.04, abs=0.02)
+    assert dates_of(PatchDataset(NumberedDates(1, 1), 3, replace=True), 0, 0) == [1, 1, 1]
 
 
-def test_no_two_samples_share_a_stream(numbered_dates: Callable[..., PatchDataset]) -> None:
-    dataset = numbered_dates(20, 40, num_dates=20)
-    keys = [(epoch, index) for epoch in range(20) for index in range(20)]
-    draws = {tuple(dataset[key]["patches"].flatten().tolist()) for key in keys}
-    assert len(draws) == len(keys)
+def test_no_two_samples_share_a_stream() -> None:
+    dataset = PatchDataset(NumberedDates(20, 40), 20)
+    assert len({tuple(dates_of(dataset, *key)) for key in np.ndindex(20, 20)}) == 400
 
 
-def test_sample_is_a_function_of_seed_epoch_and_index(
-    numbered_dates: Callable[..., PatchDataset], tmp_path: Path
-) -> None:
-    dataset = numbered_dates(6, 40, num_dates=20, seed=7)
-    again = seco_dataset(tmp_path, ["B2"], 20, seed=7)
-    forward = [dataset[3, index]["patches"] for index in range(6)]
-    backward = [again[3, index]["patches"] for index in reversed(range(6))]
-    assert all(torch.equal(a, b) for a, b in zip(forward, reversed(backward), strict=True))
-    other_seed = seco_dataset(tmp_path, ["B2"], 20, seed=8)
-    assert not torch.equal(forward[0], other_seed[3, 0]["patches"])
-    assert not torch.equal(forward[0], dataset[4, 0]["patches"])
-
-
-def test_one_date_is_enough_for_drawing_with_replacement(
-    numbered_dates: Callable[..., PatchDataset],
-) -> None:
-    assert (
-        numbered_dates(1, 1, num_dates=3, replace=True)[0, 0]["patches"].tolist() == [[[[1]]]] * 3
-    )
+def test_sample_is_a_function_of_seed_epoch_and_index() -> None:
+    dataset, again = (PatchDataset(NumberedDates(6, 40), 20, seed=7) for _ in range(2))
+    forward = [dates_of(dataset, 3, index) for index in range(6)]
+    backward = [dates_of(again, 3, index) for index in reversed(range(6))]
+    assert forward == backward[::-1]
+    other_seed = PatchDataset(NumberedDates(6, 40), 20, seed=8)
+    assert dates_of(other_seed, 3, 0) != forward[0] != dates_of(dataset, 4, 0)
 
 
 def test_too_few_dates_name_the_place_and_the_need(copy: Path) -> None:
@@ -231,7 +202,7 @@ def test_too_few_dates_name_the_place_and_the_need(copy: Path) -> None:
 
 
 def test_wrong_roots_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="nowhere is missing: --data_dir"):
+    with pytest.raises(UserError, match="nowhere is missing"):
         seco_dataset(tmp_path / "nowhere")
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="file is not a whole zip"):
@@ -243,7 +214,7 @@ def test_wrong_roots_are_refused(tmp_path: Path) -> None:
 def test_band_that_the_data_set_does_not_have_is_refused_at_once(copy: Path) -> None:
     for path in copy.rglob("B8.tif"):
         path.unlink()
-    with pytest.raises(UserError, match=r"no band B8, .* choose --bands among B1 B2 B3 B4 B5 "):
+    with pytest.raises(UserError, match=r"no band B8, .* choose bands among B1 B2 B3 B4 B5 "):
         seco_dataset(copy, ["B8", "B4"])
 
 
@@ -288,7 +259,7 @@ def test_damaged_band_names_its_file(copy: Path, damage: Damage, reason: str) ->
     with pytest.raises(BadPatchError, match=reason) as caught:
         seco_dataset(copy, every_date=True)[0, 0]
     assert caught.value.name == str(first_date(copy) / "B3.tif")
-    assert "--on_bad_patch skip" in str(caught.value)
+    assert "on_bad_patch skip" in str(caught.value)
 
 
 def test_patch_of_zeros_names_its_folder(copy: Path) -> None:
@@ -401,7 +372,7 @@ def test_quantiles_of_a_part_are_drawn_by_seed(
         read.append(path.parent)
         return read_band(path)
 
-    monkeypatch.setattr("datasets.geotiff.read_band", recording_read)
+    monkeypatch.setattr(layouts, "read_band", recording_read)
     histogram = seco_utils.measure_histograms(seco_root, num_images=3, seed=0)["B2"]
     assert histogram.sum() == 3 * 48 * 48
     first = set(read)
@@ -442,12 +413,3 @@ def test_failed_measurement_leaves_no_file(copy: Path) -> None:
     with pytest.raises(UserError, match=r"B3\.tif is not a readable GeoTIFF"):
         seco_utils.main(["--data_dir", str(copy)])
     assert set(copy.iterdir()) == before
-
-
-def test_script_runs_from_any_folder_and_fails_in_one_sentence(tmp_path: Path) -> None:
-    script = ROOT / "datasets" / "seco_utils.py"
-    command = [sys.executable, str(script), "--data_dir", "nowhere"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 2
-    nowhere = tmp_path / "nowhere"
-    assert done.stderr == f"error: --data_dir {nowhere} does not exist: correct the path\n"

@@ -256,7 +256,7 @@ def test_single_bands_are_not_taken_for_grey_pictures(
     image = np.full((1, 8, 8), 9, "uint8" if is_png else dtype)
     write_raster(tmp_path / "p/scene" / name, image, "PNG" if is_png else "GTiff")
     root = pack(tmp_path / "p", tmp_path / "p.zip") if zipped else tmp_path / "p"
-    with pytest.raises(UserError, match=rf"holds single bands such as scene/{name}: --data_dir"):
+    with pytest.raises(UserError, match=rf"single bands such as scene/{name}: give "):
         Pictures(root)
 
 
@@ -375,7 +375,7 @@ def test_wrong_roots_and_lists_are_refused(folder: Path, tmp_path: Path) -> None
         (lambda: Pictures(tmp_path / "text.zip"), "is neither a folder nor a whole zip"),
         (
             lambda: Pictures(folder, tmp_path / "none"),
-            "no file .*none: --image_list",
+            "image_list .*none is missing",
         ),
     ]
     for make, message in cases:

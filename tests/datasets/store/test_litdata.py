@@ -575,7 +575,7 @@ def test_a_resumed_training_from_a_bucket_is_as_if_unbroken(
     [
         (["--bands", "B8"], "holds the bands B4 B8, not B8: change --bands"),
         (["--image_list", __file__], "--image_list is for pictures, but .* holds LitData chunks"),
-        (["--cache", "ram"], "--cache ram is for packed stores"),
+        (["--cache", "ram"], "cache ram is for packed stores"),
     ],
 )
 def test_flags_that_do_not_fit_a_stream_are_refused(

@@ -21,8 +21,8 @@ from datasets.store.reader import PackedStore
 from tests.references.recorded_batches import assert_same, fit, make
 from tests.references.seco_files import zip_folder
 from tests.references.waiting import wait_until
+from utils.data import SeededSampler
 from utils.errors import UserError
-from utils.seeded_sampler import SeededSampler
 
 CPU = torch.device("cpu")
 
@@ -152,9 +152,9 @@ def test_batch_stays_as_it_is_while_the_next_is_used(packed: Path) -> None:
 
 
 def test_cache_that_cannot_be_is_refused(seco_root: Path, packed: Path) -> None:
-    with pytest.raises(UserError, match=r"--cache ram is for packed stores, .*pack it with"):
+    with pytest.raises(UserError, match=r"cache ram is for packed stores, .*pack it with"):
         make(seco_root, cache="ram").setup()
-    with pytest.raises(UserError, match="--cache gpu needs a GPU: take --cache ram"):
+    with pytest.raises(UserError, match="cache gpu needs a GPU: use cache ram"):
         fit(make(packed, cache="gpu"), 1)
 
 

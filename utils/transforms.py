@@ -1,6 +1,6 @@
-"""The one implementation of the views: stored uint8 patches in, normalised views out.
+"""The views of a training: stored uint8 patches in, normalised views out.
 
-All randomness is a function of the samples' keys (``utils.random``), and drawn for whole batches
+All random numbers are a function of the samples' keys (``utils.data``), and drawn for whole batches
 (``utils.view_draws``). A GPU works on whole batches, without a loop over samples and without
 waiting for the device; a CPU makes one view after the other (``utils.augment_cpu``), unless
 patches are small.
@@ -9,7 +9,9 @@ SeCo applies, at the full size of a patch, colour jitter, grey, blur and flip, a
 crops first. Blur, flip, crop and resize are one linear map per axis (``utils.resample``).
 """
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +24,22 @@ from utils.resample import blur_map, resample, resize_map
 from utils.view_draws import ViewDraws, draw_views
 
 _SMALL_PATCH = 3 * 64 * 64  # values; a batch of such patches is faster as a whole, also on a CPU
+
+
+class ApplyN:
+    """Apply a transform several times, as for two views of one image.
+
+    Args:
+        transform: Takes an image, and draws its own random numbers.
+        n: Number of views.
+    """
+
+    def __init__(self, transform: Callable[[Any], Any], n: int) -> None:
+        self.transform = transform
+        self.n = n
+
+    def __call__(self, image: Any) -> list[Any]:
+        return [self.transform(image) for _ in range(self.n)]
 
 
 class Augment(nn.Module):
@@ -65,9 +83,9 @@ class Augment(nn.Module):
 
         Args:
             patches: Stored values, uint8, shape (B, C, H, W).
-            keys: Streams of the samples (``utils.random.sample_keys``), int64, shape (B,).
+            keys: Streams of the samples (``utils.data.sample_keys``), int64, shape (B,).
             stream: Number of the view, so that the views of a sample differ.
-            synthetic: Apply everything; else only crop, resize and normalise.
+            synthetic: Apply all operations; otherwise only crop, resize and normalise.
 
         Returns:
             Normalised views, float32, channels last, shape (B, C, crop_size, crop_size).
@@ -79,7 +97,7 @@ class Augment(nn.Module):
         return self._batched(patches, draws)
 
     def _batched(self, patches: Tensor, draws: ViewDraws) -> Tensor:
-        """Make all views at once, without a look at what was drawn."""
+        """Make all views at once, without reading the drawn numbers."""
         config = self.config
         height, width = patches.shape[2:]
         pictures = self._stretch(patches)
@@ -103,7 +121,7 @@ class Augment(nn.Module):
         return self._normalize(views)
 
     def _one_by_one(self, patches: Tensor, draws: ViewDraws) -> Tensor:
-        """Make the views one after the other, by as many threads as torch has."""
+        """Make the views one after the other, in as many threads as torch has."""
         shape = (len(patches), patches.shape[1], self.config.crop_size, self.config.crop_size)
         views = torch.empty(shape, memory_format=torch.channels_last)
         jobs = list(zip(patches, draws.views(), views, strict=True))
@@ -119,7 +137,7 @@ class Augment(nn.Module):
         return views
 
     def _stretch(self, patches: Tensor) -> Tensor:
-        """Look the picture's values up, 0..255, float32."""
+        """Map stored values to picture values, 0..255, float32."""
         if self.is_picture:
             return patches.float()
         index = patches.int() + self.row

@@ -1,4 +1,4 @@
-"""What Earth Engine tells a client that starts: its interface, and its functions."""
+"""What Earth Engine sends to a client that starts: its interface, and its functions."""
 
 import importlib.util
 from pathlib import Path

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datasets.collect.utm import to_utm, utm_epsg
-from tests.servers.earth_engine_catalogue import BANDS_M, Catalogue, Granule, pixel_centres
+from datasets.miniature.services.catalogue import BANDS_M, Catalogue, Granule, pixel_centres
 
 Array = NDArray[Any]
 Pixels = Callable[[Array, Array], Array]  # of easting and northing

@@ -1,26 +1,37 @@
-"""What Earth Engine's errors mean: repeat, ask for less, take another scene, come back, or give up.
+"""What Earth Engine's answers mean: scenes, pixels, and errors.
 
-The client translates an answer of the service into an ``EEException`` with only its text; status
-and content are in the exception's context. Other errors are those of the transport, or of answers
-that are not the service's. (Facts: earthengine-api 1.7.50.)
-
-Status and content decide, never a text that was shortened for display.
+Status and content decide about an error, never a text that was shortened for display. The client
+translates an error of the service into an ``EEException`` with only its text; status and content
+are in the exception's context. (Facts: earthengine-api 1.7.50.)
 """
 
+import io
 import json
+import math
 import re
-from collections.abc import Mapping
+import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 from google.auth.exceptions import GoogleAuthError, TransportError
 from googleapiclient.errors import Error as ClientError
-from requests.exceptions import TooManyRedirects
+from numpy.lib import format as npy
 
-from datasets.collect.scenes import ComeBack, Missing, Refused
+from datasets.bands import RESOLUTION_M
+from datasets.collect.scenes import Array, ComeBack, Missing, Refused, Scene
 from utils.errors import UserError, quoted
 from utils.retry import Transient, retry_after
 
+PROPERTIES = (
+    *("PRODUCT_ID", "SPACECRAFT_NAME", "MGRS_TILE", "SENSING_ORBIT_NUMBER", "PROCESSING_BASELINE"),
+    *("CLOUDY_PIXEL_PERCENTAGE", "MEAN_SOLAR_ZENITH_ANGLE", "system:time_start"),
+)
+_NPY = b"\x93NUMPY"
+# NumPy reads headers by Python's parser, which fails at times in many threads (CPython 106905).
+_HEADERS = threading.Lock()
 _QUOTA_REASONS = {
     *("rateLimitExceeded", "userRateLimitExceeded", "quotaExceeded"),
     *("RESOURCE_EXHAUSTED", "RATE_LIMIT_EXCEEDED"),
@@ -60,10 +71,101 @@ _LONG_QUOTAS = (
     (
         re.compile(r"EECU", re.IGNORECASE),
         "quota of compute time",
-        "see at console.cloud.google.com/quotas when it begins again",
+        "console.cloud.google.com/quotas shows when it begins again",
     ),
 )
 _NEXT = "run `earthengine authenticate`, or give --service_account_key"
+
+
+def parse_scene(properties: dict[str, Any], bands: Sequence[str]) -> Scene:
+    """Read a scene from the answer to a search.
+
+    Args:
+        properties: ``PROPERTIES``, and means over the patch's pixels: ``known`` and ``clear``, and
+            by the name of each band where it has data.
+        bands: All of them must have data.
+
+    Raises:
+        KeyError, TypeError, ValueError, OverflowError, OSError: It is not a scene.
+    """
+    start = datetime.fromtimestamp(properties["system:time_start"] / 1000, UTC)
+    name = properties["scene"]
+    if not isinstance(name, str) or not name.replace("_", "").isalnum() or not name.isascii():
+        raise ValueError("not the name of a scene, which becomes that of a folder")
+    known = _share(properties, "known")
+    # Half a patch is enough; where less is known, the share of clouds in the scene decides.
+    clear = _share(properties, "clear") / known if known >= 0.5 else None
+    baseline = str(properties.get("PROCESSING_BASELINE", ""))
+    return Scene(
+        name=name,
+        start=start,
+        cloud_percent=float(properties["CLOUDY_PIXEL_PERCENTAGE"]),
+        clear_fraction=None if clear is None else round(clear, 6),
+        valid_fraction=round(min(_share(properties, band) for band in bands), 6),
+        baseline=baseline,
+        is_clamped=baseline >= "04.00",  # uint16 without the offset has no room below 0
+        properties={name: properties[name] for name in PROPERTIES if name in properties},
+    )
+
+
+def _share(properties: dict[str, Any], name: str) -> float:
+    """Return a mean of pixels; the service leaves out or nulls what has none."""
+    return float(properties.get(name) or 0)
+
+
+def zone_of(name: str) -> int:
+    """Return the UTM zone of ..._T32UQD; 0 if the name has none."""
+    tile = name.rpartition("_T")[2]
+    return int(tile[:2]) if tile[:2].isdecimal() else 0
+
+
+def decode(content: bytes, bands: Sequence[str], side: int) -> dict[str, Array]:
+    """Check an NPY file with a field per band, and return views of its bands, of 2 bytes."""
+    if not content:
+        raise Transient("an empty answer")
+    if not content.startswith(_NPY):
+        raise Transient("an answer that is not an array", is_strange=True)
+    try:
+        with _HEADERS:
+            pixels = _view(content)
+    except Exception as error:  # NumPy's reader of headers raises many kinds
+        raise Transient("an array that is cut off") from error
+    names = pixels.dtype.names or ()
+    kinds = {pixels.dtype[name].kind + str(pixels.dtype[name].itemsize) for name in names}
+    if names != tuple(bands) or pixels.shape != (side, side) or kinds != {"u2"}:
+        shown = quoted(f"{pixels.shape} {pixels.dtype}")
+        raise Transient(f"an array of {shown} instead of uint16 bands", is_strange=True)
+    return {band: pixels[band] for band in bands}
+
+
+def _view(content: bytes) -> Array:
+    """Return the array of an NPY file; NumPy's own reader copies it, in small pieces."""
+    file = io.BytesIO(content)
+    is_first = npy.read_magic(file) == (1, 0)
+    read_header = npy.read_array_header_1_0 if is_first else npy.read_array_header_2_0
+    shape, is_fortran, dtype = read_header(file)
+    pixels = np.frombuffer(content, dtype, math.prod(shape), file.tell())
+    return pixels.reshape(shape, order="F" if is_fortran else "C")
+
+
+def native(band: str, image: Array) -> Array:
+    """Return a band's own pixels; 20 m and 60 m bands arrive upsampled to 10 m.
+
+    Args:
+        band: Name.
+        image: Shape (H, W), on the grid of 10 m.
+
+    Raises:
+        Refused: A block is not of one value: the band's grid is not that of the patch.
+    """
+    factor = RESOLUTION_M[band] // 10
+    pixels = np.array(image[::factor, ::factor], np.uint16, order="C")
+    if factor > 1 and not np.array_equal(pixels.repeat(factor, 0).repeat(factor, 1), image):
+        raise Refused(
+            f"its {band} does not come in whole pixels of {RESOLUTION_M[band]} m, so its grid is "
+            "not that of the patch"
+        )
+    return pixels
 
 
 @dataclass(frozen=True)
@@ -71,7 +173,7 @@ class _Answer:
     """An answer that is an error.
 
     Attributes:
-        status: Of HTTP.
+        status: HTTP status.
         headers: By name in lower case.
         text: The service's whole message; None of an answer that is not the service's.
         reasons: Words for programs, such as rateLimitExceeded.
@@ -89,19 +191,16 @@ def translate(error: Exception) -> Exception:
     if answer is not None:
         return _of_answer(answer)
     if isinstance(error, TransportError) or getattr(error, "retryable", False):
-        return Transient("the connection broke")  # to where credentials are renewed
+        return Transient("the connection broke")  # to the service that renews credentials
     if isinstance(error, GoogleAuthError):
         return UserError(f"Earth Engine's credentials are missing, expired or revoked: {_NEXT}")
-    if isinstance(error, TimeoutError):
-        return Transient("no answer in time", is_too_large=True)
-    if isinstance(error, TooManyRedirects | ClientError):
-        return Transient("an answer that is not the service's", is_strange=True)
-    if isinstance(error, OSError):
-        return Transient("the connection broke")
-    if isinstance(error, EOFError | ValueError | KeyError | TypeError | AttributeError):
-        return Transient("an answer that is not the service's", is_strange=True)
     if type(error).__name__ == "EEException":  # of the client alone: the request is wrong
         return Refused(quoted(str(error), 200))
+    if isinstance(error, OSError):
+        return Transient("the connection broke")
+    strange = (ClientError, EOFError, ValueError, KeyError, TypeError, AttributeError)
+    if isinstance(error, strange):
+        return Transient("an answer that is not the service's", is_strange=True)
     return error
 
 
@@ -134,7 +233,7 @@ def _of_answer(answer: _Answer) -> Exception:
 
 
 def _used_up_quota(answer: _Answer, shown: str) -> ComeBack | None:
-    """Return the end of a run whose project has used up what it has for a day or a month."""
+    """Return the end of a run whose project has used up its quota of a day or a month."""
     words = " ".join([answer.text or "", *sorted(answer.reasons)])
     if answer.status >= 500 or not _IS_QUOTA.search(words):
         return None

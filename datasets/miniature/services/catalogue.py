@@ -59,9 +59,9 @@ class Granule:
     """One tile on one day.
 
     Attributes:
-        epsg: Of its UTM zone.
-        column: Of the tile.
-        row: Of the tile.
+        epsg: Code of its UTM zone.
+        column: Column of the tile, eastwards.
+        row: Row of the tile, northwards.
         start: When it was sensed.
     """
 
@@ -108,7 +108,7 @@ class Catalogue:
     """The archive.
 
     Args:
-        seed: Of the world.
+        seed: Seed of the archive.
         cloudiness: Share of the scenes that are no good for a patch.
     """
 

@@ -5,16 +5,16 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from datasets.collect.journal import Shard, read_journals, shard_name
+from datasets.collect.journal import Outcome, Shard, read_journals, shard_name
 from datasets.collect.plan import Plan
-from datasets.collect.progress import Ending, Progress
 from datasets.collect.rate_limit import Requester
 from utils.errors import UserError, quoted
 from utils.files import check_regular
@@ -26,15 +26,80 @@ _LINE_S = 55.0  # between two lines of a log at most; it is looked at every half
 _SILENT_S = 20.0  # without an answer, from which a line says what fails
 
 
+@dataclass(frozen=True)
+class Ending:
+    """How a fetch ended.
+
+    Attributes:
+        kind: "complete", "incomplete" (spares ran out), "later" (the same command resumes), or
+            "failed" (an error of the user or the machine).
+        reason: In words; empty if complete.
+    """
+
+    kind: Literal["complete", "incomplete", "later", "failed"]
+    reason: str = ""
+
+
+@dataclass
+class Progress:
+    """What this shard has done so far.
+
+    Attributes:
+        wanted: Number of places of this shard.
+        done: Number of these that this run or an earlier one has collected.
+        outcomes: Number of places that this run has settled, by outcome.
+        images: Number of images that this run has collected.
+        num_bytes: Bytes that this run has written.
+    """
+
+    wanted: int
+    done: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)
+    images: int = 0
+    num_bytes: int = 0
+
+
+def incomplete(missing: int, failures: Mapping[Outcome, int], has_spares: bool) -> Ending:
+    """Describe what is missing, with the remedies that can help.
+
+    Args:
+        missing: Places that cannot be had.
+        failures: How many were refused, have no scene, or only cloudy ones; spares included.
+        has_spares: Whether more spares could replace them.
+    """
+    reasons, remedies = [], []
+    were, have = ("was", "has") if missing == 1 else ("were", "have")
+    if failures.get("refused"):
+        reasons.append(f"{were} refused")
+        remedies.append("request those that were refused again with --retry failed")
+    if failures.get("no_scene") or failures.get("cloudy"):
+        reasons.append(f"{have} no clear scenes")
+        more = "more --spares, " if has_spares else ""
+        remedies.append(
+            f"collect into another --save_path with {more}a lower --clear_fraction or a higher "
+            "--cloud_pct"
+        )
+    spent = " and no spare is left" if has_spares else ""
+    shown = ", ".join(f"{number} {outcome}" for outcome, number in sorted(failures.items()))
+    what = f"{some_places(missing)} {' or '.join(reasons)}{spent}"
+    counts = f"({shown}; journal*.jsonl has the reasons)"
+    return Ending("incomplete", f"{what} {counts}: {', or '.join(remedies)}")
+
+
+def some_places(count: int) -> str:
+    """Spell a number of places."""
+    return f"{count} place" if count == 1 else f"{count} places"
+
+
 class Reporter:
     """Shows the progress of a shard, and writes it down.
 
     Args:
         save_path: Folder of the collection.
-        plan: That is collected.
+        plan: Plan that is collected.
         shard: Number and count.
-        requester: Whose statistics are told.
-        log_freq: Places between two lines, where nobody watches; there is also one a minute.
+        requester: Requester whose statistics are shown.
+        log_freq: Places between two lines, if there is no terminal; there is also one a minute.
         clock: Seconds, of the same origin as the statistics; another one in tests.
     """
 
@@ -59,7 +124,7 @@ class Reporter:
         self._bar = progress(desc="collecting", unit=" places") if sys.stderr.isatty() else None
 
     def __call__(self, done: Progress) -> None:
-        """Tell what is done."""
+        """Show what is done."""
         if self._done_before is None:
             self._done_before = self._logged = done.done
         if self._bar is not None:
@@ -146,8 +211,9 @@ class Reporter:
 
 
 def summarise(save_path: Path, plan: Plan) -> dict[str, Any]:
-    """Add up all shards: what the journals hold, and how fast those go that are running."""
-    outcomes = Counter(record.outcome for record in read_journals(save_path, plan.hash).values())
+    """Add up all shards: what the journals contain, and the rate of those that are running."""
+    records = read_journals(save_path, plan.hash).values()
+    outcomes = Counter(record.outcome for record in records)
     shards = [_read_status(path) for path in sorted(save_path.glob("status*.json"))]
     shards = [shard for shard in shards if shard["plan"] == plan.hash]
     running = [shard for shard in shards if not shard["ending"] and _is_recent(shard)]
@@ -160,6 +226,7 @@ def summarise(save_path: Path, plan: Plan) -> dict[str, Any]:
         "places_wanted": plan.num_places,
         "places_done": outcomes["done"],
         "places_without": {name: n for name, n in sorted(outcomes.items()) if name != "done"},
+        "scenes_passed_over": sum(len(record.passed_over) for record in records),
         "shards_running": len(running),
         "places_per_s": rate,
         "seconds_left": round(left / rate) if rate > 0 and left > 0 else None,
@@ -183,7 +250,7 @@ def table(summary: dict[str, Any]) -> str:
 
 
 def _read_status(path: Path) -> dict[str, Any]:
-    """Read what a table needs, of a file that anybody may have written."""
+    """Read what a table needs from a file that anybody may have written."""
     try:
         check_regular(path)
         content = json.loads(path.read_bytes())

@@ -1,4 +1,4 @@
-"""SplitMix64 against its published numbers and against whole numbers of Python."""
+"""SplitMix64 against its published numbers and whole numbers of Python; orders of samples."""
 
 import math
 
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from utils.random import mix, sample_keys, uniform
+from utils.data import SeededSampler, mix, sample_keys, uniform
 
 MASK = (1 << 64) - 1
 GAMMA = 0x9E3779B97F4A7C15
@@ -117,3 +117,26 @@ def test_the_largest_number_is_a_valid_position_for_every_count() -> None:
     largest = torch.tensor(1 - 2.0**-24)
     counts = torch.arange(1, 20_000).float()
     assert ((largest * counts).floor() == counts - 1).all()
+
+
+def test_sampler_visits_every_sample_once_in_a_new_order_per_epoch() -> None:
+    epochs = iter((0, 1))
+    sampler = SeededSampler(50, seed=1, epoch=lambda: next(epochs))
+    first = list(sampler)
+    second = list(sampler)
+    assert [epoch for epoch, _ in first + second] == [0] * 50 + [1] * 50
+    orders = [[index for _, index in keys] for keys in (first, second)]
+    assert sorted(orders[0]) == sorted(orders[1]) == list(range(50))
+    assert orders[0] != orders[1]
+    assert list(SeededSampler(50, seed=1, epoch=lambda: 1)) == second
+    assert list(SeededSampler(50, seed=2, epoch=lambda: 0)) != first
+
+
+def test_processes_share_the_samples_in_equal_parts() -> None:
+    whole = [index for _, index in SeededSampler(11, seed=1, epoch=lambda: 0)]
+    samplers = [
+        SeededSampler(11, seed=1, epoch=lambda: 0, rank=rank, world_size=3) for rank in range(3)
+    ]
+    parts = [[index for _, index in sampler] for sampler in samplers]
+    assert [len(part) for part in parts] == [len(sampler) for sampler in samplers] == [3, 3, 3]
+    assert [i for step in zip(*parts, strict=True) for i in step] == whole[:9]

@@ -9,8 +9,7 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 
-from tests.references.waiting import HANG_S
-
+HANG_S = 600.0  # of an answer that stalls, unless the server stops before
 # Called with the handler and the good answer: body and content type.
 Fault = Callable[[Any, bytes, str], None]
 
@@ -181,7 +180,7 @@ class FaultPlan:
 
     Args:
         share: 0 to 1.
-        seed: Of the draws.
+        seed: Seed of the draws.
         faults: The ways.
     """
 

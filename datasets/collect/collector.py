@@ -1,4 +1,4 @@
-"""What threads do for a fetch: look for scenes, read and write them. They decide nothing else."""
+"""Search, read and write the scenes of places; what the threads of a fetch do."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -6,11 +6,20 @@ from typing import TypeVar
 
 import numpy as np
 
-from datasets.collect.choice import Candidates, Lack, acquisition, choose
 from datasets.collect.journal import Outcome, Record
 from datasets.collect.plan import Plan
 from datasets.collect.rate_limit import Requester
-from datasets.collect.scenes import Array, Missing, Place, Refused, Scene, Source
+from datasets.collect.scenes import (
+    Array,
+    Candidates,
+    Lack,
+    Missing,
+    Place,
+    Refused,
+    Scene,
+    Source,
+    choose,
+)
 from datasets.collect.writer import Draft, PlaceWriter
 from utils.retry import Transient
 
@@ -27,10 +36,10 @@ class Collector:
     ``datasets.collect.rate_limit.Stopped`` when the run ends.
 
     Args:
-        plan: Of the collection.
-        source: Of scenes.
+        plan: Plan of the collection.
+        source: Source of scenes.
         requester: Sends all requests.
-        writer: Of places.
+        writer: Writes places.
     """
 
     def __init__(
@@ -39,20 +48,20 @@ class Collector:
         self.places_per_search = source.places_per_search
         self._plan = plan
         self._source = source
-        self._requester = requester
+        self.requester = requester
         self._writer = writer
 
     def search(self, numbers: Sequence[int]) -> Found:
         """Find and rank the scenes of some places by one request.
 
-        What fails for several places (too much memory, say) is asked again by halves: no place is
-        lost because of those beside which it was looked for, and no size is repeated indefinitely.
+        What fails for several places (too much memory, say) is requested again by halves: no place
+        is lost because of the others in its search, and no size is repeated indefinitely.
         """
         places = [self._plan.place(number) for number in numbers]
         request = partial(self._source.search, places)
         tries = 1 if len(places) > 1 else _TRIES
         try:
-            found = until_certain(self._requester, self._source, request, tries)
+            found = until_certain(self.requester, self._source, request, tries)
         except Refused as error:
             if len(places) == 1:
                 return [(places[0], Lack("refused", str(error)))]
@@ -64,16 +73,16 @@ class Collector:
         ]
 
     def collect(self, place: Place, candidates: Candidates) -> Record:
-        """Read and write a scene for each window of a place, or tell why there is none."""
+        """Read and write a scene for each window of a place, or return why there is none."""
         draft = self._writer.draft(place)
         try:
             taken: set[object] = set()
-            for scenes in candidates.windows:
-                fresh = [scene for scene in scenes if acquisition(scene) not in taken]
+            for scenes in candidates:
+                fresh = [scene for scene in scenes if scene.acquisition not in taken]
                 result = self._first_good(draft, place, fresh)
                 if isinstance(result, Record):
                     return result
-                taken.add(acquisition(result))
+                taken.add(result.acquisition)
             return draft.finish()
         finally:
             draft.discard()
@@ -86,7 +95,7 @@ class Collector:
         for scene in scenes:
             try:
                 request = partial(self._source.read, scene, place.grid)
-                images = until_certain(self._requester, self._source, request)
+                images = until_certain(self.requester, self._source, request)
             except Refused as error:
                 outcome, reason = "refused", f"{scene.name}: {error}"
                 passed_over.append(reason)
@@ -95,7 +104,7 @@ class Collector:
                 draft.add(scene, images, passed_over)
                 return scene
             passed_over.append(f"{scene.name}: has pixels without data")
-            if outcome != "refused":  # which --retry failed asks again
+            if outcome != "refused":  # which --retry failed requests again
                 reason = passed_over[-1]
         return Record(place.number, outcome, reason, passed_over=tuple(passed_over))
 
@@ -137,8 +146,8 @@ def until_certain(
 ) -> Answer:
     """Return the answer to a request, or find that it alone fails.
 
-    What may have asked for too much, or misses something, is tried a few times with growing pauses.
-    In between the source has to answer its ``check``: during an outage that is what is waited for.
+    What may have requested too much, or misses something, is tried a few times with growing pauses.
+    In between the source has to answer its ``check``, which waits for the end of an outage.
 
     Raises:
         Refused: It failed each time.

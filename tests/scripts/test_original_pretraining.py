@@ -1,0 +1,132 @@
+"""The pre-training of the original by its own names, used as its script used them."""
+
+import importlib
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pytorch_lightning import Trainer
+
+from datasets import seco_datamodule
+from datasets.seco_dataset import QUANTILES, SeasonalContrastBasic, read_image
+from datasets.seco_utils import compute_quantiles
+from models.moco2_module import MocoV2
+from tests.references.recorded_batches import CALM
+from utils.data import InfiniteDataLoader, random_subset
+from utils.errors import UserError
+from utils.transforms import ApplyN
+
+ROOT = Path(__file__).resolve().parents[2]
+# Classes, functions and constants of the original's modules.
+NAMES = {
+    "datasets.seco_dataset": [
+        *("ALL_BANDS", "RGB_BANDS", "QUANTILES", "normalize", "read_image", "SeasonalContrastBase"),
+        *("SeasonalContrastBasic", "SeasonalContrastTemporal", "SeasonalContrastMultiAug"),
+    ],
+    "datasets.seco_datamodule": [
+        *("SeasonalContrastBaseDataModule", "SeasonalContrastBasicDataModule"),
+        *("SeasonalContrastTemporalDataModule", "SeasonalContrastMultiAugDataModule"),
+    ],
+    "datasets.seco_utils": ["compute_quantiles"],
+    "models.moco2_module": [
+        *("MocoV2", "concat_all_gather", "batch_shuffle_ddp", "batch_unshuffle_ddp"),
+    ],
+    "utils.data": ["Subset", "random_subset", "InfiniteDataLoader", "LMDBDataset", "make_lmdb"],
+    "utils.transforms": ["ApplyN"],
+}
+LEFT_OUT = {
+    *("LMDBDataset", "make_lmdb"),
+    *("concat_all_gather", "batch_shuffle_ddp", "batch_unshuffle_ddp"),
+}
+
+
+@pytest.mark.parametrize("module", NAMES)
+def test_every_public_name_exists_or_is_a_documented_difference(module: str) -> None:
+    differences = (ROOT / "docs" / "differences.md").read_text()
+    found = importlib.import_module(module)
+    for name in NAMES[module]:
+        assert hasattr(found, name) is (name not in LEFT_OUT), name
+        assert name not in LEFT_OUT or f"`{name}`" in differences, name
+
+
+@pytest.mark.parametrize(("name", "num_keys"), [("Basic", 1), ("Temporal", 1), ("MultiAug", 3)])
+def test_data_modules_train_the_model_in_a_plain_trainer(
+    seco_root: Path, name: str, num_keys: int
+) -> None:
+    data_module = getattr(seco_datamodule, f"SeasonalContrast{name}DataModule")
+    datamodule = data_module(data_dir=str(seco_root), batch_size=3, num_workers=0)
+    assert datamodule.num_keys == num_keys
+    model = MocoV2("resnet18", emb_dim=8, num_negatives=6, emb_spaces=datamodule.num_keys)
+    before = model.encoder_q.get_parameter("0.weight").detach().clone()
+    trainer = Trainer(**CALM, max_epochs=1, limit_train_batches=2)
+    trainer.fit(model, datamodule=datamodule)
+    assert trainer.global_step == 2
+    assert model.queue.shape == (num_keys, 8, 6)
+    assert not torch.equal(model.encoder_q.get_parameter("0.weight"), before)
+
+
+def test_the_base_has_the_constructor_of_the_original(seco_root: Path) -> None:
+    base = seco_datamodule.SeasonalContrastBaseDataModule(str(seco_root), ["B2"], 5, 2, 7)
+    assert (base.bands, base.batch_size, base.num_workers, base.seed) == (("B2",), 5, 2, 7)
+    default = seco_datamodule.SeasonalContrastTemporalDataModule(seco_root)
+    assert (default.bands, default.batch_size) == (("B4", "B3", "B2"), 32)
+    assert (default.num_workers, default.seed) == (16, 42)
+
+
+def test_two_views_of_an_image_come_from_a_loader_that_keeps_its_workers(seco_root: Path) -> None:
+    transform = ApplyN(lambda image: torch.from_numpy(np.array(image)), n=2)
+    dataset = SeasonalContrastBasic(seco_root, transform=transform)
+    loader = InfiniteDataLoader(dataset, batch_size=4, shuffle=True, num_workers=1)
+    for _ in range(2):
+        batches = list(loader)
+        assert [view.shape for view in batches[0]] == [(4, 48, 48, 3)] * 2
+        assert len(batches) == 6
+    assert loader.persistent_workers
+
+
+@pytest.mark.parametrize("bands", [("B4", "B3", "B2"), ("B3",)])
+def test_an_image_is_read_as_the_data_set_reads_it(seco_root: Path, bands: tuple[str, ...]) -> None:
+    folder = next(path for path in sorted(seco_root.glob("*/*")) if path.is_dir())
+    image = read_image(folder, bands, QUANTILES)
+    assert isinstance(image, Image.Image)
+    assert image == SeasonalContrastBasic(seco_root, bands)[0]
+    with pytest.raises(UserError, match=r"B10\.tif is missing"):
+        read_image(folder, ["B10"])
+
+
+def test_bad_patches_may_be_skipped(
+    seco_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datasets.seco.bad_patches.MAX_BAD_FRACTION", 0.1)
+    root = Path(shutil.copytree(seco_root, tmp_path / "copy"))
+    next(iter(sorted(root.glob("*/*/B3.tif")))).unlink()
+    with pytest.raises(UserError, match=r"B3\.tif is missing: .* on_bad_patch skip"):
+        SeasonalContrastBasic(root)[0]
+    dataset = SeasonalContrastBasic(root, on_bad_patch="skip")
+    assert dataset[0] == dataset[1]
+
+
+def test_quantiles_are_measured_by_the_original_call(seco_root: Path) -> None:
+    quantiles = compute_quantiles(root=str(seco_root), bands=["B8", "B3"], num_samples=100)
+    for key, share in (("min_q", 0.02), ("max_q", 0.98)):
+        assert list(quantiles[key]) == ["B8", "B3"]
+        for band, measured in quantiles[key].items():
+            files = list(seco_root.glob(f"*/*/{band}.tif"))
+            pixels = np.concatenate([np.asarray(Image.open(path)).ravel() for path in files])
+            assert measured == np.quantile(pixels, share, method="inverted_cdf")
+    with pytest.raises(UserError, match="has no band B10: its bands are B1 B2"):
+        compute_quantiles(seco_root, ["B10"])
+
+
+def test_a_random_subset_has_a_share_of_the_samples_once() -> None:
+    dataset: Any = [10 * number for number in range(30)]
+    drawn = random_subset(dataset, 0.5, seed=3)
+    samples = [drawn[index] for index in range(len(drawn))]
+    assert len(samples) == len(set(samples)) == 15
+    assert set(samples) < set(dataset)
+    assert drawn.indices == random_subset(dataset, 0.5, seed=3).indices
+    assert drawn.indices != random_subset(dataset, 0.5, seed=4).indices

@@ -1,0 +1,176 @@
+"""Which samples are drawn, and in which order: random numbers, samplers, subsets and a loader.
+
+Random numbers are a pure function of (seed, epoch, sample, view), batched on any device. A
+counter-based generator hashes the position of each number, so that samples can be drawn in any
+order, by any number of workers, and a resumed run continues with the same numbers. The hash is
+SplitMix64 (Steele, Lea and Flood 2014), a bijection of 64-bit integers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler, Subset
+
+if TYPE_CHECKING:  # worker processes that are not forks import this file without Lightning
+    from pytorch_lightning import Trainer
+
+__all__ = [
+    "InfiniteDataLoader",
+    "SeededOrder",
+    "SeededSampler",
+    "Subset",
+    "epoch_of",
+    "epoch_seed",
+    "mix",
+    "random_subset",
+    "sample_keys",
+    "uniform",
+]
+T = TypeVar("T")
+# SplitMix64's constants as signed integers: torch has no unsigned 64-bit arithmetic.
+_GAMMA = 0x9E3779B97F4A7C15 - (1 << 64)
+_MULTIPLY_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
+_MULTIPLY_2 = 0x94D049BB133111EB - (1 << 64)
+
+
+def _shift_right(x: Tensor, bits: int) -> Tensor:
+    """Shift as if unsigned."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def mix(x: Tensor) -> Tensor:
+    """Hash int64 values one to one; any shape."""
+    x = x + _GAMMA
+    x = (x ^ _shift_right(x, 30)) * _MULTIPLY_1
+    x = (x ^ _shift_right(x, 27)) * _MULTIPLY_2
+    return x ^ _shift_right(x, 31)
+
+
+def sample_keys(seed: int, epochs: Tensor, indices: Tensor) -> Tensor:
+    """Give every sample of a run its own stream.
+
+    Args:
+        seed: Seed of the run.
+        epochs: Epoch of each sample, int64, shape (B,).
+        indices: Index of each sample in its data set, int64, shape (B,).
+
+    Returns:
+        Keys of shape (B,); distinct for distinct indices of one epoch, because ``mix`` is
+        one to one.
+    """
+    return mix(mix(mix(torch.full_like(epochs, seed)) + epochs) + indices)
+
+
+def epoch_seed(seed: int, epoch: int, process: int = 0) -> int:
+    """Return the seed that an epoch of a process begins with, so that it can be resumed."""
+    return int(sample_keys(seed, torch.tensor([epoch]), torch.tensor([process])))
+
+
+def uniform(keys: Tensor, stream: int, count: int) -> Tensor:
+    """Draw ``count`` numbers in [0, 1) per key.
+
+    Args:
+        keys: Result of ``sample_keys``, shape (B,).
+        stream: Which of a sample's streams, for example the number of the view.
+        count: Numbers per sample.
+
+    Returns:
+        Multiples of 2**-24, float32, shape (B, count).
+    """
+    counters = torch.arange(count, device=keys.device)
+    hashed = mix(mix(keys + stream)[:, None] + counters)
+    return _shift_right(hashed, 40).float() * 2.0**-24
+
+
+class SeededSampler(Sampler[tuple[int, int]]):
+    """A new order in every epoch, the same for the same seed; yields (epoch, index).
+
+    Args:
+        num_samples: Size of the data set.
+        seed: Seed of the order.
+        epoch: Returns the current epoch whenever an order begins. Lightning's ``set_epoch`` comes
+            too late for the workers of a resumed run, which read ahead before its first call.
+        rank: Number of this process, which takes every ``world_size``-th sample.
+        world_size: Number of processes, all of which take equally many samples.
+    """
+
+    def __init__(
+        self,
+        num_samples: int,
+        seed: int,
+        *,
+        epoch: Callable[[], int],
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.num_samples = num_samples
+        self.seed = seed
+        self.epoch = epoch
+        self.rank = rank
+        self.world_size = world_size
+
+    def __len__(self) -> int:
+        return self.num_samples // self.world_size
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        epoch = self.epoch()
+        seeds = np.random.SeedSequence(self.seed, spawn_key=(epoch,))
+        order = np.random.default_rng(seeds).permutation(self.num_samples)
+        for index in order[self.rank :: self.world_size][: len(self)].tolist():
+            yield epoch, index
+
+
+class SeededOrder(Sampler[int]):
+    """The indices of a ``SeededSampler``, for data that are the same in every epoch.
+
+    Args:
+        keys: Yields (epoch, index).
+    """
+
+    def __init__(self, keys: SeededSampler) -> None:
+        self.keys = keys
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __iter__(self) -> Iterator[int]:
+        return (index for _, index in self.keys)
+
+
+def epoch_of(trainer: Trainer) -> int:
+    """Return the epoch that begins; ``trainer.current_epoch`` lags behind in a resumed run."""
+    return trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
+
+
+def random_subset(dataset: Dataset[T], frac: float, seed: int | None = None) -> Subset[T]:
+    """Draw a share of a data set without replacement, under the original's name.
+
+    Args:
+        dataset: A map-style data set of N samples.
+        frac: Share to draw, in 0..1; ``int(frac * N)`` samples are drawn.
+        seed: Seed of the draw; None draws differently each time.
+    """
+    count = len(dataset)  # type: ignore[arg-type]
+    drawn = np.random.default_rng(seed).choice(count, int(frac * count), replace=False)
+    return Subset(dataset, drawn.tolist())
+
+
+class InfiniteDataLoader(DataLoader[Any]):
+    """A ``DataLoader`` whose worker processes live from one epoch to the next.
+
+    The original's name. torch had no ``persistent_workers`` when the original was written.
+
+    Args:
+        dataset: A map-style or iterable data set.
+        batch_size: Samples of a batch.
+        **settings: Further arguments of ``torch.utils.data.DataLoader``.
+    """
+
+    def __init__(self, dataset: Dataset[Any], batch_size: int | None = 1, **settings: Any) -> None:
+        settings.setdefault("persistent_workers", settings.get("num_workers", 0) > 0)
+        super().__init__(dataset, batch_size, **settings)

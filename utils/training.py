@@ -1,0 +1,310 @@
+"""Training with Lightning: the trainer of every script, its progress bar, checkpoints and end."""
+
+import csv
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
+from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
+from pytorch_lightning.utilities import rank_zero_only
+from tqdm import tqdm
+
+from utils.checkpoint import read_checkpoint
+from utils.cli import GRACE_S, exit_on_signal, trainer_kwargs
+from utils.launch import World, launch_kwargs, planned_world
+from utils.precision import resolve_precision
+from utils.progress import progress
+from utils.report import provenance, write_json
+
+METRICS = "metrics.csv"  # Lightning's name
+_KEPT = ".metrics.csv.kept"  # while the file is written again
+
+
+def prepare(args: Namespace) -> World:
+    """Resolve devices, processes and precision in the flags, and seed all generators."""
+    world = planned_world(args)
+    resolve_precision(args, world.rank)
+    seed_everything(args.seed, verbose=False)
+    return world
+
+
+def run_trainer(
+    description: str,
+    world: World,
+    arguments: Mapping[str, Any],
+    folder: Path | None = None,
+    checkpoints: Path | None = None,
+    origin: dict[str, Any] | None = None,
+    resumed: Path | None = None,
+    *,
+    every_n_epochs: int | None = None,
+    callbacks: Sequence[Callback] = (),
+    tensorboard: bool = False,
+) -> Trainer:
+    """Configure a trainer that takes the order of the samples as the loader gives it.
+
+    Args:
+        description: What the run does, for the progress bar.
+        world: Processes that train together.
+        arguments: Device, precision, epochs and other arguments of ``Trainer``.
+        folder: Folder of metrics.csv; None writes nothing.
+        checkpoints: Folder of last.ckpt, written after every epoch; None writes none.
+        origin: Arguments, versions and commit of the run, written next to the checkpoints.
+        resumed: Checkpoint of the run to resume, whose metrics.csv is continued.
+        every_n_epochs: Epochs between checkpoints that are kept; None keeps the last one only.
+        callbacks: Further callbacks.
+        tensorboard: Also write the values of metrics.csv for TensorBoard.
+    """
+    added: list[Callback] = [EndTogether(), SampleProgress(description), *callbacks]
+    if checkpoints is not None:
+        added.append(SaveCheckpoints(checkpoints, origin or {}, every_n_epochs))
+    loggers: list[Logger] = []
+    if folder is not None:
+        loggers.append(csv_logger(folder, resumed))
+        if tensorboard:
+            loggers.append(TensorBoardLogger(folder, name="", version="", default_hp_metric=False))
+    settings = {"log_every_n_steps": 1, **arguments, **launch_kwargs(world)}
+    return Trainer(
+        **settings,
+        logger=loggers or False,
+        callbacks=added,
+        enable_checkpointing=checkpoints is not None,
+        enable_progress_bar=False,  # ours counts samples
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,  # ours draws from (seed, epoch)
+    )
+
+
+def make_trainer(
+    args: Namespace,
+    world: World,
+    description: str,
+    max_epochs: int,
+    folder: Path | None,
+    *,
+    seed: int,
+    train_frac: float,
+    val_every_n_epochs: int = 1,
+) -> Trainer:
+    """Configure the trainer of one repetition; its checkpoints are written into the folder.
+
+    Args:
+        args: Flags of the run.
+        world: Processes that train together.
+        description: What the run does, for the progress bar.
+        max_epochs: Epochs of this training.
+        folder: Folder of this repetition; None writes nothing.
+        seed: Seed of this repetition.
+        train_frac: Share of the labels, in 0..1.
+        val_every_n_epochs: Epochs between validations.
+    """
+    arguments = trainer_kwargs(args)
+    arguments |= {"max_epochs": max_epochs, "check_val_every_n_epoch": val_every_n_epochs}
+    checkpoints = folder and folder / "checkpoints"
+    origin = provenance(of_repetition(args, seed, train_frac))
+    resumed = args.resume_from_checkpoint
+    return run_trainer(description, world, arguments, folder, checkpoints, origin, resumed)
+
+
+def of_repetition(args: Namespace, seed: int, train_frac: float) -> Namespace:
+    """Return the flags of one training of a run, which resume it alone."""
+    return Namespace(**vars(args) | {"seed": seed, "num_seeds": 1, "train_frac": [train_frac]})
+
+
+def csv_logger(folder: Path, resumed: Path | None = None) -> CSVLogger:
+    """Log to ``metrics.csv`` in a folder.
+
+    Args:
+        folder: Folder of the file.
+        resumed: Checkpoint of the run to resume. The file begins with the rows of that run up to
+            the checkpoint, so that it is the history of the whole run.
+    """
+    logger = CSVLogger(folder, name="", version="")
+    rank: int = rank_zero_only.rank  # type: ignore[attr-defined]
+    if resumed is None or rank != 0:  # only the first process writes
+        return logger
+    rows = _history(resumed)
+    path, kept = folder / METRICS, folder / _KEPT
+    # Lightning deletes the file; a kill before it is complete again must lose no rows.
+    if path.exists() and not kept.exists():
+        path.replace(kept)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Experiment logs directory")
+        for row in rows:
+            logger.experiment.log_metrics(row, step=int(row["step"]))
+    logger.save()
+    kept.unlink(missing_ok=True)
+    return logger
+
+
+def _history(checkpoint: Path) -> list[dict[str, float]]:
+    """Return the logged rows of a run up to its checkpoint; [] if there are none.
+
+    The checkpoint is stored in the folder of ``metrics.csv`` or in a subfolder of it.
+    """
+    folders = (checkpoint.parent, checkpoint.parent.parent)
+    paths = [folder / name for folder in folders for name in (_KEPT, METRICS)]
+    found = next((path for path in paths if path.is_file()), None)
+    if found is None:
+        return []
+    with found.open(newline="") as file:
+        rows = [{name: text for name, text in row.items() if text} for row in csv.DictReader(file)]
+    done = read_checkpoint(checkpoint)["global_step"]
+    # Row s describes step s, counted from 0. Integers stay integers, so that the text is the same.
+    return [
+        {name: int(text) if text.isdigit() else float(text) for name, text in row.items()}
+        for row in rows
+        if int(row["step"]) < done
+    ]
+
+
+class SampleProgress(Callback):
+    """One progress bar for the whole run, in samples, with loss and scores.
+
+    Scores are the values that the module logs with ``prog_bar=True`` under ``val/``.
+
+    Args:
+        description: What the run does.
+    """
+
+    def __init__(self, description: str) -> None:
+        self.description = description
+        self.bar: tqdm | None = None
+        self.loss = torch.tensor(torch.nan)
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if self.bar is not None or not trainer.is_global_zero:
+            return
+        samples_per_step = len(batch[0]) * trainer.world_size
+        steps = int(trainer.num_training_batches) * (trainer.max_epochs or 1)
+        self.bar = progress(
+            desc=self.description,
+            total=steps * samples_per_step,
+            initial=trainer.global_step * samples_per_step,
+            unit=" samples",
+            unit_scale=True,
+        )
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.bar is None:
+            return
+        self.loss = outputs["loss"]
+        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self._show(trainer, self.bar)
+        self.bar.update(len(batch[0]) * trainer.world_size)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Reading computes means over the processes: all must read, or the first one would hang.
+        _ = trainer.progress_bar_metrics
+        if self.bar is not None:
+            self._show(trainer, self.bar)
+            # The last step of an epoch may have had fewer samples.
+            self.bar.total = self.bar.n * (trainer.max_epochs or 1) / (trainer.current_epoch + 1)
+
+    def _show(self, trainer: Trainer, bar: tqdm) -> None:
+        """Show loss and scores; rarely, because reading the loss waits for the device."""
+        shown = {"epoch": f"{trainer.current_epoch + 1}/{trainer.max_epochs}"}
+        shown |= {"loss": f"{float(self.loss):.3f}"}
+        shown |= {
+            name.removeprefix("val/"): f"{float(score):.4g}"
+            for name, score in trainer.progress_bar_metrics.items()
+            if name.startswith("val/")
+        }
+        bar.set_postfix(shown, refresh=False)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._close()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+
+class SaveCheckpoints(Checkpoint):
+    """Write ``last.ckpt`` after every epoch, and a copy to keep every ``every_n_epochs``.
+
+    Args:
+        folder: Folder of the checkpoints.
+        origin: Arguments, versions and commit of the run, written next to the checkpoints.
+        every_n_epochs: Epochs between the copies; None keeps no copies.
+    """
+
+    def __init__(
+        self, folder: Path, origin: dict[str, Any], every_n_epochs: int | None = None
+    ) -> None:
+        self.folder = folder
+        self.every_n_epochs = every_n_epochs
+        self.origin = origin
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            write_json(self.folder / "arguments.json", self.origin)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Lightning logs the means of an epoch after its checkpoint; a resumed run needs them.
+        for logger in trainer.loggers:
+            logger.save()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        done = trainer.current_epoch + 1
+        trainer.save_checkpoint(self.folder / "last.ckpt", weights_only=False)
+        if self.every_n_epochs is not None and done % self.every_n_epochs == 0:
+            trainer.save_checkpoint(self.folder / f"epoch={done}.ckpt", weights_only=False)
+
+
+class EndTogether(Callback):
+    """End all processes when one of them fails, with its exit code.
+
+    The failed process prints the error. Only the first process may have to clean up files.
+    """
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.world_size > 1:
+            # Lightning's handler sends a message that a failed process does not receive.
+            first = trainer.is_global_zero
+            signal.signal(signal.SIGTERM, exit_on_signal if first else signal.SIG_DFL)
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        children = getattr(trainer.strategy.launcher, "procs", [])  # if Lightning started them
+        lost_another = trainer.world_size > 1 and isinstance(exception, RuntimeError)
+        code = _wait_for_failure(children) if lost_another else 0
+        for child in children:
+            child.kill()  # a process that waits for another one reacts to no other signal
+        if code:
+            sys.exit(code)
+
+
+def _wait_for_failure(children: Sequence[subprocess.Popen[bytes]]) -> int:
+    """Return the exit code of the first child that failed; 0 if none fails within ``GRACE_S``.
+
+    Without children, another launcher ends this process meanwhile if a process failed.
+    """
+    deadline = time.monotonic() + GRACE_S
+    while time.monotonic() < deadline:
+        for child in children:
+            if child.poll():
+                return max(1, child.returncode)
+        time.sleep(0.05)
+    return 0
