@@ -7,5 +7,5 @@
 - ``utils/``: Tests of ``utils``.
 - ``datasets/``: Tests of ``datasets``, one folder per data set or wing.
 - ``models/``: Tests of ``models``.
-- ``scripts/``: Tests of the scripts, the benchmarks and the README.
+- ``scripts/``: Tests of the scripts, the benchmarks and the documents.
 """
