@@ -1,6 +1,7 @@
 """README and docs: commands parse, examples run, and files, sections and flags exist."""
 
 import importlib
+import json
 import re
 import shlex
 from pathlib import Path
@@ -102,6 +103,31 @@ def test_files_and_sections_that_are_named_exist(document: str) -> None:
             assert section in slugs, link
     for name in re.findall(rf"`({OURS}/[\w./]+\.(?:py|md|json|sbatch))`", text):
         assert (ROOT / name).exists(), name
+
+
+METHODS = {
+    "linear (Adam)": "linear",
+    "linear (L-BFGS)": "lbfgs",
+    "5-NN": "knn5",
+    "20-NN": "knn20",
+    "fine-tuning": "finetune",
+}
+
+
+def test_the_table_of_results_has_the_numbers_of_its_file() -> None:
+    content = (ROOT / "benchmarks/results/eurosat_methods_cpu.json").read_text()
+    for title, method in METHODS.items():
+        (row,) = (line for line in README.splitlines() if line.startswith(f"| {title}"))
+        cells = row.split("|")[2:-1]
+        shown = [float(cell.replace("*", "").split()[0]) for cell in cells]
+        measured = [
+            run["by_method"][method][share]["test/accuracy"]
+            for encoder in ("random", "pretrain")
+            for share in ("0.01", "0.1", "1")
+            for run in json.loads(content)[encoder]
+            if method in run["by_method"]
+        ]
+        assert shown == pytest.approx(measured, abs=0.051)
 
 
 WALKS = re.findall(
