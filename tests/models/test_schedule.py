@@ -10,6 +10,7 @@ from models.schedule import lr_factor
 @pytest.mark.parametrize(
     ("epoch", "expected"), [(0, 1), (119.9, 1), (120, 0.1), (159, 0.1), (160, 0.01), (200, 0.01)]
 )
+@pytest.mark.difference("schedule")
 def test_step_divides_by_ten_at_the_milestones(epoch: float, expected: float) -> None:
     factor = lr_factor(epoch, 200, kind="step", milestones=(120, 160))
     assert factor == pytest.approx(expected, rel=1e-12)
