@@ -26,6 +26,7 @@ TINY = REAL / "bigearthnet_tiny"
 PATCHES = "BigEarthNet-v1.0"
 
 
+@pytest.mark.difference("ben-lists", "ben-unlabelled")
 def test_splits_are_those_of_the_original(bigearthnet_root: Path) -> None:
     index = open_bigearthnet(bigearthnet_root, keep_unlabelled=True)
     for split, rows in index.splits.items():
@@ -36,6 +37,7 @@ def test_splits_are_those_of_the_original(bigearthnet_root: Path) -> None:
     assert cloudy > 0
 
 
+@pytest.mark.difference("ben-unlabelled")
 def test_patches_without_a_class_are_left_out_and_counted(bigearthnet_root: Path) -> None:
     index = open_bigearthnet(bigearthnet_root)
     names = [name for split in index.splits for name in kept(bigearthnet_root, split)]
@@ -61,6 +63,7 @@ def test_the_folder_of_the_patches_may_be_named_itself(bigearthnet_root: Path) -
     assert index.names == open_bigearthnet(bigearthnet_root).names
 
 
+@pytest.mark.difference("ben-bands")
 def test_pictures_are_the_originals_exactly(bigearthnet_root: Path) -> None:
     index = open_bigearthnet(bigearthnet_root)
     data = pictures(index)

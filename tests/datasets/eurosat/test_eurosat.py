@@ -114,6 +114,7 @@ def test_fingerprint_sees_every_pixel_and_name(tmp_path: Path) -> None:
     assert fingerprint(dataset.names, images.clone()) in prints
 
 
+@pytest.mark.difference("eurosat-splits")
 def test_split_without_lists_is_60_20_20_of_every_class() -> None:
     labels = torch.tensor([0] * 25 + [1] * 5 + [2] * 13)
     splits = stratified_split(labels, CLASSES, 0)
