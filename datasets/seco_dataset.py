@@ -178,7 +178,7 @@ class SeasonalContrastBasic(SeasonalContrastBase):
 class SeasonalContrastTemporal(SeasonalContrastBase):
     """A place is a sample: two of its dates, for contrast between seasons (MoCo-v2+TP).
 
-    Unlike the original, the dates are never the same: see docs/differences.md#dates.
+    Unlike the original, the dates are never the same: see docs/differences.md, dates.
     """
 
     num_dates = 2
@@ -200,7 +200,7 @@ class SeasonalContrastMultiAug(SeasonalContrastBase):
 
     Every view is cropped at random, resized to 224 x 224 pixels and normalised with the statistics
     of ImageNet. A synthetic one is first changed by colour jitter, grey, blur and flip. Unlike the
-    original, the three dates differ (docs/differences.md#dates), and ``transform`` has an effect:
+    original, the three dates differ (docs/differences.md, dates), and ``transform`` has an effect:
     it is applied to each finished view.
 
     Attributes:

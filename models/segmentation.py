@@ -15,7 +15,7 @@ from utils.errors import UserError
 # Children of a ResNet whose outputs are compared: stem, layer1, layer2, layer3 and layer4.
 LEVELS = (2, 4, 5, 6, 7)
 # The original takes the stem before batch norm and ReLU. Unlike it: see
-# docs/differences.md#oscd-stem.
+# docs/differences.md, oscd-stem.
 LEVELS_OF_THE_ORIGINAL = (0, 4, 5, 6, 7)
 DROPOUT = 0.3  # as in the original
 

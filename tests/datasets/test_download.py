@@ -357,6 +357,7 @@ def wait_for_bytes(partial: Path, count: int) -> None:
 @pytest.mark.parametrize(
     ("number", "count"), [(signal.SIGKILL, 100), (signal.SIGTERM, HALF), (signal.SIGINT, HALF)]
 )
+@pytest.mark.difference("downloads")
 def test_a_killed_process_is_resumed_to_the_same_bytes(
     server: FileServer, tmp_path: Path, number: signal.Signals, count: int
 ) -> None:

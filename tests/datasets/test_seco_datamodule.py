@@ -180,6 +180,7 @@ def test_shuffled_keys_are_the_same_views_in_another_order(seco_root: Path) -> N
     assert orders[0] != orders[1]  # a new one at every step
 
 
+@pytest.mark.difference("randomness")
 def test_number_of_workers_does_not_change_the_views(seco_root: Path) -> None:
     _, alone = fit(make(seco_root), 2)
     _, helped = fit(make(seco_root, num_workers=2), 2)

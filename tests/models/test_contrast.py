@@ -43,6 +43,7 @@ def test_identical_keys_give_chance_loss() -> None:
 
 @settings(max_examples=200)
 @given(size=st.integers(1, 9), pushes=st.lists(st.integers(1, 9), max_size=8))
+@pytest.mark.difference("queue")
 def test_queue_is_a_ring_buffer_for_any_batch_size(size: int, pushes: list[int]) -> None:
     queue, queue_ptr = torch.zeros(2, 3, size), torch.zeros(2, 1, dtype=torch.long)
     model: deque[Tensor] = deque([torch.zeros(2, 3)] * size, maxlen=size)  # oldest first

@@ -66,6 +66,7 @@ def same_features(one: Encoder, other: Encoder) -> bool:
 
 @pytest.mark.parametrize("as_zip", [True, False])
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+@pytest.mark.difference("encoder-files")
 def test_a_checkpoint_of_2021_is_read_without_its_lightning(
     tmp_path: Path, name: str, as_zip: bool
 ) -> None:
@@ -77,6 +78,7 @@ def test_a_checkpoint_of_2021_is_read_without_its_lightning(
     assert spec == SECO_SPEC
 
 
+@pytest.mark.difference("encoder-contract")
 def test_seco_has_one_contract_for_data_and_published_encoders() -> None:
     assert seco_input_spec(RGB_BANDS) == SECO_SPEC
     assert SECO_SPEC.bands == ("B4", "B3", "B2")
@@ -392,6 +394,7 @@ def changed(path: Path, plain: State, change: Callable[[dict[Any, Any]], Any]) -
         ),
     ],
 )
+@pytest.mark.difference("encoder-tensors")
 def test_tensors_that_do_not_fit_are_listed(
     tmp_path: Path, plain: State, change: Callable[[dict[Any, Any]], Any], message: str
 ) -> None:

@@ -78,6 +78,7 @@ def test_our_own_loader_reads_back_what_was_exported(
 
 
 @torch.no_grad()
+@pytest.mark.difference("encoder-export")
 def test_torchvision_loads_the_state_dict(
     tmp_path: Path, saved: tuple[Path, Encoder], name: str
 ) -> None:

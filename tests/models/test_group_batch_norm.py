@@ -10,6 +10,7 @@ from models.backbones import Encoder
 from models.group_batch_norm import GroupBatchNorm2d
 
 
+@pytest.mark.difference("batch-norm")
 def test_groups_are_normalised_as_if_each_had_its_own_device() -> None:
     images = torch.randn(12, 3, 5, 5) * torch.arange(1.0, 13)[:, None, None, None]
     expected = torch.cat([nn.BatchNorm2d(3)(group) for group in images.split(4)])

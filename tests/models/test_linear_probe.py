@@ -50,6 +50,7 @@ def test_gradient_is_that_of_the_mean_cross_entropy() -> None:
     torch.testing.assert_close(loss_gradient(weight.detach(), inputs, labels), expected)
 
 
+@pytest.mark.difference("eurosat-standardisation")
 def test_fit_agrees_with_a_plain_training_loop_of_torch() -> None:
     features, labels = clouds(50)  # the last batch of an epoch holds 2 of them
     probes = fit(features, labels, seeds=[3], max_epochs=5)

@@ -136,6 +136,7 @@ def test_more_bands_enter_the_first_convolution() -> None:
     assert logits[0].shape == (2, 1 + QUEUE)
 
 
+@pytest.mark.difference("precision")
 def test_logits_are_float32_under_autocast() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         logits, _ = make()(*batch())
@@ -213,6 +214,7 @@ def test_the_first_bad_step_is_remembered() -> None:
 @pytest.mark.parametrize(
     ("epoch", "expected"), [(0, 1), (119.9, 1), (120, 0.1), (159, 0.1), (160, 0.01), (200, 0.01)]
 )
+@pytest.mark.difference("schedule")
 def test_step_divides_by_ten_at_the_milestones(epoch: float, expected: float) -> None:
     factor = lr_factor(epoch, 200, kind="step", milestones=(120, 160))
     assert factor == pytest.approx(expected, rel=1e-12)

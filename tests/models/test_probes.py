@@ -43,6 +43,7 @@ def data() -> dict[str, Labelled]:
     return {"train": split_of(60), "val": split_of(21), "test": split_of(33)}
 
 
+@pytest.mark.difference("eurosat-labels")
 def test_rows_are_drawn_per_seed_from_every_class() -> None:
     labels = torch.arange(90) % 3
     shares = draw_rows(labels, CLASSES, [0, 1], frac=0.1, labels_per_class=None)
@@ -66,6 +67,7 @@ def test_a_class_without_labels_is_an_error(labels: Tensor, frac: float, message
         draw_rows(labels, CLASSES, [0], frac=frac, labels_per_class=None)
 
 
+@pytest.mark.difference("eurosat-methods")
 def test_every_method_scores_both_held_out_sets(data: dict[str, Labelled]) -> None:
     rows = [torch.arange(0, 30), torch.arange(30, 60)]
     for predictions in (
@@ -179,6 +181,7 @@ def test_fine_tuning_repeats_with_its_seed_and_leaves_the_encoder(task: PictureT
     assert (first.embeddings - frozen).abs().max() > 0.01
 
 
+@pytest.mark.difference("eurosat-epoch")
 def test_the_layer_of_the_original_drops_what_is_no_whole_batch(task: PictureTask) -> None:
     steps = []
 

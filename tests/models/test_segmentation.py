@@ -64,6 +64,7 @@ def randomise_statistics(module: nn.Module) -> None:
     [("resnet18", [64, 64, 128, 256, 512]), ("resnet50", [64, 256, 512, 1024, 2048])],
 )
 @pytest.mark.parametrize("before_batch_norm", [False, True])
+@pytest.mark.difference("oscd-stem", "oscd-encoders")
 def test_levels_are_differences_of_the_two_dates_features(
     name: str, channels: list[int], before_batch_norm: bool
 ) -> None:
@@ -143,6 +144,7 @@ def test_parameters_are_the_encoder_and_the_decoder_and_all_are_used() -> None:
     assert unused == []
 
 
+@pytest.mark.difference("oscd-weight")
 def test_loss_is_the_mean_over_valid_pixels_with_weighted_changes() -> None:
     logits, mask = torch.randn(2, 5, 5), torch.rand(2, 5, 5) < 0.3
     valid = torch.rand(2, 5, 5) < 0.8
@@ -158,6 +160,7 @@ def test_loss_is_the_mean_over_valid_pixels_with_weighted_changes() -> None:
     assert loss.item() == pytest.approx(total / count, rel=1e-5)
 
 
+@pytest.mark.difference("oscd-padding")
 def test_what_lies_in_the_filling_changes_neither_loss_nor_gradient_nor_counts() -> None:
     rng = np.random.default_rng(0)
     pictures = rng.integers(0, 256, (2, 3, 40, 40), dtype=np.uint8)
@@ -181,6 +184,7 @@ def test_what_lies_in_the_filling_changes_neither_loss_nor_gradient_nor_counts()
         assert torch.equal(one, other)
 
 
+@pytest.mark.difference("oscd-batch-norm")
 def test_in_train_mode_statistics_of_the_frozen_encoder_drift_but_no_weights() -> None:
     encoder = Encoder("resnet18")
     before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}

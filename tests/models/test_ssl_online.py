@@ -123,6 +123,7 @@ def generator_states() -> list[object]:
     return [torch.get_rng_state().tolist(), random.getstate(), of_numpy]
 
 
+@pytest.mark.difference("online-probe")
 def test_nothing_of_the_model_changes() -> None:
     model = MocoV2("resnet18", emb_dim=8, num_negatives=8, emb_spaces=1).train()
     model.encoder_q.get_submodule("1").eval()  # whatever the modes are

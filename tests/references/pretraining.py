@@ -5,6 +5,7 @@ import subprocess
 import sys
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -43,7 +44,10 @@ def pretrain(data_dir: Path, log_dir: Path, *flags: str, draw: bool = False) -> 
     Pictures take as long to draw as a small run takes to train: by default they stay empty files.
     """
     before = set(run_dirs(log_dir))
-    empty: dict[str, Any] = {"plot_views": lambda path, _: path.touch(), "plot_training": lambda *_: None}
+    empty: dict[str, Any] = {
+        "plot_views": lambda path, _: path.touch(),
+        "plot_training": lambda *_: None,
+    }
     with nullcontext() if draw else patch.multiple("models.pretrain_run", **empty):
         main(["--data_dir", str(data_dir), "--log_dir", str(log_dir), *SMALL, *flags])
     (created,) = set(run_dirs(log_dir)) - before

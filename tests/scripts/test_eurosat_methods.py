@@ -53,6 +53,7 @@ def curve(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any
     return main_eurosat.main([*flags, *extra]), logs
 
 
+@pytest.mark.difference("eurosat-epoch")
 def test_every_method_and_share_is_measured(curve: tuple[Any, Path]) -> None:
     metrics, _ = curve
     results = metrics["by_method"]
@@ -256,6 +257,7 @@ def test_each_training_of_several_processes_has_a_trainer_of_its_own(
 
 
 @pytest.mark.slow
+@pytest.mark.difference("eurosat-devices")
 def test_two_processes_fine_tune_and_leave_one_folder(data_dir: Path, tmp_path: Path) -> None:
     flags = short_flags(data_dir, tmp_path, num_processes=2, num_seeds=2, batch_size=20)
     extra = ["--method", "knn", "finetune", "--accelerator", "dp"]

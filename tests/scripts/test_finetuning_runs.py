@@ -141,6 +141,7 @@ def last(run_dir: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("script", ["eurosat", "bigearthnet"])
+@pytest.mark.difference("ben-checkpoints")
 def test_a_resumed_run_ends_with_the_bits_of_an_unbroken_one(
     script: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,6 +164,7 @@ def test_a_resumed_run_ends_with_the_bits_of_an_unbroken_one(
     assert history[0].read_text() == history[1].read_text()
 
 
+@pytest.mark.difference("eurosat-checkpoints")
 def test_the_best_epoch_is_an_encoder_with_its_classifier(
     eurosat_run: Finished, tmp_path: Path
 ) -> None:
@@ -226,6 +228,7 @@ def test_flags_of_a_whole_run_next_to_a_checkpoint_do_not_stand_in_the_way(
         main_eurosat.parse_args([*resume, "--split_seed", "7"])
 
 
+@pytest.mark.difference("ben-checkpoints")
 def test_the_last_epoch_of_the_original_is_an_encoder_of_pictures_in_0_to_1(
     bigearthnet_run: Finished,
 ) -> None:
@@ -313,6 +316,7 @@ def in_processes(command: list[str], *more: str) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.difference("ben-randomness")
 def test_two_processes_resume_to_the_same_bits(bigearthnet: list[str]) -> None:
     """Each has its own share of the order, and its own dropout."""
     command = [*bigearthnet, "--milestones", "1"]

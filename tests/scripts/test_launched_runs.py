@@ -84,6 +84,7 @@ def finished(seco_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("variables", [srun(1), salloc(2)], ids=["srun", "salloc"])
+@pytest.mark.difference("requeue")
 def test_a_new_run_in_a_job_of_slurm_takes_no_checkpoint_from_the_working_directory(
     variables: dict[str, str],
     finished: Path,

@@ -193,6 +193,7 @@ def test_a_repetition_does_not_depend_on_the_others(probe: list[str]) -> None:
 
 
 @pytest.mark.parametrize("mode", ["probe", "finetune"])
+@pytest.mark.difference("ben-test")
 def test_labels_of_test_influence_nothing_but_its_metrics(
     probe: list[str], flags: list[str], data_dir: Path, tmp_path: Path, mode: str
 ) -> None:
@@ -252,6 +253,7 @@ def slow_probe(inputs: Tensor, targets: Tensor, held_out: Tensor, encoder: Encod
         return torch.sigmoid(layer(val))
 
 
+@pytest.mark.difference("ben-normalisation", "ben-probe")
 def test_paper_protocol_of_the_probe_is_the_original(
     probe: list[str], bigearthnet_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -281,6 +283,7 @@ def test_paper_protocol_of_the_probe_is_the_original(
     assert not [name for name in metrics if name.startswith("test/")]
 
 
+@pytest.mark.difference("ben-batch-norm")
 def test_paper_protocol_fine_tunes_in_eval_mode_and_keeps_the_last_epoch(
     flags: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -303,6 +306,7 @@ def test_paper_protocol_fine_tunes_in_eval_mode_and_keeps_the_last_epoch(
     ]
 
 
+@pytest.mark.difference("ben-batch-norm")
 def test_fine_tuning_learns_statistics_and_leaves_the_encoder_as_it_was(
     flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -323,6 +327,7 @@ def test_fine_tuning_learns_statistics_and_leaves_the_encoder_as_it_was(
     assert len(saved["embeddings"][0]) == 512
 
 
+@pytest.mark.difference("ben-normalisation")
 def test_pictures_reach_an_encoder_as_it_was_trained(
     flags: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -394,6 +399,7 @@ def test_further_processes_of_a_launcher_have_nothing_to_probe(
 
 
 @pytest.mark.slow
+@pytest.mark.difference("ben-devices")
 def test_two_processes_fine_tune_with_the_batch_split(flags: list[str], tmp_path: Path) -> None:
     extra = ["--accelerator", "dp", "--num_processes", "2", "--max_epochs", "1"]
     done = subprocess.run(

@@ -72,6 +72,7 @@ def save_checkpoint(path: Path, bands: tuple[str, ...]) -> None:
     )
 
 
+@pytest.mark.difference("eurosat-accuracy")
 def test_run_leaves_results_split_and_picture(
     flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -95,6 +96,7 @@ def test_run_leaves_results_split_and_picture(
     assert np.mean(list(metrics["test/recall"].values())) == pytest.approx(metrics["test/accuracy"])
 
 
+@pytest.mark.difference("eurosat-batch-norm")
 def test_frozen_means_that_no_tensor_of_the_encoder_changes(
     flags: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,6 +129,7 @@ def test_few_labels_are_counted_per_class(flags: list[str]) -> None:
     assert main_eurosat.main([*flags, "--labels_per_class", "3", "--debug"])["num_labelled"] == 30
 
 
+@pytest.mark.difference("eurosat-encoders")
 def test_any_resnet_can_be_probed(flags: list[str]) -> None:
     extra = ["--base_encoder", "resnet50", "--num_seeds", "1", "--debug"]  # 2048 features
     assert 0 <= main_eurosat.main([*flags, *extra])["test/accuracy"] <= 100
@@ -137,6 +140,7 @@ def test_debug_writes_nothing(flags: list[str], tmp_path: Path) -> None:
     assert not (tmp_path / "logs").exists()
 
 
+@pytest.mark.difference("eurosat-normalisation")
 def test_features_are_those_of_the_encoder_in_eval_mode_on_normalised_pictures() -> None:
     encoder = load_encoder("random", "resnet18")[0]
     images = torch.randint(0, 256, (7, 3, 32, 32), dtype=torch.uint8)
@@ -214,6 +218,7 @@ def test_a_file_of_other_features_is_named(tmp_path: Path, content: bytes) -> No
     assert path.read_bytes() == content
 
 
+@pytest.mark.difference("eurosat-normalisation", "eurosat-batch-norm", "eurosat-accuracy")
 def test_paper_protocol_drifts_statistics_but_no_weights_and_drops_the_last_batch(
     flags: list[str], data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -150,6 +150,7 @@ def test_maps_lie_where_their_source_lies_and_show_what_was_found(
         assert Image.open(folder / f"{city}.png").width > 1000
 
 
+@pytest.mark.difference("oscd-scores")
 def test_global_scores_equal_a_slow_recount_of_the_maps(finished: Finished, data_dir: Path) -> None:
     total = {"true": 0, "false": 0, "missed": 0}
     metrics = finished.metrics
@@ -180,6 +181,7 @@ def slow_scores(true: int, false: int, missed: int) -> dict[str, float]:
     }
 
 
+@pytest.mark.difference("oscd-batch-norm")
 @pytest.mark.parametrize("extra", [[], ["--finetune_backbone"]])
 def test_frozen_means_that_no_tensor_of_the_encoder_changes(
     extra: list[str],
@@ -230,6 +232,7 @@ def test_epoch_and_threshold_are_those_of_the_highest_validation_f1(finished: Fi
         assert len(f1) == 3
 
 
+@pytest.mark.difference("oscd-randomness")
 def test_resumed_run_equals_an_unbroken_one_on_any_number_of_workers(
     finished: Finished, flags: list[str], tmp_path: Path
 ) -> None:
@@ -270,6 +273,7 @@ def test_another_run_is_not_resumed(finished: Finished, flags: list[str], tmp_pa
     assert not (tmp_path / "logs").exists()
 
 
+@pytest.mark.difference("oscd-images", "oscd-input", "oscd-scores")
 def test_paper_protocol_is_the_originals(
     flags: list[str],
     data_dir: Path,
@@ -357,6 +361,7 @@ def test_shares_of_the_tiles_make_a_curve(
     assert Image.open(run_dir / "label_efficiency.png").width > 300
 
 
+@pytest.mark.difference("oscd-patch-size")
 def test_thirteen_bands_in_a_deeper_encoder_are_trained_on_tiles_of_the_given_size(
     flags: list[str], detectors: list[ChangeDetector]
 ) -> None:
@@ -375,6 +380,7 @@ def test_thirteen_bands_in_a_deeper_encoder_are_trained_on_tiles_of_the_given_si
     assert [tuple(map_.shape) for map_ in outcome.probabilities] == [(SIDE, SIDE)] * 2
 
 
+@pytest.mark.difference("oscd-input")
 def test_checkpoint_is_read_with_its_own_bands_and_stretch(
     flags: list[str], tmp_path: Path, data_dir: Path
 ) -> None:
@@ -414,6 +420,7 @@ def test_the_originals_command_parses_with_its_defaults() -> None:
     assert not args.finetune_backbone
 
 
+@pytest.mark.difference("oscd-devices")
 @pytest.mark.parametrize(
     ("extra", "message"),
     [

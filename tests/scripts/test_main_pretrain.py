@@ -60,6 +60,7 @@ def test_a_run_leaves_whole_files(two_epochs: Path) -> None:
         assert np.asarray(picture.convert("L")).std() > 10
 
 
+@pytest.mark.difference("checkpoints")
 def test_the_checkpoint_holds_plain_values_and_the_input_contract(two_epochs: Path) -> None:
     checkpoint = torch.load(two_epochs / "checkpoints/last.ckpt", weights_only=True)
     hyper_parameters = checkpoint["hyper_parameters"]
@@ -69,6 +70,7 @@ def test_the_checkpoint_holds_plain_values_and_the_input_contract(two_epochs: Pa
     assert "queue" in checkpoint["state_dict"]
 
 
+@pytest.mark.difference("seed")
 def test_two_identical_runs_end_with_the_same_bits(
     two_epochs: Path, seco_root: Path, tmp_path: Path
 ) -> None:
@@ -382,6 +384,7 @@ def test_resuming_from_no_checkpoint_is_refused(seco_root: Path, tmp_path: Path)
         pretrain(seco_root, tmp_path / "logs", *flags)
 
 
+@pytest.mark.difference("nan")
 def test_a_loss_of_nan_stops_the_run_and_keeps_the_last_good_checkpoint(
     seco_root: Path, tmp_path: Path
 ) -> None:

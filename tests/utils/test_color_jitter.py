@@ -78,6 +78,7 @@ def test_blends_are_torchvisions(operation: int, factor: float, kind: str) -> No
 @pytest.mark.parametrize("kind", PICTURES)
 @pytest.mark.parametrize("factor", [0.61, 1.0, 1.17, 2.5])
 @pytest.mark.parametrize("operation", [BRIGHTNESS, CONTRAST, SATURATION])
+@pytest.mark.difference("rounding")
 def test_rounded_blends_are_torchvisions_to_the_bit(
     operation: int, factor: float, kind: str
 ) -> None:
@@ -98,6 +99,7 @@ def test_hue_is_torchvisions(turns: float, kind: str) -> None:
 
 
 @given(st.tuples(*[st.integers(0, 255)] * 3), st.floats(-0.5, 0.5))
+@pytest.mark.difference("hue")
 def test_hue_turns_the_circle_of_the_standard_library(
     pixel: tuple[int, int, int], turns: float
 ) -> None:

@@ -139,6 +139,7 @@ def test_exchanged_rows_are_those_of_the_permuted_global_batch(world: int, tmp_p
 
 
 @pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.difference("processes")
 def test_processes_take_the_step_of_one_with_the_global_batch(world: int, tmp_path: Path) -> None:
     """In eval mode, where statistics of batch norm do not depend on the batch."""
     results = run_ranks(world, tmp_path, step_in_eval_mode)
@@ -154,6 +155,7 @@ def test_processes_take_the_step_of_one_with_the_global_batch(world: int, tmp_pa
             torch.testing.assert_close(result["gradients"][name], gradient, rtol=0, atol=atol)
 
 
+@pytest.mark.difference("batch-norm")
 def test_keys_share_statistics_with_the_samples_beside_which_they_are_shuffled(
     tmp_path: Path,
 ) -> None:

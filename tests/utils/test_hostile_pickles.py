@@ -54,6 +54,7 @@ def test_there_are_more_than_fifty() -> None:
 
 
 @pytest.mark.parametrize("name", LIVE)
+@pytest.mark.difference("encoder-code")
 def test_a_hostile_pickle_is_refused_and_does_not_run(tmp_path: Path, name: str) -> None:
     nest = tmp_path / "nest"
     nest.mkdir()

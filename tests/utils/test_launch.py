@@ -147,6 +147,7 @@ def test_processes_of_the_cpu_are_not_for_gpus(monkeypatch: pytest.MonkeyPatch) 
         planned_world(flags(gpus=1))
 
 
+@pytest.mark.difference("statistics")
 def test_lightning_gets_one_process_or_ddp() -> None:
     kwargs = launch_kwargs(World())
     assert (kwargs["devices"], kwargs["num_nodes"], kwargs["strategy"]) == (1, 1, "auto")
@@ -157,6 +158,7 @@ def test_lightning_gets_one_process_or_ddp() -> None:
     assert strategy._ddp_kwargs == {"broadcast_buffers": False, "gradient_as_bucket_view": True}
 
 
+@pytest.mark.difference("dp")
 def test_dp_splits_the_batch_over_the_processes() -> None:
     args = flags(accelerator="dp", batch_size=1024)
     with pytest.warns(UserWarning, match="runs as ddp"):

@@ -30,6 +30,7 @@ def sample(count: int = 40, runs: int = 2) -> tuple[Tensor, Tensor]:
     return targets, (torch.randn(runs, count, 4) * 3).round() / 3
 
 
+@pytest.mark.difference("ben-map")
 def test_metrics_are_those_of_scikit_learn_for_every_run() -> None:
     targets, logits = sample()
     found = label_metrics("val", targets, logits)

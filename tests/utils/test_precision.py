@@ -116,6 +116,7 @@ def test_the_precision_is_printed_once_and_emulation_is_warned_of_once(
     assert said.err.count("7 to 20 times slower") == said.err.count("\n") == warns
 
 
+@pytest.mark.difference("auto-precision")
 def test_the_papers_protocol_computes_in_float32(processor: Path) -> None:
     write_cpu_info(processor, GENOA)
     args = Namespace(precision="auto", gpus=0, protocol="paper")

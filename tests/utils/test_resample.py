@@ -97,6 +97,7 @@ def test_blur_is_pillows(kind: str, tolerance: float, sigma: float) -> None:
 
 
 @pytest.mark.parametrize("sigma", SIGMAS)
+@pytest.mark.difference("blur")
 def test_blur_is_pillows_along_the_border(sigma: float) -> None:
     """Pillow repeats the last pixel of each pass, we that of the picture."""
     picture = landscape(121, 160)

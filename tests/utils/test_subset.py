@@ -66,6 +66,7 @@ def test_a_share_without_a_class_is_refused_by_name() -> None:
     check_every_class(before, torch.tensor([1, 1, 0]), ["Forest", "River", "Sea"], 0.1)
 
 
+@pytest.mark.difference("ben-subset")
 def test_a_share_is_stratified_by_the_rarest_label_and_nested() -> None:
     targets = torch.zeros(100, 3, dtype=torch.uint8)
     targets[:, 0] = 1
@@ -87,6 +88,7 @@ def test_a_share_that_loses_a_class_is_refused() -> None:
         draw_labels(targets, ["common", "rare"], 0.1, 0)
 
 
+@pytest.mark.difference("ben-subset")
 def test_the_originals_share_has_duplicates_and_is_that_of_its_generator() -> None:
     rows = draw_with_replacement(1000, 0.1, 42)
     expected = np.random.default_rng(42).choice(range(1000), 100)

@@ -24,6 +24,7 @@ TINY = REAL / "bigearthnet_tiny"
 PATCHES = "BigEarthNet-v1.0"
 
 
+@pytest.mark.difference("ben-lists", "ben-unlabelled")
 def test_splits_are_those_of_the_original(bigearthnet_root: Path) -> None:
     index = open_bigearthnet(bigearthnet_root, keep_unlabelled=True)
     for split, rows in index.splits.items():
@@ -34,6 +35,7 @@ def test_splits_are_those_of_the_original(bigearthnet_root: Path) -> None:
     assert cloudy > 0
 
 
+@pytest.mark.difference("ben-unlabelled")
 def test_patches_without_a_class_are_left_out_and_counted(bigearthnet_root: Path) -> None:
     index = open_bigearthnet(bigearthnet_root)
     names = [name for split in index.splits for name in kept(bigearthnet_root, split)]
@@ -46,6 +48,7 @@ def test_patches_without_a_class_are_left_out_and_counted(bigearthnet_root: Path
     assert f"{len(names) - len(expected)} without any" in index.summary()
 
 
+@pytest.mark.difference("ben-bands")
 def test_pictures_are_the_originals_exactly(bigearthnet_root: Path) -> None:
     index = open_bigearthnet(bigearthnet_root)
     data = pictures(index)

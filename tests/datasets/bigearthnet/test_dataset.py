@@ -88,6 +88,7 @@ def test_transforms_are_applied_and_items_make_batches(original: Path) -> None:
     assert 0 <= images.min() < images.max() <= 1
 
 
+@pytest.mark.difference("evaluation-spelling")
 def test_bands_have_either_spelling_and_come_at_the_size_of_the_finest(original: Path) -> None:
     long, short = (Bigearthnet(original, "val", bands) for bands in (RGB_BANDS, ["B4", "B3", "B2"]))
     assert np.array_equal(long[0][0], short[0][0])

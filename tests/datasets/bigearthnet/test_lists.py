@@ -71,6 +71,7 @@ LAYOUTS = {  # of a row, and of the heading
 @pytest.mark.parametrize(
     ("row", "heading"), [(row, heading) for row in LAYOUTS for heading in LAYOUTS[row]]
 )
+@pytest.mark.difference("ben-versions")
 def test_lists_are_csv_with_or_without_heading_index_and_quotes(
     tmp_path: Path, row: str, heading: str | None
 ) -> None:

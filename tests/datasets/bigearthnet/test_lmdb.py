@@ -86,6 +86,7 @@ def test_splits_and_labels_lie_beside_it_in_the_columns_of_version_2(
 
 
 @pytest.mark.parametrize("num_classes", [19, 43])
+@pytest.mark.difference("ben-lmdb")
 def test_an_lmdb_is_the_same_data_set(
     bigearthnet_root: Path, lmdb_root: Path, num_classes: int
 ) -> None:
@@ -295,6 +296,7 @@ def test_patches_that_are_listed_but_not_in_it_are_counted(lmdb_root: Path, tmp_
         open_bigearthnet(tmp_path, lmdb=True)
 
 
+@pytest.mark.difference("ben-lmdb")
 def test_the_originals_pickles_are_refused_with_the_remedy(tmp_path: Path) -> None:
     (tmp_path / "train.lmdb").mkdir()
     (tmp_path / "train.lmdb" / "data.mdb").write_bytes(b"pickles")

@@ -25,6 +25,7 @@ def test_a_flag_that_repeats_its_default_counts_as_given() -> None:
     assert parse_args(None, ["--save_path", "d", "--seed", "42"]).given == {"seed"}
 
 
+@pytest.mark.difference("collect-clouds")
 def test_the_paper_protocol_chooses_as_the_original_and_counts_as_given() -> None:
     args = parse_args(None, ["--save_path", "d", "--protocol", "paper"])
 
@@ -39,6 +40,7 @@ def test_the_paper_protocol_does_not_overrule_a_flag() -> None:
     assert settings_of(parse_args(None, argv)).compress == "deflate"
 
 
+@pytest.mark.difference("collect-harmonised")
 def test_each_source_has_its_collection() -> None:
     earth_engine = settings_of(parse_args(None, ["--save_path", "d"]))
     stac = settings_of(parse_args(None, ["--save_path", "d", "--source", "stac"]))

@@ -27,6 +27,7 @@ def play(succeeds: dict[int, bool], seed: int, settled: dict[int, bool]) -> tupl
 
 
 @given(st.lists(st.booleans(), min_size=10, max_size=10), st.integers(0, 1000))
+@pytest.mark.difference("collect-spares")
 def test_the_result_is_the_first_that_succeed(successes: list[bool], seed: int) -> None:
     succeeds = dict(zip(CANDIDATES, successes, strict=True))
     expected = [n for n in CANDIDATES if succeeds[n]][: len(BLOCK.places)]

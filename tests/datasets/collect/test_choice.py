@@ -36,6 +36,7 @@ SCENES = [scene(3, 1, 0.95), scene(3, 9, 0.92), scene(3, 15, 0.99), scene(1, 5),
     ("choice", "expected"),
     [("least_cloudy", [15, 1, 9]), ("nearest", [9, 15, 1]), ("newest", [15, 9, 1])],
 )
+@pytest.mark.difference("collect-scene")
 def test_scenes_of_a_window_are_ranked(choice: str, expected: list[int]) -> None:
     found = choose(PLACE, SCENES, replace(SETTINGS, scene_choice=choice))
 
@@ -78,6 +79,7 @@ def with_zeros(*bands: str, dark: str = "") -> dict[str, Array]:
 
 @pytest.mark.parametrize("is_clamped", [False, True])
 @pytest.mark.parametrize("band", SIDES)
+@pytest.mark.difference("collect-gaps")
 def test_a_pixel_without_data_in_one_band_is_a_gap(band: str, is_clamped: bool) -> None:
     assert not has_gaps(with_zeros(), is_clamped)
     assert has_gaps(with_zeros(band), is_clamped)

@@ -21,6 +21,7 @@ def test_the_table_is_that_of_the_package() -> None:
     assert TABLE.read_text() == table_of_geonames()
 
 
+@pytest.mark.difference("collect-cities")
 def test_the_table_has_ten_thousand_places_the_largest_first() -> None:
     cities = read_city_table("geonames")
     assert cities.shape == (NUM_CITIES, 2)
@@ -42,6 +43,7 @@ def test_cities_of_one_size_keep_their_order(tmp_path: Path) -> None:
     assert cities[:, 0].tolist() == [*range(0, 80, 2), *range(1, 80, 2)]
 
 
+@pytest.mark.difference("collect-population")
 def test_the_file_of_simplemaps_is_read(tmp_path: Path) -> None:
     """Quoted, with a mark of its encoding, populations missing or with decimals."""
     source = write(

@@ -333,6 +333,7 @@ def test_the_table_has_all_faults() -> None:
 
 
 @pytest.mark.parametrize("name", ROWS)
+@pytest.mark.difference("collect-errors")
 def test_a_fault_that_passes_is_told_as_such(
     server: EarthEngineServer, source: EarthEngine, name: str
 ) -> None:

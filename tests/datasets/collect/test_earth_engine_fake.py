@@ -181,6 +181,7 @@ WEATHER = PatchGrid(EPSG, 459_600, 5_359_800, 60)  # across a corner of its regi
 
 
 @pytest.mark.parametrize("grid", [WEATHER, across_a_swath(0.3), across_a_swath(0.7)])
+@pytest.mark.difference("collect-clouds")
 def test_shares_of_a_patch_are_those_of_its_cells_one_by_one(
     client: EarthEngine, grid: PatchGrid
 ) -> None:

@@ -12,6 +12,7 @@ from tests.references.place_files import SETTINGS, images, write, writer_in
 from utils.errors import UserError
 
 
+@pytest.mark.difference("collect-previews")
 def test_previews_lie_beside_the_collection_with_the_oldest_date_first(tmp_path: Path) -> None:
     save_path = tmp_path / "collection"
     write(writer_in(save_path, replace(SETTINGS, preview=True)))

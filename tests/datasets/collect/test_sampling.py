@@ -71,6 +71,7 @@ def metres(lat: np.ndarray, lng: np.ndarray, origin: tuple[float, float]) -> np.
     return EARTH_M * np.arccos(cosine) * np.array([np.sin(azimuth), np.cos(azimuth)])
 
 
+@pytest.mark.difference("collect-seed")
 def test_numbers_of_a_candidate_do_not_depend_on_who_draws_them() -> None:
     whole = uniforms(7, 0, 100)
     parts = [uniforms(7, first, 10) for first in range(0, 100, 10)]
@@ -126,6 +127,7 @@ def test_places_are_the_first_candidate_of_each_cell_that_fits() -> None:
 
 
 @pytest.mark.parametrize("lat", [0.0, 60.0])
+@pytest.mark.difference("collect-width")
 def test_offsets_are_normal_in_metres_along_both_axes(lat: float) -> None:
     at = gaussian(np.array([[lat, 9.0]]), 50)(uniforms(0, 0, 200_000))
     east, north = metres(*at, (lat, 9.0)) / 50_000
@@ -147,6 +149,7 @@ def test_all_cities_are_as_likely() -> None:
         assert np.radians(own.std()) * EARTH_M == pytest.approx(1000, rel=0.03)
 
 
+@pytest.mark.difference("collect-wrap")
 def test_places_around_180_degrees_are_wrapped() -> None:
     """A city of Fiji has places on either side."""
     places = drawn(gaussian(np.array([[-16.8, 179.99]]), 50), 200)
@@ -180,6 +183,7 @@ def test_bounds_that_cross_180_degrees_are_kept() -> None:
 
 
 @pytest.mark.parametrize("name", BORDERS)
+@pytest.mark.difference("collect-overlap")
 def test_no_patch_overlaps_another_even_where_zones_meet(name: str) -> None:
     """Points just inside of a patch's outline lie in no patch of another zone."""
     side = 2640
@@ -234,6 +238,7 @@ def test_nothing_is_placed_where_sentinel_2_does_not_look() -> None:
         drawn(bounded(0, -90, 40, -56.1), 1)
 
 
+@pytest.mark.difference("collect-land")
 def test_places_are_on_land() -> None:
     sampler = bounded(-10, 35, 20, 60)
     is_land = land_mask()
@@ -272,6 +277,7 @@ def test_places_are_found_again_from_their_centres() -> None:
     assert again.top.tolist() == places.top.tolist()
 
 
+@pytest.mark.difference("collect-today")
 def test_windows_are_those_of_the_paper() -> None:
     """Fifteen days, twelve weeks apart, the newest centred four weeks before the reference."""
     found = windows(date(2021, 1, 29), 0, num_dates=5, interval_days=84, window_days=15)

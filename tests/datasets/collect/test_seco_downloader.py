@@ -159,6 +159,7 @@ def kill_until(save_path: Path, server: EarthEngineServer, argv: list[str], kill
 @pytest.mark.parametrize(
     ("kills", "number"), [(2, 12), pytest.param(50, 600, marks=pytest.mark.slow)]
 )
+@pytest.mark.difference("collect-resume")
 def test_a_killed_collection_ends_file_for_file_the_same(
     kills: int, number: int, downloaded: Path, tmp_path: Path
 ) -> None:
@@ -202,6 +203,7 @@ def test_two_shards_at_a_time_give_the_same_set_as_one(
     assert collect(flags(tmp_path / "c", server, "--verify")) == 0
 
 
+@pytest.mark.difference("collect-requests")
 def test_requests_per_image_are_few(tmp_path: Path) -> None:
     with earth_engine() as server:
         assert collect(flags(tmp_path / "c", server, *PLAN, "--num_dates", "5")) == 0

@@ -228,6 +228,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 @pytest.mark.parametrize("name", DAMAGE)
+@pytest.mark.difference("collect-verify")
 def test_damage_is_found_and_collected_again(whole: Path, root: Path, name: str) -> None:
     damage, expected = DAMAGE[name]
     damage(root)

@@ -57,6 +57,7 @@ def test_the_layout_is_that_of_the_archives(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.difference("collect-dtype")
 def test_every_digital_number_becomes_255_times_reflectance_truncated() -> None:
     numbers = np.arange(65_536, dtype=np.uint16).reshape(256, 256)
     expected = [min(dn * 255 // 10_000, 255) for dn in range(65_536)]
@@ -68,6 +69,7 @@ def test_every_digital_number_becomes_255_times_reflectance_truncated() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+@pytest.mark.difference("collect-jpeg")
 def test_files_hold_the_pixels(tmp_path: Path, dtype: str) -> None:
     write(writer_in(tmp_path, replace(SETTINGS, dtype=dtype)))
 
@@ -79,6 +81,7 @@ def test_files_hold_the_pixels(tmp_path: Path, dtype: str) -> None:
 
 
 @pytest.mark.parametrize("compress", ["deflate", "jpeg"])
+@pytest.mark.difference("collect-georeference")
 def test_pixels_lie_where_they_are_on_the_earth(tmp_path: Path, compress: str) -> None:
     write(writer_in(tmp_path, replace(SETTINGS, compress=compress)))
 

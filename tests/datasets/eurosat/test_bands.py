@@ -53,6 +53,7 @@ def read(root: Path, bands: tuple[str, ...] = ("B4", "B3", "B2"), norm: str = "n
     return images
 
 
+@pytest.mark.difference("eurosat-bands")
 def test_channels_are_found_by_the_names_of_the_bands(root: Path) -> None:
     bands = ("B8A", "B4", "B1", "B9", "B12")
     images = read(root, bands)

@@ -39,6 +39,7 @@ def test_a_plain_trainer_fits_two_epochs_and_tests(pictures: Path, tmp_path: Pat
     assert model.seen["test"] == [test[:8], test[8:]]
 
 
+@pytest.mark.difference("eurosat-datamodule")
 def test_batches_are_those_of_the_original_by_default(pictures: Path) -> None:
     data = EurosatDataModule(str(pictures))
     assert data.batch_size == 32
@@ -51,6 +52,7 @@ def test_batches_are_those_of_the_original_by_default(pictures: Path) -> None:
     assert (labels.dtype, labels.tolist()) == (torch.int64, list(range(10)))
 
 
+@pytest.mark.difference("eurosat-datamodule")
 def test_lists_of_the_original_need_no_test(pictures: Path, tmp_path: Path) -> None:
     root = tmp_path / "EuroSAT"
     shutil.copytree(pictures, root)

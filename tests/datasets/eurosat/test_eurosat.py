@@ -80,6 +80,7 @@ def zip_of_classes(tmp: Path) -> Path:
 LAYOUTS = [classes_alone, parent_of_2023, parent_of_2018, zip_of_2023, zip_of_classes]
 
 
+@pytest.mark.difference("eurosat-classes")
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.__name__)
 def test_every_layout_gives_the_same_pictures_without_strays(
     layout: Callable[[Path], Path], tmp_path: Path
@@ -112,6 +113,7 @@ def test_fingerprint_sees_every_pixel_and_name(tmp_path: Path) -> None:
     assert fingerprint(dataset.names, images.clone()) in prints
 
 
+@pytest.mark.difference("eurosat-splits")
 def test_split_without_lists_is_60_20_20_of_every_class() -> None:
     labels = torch.tensor([0] * 25 + [1] * 5 + [2] * 13)
     splits = stratified_split(labels, CLASSES, 0)

@@ -111,6 +111,7 @@ def test_unpacked_archives_are_read_as_a_merged_folder(merged: Path, tmp_path: P
         assert one.transform == other.transform
 
 
+@pytest.mark.difference("oscd-splits")
 def test_every_fourth_training_city_is_for_validation(tmp_path: Path) -> None:
     for name in TRAIN_CITIES + TEST_CITIES:
         (tmp_path / name / "imgs_1_rect").mkdir(parents=True)
@@ -132,6 +133,7 @@ def test_lists_of_another_data_set_are_ignored(copied: Path) -> None:
     assert len(told) == 1
 
 
+@pytest.mark.difference("oscd-images")
 def test_native_images_are_cut_or_filled_up_to_the_first_date(copied: Path) -> None:
     for path in (copied / "brasilia/imgs_2").glob("*.tif"):
         if path.stem[-3:] in ("B02", "B03", "B04"):
@@ -190,6 +192,7 @@ def test_bands_may_be_spelled_in_other_ways(copied: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["._B03.tif", ".B03.tif", "._S2A_B03.tif", ".x_B03.tif"])
+@pytest.mark.difference("oscd-layout")
 def test_hidden_files_beside_the_bands_are_ignored(copied: Path, name: str) -> None:
     for folder in ("imgs_1_rect", "imgs_1"):
         (copied / "brasilia" / folder / name).write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X        ")

@@ -45,6 +45,7 @@ def test_tiles_put_together_are_the_city_and_padding_does_not_count() -> None:
         assert not image_1[:, ~valid].any()
 
 
+@pytest.mark.difference("oscd-padding")
 def test_original_scores_padding_as_unchanged() -> None:
     plain, scored = (CityTiles([city(50, 70)], 32, score_padding=flag) for flag in (False, True))
     for index in range(len(plain)):

@@ -131,6 +131,7 @@ def test_temporal_gives_two_different_dates_of_the_place(seco_root: Path) -> Non
     assert pairs == {(a, b) for a in range(4) for b in range(4) if a != b}
 
 
+@pytest.mark.difference("data-sets")
 def test_transform_is_applied_to_each_view_in_order(seco_root: Path) -> None:
     for dataset_class, count in zip(EVERY, (1, 2, 4), strict=True):
         seen: list[Any] = []

@@ -71,6 +71,7 @@ def dates_of(dataset: PatchDataset, epoch: int, index: int) -> list[int]:
     return dates
 
 
+@pytest.mark.difference("order")
 def test_places_and_dates_are_sorted_by_number_then_by_name(tmp_path: Path) -> None:
     for place in ("10", "9", "0011", "b", "a", "0009", "9b"):
         for date in ("20200101T1_T2", "20191101T1_T2", "2", "11"):
@@ -97,6 +98,7 @@ def test_stray_files_and_folders_are_no_places_and_no_dates(copy: Path) -> None:
     assert SecoFolder(copy, ("B2",)).places == expected
 
 
+@pytest.mark.difference("previews")
 def test_dates_are_folders_and_never_previews(seco_root: Path) -> None:
     place = seco_root / folders(seco_root)[0]
     assert len(list(place.glob("*.tif"))) == 4  # the previews are there
@@ -156,6 +158,7 @@ def test_size_that_60_m_do_not_divide_is_covered_by_rounded_pixels(tmp_path: Pat
     assert seco_dataset(tmp_path, ["B1", "B2"], 1)[0, 0]["patches"].shape == (1, 2, 64, 64)
 
 
+@pytest.mark.difference("dates")
 def test_dates_of_a_sample_are_different() -> None:
     dataset = PatchDataset(NumberedDates(20, 3), 3)
     for epoch in range(5):
@@ -170,6 +173,7 @@ def test_every_order_of_dates_is_equally_likely() -> None:
     assert all(140 < count < 260 for count in draws.values())
 
 
+@pytest.mark.difference("dates")
 def test_paper_protocol_draws_dates_with_replacement() -> None:
     dataset = PatchDataset(NumberedDates(4, 5), 3, replace=True)
     distinct = Counter(len(set(dates_of(dataset, *key))) for key in np.ndindex(500, 4))
@@ -254,6 +258,7 @@ def not_a_tiff(folder: Path) -> None:
         (remove, "B3.tif is missing"),
     ],
 )
+@pytest.mark.difference("bad-patches")
 def test_damaged_band_names_its_file(copy: Path, damage: Damage, reason: str) -> None:
     damage(first_date(copy))
     with pytest.raises(BadPatchError, match=reason) as caught:
@@ -283,6 +288,7 @@ def test_patch_of_zeros_names_its_folder(copy: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("on_bad_patch", ["raise", "skip"])
+@pytest.mark.difference("unit")
 def test_broken_contract_is_an_error_that_cannot_be_skipped(
     copy: Path, image: np.ndarray, reason: str, on_bad_patch: OnBadPatch
 ) -> None:
@@ -336,6 +342,7 @@ def test_too_many_bad_patches_in_a_row_end_the_search(copy: Path) -> None:
         seco_dataset(copy, every_date=True, on_bad_patch="skip")[0, 0]
 
 
+@pytest.mark.difference("quantiles")
 def test_rgb_keeps_the_published_quantiles(copy: Path) -> None:
     measured = {"B4": [50, 60], "B8": [7, 90]}
     (copy / "quantiles.json").write_text(json.dumps({"quantiles": measured}))

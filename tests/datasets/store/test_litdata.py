@@ -126,6 +126,7 @@ def assert_samples_of(source: Numbered, batches: Batches, mode: str, **options: 
 
 
 @pytest.mark.parametrize("mode", MODES)
+@pytest.mark.difference("stream")
 def test_samples_are_those_of_the_source_in_full_batches(root: Path, mode: str) -> None:
     loader = make_loader(root, mode)
     batches = list(loader)

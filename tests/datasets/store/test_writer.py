@@ -81,6 +81,7 @@ def assert_same_patches(source: Any, store: PackedStore) -> None:
 @pytest.mark.usefixtures("small_files")
 @pytest.mark.parametrize("num_workers", ["0", "2"])
 @pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.difference("packed")
 def test_store_holds_what_its_source_holds(
     copy: Path, tmp_path: Path, zipped: bool, num_workers: str
 ) -> None:
