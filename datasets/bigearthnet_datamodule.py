@@ -30,8 +30,8 @@ class BigearthnetDataModule(LightningDataModule):
     (https://github.com/ServiceNow/seasonal-contrast/blob/411e37eb6038bc26828725854b8f1c9832c3f6a7/datasets/bigearthnet_datamodule.py),
     and so are the pictures: two standard deviations around the mean of each band, resized from 120
     to 128 px. Training batches are shuffled, and a last one that is not full is dropped. Unlike the
-    original, shares are drawn without replacement (docs/differences.md#ben-subset), patches without
-    a class are left out (#ben-unlabelled), and every picture of val and test is scored.
+    original, shares are drawn without replacement (docs/differences.md, ben-subset), patches with
+    no class are left out (ben-unlabelled), and every picture of val and test is scored.
 
     Args:
         data_dir: Folder of v1 or v2, or of an LMDB, see ``Bigearthnet``.

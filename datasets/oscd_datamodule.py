@@ -74,8 +74,8 @@ class ChangeDetectionDataModule(LightningDataModule):
     The constructor is that of the original
     (https://github.com/ServiceNow/seasonal-contrast/blob/411e37eb6038bc26828725854b8f1c9832c3f6a7/datasets/oscd_datamodule.py).
     Unlike the original, whose validation cities are those of the test split, every fourth training
-    city is for validation (docs/differences.md#oscd-splits), images are co-registered
-    (#oscd-images), and only training drops a last batch that is not full. Padding at the border of
+    city is for validation (docs/differences.md, oscd-splits), images are co-registered
+    (oscd-images), and only training drops a last batch that is not full. Padding at the border of
     a city counts as unchanged; ``main_oscd.py`` leaves it out.
 
     Args:

@@ -56,7 +56,7 @@ class ChangeDetectionDataset(Dataset[Any]):
             images that returns three.
         patch_size: Side of a tile in pixels.
         aligned: Whether to read the co-registered ``imgs_*_rect``, unlike the original, see
-            docs/differences.md#oscd-images.
+            docs/differences.md, oscd-images.
 
     Attributes:
         bands: Bands of the images, spelled as "B4".

@@ -119,7 +119,7 @@ def label_pictures(names: Sequence[str]) -> tuple[tuple[str, ...], torch.Tensor]
     """Number the class folders in alphabetical order.
 
     A part of EuroSAT, without some of its classes, keeps the ten labels. Unlike the original: see
-    docs/differences.md#eurosat-classes.
+    docs/differences.md, eurosat-classes.
 
     Args:
         names: ``<Class>/<file>`` of the pictures, N of them.
