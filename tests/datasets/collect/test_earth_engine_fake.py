@@ -389,10 +389,10 @@ def test_the_fake_source_tells_what_the_client_does(client: EarthEngine) -> None
 def test_a_share_of_the_places_can_be_collected(
     cloudiness: float, least: float, most: float
 ) -> None:
-    source, places = FakeSource(Settings(), Catalogue(cloudiness=cloudiness)), some_places(50)
+    source, places = FakeSource(Settings(), Catalogue(cloudiness=cloudiness)), some_places(80)
     found = zip(places, source.search(places), strict=True)
     chosen = [choose(place, scenes, Settings()) for place, scenes in found]
-    assert least <= sum(not isinstance(choice, Lack) for choice in chosen) / 50 <= most
+    assert least <= sum(not isinstance(choice, Lack) for choice in chosen) / 80 <= most
 
 
 def test_a_name_leads_to_its_granule_and_no_other_name_does() -> None:
