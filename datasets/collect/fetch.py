@@ -42,9 +42,9 @@ class Patience:
     """When a run stops by itself.
 
     Attributes:
-        give_up_s: Without any answer of the service.
-        grace_s: For places in progress, after a signal; SLURM kills after 30 s.
-        min_free_bytes: On the disk.
+        give_up_s: Seconds without any answer of the service.
+        grace_s: Seconds for places in progress, after a signal; SLURM kills after 30 s.
+        min_free_bytes: Free bytes on the disk.
     """
 
     give_up_s: float = 600.0

@@ -108,11 +108,6 @@ def granule_of(scene: Scene) -> Granule:
     return granule
 
 
-def moved(grid: PatchGrid, east: int = 0, north: int = 0) -> PatchGrid:
-    """Move a patch by cells of 60 m."""
-    return replace(grid, left=grid.left + 60 * east, top=grid.top + 60 * north)
-
-
 def test_a_search_finds_all_scenes_over_the_middle_of_the_patch(
     client: EarthEngine,
 ) -> None:
@@ -307,20 +302,6 @@ def test_a_hole_in_any_one_band_is_seen_by_the_search(
     assert seen.valid_fraction == 0.75  # of four squares
 
 
-@pytest.mark.parametrize(("east", "north"), [(1, 0), (0, 1)])
-def test_a_patch_beside_another_shows_the_same_ground(
-    client: EarthEngine, east: int, north: int
-) -> None:
-    scene = whole_scene(client)
-    here, there = client.read(scene, GRID), client.read(scene, moved(GRID, east, north))
-    for band in ALL_BANDS:
-        step, side = 60 // RESOLUTION_M[band], 120 // RESOLUTION_M[band]
-        own = here[band][: side - step * north, step * east :]
-        other = there[band][step * north :, : side - step * east]
-        np.testing.assert_array_equal(own, other)
-        assert len(np.unique(own)) > own.size / 2
-
-
 def whole_scene(client: EarthEngine, grid: PatchGrid = GRID) -> Scene:
     [scenes] = client.search([at(grid, SPRING)])
     return next(scene for scene in scenes if scene.valid_fraction == 1)
@@ -335,12 +316,6 @@ def test_a_scene_that_is_not_there_is_refused(client: EarthEngine) -> None:
 def test_an_unknown_function_is_an_error_that_names_it(client: EarthEngine) -> None:
     with pytest.raises(ee.EEException, match=r"Number\.add"):
         ee.data.computeValue(ee.Number(1).add(2))
-
-
-def test_a_function_with_other_arguments_is_an_error(client: EarthEngine) -> None:
-    image = ee.Image.constant(1).unmask(0, True)
-    with pytest.raises(ee.EEException):
-        ee.data.computeValue(image.reduceRegion(ee.Reducer.mean()))
 
 
 def test_more_at_a_time_than_the_quota_is_refused_and_none_is_lost(
@@ -414,21 +389,10 @@ def test_the_fake_source_tells_what_the_client_does(client: EarthEngine) -> None
 def test_a_share_of_the_places_can_be_collected(
     cloudiness: float, least: float, most: float
 ) -> None:
-    source, places = FakeSource(Settings(), Catalogue(cloudiness=cloudiness)), some_places(50)
+    source, places = FakeSource(Settings(), Catalogue(cloudiness=cloudiness)), some_places(80)
     found = zip(places, source.search(places), strict=True)
     chosen = [choose(place, scenes, Settings()) for place, scenes in found]
-    assert least <= sum(not isinstance(choice, Lack) for choice in chosen) / 50 <= most
-
-
-def test_tiles_of_one_pass_show_the_same_ground_where_they_overlap() -> None:
-    catalogue, grid = Catalogue(), PatchGrid(EPSG, 450_000, 5_395_020, 12)
-    window = Window(date(2020, 3, 1), date(2020, 3, 6))
-    one, other = catalogue.granules(EPSG, grid.bounds, window.start, window.end)
-    assert one.start == other.start
-    assert one.tile != other.tile
-    for band in ALL_BANDS:
-        here, there = (expected_pixels(catalogue, g, grid, band) for g in (one, other))
-        np.testing.assert_array_equal(here, there)
+    assert least <= sum(not isinstance(choice, Lack) for choice in chosen) / 80 <= most
 
 
 def test_a_name_leads_to_its_granule_and_no_other_name_does() -> None:

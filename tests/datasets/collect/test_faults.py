@@ -217,17 +217,6 @@ def test_a_mistyped_collection_can_be_corrected(
     assert tree(tmp_path / "c") == tree(downloaded)
 
 
-def test_a_plan_alone_is_replaced_by_another(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    argv = ["--save_path", str(tmp_path / "c"), *PLAN, "--plan"]
-    assert collect(argv) == 0
-    assert collect([*argv, "--seed", "7"]) == 0
-
-    assert "--seed is now 7, not 42" in capsys.readouterr().err
-    assert read_plan(tmp_path / "c").settings.seed == 7
-
-
 def test_a_plan_that_is_replaced_meanwhile_is_not_collected(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -49,7 +49,7 @@ def test_granules_of_the_made_up_archive_lie_as_those_of_esa_do(name: str) -> No
     assert (granule.left, granule.top, granule.bottom) == (left, top, top - TILE_M)
 
 
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(
     st.integers(0, 2**64 - 1),
     st.sampled_from([6, 12, 66, 264, 1182]),

@@ -278,16 +278,6 @@ def test_folders_that_no_journal_knows_are_told_and_stay(
     assert (root / "000009").is_dir()
 
 
-def test_a_torn_line_does_not_keep_damage_from_being_forgotten(root: Path) -> None:
-    with (root / "journal.jsonl").open("a") as journal:
-        journal.write('{"place": 2, "outc')
-    (root / BAND).unlink()
-
-    findings(root)
-
-    assert sorted(read_journals(root, plan_of().hash)) == [0, 2]
-
-
 def test_two_places_at_the_same_spot_are_told(tmp_path: Path) -> None:
     plan = plan_of((300_000, 300_120, 300_000))
     collect(tmp_path, plan)

@@ -22,7 +22,7 @@ from rasterio.errors import CRSError
 from datasets.bands import ALL_BANDS, RESOLUTION_M
 from datasets.collect.scenes import Array
 from datasets.collect.utm import utm_crs
-from datasets.collect.writer import PlaceWriter, convert, place_hash
+from datasets.collect.writer import PlaceWriter, convert
 from tests.references.place_files import (
     NEW,
     OLD,
@@ -155,11 +155,6 @@ def test_the_record_holds_size_and_hash_of_all_files(tmp_path: Path) -> None:
     assert record.num_bytes == sum(map(len, files.values()))
     lines = [f"{hashlib.sha256(files[name]).hexdigest()}  {name}\n" for name in sorted(files)]
     assert record.sha256 == hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def test_a_hash_depends_on_names_and_not_on_order() -> None:
-    assert place_hash({"a": "1", "b": "2"}) == place_hash({"b": "2", "a": "1"})
-    assert place_hash({"a": "1", "b": "2"}) != place_hash({"a": "2", "b": "1"})
 
 
 def test_many_threads_write_the_same_bytes_as_one(tmp_path: Path) -> None:
