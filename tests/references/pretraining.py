@@ -51,8 +51,10 @@ def pretrain(data_dir: Path, log_dir: Path, *flags: str, draw: bool = False) -> 
     curves, and ``views.png`` holds the views as an array (``numpy.load``): (views, B, H, W, 3).
     """
     before = set(run_dirs(log_dir))
-    fast = {"plot_views": store_views, "plot_training": lambda *_: None}
-    with nullcontext() if draw else patch.multiple("models.pretrain_run", **fast):
+    fast = patch.multiple(
+        "models.pretrain_run", plot_views=store_views, plot_training=lambda *_: None
+    )
+    with nullcontext() if draw else fast:
         main(["--data_dir", str(data_dir), "--log_dir", str(log_dir), *SMALL, *flags])
     (created,) = set(run_dirs(log_dir)) - before
     return created
