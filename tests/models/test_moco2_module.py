@@ -164,7 +164,7 @@ def test_the_loss_falls_below_chance_on_a_few_images() -> None:
     model = make(emb_spaces=1, num_negatives=24, encoder_momentum=0.9, softmax_temperature=0.2)
     optimizer = torch.optim.SGD([*model.encoder_q.parameters(), *model.heads_q.parameters()], 0.05)
     images, losses = torch.randn(4, 8, 3, 32, 32), []
-    for step in range(20):  # the queue holds the three other batches
+    for step in range(16):  # the queue holds the three other batches
         views = [images[step % 4] + 0.1 * torch.randn(8, 3, 32, 32) for _ in range(2)]
         logits, targets = model(views[0], [views[1]])
         loss = F.cross_entropy(logits[0], targets)

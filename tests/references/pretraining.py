@@ -5,14 +5,15 @@ import subprocess
 import sys
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from main_pretrain import main
 from tests.references.waiting import HANG_S
+from utils.plots import Views
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = [
@@ -38,17 +39,22 @@ def assert_equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
         assert torch.equal(tensor, second[name]), name
 
 
+def store_views(path: Path, views: Views) -> None:
+    with path.open("wb") as file:
+        np.save(file, np.stack(views.pictures))
+
+
 def pretrain(data_dir: Path, log_dir: Path, *flags: str, draw: bool = False) -> Path:
     """Run the script in process and return the folder of the run.
 
-    Pictures take as long to draw as a small run takes to train: by default they stay empty files.
+    Pictures take as long to draw as a small run takes to train. Unless ``draw``, there are no
+    curves, and ``views.png`` holds the views as an array (``numpy.load``): (views, B, H, W, 3).
     """
     before = set(run_dirs(log_dir))
-    empty: dict[str, Any] = {
-        "plot_views": lambda path, _: path.touch(),
-        "plot_training": lambda *_: None,
-    }
-    with nullcontext() if draw else patch.multiple("models.pretrain_run", **empty):
+    fast = patch.multiple(
+        "models.pretrain_run", plot_views=store_views, plot_training=lambda *_: None
+    )
+    with nullcontext() if draw else fast:
         main(["--data_dir", str(data_dir), "--log_dir", str(log_dir), *SMALL, *flags])
     (created,) = set(run_dirs(log_dir)) - before
     return created

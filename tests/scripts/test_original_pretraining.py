@@ -45,7 +45,7 @@ LEFT_OUT = {
 
 
 @pytest.mark.parametrize("module", NAMES)
-@pytest.mark.difference("names")
+@pytest.mark.difference("names", "names-ddp")
 def test_every_public_name_exists_or_is_a_documented_difference(module: str) -> None:
     differences = (ROOT / "docs" / "differences.md").read_text()
     found = importlib.import_module(module)
@@ -123,6 +123,7 @@ def test_quantiles_are_measured_by_the_original_call(seco_root: Path) -> None:
         compute_quantiles(seco_root, ["B10"])
 
 
+@pytest.mark.difference("subset")
 def test_a_random_subset_has_a_share_of_the_samples_once() -> None:
     dataset: Any = [10 * number for number in range(30)]
     drawn = random_subset(dataset, 0.5, seed=3)

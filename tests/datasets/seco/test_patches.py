@@ -66,8 +66,11 @@ class NumberedDates:
         return np.full((1, 1, 1), patch % self.num_dates + 1, np.uint8)
 
 
-def dates_of(dataset: PatchDataset, epoch: int, index: int) -> list[int]:
-    dates: list[int] = dataset[epoch, index]["patches"].flatten().tolist()
+def dates_of(dataset: PatchDataset, epochs: int) -> np.ndarray:
+    """Return the dates of all samples of the first epochs: (epochs * places, dates of a sample)."""
+    keys = torch.cartesian_prod(torch.arange(epochs), torch.arange(len(dataset)))
+    patches = dataset.draw(*keys.T).numpy()
+    dates: np.ndarray = patches - dataset.source.starts[keys[:, 1]][:, None]
     return dates
 
 
@@ -160,14 +163,13 @@ def test_size_that_60_m_do_not_divide_is_covered_by_rounded_pixels(tmp_path: Pat
 
 @pytest.mark.difference("dates")
 def test_dates_of_a_sample_are_different() -> None:
-    dataset = PatchDataset(NumberedDates(20, 3), 3)
-    for epoch in range(5):
-        assert all(sorted(dates_of(dataset, epoch, index)) == [1, 2, 3] for index in range(20))
+    dates = dates_of(PatchDataset(NumberedDates(20, 3), 3), epochs=5)
+    assert (np.sort(dates) == [0, 1, 2]).all()
 
 
 def test_every_order_of_dates_is_equally_likely() -> None:
-    dataset = PatchDataset(NumberedDates(4, 4), 2)
-    draws = Counter(tuple(dates_of(dataset, *key)) for key in np.ndindex(600, 4))
+    dates = dates_of(PatchDataset(NumberedDates(4, 4), 2), epochs=600)
+    draws = Counter(map(tuple, dates.tolist()))
     assert len(draws) == 12
     # 200 each are expected, with a standard deviation of 13.5.
     assert all(140 < count < 260 for count in draws.values())
@@ -175,25 +177,28 @@ def test_every_order_of_dates_is_equally_likely() -> None:
 
 @pytest.mark.difference("dates")
 def test_paper_protocol_draws_dates_with_replacement() -> None:
-    dataset = PatchDataset(NumberedDates(4, 5), 3, replace=True)
-    distinct = Counter(len(set(dates_of(dataset, *key))) for key in np.ndindex(500, 4))
+    dates = dates_of(PatchDataset(NumberedDates(4, 5), 3, replace=True), epochs=500)
+    distinct = Counter(len(set(sample)) for sample in dates.tolist())
     assert distinct[3] / 2000 == pytest.approx(0.48, abs=0.04)
     assert distinct[1] / 2000 == pytest.approx(0.04, abs=0.02)
-    assert dates_of(PatchDataset(NumberedDates(1, 1), 3, replace=True), 0, 0) == [1, 1, 1]
+    assert (dates_of(PatchDataset(NumberedDates(1, 1), 3, replace=True), epochs=2) == 0).all()
 
 
 def test_no_two_samples_share_a_stream() -> None:
-    dataset = PatchDataset(NumberedDates(20, 40), 20)
-    assert len({tuple(dates_of(dataset, *key)) for key in np.ndindex(20, 20)}) == 400
+    dates = dates_of(PatchDataset(NumberedDates(20, 40), 20), epochs=20)
+    assert len(np.unique(dates, axis=0)) == 400
 
 
 def test_sample_is_a_function_of_seed_epoch_and_index() -> None:
-    dataset, again = (PatchDataset(NumberedDates(6, 40), 20, seed=7) for _ in range(2))
-    forward = [dates_of(dataset, 3, index) for index in range(6)]
-    backward = [dates_of(again, 3, index) for index in reversed(range(6))]
-    assert forward == backward[::-1]
-    other_seed = PatchDataset(NumberedDates(6, 40), 20, seed=8)
-    assert dates_of(other_seed, 3, 0) != forward[0] != dates_of(dataset, 4, 0)
+    dataset, again, other_seed = (
+        PatchDataset(NumberedDates(6, 40), 20, seed=seed) for seed in (7, 7, 8)
+    )
+    forward = [dataset[3, index]["patches"] for index in range(6)]
+    backward = [again[3, index]["patches"] for index in reversed(range(6))]
+    assert all(torch.equal(a, b) for a, b in zip(forward, reversed(backward), strict=True))
+    assert forward[2].flatten().tolist() == (dates_of(dataset, 4)[3 * 6 + 2] + 1).tolist()
+    assert not torch.equal(forward[0], other_seed[3, 0]["patches"])
+    assert not torch.equal(forward[0], dataset[4, 0]["patches"])
 
 
 def test_too_few_dates_name_the_place_and_the_need(copy: Path) -> None:
