@@ -27,6 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from benchmarks.bare_loop import SPACES
 from datasets.seco.data_modes import DATA_MODES
 from models.moco2_module import MocoV2
+from utils import fused_views
 from utils.augment_config import AugmentConfig
 from utils.cli import run
 from utils.data import sample_keys
@@ -108,6 +109,7 @@ def count_views(traffic: Traffic, batch_size: int, crop_size: int, data_mode: st
     keys = sample_keys(0, torch.zeros(batch_size).long(), torch.arange(batch_size))
     size = (PATCH_SIZE, PATCH_SIZE)
     augment = Augment(SECO_SPEC, config)
+    augment.fused = fused_views
     drawn = [
         augment.draw(keys, stream, view.synthetic, size) for stream, view in enumerate(mode.views)
     ]

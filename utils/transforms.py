@@ -12,7 +12,7 @@ crops first. Blur, flip, crop and resize are one linear map per axis (``utils.re
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ from utils.normalization import InputSpec
 from utils.resample import resample, resize_map, taps_map
 from utils.view_draws import ViewDraws, draw_views
 
+_MAX_ERROR = 0.5  # levels of 255, on average; rounding to 8 bits alone makes up to 0.1
 _SMALL_PATCH = 3 * 64 * 64  # values; a batch of such patches is faster as a whole, also on a CPU
 
 
@@ -50,6 +51,10 @@ class Augment(nn.Module):
     Args:
         spec: Bands of the patches, their stretch and their normalisation.
         config: Distribution of the views.
+
+    Attributes:
+        fused: ``utils.fused_views`` on a GPU where its kernels work, False where they do not, None
+            before the first batch.
     """
 
     table: Tensor
@@ -61,6 +66,7 @@ class Augment(nn.Module):
     def __init__(self, spec: InputSpec, config: AugmentConfig) -> None:
         super().__init__()
         self.config = config
+        self.fused: Any = None
         table = spec.stretch_table()  # (C, 256)
         self.is_picture = bool((table == torch.arange(256)).all())  # then there is no stretch
         buffers = {
@@ -112,10 +118,29 @@ class Augment(nn.Module):
             return self._one_by_one(patches, draws)
         if draws.values.device != patches.device:
             draws = draws.to(patches.device)
-        fused = _fused_views() if patches.is_cuda else None
-        return (
-            self._batched(patches, draws) if fused is None else self._fused(patches, draws, fused)
-        )
+        if not patches.is_cuda:
+            return self._batched(patches, draws)
+        if self.fused is None:
+            self.fused = self._checked_kernels(patches[:2], replace(draws, values=draws.values[:2]))
+        if self.fused is False:
+            return self._batched(patches, draws)
+        return self._fused(patches, draws, self.fused)
+
+    def _checked_kernels(self, patches: Tensor, draws: ViewDraws) -> Any:
+        """Try the kernels on two samples, once: False if they fail or differ from plain torch."""
+        try:
+            from utils import fused_views
+
+            views = self._fused(patches, draws, fused_views)
+            error = ((views - self._batched(patches, draws)) * self.std).abs().mean().item()
+        except Exception as problem:  # Triton is missing, too old, or does not know the device
+            reason = f"{type(problem).__name__}: {str(problem).splitlines()[0]}"
+        else:
+            if error < _MAX_ERROR:
+                return fused_views
+            reason = f"Triton's differ by {error:.2f} levels"
+        print(f"views are made by plain torch, which is slower: {reason}", file=sys.stderr)
+        return False
 
     def _batched(self, patches: Tensor, draws: ViewDraws) -> Tensor:
         """Make all views at once, without reading the drawn numbers."""
@@ -196,14 +221,3 @@ class Augment(nn.Module):
     def _normalize(self, views: Tensor) -> Tensor:
         views = (self._round(views) - self.mean) / self.std
         return views.contiguous(memory_format=torch.channels_last)
-
-
-@cache
-def _fused_views() -> Any:
-    """Import ``utils.fused_views``, or return None and say so where Triton is not installed."""
-    try:
-        from utils import fused_views
-    except ImportError as error:
-        print(f"views are made by plain torch, which is slower: {error}", file=sys.stderr)
-        return None
-    return fused_views

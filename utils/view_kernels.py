@@ -39,7 +39,9 @@ def _rounded(x):
 @triton.jit
 def _finish(x, ROUND: tl.constexpr):
     x = tl.minimum(tl.maximum(x, 0.0), 255.0)
-    return _rounded(x) if ROUND else x
+    if ROUND:
+        x = _rounded(x)
+    return x
 
 
 @triton.jit
@@ -49,7 +51,9 @@ def _blend(x, weight, mean, operation, factor, ROUND: tl.constexpr):
     base = tl.where(operation == _SATURATION, grey, tl.where(operation == _CONTRAST, mean, 0.0))
     blended = base[None, :] + factor * (x - base[None, :])
     blended = tl.minimum(tl.maximum(blended, 0.0), 255.0)
-    return tl.floor(blended) if ROUND else blended
+    if ROUND:
+        blended = tl.floor(blended)
+    return blended
 
 
 @triton.jit
@@ -78,8 +82,10 @@ def _load_pixels(
     offset = sample * stride_b + band * stride_c + (pixel // W) * stride_h + pixel % W
     value = tl.load(source + offset, mask=inside, other=0)
     if STORED:
-        return tl.load(table + band * 256 + value.to(tl.int32), mask=inside, other=0.0)
-    return _finish(value.to(tl.float32), ROUND)
+        x = tl.load(table + band * 256 + value.to(tl.int32), mask=inside, other=0.0)
+    else:
+        x = _finish(value.to(tl.float32), ROUND)
+    return x
 
 
 @triton.jit

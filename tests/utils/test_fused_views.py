@@ -1,7 +1,9 @@
 """The GPU's kernels, interpreted on the CPU, against the plain chain of torch operations."""
 
 import itertools
+import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -105,3 +107,25 @@ def test_views_are_those_of_the_plain_chain(
     else:
         assert error.max() < 5 * LEVEL  # fp16 pictures, maps and products
         assert error.mean() < LEVEL
+
+
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [
+        (lambda *_: [][0], "IndexError: list index out of range"),
+        (
+            lambda *_: torch.zeros(2, 3, 14, 14, device=DEVICE),
+            r"Triton's differ by \d+\.\d\d levels",
+        ),
+    ],
+)
+def test_kernels_that_fail_or_differ_are_not_used(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], broken: Any, reason: str
+) -> None:
+    augment = Augment(InputSpec.of_pictures(), AugmentConfig(crop_size=14)).to(DEVICE)
+    patches = torch.randint(0, 256, (2, 3, 20, 20), dtype=torch.uint8, device=DEVICE)
+    draws = augment.draw(torch.arange(2), 0, True, (20, 20)).to(torch.device(DEVICE))
+    assert augment._checked_kernels(patches, draws) is fused_views
+    monkeypatch.setattr(augment, "_fused", broken)
+    assert augment._checked_kernels(patches, draws) is False
+    assert re.search(reason, capsys.readouterr().err)
