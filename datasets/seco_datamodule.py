@@ -98,7 +98,7 @@ class SecoDataModule(LightningDataModule):
         self.log_dir = log_dir
         self.cache = cache
         self.shuffle_keys = shuffle_keys
-        self._keys: tuple[Tensor, Tensor] | None = None
+        self._are_dates_known = False
 
     @property
     def num_keys(self) -> int:
@@ -220,15 +220,16 @@ class SecoDataModule(LightningDataModule):
             raise UserError(batch["error"])
         bad = batch.pop("bad")
         self._bad_patches.add(bad)
+        self._samples = batch.pop("epoch"), batch.pop("index")
         # Another sample replaces a bad one: its dates are not those of the index.
-        self._keys = None if bad else (batch["epoch"], batch["index"])
+        self._are_dates_known = not bad
         return batch
 
     def dates(self, count: int) -> list[list[str]]:
         """Return for each view the days of the first samples of the current batch, or ""."""
-        if self._keys is None:
+        if not self._are_dates_known:
             return [[""] * count for _ in self.mode.views]
-        patches = self.dataset.draw(*(numbers[:count].cpu() for numbers in self._keys))
+        patches = self.dataset.draw(*(numbers[:count] for numbers in self._samples))
         days = [[day_of(self.dataset.source.name(p)) for p in row] for row in patches.tolist()]
         return [[row[view.date] for row in days] for view in self.mode.views]
 
@@ -246,18 +247,22 @@ class SecoDataModule(LightningDataModule):
         trainer = self.trainer
         assert trainer is not None
         patches = batch["patches"]
-        keys = sample_keys(self.seed, batch["epoch"], batch["index"])
-        augment = self._augment.to(patches.device)
-        query, *views = self.mode.views
-        img_q = augment(patches[:, query.date], keys, 0, query.synthetic)
+        augment, (query, *views) = self._augment.to(patches.device), self.mode.views
+        keys = sample_keys(self.seed, *self._samples)  # views are drawn on the CPU, and uploaded
+        of_query, *of_keys = (
+            augment.draw(keys, stream, view.synthetic, patches.shape[-2:])
+            for stream, view in enumerate(self.mode.views)
+        )
+        img_q = augment.make(patches[:, query.date], of_query)
         order = None
         if self.shuffle_keys:
             order = shared_permutation(len(patches) * trainer.world_size, trainer.global_step)
-            patches, keys = exchange(patches, order), exchange(keys, order)
+            patches = exchange(patches, order)
+            of_keys = [draws.exchanged(order, patches.device) for draws in of_keys]
             order = to_device(order, patches.device)
         img_k = [
-            augment(patches[:, view.date], keys, stream, view.synthetic)
-            for stream, view in enumerate(views, start=1)
+            augment.make(patches[:, view.date], draws)
+            for view, draws in zip(views, of_keys, strict=True)
         ]
         return img_q, img_k, order
 

@@ -7,6 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+# Without a GPU, Triton's kernels are interpreted. Triton decides when it is imported.
+if not Path("/dev/nvidia0").exists():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 import torch
 from hypothesis import HealthCheck, settings
 from matplotlib.layout_engine import ConstrainedLayoutEngine

@@ -78,6 +78,11 @@ def blend(pictures: Tensor, operation: Tensor, factor: Tensor, round_to_uint8: b
     return blended.floor() if round_to_uint8 else blended  # Pillow's blend truncates
 
 
+def grey_weights(bands: int) -> Tensor:
+    """Return the share of each band in grey: float32, shape (C,)."""
+    return torch.tensor(_GREY_WEIGHTS if bands == 3 else [1 / bands] * bands)
+
+
 def to_grey(pictures: Tensor) -> Tensor:
     """Return the luminance of RGB, or the mean of other bands, shape (B, 1, H, W)."""
     if pictures.shape[1] != 3:

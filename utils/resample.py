@@ -47,10 +47,14 @@ def blur_map(sigma: Tensor, size: int, max_sigma: float) -> Tensor:
     Returns:
         Maps of shape (B, size, size); each row sums to 1.
     """
-    taps = gaussian_taps(sigma, max_sigma)  # (B, 2 * reach + 1)
+    return taps_map(gaussian_taps(sigma, max_sigma), size)
+
+
+def taps_map(taps: Tensor, size: int) -> Tensor:
+    """Filter with symmetric ``taps``, shape (B, 2 * reach + 1): maps of shape (B, size, size)."""
     reach = taps.shape[1] // 2
-    output = torch.arange(size, device=sigma.device)[:, None]
-    source = torch.arange(-reach, size + reach, device=sigma.device)
+    output = torch.arange(size, device=taps.device)[:, None]
+    source = torch.arange(-reach, size + reach, device=taps.device)
     tap = (source - output + reach).clamp(-1, 2 * reach + 1) + 1  # 0 and the last are outside
     padded = torch.nn.functional.pad(taps, (1, 1))
     spread = padded[:, tap]  # (B, size, size + 2 * reach)

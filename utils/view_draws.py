@@ -5,7 +5,7 @@ Shapes: B samples.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from utils.augment_config import AugmentConfig
 from utils.augment_cpu import View
 from utils.color_jitter import ColorParams
 from utils.data import uniform
+from utils.distributed import exchange, to_device
 from utils.resample import gaussian_taps
 
 _MAX_RATIO = 4 / 3  # of width to height; the default of torchvision's RandomResizedCrop
@@ -22,38 +23,65 @@ _TRIES = 10  # crops that RandomResizedCrop tries before it takes the largest
 
 @dataclass(frozen=True)
 class ViewDraws:
-    """Parameters of the view of each sample of a batch.
+    """Parameters of the view of each sample of a batch, as one tensor that moves at once.
 
     Attributes:
-        boxes: Top, left, height and width of the crop in pixels, float32, shape (B, 4).
-        color: Colour jitter and grey; None leaves plain crops.
-        sigma: Standard deviation of the blur in pixels, 0 is none, shape (B,).
-        max_sigma: Its upper bound.
-        flips: Whether left and right change places, then top and bottom, then rows and columns;
-            bool, shape (B, 3).
+        values: float32, shape (B, 4): top, left, height and width of the crop in pixels. If
+            ``synthetic``, shape (B, 16 + taps): these; factors of brightness, contrast and
+            saturation; their order; hue in turns, blends before hue, whether to end grey; whether
+            left and right, top and bottom, rows and columns change places; taps of the blur.
+        synthetic: Whether more than the crop is drawn.
+        hue: Whether hue changes.
     """
 
-    boxes: Tensor
-    color: ColorParams | None
-    sigma: Tensor
-    max_sigma: float
-    flips: Tensor
+    values: Tensor
+    synthetic: bool
+    hue: bool
+
+    @property
+    def boxes(self) -> Tensor:
+        """Top, left, height and width of the crop in pixels, float32, shape (B, 4)."""
+        return self.values[:, :4]
+
+    @property
+    def color(self) -> ColorParams:
+        """Colour jitter and grey, if ``synthetic``."""
+        factors, order, rest = self.values[:, 4:13].split(3, dim=1)
+        hue, slot, grey = rest.unbind(1)
+        return ColorParams(factors, order.long(), hue if self.hue else None, slot.long(), grey > 0)
+
+    @property
+    def flips(self) -> Tensor:
+        """Whether left and right, top and bottom, rows and columns change places: bool, (B, 3)."""
+        return self.values[:, 13:16] > 0
+
+    @property
+    def taps(self) -> Tensor:
+        """Filter of the blur along either axis, float32, shape (B, taps)."""
+        return self.values[:, 16:]
+
+    def to(self, device: torch.device) -> "ViewDraws":
+        """Copy to a device without waiting for it."""
+        return replace(self, values=to_device(self.values, device))
+
+    def exchanged(self, order: Tensor, device: torch.device) -> "ViewDraws":
+        """Return the draws of the samples that ``utils.distributed.exchange`` brings here."""
+        return replace(self, values=exchange(to_device(self.values, device), order))
 
     def views(self) -> list[View]:
         """Return the parameters of each sample as plain numbers."""
         boxes = self.boxes.int().tolist()
-        if self.color is None:
+        if not self.synthetic:
             return [View(tuple(box)) for box in boxes]
-        hue = self.color.hue
-        turns = [0.0] * len(boxes) if hue is None else hue.tolist()
+        color = self.color
         columns = zip(
             boxes,
-            self.color.blend_order.tolist(),
-            self.color.factors.tolist(),
-            turns,
-            self.color.hue_slot.tolist(),
-            self.color.to_grey.tolist(),
-            gaussian_taps(self.sigma, self.max_sigma).tolist(),
+            color.blend_order.tolist(),
+            color.factors.tolist(),
+            [0.0] * len(boxes) if color.hue is None else color.hue.tolist(),
+            color.hue_slot.tolist(),
+            color.to_grey.tolist(),
+            self.taps.tolist(),
             self.flips.tolist(),
             strict=True,
         )
@@ -91,16 +119,18 @@ def draw_views(
     """
     draws = Draws(keys, stream)
     boxes = crop_boxes(draws, *size, config.crop_scale)
-    never = torch.zeros(len(keys), dtype=torch.bool, device=keys.device)
     if not synthetic:
-        return ViewDraws(
-            boxes, None, torch.zeros_like(boxes[:, 0]), 0, never[:, None].expand(-1, 3)
-        )
+        return ViewDraws(boxes, synthetic=False, hue=False)
     color, sigma = color_params(draws, config), blur_sigma(draws, config)
+    never = torch.zeros(len(keys), dtype=torch.bool, device=keys.device)
     flips = [draws.below(config.flip_prob), never, never]
     if config.rotate:
         flips[1:] = draws.below(config.flip_prob), draws.below(config.flip_prob)
-    return ViewDraws(boxes, color, sigma, config.blur_sigma[1], torch.stack(flips, dim=1))
+    hue = torch.zeros_like(sigma) if color.hue is None else color.hue
+    single = [hue, color.hue_slot, color.to_grey, *flips]
+    parts = [boxes, color.factors, color.blend_order, torch.stack([n.float() for n in single], 1)]
+    taps = gaussian_taps(sigma, config.blur_sigma[1])
+    return ViewDraws(torch.cat([*parts, taps], dim=1), synthetic=True, hue=color.hue is not None)
 
 
 class Draws:

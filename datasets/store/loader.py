@@ -103,7 +103,7 @@ class StoreLoader:
         copies = [pool.submit(self._copy, rows[part], buffer.array[part]) for part in parts]
         for copy in wait(copies).done:
             copy.result()
-        return buffer.upload({"epoch": epochs, "index": indices}) | {"bad": bad}
+        return buffer.upload() | {"epoch": epochs, "index": indices, "bad": bad}
 
     def _copy(self, patches: np.ndarray, target: np.ndarray) -> None:
         """Copy patches (B, T) into an array (B, T, C, H, W)."""
@@ -146,8 +146,8 @@ class DeviceLoader:
             numbers = to_device(patches, self.device)
             yield {
                 "patches": self._patches[numbers],
-                "epoch": to_device(epochs, self.device),
-                "index": to_device(indices, self.device),
+                "epoch": epochs,
+                "index": indices,
                 "bad": bad,
             }
 
@@ -199,15 +199,14 @@ class _Buffer:
         if self._uploaded is not None:
             self._uploaded.synchronize()
 
-    def upload(self, numbers: dict[str, Tensor]) -> dict[str, Any]:
-        """Start the upload of the patches, and of numbers beside them."""
+    def upload(self) -> dict[str, Any]:
+        """Start the upload of the patches."""
         if self._stream is None or self._uploaded is None:
-            return numbers | {"patches": self.patches}
+            return {"patches": self.patches}
         with torch.cuda.stream(self._stream):
-            batch: dict[str, Any] = {k: to_device(v, self.device) for k, v in numbers.items()}
-            batch["patches"] = self.patches.to(self.device, non_blocking=True)
+            patches = self.patches.to(self.device, non_blocking=True)
             self._uploaded.record(self._stream)
-        return batch | {"uploaded": self._uploaded}
+        return {"patches": patches, "uploaded": self._uploaded}
 
 
 def _receive(batch: dict[str, Any]) -> dict[str, Any]:
@@ -216,8 +215,7 @@ def _receive(batch: dict[str, Any]) -> dict[str, Any]:
     if uploaded is not None:
         stream = torch.cuda.current_stream(batch["patches"].device)
         stream.wait_event(uploaded)
-        for name in ("patches", "epoch", "index"):
-            batch[name].record_stream(stream)  # its memory is not reused before
+        batch["patches"].record_stream(stream)  # its memory is not reused before
     return batch
 
 

@@ -125,9 +125,15 @@ def test_each_view_takes_its_date_stream_and_transformation(
         def __init__(self, *args: object) -> None:
             super().__init__()
 
-        def forward(self, patches: Tensor, keys: Tensor, stream: int, synthetic: bool) -> Tensor:
-            calls.append((patches, keys, stream, synthetic))
-            return torch.full((1,), float(stream))
+        def draw(
+            self, keys: Tensor, stream: int, synthetic: bool, size: torch.Size
+        ) -> tuple[Tensor, int, bool]:
+            assert size == (48, 48)
+            return keys, stream, synthetic
+
+        def make(self, patches: Tensor, draws: tuple[Tensor, int, bool]) -> Tensor:
+            calls.append((patches, *draws))
+            return torch.full((1,), float(draws[1]))
 
     monkeypatch.setattr(seco_datamodule, "Augment", Spy)
     datamodule = make(seco_root, data_mode)

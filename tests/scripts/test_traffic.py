@@ -1,0 +1,42 @@
+"""Counting what a step moves."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.traffic import GOAL_GB, GOAL_KERNELS, Traffic, count_views, main
+
+
+def test_traffic_adds_up_what_operators_read_and_write() -> None:
+    a, b = torch.zeros(1000), torch.zeros(1000)
+    with (traffic := Traffic()), traffic.of("sum"):
+        c = a + b  # two operands and a result of 4,000 bytes
+        c.view(10, 100).T.unsqueeze(0)  # nothing moves
+        c.mul_(torch.zeros(1).expand(1000))  # an expanded number has 4 bytes
+    assert traffic.kernels == {"sum": 3}  # with the zeros
+    assert traffic.bytes == {"sum": 12_000 + 4 + (4_000 + 4 + 4_000)}
+
+
+@pytest.mark.parametrize("data_mode", ["seco", "moco"])
+def test_augmentation_stays_within_its_budget(data_mode: str) -> None:
+    """For 256 samples of four views: moco has two views, which are both augmented."""
+    pytest.importorskip("triton", reason="Triton is not installed")
+    count_views(traffic := Traffic(), 256, 224, data_mode)
+    assert sum(traffic.bytes.values()) / 1e9 <= GOAL_GB
+    assert sum(traffic.kernels.values()) <= GOAL_KERNELS
+
+
+def test_the_table_is_printed_and_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("triton", reason="Triton is not installed")
+    main(["--batch_size", "4", "--crop_size", "64", "--json", str(tmp_path / "t.json")])
+    parts = json.loads((tmp_path / "t.json").read_text())["parts"]
+    assert {"colour", "maps", "resample", "query", "keys", "backward", "optimiser"} <= parts.keys()
+    # Three keys are encoded, and one query.
+    assert parts["keys"]["GB"] == pytest.approx(3 * parts["query"]["GB"], rel=0.02)
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("augmentation: ")
+    assert last.endswith(" kernels")
