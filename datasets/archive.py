@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from utils.errors import UserError
-from utils.zip_methods import BZIP2, DEFLATED, ENCRYPTED, LZMA, STORED, unread_method
+from utils.unpack import BZIP2, DEFLATED, ENCRYPTED, LZMA, STORED, unread_method
 
 MAX_MEMBER_BYTES = 2**26  # far more than a band of a patch; a bomb ends here
 _MAX_LZMA_BYTES = 2**27  # of its dictionary; 7-Zip's largest is 64 MB
@@ -43,7 +43,7 @@ class ZipMember(NamedTuple):
     stored_bytes: int
     size: int
     crc: int
-    method: int  # of ``utils.zip_methods``
+    method: int  # of ``utils.unpack``
 
 
 # One row per member in a NumPy array, 30 bytes each.

@@ -23,7 +23,6 @@ if not __package__:  # started as a script: the root is not on the path yet
 
 import json
 import logging
-import shutil
 import warnings
 from argparse import Namespace
 from collections.abc import Callable, Sequence
@@ -32,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 
 from utils.cli import run
 from utils.errors import UserError
-from utils.files import check_can_write, check_checkpoint
+from utils.files import check_can_write, check_checkpoint, written_whole
 from utils.flags import Parser
 from utils.normalization import InputSpec
 
@@ -101,19 +100,9 @@ def main(argv: Sequence[str] | None = None) -> Path:
     from safetensors import SafetensorError
 
     model = load_model(args.ckpt_path, args.bands)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial")
-    _remove(partial)  # of a run that was killed
-    try:
+    # The errors of the writers for a full disk.
+    with written_whole(target, RuntimeError, SafetensorError) as partial:
         WRITERS[args.format](model, partial)
-        partial.replace(target)
-    except (OSError, RuntimeError, SafetensorError) as error:  # words of writers for a full disk
-        if isinstance(error.__context__, KeyboardInterrupt | SystemExit):
-            raise error.__context__ from None
-        reason = str(error).splitlines()[0]
-        raise UserError(f"cannot write {target}, is the disk full? {reason}") from error
-    finally:
-        _remove(partial)
     print(f"{target}: {model.architecture} on {' '.join(model.spec.bands)}")
     return target
 
@@ -199,13 +188,6 @@ def write_onnx(model: Model, path: Path) -> None:
     assert program is not None  # it is, without a path
     program.model.metadata_props.update(model.header())
     program.save(path, external_data=False)
-
-
-def _remove(path: Path) -> None:
-    """Delete a file or a folder, if it is there."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    path.unlink(missing_ok=True)
 
 
 WRITERS: dict[str, Callable[[Model, Path], None]] = {

@@ -10,6 +10,7 @@ import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from utils.errors import UserError
+from utils.files import written_whole
 from utils.normalization import InputSpec
 from utils.torch_files import read_torch_file
 
@@ -112,22 +113,12 @@ class WholeCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
     ) -> None:
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.partial")
-        try:
-            with partial.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(target)
-        except RuntimeError as error:  # torch's words for a full disk, or for an interrupted write
-            if isinstance(error.__context__, KeyboardInterrupt | SystemExit):
-                raise error.__context__ from None
-            reason = str(error).splitlines()[0]
-            raise UserError(f"cannot write {target}, is the disk full? {reason}") from error
-        finally:
-            partial.unlink(missing_ok=True)
+        # RuntimeError: torch's report of a full disk, or of an interrupted write.
+        with (
+            written_whole(Path(path), RuntimeError) as partial,
+            partial.open("wb") as file,
+        ):
+            torch.save(checkpoint, file)
 
     def load_checkpoint(
         self,

@@ -1,6 +1,5 @@
 """Command-line flags that the entry scripts share, and their translation to Lightning 2."""
 
-import errno
 import os
 import shlex
 import signal
@@ -15,18 +14,12 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from utils.cores import available_cores
-from utils.errors import UserError, loader_sentence, sentence_of
+from utils.errors import UserError, loader_sentence, os_error_sentence, sentence_of
 from utils.files import check_can_write, check_exists
 from utils.flags import Parser, check_not_negative, check_positive
 from utils.launchers import launched_rank
 from utils.precision import PRECISIONS
 
-# A full disk or a path that cannot be used is not a bug; the error's text names the path.
-_PATH_ERRORS = {
-    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM),
-    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EFBIG, errno.ENAMETOOLONG, errno.ELOOP),
-    errno.ENXIO,  # a socket
-}
 # Time for the launcher to end a process that fails only because another one did.
 GRACE_S = 5.0
 GROUPS = ("data", "views", "model", "training", "devices", "evaluation", "output")
@@ -116,9 +109,10 @@ def run(main: Callable[[], object]) -> None:
     except UserError as error:
         _leave(f"error: {sentence_of(error)}", 2)
     except OSError as error:
-        if error.errno not in _PATH_ERRORS:
+        sentence = os_error_sentence(error)
+        if sentence is None:
             raise
-        _leave(f"error: {error}: free it or choose another path", 2)
+        _leave(f"error: {sentence}", 2)
     except _memory_errors():
         _leave("error: out of memory: lower the sizes, such as --batch_size", 2)
     except RuntimeError as error:

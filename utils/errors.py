@@ -1,5 +1,6 @@
-"""The error of a user, as opposed to a bug."""
+"""The error of a user, as opposed to a bug, and its one-line message."""
 
+import errno
 import re
 from collections.abc import Sequence
 
@@ -8,13 +9,48 @@ from collections.abc import Sequence
 _LOADER_LOST = re.compile(r"DataLoader worker \(pid.*\) (exited unexpectedly|is killed by signal)")
 _SHARED_MEMORY = re.compile(r"is killed by signal: Bus error|unable to .*(shared memory|</torch_)")
 
+# What the user can do about an error of the operating system that concerns a path. Errors that are
+# not listed are bugs, and keep their traceback.
+_REMEDIES = {
+    errno.ENOSPC: "free some space on this disk, or choose another one",
+    errno.EDQUOT: "free some space within your quota, or choose another disk",
+    errno.EROFS: "choose a path on a disk that is not read-only",
+    errno.EACCES: "change the permissions, or choose another path",
+    errno.EPERM: "change the permissions, or choose another path",
+    errno.ENAMETOOLONG: "shorten the name",
+    errno.ENOTDIR: "choose another path, one of its folders is a file",
+    errno.EISDIR: "name a file, not a folder",
+    errno.EEXIST: "move the existing file away, or choose another path",
+    errno.EFBIG: "raise the limit of file sizes (ulimit -f), or choose another disk",
+    errno.ELOOP: "remove the circle of symbolic links",
+    errno.ENXIO: "name a regular file, not a socket or device",
+    errno.EIO: "check the disk, which reports a fault",
+}
+
 
 class UserError(Exception):
-    """Bad input. Its text is one sentence that names the thing and the remedy.
+    """Invalid input. Its text is one sentence that names the cause and the remedy.
 
     Entry scripts print the sentence and leave with a non-zero exit code (``utils.cli.run``); a bug
     keeps its traceback.
     """
+
+
+def os_error_sentence(error: OSError, path: object = None) -> str | None:
+    """Describe an error of the operating system and its remedy.
+
+    Args:
+        error: The error.
+        path: What it concerns, if not the path that the error names.
+
+    Returns:
+        One sentence; None for an error that a user cannot remedy.
+    """
+    if error.errno not in _REMEDIES:
+        return None
+    where = error.filename if path is None else path
+    reason = f"{error.strerror}: {_REMEDIES[error.errno]}"
+    return reason if where is None else f"{quoted(str(where), 500)}: {reason}"
 
 
 def sentence_of(error: UserError) -> str:

@@ -168,8 +168,6 @@ def test_an_existing_target_is_kept(tmp_path: Path, small: Path) -> None:
 def test_a_full_disk_leaves_nothing(
     tmp_path: Path, small: Path, monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
-    (tmp_path / ".x.partial").mkdir()  # of a run that was killed
-
     def full(*arguments: object) -> None:
         raise RuntimeError("[enforce fail at inline_container.cc] unexpected pos 9 vs 8\nmore")
 

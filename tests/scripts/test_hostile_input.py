@@ -187,7 +187,7 @@ def test_a_full_disk_keeps_the_previous_checkpoint(
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (PermissionError(13, "Permission denied", "logs"), "Permission denied: 'logs'"),
+        (PermissionError(13, "Permission denied", "logs"), "logs: Permission denied: change the"),
         (MemoryError(), "out of memory"),
         (torch.OutOfMemoryError(), "out of memory"),
     ],

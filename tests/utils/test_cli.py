@@ -110,9 +110,15 @@ def test_an_error_of_a_loader_process_is_its_sentence_alone(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"data_dir": Path("a\udcff")}, r"--data_dir 'a\\udcff' has odd characters"),
-        ({"log_dir": Path("/dev/null/logs")}, "--log_dir /dev/null/logs cannot be written"),
-        ({"log_dir": Path("n" * 256)}, "--log_dir n* cannot be written: File name too long"),
+        ({"data_dir": Path("a\udcff")}, r"--data_dir 'a\\udcff' has unprintable characters"),
+        (
+            {"log_dir": Path("/dev/null/logs")},
+            "/dev/null/logs: Not a directory: choose another path",
+        ),
+        (
+            {"log_dir": Path("n" * 256)},
+            "--log_dir cannot be written: n*: File name too long: shorten",
+        ),
     ],
 )
 def test_paths_that_cannot_work_are_told_before_the_work(
