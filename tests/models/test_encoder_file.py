@@ -274,7 +274,7 @@ STRANGERS = {
     b"\x89HDF\r\n\x1a\n" + bytes(8): "an HDF5 file, as Keras writes",
     b"\x93NUMPY\x01\0v\0": "a NumPy array",
     b"\x1f\x8b\x08\x08": "compressed by gzip: unpack it",
-    bytes(64): "begins with zeros: download or copy it again",
+    bytes(64): "a block of zeros: download or copy it again",
     pickle.dumps({"conv1.weight": [0.0]}, 4): "a pickle of protocol 4, .* save it there with torch",
     pickle.dumps({"conv1.weight": [0.0]}, 2): "a pickle that torch.save did not write",
 }
@@ -300,7 +300,7 @@ def test_names_of_files_do_not_matter(tmp_path: Path, encoder: Encoder, plain: S
     torch.save(plain, tmp_path / "c.onnx")
     for name in ("a.pth", "b.safetensors", "c.onnx"):
         assert same_features(load_encoder("pretrain", None, tmp_path / name)[0], encoder)
-    with pytest.raises(UserError, match="a safetensors file, which has tensors but no run"):
+    with pytest.raises(UserError, match="a safetensors file, which has tensors but no run state"):
         read_checkpoint(tmp_path / "a.pth")
 
 
