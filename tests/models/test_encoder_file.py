@@ -156,8 +156,10 @@ def test_a_state_dict_from_before_batch_norms_counted_is_read(
     assert same_features(loaded, encoder)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-@pytest.mark.parametrize("only_floats", [True, False])
+@pytest.mark.parametrize(
+    ("dtype", "only_floats"),
+    [(torch.float16, True), (torch.bfloat16, True), (torch.float64, False)],
+)
 def test_other_precisions_are_converted_to_float32(
     tmp_path: Path, plain: State, dtype: torch.dtype, only_floats: bool
 ) -> None:
@@ -194,10 +196,7 @@ def test_the_only_prefix_is_cut_off(
         assert spec == InputSpec.of_pictures()
 
 
-@pytest.mark.parametrize(
-    "keys", [(k,) for k in ("model", "teacher", "student", "network", "model_state_dict")]
-    + [("model", "teacher"), ("checkpoint", "state_dict")],
-)  # fmt: skip
+@pytest.mark.parametrize("keys", [("model",), ("teacher",), ("checkpoint", "state_dict")])
 @pytest.mark.parametrize("prefix", ["", "backbone."])
 def test_a_nested_state_dict_is_found(
     tmp_path: Path, encoder: Encoder, plain: State, keys: tuple[str, ...], prefix: str
@@ -280,9 +279,7 @@ STRANGERS = {
 }
 
 
-@pytest.mark.parametrize(
-    "name", ["x.ckpt", "x.safetensors", "x.pth", "x.onnx", "x/model.safetensors"]
-)
+@pytest.mark.parametrize("name", ["x.ckpt", "x.safetensors", "x/model.safetensors"])
 @pytest.mark.parametrize("content", STRANGERS, ids=lambda content: repr(content[:12]))
 def test_a_file_of_another_kind_is_named(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / "x").mkdir()
