@@ -1,10 +1,10 @@
-"""Hand an encoder to other programs, with the contract of its input as metadata.
+"""Export an encoder for other programs, with the contract of its input as metadata.
 
 python -m models.export --ckpt_path seco_resnet18_1m.ckpt --format safetensors \
   --save_path seco_resnet18_1m.safetensors
 
-Every file that --backbone_type pretrain takes is taken here too. The formats hold the encoder
-without a classifier, under torchvision's names; --backbone_type pretrain reads all but onnx back.
+Every file that --backbone_type pretrain reads can be exported. The formats hold the encoder without
+a classifier, with torchvision's names; --backbone_type pretrain reads all of them except onnx.
 
 torchvision  state dict, the contract in its _metadata
 timm         folder for timm.create_model("local-dir:FOLDER", pretrained=True), from timm 1.0.26 on
@@ -44,11 +44,11 @@ _PIXELS = 224  # of the example from which the ONNX graph is traced, and of timm
 
 @dataclass(frozen=True)
 class Model:
-    """An encoder as torchvision builds it, in eval mode, and what it expects.
+    """An encoder as a ResNet of torchvision, in eval mode.
 
     Attributes:
         architecture: One of ``models.resnets.RESNETS``.
-        resnet: Its classifier is the identity.
+        resnet: The network; its classifier is the identity.
         spec: Contract of the input.
     """
 
@@ -57,11 +57,11 @@ class Model:
     spec: InputSpec
 
     def contract(self) -> dict[str, Any]:
-        """Return the metadata of all formats, as plain builtins."""
+        """Return the metadata for all formats, as plain builtins."""
         return {"architecture": self.architecture, "input_spec": self.spec.to_dict()}
 
     def header(self) -> dict[str, str]:
-        """Return the metadata as text, for formats that hold nothing else."""
+        """Return the metadata as text, for formats whose metadata is text."""
         return {
             "architecture": self.architecture,
             "input_spec": json.dumps(self.spec.to_dict()),
@@ -90,7 +90,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
-    """Write the encoder whole or not at all, and return where."""
+    """Write the encoder completely or not at all, and return its path."""
     args = parse_args(argv)
     target: Path = args.save_path
     check_checkpoint("ckpt_path", args.ckpt_path)
@@ -100,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     from safetensors import SafetensorError
 
     model = load_model(args.ckpt_path, args.bands)
-    # The errors of the writers for a full disk.
+    # The writers report a full disk with these errors.
     with written_whole(target, RuntimeError, SafetensorError) as partial:
         WRITERS[args.format](model, partial)
     print(f"{target}: {model.architecture} on {' '.join(model.spec.bands)}")
@@ -108,7 +108,12 @@ def main(argv: Sequence[str] | None = None) -> Path:
 
 
 def load_model(path: Path, bands: Sequence[str] | None = None) -> Model:
-    """Read any file of an encoder; ``bands`` name the channels if the file does not."""
+    """Read an encoder from any supported file.
+
+    Args:
+        path: File of the encoder.
+        bands: Names of the channels, if the file does not have them.
+    """
     from torch import nn
 
     from models.encoder_file import read_encoder_file
@@ -122,7 +127,7 @@ def load_model(path: Path, bands: Sequence[str] | None = None) -> Model:
 
 
 def write_torchvision(model: Model, path: Path) -> None:
-    """Write a state dict; torch keeps its ``_metadata`` and ignores what it does not know there."""
+    """Write a state dict; torch keeps its ``_metadata`` and ignores unknown entries."""
     import torch
 
     state = model.resnet.state_dict()
@@ -131,7 +136,7 @@ def write_torchvision(model: Model, path: Path) -> None:
 
 
 def write_safetensors(model: Model, path: Path) -> None:
-    """Write tensors and header."""
+    """Write the tensors and the header."""
     from safetensors.torch import save_file
 
     state = {name: tensor.contiguous() for name, tensor in model.resnet.state_dict().items()}
@@ -139,10 +144,10 @@ def write_safetensors(model: Model, path: Path) -> None:
 
 
 def write_timm(model: Model, path: Path) -> None:
-    """Write the folder that timm opens without a network.
+    """Write a folder that timm opens without a network.
 
-    timm names these ResNets and their tensors as torchvision does. Its ``mean`` and ``std`` are
-    for pictures that are stretched already.
+    timm uses torchvision's names for these ResNets and their tensors. Its ``mean`` and ``std`` are
+    those of stretched pictures.
     """
     spec, channels = model.spec, len(model.spec.bands)
     config = model.contract() | {
@@ -154,7 +159,7 @@ def write_timm(model: Model, path: Path) -> None:
             "mean": list(spec.mean),
             "std": list(spec.std),
             "num_classes": 0,
-            # versions of timm make a first filter that they know one of three bands
+            # timm converts a first filter that it knows to three bands
             "first_conv": "conv1" if channels == 3 else None,
             "classifier": "fc",
         },
@@ -165,9 +170,9 @@ def write_timm(model: Model, path: Path) -> None:
 
 
 def write_onnx(model: Model, path: Path) -> None:
-    """Write one file with any number of pictures of any size as input."""
+    """Write one file; the input is any number of pictures of any size."""
     try:
-        import onnxscript  # noqa: F401  # optional, and what torch exports with
+        import onnxscript  # noqa: F401  # optional; torch needs it for the export
     except ImportError as error:
         raise UserError("--format onnx needs more: pip install onnx onnxscript") from error
     import torch
@@ -175,7 +180,7 @@ def write_onnx(model: Model, path: Path) -> None:
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     sizes = {0: "batch", 2: "height", 3: "width"}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch, about its own exporter
+        warnings.simplefilter("ignore")  # of torch about its own exporter
         program = torch.onnx.export(
             model.resnet,
             (torch.zeros(2, len(model.spec.bands), _PIXELS, _PIXELS),),
@@ -185,7 +190,7 @@ def write_onnx(model: Model, path: Path) -> None:
             dynamo=True,
             verbose=False,
         )
-    assert program is not None  # it is, without a path
+    assert program is not None  # only with a path
     program.model.metadata_props.update(model.header())
     program.save(path, external_data=False)
 

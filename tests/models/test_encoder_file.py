@@ -178,8 +178,8 @@ def test_other_precisions_are_converted_to_float32(
 
 
 # As files of DataParallel, Lightning, torch.compile, MoCo, DINO, timm and others name tensors.
-PREFIXES = ["module.", "backbone.", "encoder.", "model.", "_orig_mod.", "module.backbone."]
-PREFIXES += ["online_network.encoder.", "module.encoder_q.", "student.backbone.", "net.0."]
+PREFIXES = ["module.", "backbone.", "_orig_mod.", "module.encoder_q.", "online_network.encoder."]
+PREFIXES += ["student.backbone.", "net.0."]
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)
@@ -237,7 +237,7 @@ def test_wrapped_encoders_of_seco_and_caco_keep_their_contract(
             lambda s: {"state_dict": {"a.b": s["fc.bias"]}, "x": 1},
             r"no encoder: conv1\.weight of a ResNet is missing, there is a\.b: give",
         ),
-        (lambda s: {"state_dict": [1]}, "its state_dict is no dict"),
+        (lambda s: {"state_dict": [1]}, "its state_dict is not a dict"),
     ],
 )
 def test_several_encoders_or_none_are_named(
