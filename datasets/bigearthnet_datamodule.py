@@ -8,7 +8,7 @@ from torch import Tensor
 from datasets.bigearthnet.index import BigEarthNet
 from datasets.bigearthnet_dataset import BigEarthNetPictures
 from utils.errors import UserError
-from utils.input_transform import InputTransform
+from utils.input_spec import InputTransform
 from utils.subset import (
     draw_labels,
     draw_with_replacement,

@@ -25,7 +25,7 @@ from utils.cli import print_next, run
 from utils.cores import available_cores
 from utils.files import check_can_write, check_exists
 from utils.flags import Parser, check_not_negative
-from utils.input_transform import InputTransform
+from utils.input_spec import InputTransform
 
 # What takes long to import is imported by the methods that use it: this file is a script, too.
 if TYPE_CHECKING:

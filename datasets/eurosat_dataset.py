@@ -47,7 +47,7 @@ from datasets.eurosat_files import (
 )
 from datasets.eurosat_splits import SPLITS, split_pictures
 from utils.errors import UserError
-from utils.input_transform import DataSpec, InputTransform
+from utils.input_spec import DataSpec, InputTransform
 from utils.progress import progress
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from datasets.oscd.cities import TEST_CITIES, TRAIN_CITIES
 from datasets.oscd.files import City, find_cities, read_city, read_city_list
 from utils.data import sample_keys, uniform
 from utils.errors import UserError
-from utils.input_transform import DataSpec, InputTransform
+from utils.input_spec import DataSpec, InputTransform
 
 # Quantiles of the digital numbers. B2, B3, B4 are the original SeCo's, which SSL4EO-S12 completed:
 # https://github.com/zhu-xlab/SSL4EO-S12/blob/44399c4fc57485c86b0ec8b9105e5a72660e75c5/src/benchmark/transfer_change_detection/datasets/oscd_dataset.py

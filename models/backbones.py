@@ -10,7 +10,7 @@ from models.encoder_file import SEQUENTIAL, read_encoder_file
 from models.resnets import build_resnet
 from utils.encoder_args import DEFAULT_ENCODER, check_encoder_source
 from utils.errors import UserError
-from utils.normalization import (
+from utils.input_spec import (
     PICTURE_BANDS,
     RGB_QUANTILES,
     InputSpec,

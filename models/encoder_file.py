@@ -21,7 +21,7 @@ from torch import Tensor
 from models.resnets import RESNETS, encoder_tensors
 from models.state_dicts import PREFIX, find_encoder
 from utils.errors import UserError, listed, quoted
-from utils.normalization import PICTURE_BANDS, SECO_SPEC, InputSpec, letters
+from utils.input_spec import PICTURE_BANDS, SECO_SPEC, InputSpec, letters
 from utils.torch_files import read_torch_file
 
 # Position of a child in nn.Sequential(*resnet.children()), and its name in torchvision.

@@ -33,7 +33,7 @@ from utils.cli import run
 from utils.errors import UserError
 from utils.files import check_can_write, check_checkpoint, written_whole
 from utils.flags import Parser
-from utils.normalization import InputSpec
+from utils.input_spec import InputSpec
 
 # torch is imported by the functions that use it, after the flags are checked.
 if TYPE_CHECKING:

@@ -30,8 +30,7 @@ Samples and views:
 
 - ``data.py``: Random numbers and order of the samples as functions of seed and epoch; a loader.
 - ``subset.py``: Fractions of a train set.
-- ``normalization.py``: From stored 8-bit values to encoder inputs; the input contract.
-- ``input_transform.py``: From the values of an evaluation data set to the input of an encoder.
+- ``input_spec.py``: Input contract of an encoder, and conversion of data sets to it.
 - ``probe_pictures.py``: Pictures with targets, for a probe.
 - ``augment_config.py``: Distribution of the views, and its flags.
 - ``view_draws.py``: Draw the random parameters of each view.

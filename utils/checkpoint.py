@@ -11,7 +11,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from utils.errors import UserError
 from utils.files import written_whole
-from utils.normalization import InputSpec
+from utils.input_spec import InputSpec
 from utils.torch_files import read_torch_file
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from utils.errors import UserError
 from utils.files import check_checkpoint
 from utils.flags import Parser
-from utils.input_transform import INPUT_NORMS
+from utils.input_spec import INPUT_NORMS
 
 DEFAULT_ENCODER = "resnet18"  # of the original
 SOURCES = ("random", "imagenet", "pretrain")

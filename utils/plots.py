@@ -14,7 +14,7 @@ from matplotlib.figure import Figure, FigureBase
 from numpy.typing import NDArray
 
 from utils.files import written_whole
-from utils.normalization import InputSpec
+from utils.input_spec import InputSpec
 
 if TYPE_CHECKING:  # the collector, which draws a map, does not import torch
     from torch import Tensor

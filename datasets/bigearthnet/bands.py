@@ -2,7 +2,7 @@
 
 from datasets.bands import ALL_BANDS, RESOLUTION_M
 from utils.errors import UserError
-from utils.input_transform import DataSpec
+from utils.input_spec import DataSpec
 
 # A patch is a square of 1,200 m; 120, 60 or 20 px at 10, 20 or 60 m.
 SIDE_PX = {band: 1200 // resolution_m for band, resolution_m in RESOLUTION_M.items()}

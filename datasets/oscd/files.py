@@ -30,7 +30,7 @@ from datasets.bands import check_dn
 from utils.errors import UserError
 from utils.files import is_hidden, read_list
 from utils.images import IMAGE_ERRORS
-from utils.input_transform import InputTransform
+from utils.input_spec import InputTransform
 
 Array = NDArray[Any]
 _DEPTHS = ("", "*/", "*/*/")  # below the root, the shallowest first

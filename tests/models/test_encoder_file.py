@@ -26,8 +26,7 @@ from models.state_dicts import nested_dicts
 from tests.references.legacy_checkpoint import write_legacy_checkpoint
 from utils.checkpoint import check_resumable, read_checkpoint
 from utils.errors import UserError
-from utils.input_transform import DataSpec, input_transform
-from utils.normalization import SECO_SPEC, InputSpec
+from utils.input_spec import SECO_SPEC, DataSpec, InputSpec, input_transform
 
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 State = dict[str, Tensor]

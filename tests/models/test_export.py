@@ -17,7 +17,7 @@ from models.backbones import Encoder, load_encoder
 from tests.references.legacy_checkpoint import write_legacy_checkpoint
 from tests.references.script import exit_code
 from utils.errors import UserError
-from utils.normalization import SECO_SPEC, InputSpec
+from utils.input_spec import SECO_SPEC, InputSpec
 
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 BANDS = ("B2", "B3", "B4", "B8", "B11")

@@ -23,8 +23,7 @@ from models.features import cached, extract_features, feature_key
 from models.ssl_finetuner import SSLFineTuner
 from tests.references.script import exit_code
 from utils.errors import UserError
-from utils.input_transform import DataSpec, input_transform
-from utils.normalization import InputSpec
+from utils.input_spec import DataSpec, InputSpec, input_transform
 from utils.plots import plot_confusion
 from utils.report import new_run_dir
 

@@ -11,7 +11,7 @@ import torch
 from models.backbones import Encoder, load_encoder
 from utils.checkpoint import WholeCheckpointIO, check_resumable, read_checkpoint
 from utils.errors import UserError
-from utils.normalization import SECO_SPEC, InputSpec
+from utils.input_spec import SECO_SPEC, InputSpec
 
 EMPTY: dict[str, Any] = {"state_dict": {}, "hyper_parameters": {}}
 

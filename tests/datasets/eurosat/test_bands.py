@@ -13,8 +13,7 @@ from PIL import Image
 from datasets import eurosat_files, mini_earth
 from datasets.eurosat_dataset import BANDS_DATA, RGB_DATA, EurosatDataset
 from utils.errors import UserError
-from utils.input_transform import input_transform
-from utils.normalization import InputSpec
+from utils.input_spec import InputSpec, input_transform
 
 ARCHIVE_ROOT = "ds/images/remote_sensing/otherDatasets/sentinel_2/tif"
 # As in the files of the archive: B8A is the last of the 13.

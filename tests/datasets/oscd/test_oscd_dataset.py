@@ -26,8 +26,7 @@ from datasets.oscd_dataset import (
 )
 from utils.data import SeededSampler
 from utils.errors import UserError
-from utils.input_transform import InputTransform, input_transform
-from utils.normalization import InputSpec
+from utils.input_spec import InputSpec, InputTransform, input_transform
 
 ARCHIVE = "Onera Satellite Change Detection dataset - "
 SIDE = 60
