@@ -1,4 +1,4 @@
-"""Download a data set: resumed, retried, verified, unpacked where our readers need folders.
+"""Download, verify and, if its reader needs a folder, unpack a public data set.
 
 python datasets/download.py --list
 python datasets/download.py eurosat_rgb --save_path data/eurosat
@@ -82,8 +82,8 @@ _BIGEARTHNET_LISTS = tuple(
     )
 )
 
-# bigearth.net, which published them, no longer answers; this is the copy of a project of its
-# authors, as it lies in two of its commits.
+# bigearth.net, which published them, no longer answers; these copies are in two commits of a
+# project of its authors.
 _BAD_PATCH_LISTS = tuple(
     RemoteFile(
         name,
@@ -154,7 +154,7 @@ def _pack(name: str) -> tuple[str, ...]:
 
 
 def _probe(script: str, data_dir: str) -> tuple[str, ...]:
-    """Return the command that evaluates a random encoder, to be compared with."""
+    """Return the command that evaluates a random encoder, as a baseline."""
     return (script, "--data_dir", data_dir, "--backbone_type", "random")
 
 
@@ -163,7 +163,7 @@ _WRITE_LMDB = ("datasets/bigearthnet_dataset.py", "--data_dir", "{}", "--save_di
 
 COLLECTIONS = {
     "seco_100k": Collection(
-        "Seasonal Contrast, 100,000 patches; stays a zip, which is read in place",
+        "Seasonal Contrast, 100,000 patches; the zip is read in place",
         "7.3 GB",
         (
             _Seco(
@@ -175,7 +175,7 @@ COLLECTIONS = {
         next_command=_pack("seco_100k"),
     ),
     "seco_1m": Collection(
-        "Seasonal Contrast, a million patches; stays a zip, which is read in place",
+        "Seasonal Contrast, a million patches; the zip is read in place",
         "36.3 GB",
         (
             _Seco(
@@ -187,7 +187,7 @@ COLLECTIONS = {
         next_command=_pack("seco_1m"),
     ),
     "eurosat_rgb": Collection(
-        "EuroSAT, 27,000 pictures, random and spatial split; stays a zip, which is read in place",
+        "EuroSAT, 27,000 pictures, random and spatial split; the zip is read in place",
         "95 MB",
         (
             _Eurosat(
@@ -201,7 +201,7 @@ COLLECTIONS = {
         next_command=_probe("main_eurosat.py", "{}/EuroSAT_RGB.zip"),
     ),
     "eurosat_13": Collection(
-        "EuroSAT, 13 bands, random and spatial split; stays a zip, which is read in place",
+        "EuroSAT, 13 bands, random and spatial split; the zip is read in place",
         "2.1 GB",
         (
             _Eurosat(
@@ -230,7 +230,7 @@ COLLECTIONS = {
             *_BAD_PATCH_LISTS,
         ),
         {"BigEarthNet-v1.0": ("BigEarthNet-S2-v1.0.tar.gz",)},
-        "The split that the original used cannot be downloaded any more from its publisher.",
+        "The publisher no longer offers the split that the original used.",
         next_command=_WRITE_LMDB,
     ),
     "bigearthnet_v2": Collection(

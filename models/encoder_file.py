@@ -118,7 +118,7 @@ def read_encoder_file(path: Path, architecture: str | None = None) -> EncoderFil
         )
     if stem.ndim != 4 or not 3 <= stem.shape[1] <= _MAX_BANDS:
         raise UserError(
-            f"{path} holds no encoder: conv1.weight is no filter of 3 or more bands, its shape is "
+            f"{path} holds no encoder: conv1.weight is not a filter of 3 or more bands, its shape is "
             f"{quoted(str(tuple(stem.shape)))}"
         )
     name = _named(content.architecture, path) or _nearest(tensors, stem.shape[1])
@@ -206,7 +206,7 @@ def _torchvision_names(state: Mapping[Any, Any], path: Path) -> dict[str, Tensor
     tensors: dict[str, Tensor] = {}
     for key, value in state.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise UserError(f"{path} holds no encoder: {reprlib.repr(key)} is no named tensor")
+            raise UserError(f"{path} holds no encoder: {reprlib.repr(key)} is not a named tensor")
         child, dot, rest = key.partition(".")
         tensors[SEQUENTIAL.get(child, child) + dot + rest] = value
     if len(tensors) < len(state):

@@ -54,15 +54,15 @@ def os_error_sentence(error: OSError, path: object = None) -> str | None:
 
 
 def sentence_of(error: UserError) -> str:
-    """Return the sentence alone: torch wraps an error of a loader process into its traceback."""
+    """Return the sentence of an error; torch adds the traceback to one of a loader process."""
     text = str(error)
     if text.startswith("Caught ") and "\nOriginal " in text:  # which may begin with its cause
-        return text.rstrip().splitlines()[-1].partition(": ")[2]  # behind the name of the class
+        return text.rstrip().splitlines()[-1].partition(": ")[2]  # after the name of the class
     return text
 
 
 def loader_sentence(error: RuntimeError) -> str | None:
-    """Return what to do about a loader process that was lost; None for any other error of torch."""
+    """Return the remedy for a lost loader process; None for any other error of torch."""
     text = f"{error}\n{error.__cause__}"  # the cause names the signal
     if _SHARED_MEMORY.search(text):
         return (
@@ -78,12 +78,22 @@ def loader_sentence(error: RuntimeError) -> str | None:
 
 
 def quoted(text: str, limit: int = 80) -> str:
-    """Shorten text from a stranger's file, and escape what would control the terminal."""
+    """Shorten text from an unknown file, and escape characters that control the terminal.
+
+    Args:
+        text: Any text.
+        limit: Number of characters to keep.
+    """
     shown = text if text.isprintable() else ascii(text[:limit])
     return shown if len(shown) <= limit else f"{shown[:limit]}..."
 
 
 def listed(names: Sequence[str], shown: int = 3) -> str:
-    """Quote the first few names, and count the others."""
+    """Quote the first names and count the others.
+
+    Args:
+        names: All names.
+        shown: Number of names to quote.
+    """
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
     return ", ".join(map(quoted, names[:shown])) + more

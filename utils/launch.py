@@ -93,14 +93,14 @@ def planned_world(args: Namespace) -> World:
     check_positive(args, "num_nodes", "num_processes")
     if args.gpus and args.num_processes > 1:
         raise UserError("--num_processes is for the CPU, with --gpus 0: each GPU has one process")
-    asked = World(args.num_nodes, args.gpus or args.num_processes)
+    planned = World(args.num_nodes, args.gpus or args.num_processes)
     started_by = launcher()
     if started_by == "torchrun":
-        world = _from_torchrun(args, asked)
+        world = _from_torchrun(args, planned)
     elif started_by == "srun":
-        world = _from_srun(asked)
+        world = _from_srun(planned)
     else:
-        world = _from_flags(args, asked)
+        world = _from_flags(args, planned)
     if args.gpus and world.per_node > torch.cuda.device_count():
         raise UserError(
             f"{world.per_node} processes need as many GPUs, {torch.cuda.device_count()} found: "
@@ -116,7 +116,7 @@ def check_alone(name: str) -> None:
         raise UserError(f"{name} trains in one process, but {size} were started: start only one")
 
 
-def _from_torchrun(args: Namespace, asked: World) -> World:
+def _from_torchrun(args: Namespace, planned: World) -> World:
     """Read the variables of torchrun; flags may repeat its numbers, not contradict them."""
     names = ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
     rank, size, per_node = (int(os.environ[name]) for name in names)
@@ -126,15 +126,15 @@ def _from_torchrun(args: Namespace, asked: World) -> World:
             "other: start with torchrun, or unset TORCHELASTIC_RUN_ID"
         )
     world = World(size // per_node, per_node, rank)
-    if asked.num_nodes not in (1, world.num_nodes) or asked.per_node not in (1, world.per_node):
+    if planned.num_nodes not in (1, world.num_nodes) or planned.per_node not in (1, world.per_node):
         raise UserError(
             f"torchrun started {world.num_nodes} x {world.per_node} processes, but the flags ask "
-            f"for {asked.num_nodes} x {asked.per_node}: leave {_flags(args)} to torchrun"
+            f"for {planned.num_nodes} x {planned.per_node}: leave {_flags(args)} to torchrun"
         )
     return world
 
 
-def _from_srun(asked: World) -> World:
+def _from_srun(planned: World) -> World:
     """Refuse tasks that do not match the flags: some would wait indefinitely for others."""
     rank, tasks = int(os.environ["SLURM_PROCID"]), int(os.environ["SLURM_NTASKS"])
     if rank >= tasks:
@@ -142,16 +142,16 @@ def _from_srun(asked: World) -> World:
             f"SLURM_PROCID={rank} is not below SLURM_NTASKS={tasks}: start with srun, or unset "
             "SLURM_PROCID"
         )
-    expected = f"srun --nodes {asked.num_nodes} --ntasks-per-node {asked.per_node}"
-    if tasks != asked.size:
+    expected = f"srun --nodes {planned.num_nodes} --ntasks-per-node {planned.per_node}"
+    if tasks != planned.size:
         raise UserError(
-            f"SLURM started {tasks} tasks, but the flags ask for {asked.num_nodes} x "
-            f"{asked.per_node} processes: use {expected}"
+            f"SLURM started {tasks} tasks, but the flags ask for {planned.num_nodes} x "
+            f"{planned.per_node} processes: use {expected}"
         )
     if tasks > 1:  # Lightning compares these too, and needs the second one
         for name, number in (
-            ("SLURM_NNODES", asked.num_nodes),
-            ("SLURM_NTASKS_PER_NODE", asked.per_node),
+            ("SLURM_NNODES", planned.num_nodes),
+            ("SLURM_NTASKS_PER_NODE", planned.per_node),
         ):
             found = os.environ.get(name)
             if found != str(number):
@@ -159,37 +159,37 @@ def _from_srun(asked: World) -> World:
                     f"SLURM started {tasks} tasks with {name} {found or 'not set'} instead of "
                     f"{number}: use {expected}"
                 )
-    return World(asked.num_nodes, asked.per_node, rank)
+    return World(planned.num_nodes, planned.per_node, rank)
 
 
-def _from_flags(args: Namespace, asked: World) -> World:
+def _from_flags(args: Namespace, planned: World) -> World:
     """Use the flags: Lightning starts the processes of a machine, the user those of several."""
-    is_started = launcher() == "Lightning" and number_of("WORLD_SIZE") == asked.size
-    if asked.size == 1 or not is_started:
+    is_started = launcher() == "Lightning" and number_of("WORLD_SIZE") == planned.size
+    if planned.size == 1 or not is_started:
         _unset("LOCAL_RANK")  # if it is set, Lightning starts no processes
-    if asked.num_nodes == 1:  # a single machine has no number
+    if planned.num_nodes == 1:  # a single machine has no number
         _unset("NODE_RANK", "GROUP_RANK")
     _unset("RANK")
-    if asked.num_nodes > 1 and not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
+    if planned.num_nodes > 1 and not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
         raise UserError(
-            f"--num_nodes {asked.num_nodes} needs srun or torchrun; without them, start the script "
+            f"--num_nodes {planned.num_nodes} needs srun or torchrun; without them, start the script "
             "on every machine with MASTER_ADDR, MASTER_PORT and NODE_RANK in the environment"
         )
-    if asked.size > 1 and launcher() is None and hasattr(sys, "ps1"):
+    if planned.size > 1 and launcher() is None and hasattr(sys, "ps1"):
         raise UserError(
-            f"a notebook or an interactive Python cannot start {asked.size} processes: run the "
+            f"a notebook or an interactive Python cannot start {planned.size} processes: run the "
             "script in a shell"
         )
     local_rank = number_of("LOCAL_RANK") or 0
     node_ranks = [number_of(name) for name in ("NODE_RANK", "GROUP_RANK") if name in os.environ]
     node_rank = node_ranks[0] if node_ranks else 0
-    if node_rank is None or node_rank >= asked.num_nodes or local_rank >= asked.per_node:
+    if node_rank is None or node_rank >= planned.num_nodes or local_rank >= planned.per_node:
         raise UserError(
             f"NODE_RANK={node_rank} and LOCAL_RANK={local_rank} are not among the "
-            f"{asked.num_nodes} x {asked.per_node} processes of the flags: unset them, or change "
+            f"{planned.num_nodes} x {planned.per_node} processes of the flags: unset them, or change "
             f"{_flags(args)}"
         )
-    return World(asked.num_nodes, asked.per_node, node_rank * asked.per_node + local_rank)
+    return World(planned.num_nodes, planned.per_node, node_rank * planned.per_node + local_rank)
 
 
 def _unset(*names: str) -> None:

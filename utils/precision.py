@@ -47,10 +47,10 @@ def resolve_precision(args: Namespace, rank: int = 0) -> None:
             "paper" trains in 32-bit floats, as the original does.
         rank: Number of this process; only the first one prints.
     """
-    asked, on_gpu = args.precision, args.gpus > 0
-    if asked == "auto":
+    given, on_gpu = args.precision, args.gpus > 0
+    if given == "auto":
         args.precision = "32-true" if args.protocol == "paper" else auto_precision(on_gpu)
-    elif PRECISIONS[asked] == "float16" and not on_gpu:
+    elif PRECISIONS[given] == "float16" and not on_gpu:
         args.precision = "bf16-mixed"
     if rank == 0:
         print(f"precision: {args.precision}")
@@ -58,7 +58,7 @@ def resolve_precision(args: Namespace, rank: int = 0) -> None:
             device = "GPU" if on_gpu else "CPU"
             print(
                 f"warning: this {device} has no bf16 instructions and emulates --precision "
-                f"{asked}, {_SLOWER[device]} slower than 32-true: use --precision auto",
+                f"{given}, {_SLOWER[device]} slower than 32-true: use --precision auto",
                 file=sys.stderr,
             )
 

@@ -381,12 +381,12 @@ def changed(path: Path, plain: State, change: Callable[[dict[Any, Any]], Any]) -
             lambda s: s.update({"\x1b[2J" + "x" * 10**5: s["fc.bias"]}),
             r"1 too many \('\\x1b\[2Jx{70,80}\.\.\.\)",
         ),
-        (lambda s: s.update({7: 7}), "7 is no named tensor"),
-        (lambda s: s.update({"bn1.bias": [0.0]}), r"bn1\.bias' is no named tensor"),
+        (lambda s: s.update({7: 7}), "7 is not a named tensor"),
+        (lambda s: s.update({"bn1.bias": [0.0]}), r"bn1\.bias' is not a named tensor"),
         (lambda s: s.update({"0.weight": s["conv1.weight"]}), "names a tensor twice"),
         (
             lambda s: s.update({"conv1.weight": torch.zeros(1).expand(64, 10**9, 7, 7)}),
-            r"conv1\.weight is no filter of 3 or more bands, its shape is \(64, 1000000000, 7,",
+            r"conv1\.weight is not a filter of 3 or more bands, its shape is \(64, 1000000000, 7,",
         ),
     ],
 )
