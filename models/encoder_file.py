@@ -118,8 +118,8 @@ def read_encoder_file(path: Path, architecture: str | None = None) -> EncoderFil
         )
     if stem.ndim != 4 or not 3 <= stem.shape[1] <= _MAX_BANDS:
         raise UserError(
-            f"{path} holds no encoder: conv1.weight is not a filter of 3 or more bands, its shape is "
-            f"{quoted(str(tuple(stem.shape)))}"
+            f"{path} holds no encoder: conv1.weight is not a filter of 3 or more bands, its "
+            f"shape is {quoted(str(tuple(stem.shape)))}"
         )
     name = _named(content.architecture, path) or _nearest(tensors, stem.shape[1])
     if architecture not in (None, name):

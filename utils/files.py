@@ -50,7 +50,7 @@ def written_whole(path: Path, *others: type[Exception]) -> Iterator[Path]:
             partial.replace(path)
         finally:
             _remove(partial)
-    except (OSError, *others) as error:
+    except tuple([OSError, *others]) as error:
         if isinstance(error.__context__, KeyboardInterrupt | SystemExit):
             raise error.__context__ from None  # torch reports an interrupted write in its own way
         raise UserError(f"cannot write {_write_error(error, path)}") from error

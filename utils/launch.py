@@ -172,8 +172,8 @@ def _from_flags(args: Namespace, planned: World) -> World:
     _unset("RANK")
     if planned.num_nodes > 1 and not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
         raise UserError(
-            f"--num_nodes {planned.num_nodes} needs srun or torchrun; without them, start the script "
-            "on every machine with MASTER_ADDR, MASTER_PORT and NODE_RANK in the environment"
+            f"--num_nodes {planned.num_nodes} needs srun or torchrun; without them, start the "
+            "script on every machine with MASTER_ADDR, MASTER_PORT and NODE_RANK in the environment"
         )
     if planned.size > 1 and launcher() is None and hasattr(sys, "ps1"):
         raise UserError(
@@ -186,8 +186,8 @@ def _from_flags(args: Namespace, planned: World) -> World:
     if node_rank is None or node_rank >= planned.num_nodes or local_rank >= planned.per_node:
         raise UserError(
             f"NODE_RANK={node_rank} and LOCAL_RANK={local_rank} are not among the "
-            f"{planned.num_nodes} x {planned.per_node} processes of the flags: unset them, or change "
-            f"{_flags(args)}"
+            f"{planned.num_nodes} x {planned.per_node} processes of the flags: unset them, or "
+            f"change {_flags(args)}"
         )
     return World(planned.num_nodes, planned.per_node, node_rank * planned.per_node + local_rank)
 

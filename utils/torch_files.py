@@ -197,7 +197,7 @@ def _check_pickle(stream: BinaryIO, path: Path) -> None:
     """Read a pickle to its end; refuse names that weights do not need, and bombs of tuples."""
     named, reused, tuples, top_is_tuple = set(), 0, set(), False
     for opcode, argument, _ in pickletools.genops(stream):
-        if opcode.name == "PROTO" and argument > _MAX_PROTOCOL:
+        if opcode.name == "PROTO" and int(argument or 0) > _MAX_PROTOCOL:
             raise UserError(
                 f"{path} is not a readable checkpoint: it is a pickle of protocol {argument}, "
                 "which might run code, and torch.save writes protocol 2: if you trust it, load it "
