@@ -41,6 +41,7 @@ def written_whole(path: Path, *others: type[Exception]) -> Iterator[Path]:
         UserError: The disk is full, or the path cannot be written.
     """
     partial = _partial(path)
+    errors: tuple[type[Exception], ...] = (OSError, *others)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove(partial)  # of an earlier process with the same number
@@ -50,7 +51,7 @@ def written_whole(path: Path, *others: type[Exception]) -> Iterator[Path]:
             partial.replace(path)
         finally:
             _remove(partial)
-    except tuple([OSError, *others]) as error:
+    except errors as error:
         if isinstance(error.__context__, KeyboardInterrupt | SystemExit):
             raise error.__context__ from None  # torch reports an interrupted write in its own way
         raise UserError(f"cannot write {_write_error(error, path)}") from error

@@ -103,6 +103,7 @@ ZIP_ATTACKS = {
     [*TAR_ATTACKS.values(), *ZIP_ATTACKS.values()],
     ids=[*(f"tar: {name}" for name in TAR_ATTACKS), *(f"zip: {name}" for name in ZIP_ATTACKS)],
 )
+@pytest.mark.difference("archives")
 def test_an_attack_leaves_nothing_inside_or_outside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attack: bytes, message: str
 ) -> None:
