@@ -41,7 +41,7 @@ from utils.evaluation import (
     seeds,
 )
 from utils.flags import check_positive
-from utils.input_transform import input_transform
+from utils.input_spec import input_transform
 from utils.launch import World, add_launch_args, batch_size_per_process, planned_world
 from utils.precision import resolve_precision
 from utils.report import run_dir_of_rank, save_results, share_dir, write_results

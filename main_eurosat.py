@@ -134,7 +134,7 @@ def load_task(args: Namespace) -> tuple[PictureTask, dict[float, list[Tensor]]]:
     from models.backbones import load_encoder
     from models.picture_task import PictureTask
     from models.probes import draw_rows
-    from utils.input_transform import input_transform
+    from utils.input_spec import input_transform
     from utils.subset import stratified_subset
 
     encoder, spec = load_encoder(args.backbone_type, args.base_encoder, args.ckpt_path, args.bands)

@@ -29,7 +29,7 @@ from utils.evaluation import (
     print_finished,
     seeds,
 )
-from utils.input_transform import InputTransform, input_transform
+from utils.input_spec import InputTransform, input_transform
 from utils.launch import check_alone, resolve_gpus
 from utils.precision import resolve_precision
 from utils.report import new_run_dir, save_results, share_dir, write_results

@@ -29,8 +29,7 @@ from datasets.bigearthnet.facts import BIGEARTHNET_SPEC
 from utils.cli import run
 from utils.files import check_exists
 from utils.flags import Parser, check_positive
-from utils.input_transform import input_transform
-from utils.normalization import InputSpec
+from utils.input_spec import InputSpec, input_transform
 from utils.precision import auto_precision
 from utils.report import provenance, write_json
 

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torchvision import transforms
 
 from datasets.bands import RGB_BANDS, RGB_QUANTILES
-from utils.normalization import IMAGENET_MEAN, IMAGENET_STD
+from utils.input_spec import IMAGENET_MEAN, IMAGENET_STD
 
 _ENDLESS = 10**9  # samples of an epoch that no measurement reaches the end of
 

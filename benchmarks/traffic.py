@@ -32,7 +32,7 @@ from utils.augment_config import AugmentConfig
 from utils.cli import run
 from utils.data import sample_keys
 from utils.flags import Parser, check_positive
-from utils.normalization import SECO_SPEC
+from utils.input_spec import SECO_SPEC
 from utils.transforms import Augment
 
 # GB/s; data sheets of NVIDIA H100 SXM5 and H200 SXM (3.35 and 4.8 TB/s), of A100-80 SXM (2.04).

@@ -1,4 +1,4 @@
-"""Download weights of the authors of Seasonal Contrast: resumed, retried, verified.
+"""Download and verify the weights of the authors of Seasonal Contrast.
 
 python checkpoints/download.py --list
 python checkpoints/download.py seco_resnet18_1m

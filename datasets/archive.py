@@ -1,12 +1,12 @@
-"""Members of a zip with millions of small files, listed in little memory and read by any process.
+"""Read zips with millions of small members, with little memory and from any process.
 
 ``zipfile`` keeps an object of 700 bytes for every member: 9 GB and 90 s for the 13 million files of
-SeCo-1M. Here a caller keeps the few numbers that it needs. The format is that of PKWARE's
+SeCo-1M. Here a caller keeps only the numbers that it needs. The format is that of PKWARE's
 APPNOTE.TXT 6.3, sections 4.3.7 to 4.3.16, with zip64.
 
-macOS's Archive Utility and ditto write no zip64 records: they keep the count of the members modulo
-2^16, and sizes and offsets modulo 2^32 (github.com/thejoshwolfe/yauzl/issues/60 and /69). So the
-directory is read by its size, as ``unzip`` and ``zipfile`` do, and not by the count.
+macOS's Archive Utility and ditto write no zip64 records: they store the count of the members modulo
+2^16, and sizes and offsets modulo 2^32 (github.com/thejoshwolfe/yauzl/issues/60 and /69). The
+directory is therefore read by its size, as in ``unzip`` and ``zipfile``, and not by the count.
 """
 
 import bz2
@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from utils.errors import UserError
-from utils.zip_methods import BZIP2, DEFLATED, ENCRYPTED, LZMA, STORED, unread_method
+from utils.unpack import BZIP2, DEFLATED, ENCRYPTED, LZMA, STORED, unread_method
 
-MAX_MEMBER_BYTES = 2**26  # far more than a band of a patch; a bomb ends here
+MAX_MEMBER_BYTES = 2**26  # far more than a band of a patch; limits bombs
 _MAX_LZMA_BYTES = 2**27  # of its dictionary; 7-Zip's largest is 64 MB
-_UNKNOWN_SIZE = b"\xff" * 8  # of the .lzma format: the stream has an end mark, or is cut off
+_UNKNOWN_SIZE = b"\xff" * 8  # of the .lzma format: the stream may have an end mark
 _ENCRYPTED_BIT, _UTF8_BIT = 1, 1 << 11  # bits of the flags
 _OVERFLOW = 2**32  # of offsets without zip64
-_IN_ZIP64 = 0xFFFFFFFF  # the number stands in the zip64 field instead
+_IN_ZIP64 = 0xFFFFFFFF  # the zip64 field has the number instead
 _ZIP64_FIELD = 1
 _LOCAL = struct.Struct("<4s22xHH")
 _CENTRAL = struct.Struct("<4s4xHH4xLLLHHH8xL")
@@ -37,13 +37,13 @@ _LONGEST_COMMENT = 0xFFFF
 
 
 class ZipMember(NamedTuple):
-    """Where the bytes of a member are; the order is that of ``MEMBER_FIELDS``."""
+    """Position, sizes in bytes and method of a member, in the order of ``MEMBER_FIELDS``."""
 
     offset: int
     stored_bytes: int
     size: int
     crc: int
-    method: int  # of ``utils.zip_methods``
+    method: int  # of ``utils.unpack``
 
 
 # One row per member in a NumPy array, 30 bytes each.
@@ -54,20 +54,20 @@ MEMBER_FIELDS = [
 
 
 class ZipFiles:
-    """A zip, opened in each process that reads it."""
+    """A zip that each reading process opens for itself."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._descriptor: int | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "_descriptor": None}  # a spawned process opens it itself
+        return {"path": self.path, "_descriptor": None}  # a spawned process opens the file itself
 
     def members(self) -> Iterator[tuple[str, ZipMember]]:
-        """Yield name and place of every member, in the order of the zip's directory.
+        """Yield name and position of every member, in the order of the directory.
 
         Raises:
-            UserError: The file is not a zip, is cut short, or its numbers contradict each other.
+            UserError: The file is not a zip, is incomplete, or its numbers are inconsistent.
         """
         try:
             with self.path.open("rb", buffering=2**20) as file:
@@ -78,9 +78,13 @@ class ZipFiles:
     def read(self, member: ZipMember, max_bytes: int = MAX_MEMBER_BYTES) -> bytes:
         """Return the bytes of a member; threads and forked processes may share the object.
 
+        Args:
+            member: One of ``members()``.
+            max_bytes: Largest size to read.
+
         Raises:
             ValueError: The member is damaged or larger than ``max_bytes``.
-            UserError: It is encrypted, or compressed with a method that is not read.
+            UserError: The member is encrypted, or its compression method is not supported.
         """
         if self._descriptor is None:
             self._descriptor = os.open(self.path, os.O_RDONLY)
@@ -98,7 +102,7 @@ class ZipFiles:
         return data
 
     def _decompress(self, stored: bytes, member: ZipMember) -> bytes:
-        """Decompress at most as many bytes as the member declares."""
+        """Decompress at most the declared size of the member."""
         limit = max(1, member.size)  # 0 would mean no limit
         try:
             if member.method == STORED:
@@ -119,7 +123,7 @@ class ZipFiles:
 def _read_directory(file: BinaryIO, path: Path) -> Iterator[tuple[str, ZipMember]]:
     """Yield the members of the central directory."""
     begin, size, count, shift = _find_directory(file)
-    # Bytes that were put before the zip shift all offsets, but 4 GiB of them are an overflow.
+    # Bytes before the zip shift all offsets; a multiple of 4 GiB is an overflow.
     overflows = shift > 0 and shift % _OVERFLOW == 0
     base = 0 if overflows else shift
     seen, left, last = 0, size, ZipMember(0, 0, 0, 0, 0)
@@ -127,7 +131,7 @@ def _read_directory(file: BinaryIO, path: Path) -> Iterator[tuple[str, ZipMember
     while left > 0:
         name, member, num_bytes = _read_directory_entry(file, base)
         if overflows:
-            if member.offset < last.offset:  # Archive Utility lists members in their order
+            if member.offset < last.offset:  # Archive Utility lists members by offset
                 base += _OVERFLOW
                 member = member._replace(offset=member.offset + _OVERFLOW)
             last = member
@@ -147,8 +151,8 @@ def _find_directory(file: BinaryIO) -> tuple[int, int, int, int]:
     """Find the central directory.
 
     Returns:
-        Offset of its first entry; its size in bytes; number of entries as it is recorded; how much
-        further it lies than its recorded offset.
+        Offset of its first entry; its size in bytes; recorded number of entries; difference between
+        the offset and the recorded one.
     """
     file_size = file.seek(0, os.SEEK_END)
     start = max(0, file_size - _END.size - _LONGEST_COMMENT)
@@ -174,15 +178,15 @@ def _find_directory(file: BinaryIO) -> tuple[int, int, int, int]:
 
 
 def _read_directory_entry(file: BinaryIO, base: int) -> tuple[str, ZipMember, int]:
-    """Read name, member and number of bytes of the next entry; offsets count from ``base``."""
+    """Read the next entry: name, member and number of bytes; offsets are relative to ``base``."""
     fields = _CENTRAL.unpack(file.read(_CENTRAL.size))
     signature, flags, method, crc, stored_bytes, size, in_name, in_extra, in_note, offset = fields
     if signature != b"PK\1\2":
-        raise ValueError("no entry of a central directory")
+        raise ValueError("not an entry of a central directory")
     num_bytes = in_name + in_extra + in_note
     rest = file.read(num_bytes)
     if len(rest) < num_bytes:
-        raise ValueError("an entry that is cut short")
+        raise ValueError("an incomplete entry")
     name = rest[:in_name].decode("utf-8" if flags & _UTF8_BIT else "cp437")
     if _IN_ZIP64 in (size, stored_bytes, offset):
         extra = rest[in_name : in_name + in_extra]
@@ -197,7 +201,7 @@ def _read_directory_entry(file: BinaryIO, base: int) -> tuple[str, ZipMember, in
 
 
 def _read_zip64(extra: bytes, *numbers: int) -> list[int]:
-    """Replace those numbers that do not fit into 32 bits, in their order."""
+    """Replace the numbers that do not fit into 32 bits by those of the zip64 field, in order."""
     at = 0
     while at < len(extra):
         field, length = struct.unpack_from("<HH", extra, at)
@@ -205,7 +209,7 @@ def _read_zip64(extra: bytes, *numbers: int) -> list[int]:
             wide = iter(struct.unpack_from(f"<{length // 8}Q", extra, at + 4))
             found = [next(wide, -1) if number == _IN_ZIP64 else number for number in numbers]
             if not all(0 <= number < 2**63 for number in found):
-                raise ValueError("no numbers of bytes")
+                raise ValueError("numbers out of range")
             return found
         at += 4 + length
     raise ValueError("no zip64 field")

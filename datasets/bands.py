@@ -1,7 +1,7 @@
 """Sentinel-2 bands: names, order, resolution, unit and quantiles, all in one place.
 
 A SeCo patch stores reflectance as uint8: DN / 10000 clipped to 0..1, times 255, truncated; one step
-is 39.2 DN. The stretch to a picture is tabulated in ``utils.normalization``.
+is 39.2 DN. The stretch to a picture is tabulated in ``utils.input_spec``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from utils.errors import UserError
-from utils.normalization import RGB_QUANTILES, InputSpec, quantile_spec
+from utils.input_spec import RGB_QUANTILES, InputSpec, quantile_spec
 
 if TYPE_CHECKING:  # the scripts parse their flags before NumPy is imported
     import numpy as np

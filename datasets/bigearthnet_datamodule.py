@@ -17,8 +17,7 @@ from datasets.bigearthnet.index import open_bigearthnet
 from datasets.bigearthnet.pictures import draw_splits
 from datasets.loaders import check_batch_size, plain_loader
 from utils.errors import UserError
-from utils.input_transform import input_transform
-from utils.normalization import InputSpec
+from utils.input_spec import InputSpec, input_transform
 
 Batch = tuple[Tensor, Tensor]
 

@@ -47,8 +47,7 @@ from datasets.bigearthnet.index import check_presence, find_patches
 from datasets.bigearthnet.pictures import check_unit, patch_picture
 from datasets.figures import plot_images, to_image
 from utils.errors import UserError
-from utils.input_transform import input_transform
-from utils.normalization import InputSpec
+from utils.input_spec import InputSpec, input_transform
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

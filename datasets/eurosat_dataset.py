@@ -48,8 +48,7 @@ from datasets.eurosat.files import (
 from datasets.eurosat.splits import SPLITS, split_pictures
 from datasets.figures import plot_images
 from utils.errors import UserError
-from utils.input_transform import DataSpec, InputTransform
-from utils.normalization import InputSpec
+from utils.input_spec import DataSpec, InputSpec, InputTransform
 from utils.progress import progress
 
 if TYPE_CHECKING:

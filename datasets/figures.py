@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from datasets.bands import RGB_BANDS
-from utils.normalization import InputSpec, letters
+from utils.input_spec import InputSpec, letters
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

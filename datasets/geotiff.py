@@ -9,18 +9,23 @@ from typing import TYPE_CHECKING
 from datasets.seco.bad_patches import BadPatchError
 from utils.errors import UserError
 
-# Training from a packed store reads no files: it does without rasterio, which takes long to import.
+# Training from a packed store reads no GeoTIFFs, and so does not import rasterio, which is slow.
 if TYPE_CHECKING:
     import numpy as np
     from rasterio.io import DatasetReader
 
-# SeCo's use as pictures needs no coordinates, and half of the time would go into them.
+# Coordinates are not needed, and reading them would take half of the time.
 _OPTIONS = {"driver": "GTiff", "GEOREF_SOURCES": "NONE"}
 UNREADABLE = "is not a readable GeoTIFF"
 
 
 def read_band(path: Path) -> np.ndarray:
-    """Read a band of shape (height, width) from a file."""
+    """Read a band from a file: uint8, shape (height, width).
+
+    Raises:
+        BadPatchError: The file is missing or damaged.
+        UserError: The file is not a single uint8 band.
+    """
     import rasterio
     from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
@@ -34,11 +39,20 @@ def read_band(path: Path) -> np.ndarray:
 
 
 def decode_band(data: bytes, name: str) -> np.ndarray:
-    """Read a band of shape (height, width) from the bytes of a file."""
+    """Read a band from the bytes of a file: uint8, shape (height, width).
+
+    Args:
+        data: Content of the file.
+        name: Its name, for errors.
+
+    Raises:
+        BadPatchError: The file is damaged.
+        UserError: The file is not a single uint8 band.
+    """
     from rasterio.errors import NotGeoreferencedWarning, RasterioError
     from rasterio.io import MemoryFile
 
-    if not data:  # rasterio would take it for a file to be written
+    if not data:  # rasterio would create a new file
         raise BadPatchError(name, UNREADABLE)
     try:
         with warnings.catch_warnings():

@@ -11,8 +11,7 @@ from datasets.bigearthnet.index import BigEarthNet, open_bigearthnet
 from datasets.bigearthnet.lmdb_store import DATA_FILE
 from datasets.bigearthnet.pictures import BigEarthNetPictures
 from datasets.eurosat_dataset import EurosatDataset
-from utils.input_transform import InputTransform, input_transform
-from utils.normalization import InputSpec
+from utils.input_spec import InputSpec, InputTransform, input_transform
 from utils.probe_pictures import ProbePictures
 from utils.progress import progress
 from utils.subset import rarest_labels, stratified_subset

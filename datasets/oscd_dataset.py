@@ -22,8 +22,7 @@ from datasets.oscd.files import read_cities
 from datasets.oscd.splits import listed_cities
 from datasets.oscd.tiles import cut_tile
 from utils.errors import UserError
-from utils.input_transform import input_transform
-from utils.normalization import InputSpec
+from utils.input_spec import InputSpec, input_transform
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -24,7 +24,7 @@ from utils.augment_config import AugmentConfig
 from utils.data import InfiniteDataLoader, SeededSampler, epoch_of, sample_keys
 from utils.distributed import exchange, shared_permutation, to_device
 from utils.errors import UserError
-from utils.normalization import InputSpec
+from utils.input_spec import InputSpec
 from utils.transforms import Augment
 
 Cache = Literal["mmap", "ram", "gpu"]

@@ -33,7 +33,7 @@ from datasets.seco.patches import SecoPatches
 from datasets.seco.samples import PatchDataset
 from utils.augment_config import AugmentConfig
 from utils.data import sample_keys
-from utils.normalization import RGB_QUANTILES
+from utils.input_spec import RGB_QUANTILES
 from utils.transforms import Augment
 
 if TYPE_CHECKING:

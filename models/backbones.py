@@ -10,7 +10,7 @@ from models.encoder_file import SEQUENTIAL, read_encoder_file
 from models.resnets import build_resnet
 from utils.encoder_args import DEFAULT_ENCODER, check_encoder_source
 from utils.errors import UserError
-from utils.normalization import (
+from utils.input_spec import (
     PICTURE_BANDS,
     RGB_QUANTILES,
     InputSpec,
@@ -27,8 +27,8 @@ class Encoder(nn.Sequential):
 
     Args:
         name: Name of a ResNet in torchvision.
-        weights: Name of its weights there, or None for random ones.
-        in_channels: Input bands; the published encoders have 3.
+        weights: Name of its weights in torchvision, or None for random ones.
+        in_channels: Number of input bands; the published encoders have 3.
         norm_layer: Replacement of ``nn.BatchNorm2d``.
     """
 
@@ -57,17 +57,17 @@ def load_encoder(
 
     Args:
         source: One of ``utils.encoder_args.SOURCES``.
-        name: A torchvision ResNet. None stands for the checkpoint's own, else the default; a
-            checkpoint of another one is a ``UserError``.
+        name: Name of a torchvision ResNet; None uses that of the checkpoint, else the default.
         ckpt_path: Any file that ``models.encoder_file`` reads, for "pretrain" only.
-        bands: Channels of a random encoder. Pre-trained ones have their own, and others are a
-            ``UserError``; a file that does not name its bands takes these names.
+        bands: Channels of a random encoder, or names for a file that does not name its bands.
 
     Returns:
         The encoder, whose batch norm uses its running statistics until ``train()`` is called, and
-        what it expects as input (``utils.input_transform`` converts to it). A random encoder of
-        B4, B3 and B2, in any order, expects what a pre-training on SeCo's patches starts with;
-        other random encoders expect pictures.
+        the contract of its input. A random encoder of B4, B3 and B2, in any order, has the contract
+        of a pre-training on SeCo's patches; other random encoders that of pictures.
+
+    Raises:
+        UserError: The file cannot be read, or has another architecture or other bands.
     """
     path = None if ckpt_path is None else Path(ckpt_path)
     check_encoder_source(source, path, bands)
@@ -84,11 +84,11 @@ def load_encoder(
 
 
 def _imagenet_encoder(name: str, bands: tuple[str, ...]) -> Encoder:
-    """Fetch torchvision's weights; no network is the user's problem, not a bug."""
+    """Download torchvision's weights; a missing network is a ``UserError``."""
     if letters(bands) != PICTURE_BANDS:
         raise UserError(
             "--backbone_type imagenet was trained on red, green and blue, not on "
-            f"{' '.join(bands)}: leave --bands out, or take --backbone_type random"
+            f"{' '.join(bands)}: leave --bands out, or use --backbone_type random"
         )
     try:
         return Encoder(name, weights="IMAGENET1K_V1")  # what pretrained=True meant in 2021
@@ -99,7 +99,7 @@ def _imagenet_encoder(name: str, bands: tuple[str, ...]) -> Encoder:
 def _pretrained_encoder(
     path: Path, name: str | None, bands: Sequence[str] | None
 ) -> tuple[Encoder, InputSpec]:
-    """Rebuild the encoder of a file, with the input contract that it carries."""
+    """Build the encoder of a file, with its input contract."""
     file = read_encoder_file(path, name)
     spec = file.input_spec(bands)
     encoder = Encoder(file.architecture, in_channels=file.in_channels)

@@ -1,9 +1,9 @@
-"""One form for every file that holds the encoder of the SeCo family.
+"""Read the encoder and its input contract from any supported file.
 
-Read are checkpoints of main_pretrain.py, the published ones of SeCo and CACo (Lightning 1.1), bare
-state dicts under the names of ``nn.Sequential`` (CACo), of torchvision or of timm (torchgeo),
+Supported are checkpoints of main_pretrain.py, the published ones of SeCo and CACo (Lightning 1.1),
+bare state dicts with the names of ``nn.Sequential`` (CACo), torchvision or timm (torchgeo),
 safetensors, and folders of ``models.export --format timm``. A state dict may be nested in others,
-its names may have a prefix, and its numbers may be of half or double precision.
+its names may have a prefix, and its numbers may have half or double precision.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from torch import Tensor
 from models.resnets import RESNETS, encoder_tensors
 from models.state_dicts import PREFIX, find_encoder
 from utils.errors import UserError, listed, quoted
-from utils.normalization import PICTURE_BANDS, SECO_SPEC, InputSpec, letters
+from utils.input_spec import PICTURE_BANDS, SECO_SPEC, InputSpec, letters
 from utils.torch_files import read_torch_file
 
 # Position of a child in nn.Sequential(*resnet.children()), and its name in torchvision.
@@ -29,24 +29,24 @@ SEQUENTIAL = dict(
     zip("014567", ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4"), strict=True)
 )
 _WRAPPER = "module."  # of torch.nn.parallel
-_FLOATS = (torch.float16, torch.bfloat16, torch.float64)  # are converted to float32
+_FLOATS = (torch.float16, torch.bfloat16, torch.float64)  # converted to float32
 # torchgeo's converted SeCo encoders, by the start of their sha256, which ends their file names.
 _TORCHGEO_SECO = ("cefca942", "018bf397")
 _MAX_BANDS = 1000
-# Absent from files before torch 0.4.1, and a float where a script converted every tensor; only
+# Absent from files before torch 0.4.1, and a float if a script converted every tensor; only
 # training reads it.
 _COUNTER = ".num_batches_tracked"
 
 
 @dataclass(frozen=True)
 class EncoderFile:
-    """What a file tells of an encoder.
+    """Encoder of a file.
 
     Attributes:
         path: The file, for messages.
         architecture: One of ``RESNETS``.
-        tensors: All of its tensors but the classifier's, under torchvision's names.
-        spec: The input contract that the file carries or is known for, else None.
+        tensors: All tensors except those of the classifier, with torchvision's names.
+        spec: Input contract that is stored in the file or known for it, else None.
     """
 
     path: Path
@@ -56,14 +56,20 @@ class EncoderFile:
 
     @property
     def in_channels(self) -> int:
-        """Bands of the first filter."""
+        """Number of input bands of the first filter."""
         return self.tensors["conv1.weight"].shape[1]
 
     def input_spec(self, bands: Sequence[str] | None = None) -> InputSpec:
-        """Return the contract; ``bands`` name the channels of a file that does not tell them.
+        """Return the contract of the encoder.
 
-        Without a contract the encoder is one of 8-bit pictures, red, green and blue unless
-        ``bands`` say otherwise. Bands that are not the file's are a ``UserError``.
+        Without a contract in the file, the input is 8-bit pictures.
+
+        Args:
+            bands: Names of the channels for a file that does not name them; red, green and blue if
+                None.
+
+        Raises:
+            UserError: The bands are not those of the file.
         """
         if self.spec is not None:
             if bands is not None and letters(bands) != letters(self.spec.bands):
@@ -83,20 +89,24 @@ class EncoderFile:
 
 @dataclass(frozen=True)
 class _Content:
-    """A file as it was read: nothing of it is checked yet."""
+    """Unchecked content of a file."""
 
     state: Mapping[Any, Any]
     architecture: object = None
-    contract: object = None  # as ``InputSpec.to_dict`` writes it
-    spec: InputSpec | None = None  # known from elsewhere
+    contract: object = None  # as written by ``InputSpec.to_dict``
+    spec: InputSpec | None = None  # known without the file
 
 
 def read_encoder_file(path: Path, architecture: str | None = None) -> EncoderFile:
-    """Read an encoder; what is missing, too much, misshaped or not finite is a ``UserError``.
+    """Read an encoder.
 
     Args:
         path: File, or folder that ``models.export --format timm`` wrote.
-        architecture: What the user asked for; a file of another one is an error.
+        architecture: Name that the user requires; None accepts any.
+
+    Raises:
+        UserError: A tensor is missing, unknown, of another shape or type, or not finite; or the
+            encoder is another one than required.
     """
     content = _read(path)
     tensors = _torchvision_names(content.state, path)
@@ -108,8 +118,8 @@ def read_encoder_file(path: Path, architecture: str | None = None) -> EncoderFil
         )
     if stem.ndim != 4 or not 3 <= stem.shape[1] <= _MAX_BANDS:
         raise UserError(
-            f"{path} holds no encoder: conv1.weight is no filter of 3 or more bands, its shape is "
-            f"{quoted(str(tuple(stem.shape)))}"
+            f"{path} holds no encoder: conv1.weight is not a filter of 3 or more bands, its "
+            f"shape is {quoted(str(tuple(stem.shape)))}"
         )
     name = _named(content.architecture, path) or _nearest(tensors, stem.shape[1])
     if architecture not in (None, name):
@@ -132,7 +142,7 @@ def read_encoder_file(path: Path, architecture: str | None = None) -> EncoderFil
 
 
 def _read(path: Path) -> _Content:
-    """Open a file by what it is, not by its name; of a folder, what timm opens as local-dir."""
+    """Open a file according to its content, not its name; in a folder, the file that timm opens."""
     if path.is_dir():
         path /= "model.safetensors"
         if not path.is_file():
@@ -164,7 +174,7 @@ def _read_torch(path: Path) -> _Content:
 
 
 def _of_pretraining(content: dict[Any, Any], state: dict[Any, Any]) -> _Content:
-    """Add what is known of a query encoder: before us, all of SeCo's code had SeCo's pictures."""
+    """Add what is known of a query encoder: before this code, all had the inputs of SeCo."""
     hparams = content.get("hyper_parameters")
     hparams = hparams if isinstance(hparams, dict) else {}
     spec = InputSpec.of_pictures() if "input_spec" in hparams else SECO_SPEC
@@ -172,7 +182,7 @@ def _of_pretraining(content: dict[Any, Any], state: dict[Any, Any]) -> _Content:
 
 
 def _read_safetensors(path: Path) -> _Content:
-    """Read tensors and header, which holds text only."""
+    """Read the tensors and the header, whose values are text."""
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
@@ -186,7 +196,7 @@ def _read_safetensors(path: Path) -> _Content:
 
 
 def _torchvision_names(state: Mapping[Any, Any], path: Path) -> dict[str, Tensor]:
-    """Rename positions in ``nn.Sequential``, and drop the classifier of others."""
+    """Rename positions in ``nn.Sequential`` to torchvision's names, and drop a classifier."""
     if "0.weight" not in state:
         state = {
             key: value
@@ -196,7 +206,7 @@ def _torchvision_names(state: Mapping[Any, Any], path: Path) -> dict[str, Tensor
     tensors: dict[str, Tensor] = {}
     for key, value in state.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise UserError(f"{path} holds no encoder: {reprlib.repr(key)} is no named tensor")
+            raise UserError(f"{path} holds no encoder: {reprlib.repr(key)} is not a named tensor")
         child, dot, rest = key.partition(".")
         tensors[SEQUENTIAL.get(child, child) + dot + rest] = value
     if len(tensors) < len(state):
@@ -205,7 +215,7 @@ def _torchvision_names(state: Mapping[Any, Any], path: Path) -> dict[str, Tensor
 
 
 def _named(architecture: object, path: Path) -> str | None:
-    """Return the architecture that a file names; None if it names none."""
+    """Check the architecture that a file names; None if it names none."""
     if architecture is None or (isinstance(architecture, str) and architecture in RESNETS):
         return architecture
     raise UserError(
@@ -215,7 +225,7 @@ def _named(architecture: object, path: Path) -> str | None:
 
 
 def _nearest(tensors: dict[str, Tensor], in_channels: int) -> str:
-    """Return the ResNet that shares the most tensors, in name and shape, and lacks the fewest."""
+    """Return the ResNet whose tensors differ least in name and shape."""
     found = {(key, tensor.shape) for key, tensor in tensors.items()}
 
     def difference(name: str) -> int:
@@ -238,9 +248,9 @@ def _check_tensors(tensors: dict[str, Tensor], name: str, path: Path) -> None:
             if (tensors[key].shape, _converted(tensors[key].dtype)) != table[key]
         ),
     }
-    told = [f"{len(keys)} {fault} ({listed(keys)})" for fault, keys in faults.items() if keys]
-    if told:
-        raise UserError(f"{path} does not fit a {name}: of its tensors {', '.join(told)}")
+    found = [f"{len(keys)} {fault} ({listed(keys)})" for fault, keys in faults.items() if keys]
+    if found:
+        raise UserError(f"{path} does not fit a {name}: of its tensors {', '.join(found)}")
 
 
 def _converted(dtype: torch.dtype) -> torch.dtype:
@@ -248,7 +258,7 @@ def _converted(dtype: torch.dtype) -> torch.dtype:
 
 
 def _check_finite(tensors: dict[str, Tensor], path: Path) -> None:
-    """Refuse numbers that are none, or that float32 cannot hold."""
+    """Refuse NaN, infinity and numbers beyond the range of float32."""
     broken = sorted(key for key, tensor in tensors.items() if not tensor.isfinite().all())
     if broken:
         raise UserError(
@@ -258,7 +268,7 @@ def _check_finite(tensors: dict[str, Tensor], path: Path) -> None:
 
 
 def _read_contract(contract: object, path: Path) -> InputSpec | None:
-    """Read the contract that a file carries; a damaged one is a ``UserError``."""
+    """Read the contract of a file; a damaged one is a ``UserError``."""
     if contract is None:
         return None
     try:

@@ -1,10 +1,10 @@
-"""Hand an encoder to other programs, with the contract of its input as metadata.
+"""Export an encoder for other programs, with the contract of its input as metadata.
 
 python -m models.export --ckpt_path seco_resnet18_1m.ckpt --format safetensors \
   --save_path seco_resnet18_1m.safetensors
 
-Every file that --backbone_type pretrain takes is taken here too. The formats hold the encoder
-without a classifier, under torchvision's names; --backbone_type pretrain reads all but onnx back.
+Every file that --backbone_type pretrain reads can be exported. The formats hold the encoder without
+a classifier, with torchvision's names; --backbone_type pretrain reads all of them except onnx.
 
 torchvision  state dict, the contract in its _metadata
 timm         folder for timm.create_model("local-dir:FOLDER", pretrained=True), from timm 1.0.26 on
@@ -23,7 +23,6 @@ if not __package__:  # started as a script: the root is not on the path yet
 
 import json
 import logging
-import shutil
 import warnings
 from argparse import Namespace
 from collections.abc import Callable, Sequence
@@ -32,9 +31,9 @@ from typing import TYPE_CHECKING, Any
 
 from utils.cli import run
 from utils.errors import UserError
-from utils.files import check_can_write, check_checkpoint
+from utils.files import check_can_write, check_checkpoint, written_whole
 from utils.flags import Parser
-from utils.normalization import InputSpec
+from utils.input_spec import InputSpec
 
 # torch is imported by the functions that use it, after the flags are checked.
 if TYPE_CHECKING:
@@ -45,11 +44,11 @@ _PIXELS = 224  # of the example from which the ONNX graph is traced, and of timm
 
 @dataclass(frozen=True)
 class Model:
-    """An encoder as torchvision builds it, in eval mode, and what it expects.
+    """An encoder as a ResNet of torchvision, in eval mode.
 
     Attributes:
         architecture: One of ``models.resnets.RESNETS``.
-        resnet: Its classifier is the identity.
+        resnet: The network; its classifier is the identity.
         spec: Contract of the input.
     """
 
@@ -58,11 +57,11 @@ class Model:
     spec: InputSpec
 
     def contract(self) -> dict[str, Any]:
-        """Return the metadata of all formats, as plain builtins."""
+        """Return the metadata for all formats, as plain builtins."""
         return {"architecture": self.architecture, "input_spec": self.spec.to_dict()}
 
     def header(self) -> dict[str, str]:
-        """Return the metadata as text, for formats that hold nothing else."""
+        """Return the metadata as text, for formats whose metadata is text."""
         return {
             "architecture": self.architecture,
             "input_spec": json.dumps(self.spec.to_dict()),
@@ -91,7 +90,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
-    """Write the encoder whole or not at all, and return where."""
+    """Write the encoder completely or not at all, and return its path."""
     args = parse_args(argv)
     target: Path = args.save_path
     check_checkpoint("ckpt_path", args.ckpt_path)
@@ -101,25 +100,20 @@ def main(argv: Sequence[str] | None = None) -> Path:
     from safetensors import SafetensorError
 
     model = load_model(args.ckpt_path, args.bands)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial")
-    _remove(partial)  # of a run that was killed
-    try:
+    # The writers report a full disk with these errors.
+    with written_whole(target, RuntimeError, SafetensorError) as partial:
         WRITERS[args.format](model, partial)
-        partial.replace(target)
-    except (OSError, RuntimeError, SafetensorError) as error:  # words of writers for a full disk
-        if isinstance(error.__context__, KeyboardInterrupt | SystemExit):
-            raise error.__context__ from None
-        reason = str(error).splitlines()[0]
-        raise UserError(f"cannot write {target}, is the disk full? {reason}") from error
-    finally:
-        _remove(partial)
     print(f"{target}: {model.architecture} on {' '.join(model.spec.bands)}")
     return target
 
 
 def load_model(path: Path, bands: Sequence[str] | None = None) -> Model:
-    """Read any file of an encoder; ``bands`` name the channels if the file does not."""
+    """Read an encoder from any supported file.
+
+    Args:
+        path: File of the encoder.
+        bands: Names of the channels, if the file does not have them.
+    """
     from torch import nn
 
     from models.encoder_file import read_encoder_file
@@ -133,7 +127,7 @@ def load_model(path: Path, bands: Sequence[str] | None = None) -> Model:
 
 
 def write_torchvision(model: Model, path: Path) -> None:
-    """Write a state dict; torch keeps its ``_metadata`` and ignores what it does not know there."""
+    """Write a state dict; torch keeps its ``_metadata`` and ignores unknown entries."""
     import torch
 
     state = model.resnet.state_dict()
@@ -142,7 +136,7 @@ def write_torchvision(model: Model, path: Path) -> None:
 
 
 def write_safetensors(model: Model, path: Path) -> None:
-    """Write tensors and header."""
+    """Write the tensors and the header."""
     from safetensors.torch import save_file
 
     state = {name: tensor.contiguous() for name, tensor in model.resnet.state_dict().items()}
@@ -150,10 +144,10 @@ def write_safetensors(model: Model, path: Path) -> None:
 
 
 def write_timm(model: Model, path: Path) -> None:
-    """Write the folder that timm opens without a network.
+    """Write a folder that timm opens without a network.
 
-    timm names these ResNets and their tensors as torchvision does. Its ``mean`` and ``std`` are
-    for pictures that are stretched already.
+    timm uses torchvision's names for these ResNets and their tensors. Its ``mean`` and ``std`` are
+    those of stretched pictures.
     """
     spec, channels = model.spec, len(model.spec.bands)
     config = model.contract() | {
@@ -165,7 +159,7 @@ def write_timm(model: Model, path: Path) -> None:
             "mean": list(spec.mean),
             "std": list(spec.std),
             "num_classes": 0,
-            # versions of timm make a first filter that they know one of three bands
+            # timm converts a first filter that it knows to three bands
             "first_conv": "conv1" if channels == 3 else None,
             "classifier": "fc",
         },
@@ -176,9 +170,9 @@ def write_timm(model: Model, path: Path) -> None:
 
 
 def write_onnx(model: Model, path: Path) -> None:
-    """Write one file with any number of pictures of any size as input."""
+    """Write one file; the input is any number of pictures of any size."""
     try:
-        import onnxscript  # noqa: F401  # optional, and what torch exports with
+        import onnxscript  # noqa: F401  # optional; torch needs it for the export
     except ImportError as error:
         raise UserError("--format onnx needs more: pip install onnx onnxscript") from error
     import torch
@@ -186,7 +180,7 @@ def write_onnx(model: Model, path: Path) -> None:
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     sizes = {0: "batch", 2: "height", 3: "width"}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch, about its own exporter
+        warnings.simplefilter("ignore")  # of torch about its own exporter
         program = torch.onnx.export(
             model.resnet,
             (torch.zeros(2, len(model.spec.bands), _PIXELS, _PIXELS),),
@@ -196,16 +190,9 @@ def write_onnx(model: Model, path: Path) -> None:
             dynamo=True,
             verbose=False,
         )
-    assert program is not None  # it is, without a path
+    assert program is not None  # only with a path
     program.model.metadata_props.update(model.header())
     program.save(path, external_data=False)
-
-
-def _remove(path: Path) -> None:
-    """Delete a file or a folder, if it is there."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    path.unlink(missing_ok=True)
 
 
 WRITERS: dict[str, Callable[[Model, Path], None]] = {

@@ -12,7 +12,7 @@ from torch import Tensor
 from models.backbones import Encoder
 from utils.errors import UserError
 from utils.files import written_whole
-from utils.input_transform import InputTransform
+from utils.input_spec import InputTransform
 from utils.precision import autocast_type
 from utils.progress import progress
 

@@ -18,7 +18,7 @@ from models.backbones import Encoder
 from models.probes import HELD_OUT, Predictions, accuracy
 from models.ssl_finetuner import SSLFineTuner, finetune
 from utils.checkpoint import WholeCheckpointIO, check_same_run
-from utils.input_transform import InputTransform
+from utils.input_spec import InputTransform
 
 
 class Task(Protocol):

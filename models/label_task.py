@@ -16,7 +16,7 @@ from models.backbones import Encoder
 from models.features import cached, extract_features, feature_key
 from models.linear_probe import Validation, fit_linear_probe
 from models.probes import HELD_OUT, Labelled, Predictions
-from utils.input_transform import InputTransform
+from utils.input_spec import InputTransform
 from utils.metrics import average_precision
 
 

@@ -16,7 +16,7 @@ from models.backbones import Encoder
 from models.finetuning import MakeTrainer, make_classifier
 from models.linear_probe import milestones
 from models.probes import Predictions, accuracy
-from utils.input_transform import InputTransform
+from utils.input_spec import InputTransform
 from utils.metrics import batch_mean
 
 

@@ -11,8 +11,8 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from utils.cli import print_next, trainer_kwargs
 from utils.distributed import gather, own_part, unshuffle
 from utils.errors import UserError
+from utils.input_spec import PICTURE_BANDS, InputSpec, letters
 from utils.launch import World
-from utils.normalization import PICTURE_BANDS, InputSpec, letters
 from utils.plots import Views, plot_training, plot_views, to_pictures
 from utils.report import provenance, write_results
 from utils.training import METRICS, run_trainer

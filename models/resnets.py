@@ -1,4 +1,4 @@
-"""Torchvision's ResNets and a slim one: their names, and the tensors without the classifier."""
+"""Torchvision's ResNets and a slim one: names, and the tensors without the classifier."""
 
 from collections.abc import Callable
 from functools import cache
@@ -28,9 +28,9 @@ def build_resnet(
     """Build a ResNet with its classifier.
 
     Args:
-        name: One of ``RESNETS``; another is a ``UserError``.
+        name: One of ``RESNETS``; another name is a ``UserError``.
         weights: Name of its weights in torchvision, or None for random ones. ``SLIM`` has none.
-        in_channels: Input bands; other than 3 give a new first filter with random weights.
+        in_channels: Number of input bands; if not 3, the first filter is new, with random weights.
         norm_layer: Replacement of ``nn.BatchNorm2d``.
     """
     if name not in RESNETS:
@@ -83,7 +83,7 @@ def _shortcut(
 
 @cache
 def encoder_tensors(name: str, in_channels: int) -> dict[str, tuple[torch.Size, torch.dtype]]:
-    """Tabulate shape and type of every tensor but the classifier's, without their memory."""
+    """Tabulate shape and type of every tensor except the classifier's, without allocating them."""
     with torch.device("meta"):
         resnet = build_resnet(name, in_channels=in_channels)
     tensors = chain(resnet.named_parameters(), resnet.named_buffers())

@@ -6,24 +6,27 @@ from typing import Any
 from utils.errors import UserError, listed
 
 PREFIX = "encoder_q."  # of the query encoder's tensors, in MoCo and in SeCo
-# Two tensors that only a whole ResNet has, under the names of torchvision and by position.
+# Two tensors that only a complete ResNet has, by torchvision's names and by position.
 _LANDMARKS = (("conv1.weight", "layer1.0.conv1.weight"), ("0.weight", "4.0.conv1.weight"))
-_Keys = tuple[str, ...]  # that lead to a dict
+_Keys = tuple[str, ...]  # path of keys to a nested dict
 _NESTING = 2  # dicts around a state dict, such as {"model": {"student": state}}
 
 
 def find_encoder(content: dict[Any, Any], path: Path) -> tuple[dict[Any, Any], str]:
-    """Find the only ResNet of a file; of SeCo's and MoCo's encoders, the query's.
+    """Find the only ResNet of a file; in files of SeCo and MoCo, the query encoder.
 
     Args:
-        content: What the file holds.
+        content: Content of the file.
         path: The file, for errors.
 
     Returns:
         Its tensors, and the prefix that their names had.
+
+    Raises:
+        UserError: The file has several encoders.
     """
     state = content.get("state_dict")
-    # A checkpoint of Lightning may hold the weights of its best epoch as well: state_dict decides.
+    # A checkpoint of Lightning may also hold the weights of its best epoch: state_dict decides.
     decides = isinstance(state, dict) and any(_prefixes(own) for _, own in nested_dicts(state))
     searched = {"state_dict": state} if decides else content
     found = [
@@ -41,14 +44,14 @@ def find_encoder(content: dict[Any, Any], path: Path) -> tuple[dict[Any, Any], s
     else:
         state = content.get("state_dict", content)
         if not isinstance(state, dict):
-            raise UserError(f"{path} is not a checkpoint: its state_dict is no dict")
+            raise UserError(f"{path} is not a checkpoint: its state_dict is not a dict")
         is_query = any(isinstance(key, str) and key.startswith(PREFIX) for key in state)
         prefix = PREFIX if is_query else ""
     return _without(prefix, state), prefix
 
 
 def nested_dicts(content: dict[Any, Any]) -> list[tuple[_Keys, dict[Any, Any]]]:
-    """Return a dict and the dicts in it, each once, with the keys that lead to it."""
+    """Return a dict and the dicts in it, each once, with the path of keys to it."""
     level: dict[int, tuple[_Keys, dict[Any, Any]]] = {id(content): ((), content)}
     found = dict(level)
     for _ in range(_NESTING):
@@ -63,7 +66,7 @@ def nested_dicts(content: dict[Any, Any]) -> list[tuple[_Keys, dict[Any, Any]]]:
 
 
 def _prefixes(state: dict[Any, Any]) -> list[str]:
-    """List what may be cut off the names of a state dict to leave those of a ResNet."""
+    """List the prefixes of a state dict whose removal leaves the names of a ResNet."""
     found = dict[str, None]()
     for first, other in _LANDMARKS:
         for key in state:
@@ -75,8 +78,8 @@ def _prefixes(state: dict[Any, Any]) -> list[str]:
 
 
 def _without(prefix: str, state: dict[Any, Any]) -> dict[Any, Any]:
-    """Cut a prefix off the names that have it, and drop the others."""
+    """Remove a prefix from the names that have it, and drop the other tensors."""
     if not prefix:
-        return state  # with the contract that torch keeps in its attributes
+        return state  # the same object, because its attributes may hold the contract
     own = [key for key in state if isinstance(key, str) and key.startswith(prefix)]
     return {key.removeprefix(prefix): state[key] for key in own}

@@ -3,7 +3,7 @@
 Errors, files and processes:
 
 - ``errors.py``: The error of a user, and its one-line message.
-- ``files.py``: Files written whole or not at all, checks of paths, and lists of names.
+- ``files.py``: Files written completely or not at all, checks of paths, and lists of names.
 - ``locks.py``: A lock between processes.
 - ``pools.py``: Worker processes that end without a traceback when interrupted.
 - ``cores.py``: Number of cores that this process may use.
@@ -12,13 +12,9 @@ Errors, files and processes:
 Downloads and archives:
 
 - ``retry.py``: The error of a request that may work later, and the header Retry-After.
-- ``http_source.py``: Download the rest of a file from one address.
 - ``download.py``: Download files with resume, retries, mirrors and checksums.
-- ``collection.py``: Groups of files to download, and the command line for them.
-- ``zip_methods.py``: Compression methods of zips that can be read.
-- ``tar_stream.py``: Read a tar as a stream, and check its headers.
-- ``unpack_writer.py``: Check and write the members of an archive into a folder.
-- ``extract.py``: Unpack zips and tars from the internet.
+- ``unpack.py``: Unpack verified archives; compression methods of zips.
+- ``collection.py``: Groups of files to download and unpack, and their command line.
 - ``images.py``: Pillow's errors for damaged images, and bits per channel.
 
 Command line and start of a run:
@@ -34,8 +30,7 @@ Samples and views:
 
 - ``data.py``: Random numbers and order of the samples as functions of seed and epoch; a loader.
 - ``subset.py``: Fractions of a train set.
-- ``normalization.py``: From stored 8-bit values to encoder inputs; the input contract.
-- ``input_transform.py``: From the values of an evaluation data set to the input of an encoder.
+- ``input_spec.py``: Input contract of an encoder, and conversion of data sets to it.
 - ``probe_pictures.py``: Pictures with targets, for a probe.
 - ``augment_config.py``: Distribution of the views, and its flags.
 - ``view_draws.py``: Draw the random parameters of each view.

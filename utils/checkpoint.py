@@ -1,4 +1,4 @@
-"""Checkpoints of a run: written whole or not at all, and checked before a run goes on."""
+"""Write checkpoints completely or not at all, and check them before a run resumes."""
 
 import os
 import reprlib
@@ -10,14 +10,16 @@ import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from utils.errors import UserError
-from utils.normalization import InputSpec
+from utils.files import written_whole
+from utils.input_spec import InputSpec
 from utils.torch_files import read_torch_file
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint of Lightning on the CPU; whatever is wrong with it is a ``UserError``.
+    """Read a checkpoint of Lightning on the CPU, without running code in it.
 
-    Nothing in it is run (``utils.torch_files``).
+    Raises:
+        UserError: The file is not a checkpoint of a run, or cannot be read.
     """
     checkpoint = read_torch_file(path)
     if not isinstance(checkpoint, dict):
@@ -31,23 +33,26 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 def check_resumable(
     path: Path, hparams: Mapping[str, Any], samples_per_step: int, max_epochs: int
 ) -> None:
-    """Refuse to go on from a finished run, with other inputs, or with flags without effect.
+    """Check that a pre-training can resume with these flags.
 
     Args:
-        path: Checkpoint of the run to continue.
-        hparams: Hyper-parameters of the model that is to continue it.
-        samples_per_step: Samples of a step in all processes together.
-        max_epochs: Epochs that the whole run shall have.
+        path: Checkpoint of the run to resume.
+        hparams: Hyper-parameters of the model that resumes it.
+        samples_per_step: Samples per step of all processes together.
+        max_epochs: Epochs of the whole run.
+
+    Raises:
+        UserError: The run is finished or has other inputs, or a flag would have no effect.
     """
     checkpoint = read_checkpoint(path)
     saved = checkpoint["hyper_parameters"]
-    if "input_spec" not in saved:  # of the original's code, or of Lightning 1.1 altogether
+    if "input_spec" not in saved:  # written by the original code with Lightning 1.1
         raise UserError(
-            f"{path} was not written by this main_pretrain.py, so its run cannot be continued: "
+            f"{path} was not written by this main_pretrain.py, so its run cannot be resumed: "
             "its encoder can be used with --backbone_type pretrain --ckpt_path"
         )
     shape = ("base_encoder", "emb_dim", "num_negatives", "emb_spaces", "in_channels", "input_spec")
-    optimizer = ("learning_rate", "momentum", "weight_decay")  # restored from the checkpoint
+    optimizer = ("learning_rate", "momentum", "weight_decay")  # the saved values would be used
     for name in shape + optimizer:
         if not _equal(name, saved.get(name), hparams[name]):
             raise UserError(
@@ -64,12 +69,15 @@ def check_resumable(
 
 
 def check_same_run(path: Path, hyper_parameters: Mapping[str, Any], max_epochs: int) -> None:
-    """Refuse to go on from a checkpoint of another run, or of one that has its epochs.
+    """Check that a fine-tuning or change detection can resume.
 
     Args:
-        path: Checkpoint of a module that remembers its best epoch.
-        hyper_parameters: Those of the run that is to continue it.
-        max_epochs: Epochs that the whole run shall have.
+        path: Checkpoint of a module that stores its best epoch.
+        hyper_parameters: Hyper-parameters of the run that resumes it.
+        max_epochs: Epochs of the whole run.
+
+    Raises:
+        UserError: The checkpoint is of another run, or the run is finished.
     """
     checkpoint = read_checkpoint(path)
     saved = checkpoint["hyper_parameters"]
@@ -80,21 +88,21 @@ def check_same_run(path: Path, hyper_parameters: Mapping[str, Any], max_epochs: 
                 f"{reprlib.repr(value)}: resume with the flags of its run"
             )
     if "best" not in checkpoint or "epoch" not in checkpoint:
-        raise UserError(f"{path} cannot be continued: take the last.ckpt of its run")
+        raise UserError(f"{path} cannot be continued: use the last.ckpt of its run")
     _check_unfinished(path, checkpoint, max_epochs)
 
 
 def _check_unfinished(path: Path, checkpoint: Mapping[str, Any], max_epochs: int) -> None:
-    """Refuse a checkpoint of a run that has its epochs."""
+    """Refuse a checkpoint of a finished run."""
     done = checkpoint["epoch"] + 1  # checkpoints are written after whole epochs
     if done >= max_epochs:
         raise UserError(
-            f"{path} has its {done} epochs already: raise --max_epochs above {done} to go on"
+            f"{path} has its {done} epochs already: raise --max_epochs above {done} to resume"
         )
 
 
 def _equal(name: str, saved: Any, wanted: Any) -> bool:
-    """Compare hyper-parameters; an ``input_spec`` from before it had a unit means the same."""
+    """Compare hyper-parameters; an old ``input_spec`` has no unit."""
     if name != "input_spec" or saved is None or wanted is None:
         return bool(saved == wanted)
     try:
@@ -104,30 +112,17 @@ def _equal(name: str, saved: Any, wanted: Any) -> bool:
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
-    """Lightning's checkpoint file, written under another name, flushed to disk, then renamed.
-
-    A run that is killed while it saves leaves the previous file as it was.
-    """
+    """Write Lightning's checkpoints completely or not at all; read them without running code."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
     ) -> None:
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.partial")
-        try:
-            with partial.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(target)
-        except RuntimeError as error:  # torch's words for a full disk, or for an interrupted write
-            if isinstance(error.__context__, KeyboardInterrupt | SystemExit):
-                raise error.__context__ from None
-            reason = str(error).splitlines()[0]
-            raise UserError(f"cannot write {target}, is the disk full? {reason}") from error
-        finally:
-            partial.unlink(missing_ok=True)
+        # RuntimeError: torch's report of a full disk, or of an interrupted write.
+        with (
+            written_whole(Path(path), RuntimeError) as partial,
+            partial.open("wb") as file,
+        ):
+            torch.save(checkpoint, file)
 
     def load_checkpoint(
         self,

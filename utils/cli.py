@@ -1,6 +1,5 @@
 """Command-line flags that the entry scripts share, and their translation to Lightning 2."""
 
-import errno
 import os
 import shlex
 import signal
@@ -15,18 +14,12 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from utils.cores import available_cores
-from utils.errors import UserError, loader_sentence, sentence_of
+from utils.errors import UserError, loader_sentence, os_error_sentence, sentence_of
 from utils.files import check_can_write, check_exists
 from utils.flags import Parser, check_not_negative, check_positive
 from utils.launchers import launched_rank
 from utils.precision import PRECISIONS
 
-# A full disk or a path that cannot be used is not a bug; the error's text names the path.
-_PATH_ERRORS = {
-    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM),
-    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EFBIG, errno.ENAMETOOLONG, errno.ELOOP),
-    errno.ENXIO,  # a socket
-}
 # Time for the launcher to end a process that fails only because another one did.
 GRACE_S = 5.0
 GROUPS = ("data", "views", "model", "training", "devices", "evaluation", "output")
@@ -44,10 +37,17 @@ def base_parser(
     batch_size: int,
     learning_rate: float,
 ) -> Parser:
-    """Create a parser with the flags of every entry script; only defaults differ."""
+    """Create a parser with the flags of every entry script.
+
+    Args:
+        description: Docstring of the script.
+        max_epochs: Default number of passes over the training set.
+        batch_size: Default number of samples per step and process.
+        learning_rate: Default learning rate at the start.
+    """
     parser = Parser(description)
     parser.usage = "%(prog)s --data_dir DATA_DIR [flags]"
-    for title in GROUPS:  # --help shows those that get flags, in this order
+    for title in GROUPS:  # --help shows the groups that have flags, in this order
         parser.group(title)
     add = parser.group("data").add_argument
     add("--data_dir", type=Path, required=True, help="Folder or file of the data set, see README.")
@@ -71,7 +71,7 @@ def base_parser(
 
 
 def check_base_flags(args: Namespace) -> None:
-    """Refuse values of ``base_parser``'s flags that cannot work, before heavy imports."""
+    """Refuse invalid values of the flags of ``base_parser``, before heavy imports."""
     check_positive(args, "batch_size", "max_epochs", "learning_rate")
     check_not_negative(args, "num_workers", "gpus", "seed")
     check_exists("data_dir", args.data_dir)
@@ -80,7 +80,7 @@ def check_base_flags(args: Namespace) -> None:
 
 
 def trainer_kwargs(args: Namespace) -> dict[str, Any]:
-    """Translate flags of Lightning 1.1 into arguments of the Lightning 2 ``Trainer``."""
+    """Translate the flags of Lightning 1.1 into arguments of the ``Trainer`` of Lightning 2."""
     return {
         "accelerator": "gpu" if args.gpus else "cpu",
         "devices": 1,
@@ -90,9 +90,14 @@ def trainer_kwargs(args: Namespace) -> dict[str, Any]:
 
 
 def share_cores(gpus: int, num_processes: int, num_loaders: int) -> None:
-    """Leave a core to each loader of ``num_processes`` that train on this machine's CPU.
+    """Limit the threads of torch on the CPU, so that each loader process has a core of its own.
 
-    Threads wait for each other by spinning: one that lacks a core slows a step many times.
+    Threads wait for each other by spinning: one without a core slows a step down many times.
+
+    Args:
+        gpus: GPUs per machine; the limit is only set for 0.
+        num_processes: Training processes on this machine.
+        num_loaders: Loader processes of each training process.
     """
     import torch
 
@@ -100,15 +105,19 @@ def share_cores(gpus: int, num_processes: int, num_loaders: int) -> None:
         free = available_cores(num_processes) - num_loaders
         threads = max(1, min(free, torch.get_num_threads()))
         torch.set_num_threads(threads)
-        if num_processes > 1:  # else Lightning counts cores, without the loaders
+        if num_processes > 1:  # Lightning would count the cores, without the loaders
             os.environ["OMP_NUM_THREADS"] = str(threads)
 
 
 def run(main: Callable[[], object]) -> None:
-    """Run the ``main`` of a script: an error of user or machine is one sentence and exit code 2."""
+    """Run the ``main`` of a script.
+
+    Errors of the user and of the machine are printed as one sentence, with exit code 2. SIGTERM and
+    SIGUSR1 raise ``SystemExit``, so that partial files are removed; Ctrl-C has exit code 130.
+    """
     warnings.filterwarnings("ignore", module="pytorch_lightning.utilities._pytree")
     warnings.filterwarnings("ignore", message=".*broadcast_buffers. is deprecated")
-    for number in (signal.SIGTERM, signal.SIGUSR1):  # the latter by sbatch --signal=USR1@60
+    for number in (signal.SIGTERM, signal.SIGUSR1):  # sbatch --signal=USR1@60 sends the latter
         signal.signal(number, exit_on_signal)
     sys.unraisablehook = _interrupt_again
     try:
@@ -116,9 +125,10 @@ def run(main: Callable[[], object]) -> None:
     except UserError as error:
         _leave(f"error: {sentence_of(error)}", 2)
     except OSError as error:
-        if error.errno not in _PATH_ERRORS:
+        sentence = os_error_sentence(error)
+        if sentence is None:
             raise
-        _leave(f"error: {error}: free it or choose another path", 2)
+        _leave(f"error: {sentence}", 2)
     except _memory_errors():
         _leave("error: out of memory: lower the sizes, such as --batch_size", 2)
     except RuntimeError as error:
@@ -128,30 +138,30 @@ def run(main: Callable[[], object]) -> None:
         _leave(f"error: {sentence}", 2)
     except KeyboardInterrupt:
         _leave("interrupted", 130)
-    except SystemExit as leaving:  # Lightning's answer to Ctrl-C
+    except SystemExit as leaving:  # how Lightning reacts to Ctrl-C
         if isinstance(leaving.__context__, KeyboardInterrupt):
             _leave("interrupted", 130)
         raise
 
 
 def print_next(*command: object) -> None:
-    """Print the command that usually comes next, quoted for the shell."""
+    """Print the command of the usual next step, quoted for the shell."""
     print(f"next: python {shlex.join(map(str, command))}")
 
 
 def _memory_errors() -> tuple[type[Exception], ...]:
-    """Return the errors for a full memory; that of torch only if the script has imported torch."""
+    """Return the errors of exhausted memory, torch's only if the script has imported torch."""
     of_gpu = getattr(sys.modules.get("torch"), "OutOfMemoryError", MemoryError)
     return MemoryError, of_gpu
 
 
 def exit_on_signal(number: int, frame: FrameType | None) -> NoReturn:
-    """Leave as after an error, so that what is half written is cleaned up."""
+    """Raise ``SystemExit``, so that partial files are removed."""
     sys.exit(128 + number)
 
 
 def _interrupt_again(ignored: "sys.UnraisableHookArgs") -> None:
-    """Repeat an interruption that came while Python started a process, which ignores it."""
+    """Repeat a signal that arrived while Python started a process, which discards it."""
     if isinstance(ignored.exc_value, SystemExit | KeyboardInterrupt):
         is_exit = isinstance(ignored.exc_value, SystemExit)
         again = (os.getpid(), signal.SIGTERM if is_exit else signal.SIGINT)
@@ -163,9 +173,10 @@ def _interrupt_again(ignored: "sys.UnraisableHookArgs") -> None:
 
 
 def _leave(text: str, code: int) -> NoReturn:
-    """Report and exit; of several processes that fail alike, the first one reports.
+    """Print the text and exit.
 
-    The others wait, for the end of the first one ends them.
+    If several processes fail with the same error, only the first one prints it: the others wait,
+    because the end of the first one ends them.
     """
     if launched_rank() > 0:
         time.sleep(GRACE_S)

@@ -1,27 +1,27 @@
-"""What belongs together among the files to download, how it is fetched, and the command line."""
+"""Groups of files to download and unpack, and the command line for them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from utils.cli import print_next
-from utils.download import Patience, RemoteFile, fetch
-from utils.extract import extract
+from utils.download import RemoteFile, fetch
 from utils.flags import Parser
+from utils.unpack import unpack
 
 
 @dataclass(frozen=True)
 class Collection:
-    """Files that are of use together.
+    """Files that are used together.
 
     Attributes:
-        about: What it is, for a list.
-        size: Of its files together, in words, for their exact sizes are not all recorded.
-        files: What to download.
-        unpack: Folder to make: names of its archive's pieces in order. Other archives are read as
-            they are.
-        note: What a user has to know besides.
-        next_command: Script and flags of what usually comes next; "{}" is the folder.
+        about: Description for the list.
+        size: Size of all files together, as text, because not all exact sizes are recorded.
+        files: Files to download.
+        unpack: For each folder to create, the names of the pieces of its archive, in order. Other
+            archives are read without unpacking.
+        note: Sentence to print at the end.
+        next_command: Script and flags of the usual next step; "{}" stands for the folder.
     """
 
     about: str
@@ -31,25 +31,31 @@ class Collection:
     note: str = ""
     next_command: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Refuse to unpack an archive without a checksum: every file of ``files`` has one."""
+        unverified = {part for parts in self.unpack.values() for part in parts}
+        unverified -= {file.name for file in self.files}
+        if unverified:
+            raise ValueError(f"{sorted(unverified)} have no checksum")
 
-def download(collection: Collection, folder: Path, patience: Patience | None = None) -> None:
-    """Fetch every file that is not there, and unpack; what is done already is skipped.
+
+def download(collection: Collection, folder: Path) -> None:
+    """Download, verify and unpack a collection; finished steps are skipped.
 
     Args:
-        collection: What to get.
-        folder: Where to put it.
-        patience: When to give an address up.
+        collection: Files to download.
+        folder: Folder to download into.
     """
     done = {name for name in collection.unpack if (folder / name).exists()}
     for name in sorted(done):
-        print(f"{folder / name} is there already, as it was unpacked")
+        print(f"{folder / name} exists already, unpacked")
     unneeded = {part for name in done for part in collection.unpack[name]}
     for file in collection.files:
         if file.name not in unneeded:
-            fetch(file, folder, patience)
+            fetch(file, folder)
     for name, parts in collection.unpack.items():
         if name not in done:
-            extract([folder / part for part in parts], folder / name)
+            unpack([folder / part for part in parts], folder / name)
             print(f"unpacked: {folder / name}; {' '.join(parts)} may be deleted now")
     print(f"downloaded: {folder}")
     if collection.note:
@@ -59,7 +65,7 @@ def download(collection: Collection, folder: Path, patience: Patience | None = N
 
 
 def print_list(collections: Mapping[str, Collection]) -> None:
-    """Print name, size, licence and content of each."""
+    """Print name, size, licence and description of each collection."""
     width = max(len(name) for name in collections)
     for name, collection in collections.items():
         licences = ", ".join(sorted({file.licence for file in collection.files}))
@@ -72,19 +78,19 @@ def download_or_list(
     argv: Sequence[str] | None,
     save_path: Path | None = None,
 ) -> None:
-    """Do what the command line of a download script asks for.
+    """Run a download script.
 
     Args:
-        description: Of the script.
-        collections: What it offers, by name.
-        argv: Arguments, those of the process if None.
-        save_path: Default folder; without one the flag is needed.
+        description: Docstring of the script.
+        collections: Its collections by name.
+        argv: Arguments; those of the process if None.
+        save_path: Default of ``--save_path``; None makes the flag required.
     """
     parser = Parser(description)
     add = parser.add_argument
-    add("name", nargs="?", choices=collections, help="Name of what to download.")
+    add("name", nargs="?", choices=collections, help="Collection to download.")
     add("--save_path", type=Path, default=save_path, help="Folder to download into.")
-    add("--list", action="store_true", help="Print names, sizes, licences and contents.")
+    add("--list", action="store_true", help="Print all collections with size and licence.")
     args = parser.parse_args(argv)
     if args.list:
         print_list(collections)

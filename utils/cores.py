@@ -1,4 +1,4 @@
-"""How many cores this process may use, which is often fewer than the machine has."""
+"""Number of cores that this process may use, often fewer than the machine has."""
 
 import os
 from collections.abc import Iterator
@@ -13,9 +13,10 @@ _OWN_CGROUPS = Path("/proc/self/cgroup")
 
 
 def available_cores(num_processes: int = 1) -> int:
-    """Return the cores that one of ``num_processes`` of this machine may use, at least 1.
+    """Return how many cores one of ``num_processes`` on this machine may use, at least 1.
 
-    It is the smallest of the affinity, the quota of the control groups, and SLURM's allocation.
+    This is the smallest of the CPU affinity, the quotas of the control groups, and the allocation
+    of SLURM.
     """
     limits = [_affinity(), *_quotas()]
     # https://slurm.schedmd.com/srun.html: "CPUs available to the step on this node".
@@ -23,13 +24,13 @@ def available_cores(num_processes: int = 1) -> int:
     # "Number of cpus requested per task", only set by --cpus-per-task.
     per_task = number_of("SLURM_CPUS_PER_TASK")
     cores = min([*limits, *(number for number in (on_node, per_task) if number is not None)])
-    # Each task of srun has its own; one task may also start several processes, as torchrun does.
+    # Each task of srun has cores of its own; a task, such as torchrun, may start several processes.
     is_own = per_task is not None and launcher() == "srun"
     return max(1, cores if is_own else cores // num_processes)
 
 
 def _affinity() -> int:
-    """Return the cores that the scheduler may put this process on."""
+    """Return the number of cores that the scheduler may run this process on."""
     if hasattr(os, "process_cpu_count"):  # from Python 3.13 on
         return os.process_cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):  # not on macOS
@@ -38,7 +39,7 @@ def _affinity() -> int:
 
 
 def _quotas() -> Iterator[int]:
-    """Yield the cores that the control groups of this process allow; those of a parent count."""
+    """Yield the limits of the control groups of this process and of their parents, in cores."""
     try:
         lines = _OWN_CGROUPS.read_text().splitlines()
     except OSError:  # another system than Linux
@@ -49,7 +50,7 @@ def _quotas() -> Iterator[int]:
             continue
         mount = _CGROUPS / "cpu" if controllers else _CGROUPS
         folder = mount / path.lstrip("/")
-        # In a container the path may be the host's, and only the mount itself be there.
+        # In a container the path may be that of the host; then only the mount itself exists.
         for group in (folder, *folder.parents[: len(folder.parts) - len(mount.parts)]):
             quota = _read_quota(group)
             if quota is not None:
@@ -57,7 +58,7 @@ def _quotas() -> Iterator[int]:
 
 
 def _read_quota(group: Path) -> int | None:
-    """Return the cores of a control group, rounded down to 1 at least; None without a limit."""
+    """Return the limit of a control group in whole cores, at least 1; None without a limit."""
     try:
         if (group / "cpu.max").exists():
             quota, period = (group / "cpu.max").read_text().split()

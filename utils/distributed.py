@@ -1,4 +1,4 @@
-"""Exchange between processes; for a single process everything is the identity.
+"""Exchange of tensors between processes; the identity for a single process.
 
 Shapes: B samples per process, W processes.
 """
@@ -25,7 +25,7 @@ def gather(tensor: Tensor) -> Tensor:
     """Concatenate the tensors of all processes in order of rank: (B, ...) -> (W * B, ...)."""
     if world_size() == 1:
         return tensor
-    tensor = tensor.contiguous()  # NCCL copies memory as it lies, and so mixes up other layouts
+    tensor = tensor.contiguous()  # NCCL copies memory in its order, which mixes up other layouts
     parts = [torch.empty_like(tensor) for _ in range(world_size())]
     dist.all_gather(parts, tensor)
     return torch.cat(parts)

@@ -7,7 +7,7 @@ from pathlib import Path
 from utils.errors import UserError
 from utils.files import check_checkpoint
 from utils.flags import Parser
-from utils.input_transform import INPUT_NORMS
+from utils.input_spec import INPUT_NORMS
 
 DEFAULT_ENCODER = "resnet18"  # of the original
 SOURCES = ("random", "imagenet", "pretrain")
@@ -52,12 +52,12 @@ def add_feature_args(parser: Parser) -> None:
         "--feature_batch_size",
         type=int,
         default=128,
-        help="Images that pass through the frozen encoder at a time.",
+        help="Images per batch of the frozen encoder.",
     )
 
 
 def check_encoder_flags(args: Namespace) -> None:
-    """Refuse flags that name no encoder, before anything is downloaded."""
+    """Refuse flags that do not determine an encoder, before anything is downloaded."""
     check_encoder_source(args.backbone_type, args.ckpt_path, args.bands)
     check_checkpoint("ckpt_path", args.ckpt_path)
 
@@ -70,7 +70,10 @@ def check_encoder_source(
     Args:
         source: One of ``SOURCES``.
         ckpt_path: File of the encoder, for "pretrain" only.
-        bands: Names of its channels, which must be distinct.
+        bands: Names of its channels.
+
+    Raises:
+        UserError: The file is missing or would be ignored, or a band is repeated.
     """
     if bands is not None and len(set(bands)) < len(bands):
         raise UserError(f"--bands needs distinct names, not: {' '.join(bands)}")

@@ -1,18 +1,19 @@
-"""Files that are there whole or not at all, and paths that are tried before long work."""
+"""Files written completely or not at all, and checks of paths before long work."""
 
 import errno
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from utils.errors import UserError
+from utils.errors import UserError, os_error_sentence
 
-_BLOCK = bytes(4096)  # of a file system: a full one refuses it
+_BLOCK = bytes(4096)  # one block of a file system, which a full disk refuses
 _TIMM_CONFIG = "config.json"  # of a folder for timm's "local-dir:", which is an encoder
-# Where the checkpoint of a run lies in its folder; the later ones are suggested first.
+# Where a run stores its checkpoint; the last one that exists is suggested.
 _LAST_CHECKPOINTS = (
     "version_*/checkpoints/last.ckpt",
     "seed=*/last.ckpt",  # of main_oscd.py
@@ -23,53 +24,97 @@ _LAST_CHECKPOINTS = (
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """Give a name to write to, beside ``path``, which becomes ``path`` if nothing goes wrong.
+def written_whole(path: Path, *others: type[Exception]) -> Iterator[Path]:
+    """Write a file or folder completely or not at all.
 
-    Its folder is created. The name is this process's own, for two runs may write the same file. A
-    full disk or a path that cannot be used is a ``UserError``.
+    The folder of ``path`` is created. A killed process leaves the previous file as it was.
+
+    Args:
+        path: File or folder to write; a file that exists is replaced at the end.
+        others: What a library raises for a full disk, besides ``OSError``.
+
+    Yields:
+        Path in the same folder to write to. It is unique to this process, because two runs may
+        write the same file. At the end a file is flushed to the disk and renamed to ``path``.
+
+    Raises:
+        UserError: The disk is full, or the path cannot be written.
     """
-    partial = _until_whole(path)
+    partial = _partial(path)
+    errors: tuple[type[Exception], ...] = (OSError, *others)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove(partial)  # of an earlier process with the same number
         try:
             yield partial
+            flush_to_disk(partial)
             partial.replace(path)
         finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:  # NumPy's words for a full disk have no number
-        reason = error.strerror or f"is the disk full, {error}"
-        raise UserError(f"cannot write {path}: {reason}: free it or choose another path") from error
+            _remove(partial)
+    except errors as error:
+        if isinstance(error.__context__, KeyboardInterrupt | SystemExit):
+            raise error.__context__ from None  # torch reports an interrupted write in its own way
+        raise UserError(f"cannot write {_write_error(error, path)}") from error
+
+
+def flush_to_disk(path: Path) -> None:
+    """Wait until the content of a file is on the disk; nothing is done for a folder."""
+    if path.is_file():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def _write_error(error: Exception, path: Path) -> str:
+    """Return the path, the reason and the remedy."""
+    sentence = os_error_sentence(error, path) if isinstance(error, OSError) else None
+    if sentence is None:  # libraries report a full disk in their own words, NumPy without a number
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        sentence = f"{path}, is the disk full? {reason}"
+    return sentence
+
+
+def _remove(path: Path) -> None:
+    """Delete a file or a folder, if it exists."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
 
 
 def check_can_write(flag: str, path: Path, *, is_folder: bool) -> None:
     """Refuse a path that cannot be written, before the work whose result it takes.
 
     Args:
-        flag: Its name, for the error.
+        flag: Name of the flag, for the error.
         path: File to write, or folder to write into; neither it nor its parents need to exist.
-        is_folder: Which of them.
+        is_folder: Whether ``path`` is a folder to write into.
+
+    Raises:
+        UserError: Nothing can be written there.
     """
     check_name(flag, path)
     folder = path if is_folder else path.parent
     try:
         if not is_folder and path.is_dir():
             raise UserError(f"--{flag} {path} is a folder: name a file")
-        (path if is_folder else _until_whole(path)).exists()  # raises if the name is too long
+        (path if is_folder else _partial(path)).exists()  # raises if the name is too long
         while not folder.exists() and folder != folder.parent:
             folder = folder.parent
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(_BLOCK)
     except OSError as error:
-        raise UserError(
-            f"--{flag} {path} cannot be written: {error.strerror}: free it or choose another path"
-        ) from error
+        raise UserError(f"--{flag} cannot be written: {_write_error(error, path)}") from error
 
 
 def check_exists(flag: str, path: Path | None) -> None:
-    """Refuse a path to read that does not exist; None means that the flag was not given.
+    """Refuse a path to read that does not exist.
 
-    A bucket, such as ``s3://BUCKET/PREFIX``, is not looked at.
+    Args:
+        flag: Name of the flag, for the error.
+        path: File, folder or address of a bucket (``s3://BUCKET/PREFIX``), which is not checked;
+            None if the flag was not given.
+
+    Raises:
+        UserError: The path does not exist or cannot be read.
     """
     if path is None:
         return
@@ -77,13 +122,14 @@ def check_exists(flag: str, path: Path | None) -> None:
     try:
         exists = "://" in address(path) or path.exists()
     except OSError as error:
-        raise UserError(f"--{flag} {path} cannot be read: {error.strerror}") from error
+        reason = os_error_sentence(error, path) or f"{path}: {error.strerror}"
+        raise UserError(f"--{flag} cannot be read: {reason}") from error
     if not exists:
         raise UserError(f"--{flag} {path.absolute()} does not exist: correct the path")
 
 
 def check_checkpoint(flag: str, path: Path | None) -> None:
-    """Refuse a checkpoint that does not exist; a run's folder is answered by its checkpoint."""
+    """Refuse a checkpoint that does not exist; suggest the checkpoint of a run for its folder."""
     check_exists(flag, path)
     if path is None or not path.is_dir() or (path / _TIMM_CONFIG).exists():
         return
@@ -93,24 +139,24 @@ def check_checkpoint(flag: str, path: Path | None) -> None:
 
 
 def address(path: Path) -> str:
-    """Return what the user has typed: a ``Path`` makes "s3:/bucket" of "s3://bucket"."""
+    """Return a path as the user typed it: ``Path`` turns "s3://bucket" into "s3:/bucket"."""
     return re.sub(r"^(\w{2,}):/(?!/)", r"\1://", str(path))
 
 
 def check_regular(path: Path) -> None:
-    """Raise an ``OSError`` for a pipe or a device, which would be read for ever."""
+    """Raise an ``OSError`` for a pipe or a device, whose reading would never end."""
     if path.exists() and not path.is_file() and not path.is_dir():
         raise OSError(errno.EINVAL, "not a regular file", str(path))
 
 
 def check_name(flag: str, path: Path) -> None:
-    """Refuse a path that is no text, which GDAL cannot open, or that would control a terminal."""
+    """Refuse a path with undecodable bytes, which GDAL cannot open, or with control characters."""
     if not str(path).isprintable():
-        raise UserError(f"--{flag} {str(path)!a} has odd characters: rename it")
+        raise UserError(f"--{flag} {str(path)!a} has unprintable characters: rename it")
 
 
 def is_hidden(name: str) -> bool:
-    """Return whether a file is hidden, or was added by a file manager.
+    """Return whether a file is hidden or was added by a file manager.
 
     Examples are ``.DS_Store``, ``._B04.tif`` and ``__MACOSX/`` (macOS), ``@eaDir/`` (Synology).
 
@@ -122,13 +168,21 @@ def is_hidden(name: str) -> bool:
     return "/." in path or "/__MACOSX" in path or "/@eaDir" in path
 
 
-def _until_whole(path: Path) -> Path:
+def _partial(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.partial")
 
 
 def read_list(content: bytes, name: object) -> str:
-    """Decode a list of names; editors on Windows put a mark before UTF-8."""
+    """Decode a list of names.
+
+    Args:
+        content: Bytes of the file, in UTF-8; editors on Windows put a byte order mark first.
+        name: Name of the file, for the error.
+
+    Raises:
+        UserError: The encoding is another one.
+    """
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"{name} is not a text in UTF-8: save the list as such") from error
+        raise UserError(f"{name} is not a text in UTF-8: save it with this encoding") from error

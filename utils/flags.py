@@ -1,6 +1,6 @@
-"""A command line whose errors are one sentence, and checks of the values of its flags.
+"""Argument parser with one-line errors, and checks of the values of flags.
 
-It imports nothing heavy, so that ``--help`` and a wrong flag are answered at once.
+Nothing heavy is imported, so that ``--help`` and invalid flags are answered immediately.
 """
 
 import argparse
@@ -14,8 +14,8 @@ from typing import Any, NoReturn
 
 from utils.errors import UserError, quoted
 
-LARGEST_COUNT = 2**32  # of samples, epochs, pixels; and what NumPy takes for a seed
-# Names of the same thing in the command lines of timm, torchvision, MoCo and Lightning.
+LARGEST_COUNT = 2**32  # exclusive limit of counts; also that of NumPy for a seed
+# Names of other command lines (timm, torchvision, MoCo, Lightning) for our flags.
 _SYNONYMS = {
     "arch": "base_encoder",
     "backbone": "backbone_type",
@@ -51,12 +51,12 @@ _SYNONYMS = {
     "workers": "num_workers",
     "world_size": "num_nodes",
 }
-# Where the text of a service account's key begins, as JSON or as PEM: it is not repeated.
+# Start of the text of a service account's key, as JSON or as PEM, which must not be printed.
 _SECRET = re.compile(r"\{|-----BEGIN")
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Show defaults that say something, and keep the line breaks of the example commands."""
+    """Show informative defaults, and keep the line breaks of the example commands."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         text = action.help or ""
@@ -73,7 +73,7 @@ class Parser(argparse.ArgumentParser):
 
     Args:
         description: Text above the flags, with example commands.
-        prog: Name of the program, if it is not that of the file.
+        prog: Name of the program; that of the script if None.
     """
 
     def __init__(self, description: str | None = None, prog: str | None = None) -> None:
@@ -82,14 +82,14 @@ class Parser(argparse.ArgumentParser):
         )
 
     def group(self, title: str) -> "argparse._ArgumentGroup":
-        """Return the group of flags under this title; the first call creates it."""
+        """Return the group of flags with this title; create it if needed."""
         groups = (group for group in self._action_groups if group.title == title)
         return next(groups, None) or self.add_argument_group(title)
 
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: Any = None
     ) -> tuple[Any, list[str]]:
-        """Parse; a misspelt flag is named before a missing one."""
+        """Parse; a misspelt flag is reported before a missing one."""
         self._check_names(sys.argv[1:] if args is None else args)
         return super().parse_known_args(args, namespace)
 
@@ -100,7 +100,7 @@ class Parser(argparse.ArgumentParser):
         return {name: value for name, value in vars(parsed).items() if value is not unset}
 
     def with_defaults(self, given: dict[str, Any]) -> Namespace:
-        """Return all flags: those that were given, and the defaults of the others."""
+        """Return all flags: the given ones, and the defaults of the others."""
         return Namespace(**{name: self.get_default(name) for name in self._names()} | given)
 
     def error(self, message: str) -> NoReturn:
@@ -112,18 +112,18 @@ class Parser(argparse.ArgumentParser):
         return [action.dest for action in self._actions if action.dest != "help"]
 
     def _check_names(self, argv: Sequence[str]) -> None:
-        """Refuse a flag that does not exist, and suggest one that does; its value is not shown."""
+        """Refuse an unknown flag and suggest a similar one; its value is not printed."""
         for token in argv:
             if token == "--":
                 return
             name = token.partition("=")[0]
-            # As argparse tells flags from values; a negative number is a value.
+            # The rule of argparse: a negative number is a value.
             is_flag = re.match(r"-[^\d.]", token) is not None and " " not in token
             if is_flag and name not in self._option_string_actions:
                 self.error(f"{quoted(name, 40)} is not a flag{self._suggestion(name)}")
 
     def _suggestion(self, name: str) -> str:
-        """Return the most similar flag as a question, or nothing."""
+        """Return the most similar flag as a question, or an empty string."""
         known = [option[2:] for option in self._option_string_actions if option[2:]]
         wanted = name.lstrip("-").replace("-", "_").lower()
         guesses = [guess for guess in (wanted, _SYNONYMS.get(wanted)) if guess in known]
@@ -132,7 +132,15 @@ class Parser(argparse.ArgumentParser):
 
 
 def check_positive(args: Namespace, *names: str) -> None:
-    """Refuse flags that are not above 0, as a number can be; None means that one was not given."""
+    """Refuse values that are not above 0 and below the limit; None (not given) is accepted.
+
+    Args:
+        args: Parsed flags.
+        names: Flags to check, without dashes.
+
+    Raises:
+        UserError: A value is out of range.
+    """
     for name in names:
         value = getattr(args, name)
         if value is not None and not 0 < value < _limit(value):
@@ -140,7 +148,15 @@ def check_positive(args: Namespace, *names: str) -> None:
 
 
 def check_not_negative(args: Namespace, *names: str) -> None:
-    """Refuse flags that are negative or too large; None means that one was not given."""
+    """Refuse values that are negative or too large; None (not given) is accepted.
+
+    Args:
+        args: Parsed flags.
+        names: Flags to check, without dashes.
+
+    Raises:
+        UserError: A value is out of range.
+    """
     for name in names:
         value = getattr(args, name)
         if value is not None and not 0 <= value < _limit(value):
@@ -148,13 +164,13 @@ def check_not_negative(args: Namespace, *names: str) -> None:
 
 
 def check_fraction(flag: str, frac: float) -> None:
-    """Refuse a number that is not a share."""
+    """Refuse a fraction that is not above 0 and at most 1."""
     if not 0 < frac <= 1:
         raise UserError(f"--{flag} is a share in 0..1, above 0, not {frac:g}")
 
 
 def _limit(value: float) -> float:
-    """Return what is too large: far beyond any use, but less than libraries choke on."""
+    """Return an exclusive limit: far beyond any use, but safe for the libraries."""
     return LARGEST_COUNT if isinstance(value, int) else math.inf
 
 

@@ -1,10 +1,10 @@
-"""Images that Pillow opens: the errors of a damaged file, and the bits per channel."""
+"""Errors of Pillow for damaged images, and bits per channel."""
 
 import zlib
 
 from PIL import Image
 
-# What opening and decoding raises for a damaged file, from a zip too.
+# Errors of opening and decoding a damaged file, also from a zip.
 IMAGE_ERRORS = (
     *(OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError),  # Pillow
     *(zlib.error, NotImplementedError, RuntimeError),
@@ -14,7 +14,7 @@ _PNG_DEPTH_OFFSET = 24  # of the bit depth in the IHDR chunk, which is always th
 
 
 def bit_depth(image: Image.Image, data: bytes) -> int:
-    """Return the bits per channel of the file; Pillow quietly cuts 16-bit colour down to 8."""
+    """Return the bits per channel of the file; Pillow reduces 16-bit colour to 8 without notice."""
     if image.format == "PNG":
         return data[_PNG_DEPTH_OFFSET]
     if image.format == "TIFF":

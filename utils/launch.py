@@ -1,7 +1,7 @@
-"""How many processes train together, and what Lightning needs to know about them.
+"""Number of processes that train together, and the settings of Lightning for them.
 
-Processes come from torchrun or SLURM, which start all of them, or from Lightning, whose first
-process starts the others with its own command line when training begins.
+Processes are started by torchrun or SLURM, or by Lightning, whose first process starts the others
+with its own command line when training begins.
 """
 
 import logging
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
     from pytorch_lightning.plugins.environments import ClusterEnvironment
 
 # In any job of SLURM Lightning loads hpc_ckpt_N.ckpt from the trainer's default_root_dir
-# (trainer/connectors/checkpoint_connector.py): what is not a folder holds none.
+# (trainer/connectors/checkpoint_connector.py); a path that is not a folder holds none.
 _NO_FOLDER = os.devnull
 
 
 def add_launch_args(parser: Parser) -> None:
     """Add the flags of a run with several processes; ``--gpus`` is one per GPU and node."""
     add = parser.group("devices").add_argument
-    add("--num_nodes", type=int, default=1, help="Machines that train together.")
+    add("--num_nodes", type=int, default=1, help="Number of machines.")
     add(
         "--num_processes",
         type=int,
         default=1,
-        help="Processes on each machine that train together on the CPU, with --gpus 0.",
+        help="Number of processes on each machine with --gpus 0; each GPU has one.",
     )
 
 
@@ -43,9 +43,9 @@ class World:
     """The processes of a run, known before they are connected.
 
     Attributes:
-        num_nodes: Machines.
-        per_node: Processes of each machine.
-        rank: Number of this process among all.
+        num_nodes: Number of machines.
+        per_node: Number of processes on each machine.
+        rank: Number of this process among all, from 0.
     """
 
     num_nodes: int = 1
@@ -59,7 +59,11 @@ class World:
 
 
 def resolve_gpus(args: Namespace) -> None:
-    """Replace ``--gpus`` if it was not given: 1 if there is a GPU, else 0; refuse missing GPUs."""
+    """Set ``args.gpus`` if the flag was not given: 1 if there is a GPU, else 0.
+
+    Raises:
+        UserError: More GPUs are requested than there are.
+    """
     import torch
 
     found = torch.cuda.device_count()
@@ -67,15 +71,15 @@ def resolve_gpus(args: Namespace) -> None:
         args.gpus = min(1, found)
     if args.gpus > found:
         raise UserError(
-            f"--gpus {args.gpus} was asked for, {found} found: use --gpus 0 for the CPU"
+            f"--gpus {args.gpus} was requested, {found} found: use --gpus 0 for the CPU"
         )
 
 
 def planned_world(args: Namespace) -> World:
-    """Return the processes of the run by the flags and, if there is one, by their launcher.
+    """Return the processes of the run, according to the flags and the launcher.
 
-    Numbers that another launcher left in the environment are removed, for Lightning and LitData
-    read them as well.
+    Numbers that another launcher left in the environment are removed, because Lightning and LitData
+    read them.
 
     Raises:
         UserError: The launcher contradicts the flags, or there are too few GPUs.
@@ -83,20 +87,20 @@ def planned_world(args: Namespace) -> World:
     import torch
 
     resolve_gpus(args)
-    # Where loader processes are forks of a server (start method forkserver, the default from Python
-    # 3.14 on), it imports torch once for all of them.
+    # With the start method forkserver, the default from Python 3.14 on, the server imports torch
+    # once for all loader processes.
     multiprocessing.set_forkserver_preload(["torch.utils.data"])
     check_positive(args, "num_nodes", "num_processes")
     if args.gpus and args.num_processes > 1:
         raise UserError("--num_processes is for the CPU, with --gpus 0: each GPU has one process")
-    asked = World(args.num_nodes, args.gpus or args.num_processes)
+    planned = World(args.num_nodes, args.gpus or args.num_processes)
     started_by = launcher()
     if started_by == "torchrun":
-        world = _from_torchrun(args, asked)
+        world = _from_torchrun(args, planned)
     elif started_by == "srun":
-        world = _from_srun(asked)
+        world = _from_srun(planned)
     else:
-        world = _from_flags(args, asked)
+        world = _from_flags(args, planned)
     if args.gpus and world.per_node > torch.cuda.device_count():
         raise UserError(
             f"{world.per_node} processes need as many GPUs, {torch.cuda.device_count()} found: "
@@ -106,14 +110,14 @@ def planned_world(args: Namespace) -> World:
 
 
 def check_alone(name: str) -> None:
-    """Refuse several processes for work that one does."""
+    """Refuse several processes for work that runs in one."""
     size = planned_world(Namespace(num_nodes=1, num_processes=1, gpus=0)).size
     if size > 1:
         raise UserError(f"{name} trains in one process, but {size} were started: start only one")
 
 
-def _from_torchrun(args: Namespace, asked: World) -> World:
-    """Read what torchrun sets; flags may repeat its numbers, not contradict them."""
+def _from_torchrun(args: Namespace, planned: World) -> World:
+    """Read the variables of torchrun; flags may repeat its numbers, not contradict them."""
     names = ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
     rank, size, per_node = (int(os.environ[name]) for name in names)
     if rank >= size or per_node == 0 or size % per_node:
@@ -122,32 +126,32 @@ def _from_torchrun(args: Namespace, asked: World) -> World:
             "other: start with torchrun, or unset TORCHELASTIC_RUN_ID"
         )
     world = World(size // per_node, per_node, rank)
-    if asked.num_nodes not in (1, world.num_nodes) or asked.per_node not in (1, world.per_node):
+    if planned.num_nodes not in (1, world.num_nodes) or planned.per_node not in (1, world.per_node):
         raise UserError(
             f"torchrun started {world.num_nodes} x {world.per_node} processes, but the flags ask "
-            f"for {asked.num_nodes} x {asked.per_node}: leave {_flags(args)} to torchrun"
+            f"for {planned.num_nodes} x {planned.per_node}: leave {_flags(args)} to torchrun"
         )
     return world
 
 
-def _from_srun(asked: World) -> World:
-    """Refuse tasks that are not the processes of the flags: some would wait forever for others."""
+def _from_srun(planned: World) -> World:
+    """Refuse tasks that do not match the flags: some would wait indefinitely for others."""
     rank, tasks = int(os.environ["SLURM_PROCID"]), int(os.environ["SLURM_NTASKS"])
     if rank >= tasks:
         raise UserError(
             f"SLURM_PROCID={rank} is not below SLURM_NTASKS={tasks}: start with srun, or unset "
             "SLURM_PROCID"
         )
-    expected = f"srun --nodes {asked.num_nodes} --ntasks-per-node {asked.per_node}"
-    if tasks != asked.size:
+    expected = f"srun --nodes {planned.num_nodes} --ntasks-per-node {planned.per_node}"
+    if tasks != planned.size:
         raise UserError(
-            f"SLURM started {tasks} tasks, but the flags ask for {asked.num_nodes} x "
-            f"{asked.per_node} processes: use {expected}"
+            f"SLURM started {tasks} tasks, but the flags ask for {planned.num_nodes} x "
+            f"{planned.per_node} processes: use {expected}"
         )
-    if tasks > 1:  # Lightning compares these as well, and needs the second one
+    if tasks > 1:  # Lightning compares these too, and needs the second one
         for name, number in (
-            ("SLURM_NNODES", asked.num_nodes),
-            ("SLURM_NTASKS_PER_NODE", asked.per_node),
+            ("SLURM_NNODES", planned.num_nodes),
+            ("SLURM_NTASKS_PER_NODE", planned.per_node),
         ):
             found = os.environ.get(name)
             if found != str(number):
@@ -155,37 +159,37 @@ def _from_srun(asked: World) -> World:
                     f"SLURM started {tasks} tasks with {name} {found or 'not set'} instead of "
                     f"{number}: use {expected}"
                 )
-    return World(asked.num_nodes, asked.per_node, rank)
+    return World(planned.num_nodes, planned.per_node, rank)
 
 
-def _from_flags(args: Namespace, asked: World) -> World:
-    """Take the processes of the flags; Lightning starts those of a node, a user those of nodes."""
-    is_started = launcher() == "Lightning" and number_of("WORLD_SIZE") == asked.size
-    if asked.size == 1 or not is_started:
-        _unset("LOCAL_RANK")  # with which Lightning would start no processes
-    if asked.num_nodes == 1:  # one node has no number
+def _from_flags(args: Namespace, planned: World) -> World:
+    """Use the flags: Lightning starts the processes of a machine, the user those of several."""
+    is_started = launcher() == "Lightning" and number_of("WORLD_SIZE") == planned.size
+    if planned.size == 1 or not is_started:
+        _unset("LOCAL_RANK")  # if it is set, Lightning starts no processes
+    if planned.num_nodes == 1:  # a single machine has no number
         _unset("NODE_RANK", "GROUP_RANK")
     _unset("RANK")
-    if asked.num_nodes > 1 and not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
+    if planned.num_nodes > 1 and not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
         raise UserError(
-            f"--num_nodes {asked.num_nodes} needs srun or torchrun; without them, start the script "
-            "on every machine with MASTER_ADDR, MASTER_PORT and NODE_RANK in the environment"
+            f"--num_nodes {planned.num_nodes} needs srun or torchrun; without them, start the "
+            "script on every machine with MASTER_ADDR, MASTER_PORT and NODE_RANK in the environment"
         )
-    if asked.size > 1 and launcher() is None and hasattr(sys, "ps1"):
+    if planned.size > 1 and launcher() is None and hasattr(sys, "ps1"):
         raise UserError(
-            f"a notebook or an interactive Python cannot start {asked.size} processes: run the "
+            f"a notebook or an interactive Python cannot start {planned.size} processes: run the "
             "script in a shell"
         )
     local_rank = number_of("LOCAL_RANK") or 0
     node_ranks = [number_of(name) for name in ("NODE_RANK", "GROUP_RANK") if name in os.environ]
     node_rank = node_ranks[0] if node_ranks else 0
-    if node_rank is None or node_rank >= asked.num_nodes or local_rank >= asked.per_node:
+    if node_rank is None or node_rank >= planned.num_nodes or local_rank >= planned.per_node:
         raise UserError(
             f"NODE_RANK={node_rank} and LOCAL_RANK={local_rank} are not among the "
-            f"{asked.num_nodes} x {asked.per_node} processes of the flags: unset them, or change "
-            f"{_flags(args)}"
+            f"{planned.num_nodes} x {planned.per_node} processes of the flags: unset them, or "
+            f"change {_flags(args)}"
         )
-    return World(asked.num_nodes, asked.per_node, node_rank * asked.per_node + local_rank)
+    return World(planned.num_nodes, planned.per_node, node_rank * planned.per_node + local_rank)
 
 
 def _unset(*names: str) -> None:
@@ -198,23 +202,23 @@ def _flags(args: Namespace) -> str:
 
 
 def launch_kwargs(world: World) -> dict[str, Any]:
-    """Translate to arguments of the Lightning ``Trainer``; every trainer of the project gets them.
+    """Return the arguments of Lightning's ``Trainer`` for these processes.
 
-    Buffers are not sent from the first process to the others at every step: the queues are equal
-    anyway, drawn from one seed and filled with the same keys, and statistics of batch norm are each
-    process's own.
+    Buffers are not broadcast at every step: the queues are equal in all processes, because they
+    start from one seed and receive the same keys, and each process has its own statistics of batch
+    norm.
     """
     from pytorch_lightning.strategies import DDPStrategy
     from pytorch_lightning.utilities import rank_zero_only
 
     from utils.checkpoint import WholeCheckpointIO
 
-    # Hints about devices and products; the import of Lightning has just set the level to INFO.
+    # Silence hints about devices and products; importing Lightning has set the level to INFO.
     for library in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(library).setLevel(logging.WARNING)
-    # Lightning advises srun wherever it is installed, in shells as well.
+    # Lightning advises srun wherever it is installed, also in interactive shells.
     warnings.filterwarnings("ignore", message="The `srun` command is available")
-    # Lightning took it from variables that may be left over.
+    # Lightning reads it from variables that may be left over.
     rank_zero_only.rank = world.rank  # type: ignore[attr-defined]
     strategy = DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
     return {
@@ -227,7 +231,7 @@ def launch_kwargs(world: World) -> dict[str, Any]:
 
 
 def _cluster_environment() -> "ClusterEnvironment":
-    """Return Lightning's view of the launcher, which must be ours, and never requeues a job."""
+    """Return Lightning's object for the launcher, which never requeues a job."""
     from pytorch_lightning.plugins import environments
 
     started_by = launcher()
@@ -239,9 +243,10 @@ def _cluster_environment() -> "ClusterEnvironment":
 
 
 def batch_size_per_process(args: Namespace, world: World) -> int:
-    """Split the batch if asked for ``dp``, which did so and is gone in Lightning 2.
+    """Return the batch size of one process: ``--accelerator dp`` splits ``--batch_size``.
 
-    ``ddp`` then takes the same steps, with the same per-device batch-norm statistics.
+    Lightning 2 has no ``dp``; ``ddp`` with a split batch takes the same steps, with the same
+    batch-norm statistics per device.
     """
     if args.accelerator != "dp" or world.size == 1:
         return args.batch_size

@@ -1,7 +1,7 @@
-"""Environment variables by which launchers number the processes that they start.
+"""Environment variables with which launchers number the processes that they start.
 
-Variables outlive their launcher, for example in the shell of an interactive job. A process is one
-of several only if all variables of its launcher are there and fit together.
+Variables may be left over from another launcher, for example in the shell of an interactive job. A
+process is one of several only if all variables of its launcher are set and consistent.
 """
 
 import os
@@ -14,20 +14,20 @@ _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
 # https://slurm.schedmd.com/srun.html, "OUTPUT ENVIRONMENT VARIABLES"
 _SRUN = ("SLURM_PROCID", "SLURM_NTASKS")
 # Set by Lightning's first process for the others (strategies/launchers/subprocess_script.py), or by
-# hand: processes that do not share a port cannot find each other.
+# hand. Processes find each other through the port.
 _LIGHTNING = ("LOCAL_RANK", "MASTER_PORT", "WORLD_SIZE")
 # Jobs that are shells, by the names that Lightning's SLURMEnvironment knows.
 _INTERACTIVE_JOBS = ("bash", "interactive")
 
 
 def number_of(name: str) -> int | None:
-    """Return an environment variable that is a whole number of 0 or more, else None."""
+    """Return the value of an environment variable if it is a whole number >= 0, else None."""
     text = os.environ.get(name, "")
     return int(text) if text.isascii() and text.isdecimal() else None
 
 
 def launcher() -> Launcher | None:
-    """Return what started this process together with others; None if it was started alone."""
+    """Return the launcher of this process; None if the process was started alone."""
     if "TORCHELASTIC_RUN_ID" in os.environ and _are_set(_TORCHRUN):
         return "torchrun"
     if _are_set(_SRUN) and not _is_only_process_of_job():
@@ -36,10 +36,10 @@ def launcher() -> Launcher | None:
 
 
 def launched_rank() -> int:
-    """Return the number of this process among those of its launcher, or 0 without a launcher.
+    """Return the number of this process among those of its launcher; 0 without a launcher.
 
     It is known before the processes are connected. A number that is not below the number of
-    processes was left over by another launcher, and is 0 here.
+    processes is left over from another launcher and counts as 0.
     """
     started_by = launcher()
     if started_by is None:
@@ -47,7 +47,7 @@ def launched_rank() -> int:
     rank, size = {
         "torchrun": (number_of("RANK"), number_of("WORLD_SIZE")),
         "srun": (number_of("SLURM_PROCID"), number_of("SLURM_NTASKS")),
-        "Lightning": (number_of("LOCAL_RANK"), None),  # its first process knows the size by flags
+        "Lightning": (number_of("LOCAL_RANK"), None),  # the flags have the size
     }[started_by]
     return rank if rank is not None and (size is None or rank < size) else 0
 
@@ -57,9 +57,9 @@ def _are_set(names: tuple[str, ...]) -> bool:
 
 
 def _is_only_process_of_job() -> bool:
-    """Recognise shells and batch scripts of SLURM, which run once, however many tasks the job has.
+    """Recognise shells and batch scripts of SLURM, which run once, whatever the number of tasks.
 
-    Batch scripts have SLURM_PROCID, but SLURM_STEP_ID only what srun started:
+    Batch scripts have SLURM_PROCID, but only processes of srun have SLURM_STEP_ID:
     https://github.com/SchedMD/slurm/blob/master/src/common/env.c, setup_env and
     env_array_for_batch_job.
     """

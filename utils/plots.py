@@ -1,4 +1,4 @@
-"""Pictures of results, drawn without a window and without pyplot's global state."""
+"""Figures of results, drawn without a window and without pyplot's global state."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from matplotlib.figure import Figure, FigureBase
 from numpy.typing import NDArray
 
 from utils.files import written_whole
-from utils.normalization import InputSpec
+from utils.input_spec import InputSpec
 
-if TYPE_CHECKING:  # the downloader, which draws a map, does without torch
+if TYPE_CHECKING:  # the collector, which draws a map, does not import torch
     from torch import Tensor
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a PNG whole or not at all."""
+    """Write a PNG completely or not at all."""
     with written_whole(path) as partial:
         FigureCanvasAgg(figure).print_png(partial)
 
@@ -31,7 +31,7 @@ def plot_confusion(path: Path, confusion: Tensor, classes: Sequence[str], title:
 
     Args:
         path: PNG to write.
-        confusion: Counts, or their mean over runs, rows are true classes, shape (C, C).
+        confusion: Counts or their mean over runs, shape (C, C); rows are true classes.
         classes: Name of each class.
         title: Text above the picture.
     """
@@ -51,16 +51,16 @@ def plot_confusion(path: Path, confusion: Tensor, classes: Sequence[str], title:
 
 
 def plot_per_class(path: Path, values: Mapping[str, float], title: str) -> None:
-    """Draw one bar per class, in percent, the largest on top; a class without a value is empty.
+    """Draw one bar per class, the largest on top.
 
     Args:
         path: PNG to write.
-        values: Percentage of each class, perhaps NaN.
+        values: Percentage of each class; NaN draws no bar.
         title: Text above the picture.
     """
     ranked = sorted(values, key=lambda name: -np.nan_to_num(values[name], nan=-1))
     figure = Figure(figsize=(9, 1 + 0.3 * len(values)), layout="constrained")
-    # Above the whole picture: above the bars, beside their names, it has half the room.
+    # Above the whole figure: above the axes alone, the title has half the width.
     figure.suptitle(title, wrap=True)
     axes = figure.add_subplot()
     widths = np.nan_to_num([values[name] for name in ranked])
@@ -76,11 +76,11 @@ def plot_per_class(path: Path, values: Mapping[str, float], title: str) -> None:
 def plot_label_curve(
     path: Path, curves: Mapping[str, Mapping[float, tuple[float, float | None]]], metric: str
 ) -> None:
-    """Draw a metric over the share of the labels, one line per method.
+    """Draw a metric over the fraction of the labels, one line per method.
 
     Args:
         path: PNG to write.
-        curves: For each method and share of the labels, mean and deviation in percent.
+        curves: For each method and fraction of the labels, mean and standard deviation in percent.
         metric: Name of the vertical axis.
     """
     figure = Figure(figsize=(6, 4), layout="constrained")
@@ -102,12 +102,12 @@ def plot_label_curve(
 
 
 class Views(NamedTuple):
-    """Views of a few samples, to be shown.
+    """Views of a few samples.
 
     Attributes:
         pictures: RGB in 0..1, one array per view, each of shape (samples, H, W, 3).
-        labels: What each view is.
-        dates: For each view the day of each sample's image, "" where it is unknown.
+        labels: Name of each view.
+        dates: For each view, the day of each sample's image, "" if unknown.
     """
 
     pictures: Sequence[NDArray[np.float32]]
@@ -116,7 +116,7 @@ class Views(NamedTuple):
 
 
 def to_pictures(images: Tensor, spec: InputSpec) -> NDArray[np.float32]:
-    """Undo the normalisation of images, (B, C, H, W), and keep three bands: (B, H, W, 3)."""
+    """Undo the normalisation and keep three bands: (B, C, H, W) -> (B, H, W, 3) in 0..1."""
     bands = [spec.bands.index(band) for band in ("B4", "B3", "B2") if band in spec.bands]
     shown = bands if len(bands) == 3 else [0, 1, 2]
     mean, std = np.array(spec.mean)[shown], np.array(spec.std)[shown]
@@ -125,7 +125,7 @@ def to_pictures(images: Tensor, spec: InputSpec) -> NDArray[np.float32]:
 
 
 def plot_views(path: Path, views: Views) -> None:
-    """Draw views into a file, see ``draw_views``."""
+    """Write a PNG of ``draw_views``."""
     columns, rows = len(views.pictures[0]), len(views.pictures)
     figure = Figure(figsize=(2.4 + 1.3 * columns, 0.6 + 1.55 * rows), layout="constrained")
     draw_views(figure, views)
@@ -133,7 +133,7 @@ def plot_views(path: Path, views: Views) -> None:
 
 
 def draw_views(figure: FigureBase, views: Views) -> None:
-    """Fill a figure, or a part of one, with a row per view and a column per sample."""
+    """Draw a row per view and a column per sample into a figure or a part of one."""
     figure.suptitle("a query, and the key that it has to find in each space among other places")
     grid = figure.subplots(len(views.pictures), len(views.pictures[0]), squeeze=False)
     for row, pictures, label, dates in zip(grid, *views, strict=True):
@@ -145,9 +145,7 @@ def draw_views(figure: FigureBase, views: Views) -> None:
 
 
 def plot_training(path: Path, metrics_csv: Path, spaces: Sequence[str]) -> None:
-    """Draw loss, accuracy and spread of every embedding space over the steps of a run.
-
-    Probes during the run get a panel of their own.
+    """Draw loss, accuracy and spread of every embedding space, and the probes, over the steps.
 
     Args:
         path: PNG to write.
@@ -198,7 +196,7 @@ def read_curves(metrics_csv: Path, spaces: Sequence[str]) -> Curves:
 
 
 def draw_curves(figure: FigureBase, curves: Curves) -> None:
-    """Draw one panel per title: what was logged as thin lines, under its running mean."""
+    """Draw one panel per title: logged values as thin lines, their running mean on top."""
     explained: list[str] = []
     for axes, (title, panel) in zip(
         figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True
@@ -216,7 +214,7 @@ def draw_curves(figure: FigureBase, curves: Curves) -> None:
 
 
 def running_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Average each value with its neighbours, a tenth of all; at the ends there are fewer."""
+    """Average each value with its neighbours in a window of a tenth of all values."""
     window = np.ones(max(1, len(values) // 10 | 1))
     total = np.convolve(values, window, mode="same")
     return np.asarray(total / np.convolve(np.ones_like(values), window, mode="same"))

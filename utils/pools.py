@@ -1,4 +1,4 @@
-"""Worker processes that end quietly when the work is interrupted."""
+"""Worker processes that end without a traceback when the work is interrupted."""
 
 import signal
 import threading
@@ -16,15 +16,15 @@ from utils.errors import UserError
 def process_pool(
     num_workers: int, start: Callable[..., None] | None = None, *arguments: Any
 ) -> Iterator[ProcessPoolExecutor]:
-    """Give processes to submit work to; on leaving, what has not begun is given up.
+    """Provide a pool of processes; at the end, tasks that have not started are cancelled.
 
-    Ctrl-C in a terminal reaches all processes: the workers finish what they do, and leave it to
-    this process to end the work.
+    Ctrl-C in a terminal reaches all processes: the workers ignore it and finish their current task,
+    and this process ends the work.
 
     Args:
-        num_workers: Processes, at least 1.
-        start: What each of them calls first.
-        arguments: Of ``start``.
+        num_workers: Number of processes, at least 1.
+        start: Function that each process calls first.
+        arguments: Arguments of ``start``.
 
     Raises:
         UserError: A process was killed.
@@ -37,7 +37,7 @@ def process_pool(
     except BrokenProcessPool as error:
         raise UserError(
             "a worker process was killed, perhaps because the memory is full: run the same command "
-            "again with fewer --num_workers; what is finished stays"
+            "again with fewer --num_workers; finished work is kept"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
@@ -52,13 +52,13 @@ def _start(start: Callable[..., None] | None, arguments: tuple[Any, ...]) -> Non
 
 @contextmanager
 def _signals_held() -> Iterator[None]:
-    """Put interruptions off: a pool that is half started can be neither used nor shut down."""
+    """Delay interruptions: a partially started pool can be neither used nor shut down."""
     came: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
         came.append(number)
 
-    # Other threads can set no handler, and are never interrupted.
+    # Other threads cannot set handlers and are never interrupted.
     in_main = threading.current_thread() is threading.main_thread()
     numbers = (signal.SIGINT, signal.SIGTERM) if in_main else ()
     before = {number: signal.signal(number, note) for number in numbers}

@@ -1,4 +1,4 @@
-"""Precision of the arithmetic, and which precisions a device computes in without emulation."""
+"""Numerical precision of a run, and which precisions a device supports without emulation."""
 
 import os
 import sys
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # the flags are parsed before torch is imported
     import torch
 
-# Lightning's names of the precisions, and torch's name of the type that autocast computes in.
+# Lightning's name of each precision, and torch's name of the type of autocast.
 PRECISIONS = {
     "32-true": None,
     "32": None,
@@ -22,13 +22,13 @@ _CPU_INFO = Path("/proc/cpuinfo")
 # x86 has two kinds of bf16 instructions, under these names in the flags of /proc/cpuinfo (Linux,
 # arch/x86/include/asm/cpufeatures.h).
 _BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
-# Values of ONEDNN_MAX_CPU_ISA, earlier DNNL_MAX_CPU_ISA, that take the bf16 instructions away from
+# Values of ONEDNN_MAX_CPU_ISA, earlier DNNL_MAX_CPU_ISA, that disable the bf16 instructions of
 # convolutions: oneDNN's developer guide, "CPU dispatcher control".
 _ISA_VARIABLES = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
 _ISAS_WITHOUT_BF16 = frozenset(
     {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"}
 )
-# Values of ATEN_CPU_CAPABILITY that do the same to torch's own kernels; above them is avx512
+# Values of ATEN_CPU_CAPABILITY that disable them in torch's own kernels; the next one is avx512
 # (aten/src/ATen/native/DispatchStub.cpp).
 _ATEN_WITHOUT_BF16 = frozenset({"default", "avx2"})
 # How many times slower than 32-true emulated bf16 is. CPU: a training step of a ResNet-18 took 7
@@ -38,19 +38,19 @@ _SLOWER = {"CPU": "7 to 20 times", "GPU": "2 times or more"}
 
 
 def resolve_precision(args: Namespace, rank: int = 0) -> None:
-    """Replace ``--precision auto`` in the flags; print the result, and warn of emulation, once.
+    """Replace ``--precision auto`` in the flags, print the result, and warn about emulation.
 
-    On a CPU 16-mixed becomes bf16-mixed, as in Lightning's Trainer, which has no fp16 there.
+    On a CPU 16-mixed becomes bf16-mixed, because Lightning has no fp16 there.
 
     Args:
-        args: ``precision``, "auto" or a key of ``PRECISIONS``; ``gpus``; ``protocol``, of which
-            "paper" trains in 32-bit floats, as the original.
+        args: Flags: ``precision`` ("auto" or a key of ``PRECISIONS``), ``gpus`` and ``protocol``;
+            "paper" trains in 32-bit floats, as the original does.
         rank: Number of this process; only the first one prints.
     """
-    asked, on_gpu = args.precision, args.gpus > 0
-    if asked == "auto":
+    given, on_gpu = args.precision, args.gpus > 0
+    if given == "auto":
         args.precision = "32-true" if args.protocol == "paper" else auto_precision(on_gpu)
-    elif PRECISIONS[asked] == "float16" and not on_gpu:
+    elif PRECISIONS[given] == "float16" and not on_gpu:
         args.precision = "bf16-mixed"
     if rank == 0:
         print(f"precision: {args.precision}")
@@ -58,18 +58,18 @@ def resolve_precision(args: Namespace, rank: int = 0) -> None:
             device = "GPU" if on_gpu else "CPU"
             print(
                 f"warning: this {device} has no bf16 instructions and emulates --precision "
-                f"{asked}, {_SLOWER[device]} slower than 32-true: use --precision auto",
+                f"{given}, {_SLOWER[device]} slower than 32-true: use --precision auto",
                 file=sys.stderr,
             )
 
 
 def auto_precision(on_gpu: bool) -> str:
-    """Return bf16-mixed where the device computes in it without emulation, else 32-true."""
+    """Return bf16-mixed if the device supports it without emulation, else 32-true."""
     return "bf16-mixed" if has_bf16(on_gpu) else "32-true"
 
 
 def has_bf16(on_gpu: bool) -> bool:
-    """Tell whether the GPU or, by its flags and torch's limits, the CPU has bf16 instructions."""
+    """Return whether the GPU, or the CPU within the limits set for torch, has bf16 instructions."""
     if on_gpu:
         import torch
 
@@ -79,7 +79,7 @@ def has_bf16(on_gpu: bool) -> bool:
 
 
 def cpu_has_bf16(cpu_info: str, environ: Mapping[str, str]) -> bool:
-    """Tell whether torch computes in bf16 on a CPU.
+    """Return whether torch uses bf16 instructions on a CPU.
 
     Args:
         cpu_info: Content of /proc/cpuinfo.
@@ -93,7 +93,7 @@ def cpu_has_bf16(cpu_info: str, environ: Mapping[str, str]) -> bool:
 
 
 def autocast_type(precision: str) -> "torch.dtype | None":
-    """Return the type that autocast computes in, None for 32-bit floats."""
+    """Return the type of autocast; None for 32-bit floats."""
     import torch
 
     name = PRECISIONS[precision]

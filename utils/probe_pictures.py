@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from utils.input_transform import InputTransform
+from utils.input_spec import InputTransform
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The progress of long work: what is done, how fast, and how long it still takes."""
+"""Progress bar of long work."""
 
 import sys
 from collections.abc import Iterable
@@ -13,9 +13,13 @@ _REFRESH_LOG_S = 30.0  # in a log file, where every refresh is a line
 
 
 def progress(iterable: Iterable[Any] | None = None, **settings: Any) -> tqdm:
-    """Return a bar that takes tqdm's settings, and is refreshed rarely where nobody watches.
+    """Return a bar of tqdm, which is refreshed rarely if its output is a file.
 
-    Of several processes that train together, the first one shows it.
+    If several processes train together, only the first one shows it.
+
+    Args:
+        iterable: Items to count; None for a bar that is updated by hand.
+        settings: Further arguments of ``tqdm``.
     """
     interval = _REFRESH_S if sys.stderr.isatty() else _REFRESH_LOG_S
     is_other = launched_rank() > 0

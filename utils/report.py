@@ -1,4 +1,4 @@
-"""What a run leaves for people and programs: results.json and where it came from."""
+"""Folder of a run, and its results.json with arguments, versions and machine."""
 
 import json
 import os
@@ -16,13 +16,18 @@ _PACKAGES = ("torch", "torchvision", "pytorch-lightning", "numpy", "rasterio", "
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON whole or not at all."""
+    """Write JSON completely or not at all."""
     with written_whole(path) as partial:
         partial.write_text(json.dumps(content, indent=1, default=str) + "\n")
 
 
 def new_run_dir(log_dir: Path, name: str) -> Path:
-    """Create the next free ``<log_dir>/<name>/version_N``; two runs that start at once get two."""
+    """Create the next free folder ``<log_dir>/<name>/version_N``, also if two runs start at once.
+
+    Args:
+        log_dir: Value of ``--log_dir``.
+        name: Kind of run.
+    """
     parent = log_dir / name
     parent.mkdir(parents=True, exist_ok=True)
     taken = [path.name.removeprefix("version_") for path in parent.glob("version_*")]
@@ -38,12 +43,15 @@ def new_run_dir(log_dir: Path, name: str) -> Path:
 
 
 def run_dir_of_rank(args: Namespace, name: str, rank: int) -> Path | None:
-    """Create the run's folder in the first process; the others never write, whatever the folder.
+    """Create the folder of a run in the first process; the other processes write nothing.
 
     Args:
-        args: With ``--debug`` there is no folder.
-        name: Of the kind of run.
+        args: Flags ``log_dir`` and ``debug``.
+        name: Kind of run.
         rank: Number of this process.
+
+    Returns:
+        Folder of the run; None with ``--debug``.
     """
     if args.debug:
         return None
@@ -51,13 +59,19 @@ def run_dir_of_rank(args: Namespace, name: str, rank: int) -> Path | None:
 
 
 def share_dir(run_dir: Path | None, frac: float, num_shares: int) -> Path | None:
-    """Return the folder of one share of the labels, which the only share does not need."""
+    """Return the folder for one fraction of the labels; a single fraction needs none of its own.
+
+    Args:
+        run_dir: Folder of the run, None with ``--debug``.
+        frac: Fraction of the labels, above 0 and at most 1.
+        num_shares: Number of fractions of the run.
+    """
     return run_dir if run_dir is None or num_shares == 1 else run_dir / f"frac={frac:g}"
 
 
 def provenance(args: Namespace) -> dict[str, Any]:
     """Collect arguments, versions, commit and machine of this run."""
-    import torch  # by now the run has needed it
+    import torch  # the run has imported it already
 
     return {
         "arguments": dict(sorted(vars(args).items())),
@@ -76,14 +90,14 @@ def save_results(
     started: float,
     finished: bool = False,
 ) -> None:
-    """Write ``results.json``, also during a run, for what follows may be interrupted.
+    """Write ``results.json``, also during a run, because the rest may be interrupted.
 
     Args:
         run_dir: Folder of the run; None writes nothing.
         args: Flags of the run.
         metrics: Plain numbers and lists.
         started: ``time.perf_counter()`` at the start of the run.
-        finished: Whether no result is missing.
+        finished: Whether all results are there.
     """
     if run_dir is not None:
         seconds = round(time.perf_counter() - started, 2)
@@ -94,14 +108,14 @@ def save_results(
 def write_results(
     path: Path, args: Namespace, metrics: dict[str, Any], started: float, checkpoint: Path | None
 ) -> None:
-    """Write the final ``results.json`` and print the closing lines of an entry script.
+    """Write the final ``results.json`` and print the last lines of an entry script.
 
     Args:
         path: File to write.
         args: Flags of the run.
         metrics: Plain numbers and lists.
         started: ``time.perf_counter()`` at the start of the run.
-        checkpoint: Encoder that the run wrote, if it wrote one.
+        checkpoint: Encoder that the run wrote; None if it wrote none.
     """
     save_results(path.parent, args, metrics, started, finished=True)
     if checkpoint is not None:
@@ -121,7 +135,7 @@ def _git_commit() -> str | None:
 
 
 def _cpu_name() -> str:
-    """Return the processor's name where Linux tells it."""
+    """Return the name of the processor, on Linux the exact model."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]

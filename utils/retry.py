@@ -3,18 +3,18 @@
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-_LONGEST_PAUSE_S = 3600.0  # that a service can ask for
+_LONGEST_PAUSE_S = 3600.0  # longer requests of a service count as this one
 
 
 class Transient(Exception):
     """The same request may work later.
 
     Attributes:
-        wait_s: For how long the service asks to be left alone; 0 if it does not say.
-        is_quota: Too much was asked at a time.
-        is_too_large: This request may ask for too much: it is not repeated as it is.
-        is_strange: The answer was no answer of the service (a portal's page, an empty object): a
-            few in a row end the run.
+        wait_s: Seconds that the service requests to wait; 0 if it does not say.
+        is_quota: A quota of the service was exceeded.
+        is_too_large: The request may be too large; it is not repeated unchanged.
+        is_strange: The answer was not one of the service (a portal's page, an empty object); a few
+            in a row end the run.
     """
 
     def __init__(
@@ -34,9 +34,9 @@ class Transient(Exception):
 
 
 def retry_after(text: str) -> float:
-    """Return the seconds that a header Retry-After asks for: a number, or until a date.
+    """Return the seconds of a header Retry-After, which is a number or a date.
 
-    RFC 9110, section 10.2.3; 0 for what is neither.
+    RFC 9110, section 10.2.3; 0 for any other text.
     """
     text = text.strip()
     try:

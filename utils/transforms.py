@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from utils.augment_config import AugmentConfig
 from utils.augment_cpu import ViewMaker
 from utils.color_jitter import color_jitter, grey_weights
-from utils.normalization import InputSpec
+from utils.input_spec import InputSpec
 from utils.resample import resample, resize_map, taps_map
 from utils.view_draws import ViewDraws, draw_views
 

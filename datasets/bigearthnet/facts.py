@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from datasets.bands import ALL_BANDS, RESOLUTION_M, two_digit_name
 from utils.errors import UserError
 from utils.flags import Parser
-from utils.input_transform import DataSpec
+from utils.input_spec import DataSpec
 
 if TYPE_CHECKING:
     import numpy as np

@@ -16,7 +16,7 @@ from datasets.bands import check_dn
 from datasets.bigearthnet.facts import IMAGE_SIZE
 from datasets.bigearthnet.index import BigEarthNet, PatchSource
 from utils.errors import UserError
-from utils.input_transform import InputTransform
+from utils.input_spec import InputTransform
 from utils.subset import draw_labels, draw_with_replacement, rarest_labels, stratified_subset
 
 _NUM_SAMPLES = 32  # patches that show the unit: fewer may all be dark water

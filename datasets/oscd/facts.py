@@ -1,6 +1,6 @@
 """Facts of OSCD (Daudt et al. 2018): its cities, bands and quantiles."""
 
-from utils.input_transform import DataSpec
+from utils.input_spec import DataSpec
 
 # In the order of the data set's own train.txt and test.txt (https://rcdaudt.github.io/oscd).
 TRAIN_CITIES = (

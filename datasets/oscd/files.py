@@ -31,7 +31,7 @@ from datasets.bands import check_dn, two_digit_name
 from utils.errors import UserError
 from utils.files import is_hidden
 from utils.images import IMAGE_ERRORS
-from utils.input_transform import InputTransform
+from utils.input_spec import InputTransform
 
 Array = NDArray[Any]
 DEPTHS = ("", "*/", "*/*/")  # below the root, the shallowest first

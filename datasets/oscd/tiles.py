@@ -17,7 +17,7 @@ from datasets.oscd.files import City, read_cities
 from datasets.oscd.splits import city_splits
 from utils.data import sample_keys, uniform
 from utils.errors import UserError
-from utils.input_transform import InputTransform
+from utils.input_spec import InputTransform
 from utils.subset import stratified_subset
 
 Sample = tuple[Tensor, Tensor, Tensor, Tensor]

@@ -31,7 +31,7 @@ from datasets.seco.bad_patches import BadPatchError, first_readable
 from datasets.seco.layouts import SecoFolder, SecoZip, split_member
 from utils.errors import UserError
 from utils.files import is_hidden
-from utils.normalization import InputSpec
+from utils.input_spec import InputSpec
 
 _NUM_SAMPLES = 32  # patches that show the unit: fewer may all be dark
 

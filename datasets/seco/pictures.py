@@ -18,7 +18,7 @@ from datasets.seco.bad_patches import BadPatchError, first_readable
 from utils.errors import UserError
 from utils.files import is_hidden, read_list
 from utils.images import IMAGE_ERRORS, bit_depth
-from utils.normalization import InputSpec
+from utils.input_spec import InputSpec
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
 # Tags of TIFF 6.0; sections 3, 4, 7, 16 and 19 of its specification.

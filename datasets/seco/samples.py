@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, default_collate
 from datasets.seco.bad_patches import OnBadPatch, first_good
 from utils.data import sample_keys, uniform
 from utils.errors import UserError
-from utils.normalization import InputSpec
+from utils.input_spec import InputSpec
 
 _DATES_STREAM = 1000  # of a sample's random numbers; the views take the first ones
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from utils.errors import UserError
 from utils.files import address
-from utils.normalization import InputSpec
+from utils.input_spec import InputSpec
 
 MANIFEST_NAME = "places.json"
 INDEX_NAME = "index.json"  # LitData's

@@ -22,7 +22,7 @@ from datasets.seco.patches import count_dates, parse_quantiles, patch_name
 from datasets.seco.pictures import select
 from datasets.store.manifest import MANIFEST_NAME, ZEROS, Group, Manifest, Shard, read_manifest
 from utils.errors import UserError
-from utils.normalization import InputSpec
+from utils.input_spec import InputSpec
 
 if TYPE_CHECKING:  # the downloader, which writes stores, does without torch
     import torch

@@ -14,7 +14,7 @@ from datasets.bands import (
     seco_input_spec,
 )
 from utils.errors import UserError
-from utils.normalization import InputSpec
+from utils.input_spec import InputSpec
 
 # The original's quantiles.npy, typed again from its seco_dataset.py.
 PUBLISHED = {"B2": (3.0, 88.0), "B3": (2.0, 103.0), "B4": (0.0, 129.0)}

@@ -8,7 +8,7 @@ import torchvision
 
 from models.backbones import Encoder, load_encoder
 from utils.errors import UserError
-from utils.normalization import SECO_SPEC, InputSpec
+from utils.input_spec import SECO_SPEC, InputSpec
 
 
 @pytest.mark.parametrize("kind", [str, Path])

@@ -26,8 +26,7 @@ from models.state_dicts import nested_dicts
 from tests.references.legacy_checkpoint import write_legacy_checkpoint
 from utils.checkpoint import check_resumable, read_checkpoint
 from utils.errors import UserError
-from utils.input_transform import DataSpec, input_transform
-from utils.normalization import SECO_SPEC, InputSpec
+from utils.input_spec import SECO_SPEC, DataSpec, InputSpec, input_transform
 
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 State = dict[str, Tensor]
@@ -156,8 +155,10 @@ def test_a_state_dict_from_before_batch_norms_counted_is_read(
     assert same_features(loaded, encoder)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-@pytest.mark.parametrize("only_floats", [True, False])
+@pytest.mark.parametrize(
+    ("dtype", "only_floats"),
+    [(torch.float16, True), (torch.bfloat16, True), (torch.float64, False)],
+)
 def test_other_precisions_are_converted_to_float32(
     tmp_path: Path, plain: State, dtype: torch.dtype, only_floats: bool
 ) -> None:
@@ -176,8 +177,8 @@ def test_other_precisions_are_converted_to_float32(
 
 
 # As files of DataParallel, Lightning, torch.compile, MoCo, DINO, timm and others name tensors.
-PREFIXES = ["module.", "backbone.", "encoder.", "model.", "_orig_mod.", "module.backbone."]
-PREFIXES += ["online_network.encoder.", "module.encoder_q.", "student.backbone.", "net.0."]
+PREFIXES = ["module.", "backbone.", "_orig_mod.", "module.encoder_q.", "online_network.encoder."]
+PREFIXES += ["student.backbone.", "net.0."]
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)
@@ -194,10 +195,7 @@ def test_the_only_prefix_is_cut_off(
         assert spec == InputSpec.of_pictures()
 
 
-@pytest.mark.parametrize(
-    "keys", [(k,) for k in ("model", "teacher", "student", "network", "model_state_dict")]
-    + [("model", "teacher"), ("checkpoint", "state_dict")],
-)  # fmt: skip
+@pytest.mark.parametrize("keys", [("model",), ("teacher",), ("checkpoint", "state_dict")])
 @pytest.mark.parametrize("prefix", ["", "backbone."])
 def test_a_nested_state_dict_is_found(
     tmp_path: Path, encoder: Encoder, plain: State, keys: tuple[str, ...], prefix: str
@@ -238,7 +236,7 @@ def test_wrapped_encoders_of_seco_and_caco_keep_their_contract(
             lambda s: {"state_dict": {"a.b": s["fc.bias"]}, "x": 1},
             r"no encoder: conv1\.weight of a ResNet is missing, there is a\.b: give",
         ),
-        (lambda s: {"state_dict": [1]}, "its state_dict is no dict"),
+        (lambda s: {"state_dict": [1]}, "its state_dict is not a dict"),
     ],
 )
 def test_several_encoders_or_none_are_named(
@@ -274,15 +272,13 @@ STRANGERS = {
     b"\x89HDF\r\n\x1a\n" + bytes(8): "an HDF5 file, as Keras writes",
     b"\x93NUMPY\x01\0v\0": "a NumPy array",
     b"\x1f\x8b\x08\x08": "compressed by gzip: unpack it",
-    bytes(64): "begins with zeros: download or copy it again",
+    bytes(64): "a block of zeros: download or copy it again",
     pickle.dumps({"conv1.weight": [0.0]}, 4): "a pickle of protocol 4, .* save it there with torch",
     pickle.dumps({"conv1.weight": [0.0]}, 2): "a pickle that torch.save did not write",
 }
 
 
-@pytest.mark.parametrize(
-    "name", ["x.ckpt", "x.safetensors", "x.pth", "x.onnx", "x/model.safetensors"]
-)
+@pytest.mark.parametrize("name", ["x.ckpt", "x.safetensors", "x/model.safetensors"])
 @pytest.mark.parametrize("content", STRANGERS, ids=lambda content: repr(content[:12]))
 def test_a_file_of_another_kind_is_named(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / "x").mkdir()
@@ -300,7 +296,7 @@ def test_names_of_files_do_not_matter(tmp_path: Path, encoder: Encoder, plain: S
     torch.save(plain, tmp_path / "c.onnx")
     for name in ("a.pth", "b.safetensors", "c.onnx"):
         assert same_features(load_encoder("pretrain", None, tmp_path / name)[0], encoder)
-    with pytest.raises(UserError, match="a safetensors file, which has tensors but no run"):
+    with pytest.raises(UserError, match="a safetensors file, which has tensors but no run state"):
         read_checkpoint(tmp_path / "a.pth")
 
 
@@ -385,12 +381,12 @@ def changed(path: Path, plain: State, change: Callable[[dict[Any, Any]], Any]) -
             lambda s: s.update({"\x1b[2J" + "x" * 10**5: s["fc.bias"]}),
             r"1 too many \('\\x1b\[2Jx{70,80}\.\.\.\)",
         ),
-        (lambda s: s.update({7: 7}), "7 is no named tensor"),
-        (lambda s: s.update({"bn1.bias": [0.0]}), r"bn1\.bias' is no named tensor"),
+        (lambda s: s.update({7: 7}), "7 is not a named tensor"),
+        (lambda s: s.update({"bn1.bias": [0.0]}), r"bn1\.bias' is not a named tensor"),
         (lambda s: s.update({"0.weight": s["conv1.weight"]}), "names a tensor twice"),
         (
             lambda s: s.update({"conv1.weight": torch.zeros(1).expand(64, 10**9, 7, 7)}),
-            r"conv1\.weight is no filter of 3 or more bands, its shape is \(64, 1000000000, 7,",
+            r"conv1\.weight is not a filter of 3 or more bands, its shape is \(64, 1000000000, 7,",
         ),
     ],
 )

@@ -11,7 +11,7 @@ from torch import Tensor
 from models.moco2_module import MocoV2, lr_factor
 from utils.augment_config import AugmentConfig
 from utils.distributed import exchange, shared_permutation, to_device
-from utils.normalization import InputSpec
+from utils.input_spec import InputSpec
 from utils.transforms import Augment
 
 SPACES, DIM, QUEUE, BATCH = 3, 16, 10, 4

@@ -25,8 +25,7 @@ from models.probes import (
 )
 from utils.classification import accuracies, by_class
 from utils.errors import UserError
-from utils.input_transform import DataSpec, input_transform
-from utils.normalization import InputSpec
+from utils.input_spec import DataSpec, InputSpec, input_transform
 
 CLASSES = ("Forest", "River", "SeaLake")
 

@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 from models.backbones import Encoder
 from models.ssl_finetuner import SSLFineTuner, finetune
 from utils.errors import UserError
+from utils.input_spec import InputSpec
 from utils.metrics import accuracy_percent
-from utils.normalization import InputSpec
 
 
 class Squares(Dataset[tuple[Tensor, Tensor, int]]):

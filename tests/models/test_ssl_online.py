@@ -25,8 +25,7 @@ from tests.references.pretraining import (
     tensors,
 )
 from utils.errors import UserError
-from utils.input_transform import DataSpec, input_transform
-from utils.normalization import InputSpec
+from utils.input_spec import DataSpec, InputSpec, input_transform
 from utils.probe_pictures import ProbePictures
 
 CPU = torch.device("cpu")

@@ -12,8 +12,7 @@ from datasets.bigearthnet.facts import BIGEARTHNET_SPEC, MEAN_AND_STD
 from datasets.bigearthnet.index import BigEarthNet
 from datasets.bigearthnet.pictures import BigEarthNetPictures
 from datasets.miniature.files import two_digits
-from utils.input_transform import InputTransform, input_transform
-from utils.normalization import InputSpec
+from utils.input_spec import InputSpec, InputTransform, input_transform
 
 
 def transform(bands: tuple[str, ...] = RGB_BANDS, norm: str = "paper") -> InputTransform:

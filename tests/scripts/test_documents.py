@@ -15,7 +15,7 @@ from datasets.bands import RGB_BANDS
 from datasets.collect import args as collect_args
 from datasets.mini_earth import write_eurosat, write_seco
 from models.backbones import Encoder
-from utils.normalization import SECO_SPEC
+from utils.input_spec import SECO_SPEC
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = {

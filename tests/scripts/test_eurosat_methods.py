@@ -21,9 +21,8 @@ from models.finetuning import FineTuning
 from tests.references.legacy_checkpoint import write_legacy_checkpoint
 from tests.references.waiting import HANG_S
 from utils.errors import UserError
-from utils.input_transform import input_transform
+from utils.input_spec import InputSpec, input_transform
 from utils.launch import World
-from utils.normalization import InputSpec
 from utils.training import make_trainer
 
 ROOT = Path(__file__).resolve().parents[2]

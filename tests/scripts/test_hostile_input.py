@@ -22,8 +22,7 @@ from tests.references.waiting import HANG_S
 from utils.checkpoint import WholeCheckpointIO, read_checkpoint
 from utils.cli import run
 from utils.errors import UserError
-from utils.input_transform import input_transform
-from utils.normalization import InputSpec
+from utils.input_spec import InputSpec, input_transform
 
 
 def pictures(folder: Path, *names: str) -> Path:
@@ -187,7 +186,7 @@ def test_a_full_disk_keeps_the_previous_checkpoint(
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (PermissionError(13, "Permission denied", "logs"), "Permission denied: 'logs'"),
+        (PermissionError(13, "Permission denied", "logs"), "logs: Permission denied: change the"),
         (MemoryError(), "out of memory"),
         (torch.OutOfMemoryError(), "out of memory"),
     ],

@@ -23,8 +23,7 @@ from models.features import cached, extract_features, feature_key
 from models.ssl_finetuner import SSLFineTuner
 from tests.references.script import exit_code
 from utils.errors import UserError
-from utils.input_transform import DataSpec, input_transform
-from utils.normalization import InputSpec
+from utils.input_spec import DataSpec, InputSpec, input_transform
 from utils.plots import plot_confusion
 from utils.report import new_run_dir
 
@@ -278,7 +277,7 @@ def test_checkpoint_of_rgb_patches_is_probed_with_its_own_normalisation(
             ["--backbone_type", "pretrain", "--ckpt_path", "{tmp}/twelve.ckpt"],
             "trained on B1 .* B12, but EuroSAT in RGB has no B1 B5 B6 B7 B8 B8A B9 B11 B12",
         ),
-        (["--gpus", "64"], "--gpus 64 was asked for"),
+        (["--gpus", "64"], "--gpus 64 was requested"),
         (["--resume_from_checkpoint", __file__], "probes write no checkpoint"),
         (["--num_workers", "-1"], "--num_workers must be 0 or more"),
         (["--num_seeds", "0"], "--num_seeds must be above 0"),

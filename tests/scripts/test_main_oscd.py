@@ -25,7 +25,7 @@ from models.change_runs import ChangeTask
 from tests.references.legacy_checkpoint import write_legacy_checkpoint
 from utils.checkpoint import read_checkpoint
 from utils.errors import UserError
-from utils.normalization import InputSpec
+from utils.input_spec import InputSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 SIDE = 70  # 3 x 3 tiles of 32 px, of which the last ones have 6

@@ -13,7 +13,7 @@ from datasets.eurosat_dataset import EurosatDataset
 from datasets.mini_earth import write_eurosat
 from datasets.online_data import read_online_data
 from utils.errors import UserError
-from utils.normalization import InputSpec
+from utils.input_spec import InputSpec
 from utils.probe_pictures import ProbePictures
 
 SECO_RGB = InputSpec(  # red, green, blue as SeCo stores and stretches them

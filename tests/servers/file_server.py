@@ -20,7 +20,6 @@ class Answer:
     ignores_range: bool = False
     breaks_after: int | None = None  # bytes of the body
     stalls_after: int | None = None
-    etag: str | None = None
     without_length: bool = False
 
 
@@ -31,7 +30,6 @@ class FileServer(ThreadingHTTPServer):
         content: The file.
         answers: Of the next requests.
         ranges: What the requests so far asked for, None for everything.
-        conditions: Their If-Range.
     """
 
     daemon_threads = True
@@ -42,7 +40,6 @@ class FileServer(ThreadingHTTPServer):
         self.content = content
         self.answers: list[Answer] = []
         self.ranges: list[str | None] = []
-        self.conditions: list[str | None] = []
         self.paths: list[str] = []
         self.stop_stalling = threading.Event()
         self.hung_up = threading.Event()  # set when a client leaves in the middle of an answer
@@ -60,15 +57,12 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
-        asked, condition = self.headers.get("Range"), self.headers.get("If-Range")
+        asked = self.headers.get("Range")
         self.server.paths.append(self.path)
         self.server.ranges.append(asked)
-        self.server.conditions.append(condition)
         answer = self.server.answers.pop(0) if self.server.answers else Answer()
         content = self.server.content if answer.content is None else answer.content
         is_part = asked is not None and not answer.ignores_range and answer.status is None
-        if condition is not None and condition != answer.etag:
-            is_part = False
         start = int(re.fullmatch(r"bytes=(\d+)-", asked).group(1)) if is_part else 0  # type: ignore
         headers = {}
         if is_part and start >= len(content):
@@ -76,8 +70,6 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if is_part:
             headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
-        if answer.etag:
-            headers["ETag"] = answer.etag
         status = answer.status or (206 if is_part else 200)
         self._send(status, headers | answer.headers, content[start:], answer)
 

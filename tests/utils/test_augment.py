@@ -28,7 +28,7 @@ from tests.references.pil_reference import (
 )
 from utils.augment_config import AugmentConfig
 from utils.data import sample_keys
-from utils.normalization import InputSpec
+from utils.input_spec import InputSpec
 from utils.transforms import Augment
 from utils.view_draws import Draws, blur_sigma, color_params, crop_boxes, draw_views
 

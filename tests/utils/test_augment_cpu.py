@@ -8,7 +8,7 @@ import torch
 from datasets.bands import seco_input_spec
 from utils.augment_config import AugmentConfig
 from utils.data import sample_keys
-from utils.normalization import InputSpec
+from utils.input_spec import InputSpec
 from utils.transforms import Augment
 from utils.view_draws import draw_views
 

@@ -11,7 +11,7 @@ import torch
 from models.backbones import Encoder, load_encoder
 from utils.checkpoint import WholeCheckpointIO, check_resumable, read_checkpoint
 from utils.errors import UserError
-from utils.normalization import SECO_SPEC, InputSpec
+from utils.input_spec import SECO_SPEC, InputSpec
 
 EMPTY: dict[str, Any] = {"state_dict": {}, "hyper_parameters": {}}
 
@@ -43,7 +43,7 @@ def test_a_failed_save_leaves_the_previous_file(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full_disk)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(UserError, match="No space left on device: free some space"):
         WholeCheckpointIO().save_checkpoint({"epoch": 2}, path)
     assert read_checkpoint(path)["epoch"] == 1
     assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]

@@ -13,7 +13,7 @@ import pytest
 import torch
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.demos.boring_classes import BoringModel
-from torch.utils.data import DataLoader, Dataset
+from torch._utils import ExceptionWrapper
 
 from tests.references.launcher_variables import torchrun
 from tests.references.waiting import HANG_S
@@ -89,20 +89,21 @@ run(main)
     assert done.returncode == code
 
 
-class Damaged(Dataset[int]):
-    def __len__(self) -> int:
-        return 1
-
-    def __getitem__(self, item: int) -> int:
-        raise UserError("a.tif is empty: replace it") from ValueError("its cause")
-
-
 @pytest.mark.usefixtures("_restored_signals")
 def test_an_error_of_a_loader_process_is_its_sentence_alone(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    """Torch reports the error of a loader process with its traceback as its text."""
+
+    def main() -> None:
+        try:
+            raise UserError("a.tif is empty: replace it") from ValueError("its cause")
+        except UserError:
+            wrapper = ExceptionWrapper(where="in DataLoader worker process 0")
+        wrapper.reraise()
+
     with pytest.raises(SystemExit) as caught:
-        run(lambda: list(DataLoader(Damaged(), num_workers=1)))
+        run(main)
     assert caught.value.code == 2
     assert capsys.readouterr().err == "error: a.tif is empty: replace it\n"
 
@@ -110,9 +111,15 @@ def test_an_error_of_a_loader_process_is_its_sentence_alone(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"data_dir": Path("a\udcff")}, r"--data_dir 'a\\udcff' has odd characters"),
-        ({"log_dir": Path("/dev/null/logs")}, "--log_dir /dev/null/logs cannot be written"),
-        ({"log_dir": Path("n" * 256)}, "--log_dir n* cannot be written: File name too long"),
+        ({"data_dir": Path("a\udcff")}, r"--data_dir 'a\\udcff' has unprintable characters"),
+        (
+            {"log_dir": Path("/dev/null/logs")},
+            "/dev/null/logs: Not a directory: choose another path",
+        ),
+        (
+            {"log_dir": Path("n" * 256)},
+            "--log_dir cannot be written: n*: File name too long: shorten",
+        ),
     ],
 )
 def test_paths_that_cannot_work_are_told_before_the_work(

@@ -11,7 +11,7 @@ import torch
 from utils.augment_config import AugmentConfig
 from utils.color_jitter import ColorParams, color_jitter, grey_weights
 from utils.data import sample_keys
-from utils.normalization import InputSpec, quantile_spec
+from utils.input_spec import InputSpec, quantile_spec
 from utils.resample import blur_map, gaussian_taps, resize_map
 from utils.transforms import Augment
 from utils.view_draws import ViewDraws

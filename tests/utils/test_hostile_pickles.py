@@ -89,7 +89,6 @@ def test_a_name_neither_controls_the_terminal_nor_fills_it(tmp_path: Path) -> No
         named("pytorch_lightning.utilities.parsing", "AttributeDict") + b")\x81" + STATE + b"b",
         named("collections", "OrderedDict") + b")R" + value([1, 2]) + b"b",
         named("collections", "Counter") + value((5,)) + b"R",
-        b"\x80\x03N",  # another protocol
         named("torch", "FloatStorage") + b")R",
         named("torch", "FloatStorage") + b")\x81",
         named("torch._utils", "_rebuild_tensor_v2") + b")R",

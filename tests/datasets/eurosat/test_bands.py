@@ -14,8 +14,7 @@ from datasets import mini_earth
 from datasets.eurosat import files as eurosat_files
 from datasets.eurosat_dataset import BANDS_DATA, RGB_DATA, EurosatDataset
 from utils.errors import UserError
-from utils.input_transform import input_transform
-from utils.normalization import InputSpec
+from utils.input_spec import InputSpec, input_transform
 
 ARCHIVE_ROOT = "ds/images/remote_sensing/otherDatasets/sentinel_2/tif"
 # As in the files of the archive: B8A is the last of the 13.

@@ -17,8 +17,7 @@ from datasets.bands import EUROSAT_BANDS
 from datasets.eurosat_dataset import EurosatDataset
 from datasets.mini_earth import write_eurosat
 from utils.errors import UserError
-from utils.input_transform import input_transform
-from utils.normalization import InputSpec
+from utils.input_spec import InputSpec, input_transform
 
 # Not in alphabetical order, as in the public lists; the class is the part before the underscore.
 TRAIN = ("SeaLake_2.jpg", "AnnualCrop_5.jpg", "Forest_1.jpg", "SeaLake_1.jpg", "River_3.jpg")

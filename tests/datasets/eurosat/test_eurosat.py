@@ -15,8 +15,7 @@ from datasets.eurosat.splits import SPLITS, main, stratified_split, write_split
 from datasets.eurosat_dataset import RGB_DATA, EurosatDataset, fingerprint
 from datasets.seco.pictures import Pictures
 from utils.errors import UserError
-from utils.input_transform import input_transform
-from utils.normalization import InputSpec
+from utils.input_spec import InputSpec, input_transform
 
 ROOT = Path(__file__).resolve().parents[3]
 REAL_ZIP = ROOT.parent / "shared" / "data" / "EuroSAT_RGB.zip"

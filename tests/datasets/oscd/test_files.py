@@ -14,8 +14,7 @@ from datasets.oscd.facts import BAND_QUANTILES, OSCD_DATA, TEST_CITIES, TRAIN_CI
 from datasets.oscd.files import find_cities, read_cities
 from datasets.oscd.splits import city_splits
 from utils.errors import UserError
-from utils.input_transform import InputTransform, input_transform
-from utils.normalization import InputSpec
+from utils.input_spec import InputSpec, InputTransform, input_transform
 
 ARCHIVE = "Onera Satellite Change Detection dataset - "
 SIDE = 60

@@ -31,7 +31,7 @@ from datasets.seco_dataset import (
 from utils.augment_config import AugmentConfig
 from utils.data import sample_keys
 from utils.errors import UserError
-from utils.normalization import SECO_SPEC
+from utils.input_spec import SECO_SPEC
 from utils.transforms import Augment
 
 EVERY: list[type[SeasonalContrastBase]] = [

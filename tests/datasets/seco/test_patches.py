@@ -23,7 +23,7 @@ from datasets.seco.samples import PatchDataset
 from datasets.store.reader import PackedStore
 from tests.references.seco_files import write_tif
 from utils.errors import UserError
-from utils.normalization import SECO_SPEC
+from utils.input_spec import SECO_SPEC
 
 Damage = Callable[[Path], None]
 

@@ -21,7 +21,7 @@ from datasets.seco.bad_patches import BadPatchError, OnBadPatch
 from datasets.seco.pictures import Pictures
 from datasets.seco.samples import PatchDataset
 from utils.errors import UserError
-from utils.normalization import IMAGENET_MEAN, IMAGENET_STD
+from utils.input_spec import IMAGENET_MEAN, IMAGENET_STD
 
 ROOT = Path(__file__).resolve().parents[3]
 EUROSAT = ROOT.parent / "shared" / "data" / "EuroSAT_RGB.zip"

@@ -38,7 +38,7 @@ from tests.references.stream_process import (
     work,
 )
 from utils.errors import UserError
-from utils.normalization import InputSpec
+from utils.input_spec import InputSpec
 
 CHUNK_BYTES = 1000  # about six places
 BUCKET = "seco-test"

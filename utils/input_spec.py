@@ -1,0 +1,297 @@
+"""The input contract of an encoder, and the conversion of evaluation data sets to it.
+
+Pre-training: a stored 8-bit value x becomes a picture by the quantile stretch of SeCo,
+floor(clip((x - low) / (high - low) * 255, 0, 255)), and the picture an input by
+(picture / 255 - mean) / std.
+
+Evaluation: data sets store 8-bit pictures, or reflectance as uint16 digital numbers (DN, 10,000
+times reflectance). One table per band converts them to such a picture, in the encoder's bands.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from utils.errors import UserError
+
+if TYPE_CHECKING:  # the scripts parse their flags, and the collector works, without torch
+    import numpy as np
+    from torch import Tensor
+
+# Mean and standard deviation of ImageNet in 0..1, order R, G, B (torchvision documentation).
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+# What a stored uint8 value is: 255 times reflectance, or the brightness of an ordinary picture.
+UNITS = ("reflectance", "picture")
+PICTURE_BANDS = ("R", "G", "B")
+PICTURE_LETTERS = {"B4": "R", "B3": "G", "B2": "B"}  # of Sentinel-2's red, green and blue
+# 2 % and 98 % quantiles of 3,000 random SeCo images, in stored uint8 steps
+# (datasets/seco_dataset.py of the original). None were published for the other bands.
+RGB_QUANTILES = {"B2": (3.0, 88.0), "B3": (2.0, 103.0), "B4": (0.0, 129.0)}
+# auto: as in the pre-training of the encoder. paper: only the data set's own stretch. imagenet: the
+# data set's own stretch, then mean and standard deviation of ImageNet. none: no stretch.
+INPUT_NORMS = ("auto", "paper", "imagenet", "none")
+_DN_PER_UNIT = 10_000  # of reflectance
+_BANDS_OF_LETTERS = {letter: band for band, letter in PICTURE_LETTERS.items()}
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """Bands of an input in channel order, and how their stored uint8 values become its numbers.
+
+    Attributes:
+        bands: Name of each channel, for example ("B4", "B3", "B2").
+        low: Stored value per band that the stretch maps to 0.
+        high: Stored value per band that the stretch maps to 255; above ``low``.
+        mean: Mean per band, subtracted from the stretched picture in 0..1.
+        std: Standard deviation per band, the divisor that follows.
+        unit: One of ``UNITS``.
+    """
+
+    bands: tuple[str, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    unit: str = "reflectance"
+
+    def __post_init__(self) -> None:
+        """Raise a ``ValueError`` for an invalid contract, because it may come from any file."""
+        columns = (self.low, self.high, self.mean, self.std)
+        if not all(isinstance(band, str) and 0 < len(band) < 40 for band in self.bands):
+            raise ValueError("names of bands are short strings")
+        if not all(band.isprintable() for band in self.bands):
+            raise ValueError("names of bands are printable")
+        if self.unit not in UNITS:
+            raise ValueError(f"the unit is one of {' '.join(UNITS)}")
+        if any(len(column) != len(self.bands) for column in columns):
+            raise ValueError("each band has one low, high, mean and std")
+        if not all(math.isfinite(value) for column in columns for value in column):
+            raise ValueError("all numbers are finite")
+        if min(self.std) <= 0 or any(
+            low >= high for low, high in zip(self.low, self.high, strict=True)
+        ):
+            raise ValueError("std is above 0, and high above low")
+
+    @classmethod
+    def of_pictures(cls, bands: Sequence[str] = PICTURE_BANDS) -> InputSpec:
+        """Describe 8-bit pictures of any bands: no stretch, the statistics of ImageNet."""
+        mean, std = imagenet_statistics(bands)
+        count = len(bands)
+        return cls(tuple(bands), (0.0,) * count, (255.0,) * count, mean, std, unit="picture")
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> InputSpec:
+        """Read the result of ``to_dict``; old ones have no unit."""
+        columns = dict(values)
+        is_picture = tuple(columns["bands"]) == PICTURE_BANDS
+        unit = columns.pop("unit", "picture" if is_picture else "reflectance")
+        return cls(**{name: tuple(column) for name, column in columns.items()}, unit=unit)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain builtins, for a checkpoint or JSON."""
+        columns = {name: value for name, value in asdict(self).items() if name != "unit"}
+        return {name: list(column) for name, column in columns.items()} | {"unit": self.unit}
+
+    def stretch_table(self) -> Tensor:
+        """Tabulate the stretch, computed in float64 as in the original: uint8, shape (C, 256)."""
+        import numpy as np
+        import torch
+
+        stored = np.arange(256.0)
+        low, high = np.array(self.low)[:, None], np.array(self.high)[:, None]
+        picture = np.clip((stored - low) / (high - low) * 255.0, 0, 255).astype(np.uint8)
+        return torch.from_numpy(picture)
+
+    def normalize(self, pictures: Tensor) -> Tensor:
+        """Convert stretched pictures, (B, C, H, W) in 0..255, to float inputs of the same shape."""
+        import torch
+
+        mean = torch.tensor(self.mean, device=pictures.device)[:, None, None]
+        std = torch.tensor(self.std, device=pictures.device)[:, None, None]
+        return (pictures.float() / 255 - mean) / std
+
+
+def letters(bands: Sequence[str]) -> tuple[str, ...]:
+    """Rename B4, B3 and B2 to R, G and B, as pictures name them; keep other names."""
+    return tuple(PICTURE_LETTERS.get(band, band) for band in bands)
+
+
+def imagenet_statistics(bands: Sequence[str]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return ImageNet's statistics per band; other than red, green and blue get their mean."""
+    means = dict(zip(PICTURE_BANDS, IMAGENET_MEAN, strict=True))
+    stds = dict(zip(PICTURE_BANDS, IMAGENET_STD, strict=True))
+    return (
+        tuple(means.get(letter, sum(IMAGENET_MEAN) / 3) for letter in letters(bands)),
+        tuple(stds.get(letter, sum(IMAGENET_STD) / 3) for letter in letters(bands)),
+    )
+
+
+def quantile_spec(bands: Sequence[str], quantiles: Mapping[str, tuple[float, float]]) -> InputSpec:
+    """Describe stored reflectance, stretched between quantiles and normalised as in SeCo.
+
+    Args:
+        bands: Names as B4, each with quantiles.
+        quantiles: For each band, the stored values that become 0 and 255.
+    """
+    mean, std = imagenet_statistics(bands)  # the original does so for red, green and blue
+    return InputSpec(
+        bands=tuple(bands),
+        low=tuple(quantiles[band][0] for band in bands),
+        high=tuple(quantiles[band][1] for band in bands),
+        mean=mean,
+        std=std,
+    )
+
+
+# Contract of the original code, and so of the published encoders of SeCo and CACo.
+SECO_SPEC = quantile_spec(("B4", "B3", "B2"), RGB_QUANTILES)
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """Stored values of a data set, and the stretch of its authors.
+
+    Attributes:
+        name: Name for messages, such as "BigEarthNet".
+        bands: R, G, B for pictures, or names as B4 and B8A for reflectance.
+        low: Stored value per band that the stretch maps to 0.
+        high: Stored value per band that the stretch maps to 255.
+        unit: "picture" (uint8) or "reflectance" (uint16, DN).
+    """
+
+    name: str
+    bands: tuple[str, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    unit: str = "reflectance"
+
+    @classmethod
+    def of_pictures(cls, name: str) -> DataSpec:
+        """Describe a data set of stretched 8-bit RGB pictures."""
+        return cls(name, PICTURE_BANDS, (0.0,) * 3, (255.0,) * 3, unit="picture")
+
+    @classmethod
+    def of_reflectance(cls, name: str, bands: tuple[str, ...]) -> DataSpec:
+        """Describe uint16 DN of Sentinel-2 bands, stretched from reflectance 0 to 1."""
+        count = len(bands)
+        return cls(name, bands, (0.0,) * count, (float(_DN_PER_UNIT),) * count)
+
+
+class InputTransform:
+    """Conversion of stored values to inputs.
+
+    Attributes:
+        bands: Bands to read from the data set, in the encoder's channel order (C of them).
+        table: Picture of every stored value, uint8, shape (C, 256 or 65536).
+        mean: Mean per band, subtracted from the picture in 0..1.
+        std: Standard deviation per band, the divisor that follows.
+        spec: Contract of an encoder that is trained on such inputs.
+    """
+
+    def __init__(self, bands: tuple[str, ...], table: np.ndarray, spec: InputSpec) -> None:
+        self.bands = bands
+        self.table = table
+        self.mean, self.std = spec.mean, spec.std
+        self.spec = spec
+
+    def to_picture(self, stored: np.ndarray) -> np.ndarray:
+        """Map stored values, (C, H, W), to a uint8 picture of the same shape.
+
+        Args:
+            stored: 8-bit pictures as uint8, reflectance as uint16 DN.
+
+        Raises:
+            UserError: The type is another one, so the unit is unknown.
+        """
+        import numpy as np
+
+        expected = np.uint8 if self.table.shape[1] == 256 else np.uint16
+        if stored.dtype != expected:
+            unit = "8-bit pictures" if expected == np.uint8 else "10,000 times reflectance"
+            raise UserError(
+                f"stored values are {stored.dtype}, but {np.dtype(expected)} ({unit}) is expected: "
+                "convert them"
+            )
+        return np.stack([row[plane] for row, plane in zip(self.table, stored, strict=True)])
+
+    def normalize(self, pictures: Tensor) -> Tensor:
+        """Convert uint8 pictures, (B, C, H, W), to float32 inputs of the same shape.
+
+        Raises:
+            UserError: The type is another one; floats in 0..1 would be divided by 255 twice.
+        """
+        import torch
+
+        if pictures.dtype != torch.uint8:
+            raise UserError(
+                f"pictures are {pictures.dtype}, but torch.uint8 from 0 to 255 is expected: "
+                "multiply pictures in 0..1 by 255 and convert them"
+            )
+        return self.spec.normalize(pictures)
+
+    def fingerprint(self) -> str:
+        """Return a sha256 of the conversion, for the names of cached features."""
+        digest = hashlib.sha256(repr((self.bands, self.mean, self.std)).encode())
+        digest.update(self.table.tobytes())
+        return digest.hexdigest()
+
+
+def input_transform(spec: InputSpec, data: DataSpec, input_norm: str) -> InputTransform:
+    """Return the conversion of a data set for an encoder.
+
+    Args:
+        spec: Contract of the encoder.
+        data: Stored values of the data set.
+        input_norm: One of ``INPUT_NORMS``.
+
+    Raises:
+        UserError: The data set lacks a band of the encoder.
+    """
+    import numpy as np
+
+    bands = _matching_bands(spec, data)
+    rows = [data.bands.index(band) for band in bands]
+    low, high = np.array(data.low)[rows, None], np.array(data.high)[rows, None]
+    mean, std = (0.0,) * len(bands), (1.0,) * len(bands)
+    if input_norm == "auto":
+        mean, std = spec.mean, spec.std
+    elif input_norm == "imagenet":
+        mean, std = imagenet_statistics(bands)
+    used = InputSpec(spec.bands, (0.0,) * len(bands), (255.0,) * len(bands), mean, std, "picture")
+    if data.unit == "picture":
+        table = np.tile(np.arange(256, dtype=np.uint8), (len(bands), 1))
+    elif input_norm == "none":
+        table = np.tile(_stored_reflectance(), (len(bands), 1))
+        used = replace(used, unit="reflectance")
+    elif input_norm == "auto" and spec.unit == "reflectance":
+        table = spec.stretch_table().numpy()[:, _stored_reflectance()]
+        used = spec
+    else:
+        table = np.clip((np.arange(65_536.0) - low) / (high - low) * 255, 0, 255).astype(np.uint8)
+    return InputTransform(bands, table, used)
+
+
+def _matching_bands(spec: InputSpec, data: DataSpec) -> tuple[str, ...]:
+    """Return the encoder's bands with the data set's names; a missing one is a ``UserError``."""
+    names = PICTURE_LETTERS if data.unit == "picture" else _BANDS_OF_LETTERS
+    bands = tuple(names.get(band, band) for band in spec.bands)
+    missing = [band for band in bands if band not in data.bands]
+    if missing:
+        raise UserError(
+            f"the encoder was trained on {' '.join(spec.bands)}, but {data.name} has no "
+            f"{' '.join(missing)}: use a data set with these bands, or an encoder of "
+            f"{' '.join(data.bands)}"
+        )
+    return bands
+
+
+def _stored_reflectance() -> np.ndarray:
+    """Tabulate SeCo's stored value of every DN: floor(255 * min(DN / 10000, 1)), shape (65536,)."""
+    import numpy as np
+
+    return np.minimum(np.arange(65_536) * 255 // _DN_PER_UNIT, 255).astype(np.uint8)
