@@ -34,6 +34,8 @@ Samples and views:
 - ``probe_pictures.py``: Pictures with targets, for a probe.
 - ``augment_config.py``: Distribution of the views, and its flags.
 - ``view_draws.py``: Draw the random parameters of each view.
+- ``fused_views.py``: Views on a GPU, as operators around the kernels.
+- ``view_kernels.py``: Triton kernels of the views.
 - ``resample.py``: Crop, resize, flip and blur as matrices.
 - ``color_jitter.py``: Colour operations on a batch.
 - ``transforms.py``: Views of a batch, and transforms of single images.
