@@ -206,25 +206,18 @@ def measure_probe(num_val: int, epochs: int) -> float:
     """
     import torch
 
-    from models.label_task import map_micro
-    from models.linear_probe import Validation, fit_linear_probe
+    from models.linear_probe import Labelled, fit_linear_probe
+    from models.probe_task import Recipe
+    from utils.metrics import map_micro
 
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(max(NUM_TRAIN, num_val), NUM_FEATURES, generator=generator)
     targets = (torch.rand(len(features), NUM_CLASSES, generator=generator) < 0.15).float()
-    validation = Validation(features[:num_val], targets[:num_val], map_micro)
+    samples, rows = Labelled(features, targets), torch.arange(NUM_TRAIN)
+    val = samples.take(torch.arange(num_val)) if num_val else None
+    recipe = Recipe(epochs, batch_size=1024, learning_rate=1e-3)
     started = time.perf_counter()
-    fit_linear_probe(
-        features[:NUM_TRAIN],
-        targets[:NUM_TRAIN],
-        NUM_CLASSES,
-        seeds=[0],
-        rows=[torch.arange(NUM_TRAIN)],
-        validation=validation if num_val else None,
-        max_epochs=epochs,
-        batch_size=1024,
-        learning_rate=1e-3,
-    )
+    fit_linear_probe(samples, NUM_CLASSES, rows, seed=0, recipe=recipe, val=val, score=map_micro)
     return time.perf_counter() - started
 
 

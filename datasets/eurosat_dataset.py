@@ -24,7 +24,6 @@ if __name__ == "__main__":  # before torch is imported, so that --help and error
     run(main)
     sys.exit()
 
-import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -257,13 +256,6 @@ class EurosatDataset(Dataset[tuple[Any, int]]):
                 f"pictures of one size are needed: {self.names[index]} in {self.root} has "
                 f"{shape[1:]} px, {self.names[0]} {first[1:]}"
             )
-
-
-def fingerprint(names: Sequence[str], images: Tensor) -> str:
-    """Return the sha256 of the names and pixels of a data set."""
-    digest = hashlib.sha256("\n".join(names).encode())
-    digest.update(images.numpy().data)
-    return digest.hexdigest()
 
 
 def _in_true_colors(image: Any) -> Any:

@@ -20,15 +20,14 @@ Pre-training:
 Evaluation by classification:
 
 - ``probe_args.py``: Command-line flags of the evaluation methods.
+- ``probe_task.py``: What is evaluated, and how classifiers are trained for it.
 - ``features.py``: Features of a frozen encoder, computed once and cached in a file.
-- ``knn.py``: k nearest neighbours by cosine similarity.
-- ``logistic.py``: Multinomial logistic regression by L-BFGS.
-- ``linear_probe.py``: Linear classifiers on features by Adam, several seeds at once.
-- ``probes.py``: The methods on frozen features for one class per sample.
+- ``linear_probe.py``: A linear classifier on features, and its training by Adam.
+- ``probes.py``: The methods on frozen features: Adam, L-BFGS, k nearest neighbours.
+- ``best_epoch.py``: Which epoch of a training is kept.
 - ``ssl_finetuner.py``: Classifiers trained through the encoder, as a LightningModule.
-- ``finetuning.py``: Fine-tuning runs with their checkpoints, one per repetition.
-- ``picture_task.py``: One class per picture (EuroSAT), through a copy of the encoder.
-- ``label_task.py``: Any number of labels per picture (BigEarthNet), frozen or fine-tuned.
+- ``finetuning.py``: Trainings through the encoder with their checkpoints, one per repetition.
+- ``evaluation.py``: Run every method on every share of the labels, and write the results.
 
 Evaluation by change detection:
 

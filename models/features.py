@@ -3,18 +3,75 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from models.backbones import Encoder
 from utils.errors import UserError
 from utils.files import written_whole
 from utils.input_spec import InputTransform
 from utils.precision import autocast_type
+from utils.probe_data import ProbeData
 from utils.progress import progress
+
+
+@dataclass(frozen=True)
+class FeatureReader:
+    """Computes features of a split, or reads those that an earlier run has computed.
+
+    Attributes:
+        batch_size: Pictures per step.
+        device: Where to compute.
+        precision: A key of ``PRECISIONS``.
+        cache_dir: Folder of computed features; None keeps none.
+    """
+
+    batch_size: int
+    device: torch.device
+    precision: str
+    cache_dir: Path | None = None
+
+    def read(
+        self, encoder: Encoder, data: ProbeData, split: str, rows: Tensor | None = None
+    ) -> tuple[Tensor, bool]:
+        """Return features, and whether the cache had them.
+
+        Args:
+            encoder: Moved to the device; none of its tensors changes.
+            data: Data set that was opened for it.
+            split: Name of the split.
+            rows: Rows of the split, int64, shape (N,); None for all of them.
+
+        Returns:
+            float32 on the CPU, shape (N, encoder.num_features), and whether they were cached.
+        """
+        if rows is None:
+            rows = torch.arange(len(data.targets[split]))
+        pictures = data.splits[split].take(rows)
+
+        def compute() -> Tensor:
+            own = torch.Generator()  # the loader draws a number, but not from the global generator
+            workers = data.num_workers
+            loader = DataLoader(pictures, self.batch_size, num_workers=workers, generator=own)
+            return extract_features(
+                encoder,
+                data.transform,
+                (batch[0] for batch in loader),
+                len(pictures),
+                device=self.device,
+                precision=self.precision,
+            )
+
+        if self.cache_dir is None:
+            return compute(), False
+        identity = data.splits[split].identify(rows)
+        key = feature_key(encoder, data.transform, identity, self.precision)
+        return cached(self.cache_dir, key, (len(pictures), encoder.num_features), compute)
 
 
 def extract_features(
@@ -29,9 +86,9 @@ def extract_features(
     """Run the encoder in eval mode, without gradients.
 
     Args:
-        encoder: Moved to the device; no tensor of it changes.
-        transform: Normalises pictures for the encoder.
-        batches: Pictures, uint8, shape (B, C, H, W) each, ``count`` of them together.
+        encoder: Moved to the device; none of its tensors changes.
+        transform: Turns pictures into inputs of the encoder.
+        batches: Pictures, uint8, shape (B, bands, H, W) each, N in total.
         count: N.
         device: Where to compute.
         precision: A key of ``PRECISIONS``.
@@ -65,7 +122,7 @@ def extract_features(
 def feature_key(
     encoder: Encoder, transform: InputTransform, data_fingerprint: str, precision: str
 ) -> str:
-    """Name all that features depend on: sha256 of tensors, transform, data and precision."""
+    """Return the sha256 of all that features depend on: tensors, transform, data, precision."""
     digest = hashlib.sha256()
     for name, tensor in encoder.state_dict().items():
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
@@ -76,21 +133,19 @@ def feature_key(
 
 
 def cached(
-    cache_dir: Path | None, key: str, shape: tuple[int, int], compute: Callable[[], Tensor]
+    cache_dir: Path, key: str, shape: tuple[int, int], compute: Callable[[], Tensor]
 ) -> tuple[Tensor, bool]:
     """Read float32 features from the file of a key, or compute them and write it.
 
     Args:
-        cache_dir: Folder of computed features, or None to keep none.
-        key: All that they depend on, see ``feature_key``.
-        shape: Of the features, (N, D).
+        cache_dir: Folder of computed features.
+        key: Name of the file, from ``feature_key``.
+        shape: Shape of the features, (N, D).
         compute: Called if there is no file.
 
     Returns:
-        The features, and whether they were there already.
+        The features, and whether there was a file.
     """
-    if cache_dir is None:
-        return compute(), False
     path = cache_dir / f"{key}.npy"
     if path.exists():
         return _read_features(path, shape), True
@@ -101,7 +156,7 @@ def cached(
 
 
 def _read_features(path: Path, shape: tuple[int, int]) -> Tensor:
-    """Read an array that nothing but ``cached`` should have written; else it is a ``UserError``."""
+    """Read an array; one that ``cached`` cannot have written is a ``UserError``."""
     try:
         # Mapped first: a file cannot make this process reserve more memory than the file has bytes.
         array = np.load(path, mmap_mode="r", allow_pickle=False)

@@ -1,4 +1,4 @@
-"""Fine-tunings of an encoder: one per repetition, their checkpoints, and how one is resumed.
+"""Train a classifier through an encoder once per repetition, with checkpoints to resume from.
 
 Shapes: N pictures, S repetitions, C classes.
 """
@@ -7,130 +7,53 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from pytorch_lightning import Trainer, seed_everything
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, RandomSampler, Sampler
 
 from models.backbones import Encoder
-from models.probes import HELD_OUT, Predictions, accuracy
-from models.ssl_finetuner import SSLFineTuner, finetune
+from models.probe_task import ProbeTask, Recipe
+from models.probes import Predictions
+from models.ssl_finetuner import SSLFineTuner
 from utils.checkpoint import WholeCheckpointIO, check_same_run
-from utils.input_spec import InputTransform
-
-
-class Task(Protocol):
-    """What fine-tuning needs to know of a data set and of the encoder to judge."""
-
-    @property
-    def encoder(self) -> Encoder:
-        """The encoder; no tensor of it changes."""
-
-    @property
-    def transform(self) -> InputTransform:
-        """From the pictures to its inputs."""
-
-    @property
-    def classes(self) -> Sequence[str]:
-        """Names of the classes."""
-
-    def pictures(self, split: str, rows: Tensor | None = None) -> Dataset[Any]:
-        """Return the (picture, target, position) of a split, or of some rows of it."""
-
-    def recipe(self, max_epochs: int) -> dict[str, Any]:
-        """Return those arguments of ``SSLFineTuner`` that the data set decides."""
-
-
-class MakeTrainer(Protocol):
-    """Builds the trainer of one training, of one or several processes."""
-
-    def __call__(
-        self, max_epochs: int, folder: Path | None, *, seed: int, train_frac: float
-    ) -> Trainer:
-        """Return a new one, which writes into the folder, or nothing."""
-
-
-def make_classifier(
-    task: Task,
-    seed: int,
-    *,
-    score: Callable[[Tensor, Tensor], float],
-    max_epochs: int,
-    learning_rate: float,
-    freeze_backbone: bool = False,
-    hyper_parameters: Mapping[str, Any] | None = None,
-) -> SSLFineTuner:
-    """Put a classifier on a copy of the encoder, and seed what follows.
-
-    Arguments are those of ``FineTuning`` and of ``SSLFineTuner``.
-    """
-    seed_everything(seed, verbose=False)
-    encoder = deepcopy(task.encoder).train()
-    if not freeze_backbone:
-        # Faster; and the same in all processes, though the first one has computed features.
-        encoder.to(memory_format=torch.channels_last)
-    return SSLFineTuner(
-        encoder,
-        len(task.classes),
-        normalize=task.transform.normalize,
-        score=score,
-        learning_rate=learning_rate,
-        freeze_backbone=freeze_backbone,
-        seed=seed,
-        hyper_parameters={
-            **(hyper_parameters or {}),
-            "classes": list(task.classes),
-            "input_spec": task.transform.spec.to_dict(),
-            "input_transform": task.transform.fingerprint(),
-        },
-        **task.recipe(max_epochs),
-    )
+from utils.data import SeededOrder, SeededSampler, epoch_of
+from utils.errors import UserError
 
 
 @dataclass(frozen=True)
 class FineTuning:
-    """Fine-tunes the encoder per repetition; the score on val chooses its epoch.
+    """Trains a classifier on a copy of the encoder, and the copy unless it is frozen.
 
     Attributes:
         task: Encoder and data.
-        seeds: Of classifier, order and dropout, one per repetition.
-        make_trainer: Called once per repetition, in each process.
-        max_epochs: Passes over the labelled rows.
-        batch_size: Pictures per step and process.
-        learning_rate: Of Adam.
-        score: Takes targets and logits of val, larger is better.
+        seeds: Seed of classifier, order and dropout of each repetition.
+        recipe: How it is trained.
+        make_trainer: Returns the Lightning trainer of a repetition; takes the number of epochs, the
+            folder to write into or None, ``seed`` and ``train_frac``.
         held_out: Splits to score.
-        num_workers: Loader processes.
-        select_epoch: Whether val chooses an epoch; else the last one is kept.
-        drop_last: Whether training leaves out a last batch that is not full.
-        embed: Returns the features of the test set by the first repetition's encoder.
-        hyper_parameters: Plain values that a run must share with one that it continues.
-        resumed: Checkpoint of the run to continue.
+        embed: Returns the features of the last held-out set, for the first repetition's encoder.
+        hyper_parameters: Plain values that a run must share with one that it resumes.
+        resumed: Checkpoint of the run to resume.
     """
 
-    task: Task
+    task: ProbeTask
     seeds: Sequence[int]
-    make_trainer: MakeTrainer
-    max_epochs: int
-    batch_size: int
-    learning_rate: float
-    score: Callable[[Tensor, Tensor], float] = accuracy
-    held_out: Sequence[str] = HELD_OUT
-    num_workers: int = 0
-    select_epoch: bool = True
-    drop_last: bool = False
+    recipe: Recipe
+    make_trainer: Callable[..., Trainer]
+    held_out: Sequence[str] = ("val", "test")
     embed: Callable[[Encoder], Tensor] | None = None
     hyper_parameters: Mapping[str, Any] = field(default_factory=dict)
     resumed: Path | None = None
 
     def check_resumable(self, draws: Mapping[float, Sequence[Tensor]]) -> None:
-        """Refuse to go on from another run than that of the first share and seed."""
+        """Refuse to resume another run than that of the first share and seed."""
         if self.resumed is not None:
             frac, rows = next(iter(draws.items()))
             own = self._classifier(self.seeds[0], rows[0], frac).hparams
-            check_same_run(self.resumed, own, self.max_epochs)
+            check_same_run(self.resumed, own, self.recipe.max_epochs)
 
     def __call__(
         self, rows: Sequence[Tensor], frac: float = 1.0, folder: Path | None = None
@@ -140,56 +63,117 @@ class FineTuning:
         Args:
             rows: Labelled rows of the train split for each repetition.
             frac: Their share of all labels.
-            folder: Where each repetition has a folder ``seed=S``; None writes nothing.
+            folder: Folder in which each repetition has a folder ``seed=S``; None writes nothing.
         """
+        recipe = self.recipe
         scores: dict[str, list[Tensor]] = {split: [] for split in self.held_out}
         epochs: list[float] = []
         embeddings: Tensor | None = None
         for seed, chosen in zip(self.seeds, rows, strict=True):
             module = self._classifier(seed, chosen, frac)
-            trainer = self.make_trainer(
-                self.max_epochs, folder and folder / f"seed={seed}", seed=seed, train_frac=frac
-            )
-            logits = self._train(trainer, module, chosen, folder and folder / f"seed={seed}")
-            for split, values in logits.items():
-                scores[split].append(values)
-            epochs.append(module.best_epoch if self.select_epoch else self.max_epochs)
+            own_folder = folder and folder / f"seed={seed}"
+            trainer = self.make_trainer(recipe.max_epochs, own_folder, seed=seed, train_frac=frac)
+            for split, logits in self._train(trainer, module, chosen).items():
+                scores[split].append(logits)
+            if own_folder is not None and recipe.select_epoch and trainer.is_global_zero:
+                save_best(module, own_folder / "checkpoints" / "best.ckpt")
+            epochs.append(module.best.epoch if recipe.select_epoch else recipe.max_epochs)
             if self.embed is not None and embeddings is None:
                 embeddings = self.embed(module.encoder_q)
         stacked = {split: torch.stack(logits) for split, logits in scores.items()}
-        name = "best.ckpt" if self.select_epoch else "last.ckpt"
+        name = "best.ckpt" if recipe.select_epoch else "last.ckpt"
         first = folder and folder / f"seed={self.seeds[0]}" / "checkpoints" / name
         return Predictions(stacked, {"best_epochs": epochs}, embeddings, checkpoint=first)
 
     def _classifier(self, seed: int, rows: Tensor, frac: float) -> SSLFineTuner:
-        of_share = {"train_frac": frac, "num_labelled": len(rows)}
-        return make_classifier(
-            self.task,
-            seed,
-            score=self.score,
-            max_epochs=self.max_epochs,
-            learning_rate=self.learning_rate,
-            hyper_parameters={**self.hyper_parameters, **of_share},
+        """Put a new classifier on a copy of the encoder, and seed the generators."""
+        seed_everything(seed, verbose=False)
+        recipe, data = self.recipe, self.task.data
+        encoder = deepcopy(self.task.encoder).train()
+        if not recipe.freeze_backbone:
+            # Faster; and the same in all processes, though only the first has computed features.
+            encoder.to(memory_format=torch.channels_last)
+        return SSLFineTuner(
+            encoder,
+            len(data.classes),
+            normalize=data.transform.normalize,
+            multi_label=data.is_multi_label,
+            score=self.task.score,
+            learning_rate=recipe.learning_rate,
+            seed=seed,
+            hyper_parameters={
+                **self.hyper_parameters,
+                "train_frac": frac,
+                "num_labelled": len(rows),
+                "classes": list(data.classes),
+                "input_spec": data.transform.spec.to_dict(),
+                "input_transform": data.transform.fingerprint(),
+            },
+            milestones=recipe.falls,
+            dropout=recipe.dropout,
+            freeze_backbone=recipe.freeze_backbone,
+            encoder_in_train_mode=recipe.encoder_in_train_mode,
         )
 
-    def _train(
-        self, trainer: Trainer, module: SSLFineTuner, rows: Tensor, folder: Path | None
-    ) -> dict[str, Tensor]:
-        """Return the logits of the held-out splits; the best epoch is written, if it was chosen."""
-        data = {"train": self.task.pictures("train", rows)}
-        data |= {split: self.task.pictures(split) for split in self.held_out}
-        logits = finetune(
-            trainer,
-            module,
-            data,
-            batch_size=self.batch_size,
-            num_workers=self.num_workers,
-            select_epoch=self.select_epoch,
-            drop_last=self.drop_last,
-            ckpt_path=self.resumed,
-        )
-        if folder is not None and self.select_epoch and trainer.is_global_zero:
-            described = {**module.hparams, "best_epoch": module.best_epoch}
-            content = {"hyper_parameters": described, "state_dict": module.state_dict()}
-            WholeCheckpointIO().save_checkpoint(content, folder / "checkpoints" / "best.ckpt")
+    def _train(self, trainer: Trainer, module: SSLFineTuner, rows: Tensor) -> dict[str, Tensor]:
+        """Return the logits of the held-out splits, (N, C), by the epoch that the recipe keeps."""
+        data = self.task.data
+        train = self._train_loader(trainer, data.splits["train"].take(rows), module.seed)
+        held_out = {}
+        for split in self.held_out:
+            pictures = data.splits[split].take()
+            # It repeats some rows, so that all processes have as many.
+            share: DistributedSampler[Any] = DistributedSampler(
+                pictures, trainer.world_size, trainer.global_rank, shuffle=False
+            )
+            held_out[split] = self._loader(pictures, share)
+        resumed = self.resumed
+        trainer.fit(module, train, held_out["val"], ckpt_path=resumed, weights_only=True)
+        if self.recipe.select_epoch:
+            module.load_state_dict(module.best.state)
+        logits = {}
+        for split, loader in held_out.items():
+            trainer.test(module, loader, verbose=False)
+            logits[split] = module.test_logits
         return logits
+
+    def _train_loader(self, trainer: Trainer, data: Dataset[Any], seed: int) -> DataLoader[Any]:
+        """Load this process's share of an order that is a function of (seed, epoch)."""
+        recipe = self.recipe
+        keys = SeededSampler(
+            len(data),  # type: ignore[arg-type]
+            seed,
+            epoch=lambda: epoch_of(trainer),
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+        )
+        order = SeededOrder(keys) if recipe.seeded_order else RandomSampler(data)  # type: ignore[arg-type]
+        # Batch norm cannot normalise a batch of one picture.
+        loader = self._loader(data, order, recipe.drop_last or len(keys) % recipe.batch_size == 1)
+        if not len(loader):
+            raise UserError(
+                f"{keys.num_samples} labelled pictures are too few for {trainer.world_size} "
+                f"processes and batches of {recipe.batch_size}: use more labels, or one process "
+                "and smaller batches"
+            )
+        return loader
+
+    def _loader(
+        self, data: Dataset[Any], sampler: Sampler[Any], drop_last: bool = False
+    ) -> DataLoader[Any]:
+        workers = self.task.data.num_workers
+        return DataLoader(
+            data,
+            self.recipe.batch_size,
+            sampler=sampler,
+            num_workers=workers,
+            drop_last=drop_last,
+            persistent_workers=workers > 0,
+        )
+
+
+def save_best(module: SSLFineTuner, path: Path) -> None:
+    """Write a module that has the weights of its best epoch."""
+    described = {**module.hparams, "best_epoch": module.best.epoch}
+    content = {"hyper_parameters": described, "state_dict": module.state_dict()}
+    WholeCheckpointIO().save_checkpoint(content, path)

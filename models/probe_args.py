@@ -1,9 +1,15 @@
 """Command-line flags of the methods by which an encoder is evaluated; imports nothing heavy."""
 
 from argparse import Namespace
+from collections.abc import Sequence
 
+from utils.cli import base_parser, check_base_flags
+from utils.encoder_args import add_encoder_args, add_feature_args, check_encoder_flags
 from utils.errors import UserError
+from utils.evaluation import add_evaluation_args, check_evaluation_flags, check_resume_flag
 from utils.flags import Parser, check_positive
+from utils.launch import add_launch_args
+from utils.resume import with_flags_of_run
 
 METHODS = {
     "linear": "a linear layer, trained by Adam on the frozen encoder",
@@ -12,60 +18,85 @@ METHODS = {
     "finetune": "training of the encoder with a linear layer",
 }
 NEIGHBOURS = (5, 20)
+# Flags that a resumed fine-tuning may set to other values, besides those of all runs.
+_MAY_CHANGE = ("lmdb", "finetune_epochs", "feature_batch_size", "save_predictions")
 _MIN_PATCH_SIZE = 32  # pixels: 32 of them are one of the coarsest level of the detector
 
 
-def add_method_args(parser: Parser) -> None:
-    """Add the flags of the methods and of their labels."""
-    add = parser.group("evaluation").add_argument
+def probe_parser(
+    description: str | None,
+    *,
+    batch_size: int,
+    learning_rate: float,
+    method: str | None = None,
+    finetune_epochs: int | None = None,
+    finetune_learning_rate: float | None = None,
+) -> Parser:
+    """Create a parser with the flags that all evaluations by classification have.
+
+    Args:
+        description: Text above the flags, with example commands.
+        batch_size: Default of ``--batch_size``.
+        learning_rate: Default of ``--learning_rate``.
+        method: Default of ``--method``; None for a script with ``--freeze_backbone``.
+        finetune_epochs: Default of ``--finetune_epochs``; None for ``--max_epochs``.
+        finetune_learning_rate: Default of its learning rate; None for ``--learning_rate``.
+    """
+    parser = base_parser(
+        description, max_epochs=100, batch_size=batch_size, learning_rate=learning_rate
+    )
+    add_encoder_args(parser)
+    add_feature_args(parser)
+    add_evaluation_args(parser)
+    add_launch_args(parser)
     meanings = "; ".join(f"{name}: {meaning}" for name, meaning in METHODS.items())
-    add(
+    default = "" if method else " (default: linear with --freeze_backbone, else finetune)"
+    parser.group("evaluation").add_argument(
         "--method",
         choices=METHODS,
         nargs="+",
-        default=["linear"],
-        help=f"Methods to evaluate the encoder by, the main one first. {meanings}.",
-    )
-    add(
-        "--labels_per_class",
-        type=int,
-        help="Random training images of each class whose labels are used (default: all).",
+        default=[method] if method else None,
+        help=f"Methods to evaluate the encoder by, the main one first{default}. {meanings}.",
     )
     add = parser.group("training").add_argument
-    add("--finetune_epochs", type=int, default=30, help="Epochs of --method finetune.")
-    add(
-        "--finetune_learning_rate",
-        type=float,
-        default=1e-4,
-        help="Learning rate of --method finetune at the start.",
-    )
+    default = "" if finetune_epochs else " (default: --max_epochs)"
+    text = f"Epochs of --method finetune{default}."
+    add("--finetune_epochs", type=int, default=finetune_epochs, help=text)
+    default = "" if finetune_learning_rate else " (default: --learning_rate)"
+    text = f"Learning rate of --method finetune at the start{default}."
+    add("--finetune_learning_rate", type=float, default=finetune_learning_rate, help=text)
+    return parser
 
 
-def check_method_flags(args: Namespace) -> None:
-    """Refuse values that cannot work."""
-    check_positive(args, "labels_per_class", "finetune_epochs", "finetune_learning_rate")
-    if args.labels_per_class is not None and args.train_frac != [1.0]:
-        raise UserError("--labels_per_class and --train_frac exclude each other: leave one out")
-    if args.protocol == "paper" and args.method != ["linear"]:
-        raise UserError("--protocol paper is the original's linear probe: leave --method out")
+def parse_resumable(parser: Parser, argv: Sequence[str] | None) -> Namespace:
+    """Parse the command line after the flags of the run that it resumes; resolve the method."""
+    args = parser.parse_args(with_flags_of_run(parser, argv, _MAY_CHANGE))
+    if args.method is None:
+        args.method = ["linear" if args.freeze_backbone else "finetune"]
+    return args
 
 
-def add_label_args(parser: Parser) -> None:
-    """Add the flags of a classifier with several labels per picture."""
-    add = parser.group("training").add_argument
-    add(
-        "--freeze_backbone",
-        action="store_true",
-        help="Train a linear layer alone; the original's learning rate for it is 1e-3.",
-    )
-    add(
-        "--milestones",
-        type=int,
-        nargs="*",
-        metavar="EPOCH",
-        default=[60, 80],
-        help="Epochs after which the learning rate is divided by ten.",
-    )
+def check_probe_flags(args: Namespace) -> None:
+    """Refuse flags that cannot be met, before anything is read."""
+    check_base_flags(args)
+    check_encoder_flags(args)
+    check_evaluation_flags(args)
+    check_positive(args, "finetune_epochs", "finetune_learning_rate", "feature_batch_size")
+    if getattr(args, "freeze_backbone", False) and "finetune" in args.method:
+        raise UserError("--freeze_backbone and --method finetune exclude each other: omit one")
+    original = ["linear", "finetune"] if "freeze_backbone" in args else ["linear"]
+    if args.protocol == "paper" and not set(args.method) <= set(original):
+        raise UserError(f"--protocol paper has only --method {' and '.join(original)}: omit others")
+    check_resume_flag(args, writes_checkpoints=args.method == ["finetune"])
+
+
+def check_neighbours(args: Namespace, num_labelled: int) -> None:
+    """Refuse fewer labelled pictures than there are neighbours."""
+    if "knn" in args.method and num_labelled < max(NEIGHBOURS):
+        raise UserError(
+            f"{num_labelled} labelled images are fewer than {max(NEIGHBOURS)} neighbours: omit "
+            "knn, or use more labels"
+        )
 
 
 def add_detector_args(parser: Parser) -> None:

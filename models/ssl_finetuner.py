@@ -1,46 +1,47 @@
 """Classifiers that are trained through an encoder rather than on its cached features."""
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch.optim import Adam
 from torch.optim.lr_scheduler import MultiStepLR
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from models.backbones import Encoder
-from utils.data import SeededOrder, SeededSampler, epoch_of, epoch_seed
+from models.best_epoch import BestEpoch
+from utils.data import epoch_seed
 from utils.distributed import copy_from_first, gather
 from utils.errors import UserError
 
 
 class SSLFineTuner(LightningModule):
-    """An encoder with a linear classifier on top, trained together or the classifier alone.
+    """An encoder with a linear classifier, both of which are trained, or the classifier alone.
 
-    Validation looks at the whole set and keeps the weights of the best epoch, in ``best_state``.
-    ``Trainer.test`` leaves the logits of the whole set, in the order of its rows, in
-    ``test_logits``. Batches are (uint8 pictures, targets, rows in the data set).
+    Batches are (uint8 pictures, targets, rows in the data set). Validation scores the whole set.
 
     Args:
-        encoder: Trained in place. In checkpoints it has the name of a pre-training's encoder, so
-            that what reads the one reads the other.
+        encoder: Trained in place. In checkpoints it is named ``encoder_q``, as in those of a
+            pre-training, so that the same code reads both.
         num_classes: Outputs of the classifier.
         normalize: Turns uint8 pictures into the encoder's inputs.
         multi_label: Whether a sample has any number of labels rather than one class.
-        score: Of the validation set: takes targets and logits, larger is better.
-        learning_rate: Of Adam.
-        seed: Of order and dropout, which every epoch begins anew, so that it can be resumed.
+        score: Score of the validation set: takes targets and logits, larger is better.
+        learning_rate: Learning rate of Adam at the start.
+        seed: Seed of dropout, which is drawn from (seed, epoch) so that a run can be resumed.
         hyper_parameters: Further plain values that describe the run, for its checkpoints.
-        milestones: Epochs after which the rate is divided by ten.
-        dropout: Share of the features that are left out in training (0.2 in the original's
-            BigEarthNet).
+        milestones: Epochs after which the learning rate is divided by ten.
+        dropout: Share of the features that a step leaves out (0.2 in the original's BigEarthNet).
         freeze_backbone: Whether no gradient reaches the encoder.
         encoder_in_train_mode: Whether its batch norm uses, and learns, the statistics of batches
             while the classifier trains; in the original yes on EuroSAT, no on BigEarthNet.
+
+    Attributes:
+        best: The epoch with the best score so far, with the tensors of this module.
+        test_logits: Logits of the whole set that ``Trainer.test`` has seen, in the order of its
+            rows.
     """
 
     def __init__(
@@ -76,8 +77,7 @@ class SSLFineTuner(LightningModule):
         self.seed = seed
         self.milestones = milestones
         self.encoder_in_train_mode = encoder_in_train_mode
-        self.best_score, self.best_epoch = -torch.inf, 0
-        self.best_state: dict[str, Tensor] = {}
+        self.best = BestEpoch()
         self.validation: list[tuple[Tensor, Tensor, Tensor]] = []
         self.test_logits = torch.empty(0, num_classes)
 
@@ -104,7 +104,7 @@ class SSLFineTuner(LightningModule):
         return loss
 
     def on_validation_epoch_start(self) -> None:
-        # Each process has running statistics of its own; one encoder is judged, the first one's.
+        # Each process has its own running statistics: the encoder of the first one is scored.
         copy_from_first(self.encoder_q.buffers())
 
     def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
@@ -115,9 +115,7 @@ class SSLFineTuner(LightningModule):
         _, targets, logits = self.validation_outputs()
         score = self.score(targets, logits)
         self.log("val/score", score, prog_bar=True, sync_dist=True)
-        if score > self.best_score:
-            self.best_score, self.best_epoch = score, self.current_epoch + 1
-            self.best_state = {k: v.detach().cpu().clone() for k, v in self.state_dict().items()}
+        self.best.update(score, self.current_epoch + 1, self.state_dict())
 
     def on_test_epoch_start(self) -> None:
         copy_from_first(self.encoder_q.buffers())
@@ -129,9 +127,12 @@ class SSLFineTuner(LightningModule):
         self.test_logits = self.validation_outputs()[2]
 
     def validation_outputs(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return rows, targets and logits of the validation, each row once, in order; and forget.
+        """Return rows, targets and logits, each row once and in order, and delete them.
 
-        A sampler of several processes repeats rows to give each as many.
+        The sampler repeats rows so that all processes have the same number of them.
+
+        Raises:
+            UserError: Logits are not finite.
         """
         parts = [torch.cat(column) for column in zip(*self.validation, strict=True)]
         self.validation.clear()
@@ -146,109 +147,12 @@ class SSLFineTuner(LightningModule):
         return rows[order], targets[order], logits[order]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        best = {"score": self.best_score, "epoch": self.best_epoch, "state": self.best_state}
-        checkpoint["best"] = best
+        checkpoint["best"] = dict(vars(self.best))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        best = checkpoint["best"]
-        self.best_score, self.best_epoch = best["score"], best["epoch"]
-        self.best_state = best["state"]
+        self.best = BestEpoch(**checkpoint["best"])
 
     def configure_optimizers(self) -> tuple[list[Adam], list[MultiStepLR]]:
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         optimizer = Adam(trained, lr=self.learning_rate)
         return [optimizer], [MultiStepLR(optimizer, list(self.milestones))]
-
-
-def finetune(
-    trainer: Trainer,
-    module: SSLFineTuner,
-    data: Mapping[str, Dataset[Any]],
-    *,
-    batch_size: int,
-    num_workers: int,
-    select_epoch: bool = True,
-    drop_last: bool = False,
-    ckpt_path: Path | None = None,
-) -> dict[str, Tensor]:
-    """Train on ``data["train"]``, go back to the best epoch on ``data["val"]``, and score.
-
-    Args:
-        trainer: Of one or several processes; all of them return the same.
-        module: Ends with the weights of its best epoch.
-        data: Samples are (uint8 picture, target, row).
-        batch_size: Samples per step and process.
-        num_workers: Loader processes.
-        select_epoch: Whether to go back to the best epoch; else the last one is kept.
-        drop_last: Whether training leaves out a last batch that is not full, as the original's.
-        ckpt_path: Checkpoint of a run to continue.
-
-    Returns:
-        Logits of "val" and, if it is there, of "test": float32, shape (N, num_classes).
-    """
-    settings = {"batch_size": batch_size, "num_workers": num_workers}
-    train = _train_loader(trainer, data["train"], module.seed, drop_last=drop_last, **settings)
-    held_out = {
-        split: _held_out_loader(trainer, data[split], **settings)
-        for split in ("val", "test")
-        if split in data
-    }
-    trainer.fit(module, train, held_out["val"], ckpt_path=ckpt_path, weights_only=True)
-    if select_epoch:
-        module.load_state_dict(module.best_state)
-    logits = {}
-    for split, loader in held_out.items():
-        trainer.test(module, loader, verbose=False)
-        logits[split] = module.test_logits
-    return logits
-
-
-def _train_loader(
-    trainer: Trainer,
-    data: Dataset[Any],
-    seed: int,
-    *,
-    batch_size: int,
-    num_workers: int,
-    drop_last: bool,
-) -> DataLoader[Any]:
-    """Load in an order that is a function of (seed, epoch), this process's share of it."""
-    keys = SeededSampler(
-        len(data),  # type: ignore[arg-type]
-        seed,
-        epoch=lambda: epoch_of(trainer),
-        rank=trainer.global_rank,
-        world_size=trainer.world_size,
-    )
-    # A last batch of one picture would have no deviation to normalise by.
-    drop_last = drop_last or len(keys) % batch_size == 1
-    loader = DataLoader(
-        data,
-        batch_size,
-        sampler=SeededOrder(keys),
-        num_workers=num_workers,
-        drop_last=drop_last,
-        persistent_workers=num_workers > 0,
-    )
-    if not len(loader):
-        raise UserError(
-            f"{keys.num_samples} labelled pictures are too few for {trainer.world_size} processes "
-            f"and batches of {batch_size}: take more labels, or one process and smaller batches"
-        )
-    return loader
-
-
-def _held_out_loader(
-    trainer: Trainer, data: Dataset[Any], *, batch_size: int, num_workers: int
-) -> DataLoader[Any]:
-    """Load in the order of the rows; some come twice, so that each process has as many."""
-    share: DistributedSampler[Any] = DistributedSampler(
-        data, trainer.world_size, trainer.global_rank, shuffle=False
-    )
-    return DataLoader(
-        data,
-        batch_size,
-        sampler=share,
-        num_workers=num_workers,
-        persistent_workers=num_workers > 0,
-    )

@@ -1,24 +1,19 @@
-"""How good the features are while they are learned: probes during a pre-training.
-
-Shapes: N train and M validation pictures, D features, C classes.
-"""
+"""Linear probe and k-NN of the encoder during a pre-training."""
 
 import sys
 from copy import deepcopy
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from pytorch_lightning import Callback, LightningModule, Trainer
-from torch import Tensor
 from tqdm import tqdm
 
 from models.backbones import Encoder
-from models.features import extract_features
-from models.knn import knn_scores
-from models.linear_probe import fit_linear_probe
-from utils.metrics import MultiLabelScores, accuracy_percent
-from utils.probe_pictures import ProbePictures
+from models.features import FeatureReader
+from models.linear_probe import Labelled, fit_linear_probe
+from models.probe_task import ProbeTask, Recipe
+from models.probes import knn_scores
+from utils.probe_data import ProbeData
 
 NEIGHBOURS = 20
 _FEATURE_BATCH_SIZE = 128
@@ -29,22 +24,22 @@ _LEARNING_RATE = 1e-3  # of the original's online probe
 class SSLOnlineEvaluator(Callback):
     """Probe the query encoder every few epochs, and after the last one.
 
-    The probes see features of a copy in eval mode and have generators of their own: the training
-    ends with the same bits as without them. With several processes the first one probes, for its
-    batch-norm statistics are those that the checkpoints hold, and the others wait: at most for the
-    30 minutes that processes wait for each other.
+    The probes use a copy of the encoder in eval mode and generators of their own: the training ends
+    with the same bits as without them. With several processes the first one probes, because
+    checkpoints hold its batch-norm statistics, and the others wait, at most for the 30 minutes that
+    processes wait for each other.
 
     Args:
-        pictures: What to probe on; None in the other processes.
+        pictures: Data set to probe on, opened for the encoder; None in the other processes.
         max_epochs: Epochs of a linear probe, whose last one counts.
         every_n_epochs: Epochs of the pre-training between probes.
         seed: Seed of the linear probe.
-        precision: Of the encoder, a key of ``PRECISIONS``.
+        precision: Precision of the encoder, a key of ``PRECISIONS``.
     """
 
     def __init__(
         self,
-        pictures: ProbePictures | None,
+        pictures: ProbeData | None,
         *,
         max_epochs: int,
         every_n_epochs: int,
@@ -70,61 +65,29 @@ class SSLOnlineEvaluator(Callback):
         # Here the other processes wait; then all of them log the same numbers.
         pl_module.log_dict(trainer.strategy.broadcast(scores), sync_dist=True)
 
-    def evaluate(
-        self, encoder: Encoder, pictures: ProbePictures, device: torch.device
-    ) -> dict[str, float]:
+    def evaluate(self, encoder: Encoder, data: ProbeData, device: torch.device) -> dict[str, float]:
         """Return scores in percent: accuracies, or micro average precision of several labels.
 
         Args:
-            encoder: Left as it is.
-            pictures: Made for it.
+            encoder: Encoder to probe, which does not change.
+            data: Data set that was opened for it.
             device: Where to compute the features.
         """
-        copy = deepcopy(encoder)
+        task = ProbeTask(deepcopy(encoder), data)
+        reader = FeatureReader(_FEATURE_BATCH_SIZE, device, self.precision)
         train, val = (
-            extract_features(
-                copy,
-                pictures.transform,
-                images.split(_FEATURE_BATCH_SIZE),
-                len(images),
-                device=device,
-                precision=self.precision,
-            )
-            for images in (pictures.train, pictures.val)
+            Labelled(reader.read(task.encoder, data, split)[0], data.targets[split])
+            for split in ("train", "val")
         )
-        predictions = {
-            "linear": self._linear_scores(train, val, pictures),
-            "knn": _nearest_scores(train, val, pictures),
+        count, rows = len(data.classes), torch.arange(len(train.features))
+        recipe = Recipe(self.max_epochs, _PROBE_BATCH_SIZE, _LEARNING_RATE)
+        probe, _ = fit_linear_probe(train, count, rows, seed=self.seed, recipe=recipe)
+        scores = {
+            "linear": probe.scores(val.features),
+            "knn": knn_scores(train, count, min(NEIGHBOURS, len(rows)), val.features),
         }
-        if pictures.is_multi_label:
-            return {
-                f"online/{probe}_map_micro": MultiLabelScores(pictures.val_targets, scores).micro()
-                for probe, scores in predictions.items()
-            }
+        name = "map_micro" if data.is_multi_label else "accuracy"
         return {
-            f"online/{probe}_accuracy": accuracy_percent(pictures.val_targets, scores.argmax(1))
-            for probe, scores in predictions.items()
+            f"online/{method}_{name}": task.score(val.targets, values)
+            for method, values in scores.items()
         }
-
-    def _linear_scores(self, train: Tensor, val: Tensor, pictures: ProbePictures) -> Tensor:
-        """Fit a linear layer: features (N, D) and (M, D) -> scores of validation, (M, C)."""
-        probes = fit_linear_probe(
-            train,
-            pictures.train_targets,
-            pictures.num_classes,
-            seeds=[self.seed],
-            rows=[torch.arange(len(train))],
-            validation=None,
-            max_epochs=self.max_epochs,
-            batch_size=_PROBE_BATCH_SIZE,
-            learning_rate=_LEARNING_RATE,
-        )
-        return probes.logits(val)[0]
-
-
-def _nearest_scores(train: Tensor, val: Tensor, pictures: ProbePictures) -> Tensor:
-    """Ask the nearest neighbours: features (N, D) and (M, D) -> scores of validation, (M, C)."""
-    targets = pictures.train_targets
-    if not pictures.is_multi_label:
-        targets = F.one_hot(targets, pictures.num_classes)
-    return knn_scores(train, targets, val, min(NEIGHBOURS, len(train)))

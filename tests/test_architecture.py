@@ -203,11 +203,11 @@ def test_known_exceptions_belong_to_a_rule() -> None:
 
 
 BROKEN = [
-    ("import main_oscd", "models.knn", imports_a_script),
+    ("import main_oscd", "models.probes", imports_a_script),
     ("from benchmarks.demo import main", "main_oscd", imports_a_script),
     ("from benchmarks import demo", "datasets.seco_utils", leaves_its_package),
-    ("def f():\n    from datasets.bands import ALL_BANDS", "models.knn", leaves_its_package),
-    ("from models import knn", "utils.files", leaves_its_package),
+    ("def f():\n    from datasets.bands import ALL_BANDS", "models.probes", leaves_its_package),
+    ("from models import probes", "utils.files", leaves_its_package),
     (
         "if TYPE_CHECKING:\n    from datasets import seco_utils",
         "datasets.seco.x",

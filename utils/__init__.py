@@ -31,7 +31,7 @@ Samples and views:
 - ``data.py``: Random numbers and order of the samples as functions of seed and epoch; a loader.
 - ``subset.py``: Fractions of a train set.
 - ``input_spec.py``: Input contract of an encoder, and conversion of data sets to it.
-- ``probe_pictures.py``: Pictures with targets, for a probe.
+- ``probe_data.py``: Labelled pictures of a data set, as evaluation takes them.
 - ``augment_config.py``: Distribution of the views, and its flags.
 - ``view_draws.py``: Draw the random parameters of each view.
 - ``fused_views.py``: Views on a GPU, as operators around the kernels.
@@ -53,8 +53,7 @@ Training and results:
 - ``training.py``: Lightning's trainer for every script, with progress, checkpoints and a joint end.
 - ``metrics.py``: Metrics over a data set, with confidence intervals.
 - ``evaluation.py``: Flags, summaries and exports that the evaluation scripts share.
-- ``classification.py``: Results of classifiers with one class per sample.
-- ``multi_label.py``: Results of classifiers with several labels per sample.
+- ``classification.py``: Results of classifiers, one class or several labels per sample.
 - ``change_scores.py``: Scores of change maps.
 - ``plots.py``: Figures of results.
 - ``report.py``: results.json, with versions and arguments of the run.

@@ -1,16 +1,20 @@
-"""What the downstream scripts share: their flags, how results are summarised, what they export."""
+"""Flags, summaries, tables and exports that the evaluation scripts share."""
 
 from __future__ import annotations
 
+import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
+from utils.cli import share_cores
 from utils.errors import UserError
 from utils.files import check_can_write, written_whole
 from utils.flags import Parser, check_fraction, check_positive
+from utils.launch import World, planned_world
+from utils.precision import resolve_precision
 
 if TYPE_CHECKING:  # the scripts parse their flags before torch is imported
     from torch import Tensor
@@ -68,23 +72,28 @@ def check_evaluation_flags(args: Namespace) -> None:
 
 
 def check_resume_flag(args: Namespace, writes_checkpoints: bool) -> None:
-    """Refuse ``--resume_from_checkpoint`` for a probe, and for more than one training."""
+    """Refuse ``--resume_from_checkpoint`` for a probe, and for more than one training.
+
+    Args:
+        args: Flags of the run.
+        writes_checkpoints: Whether the run trains something that can be resumed.
+    """
     if args.resume_from_checkpoint is None:
         return
     if not writes_checkpoints:
         raise UserError(
-            "--resume_from_checkpoint: probes write no checkpoint, leave it out; it continues a "
-            "fine-tuning"
+            "--resume_from_checkpoint: probes write no checkpoint, omit it; it resumes --method "
+            "finetune alone"
         )
     if (args.num_seeds, len(args.train_frac)) != (1, 1):
         raise UserError(
-            "--resume_from_checkpoint continues one training: add --num_seeds 1, the --seed of its "
+            "--resume_from_checkpoint resumes one training: add --num_seeds 1, the --seed of its "
             "folder and one --train_frac"
         )
 
 
 def check_full_batch(args: Namespace, counts: dict[str, int]) -> None:
-    """Refuse splits that ``--protocol paper`` would empty, for it drops what is no full batch."""
+    """Refuse splits of less than one batch under ``--protocol paper``, which drops partial ones."""
     for split, count in counts.items():
         if args.protocol == "paper" and count < args.batch_size:
             raise UserError(
@@ -94,8 +103,18 @@ def check_full_batch(args: Namespace, counts: dict[str, int]) -> None:
 
 
 def input_norm(args: Namespace) -> str:
-    """Return what ``--input_norm`` says, or what the protocol says where it was not given."""
+    """Return ``--input_norm``, or if it was not given the normalisation of the protocol."""
     return args.input_norm or ("paper" if args.protocol == "paper" else "auto")
+
+
+def plan_processes(args: Namespace) -> World:
+    """Return the processes of the run; only fine-tuning uses more than one."""
+    world = planned_world(args)
+    resolve_precision(args, world.rank)
+    if world.size > 1 and world.rank == 0 and set(args.method) != {"finetune"}:
+        print("probes run on one device: only finetune uses the others", file=sys.stderr)
+    share_cores(args.gpus, world.per_node if "finetune" in args.method else 1, 0)
+    return world
 
 
 def seeds(args: Namespace) -> range:
@@ -104,14 +123,20 @@ def seeds(args: Namespace) -> range:
 
 
 def mean_and_std(values: Sequence[float]) -> tuple[float, float | None]:
-    """Return the mean and the sample standard deviation, which one value alone does not have."""
+    """Return the mean and the sample standard deviation; None for a single value."""
     return mean(values), stdev(values) if len(values) > 1 else None
 
 
 def summarise(
     name: str, per_seed: Sequence[float], interval: tuple[float, float] | None = None
 ) -> dict[str, Any]:
-    """Return mean, sample deviation, raw values and, if given, the 95 % interval of a metric."""
+    """Return mean, sample deviation, raw values and, if given, the 95 % interval of a metric.
+
+    Args:
+        name: Name of the metric.
+        per_seed: Its value in every repetition, in percent.
+        interval: Low and high end, in percent.
+    """
     average, std = mean_and_std(per_seed)
     summary = {name: average, f"{name}_std": std, f"{name}_per_seed": list(per_seed)}
     return summary if interval is None else summary | {f"{name}_interval": list(interval)}
@@ -124,7 +149,7 @@ def curve_points(
 
     Args:
         results: Summaries by share, as text.
-        name: Of the metric.
+        name: Name of the metric.
     """
     return {float(frac): (r[name], r[f"{name}_std"]) for frac, r in results.items()}
 
@@ -156,7 +181,7 @@ def print_finished(of: str, metrics: Mapping[str, Any]) -> None:
     """Print the most important metric of one result as soon as it is finished.
 
     Args:
-        of: What the result is of, such as "linear, 60 labels".
+        of: Method and labels of the result, such as "linear, 60 labels".
         metrics: As ``summarise`` returns them.
     """
     name = next(name for name in _HEADLINES if name in metrics)
@@ -187,7 +212,7 @@ def save_predictions(
         path: ``.npz`` or ``.parquet``.
         names: Name of each sample.
         targets: Classes, (N,), or multi-hot labels, (N, C).
-        scores: Of the first seed, shape (N, C).
+        scores: Scores of the first seed, shape (N, C).
         embeddings: Features, shape (N, D), if there are any.
     """
     import numpy as np

@@ -1,6 +1,6 @@
-"""Numbers that summarise predictions, over a whole data set, and how sure they are.
+"""Metrics over a whole data set, and their bootstrap confidence intervals.
 
-Shapes: N samples, C classes. ``weights`` count each sample so many times; a bootstrap draws them.
+Shapes: N samples, C classes. ``weights`` say how often each sample counts; a bootstrap draws them.
 """
 
 import math
@@ -11,104 +11,81 @@ import numpy as np
 import torch
 from torch import Tensor
 
-RESAMPLES = 200  # of a bootstrap
+RESAMPLES = 200  # draws of a bootstrap
 
 
-def confusion_matrix(labels: Tensor, predictions: Tensor, num_classes: int) -> Tensor:
-    """Count predictions by true class (row) and predicted class (column): int64, shape (C, C).
+def accuracy(labels: Tensor, scores: Tensor) -> float:
+    """Return the percentage of samples whose class has the largest score.
 
     Args:
         labels: True classes, int64, shape (N,).
-        predictions: Predicted classes, int64, shape (N,).
-        num_classes: C.
+        scores: Larger means more likely, shape (N, C).
     """
-    cells = labels * num_classes + predictions
-    return torch.bincount(cells, minlength=num_classes**2).view(num_classes, num_classes)
+    return 100 * (labels == scores.argmax(-1)).double().mean().item()
 
 
-def accuracy_percent(labels: Tensor, predictions: Tensor) -> float:
-    """Return the share of right predictions of the whole set, 0..100."""
-    return 100 * (labels == predictions).double().mean().item()
-
-
-class RankedScores:
-    """Scores of yes-no questions, sorted once for many weightings of the samples.
-
-    Args:
-        targets: Whether the answers are yes, shape (N,) or, with C questions each, (N, C).
-        scores: Larger means rather yes, same shape.
-    """
-
-    def __init__(self, targets: Tensor, scores: Tensor) -> None:
-        ranked, order = scores.flatten().sort(descending=True)
-        self.sample = order // (targets.numel() // len(targets))  # of each rank
-        is_last = torch.ones(len(ranked), dtype=torch.bool)
-        is_last[:-1] = ranked[1:] != ranked[:-1]
-        last = is_last.nonzero().flatten()  # of each run of equal scores
-        self.yes = targets.flatten()[order].nonzero().flatten()  # ranks
-        # How far down the threshold of each yes reaches: to the last of its equals.
-        self.reach = last[torch.searchsorted(last, self.yes)]
-        self.yes_reach = torch.searchsorted(self.yes, self.reach, right=True) - 1
-
-    def average_precision(self, weights: Tensor | None = None) -> float:
-        """Return the sum of (R_n - R_(n-1)) P_n over the distinct thresholds, as scikit-learn.
-
-        Not a number where no answer is yes. Weights are int64, (N,).
-        """
-        ones = torch.ones_like(self.sample)
-        weight = ones if weights is None else weights.index_select(0, self.sample)
-        count = weight.cumsum(0).index_select(0, self.reach)
-        gained = weight.index_select(0, self.yes)
-        true = gained.cumsum(0).index_select(0, self.yes_reach)
-        precision = true.double() / count.clamp(min=1)  # 0 samples are 0 gained
-        return ((gained * precision).sum() / gained.sum()).item()
+def map_micro(targets: Tensor, scores: Tensor) -> float:
+    """Return the average precision of all decisions in percent: (N, C), (N, C)."""
+    return 100 * average_precision(targets.flatten(), scores.flatten())
 
 
 def average_precision(targets: Tensor, scores: Tensor) -> float:
-    """Return what ``RankedScores`` does without weights, in half of the time.
+    """Return the sum of (R_n - R_(n-1)) P_n over the distinct thresholds, as scikit-learn.
 
-    Each answer travels as the lowest bit of its score's bits, so that numbers are sorted rather
-    than positions. A probe is scored on val after every epoch: that took most of its time.
+    That is the mean, over the positive samples, of the precision at their own score. Sorting
+    positives and negatives apart takes a tenth of scikit-learn's time, and a probe is scored on
+    the validation set after every epoch.
 
     Args:
-        targets: Whether the answer is yes, shape (M,).
-        scores: float32, larger means rather yes, shape (M,).
+        targets: Whether a sample is positive, shape (M,).
+        scores: Larger means more likely, shape (M,).
+
+    Returns:
+        A share in 0..1; NaN without positive samples.
     """
-    bits = (scores.float() + 0.0).numpy().view(np.int32)  # + 0.0: there is no negative zero
-    keys = np.where(bits < 0, bits ^ 0x7FFFFFFF, bits).astype(np.int64)  # in order of the scores
-    packed = np.sort(-2 * keys + (targets == 0).numpy())
-    true = np.cumsum(packed & 1 == 0)
-    is_last = np.append(np.diff(packed >> 1) != 0, True)  # of each run of equal scores
-    last = np.flatnonzero(is_last)
-    found = true[last].astype(np.float64)
-    if found[-1] == 0:
+    positive = targets.numpy().astype(bool)
+    values = scores.numpy()
+    yes, no = np.sort(values[positive]), np.sort(values[~positive])
+    if not len(yes):
         return math.nan
-    return float((np.diff(found, prepend=0.0) * found / (last + 1)).sum() / found[-1])
+    true = len(yes) - np.searchsorted(yes, yes)
+    false = len(no) - np.searchsorted(no, yes)
+    return float(np.mean(true / (true + false)))
 
 
-class MultiLabelScores:
-    """Average precision of multi-label scores: of all decisions together, and per class.
+class RankedScores:
+    """Average precision of scores that are sorted once, for many weightings of the samples.
 
     Args:
-        targets: Multi-hot, shape (N, C).
-        scores: Shape (N, C).
+        targets: Whether a decision is positive, shape (N,) or, with C decisions each, (N, C).
+        scores: Larger means more likely, same shape.
     """
 
     def __init__(self, targets: Tensor, scores: Tensor) -> None:
-        self.all = RankedScores(targets, scores)
-        self.each = [RankedScores(*pair) for pair in zip(targets.T, scores.T, strict=True)]
+        positive = targets.bool().flatten()
+        sample = torch.arange(len(targets)).repeat_interleave(targets.numel() // len(targets))
+        yes, yes_order = scores.flatten()[positive].sort()
+        no, no_order = scores.flatten()[~positive].sort()
+        self.yes, self.no = sample[positive][yes_order], sample[~positive][no_order]
+        self.yes_below = torch.searchsorted(yes, yes)  # positives below each positive
+        self.no_below = torch.searchsorted(no, yes)
 
-    def micro(self, weights: Tensor | None = None) -> float:
-        """Return the average precision over all samples and classes, in percent."""
-        return 100 * self.all.average_precision(weights)
+    def average_precision(self, weights: Tensor | None = None) -> float:
+        """Return the average precision; NaN without positive samples.
 
-    def per_class(self, weights: Tensor | None = None) -> list[float]:
-        """Return the average precision of each class in percent, NaN for one without samples."""
-        return [100 * ranked.average_precision(weights) for ranked in self.each]
+        Args:
+            weights: int64, shape (N,); None counts every sample once.
+        """
+        gained = torch.ones_like(self.yes) if weights is None else weights[self.yes]
+        missed = torch.ones_like(self.no) if weights is None else weights[self.no]
+        true, false = _at_or_above(gained, self.yes_below), _at_or_above(missed, self.no_below)
+        precision = true.double() / (true + false).clamp(min=1)  # 0 samples gain 0
+        return ((gained * precision).sum() / gained.sum()).item()
 
-    def macro(self, weights: Tensor | None = None) -> float:
-        """Return the mean over the classes that have samples, in percent."""
-        return torch.tensor(self.per_class(weights), dtype=torch.float64).nanmean().item()
+
+def _at_or_above(weights: Tensor, below: Tensor) -> Tensor:
+    """Sum sorted weights from each position ``below`` to the end."""
+    return weights.sum() - torch.nn.functional.pad(weights.cumsum(0), (1, 0))[below]
 
 
 def multi_label_f1(
@@ -116,7 +93,7 @@ def multi_label_f1(
 ) -> tuple[float, float]:
     """Return F1 in percent over all decisions (micro), and its mean over the classes (macro).
 
-    A class without samples and predictions counts 0, as in scikit-learn.
+    A class without samples and predictions counts as 0, as in scikit-learn.
 
     Args:
         targets: Multi-hot, shape (N, C).

@@ -1,6 +1,7 @@
-"""Which samples of a train set a classifier may see: the same rows for the same seed.
+"""Draw the labelled samples of a train set: the same rows for the same seed.
 
-Without replacement and stratified, except for ``draw_with_replacement``, which is the original's.
+Draws are stratified and without replacement, except those of ``draw_with_replacement``, which are
+the original's.
 """
 
 from collections.abc import Sequence
@@ -39,34 +40,44 @@ def stratified_subset(strata: Tensor, frac: float, seed: int) -> Tensor:
 
 
 def draw_labels(targets: Tensor, classes: Sequence[str], frac: float, seed: int) -> Tensor:
-    """Draw a share of the samples of a multi-label set, of each rarest label alike.
+    """Draw a share of the samples of a train set, of each class or rarest label alike.
 
     Args:
-        targets: Multi-hot labels, shape (N, C).
-        classes: Names; one that loses all its samples is a ``UserError``.
-        frac: Share to draw.
+        targets: Classes, int64, shape (N,), or multi-hot labels, shape (N, C).
+        classes: Names of the C classes.
+        frac: Share to draw, 0 < frac <= 1.
         seed: Seed of the draw.
 
     Returns:
         Sorted rows, int64, a part of those of a larger share.
+
+    Raises:
+        UserError: A class of which there are samples loses all of them, or one of the classes that
+            exclude each other has none.
     """
-    rows = stratified_subset(rarest_labels(targets), frac, seed)
-    check_every_class(targets.sum(0), targets[rows].sum(0), classes, frac)
+    one_class = targets.ndim == 1
+    if one_class:
+        _check_no_class_is_empty(targets, classes)
+    rows = stratified_subset(targets if one_class else rarest_labels(targets), frac, seed)
+    labels = torch.nn.functional.one_hot(targets, len(classes)) if one_class else targets
+    check_every_class(labels.sum(0), labels[rows].sum(0), classes, frac)
     return rows
 
 
-def draw_per_class(labels: Tensor, count: int, seed: int) -> Tensor:
+def draw_per_class(labels: Tensor, classes: Sequence[str], count: int, seed: int) -> Tensor:
     """Draw ``count`` samples of each class; a class with fewer is a ``UserError``.
 
     Args:
         labels: int64, shape (N,).
+        classes: Names of the C classes.
         count: Samples of each class.
         seed: Seed of the draw.
 
     Returns:
         Rows, int64, class by class.
     """
-    smallest = int(labels.unique(return_counts=True)[1].min())
+    _check_no_class_is_empty(labels, classes)
+    smallest = int(labels.bincount().min())
     if count > smallest:
         raise UserError(
             f"--labels_per_class {count} is more than the {smallest} train images of the smallest "
@@ -102,6 +113,14 @@ def rarest_labels(targets: Tensor) -> Tensor:
     ranked = targets.bool()[:, order]
     first = ranked.int().argmax(1)
     return torch.where(ranked.any(1), order[first], targets.shape[1])
+
+
+def _check_no_class_is_empty(labels: Tensor, classes: Sequence[str]) -> None:
+    """Refuse a train set, int64, shape (N,), in which a class has no sample."""
+    counts = labels.bincount(minlength=len(classes))
+    if counts.min() == 0:
+        name = classes[int(counts.argmin())]
+        raise UserError(f"the train split has no sample of {name}: correct its list")
 
 
 def check_every_class(counts: Tensor, drawn: Tensor, classes: Sequence[str], frac: float) -> None:

@@ -1,64 +1,66 @@
-"""The probe against autograd, scikit-learn and itself; its metrics against counting."""
+"""The linear probe against autograd, a plain training loop and scikit-learn."""
+
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.linear_probe import (
-    FittedProbes,
-    Validation,
+    Labelled,
+    LinearClassifier,
     drop_inputs,
     fit_linear_probe,
     loss_gradient,
-    milestones,
 )
-from utils.evaluation import mean_and_std
-from utils.metrics import accuracy_percent, confusion_matrix
+from models.probe_task import Recipe
+from utils.metrics import accuracy
 
 
-def clouds(count: int, dim: int = 6, classes: int = 4) -> tuple[Tensor, Tensor]:
-    """Overlapping Gaussian clouds, far from zero and of unequal scale: features (N, D), labels."""
+def clouds(count: int, dim: int = 6, classes: int = 4) -> Labelled:
+    """Overlapping Gaussian clouds, far from zero and of unequal scale."""
     labels = torch.arange(count) % classes
     centres = torch.randn(classes, dim, generator=torch.Generator().manual_seed(1))
     features = centres[labels] + torch.randn(count, dim)
-    return 5 + features * torch.logspace(-1, 2, dim), labels
+    return Labelled(5 + features * torch.logspace(-1, 2, dim), labels)
 
 
-def fit(features: Tensor, labels: Tensor, **changes: object) -> FittedProbes:
-    seeds = changes.get("seeds", [0])
-    settings: dict[str, object] = {
-        "seeds": [0],
-        "rows": [torch.arange(len(features)) for _ in seeds],  # type: ignore[attr-defined]
-        "validation": None,
-        "max_epochs": 20,
-        "batch_size": 16,
-        "learning_rate": 1e-2,
-    }
-    return fit_linear_probe(features, labels, 4, **(settings | changes))  # type: ignore[arg-type]
+def fit(
+    train: Labelled, rows: Tensor | None = None, seed: int = 0, score: Any = None, **changes: Any
+) -> tuple[LinearClassifier, int]:
+    """Fit a probe; with a score, the first 20 samples choose its epoch."""
+    recipe = Recipe(**({"max_epochs": 20, "batch_size": 16, "learning_rate": 1e-2} | changes))
+    rows = torch.arange(len(train.features)) if rows is None else rows
+    val = None if score is None else train.take(torch.arange(20))
+    return fit_linear_probe(train, 4, rows, seed=seed, recipe=recipe, val=val, score=score)
 
 
-def test_gradient_is_that_of_the_mean_cross_entropy() -> None:
-    weight = torch.randn(3, 4, 7, requires_grad=True)  # (S, C, D + 1)
-    inputs, labels = torch.randn(3, 5, 7), torch.randint(4, (3, 5))
-    for probe in range(3):
-        F.cross_entropy(inputs[probe] @ weight[probe].T, labels[probe]).backward()
-    expected = weight.grad
-    assert expected is not None
-    torch.testing.assert_close(loss_gradient(weight.detach(), inputs, labels), expected)
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_gradient_is_that_of_the_loss(multi_label: bool) -> None:
+    weight = torch.randn(4, 7, requires_grad=True)  # (C, D + 1)
+    inputs = torch.randn(5, 7)
+    classes = torch.randint(4, (5,))
+    targets = torch.randint(2, (5, 4)).float() if multi_label else F.one_hot(classes, 4).float()
+    loss = F.multilabel_soft_margin_loss if multi_label else F.cross_entropy
+    loss(inputs @ weight.T, targets).backward()
+    assert weight.grad is not None
+    found = loss_gradient(weight.detach(), inputs, targets, multi_label)
+    torch.testing.assert_close(found, weight.grad)
 
 
 @pytest.mark.difference("eurosat-standardisation")
 def test_fit_agrees_with_a_plain_training_loop_of_torch() -> None:
-    features, labels = clouds(50)  # the last batch of an epoch holds 2 of them
-    probes = fit(features, labels, seeds=[3], max_epochs=5)
+    """The rate falls after 60 % and 80 % of the epochs; the last batch holds 2 of 50 samples."""
+    features, labels = clouds(50)
+    probe, epochs = fit(Labelled(features, labels), seed=3, max_epochs=5)
 
     generator = torch.Generator().manual_seed(3)
     inputs = (features - features.mean(0)) / features.std(0)
     start = torch.empty(4, 7).uniform_(-(6**-0.5), 6**-0.5, generator=generator)
-    layer = torch.nn.Linear(6, 4)
+    layer = nn.Linear(6, 4)
     layer.weight.data, layer.bias.data = start[:, :6].clone(), start[:, 6].clone()
     optimizer = torch.optim.Adam(layer.parameters(), lr=1e-2)
     for epoch in range(5):
@@ -69,98 +71,74 @@ def test_fit_agrees_with_a_plain_training_loop_of_torch() -> None:
             F.cross_entropy(layer(inputs[rows]), labels[rows]).backward()
             optimizer.step()
 
-    torch.testing.assert_close(probes.weight[0, :, :6], layer.weight.detach(), rtol=0, atol=1e-4)
-    torch.testing.assert_close(probes.weight[0, :, 6], layer.bias.detach(), rtol=0, atol=1e-4)
+    assert epochs == 5
+    torch.testing.assert_close(probe.weight[:, :6], layer.weight.detach(), rtol=0, atol=1e-4)
+    torch.testing.assert_close(probe.weight[:, 6], layer.bias.detach(), rtol=0, atol=1e-4)
 
 
 def test_accuracy_is_that_of_logistic_regression() -> None:
-    (features, labels), (others, answers) = clouds(800), clouds(2000)
-    mean, std = features.mean(0), features.std(0)
-    reference = LogisticRegression(C=1.0).fit(((features - mean) / std).numpy(), labels.numpy())
-    expected = 100 * np.mean(reference.predict(((others - mean) / std).numpy()) == answers.numpy())
-    predictions = fit(features, labels).logits(others)[0].argmax(1)
-    assert accuracy_percent(answers, predictions) == pytest.approx(expected, abs=1.0)
-
-
-def test_a_probe_does_not_depend_on_its_neighbours() -> None:
-    features, labels = clouds(60)
-    rows = [torch.randperm(60)[:40] for _ in range(3)]
-    together = fit(features, labels, seeds=[5, 6, 7], rows=rows, dropout=0.5).weight
-    alone = fit(features, labels, seeds=[6], rows=rows[1:2], dropout=0.5).weight
-    torch.testing.assert_close(together[1], alone[0], rtol=0, atol=1e-5)
-    assert (together[0] - together[1]).abs().max() > 1e-2
+    train, (others, answers) = clouds(800), clouds(2000)
+    mean, std = train.features.mean(0), train.features.std(0)
+    reference = LogisticRegression(C=1.0).fit((train.features - mean) / std, train.targets)
+    expected = 100 * np.mean(reference.predict((others - mean) / std) == answers.numpy())
+    assert accuracy(answers, fit(train)[0].scores(others)) == pytest.approx(expected, abs=1.0)
 
 
 def test_units_and_offsets_of_features_do_not_matter() -> None:
     features, labels = clouds(80)
-    scaled = fit(features * 4 - 8, labels).logits(features * 4 - 8)
-    same = fit(features, labels).logits(features)
-    assert torch.equal(same.argmax(-1), scaled.argmax(-1))
-    raw = fit(features * 4 - 8, labels, standardise=False).logits(features * 4 - 8)
-    assert not torch.equal(same.argmax(-1), raw.argmax(-1))
+    scaled = features * 4 - 8
+    same, moved = fit(Labelled(features, labels))[0], fit(Labelled(scaled, labels))[0]
+    raw = fit(Labelled(scaled, labels), standardise="none")[0]
+    expected = same.scores(features).argmax(1)
+    assert torch.equal(expected, moved.scores(scaled).argmax(1))
+    assert not torch.equal(expected, raw.scores(scaled).argmax(1))
 
 
-def test_gradient_of_labels_is_that_of_the_soft_margin_loss() -> None:
-    weight = torch.randn(2, 4, 7, requires_grad=True)
-    inputs, labels = torch.randn(2, 5, 7), torch.randint(2, (2, 5, 4)).float()
-    for probe in range(2):
-        logits = inputs[probe] @ weight[probe].T
-        F.multilabel_soft_margin_loss(logits, labels[probe]).backward()
-    expected = weight.grad
-    assert expected is not None
-    torch.testing.assert_close(loss_gradient(weight.detach(), inputs, labels), expected)
+@pytest.mark.parametrize("reference", ["labelled", "train"])
+def test_only_standardisation_may_use_samples_without_labels(reference: str) -> None:
+    train, rows = clouds(60), torch.arange(10, 40)
+    hidden = Labelled(train.features.clone(), train.targets.clone())
+    hidden.targets[40:] = 99
+    if reference == "labelled":
+        hidden.features[:10] = torch.nan
+    found = [fit(each, rows, standardise=reference)[0] for each in (train, hidden)]
+    assert torch.equal(found[0].weight, found[1].weight)
+    used = train.features[rows] if reference == "labelled" else train.features
+    torch.testing.assert_close(found[0].mean, used.mean(0))
+    torch.testing.assert_close(found[0].std, used.std(0))
 
 
 def test_dropout_leaves_features_out_and_keeps_their_expectation() -> None:
-    batch = torch.ones(2, 500, 21)
-    drop_inputs(batch, 0.2, [torch.Generator().manual_seed(seed) for seed in (0, 1)])
-    features = batch[..., :-1]
-    assert sorted(features.unique().tolist()) == [0, 1.25]
-    assert features.mean().item() == pytest.approx(1, abs=0.02)
-    assert (batch[..., -1] == 1).all()
-    assert not torch.equal(batch[0], batch[1])
+    batch = torch.ones(1000, 21)
+    drop_inputs(batch, 0.2, torch.Generator().manual_seed(0))
+    assert sorted(batch[:, :-1].unique().tolist()) == [0, 1.25]
+    assert batch[:, :-1].mean().item() == pytest.approx(1, abs=0.02)
+    assert (batch[:, -1] == 1).all()
 
 
 def test_the_epoch_with_the_best_validation_score_is_kept() -> None:
-    features, labels = clouds(80)
-    scores = iter([0.1, 0.5, 0.2, 0.5, 0.3])
-    seen = []
+    train = clouds(80)
+    scores, seen = iter([0.1, 0.5, 0.2, 0.5, 0.3]), list[Tensor]()
 
     def score(targets: Tensor, logits: Tensor) -> float:
-        assert torch.equal(targets, labels[:20])
+        assert torch.equal(targets, train.targets[:20])
         seen.append(logits.clone())
         return next(scores)
 
-    validation = Validation(features[:20], labels[:20], score)
-    probes = fit(features, labels, max_epochs=5, validation=validation)
-    assert probes.epochs == [2]  # the first of equal ones
-    assert torch.equal(probes.logits(features[:20])[0], seen[1])
-    assert torch.equal(fit(features, labels, max_epochs=5).logits(features[:20])[0], seen[4])
+    probe, epoch = fit(train, max_epochs=5, score=score)
+    assert epoch == 2  # the first of equal ones
+    assert torch.equal(probe.scores(train.features[:20]), seen[1])
+    last, _ = fit(train, max_epochs=5)
+    assert torch.equal(last.scores(train.features[:20]), seen[4])
 
 
 def test_a_constant_feature_is_harmless() -> None:
-    features, labels = clouds(80)
-    features[:, 2] = 7.0
-    assert fit(features, labels).weight.isfinite().all()
+    train = clouds(80)
+    train.features[:, 2] = 7.0
+    assert fit(train)[0].weight.isfinite().all()
 
 
 def test_learning_rate_falls_at_60_and_80_percent_of_the_epochs() -> None:
-    assert milestones(100) == [60, 80]
-    assert milestones(7) == [4, 5]  # rounded down
-
-
-def test_confusion_matrix_counts_true_rows_and_predicted_columns() -> None:
-    labels, predictions = torch.randint(4, (300,)), torch.randint(4, (300,))
-    expected = torch.zeros(4, 4, dtype=torch.int64)
-    for label, predicted in zip(labels.tolist(), predictions.tolist(), strict=True):
-        expected[label, predicted] += 1
-    assert torch.equal(confusion_matrix(labels, predictions, 4), expected)
-    share = 100 * expected.diagonal().sum().item() / 300
-    assert accuracy_percent(labels, predictions) == pytest.approx(share, abs=1e-9)
-
-
-def test_deviation_is_that_of_a_sample_and_one_value_has_none() -> None:
-    average, deviation = mean_and_std([1.0, 2.0, 6.0])
-    assert average == pytest.approx(3.0)
-    assert deviation == pytest.approx(7**0.5)  # (4 + 1 + 9) / 2
-    assert mean_and_std([1.5]) == (1.5, None)
+    assert Recipe(100, 1, 1.0).falls == [60, 80]
+    assert Recipe(7, 1, 1.0).falls == [4, 5]  # rounded down
+    assert Recipe(7, 1, 1.0, milestones=[3]).falls == [3]

@@ -1,6 +1,5 @@
 """Fine-tuning: what is trained, what is kept, what is scored."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,10 +10,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from models.backbones import Encoder
-from models.ssl_finetuner import SSLFineTuner, finetune
+from models.ssl_finetuner import SSLFineTuner
 from utils.errors import UserError
 from utils.input_spec import InputSpec
-from utils.metrics import accuracy_percent
+from utils.metrics import accuracy
 
 
 class Squares(Dataset[tuple[Tensor, Tensor, int]]):
@@ -32,10 +31,6 @@ class Squares(Dataset[tuple[Tensor, Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, int]:
         return self.pictures[index], self.targets[index], index
-
-
-def accuracy(targets: Tensor, logits: Tensor) -> float:
-    return accuracy_percent(targets, logits.argmax(1))
 
 
 def model(**changes: Any) -> SSLFineTuner:
@@ -105,9 +100,9 @@ def test_the_best_epoch_is_kept_and_scored_on_the_whole_set() -> None:
     data = Squares(19)
     module = model(score=score)
     fit(module, data, max_epochs=4)
-    assert module.best_epoch == 2
-    assert module.best_score == 3.0
-    module.load_state_dict(module.best_state)
+    assert module.best.epoch == 2
+    assert module.best.score == 3.0
+    module.load_state_dict(module.best.state)
     with torch.no_grad():
         torch.testing.assert_close(module.eval()(data.pictures), seen[1], rtol=0, atol=1e-4)
 
@@ -149,20 +144,7 @@ def test_labels_are_learned_by_the_soft_margin_loss() -> None:
 def test_two_classes_of_squares_are_told_apart() -> None:
     module = model()
     fit(module, Squares(48), max_epochs=3)
-    assert module.best_score > 90
-
-
-def test_finetuning_scores_the_held_out_sets_by_the_best_epoch() -> None:
-    scores = iter([2.0, 1.0])
-    module = model(score=lambda *_: next(scores))
-    data = {"train": Squares(17), "val": Squares(6), "test": Squares(11)}
-    logits = finetune(make_trainer(2), module, data, batch_size=8, num_workers=0)
-    assert module.best_epoch == 1
-    with torch.no_grad():
-        for split in ("val", "test"):
-            expected = module.eval()(data[split].pictures)
-            torch.testing.assert_close(logits[split], expected, rtol=0, atol=1e-4)
-    assert all(torch.equal(t, module.best_state[name]) for name, t in module.state_dict().items())
+    assert module.best.score > 90
 
 
 def test_scores_that_are_no_numbers_end_the_run() -> None:
@@ -170,24 +152,7 @@ def test_scores_that_are_no_numbers_end_the_run() -> None:
         fit(model(learning_rate=1e30), Squares(8))
 
 
-def test_a_resumed_run_remembers_its_best_epoch(tmp_path: Path) -> None:
-    scores = iter([5.0, 1.0, 2.0])
-    module = model(score=lambda *_: next(scores))
-    trainer = fit(module, Squares(8), max_epochs=2)
-    trainer.save_checkpoint(tmp_path / "last.ckpt")
-    other = model(score=lambda *_: next(scores))
-    fit(other, Squares(8), max_epochs=3, ckpt_path=tmp_path / "last.ckpt", weights_only=True)
-    assert (other.best_epoch, other.best_score) == (1, 5.0)
-    assert all(torch.equal(other.best_state[name], t) for name, t in module.best_state.items())
-
-
 def test_the_rate_falls_at_the_milestones() -> None:
     (optimizer,), (scheduler,) = model(milestones=[6, 8]).configure_optimizers()
     assert sorted(scheduler.milestones) == [6, 8]
     assert optimizer.param_groups[0]["lr"] == 1e-3
-
-
-def test_one_picture_is_no_batch_to_normalise() -> None:
-    data = {"train": Squares(1), "val": Squares(2)}
-    with pytest.raises(UserError, match="1 labelled pictures are too few for 1 processes"):
-        finetune(make_trainer(1), model(), data, batch_size=8, num_workers=0)

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from datasets.mini_earth import write_eurosat
 from models.backbones import Encoder
-from models.features import extract_features
-from models.linear_probe import fit_linear_probe
+from models.linear_probe import Labelled, fit_linear_probe
 from models.moco2_module import MocoV2
+from models.probe_task import Recipe
 from models.ssl_online import SSLOnlineEvaluator
 from tests.references.pretraining import (
     assert_equal,
@@ -24,9 +24,11 @@ from tests.references.pretraining import (
     state,
     tensors,
 )
+from tests.references.probe_pictures import stacked
 from utils.errors import UserError
 from utils.input_spec import DataSpec, InputSpec, input_transform
-from utils.probe_pictures import ProbePictures
+from utils.metrics import accuracy
+from utils.probe_data import ProbeData, splits_in_memory
 
 CPU = torch.device("cpu")
 TRANSFORM = input_transform(InputSpec.of_pictures(), DataSpec.of_pictures("pictures"), "auto")
@@ -50,23 +52,25 @@ def encoder() -> Encoder:
     return Encoder("resnet18")
 
 
-def evaluator(pictures: ProbePictures | None = None, epochs: int = 25) -> SSLOnlineEvaluator:
+def evaluator(pictures: ProbeData | None = None, epochs: int = 25) -> SSLOnlineEvaluator:
     return SSLOnlineEvaluator(
         pictures, max_epochs=epochs, every_n_epochs=1, seed=3, precision="32-true"
     )
 
 
-def pictures(train_targets: Tensor, val_targets: Tensor, num_classes: int) -> ProbePictures:
-    """Make noise whose brightness tells the class, or the number of labels."""
+def pictures(
+    train: Tensor, val: Tensor, num_classes: int, levels: Tensor | None = None
+) -> ProbeData:
+    """Make noise of a brightness for each class or number of labels, or of the given levels."""
+    targets = torch.cat([train, val])
+    if levels is None:
+        levels = targets if targets.ndim == 1 else targets.sum(1)
     generator = torch.Generator().manual_seed(1)
-
-    def paint(targets: Tensor) -> Tensor:
-        level = targets if targets.ndim == 1 else targets.sum(1)
-        noise = torch.randint(20, (len(targets), 3, 32, 32), generator=generator)
-        return (80 * level.view(-1, 1, 1, 1) + noise).to(torch.uint8)
-
-    train, val = paint(train_targets), paint(val_targets)
-    return ProbePictures(TRANSFORM, train, train_targets, val, val_targets, num_classes)
+    noise = torch.randint(20, (len(targets), 3, 32, 32), generator=generator)
+    images = (80 * levels.view(-1, 1, 1, 1) + noise).to(torch.uint8)
+    rows = {"train": torch.arange(len(train)), "val": torch.arange(len(train), len(targets))}
+    splits = splits_in_memory(images, targets, [str(row) for row in range(len(targets))], rows)
+    return ProbeData(TRANSFORM, splits, [str(label) for label in range(num_classes)])
 
 
 CLASSES = pictures(torch.arange(3).repeat(20), torch.arange(3).repeat(4), 3)
@@ -87,33 +91,22 @@ def test_several_labels_are_measured_by_average_precision(encoder: Encoder) -> N
 def test_labels_at_random_are_not_learned(encoder: Encoder) -> None:
     generator = torch.Generator().manual_seed(2)
     shuffled = torch.arange(3).repeat(40)[torch.randperm(120, generator=generator)]
-    data = pictures(torch.zeros(60, dtype=torch.long), torch.zeros(120, dtype=torch.long), 3)
-    data = ProbePictures(
-        TRANSFORM, data.train, torch.arange(3).repeat(20), data.val, shuffled, num_classes=3
-    )
+    data = pictures(torch.arange(3).repeat(20), shuffled, 3, levels=torch.zeros(180))
     scores = evaluator().evaluate(encoder, data, CPU)
     assert all(20 < score < 47 for score in scores.values())
 
 
 def test_the_linear_probe_is_that_of_the_frozen_encoder(encoder: Encoder) -> None:
-    features = [
-        extract_features(encoder, TRANSFORM, [images], len(images), device=CPU, precision="32-true")
-        for images in (CLASSES.train, CLASSES.val)
-    ]
-    probe = fit_linear_probe(
-        features[0],
-        CLASSES.train_targets,
-        3,
-        seeds=[3],
-        rows=[torch.arange(60)],
-        validation=None,
-        max_epochs=1,
-        batch_size=256,
-        learning_rate=1e-3,
-    )
-    right = probe.logits(features[1])[0].argmax(1) == CLASSES.val_targets
+    with torch.no_grad():
+        features, others = (
+            encoder.eval()(TRANSFORM.normalize(stacked(CLASSES, split)))
+            for split in ("train", "val")
+        )
+    labelled = Labelled(features, CLASSES.targets["train"])
+    recipe = Recipe(max_epochs=1, batch_size=256, learning_rate=1e-3)
+    probe, _ = fit_linear_probe(labelled, 3, torch.arange(60), seed=3, recipe=recipe)
     score = evaluator(epochs=1).evaluate(encoder, CLASSES, CPU)["online/linear_accuracy"]
-    assert score == pytest.approx(100 * right.float().mean().item())
+    assert score == pytest.approx(accuracy(CLASSES.targets["val"], probe.scores(others)))
     assert score < 100  # or the equality would say little
 
 

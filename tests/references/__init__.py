@@ -21,6 +21,7 @@ Runs:
 - ``downloader_runs.py``: Run datasets/seco_downloader.py.
 - ``stream_process.py``: One of several processes that share a stream.
 - ``recorded_batches.py``: Batches of a SeCo data module, recorded from a training.
+- ``probe_pictures.py``: Pictures of a split that an encoder is evaluated on.
 - ``pretraining.py``: Run main_pretrain.py, and compare checkpoints.
 - ``plain_training.py``: A model and a trainer as a user writes them.
 

@@ -19,6 +19,7 @@ from datasets.eurosat_dataset import EurosatDataset
 from datasets.mini_earth import write_eurosat
 from models.finetuning import FineTuning
 from tests.references.legacy_checkpoint import write_legacy_checkpoint
+from tests.references.probe_pictures import stacked
 from tests.references.waiting import HANG_S
 from utils.errors import UserError
 from utils.input_spec import InputSpec, input_transform
@@ -115,29 +116,6 @@ def test_an_interruption_keeps_the_methods_that_are_finished(
     assert printed[-3:] == [f"{name}, 60 labels" for name in ("linear", "knn5", "knn20")]
 
 
-def test_predictions_are_those_of_the_first_method(curve: tuple[Any, Path], data_dir: Path) -> None:
-    metrics, logs = curve
-    content = np.load(logs / "p.npz", allow_pickle=False)
-    dataset = EurosatDataset(data_dir)
-    rows = dataset.splits(0)["test"]
-    assert content["names"].tolist() == [dataset.names[row] for row in rows]
-    assert content["targets"].tolist() == dataset.labels[rows].tolist()
-    assert content["embeddings"].shape == (20, 512)
-    right = content["scores"].argmax(1) == content["targets"]
-    assert 100 * right.mean() == pytest.approx(metrics["test/accuracy_per_seed"][0])
-
-
-def test_labels_of_a_share_depend_on_the_seed_alone(data_dir: Path, tmp_path: Path) -> None:
-    flags = short_flags(data_dir, tmp_path, num_seeds=1, train_frac=0.5, seed=5)
-    args = main_eurosat.parse_args([*flags, "--debug"])
-    (rows,) = main_eurosat.load_task(args)[1][0.5]
-    again = main_eurosat.load_task(main_eurosat.parse_args(flags))[1][0.5][0]
-    args.seed = 6
-    other = main_eurosat.load_task(args)[1][0.5][0]
-    assert torch.equal(rows, again)
-    assert not torch.equal(rows, other)
-
-
 def test_a_share_of_val_leaves_test_whole(data_dir: Path, tmp_path: Path) -> None:
     flags = short_flags(data_dir, tmp_path, val_frac=0.5)
     metrics = main_eurosat.main([*flags, "--debug"])
@@ -164,9 +142,9 @@ def test_fine_tuning_changes_the_features_and_not_the_encoder(
     table = pq.read_table(path).to_pydict()
     embeddings = torch.tensor(table["embeddings"])
     task = seen[0][0]
-    test = task.images[task.splits["test"]]
+    test = stacked(task.data, "test")
     with torch.no_grad():
-        frozen = task.encoder.eval()(task.transform.normalize(test))
+        frozen = task.encoder.eval()(task.data.transform.normalize(test))
     assert torch.equal(task.encoder.state_dict()["1.running_mean"], torch.zeros(64))
     assert (embeddings - frozen).abs().max() > 0.1
     right = np.array(table["scores"]).argmax(1) == np.array(table["targets"])
@@ -190,7 +168,7 @@ def test_any_bands_of_the_13_are_probed(tmp_path: Path) -> None:
     assert metrics["num_test"] == 10
     args = main_eurosat.parse_args([*flags, "--bands", "B8A", "B11", "B4", "B10"])
     task = main_eurosat.load_task(args)[0]
-    assert task.images.shape == (50, 4, 32, 32)
+    assert task.data.splits["train"].pictures[0][0].shape == (4, 32, 32)
     assert task.encoder.state_dict()["0.weight"].shape[1] == 4
     metrics = main_eurosat.main([*flags, "--debug"])  # red, green and blue
     assert 0 <= metrics["test/accuracy"] <= 100
@@ -238,7 +216,7 @@ def test_probes_say_once_that_they_run_on_one_device(
 def test_further_processes_of_a_launcher_have_nothing_to_probe(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(main_eurosat, "planned_world", lambda _: World(1, 2, rank=1))
+    monkeypatch.setattr(main_eurosat, "plan_processes", lambda _: World(1, 2, rank=1))
     assert main_eurosat.main(short_flags(data_dir, tmp_path / "logs")) == {}
     assert not (tmp_path / "logs").exists()
 

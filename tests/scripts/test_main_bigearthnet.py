@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,15 @@ import main_bigearthnet
 from datasets.bands import ALL_BANDS
 from datasets.bigearthnet.index import open_bigearthnet
 from datasets.bigearthnet_dataset import main as write_lmdb
-from models import finetuning, label_task
+from models import features, finetuning
 from models.backbones import Encoder, load_encoder
 from models.ssl_finetuner import SSLFineTuner
 from tests.references.bigearthnet_files import as_version_2, copied
 from tests.references.bigearthnet_pictures import original_input
 from tests.references.legacy_checkpoint import write_legacy_checkpoint
+from tests.references.probe_pictures import stacked
 from utils.errors import UserError
+from utils.launch import World
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -76,13 +78,13 @@ def stem(encoder: nn.Module) -> Tensor:
 def caught_modules(monkeypatch: pytest.MonkeyPatch) -> list[SSLFineTuner]:
     """Collect what is trained."""
     modules: list[SSLFineTuner] = []
-    finetune: Callable[..., Any] = finetuning.finetune
 
-    def catch(trainer: Any, module: SSLFineTuner, *data: Any, **settings: Any) -> Any:
-        modules.append(module)
-        return finetune(trainer, module, *data, **settings)
+    class Caught(SSLFineTuner):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            modules.append(self)
 
-    monkeypatch.setattr(finetuning, "finetune", catch)
+    monkeypatch.setattr(finetuning, "SSLFineTuner", Caught)
     return modules
 
 
@@ -135,38 +137,6 @@ def test_a_probe_leaves_results_pictures_and_predictions(
         assert len(saved["names"]) == metrics["num_test"]
 
 
-def test_an_interruption_keeps_the_shares_that_are_finished(
-    probe: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    measure = main_bigearthnet.measure
-
-    def measure_once(*args: Any) -> dict[str, Any]:
-        monkeypatch.setattr(main_bigearthnet, "measure", interrupt)
-        return measure(*args)
-
-    def interrupt(*args: Any) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(main_bigearthnet, "measure", measure_once)
-    with pytest.raises(KeyboardInterrupt):
-        main_bigearthnet.main([*probe, "--train_frac", "0.5", "1"])
-    (path,) = tmp_path.glob("**/results.json")
-    kept = json.loads(path.read_text())
-    assert kept["finished"] is False
-    assert kept["metrics"]["by_train_frac"].keys() == {"0.5"}
-    assert kept["metrics"]["test/map_micro"] > 0
-
-
-def test_frozen_means_that_no_tensor_of_the_encoder_changes(
-    probe: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    encoder = fixed_encoder(monkeypatch)
-    before = tensors(encoder)
-    main_bigearthnet.main([*probe, "--debug"])
-    for name, tensor in encoder.state_dict().items():
-        assert torch.equal(tensor, before[name]), name
-
-
 def test_a_second_run_takes_the_features_from_the_first(
     probe: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,7 +145,7 @@ def test_a_second_run_takes_the_features_from_the_first(
     def fail(*_: Any, **__: Any) -> Tensor:
         raise AssertionError("extracted again")
 
-    monkeypatch.setattr(label_task, "extract_features", fail)
+    monkeypatch.setattr(features, "extract_features", fail)
     second = main_bigearthnet.main([*probe, "--max_epochs", "3"])
     assert not first["features_were_cached"]
     assert second["features_were_cached"]
@@ -185,27 +155,18 @@ def test_a_second_run_takes_the_features_from_the_first(
             main_bigearthnet.main([*probe, *other])
 
 
-def test_a_repetition_does_not_depend_on_the_others(probe: list[str]) -> None:
-    many = ["--train_frac", "0.8", "1", "--num_seeds", "2", "--seed", "4", "--debug"]
-    both = main_bigearthnet.main([*probe, *many])["by_train_frac"]["0.8"]
-    one = main_bigearthnet.main([*probe, "--train_frac", "0.8", "--seed", "4", "--debug"])
-    assert one["val/map_micro_per_seed"] == both["val/map_micro_per_seed"][:1]
-
-
-@pytest.mark.parametrize("mode", ["probe", "finetune"])
 @pytest.mark.difference("ben-test")
 def test_labels_of_test_influence_nothing_but_its_metrics(
-    probe: list[str], flags: list[str], data_dir: Path, tmp_path: Path, mode: str
+    probe: list[str], data_dir: Path, tmp_path: Path
 ) -> None:
-    """The epoch is chosen, and everything trained, without a look at them."""
+    """They are neither trained on nor used to choose an epoch or a strength."""
     other = Path(shutil.copytree(data_dir, tmp_path / "other"))
     rows = pq.read_table(other / "metadata.parquet").to_pylist()
     for row in rows:
         if row["split"] == "test":
             row["labels"] = ["Sea and ocean"]
     pq.write_table(pa.Table.from_pylist(rows), other / "metadata.parquet")
-    tuning = [*flags, "--learning_rate", "1e-3", "--max_epochs", "2"]
-    command = probe if mode == "probe" else tuning
+    command = [*probe, "--method", "linear", "lbfgs"]
     found, scores = [], []
     for number, root in enumerate((data_dir, other)):
         file = tmp_path / f"{number}.npz"
@@ -218,8 +179,10 @@ def test_labels_of_test_influence_nothing_but_its_metrics(
             known = dict(zip(saved["names"].tolist(), saved["scores"], strict=True))
         scores.append(known)
     first, second = found
-    assert first["best_epochs"] == second["best_epochs"]
-    assert first["val/map_micro_per_seed"] == second["val/map_micro_per_seed"]
+    for method, chosen in (("linear", "best_epochs"), ("lbfgs", "best_strengths")):
+        results = [metrics["by_method"][method]["1"] for metrics in found]
+        for name in (chosen, "val/map_micro_per_seed"):
+            assert results[0][name] == results[1][name]
     assert first["test/map_micro"] != second["test/map_micro"]
     shared = set(scores[0]) & set(scores[1])
     assert len(shared) > 4
@@ -227,30 +190,94 @@ def test_labels_of_test_influence_nothing_but_its_metrics(
         assert np.allclose(scores[0][name], scores[1][name], atol=1e-5)
 
 
-def slow_probe(inputs: Tensor, targets: Tensor, held_out: Tensor, encoder: Encoder) -> Tensor:
-    """Re-state the original's training: dropout, one layer, Adam, x0.1, the last batch dropped."""
-    with torch.no_grad():
-        features, val = encoder.eval()(inputs), encoder(held_out)
-    generator = torch.Generator().manual_seed(42)
+def slow_probe(
+    features: Tensor,
+    targets: Tensor,
+    *,
+    seed: int,
+    batch_size: int,
+    falls: list[int],
+    dropout: float = 0.0,
+    drop_last: bool = False,
+) -> Iterator[nn.Linear]:
+    """Re-state the training of a layer by Adam; give the layer after each of 3 epochs."""
+    generator = torch.Generator().manual_seed(seed)
     start = torch.empty(19, 513).uniform_(-(512**-0.5), 512**-0.5, generator=generator)
     layer = nn.Linear(512, 19)
-    with torch.no_grad():
-        layer.weight.copy_(start[:, :-1])
-        layer.bias.copy_(start[:, -1])
+    layer.weight.data, layer.bias.data = start[:, :-1].clone(), start[:, -1].clone()
     optimizer = torch.optim.Adam(layer.parameters(), lr=1e-2)
-    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [1, 2])
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, falls)
     for _ in range(3):
-        order = torch.randperm(len(features), generator=generator)
-        for step in range(len(features) // 4):
-            rows = order[4 * step : 4 * step + 4]
-            kept = torch.rand(4, 512, generator=generator) >= 0.2
-            logits = layer(features[rows] * kept / 0.8)
+        for rows in torch.randperm(len(features), generator=generator).split(batch_size):
+            if drop_last and len(rows) < batch_size:
+                continue
+            inputs = features[rows]
+            if dropout:
+                kept = torch.rand(inputs.shape, generator=generator) >= dropout
+                inputs = inputs * kept / (1 - dropout)
             optimizer.zero_grad()
-            nn.MultiLabelSoftMarginLoss()(logits, targets[rows]).backward()
+            nn.MultiLabelSoftMarginLoss()(layer(inputs), targets[rows]).backward()
             optimizer.step()
         scheduler.step()
+        yield layer.requires_grad_(False)
+        layer.requires_grad_(True)
+
+
+def test_methods_on_features_are_their_slow_restatement(
+    probe: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Adam by autograd, its epoch by scikit-learn's micro-AP on val; neighbours by sorting."""
+    encoder = fixed_encoder(monkeypatch)
+    file = tmp_path / "predictions.npz"
+    flags = ["--method", "knn", "linear", "lbfgs", "--milestones", "2", "--seed", "5", "--debug"]
+    flags += ["--save_predictions", str(file), "--precision", "32-true"]
+    metrics = main_bigearthnet.main([*probe, *flags])["by_method"]
+
+    data = main_bigearthnet.load_task(main_bigearthnet.parse_args(probe), World())[0].data
     with torch.no_grad():
-        return torch.sigmoid(layer(val))
+        train, val, test = (
+            encoder.eval()(data.transform.normalize(stacked(data, split))) for split in data.splits
+        )
+    labels, of_val, of_test = (data.targets[split].float() for split in data.splits)
+    scale = torch.where(train.std(0) > 0, train.std(0), 1.0)
+
+    def standardised(features: Tensor) -> Tensor:
+        return (features - train.mean(0)) / scale
+
+    layers = slow_probe(standardised(train), labels, seed=5, batch_size=8, falls=[2])
+    epochs = []
+    for layer in layers:
+        scores = [layer(standardised(each)) for each in (val, test)]
+        pairs = zip((of_val, of_test), scores, strict=True)
+        epochs.append([100 * micro_precision(*pair) for pair in pairs])
+    best = max(range(3), key=lambda epoch: epochs[epoch][0])
+    linear = metrics["linear"]["1"]
+    assert linear["best_epochs"] == [best + 1]
+    assert linear["val/map_micro"] == pytest.approx(epochs[best][0], abs=1e-6)
+    assert linear["test/map_micro"] == pytest.approx(epochs[best][1], abs=1e-6)
+
+    for k in (5, 20):
+        votes = torch.zeros(len(test), 19)
+        for row, feature in enumerate(test):
+            for neighbour, similarity in nearest(train, feature, k):
+                closeness = (1 + similarity) / 2 / (k + 1)  # decides between equal votes
+                votes[row] += labels[neighbour] * (1 + closeness)
+        expected = 100 * micro_precision(of_test, votes)
+        assert metrics[f"knn{k}"]["1"]["test/map_micro"] == pytest.approx(expected, abs=1e-6)
+    with np.load(file, allow_pickle=False) as saved:  # of the first method, 5 neighbours
+        counts = [sum(labels[neighbour] for neighbour, _ in nearest(train, f, 5)) for f in test]
+        assert np.array_equal(saved["scores"] > 0, torch.stack(counts) > 2.5)  # type: ignore[arg-type]
+
+
+def nearest(train: Tensor, feature: Tensor, k: int) -> list[tuple[int, float]]:
+    """Return rows and similarities of the neighbours."""
+    center = train.mean(0)
+    similarity = torch.cosine_similarity(feature - center, train - center)
+    return [(int(row), float(similarity[row])) for row in similarity.argsort(descending=True)[:k]]
+
+
+def micro_precision(targets: Tensor, scores: Tensor) -> float:
+    return float(average_precision_score(targets, scores, average="micro"))
 
 
 @pytest.mark.difference("ben-normalisation", "ben-probe")
@@ -270,7 +297,12 @@ def test_paper_protocol_of_the_probe_is_the_original(
         torch.stack([original_input(folder / index.names[row]) for row in rows])
         for rows in (train, val)
     )
-    scores = slow_probe(seen, index.targets[train].float(), held_out, encoder).numpy()
+    with torch.no_grad():
+        features, of_val = encoder.eval()(seen), encoder(held_out)
+    settings = {"dropout": 0.2, "drop_last": True, "batch_size": 4, "falls": [1, 2]}
+    targets_of_train = index.targets[train].float()
+    *_, layer = slow_probe(features, targets_of_train, seed=42, **settings)  # type: ignore[arg-type]
+    scores = layer(of_val).sigmoid().detach().numpy()
     targets = index.targets[val].numpy()
     batches = [slice(start, start + 4) for start in range(0, len(val) // 4 * 4, 4)]
     expected = [
@@ -299,7 +331,8 @@ def test_paper_protocol_fine_tunes_in_eval_mode_and_keeps_the_last_epoch(
     assert not torch.equal(stem(encoder), stem(tuned.encoder_q))
     assert metrics["num_labelled"] % 4 > 1, "nothing is dropped"
     assert tuned.trainer.global_step == 3 * (metrics["num_labelled"] // 4)
-    assert not tuned.best_state  # val, every 10 epochs, was never looked at
+    assert not tuned.best.state  # val, every 10 epochs, was never looked at
+    assert metrics["by_method"] == {"finetune": metrics["by_train_frac"]}
     assert list(metrics["by_train_frac"]["0.6"]) == [
         *("val/map_micro_batch_mean", "val/map_micro_batch_mean_std"),
         *("val/map_micro_batch_mean_per_seed", "num_labelled", "seconds_training"),
@@ -320,8 +353,8 @@ def test_fine_tuning_learns_statistics_and_leaves_the_encoder_as_it_was(
         assert torch.equal(tensor, before[name]), name
     assert not torch.equal(tuned[0].get_buffer("1.running_mean"), before["1.running_mean"])
     assert not torch.equal(stem(tuned[0]), stem(tuned[1]))
-    assert metrics["best_epochs"] == [module.best_epoch for module in modules]
-    assert metrics["val/map_micro_per_seed"][0] == pytest.approx(modules[0].best_score, abs=1e-9)
+    assert metrics["best_epochs"] == [module.best.epoch for module in modules]
+    assert metrics["val/map_micro_per_seed"][0] == pytest.approx(modules[0].best.score, abs=1e-9)
     saved = pq.read_table(file)
     assert saved.num_rows == metrics["num_test"]
     assert len(saved["embeddings"][0]) == 512
@@ -336,9 +369,9 @@ def test_pictures_reach_an_encoder_as_it_was_trained(
     for protocol in ("corrected", "paper"):
         own = ["--protocol", protocol, "--batch_size", "4"]
         args = main_bigearthnet.parse_args([*flags, *own])
-        task, _ = main_bigearthnet.load_task(args, main_bigearthnet.World())
-        picture = task.data["train"][0][0][None]
-        seen = task.transform.normalize(picture)
+        task, _ = main_bigearthnet.load_task(args, World())
+        picture = task.data.splits["train"].take()[0][0][None]
+        seen = task.data.transform.normalize(picture)
         ranges[protocol] = seen
         plain = picture.float() / 255
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
@@ -356,9 +389,10 @@ def test_a_checkpoint_of_2021_is_judged_with_its_own_stretch(
     assert 0 < main_bigearthnet.main([*probe, *extra, "--debug"])["test/map_micro"] < 100
 
     args = main_bigearthnet.parse_args([*probe, *extra, "--image_size", "120"])
-    task, data = main_bigearthnet.load_task(args, main_bigearthnet.World())
-    picture = task.data["train"][0][0]
-    (red, *_) = data.index.source.read(task.data["train"].names[0], ["B4"])
+    task, data = main_bigearthnet.load_task(args, World())
+    train = task.data.splits["train"]
+    picture = train.take()[0][0]
+    (red, *_) = data.index.source.read(train.names[0], ["B4"])
     stored = np.floor(np.clip(red / 10_000, 0, 1) * 255)  # as SeCo stores reflectance
     assert np.array_equal(picture[0], np.floor(np.clip(stored / 129 * 255, 0, 255)))
 
@@ -383,23 +417,14 @@ def test_a_probe_takes_the_batch_of_all_devices_on_one(
     four = [*probe, "--num_processes", "4", "--debug"]
     with pytest.warns(UserWarning, match="runs as ddp"):
         split = main_bigearthnet.main([*four, "--accelerator", "dp"])
-    assert capsys.readouterr().err.count("computed once, on one device") == 1
+    assert capsys.readouterr().err.count("probes run on one device") == 1
     each = main_bigearthnet.main([*four, "--batch_size", "2"])
     for other in (split, each):
         assert other["val/map_micro_per_seed"] == one["val/map_micro_per_seed"]
 
 
-def test_further_processes_of_a_launcher_have_nothing_to_probe(
-    probe: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("LOCAL_RANK", "1")  # as Lightning starts the second one
-    monkeypatch.setenv("MASTER_PORT", "29500")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert main_bigearthnet.main([*probe, "--num_processes", "2"]) == {}
-
-
-@pytest.mark.slow
 @pytest.mark.difference("ben-devices")
+@pytest.mark.slow
 def test_two_processes_fine_tune_with_the_batch_split(flags: list[str], tmp_path: Path) -> None:
     extra = ["--accelerator", "dp", "--num_processes", "2", "--max_epochs", "1"]
     done = subprocess.run(
@@ -421,16 +446,14 @@ def test_two_processes_fine_tune_with_the_batch_split(flags: list[str], tmp_path
     ("extra", "message"),
     [
         (["--train_frac", "0.1"], r"--train_frac 0\.1 leaves no sample of "),
-        (["--train_frac", "0"], "--train_frac is a share"),
-        (["--val_frac", "1.5"], "--val_frac is a share"),
         (["--protocol", "paper", "--batch_size", "64"], "64 is more than the 25 train images"),
         (["--protocol", "paper", "--batch_size", "9"], "9 is more than the 6 val images"),
         (["--bands", "B4", "B3", "B10"], "BigEarthNet has no B10"),
         (["--backbone_type", "imagenet", "--bands", *ALL_BANDS], "was trained on red, green"),
-        (["--resume_from_checkpoint", __file__], "probes write no checkpoint"),
+        (["--method", "finetune"], "--freeze_backbone and --method finetune exclude each other"),
+        (["--method", "knn", "--train_frac", "0.8"], "18 labelled images are fewer than 20"),
+        (["--method", "knn", "--protocol", "paper"], "paper has only --method linear and finetune"),
         (["--image_size", "0"], "--image_size must be above 0"),
-        (["--data_dir", "nowhere"], "nowhere does not exist"),
-        (["--save_predictions", "p.csv"], r"must end in \.npz or \.parquet"),
     ],
 )
 def test_bad_input_is_one_sentence_and_leaves_nothing_behind(

@@ -12,9 +12,10 @@ from datasets.bigearthnet_dataset import main as write_lmdb
 from datasets.eurosat_dataset import EurosatDataset
 from datasets.mini_earth import write_eurosat
 from datasets.online_data import read_online_data
+from tests.references.probe_pictures import stacked
 from utils.errors import UserError
 from utils.input_spec import InputSpec
-from utils.probe_pictures import ProbePictures
+from utils.probe_data import ProbeData
 
 SECO_RGB = InputSpec(  # red, green, blue as SeCo stores and stretches them
     ("B4", "B3", "B2"), (0, 2, 3), (129, 103, 88), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -28,21 +29,28 @@ def eurosat(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def same(first: ProbePictures, second: ProbePictures) -> bool:
-    names = ("train", "train_targets", "val", "val_targets")
-    return all(torch.equal(getattr(first, name), getattr(second, name)) for name in names)
+def same(first: ProbeData, second: ProbeData) -> bool:
+    return all(
+        torch.equal(stacked(first, split), stacked(second, split))
+        and torch.equal(first.targets[split], second.targets[split])
+        for split in ("train", "val")
+    )
+
+
+def sizes(data: ProbeData) -> list[int]:
+    return [len(targets) for targets in data.targets.values()]
 
 
 def test_eurosat_gives_its_splits(eurosat: Path) -> None:
     found = read_online_data(eurosat, SECO_RGB, 1)
     dataset = EurosatDataset(eurosat)
     splits = dataset.splits(0)
-    images = dataset.read_images(found.transform, 1)
-    assert torch.equal(found.train, images[splits["train"]])
-    assert torch.equal(found.val, images[splits["val"]])
-    assert torch.equal(found.val_targets, dataset.labels[splits["val"]])
+    every = dataset.read_images(found.transform, 1)
+    assert torch.equal(stacked(found, "train"), every[splits["train"]])
+    assert torch.equal(stacked(found, "val"), every[splits["val"]])
+    assert torch.equal(found.targets["val"], dataset.labels[splits["val"]])
     assert not found.is_multi_label
-    assert found.num_classes == 10
+    assert len(found.classes) == 10
     assert found.transform.mean == SECO_RGB.mean  # normalised as in the pre-training
 
 
@@ -56,15 +64,14 @@ def test_a_zip_is_eurosat_too(eurosat: Path, tmp_path: Path) -> None:
 def test_bigearthnet_gives_a_share_of_its_splits(bigearthnet_root: Path) -> None:
     found = read_online_data(bigearthnet_root, SECO_RGB, 1, fewest_patches=4)
     index = open_bigearthnet(bigearthnet_root)
-    assert len(found.train) == len(found.train_targets) == 4
-    assert len(found.val) == len(found.val_targets) == 4
+    assert sizes(found) == [4, 4]
     assert found.is_multi_label
-    assert found.num_classes == 19
+    assert len(found.classes) == 19
     every = BigEarthNetPictures(index, index.splits["val"], found.transform)
     known = {every[item][0].numpy().tobytes(): every.targets[item] for item in range(len(every))}
     assert all(
         torch.equal(known[picture.numpy().tobytes()], targets)
-        for picture, targets in zip(found.val, found.val_targets, strict=True)
+        for picture, targets in zip(stacked(found, "val"), found.targets["val"], strict=True)
     )
     assert same(found, read_online_data(bigearthnet_root, SECO_RGB, 2, fewest_patches=4))
 
@@ -81,12 +88,12 @@ def test_the_share_is_one_percent_but_all_of_a_small_part(
     bigearthnet_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = bigearthnet_root / "BigEarthNet-v1.0"
-    sizes = [len(rows) for rows in open_bigearthnet(root).splits.values()][:2]
+    whole = [len(rows) for rows in open_bigearthnet(root).splits.values()][:2]
     found = read_online_data(root, SECO_RGB, 1)
-    assert [len(found.train), len(found.val)] == sizes
+    assert sizes(found) == whole
     monkeypatch.setattr("datasets.online_data.BIGEARTHNET_SHARE", 0.2)
     found = read_online_data(root, SECO_RGB, 1, fewest_patches=1)
-    assert [len(found.train), len(found.val)] == [round(size / 5) for size in sizes]
+    assert sizes(found) == [round(size / 5) for size in whole]
 
 
 def test_an_encoder_of_other_bands_is_refused_before_anything_is_read(

@@ -10,8 +10,6 @@ import pytest
 import torch
 from PIL import Image
 
-from utils import classification
-from utils.classification import accuracies, by_class
 from utils.errors import UserError
 from utils.evaluation import (
     add_evaluation_args,
@@ -24,6 +22,7 @@ from utils.evaluation import (
 )
 from utils.flags import Parser
 from utils.plots import plot_label_curve, plot_per_class
+from utils.report import new_run_dir
 
 NAMES = ["Ärea_1", "b", "c"]
 TARGETS, SCORES = torch.tensor([2, 0, 1]), torch.rand(3, 4)
@@ -116,6 +115,8 @@ def test_the_protocol_chooses_the_normalisation_that_was_not_given() -> None:
 
 
 def test_a_summary_has_mean_deviation_values_and_interval() -> None:
+    assert summarise("a", [1.0, 2.0, 6.0])["a_std"] == pytest.approx(7**0.5)  # (4 + 1 + 9) / 2
+    assert summarise("a", [1.5]) == {"a": 1.5, "a_std": None, "a_per_seed": [1.5]}
     metrics = summarise("test/map_micro", [1.0, 3.0], (0.5, 3.5))
     assert metrics == {
         "test/map_micro": 2.0,
@@ -143,27 +144,15 @@ def test_one_table_has_a_line_for_each_metric_and_result(
     ]
 
 
-def test_recalls_and_the_confusion_name_the_method_and_share_they_are_of(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_runs_that_start_at_once_get_folders_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The recalls of ``linear`` were printed under the accuracy of ``finetune``."""
-    labels = torch.tensor([0, 0, 1, 1])
-    of_method = {}
-    for method, right in (("linear", 3), ("finetune", 1)):
-        scores = torch.eye(2)[torch.cat([labels[:right], 1 - labels[right:]])][None]
-        shown = accuracies("test", labels, scores) | by_class(
-            "test", labels, scores, ["sea", "ice"]
-        )
-        of_method[method] = shown | {"num_labelled": 60}
-    metrics = of_method["linear"] | {"method": "linear", "classes": ["sea", "ice"]}
-    metrics["by_method"] = {name: {"0.1": each} for name, each in of_method.items()}
-    classification.print_results(metrics)
-    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
-    assert lines[-3:] == ["test recall, linear, 60 labels", "sea 100.00 %", "ice 50.00 %"]
-    titles: list[str] = []
-    monkeypatch.setattr(classification, "plot_confusion", lambda *args: titles.append(args[-1]))
-    classification.write_pictures(tmp_path, metrics, "EuroSAT")
-    assert titles == ["EuroSAT, linear, 60 labels\ntest accuracy 75.0 %"]
+    (tmp_path / "name" / "version_7").mkdir(parents=True)
+    (tmp_path / "name" / "version_old").mkdir()
+    assert new_run_dir(tmp_path, "name").name == "version_8"
+    seen = list((tmp_path / "name").glob("version_7"))  # by a run that looked just before
+    monkeypatch.setattr(Path, "glob", lambda *_: seen)
+    assert new_run_dir(tmp_path, "name").name == "version_9"
 
 
 def test_pictures_of_curves_and_classes_are_drawn(tmp_path: Path) -> None:

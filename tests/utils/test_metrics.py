@@ -7,12 +7,12 @@ from sklearn import metrics as sk
 from torch import Tensor
 
 from utils.metrics import (
-    MultiLabelScores,
     RankedScores,
+    accuracy,
     average_precision,
-    batch_mean,
     bootstrap_interval,
     detection_scores,
+    map_micro,
     multi_label_f1,
 )
 
@@ -28,41 +28,37 @@ def predictions(count: int, classes: int, levels: int | None) -> tuple[Tensor, T
 @pytest.mark.parametrize("levels", [None, 1, 4])
 def test_average_precision_is_scikit_learns(levels: int | None) -> None:
     targets, scores = predictions(500, 7, levels)
-    ours = MultiLabelScores(targets, scores)
-    arguments = targets.numpy(), scores.numpy()
-    micro = sk.average_precision_score(*arguments, average="micro")
-    each = sk.average_precision_score(*arguments, average=None)
-    assert ours.micro() / 100 == pytest.approx(micro, rel=0, abs=1e-9)
-    assert ours.macro() / 100 == pytest.approx(np.mean(each), rel=0, abs=1e-9)
-    assert np.array(ours.per_class()) / 100 == pytest.approx(each, rel=0, abs=1e-9)
+    expected = 100 * sk.average_precision_score(targets, scores, average="micro")
+    assert map_micro(targets, scores) == pytest.approx(expected, rel=0, abs=1e-9)
+    assert map_micro(targets.float(), scores.double()) == map_micro(targets, scores)
+    ranked = RankedScores(targets, scores).average_precision()
+    assert 100 * ranked == pytest.approx(expected, rel=0, abs=1e-9)
 
 
-@pytest.mark.parametrize("levels", [None, 1, 4])
-def test_average_precision_by_sorted_values_is_scikit_learns(levels: int | None) -> None:
-    targets, scores = (tensor.flatten() for tensor in predictions(500, 7, levels))
-    expected = sk.average_precision_score(targets.numpy(), scores.numpy())
-    assert average_precision(targets, scores) == pytest.approx(expected, rel=0, abs=1e-9)
-    assert average_precision(targets.float(), scores) == average_precision(targets, scores)
-    assert np.isnan(average_precision(torch.zeros(500 * 7), scores))
+def test_average_precision_without_positive_samples_is_not_a_number() -> None:
+    targets, scores = torch.zeros(50), torch.randn(50)
+    assert np.isnan(average_precision(targets, scores))
+    assert np.isnan(RankedScores(targets, scores).average_precision())
+    weights = torch.arange(50) % 2  # the only positive sample is not drawn
+    assert np.isnan(RankedScores(torch.arange(50) == 0, scores).average_precision(weights))
 
 
-def test_weighted_average_precision_is_that_of_repeated_samples() -> None:
-    targets, scores = predictions(60, 3, 4)
+@pytest.mark.parametrize("levels", [None, 4])
+def test_weighted_average_precision_is_that_of_repeated_samples(levels: int | None) -> None:
+    targets, scores = predictions(60, 3, levels)
     weights = torch.randint(3, (60,))
-    ours = MultiLabelScores(targets, scores)
-    repeated = MultiLabelScores(
-        targets.repeat_interleave(weights, 0), scores.repeat_interleave(weights, 0)
+    repeated = (rows.repeat_interleave(weights, 0) for rows in (targets, scores))
+    expected = map_micro(*repeated)
+    ours = 100 * RankedScores(targets, scores).average_precision(weights)
+    assert ours == pytest.approx(expected, rel=0, abs=1e-9)
+
+
+def test_accuracy_counts_the_largest_score() -> None:
+    labels, scores = torch.randint(4, (300,)), torch.randn(300, 4)
+    right = sum(
+        int(row.argmax()) == label for row, label in zip(scores, labels.tolist(), strict=True)
     )
-    assert ours.micro(weights) == pytest.approx(repeated.micro(), rel=0, abs=1e-9)
-    assert ours.per_class(weights) == pytest.approx(repeated.per_class(), rel=0, abs=1e-9)
-
-
-def test_a_class_without_samples_has_no_average_precision_and_leaves_the_mean_alone() -> None:
-    targets, scores = predictions(50, 3, None)
-    with_empty = torch.cat([targets, torch.zeros(50, 1, dtype=torch.bool)], 1)
-    ours = MultiLabelScores(with_empty, torch.cat([scores, torch.randn(50, 1)], 1))
-    assert np.isnan(ours.per_class()[3])
-    assert ours.macro() == pytest.approx(MultiLabelScores(targets, scores).macro(), rel=0, abs=1e-9)
+    assert accuracy(labels, scores) == pytest.approx(100 * right / 300, abs=1e-9)
 
 
 def test_f1_of_labels_is_scikit_learns() -> None:
@@ -98,20 +94,6 @@ def test_scores_of_a_detection_are_scikit_learns() -> None:
         {name: 100 * value for name, value in expected.items()}, rel=0, abs=1e-9
     )
     assert detection_scores(0, 0, 0) == dict.fromkeys(expected, 0.0)
-
-
-def test_batch_mean_drops_the_last_batch() -> None:
-    targets, scores = predictions(23, 4, None)
-
-    def micro(targets: Tensor, scores: Tensor) -> float:
-        return MultiLabelScores(targets, scores).micro()
-
-    expected = [
-        100 * sk.average_precision_score(targets[i : i + 5], scores[i : i + 5], average="micro")
-        for i in (0, 5, 10, 15)
-    ]
-    ours = batch_mean(micro, targets, scores, batch_size=5)
-    assert ours == pytest.approx(np.mean(expected), abs=1e-9)
 
 
 def test_interval_of_a_mean_is_that_of_the_normal_law() -> None:

@@ -1,0 +1,213 @@
+"""Evaluate an encoder: run every method on every share of the labels, and write the results."""
+
+import time
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.backbones import Encoder
+from models.features import FeatureReader
+from models.finetuning import FineTuning
+from models.linear_probe import Labelled
+from models.probe_args import NEIGHBOURS
+from models.probe_task import ProbeTask, Recipe
+from models.probes import (
+    Method,
+    Predictions,
+    probe_by_adam,
+    probe_by_lbfgs,
+    vote_of_neighbours,
+)
+from utils.classification import measure, measure_batches, print_results, write_pictures
+from utils.evaluation import print_finished, save_predictions, seeds
+from utils.launch import World
+from utils.report import run_dir_of_rank, save_results, share_dir, write_results
+from utils.training import make_trainer
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One run of an evaluation script.
+
+    Attributes:
+        args: Flags of the run.
+        world: Processes that fine-tune together.
+        task: Encoder and data.
+        draws: For each share of the labels, in rising order, the labelled rows of the train split,
+            once per repetition.
+        linear: How a linear layer is trained on features.
+        finetune: How the encoder is fine-tuned.
+        name: Name of the data set in pictures.
+        folder: Name of the folder of such runs.
+        described: Flags that describe a fine-tuning in its checkpoints.
+        facts: Further results, plain values.
+        linear_through_encoder: Whether a linear layer is trained through the encoder, whose batch
+            norm may be in train mode, and scored on val alone, rather than on features.
+    """
+
+    args: Namespace
+    world: World
+    task: ProbeTask
+    draws: Mapping[float, Sequence[Tensor]]
+    linear: Recipe
+    finetune: Recipe
+    name: str
+    folder: str
+    described: Sequence[str]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    linear_through_encoder: bool = False
+
+    def run(self, started: float) -> tuple[dict[str, Any], Path | None]:
+        """Evaluate, and write results after every step, because a later one may be interrupted.
+
+        Args:
+            started: ``time.perf_counter()`` at the start of the script.
+
+        Returns:
+            The metrics, and the folder that was written, in the first process only.
+        """
+        args = self.args
+        methods, cost = self._methods()
+        run_dir = run_dir_of_rank(args, self.folder, self.world.rank)
+        results: dict[str, dict[str, Any]] = {}
+        metrics: dict[str, Any] = {}
+        predictions: dict[str, Predictions] = {}  # of the largest share, which comes last
+        for name, method in methods.items():
+            for frac, rows in self.draws.items():
+                began = time.perf_counter()
+                of_run = {"frac": frac, "folder": share_dir(run_dir, frac, len(self.draws))}
+                predictions[name] = method(rows, **(of_run if name == "finetune" else {}))
+                seconds = round(time.perf_counter() - began, 2)
+                if self.world.rank == 0:
+                    result = self._measure(predictions[name])
+                    result |= {"num_labelled": len(rows[0]), "seconds_training": seconds}
+                    results.setdefault(name, {})[f"{frac:g}"] = result
+                    metrics = cost | self._record(results)
+                    print_finished(f"{name}, {len(rows[0]):,} labels", result)
+                    save_results(run_dir, args, metrics, started)
+        if self.world.rank > 0:
+            return metrics, None
+        self._report(metrics, predictions[metrics["method"]], started, run_dir)
+        return metrics, run_dir
+
+    def _methods(self) -> tuple[dict[str, Method], dict[str, Any]]:
+        """Return the requested methods by name, and the cost of their features."""
+        args, task = self.args, self.task
+        each = seeds(args)
+        methods: dict[str, Method] = {}
+        cost: dict[str, Any] = {}
+        frozen = [name for name in args.method if name != "finetune"]
+        if self.linear_through_encoder:
+            trainer = partial(make_trainer, args, World(), "linear layer")
+            methods["linear"] = FineTuning(task, each, self.linear, trainer, held_out=["val"])
+        elif frozen and self.world.rank == 0:
+            data, needed, cost = self._features()
+            shared = (data, len(task.data.classes))
+            score = task.score
+            methods["linear"] = partial(
+                probe_by_adam, *shared, seeds=each, recipe=self.linear, score=score
+            )
+            methods["lbfgs"] = partial(probe_by_lbfgs, *shared, score=score)
+            methods |= {f"knn{k}": partial(vote_of_neighbours, *shared, k=k) for k in NEIGHBOURS}
+            methods = {name: _on_part(method, needed) for name, method in methods.items()}
+        if "finetune" in args.method:
+            methods["finetune"] = tuning = self._finetuning()
+            tuning.check_resumable(self.draws)
+        requested = tuple(args.method)
+        return {name: m for name, m in methods.items() if name.startswith(requested)}, cost
+
+    def _features(self) -> tuple[dict[str, Labelled], Tensor, dict[str, Any]]:
+        """Return features and targets of every split, the rows of train that they are of, and cost.
+
+        Of train, these are the labelled rows, unless all are needed to standardise.
+        """
+        began = time.perf_counter()
+        cache_dir = None if self.args.debug else self.args.log_dir / "features"
+        data, features, were_cached = self.task.data, {}, []
+        needed = torch.arange(len(data.targets["train"]))
+        if self.linear.standardise != "train":
+            needed = torch.cat([rows for draw in self.draws.values() for rows in draw]).unique()
+        for split, targets in data.targets.items():
+            rows = needed if split == "train" else torch.arange(len(targets))
+            found, was_cached = self._reader(cache_dir).read(self.task.encoder, data, split, rows)
+            features[split] = Labelled(found, targets[rows])
+            were_cached.append(was_cached)
+        seconds = round(time.perf_counter() - began, 2)
+        cost = {"features_were_cached": all(were_cached), "seconds_features": seconds}
+        return features, needed, cost
+
+    def _reader(self, cache_dir: Path | None = None) -> FeatureReader:
+        device = torch.device("cuda" if self.args.gpus else "cpu")
+        return FeatureReader(self.args.feature_batch_size, device, self.args.precision, cache_dir)
+
+    def _finetuning(self) -> FineTuning:
+        args, data, recipe = self.args, self.task.data, self.finetune
+        # Only the fine-tuning writes checkpoints, whose flags resume it alone.
+        alone = Namespace(**vars(args) | {"method": ["finetune"]})
+
+        def embed(tuned: Encoder) -> Tensor:
+            return self._reader().read(tuned, data, data.held_out[-1])[0]
+
+        return FineTuning(
+            self.task,
+            seeds(args),
+            recipe,
+            partial(
+                make_trainer,
+                alone,
+                self.world,
+                "fine-tuning",
+                val_every_n_epochs=recipe.val_every_n_epochs,
+            ),
+            held_out=data.held_out,
+            embed=embed if args.save_predictions is not None and self.world.rank == 0 else None,
+            hyper_parameters={name: getattr(args, name) for name in self.described}
+            | {"samples_per_step": recipe.batch_size * self.world.size},
+            resumed=args.resume_from_checkpoint,
+        )
+
+    def _measure(self, predictions: Predictions) -> dict[str, Any]:
+        """Return the metrics on val and test, or the original's mean over batches of val."""
+        args, targets, scores = self.args, self.task.data.targets, predictions.scores
+        if args.protocol == "paper":
+            return measure_batches(targets["val"], scores["val"], args.batch_size)
+        return measure(targets, scores, self.task.data.classes, args.seed) | predictions.chosen
+
+    def _record(self, results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        """Return all results so far, with those of the first method's largest share on top."""
+        main = self.args.method[0]
+        method = next((name for name in results if name.startswith(main)), next(iter(results)))
+        data, shares = self.task.data, results[method]
+        counts = {f"num_{split}": len(targets) for split, targets in data.targets.items()}
+        record = counts | dict(self.facts) | {"classes": list(data.classes), "method": method}
+        return record | list(shares.values())[-1] | {"by_method": results, "by_train_frac": shares}
+
+    def _report(
+        self, metrics: dict[str, Any], shown: Predictions, started: float, run_dir: Path | None
+    ) -> None:
+        """Print the results, and write the files that the flags request."""
+        args, data = self.args, self.task.data
+        print_results(metrics)
+        if args.save_predictions is not None:
+            split = [split for split in data.held_out if split in shown.scores][-1]
+            targets, scores = data.targets[split], shown.scores[split][0]
+            names = data.splits[split].names
+            save_predictions(args.save_predictions, names, targets, scores, shown.embeddings)
+        if run_dir is not None:
+            write_pictures(run_dir, metrics, f"{self.name}, {args.backbone_type}")
+            write_results(run_dir / "results.json", args, metrics, started, shown.checkpoint)
+
+
+def _on_part(method: Method, needed: Tensor) -> Method:
+    """Let a method find labelled rows of the train split among those with features."""
+
+    def run(rows: Sequence[Tensor]) -> Predictions:
+        return method([torch.searchsorted(needed, chosen) for chosen in rows])
+
+    return run
