@@ -117,7 +117,12 @@ def load_task(args: Namespace) -> tuple[ProbeTask, dict[float, list[Tensor]]]:
     from models.probe_task import ProbeTask
     from utils.input_spec import input_transform
     from utils.probe_data import ProbeData, splits_in_memory
-    from utils.subset import draw_labels, draw_per_class, stratified_subset
+    from utils.subset import (
+        check_train_classes,
+        draw_labels,
+        draw_per_class,
+        stratified_subset,
+    )
 
     encoder, spec = load_encoder(args.backbone_type, args.base_encoder, args.ckpt_path, args.bands)
     dataset = EurosatDataset(args.data_dir)
@@ -126,10 +131,11 @@ def load_task(args: Namespace) -> tuple[ProbeTask, dict[float, list[Tensor]]]:
     kept = stratified_subset(dataset.labels[rows["val"]], args.val_frac, args.seed)
     rows["val"] = rows["val"][kept]
     labels, classes = dataset.labels[rows["train"]], dataset.classes
+    check_train_classes(labels, dataset.labels, classes)
 
     def draw(frac: float, seed: int) -> Tensor:
         if args.labels_per_class is not None:
-            return draw_per_class(labels, classes, args.labels_per_class, seed)
+            return draw_per_class(labels, args.labels_per_class, seed)
         return draw_labels(labels, classes, frac, seed)
 
     draws = {frac: [draw(frac, seed) for seed in seeds(args)] for frac in sorted(args.train_frac)}

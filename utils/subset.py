@@ -52,32 +52,27 @@ def draw_labels(targets: Tensor, classes: Sequence[str], frac: float, seed: int)
         Sorted rows, int64, a part of those of a larger share.
 
     Raises:
-        UserError: A class of which there are samples loses all of them, or one of the classes that
-            exclude each other has none.
+        UserError: A class of which there are samples loses all of them.
     """
     one_class = targets.ndim == 1
-    if one_class:
-        _check_no_class_is_empty(targets, classes)
     rows = stratified_subset(targets if one_class else rarest_labels(targets), frac, seed)
     labels = torch.nn.functional.one_hot(targets, len(classes)) if one_class else targets
     check_every_class(labels.sum(0), labels[rows].sum(0), classes, frac)
     return rows
 
 
-def draw_per_class(labels: Tensor, classes: Sequence[str], count: int, seed: int) -> Tensor:
+def draw_per_class(labels: Tensor, count: int, seed: int) -> Tensor:
     """Draw ``count`` samples of each class; a class with fewer is a ``UserError``.
 
     Args:
         labels: int64, shape (N,).
-        classes: Names of the C classes.
         count: Samples of each class.
         seed: Seed of the draw.
 
     Returns:
         Rows, int64, class by class.
     """
-    _check_no_class_is_empty(labels, classes)
-    smallest = int(labels.bincount().min())
+    smallest = int(labels.unique(return_counts=True)[1].min())
     if count > smallest:
         raise UserError(
             f"--labels_per_class {count} is more than the {smallest} train images of the smallest "
@@ -115,11 +110,17 @@ def rarest_labels(targets: Tensor) -> Tensor:
     return torch.where(ranked.any(1), order[first], targets.shape[1])
 
 
-def _check_no_class_is_empty(labels: Tensor, classes: Sequence[str]) -> None:
-    """Refuse a train set, int64, shape (N,), in which a class has no sample."""
-    counts = labels.bincount(minlength=len(classes))
-    if counts.min() == 0:
-        name = classes[int(counts.argmin())]
+def check_train_classes(train: Tensor, labels: Tensor, classes: Sequence[str]) -> None:
+    """Refuse a train split without any sample of a class that the data set has.
+
+    Args:
+        train: Classes of the train split, int64, shape (N,).
+        labels: Classes of the whole data set, int64, shape (M,).
+        classes: Names.
+    """
+    missing = sorted(set(labels.tolist()) - set(train.tolist()))
+    if missing:
+        name = classes[missing[0]]
         raise UserError(f"the train split has no sample of {name}: correct its list")
 
 
