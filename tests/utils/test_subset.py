@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from utils.errors import UserError
 from utils.subset import (
-    check_train_classes,
     check_every_class,
+    check_train_classes,
     draw_labels,
     draw_per_class,
     draw_with_replacement,
