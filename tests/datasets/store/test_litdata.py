@@ -21,10 +21,9 @@ from pytorch_lightning import LightningModule, Trainer
 from datasets.seco.bad_patches import BadPatchError
 from datasets.seco.samples import PatchDataset
 from datasets.seco_packed import main as pack
-from datasets.store import litdata as seco_litdata
-from datasets.store.litdata import StreamedPlaces, write_litdata
+from datasets.store.litdata import INDEX_NAME, MANIFEST_NAME, StreamedPlaces, is_litdata
 from datasets.store.litdata_loader import LitDataLoader
-from datasets.store.litdata_manifest import INDEX_NAME, MANIFEST_NAME, is_litdata
+from datasets.store.litdata_writer import write_litdata
 from datasets.store.open import open_patches
 from main_pretrain import main as pretrain
 from tests.references.stream_process import (
@@ -490,17 +489,32 @@ def test_writing_stops_at_too_many_bad_patches(tmp_path: Path, num_workers: int)
 
 def test_writing_needs_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=199 * 42 - 1)
-    monkeypatch.setattr(seco_litdata.shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(UserError, match=r"free, but the set needs 0\.0: make room"):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(UserError, match=r"the patches need 0\.0 GB in .*set\.partial"):
         write_litdata(Numbered(), tmp_path / "set")
     assert not list(tmp_path.iterdir())
 
 
-def test_workers_write_the_same_set(root: Path, tmp_path: Path) -> None:
-    write_litdata(Numbered(), tmp_path / "set", 2, chunk_bytes=CHUNK_BYTES)
-    for path in root.iterdir():
-        if path.name != INDEX_NAME:  # which has the time
-            assert (tmp_path / "set" / path.name).read_bytes() == path.read_bytes()
+def test_workers_write_the_same_places(root: Path, tmp_path: Path) -> None:
+    source = Numbered(300, bad=(8,))
+    manifest = write_litdata(source, tmp_path / "set", 2, chunk_bytes=CHUNK_BYTES)
+    assert list(manifest.bad) == [8]
+    assert not (tmp_path / "set" / "bad.jsonl").exists()
+    places = StreamedPlaces(tmp_path / "set")
+    dataset = PatchDataset(places, seed=SEED, on_bad_patch="skip", **MODES["seco"])
+    batches = list(LitDataLoader(dataset, 1, 0, epoch=lambda: 2))
+    assert sorted(indices(batches)) == list(range(300))
+    assert_samples_of(source, batches, "seco", on_bad_patch="skip")
+
+
+def test_a_lost_process_is_not_taken_for_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LitData then returns as if all were written."""
+    monkeypatch.setattr("litdata.optimize", lambda *args, **options: None)
+    with pytest.raises(UserError, match="a worker process was killed"):
+        write_litdata(Numbered(), tmp_path / "set", 2)
+    assert not list(tmp_path.iterdir())
 
 
 def test_addresses_and_folders_of_chunks_are_told_from_others(root: Path, tmp_path: Path) -> None:

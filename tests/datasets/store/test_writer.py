@@ -50,9 +50,8 @@ def copy(seco_root: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def small_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Five patches of RGB in a shard, three in a chunk: borders that do not coincide."""
-    monkeypatch.setattr("datasets.store.manifest.MAX_SHARD_BYTES", 5 * 3 * 48 * 48)
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three patches in a chunk."""
     monkeypatch.setattr(packing, "_CHUNK", 3)
 
 
@@ -78,7 +77,7 @@ def assert_same_patches(source: Any, store: PackedStore) -> None:
         assert store.are_bad(np.array([patch])).all() == isinstance(expected, tuple)
 
 
-@pytest.mark.usefixtures("small_files")
+@pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize("num_workers", ["0", "2"])
 @pytest.mark.parametrize("zipped", [False, True])
 @pytest.mark.difference("packed")
@@ -117,7 +116,7 @@ def test_ragged_places_and_pictures_are_packed(copy: Path, tmp_path: Path) -> No
         assert_same_patches(Pictures(tmp_path / "p", image_list), store)
 
 
-@pytest.mark.usefixtures("small_files")
+@pytest.mark.usefixtures("small_chunks")
 def test_flaws_of_the_source_are_those_of_the_store(
     copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,7 +167,7 @@ class Interrupted(BaseException):
     """Ends a packing as nothing else does."""
 
 
-@pytest.mark.usefixtures("small_files")
+@pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize("after", [1, 4, 7])
 def test_interrupted_packing_goes_on(
     copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
@@ -192,9 +191,9 @@ def test_interrupted_packing_goes_on(
         open_patches(tmp_path / "store", RGB_BANDS)
     stop = False
     read.clear()
-    with (tmp_path / "store" / "packing.jsonl").open("a") as file:
-        file.write('{"chunk": 7, "fla')  # cut off by the interruption
+    (tmp_path / "store" / ".packing.rows.7.partial").touch()  # of a process that was killed
     pack(copy, tmp_path / "store")
+    (tmp_path / "store" / ".packing.rows.7.partial").unlink()
     assert sorted(set(read)) == list(range(3 * after, 24))
     assert hashes(tmp_path / "store") == hashes(tmp_path / "whole")
 
@@ -206,11 +205,11 @@ def test_killed_packing_goes_on(tmp_path: Path) -> None:
         "import signal, sys; sys.path.insert(0, sys.argv.pop(1)); stays = int(sys.argv.pop(1))\n"
         "from datasets import seco_packed; from datasets.store import writer as packing\n"
         "packing._CHUNK = 2; packing._SYNC_BYTES = 0\n"
-        "flush, times = packing.PackingJournal.flush, iter(range(100))\n"
-        "def flush_and_stay(journal):\n"
-        "    flush(journal)\n"
+        "flush, times = packing._Bitmap.flush, iter(range(100))\n"
+        "def flush_and_stay(bitmap):\n"
+        "    flush(bitmap)\n"
         "    if next(times) == stays: print(flush=True); signal.pause()\n"
-        "packing.PackingJournal.flush = flush_and_stay\n"
+        "packing._Bitmap.flush = flush_and_stay\n"
         "seco_packed.main(sys.argv[1:])\n"
     )
     flags = ["--data_dir", str(tmp_path / "seco"), "--save_path", str(tmp_path / "store")]
@@ -253,18 +252,23 @@ def test_repaired_source_is_read_again(
     assert hashes(tmp_path / "store") == hashes(tmp_path / "whole")
 
 
-def test_lost_shard_of_an_interrupted_packing_is_written_again(copy: Path, tmp_path: Path) -> None:
+def test_lost_file_of_an_interrupted_packing_is_written_again(copy: Path, tmp_path: Path) -> None:
     pack(copy, tmp_path / "whole")
     shutil.copytree(tmp_path / "whole", tmp_path / "store")
-    plan = packing.plan_store(SecoPatches(copy))
     (tmp_path / "store" / "manifest.json").unlink()
-    journal = packing.PackingJournal(tmp_path / "store" / "packing.jsonl", plan, copy)
-    journal.forget()
-    journal.add(0, [])
-    journal.flush()
+    begin(copy, tmp_path / "store").flush()
     (tmp_path / "store" / "rgb-00000.u8").unlink()
     pack(copy, tmp_path / "store")
     assert hashes(tmp_path / "store") == hashes(tmp_path / "whole")
+
+
+def begin(source: Path, store: Path, bands: tuple[str, ...] = RGB_BANDS) -> packing._Bitmap:
+    """Return the bitmap of a packing of which all rows are written."""
+    store.mkdir(exist_ok=True)
+    plan = packing.plan_store(SecoPatches(source, bands))
+    bitmap = packing._Bitmap(store / packing.BITMAP_NAME, plan, source)
+    bitmap.done[:] = True
+    return bitmap
 
 
 def test_verify_finds_a_flipped_byte(copy: Path, tmp_path: Path) -> None:
@@ -284,7 +288,7 @@ def test_full_disk_is_found_before_the_first_byte(
 ) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10**6))
-    with pytest.raises(UserError, match=r"needs 0\.1 GB in .*store, 0\.0 GB are free"):
+    with pytest.raises(UserError, match=r"need 0\.1 GB in .*store, 0\.0 GB are free"):
         pack(copy, tmp_path / "store")
     assert not list((tmp_path / "store").glob("*.u8"))
 
@@ -297,11 +301,11 @@ def test_disk_that_fills_up_loses_nothing(copy: Path, tmp_path: Path) -> None:
         "from datasets import seco_packed; from datasets.store import writer as packing\n"
         "from utils.cli import run\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); packing._CHUNK = 2\n"
-        "create = packing._create_shards\n"
+        "create = packing.create_files\n"
         "def limited(*args):\n"
         "    create(*args)\n"
         "    resource.setrlimit(resource.RLIMIT_FSIZE, (100000, 100000))\n"
-        "packing._create_shards = limited\n"
+        "packing.create_files = limited\n"
         "run(lambda: seco_packed.main(sys.argv[1:]))\n"
     )
     flags = ["--data_dir", str(copy), "--save_path", str(tmp_path / "store")]
@@ -310,9 +314,10 @@ def test_disk_that_fills_up_loses_nothing(copy: Path, tmp_path: Path) -> None:
     assert done.returncode == 2
     message = done.stderr.splitlines()[-1]
     assert message.startswith(f"error: cannot write {tmp_path / 'store' / 'rgb-00000.u8'} (File")
-    assert "goes on where it stopped" in message
+    assert "resumes where it stopped" in message
     assert "Traceback" not in done.stderr
-    assert len((tmp_path / "store" / "packing.jsonl").read_text().splitlines()) > 3
+    bits = (tmp_path / "store" / packing.BITMAP_NAME).read_bytes()[32:]
+    assert any(bits)  # some rows are not written again
     command[2] = code.replace("100000, 100000", "-1, -1")
     again = subprocess.run(command, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
@@ -328,7 +333,7 @@ def other_packer(copy: Path, tmp_path: Path) -> Iterator[Path]:
         "from datasets import seco_packed\n"
         "def stay(*args):\n"
         "    print('locked', flush=True); signal.pause()\n"
-        "packing._create_shards = stay\n"
+        "packing.create_files = stay\n"
         "seco_packed.main(sys.argv[1:])\n"
     )
     flags = ["--data_dir", str(copy), "--save_path", str(tmp_path / "store")]
@@ -367,8 +372,7 @@ def packed_with_other_bands(copy: Path, store: Path) -> None:
 def begun_with_other_bands(copy: Path, store: Path) -> None:
     packed_with_other_bands(copy, store)
     (store / "manifest.json").unlink()
-    plan = packing.plan_store(SecoPatches(copy, ["B2"]))
-    packing.PackingJournal(store / "packing.jsonl", plan, copy).forget()
+    begin(copy, store, ("B2",)).flush()
 
 
 @pytest.mark.parametrize(
@@ -394,7 +398,7 @@ def test_target_that_holds_something_else_is_left_alone(
 
 def test_wrong_flags_are_refused(copy: Path, tmp_path: Path) -> None:
     for target in (copy, copy / "inside"):
-        with pytest.raises(UserError, match="lies in --data_dir"):
+        with pytest.raises(UserError, match="is in --data_dir"):
             pack(copy, target)
     with pytest.raises(UserError, match="--data_dir is missing"):
         seco_packed.main(["--save_path", str(tmp_path / "store")])
@@ -427,22 +431,12 @@ def test_killed_worker_is_told_in_one_sentence(
         pack(copy, tmp_path / "store", "--num_workers", "1")
 
 
-def test_another_source_does_not_go_on_with_a_packing(copy: Path, tmp_path: Path) -> None:
-    store = tmp_path / "store"
-    store.mkdir()
-    plan = packing.plan_store(SecoPatches(copy))
-    packing.PackingJournal(store / "packing.jsonl", plan, copy).open()
+def test_another_source_does_not_resume_a_packing(copy: Path, tmp_path: Path) -> None:
+    begin(copy, tmp_path / "store").flush()
     other = Path(shutil.copytree(copy, tmp_path / "other"))
     with pytest.raises(UserError, match="or its source has changed"):
-        pack(other, store)
-    pack(copy, store)
-
-
-def test_journal_without_a_line_is_begun_again(copy: Path, tmp_path: Path) -> None:
-    (tmp_path / "store").mkdir()
-    (tmp_path / "store" / "packing.jsonl").touch()
+        pack(other, tmp_path / "store")
     pack(copy, tmp_path / "store")
-    assert (tmp_path / "store" / "manifest.json").exists()
 
 
 def test_broken_store_is_not_taken_for_complete(copy: Path, tmp_path: Path) -> None:
@@ -455,5 +449,5 @@ def test_broken_store_is_not_taken_for_complete(copy: Path, tmp_path: Path) -> N
 
 
 def test_bucket_is_no_place_to_pack_into(copy: Path) -> None:
-    with pytest.raises(UserError, match=r"s3://bucket/prefix is no local folder"):
+    with pytest.raises(UserError, match=r"s3://bucket/prefix is not a local folder"):
         pack(copy, Path("s3://bucket/prefix"))
