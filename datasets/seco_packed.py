@@ -63,11 +63,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     check_not_negative(args, "num_workers")
     if args.verify:
-        verify(args)
+        verify_packed(args)
         return
-    check_flags(args)
+    check_paths(args)
     started = time.perf_counter()
-    source = open_source(args)
+    source = open_unpacked(args)
     if args.format == "litdata":
         from datasets.store.litdata import MANIFEST_NAME
         from datasets.store.litdata_writer import write_litdata
@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print_next("main_pretrain.py", "--data_dir", args.save_path, *flags)
 
 
-def check_flags(args: Namespace) -> None:
+def check_paths(args: Namespace) -> None:
     """Refuse paths that cannot be packed from or to."""
     if args.data_dir is None:
         raise UserError("--data_dir is missing: the folder or zip to pack")
@@ -112,7 +112,7 @@ def check_flags(args: Namespace) -> None:
         raise UserError(f"--save_path {args.save_path} is in --data_dir: choose one next to it")
 
 
-def open_source(args: Namespace) -> Patches:
+def open_unpacked(args: Namespace) -> Patches:
     """Open ``--data_dir``; LitData chunks are not packed again."""
     from datasets.store.litdata import is_litdata
     from datasets.store.open import open_patches
@@ -122,7 +122,7 @@ def open_source(args: Namespace) -> Patches:
     return open_patches(args.data_dir, args.bands)
 
 
-def verify(args: Namespace) -> None:
+def verify_packed(args: Namespace) -> None:
     """Compare a store with the hashes in its manifest."""
     if args.format != "raw":
         raise UserError("--verify is for packed stores, which --format litdata does not write")

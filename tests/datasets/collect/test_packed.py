@@ -112,7 +112,9 @@ def test_rows_are_written_again_if_their_files_are_still_there(
     """Killed between the rows and the removal of the files."""
     plan = plan_in(tmp_path / "c", PACKED)
     with monkeypatch.context() as killed:
-        killed.setattr(PackedCollection, "_write", lambda *_: (_ for _ in ()).throw(KeyError()))
+        killed.setattr(
+            "datasets.collect.packed.write_rows", lambda *_: (_ for _ in ()).throw(KeyError())
+        )
         with pytest.raises(KeyError):
             collect(tmp_path / "c", plan, FakeSource(plan.settings))
     waiting = list((tmp_path / "c" / ".places").iterdir())
