@@ -49,10 +49,19 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     add = parser.add_argument
     add("--data_dir", type=Path, help="SeCo folder or zip, or folder or zip of pictures.")
     add("--save_path", type=Path, required=True, help="Folder of the store.")
-    bands = {"nargs": "+", "metavar": "BAND", "default": list(RGB_BANDS)}
-    add("--bands", **bands, help="Bands of SeCo patches to pack.")
-    formats = {"choices": ["raw", "litdata"], "default": "raw"}
-    add("--format", **formats, help="Store for this machine, or chunks to stream.")
+    add(
+        "--bands",
+        nargs="+",
+        metavar="BAND",
+        default=list(RGB_BANDS),
+        help="Bands of SeCo patches to pack.",
+    )
+    add(
+        "--format",
+        choices=["raw", "litdata"],
+        default="raw",
+        help="Store for this machine, or chunks to stream.",
+    )
     add("--num_workers", type=int, default=min(8, available_cores()), help="Processes to use.")
     add("--verify", action="store_true", help="Only compare a store with its hashes.")
     return parser.parse_args(argv)
