@@ -14,11 +14,10 @@ from datasets.seco.bad_patches import BadPatchList, OnBadPatch
 from datasets.seco.data_modes import DATA_MODES
 from datasets.seco.patches import day_of
 from datasets.seco.samples import ErrorsAsSamples, PatchDataset, collate
-from datasets.store.hint import packing_hint
 from datasets.store.litdata import StreamedPlaces
 from datasets.store.loader import DeviceLoader, StoreLoader
 from datasets.store.manifest import PICTURE_BANDS
-from datasets.store.open import open_patches
+from datasets.store.open import open_patches, packing_hint
 from datasets.store.reader import PackedStore
 from utils.augment_config import AugmentConfig
 from utils.data import InfiniteDataLoader, SeededSampler, epoch_of, sample_keys

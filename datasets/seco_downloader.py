@@ -103,7 +103,7 @@ def check(save_path: Path, num_workers: int) -> int:
     from datasets.collect.report import summarise
     from datasets.collect.verify import verify
     from datasets.store.manifest import MANIFEST_NAME
-    from datasets.store.writer import verify_store
+    from datasets.store.rows import verify_store
 
     plan = read_plan(save_path)
     if plan.settings.format == "folder":

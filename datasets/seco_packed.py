@@ -1,4 +1,4 @@
-"""Pack a SeCo folder or zip, or pictures, into a few large files that a training reads at once.
+"""Pack a SeCo folder or zip, or pictures, into a few large files that a training reads fast.
 
 A SeCo folder, or its zip without unpacking it:
   python datasets/seco_packed.py --data_dir seco_100k.zip --save_path datasets/seco_100k_packed
@@ -6,11 +6,11 @@ A SeCo folder, or its zip without unpacking it:
 Pictures, for --data_mode moco:
   python datasets/seco_packed.py --data_dir EuroSAT_RGB.zip --save_path datasets/eurosat_packed
 
-Chunks for LitData, to be copied to a bucket that --data_dir s3://BUCKET/PREFIX then streams from:
+LitData chunks; copy them to a bucket, and stream them with --data_dir s3://BUCKET/PREFIX:
   python datasets/seco_packed.py --data_dir seco_100k.zip --save_path seco_100k --format litdata
 
-An interrupted packing of a store goes on when the same command runs again. Check a store, after
-copying it:
+An interrupted packing of a store resumes when the same command runs again. Compare a store with its
+hashes, for example after copying it:
   python datasets/seco_packed.py --verify --save_path datasets/seco_100k_packed
 """
 
@@ -35,12 +35,12 @@ from utils.errors import UserError
 from utils.files import address, check_can_write, check_exists
 from utils.flags import Parser, check_not_negative
 
-# What takes long to import is imported by the functions that use it, after the flags are checked.
+# Modules that take long to import are imported by the functions that use them, after the flags are
+# checked.
 if TYPE_CHECKING:
-    from datasets.store.litdata_manifest import PlacesManifest
-    from datasets.store.manifest import Manifest
+    from datasets.store.open import Patches
 
-SMALL = 256  # places: the batch of main_pretrain.py by default
+DEFAULT_BATCH = 256  # of main_pretrain.py
 
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
@@ -71,77 +71,78 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Pack or verify."""
     args = parse_args(argv)
     check_not_negative(args, "num_workers")
-    started = time.perf_counter()
     if args.verify:
-        if args.format != "raw":
-            raise UserError("--verify is for packed stores, which --format litdata does not write")
-        check_exists("save_path", args.save_path)
-        from datasets.store.writer import verify_store
-
-        manifest = verify_store(args.save_path, args.num_workers)
-        print(f"verified: {describe_store(manifest)}")
+        verify_packed(args)
         return
+    check_paths(args)
+    started = time.perf_counter()
+    source = open_unpacked(args)
+    if args.format == "litdata":
+        from datasets.store.litdata import MANIFEST_NAME
+        from datasets.store.litdata_writer import write_litdata
+
+        num_flawed = len(write_litdata(source, args.save_path, args.num_workers).bad)
+    else:
+        from datasets.seco.patches import SecoPatches
+        from datasets.seco.pictures import Pictures
+        from datasets.store.manifest import MANIFEST_NAME
+        from datasets.store.writer import pack
+
+        if not isinstance(source, SecoPatches | Pictures):
+            raise UserError(f"{args.data_dir} is packed already: --data_dir takes its source")
+        manifest = pack(source, args.save_path, args.num_workers)
+        num_flawed = len({flaw.patch for flaw in manifest.flaws})
+    _, height, width = source.patch_shape
+    num_patches, num_places = int(source.starts[-1]), len(source.starts) - 1
+    print(
+        f"packed in {time.perf_counter() - started:.0f} s: {num_patches} patches of {num_places} "
+        f"places, {' '.join(source.bands)}, {height} x {width} px, "
+        f"{num_patches * math.prod(source.patch_shape) / 1e9:.2f} GB"
+        f"{f', {num_flawed} flawed patches listed in {MANIFEST_NAME}' * (num_flawed > 0)}"
+    )
+    print(f"{'chunks' if args.format == 'litdata' else 'store'}: {args.save_path}")
+    too_few = num_places < DEFAULT_BATCH
+    flags = ("--batch_size", min(32, num_places), "--num_negatives", 256) if too_few else ()
+    print_next("main_pretrain.py", "--data_dir", args.save_path, *flags)
+
+
+def check_paths(args: Namespace) -> None:
+    """Refuse paths that cannot be packed from or to."""
     if args.data_dir is None:
         raise UserError("--data_dir is missing: the folder or zip to pack")
     if "://" in address(args.save_path):
         raise UserError(
-            f"--save_path {address(args.save_path)} is no local folder: write to one, and copy it"
+            f"--save_path {address(args.save_path)} is not a local folder: write to one, and copy "
+            "it"
         )
     check_exists("data_dir", args.data_dir)
     check_can_write("save_path", args.save_path, is_folder=True)
-    from datasets.seco.patches import SecoPatches
-    from datasets.seco.pictures import Pictures
-    from datasets.store.litdata_manifest import is_litdata
+    if args.save_path.resolve().is_relative_to(args.data_dir.resolve()):
+        raise UserError(f"--save_path {args.save_path} is in --data_dir: choose one next to it")
+
+
+def open_unpacked(args: Namespace) -> Patches:
+    """Open ``--data_dir``; LitData chunks are not packed again."""
+    from datasets.store.litdata import is_litdata
     from datasets.store.open import open_patches
-    from datasets.store.reader import PackedStore
 
     if is_litdata(args.data_dir):
         raise UserError(f"{args.data_dir} is in chunks already: --data_dir takes its source")
-    source = open_patches(args.data_dir, args.bands)
-    if args.save_path.resolve().is_relative_to(args.data_dir.resolve()):
-        raise UserError(f"--save_path {args.save_path} lies in --data_dir: choose one beside it")
-    if args.format == "litdata":
-        from datasets.store.litdata import write_litdata
-
-        packed = describe_places(write_litdata(source, args.save_path, args.num_workers))
-    elif isinstance(source, PackedStore):
-        raise UserError(f"{args.data_dir} is packed already: --data_dir takes its source")
-    else:
-        from datasets.store.writer import pack
-
-        assert isinstance(source, SecoPatches | Pictures)  # chunks are refused above
-        packed = describe_store(pack(source, args.save_path, args.num_workers))
-    print(f"packed in {time.perf_counter() - started:.0f} s: {packed}")
-    print(f"{'chunks' if args.format == 'litdata' else 'store'}: {args.save_path}")
-    num_places = len(source.starts) - 1
-    is_small = num_places < SMALL  # too few for the default batch
-    flags = ("--batch_size", min(32, num_places), "--num_negatives", 256) if is_small else ()
-    print_next("main_pretrain.py", "--data_dir", args.save_path, *flags)
+    return open_patches(args.data_dir, args.bands)
 
 
-def describe_store(manifest: Manifest) -> str:
-    """Tell in a line what a store holds."""
-    from datasets.store.manifest import MANIFEST_NAME
+def verify_packed(args: Namespace) -> None:
+    """Compare a store with the hashes in its manifest."""
+    if args.format != "raw":
+        raise UserError("--verify is for packed stores, which --format litdata does not write")
+    check_exists("save_path", args.save_path)
+    from datasets.store.rows import verify_store
 
-    size = manifest.num_patches * sum(manifest.row_bytes(group) for group in manifest.groups)
-    flawed = len({flaw.patch for flaw in manifest.flaws})
-    return (
-        f"{manifest.num_patches} patches of {len(manifest.places)} places, "
-        f"{' '.join(manifest.bands)}, {manifest.height} x {manifest.width} px, {size / 1e9:.2f} GB"
-        f"{f', {flawed} flawed patches listed in {MANIFEST_NAME}' * (flawed > 0)}"
-    )
-
-
-def describe_places(manifest: PlacesManifest) -> str:
-    """Tell in a line what a set of chunks holds."""
-    from datasets.store.litdata_manifest import MANIFEST_NAME
-
-    bands, (_, height, width) = manifest.input_spec.bands, manifest.patch_shape
-    num_patches, num_bad = int(manifest.starts[-1]), len(manifest.bad)
-    return (
-        f"{num_patches} patches of {len(manifest.starts) - 1} places, {' '.join(bands)}, "
-        f"{height} x {width} px, {num_patches * math.prod(manifest.patch_shape) / 1e9:.2f} GB"
-        f"{f', {num_bad} bad patches listed in {MANIFEST_NAME}' * (num_bad > 0)}"
+    manifest = verify_store(args.save_path, args.num_workers)
+    size = sum(manifest.num_patches * manifest.row_bytes(group) for group in manifest.groups)
+    print(
+        f"verified: {manifest.num_patches} patches of {len(manifest.places)} places, "
+        f"{' '.join(manifest.bands)}, {size / 1e9:.2f} GB"
     )
 
 

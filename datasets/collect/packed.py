@@ -8,9 +8,9 @@ A place's files are only removed when its rows are on the disk: what is in ``.pl
 written, a second time if need be, and what is not has been.
 """
 
+import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +23,20 @@ from datasets.collect.scenes import Array
 from datasets.geotiff import read_band
 from datasets.seco.patches import on_10_m_grid
 from datasets.store.manifest import MANIFEST_NAME, ZEROS, Flaw, Manifest, plan_groups
-from datasets.store.writer import check_free_disk, hash_groups, shard_files, sync_shards, write_all
+from datasets.store.rows import (
+    check_free_disk,
+    create_files,
+    finish_store,
+    missing_files,
+    sync_files,
+    write_rows,
+)
 from utils.cores import available_cores
 from utils.errors import UserError
 from utils.locks import locked
-from utils.report import write_json
 
 PLACES_FOLDER, LOCK_NAME = ".places", "store.lock"
+_PART_BYTES = 4 * 10**9
 
 
 class PackedCollection:
@@ -47,7 +54,7 @@ class PackedCollection:
         settings = plan.settings
         self._side = settings.patch_px
         num_patches = plan.num_places * settings.num_dates
-        self._groups = plan_groups(settings.bands, num_patches, self._side**2)
+        self._groups = plan_groups(settings.bands, num_patches)
 
     def open(self, has_begun: bool = False) -> None:
         """Create the shards at their full size, and the folder of waiting places.
@@ -60,15 +67,14 @@ class PackedCollection:
             if (self.save_path / MANIFEST_NAME).exists():
                 return
             self.places.mkdir(exist_ok=True)
+            self._join_parts(bare)
             check_free_disk(bare, self.save_path)
-            for path, size in shard_files(bare, self.save_path):
-                if has_begun and (not path.is_file() or path.stat().st_size != size):
-                    raise UserError(
-                        f"{path} is missing or cut off, and with it places that the journal has: "
-                        "restore it, or choose another --save_path"
-                    )
-                with path.open("ab") as file:
-                    file.truncate(size)
+            for path, _ in missing_files(bare, self.save_path) if has_begun else ():
+                raise UserError(
+                    f"{path} is missing or cut off, and with it places that the journal has: "
+                    "restore it, or choose another --save_path"
+                )
+            create_files(bare, self.save_path)
 
     def pack(self, block: BlockState) -> None:
         """Write the rows of the places of a complete block that still wait."""
@@ -79,8 +85,10 @@ class PackedCollection:
         first = block.block.number * BLOCK
         for number in waiting:
             row = (first + rows[number]) * self._plan.settings.num_dates
-            self._write(row, self._read(self.places / f"{number:06d}"))
-        sync_shards(self._manifest(()), self.save_path)
+            images = self._read(self.places / f"{number:06d}")
+            bands = self._plan.settings.bands
+            write_rows(self._manifest(()), self.save_path, row, bands, images)
+        sync_files(self._manifest(()), self.save_path)
         for number in waiting:
             folder = self.places / f"{number:06d}"
             gone = folder.with_name(f".{folder.name}")
@@ -100,10 +108,9 @@ class PackedCollection:
             if any(not path.name.startswith(".") for path in self.places.iterdir()):
                 return False  # another shard is about to write them
             bare = self._manifest(_names(blocks, records))
-            flaws = tuple(_zero_planes(bare, self.save_path))
-            groups = hash_groups(bare, self.save_path, available_cores())
-            whole = replace(bare, groups=groups, flaws=flaws)
-            write_json(self.save_path / MANIFEST_NAME, whole.to_json())
+            finish_store(
+                bare, self.save_path, _zero_planes(bare, self.save_path), available_cores()
+            )
             shutil.rmtree(self.places, ignore_errors=True)
         return True
 
@@ -121,24 +128,19 @@ class PackedCollection:
         ]
         return np.array(images, np.uint8)
 
-    def _write(self, row: int, images: Array) -> None:
-        """Write the dates of a place from a row on; a border of shards may lie between them."""
-        bands = self._plan.settings.bands
-        for group in self._groups:
-            channels = [bands.index(band) for band in group.bands]
-            per_shard = group.shards[0].num_patches
-            for offset, image in enumerate(images):
-                number, position = divmod(row + offset, per_shard)
-                data = np.ascontiguousarray(image[channels]).tobytes()
-                path = self.save_path / group.shards[number].file
-                try:
-                    with path.open("r+b", buffering=0) as file:
-                        write_all(file.fileno(), data, position * len(data))
-                except OSError as error:
-                    raise UserError(
-                        f"cannot write {path} ({error.strerror}): make room, and run the same "
-                        "command again to resume"
-                    ) from error
+    def _join_parts(self, bare: Manifest) -> None:
+        """Join the files of 4 GB into which a group of bands was cut before December 2026."""
+        for group, (whole, _) in zip(bare.groups, bare.files(self.save_path), strict=True):
+            row_bytes = bare.row_bytes(group)
+            part_bytes = max(1, _PART_BYTES // row_bytes) * row_bytes
+            parts = set(self.save_path.glob(whole.name.replace("00000", "?????")))
+            for part in sorted(parts - {whole}) if whole in parts else ():
+                with part.open("rb") as source, whole.open("r+b") as target:
+                    target.seek(int(part.stem[-5:]) * part_bytes)
+                    shutil.copyfileobj(source, target)
+                    target.flush()
+                    os.fsync(target.fileno())
+                part.unlink()
 
 
 def _names(blocks: Iterable[BlockState], records: Mapping[int, Record]) -> list[str]:
@@ -150,17 +152,14 @@ def _names(blocks: Iterable[BlockState], records: Mapping[int, Record]) -> list[
     ]
 
 
-def _zero_planes(manifest: Manifest, save_path: Path) -> Iterator[Flaw]:
-    """Find bands of patches that hold only zeros, as ``packing.pack`` notes them."""
+def _zero_planes(manifest: Manifest, save_path: Path) -> list[Flaw]:
+    """Find bands of patches that hold only zeros, which ``store.writer`` lists as flaws too."""
     found = []
-    for group in manifest.groups:
-        first = 0
-        for shard in group.shards:
-            shape = (shard.num_patches, len(group.bands), manifest.height * manifest.width)
-            planes = np.memmap(save_path / shard.file, np.uint8, "r", shape=shape)
-            for patch in range(shard.num_patches):
-                is_empty = ~planes[patch].any(axis=1)
-                names = (b for b, empty in zip(group.bands, is_empty, strict=True) if empty)
-                found += [Flaw(first + patch, band, ZEROS) for band in names]
-            first += shard.num_patches
-    yield from sorted(found, key=lambda flaw: flaw.patch)
+    for group, (path, _) in zip(manifest.groups, manifest.files(save_path), strict=True):
+        shape = (manifest.num_patches, len(group.bands), manifest.height * manifest.width)
+        rows = np.asarray(np.memmap(path, np.uint8, "r", shape=shape))
+        for patch, planes in enumerate(rows):
+            is_empty = ~planes.any(axis=1)
+            names = (b for b, empty in zip(group.bands, is_empty, strict=True) if empty)
+            found += [Flaw(patch, band, ZEROS) for band in names]
+    return sorted(found, key=lambda flaw: flaw.patch)

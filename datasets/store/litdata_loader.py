@@ -1,11 +1,13 @@
 """Batches of a stream: LitData downloads and shuffles, ``PatchDataset`` makes the samples.
 
-This file needs LitData, which is optional: import it where a stream is opened.
+The samples are those of any other source; only their order is LitData's: chunks at random, and the
+places of a chunk at random. This file needs LitData, which is optional: import it where a stream is
+opened.
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,37 +15,40 @@ from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock
 from litdata import StreamingDataLoader, StreamingDataset
+from litdata.streaming import downloader
+from litdata.streaming.item_loader import BaseItemLoader, Interval
 from torch.utils.data import get_worker_info
 
 from datasets.seco.bad_patches import BadPatchError
 from datasets.seco.samples import PatchDataset
-from datasets.store.litdata import StreamedPlaces
-from datasets.store.litdata_manifest import INDEX_NAME, storage_options
-from datasets.store.litdata_places import Item, PlaceLoader
+from datasets.store.litdata import INDEX_NAME, StreamedPlaces, storage_options
 from utils.errors import UserError
+from utils.locks import locked
 
 DEFAULT_CACHE_DIR = Path.home() / ".cache" / "seco_litdata"
+
+# An index, and the bytes of its item; or an index, and why they could not be read.
+Item = tuple[int, np.ndarray | str]
 
 
 class LitDataLoader:
     """Batches of a stream.
 
-    Every process takes equally many full batches, and no sample is taken twice in an epoch. The
-    order is a function of (seed, epoch) and of the numbers of processes, workers and samples per
-    batch; the samples depend on none of these numbers. A batch comes out of few chunks: if every
-    date is a sample, it has several dates of the same place, unlike a batch from elsewhere.
+    Every process takes the same number of full batches, and no sample is taken twice in an epoch.
+    The order is a function of (seed, epoch) and of the numbers of processes, workers and samples
+    per batch; the samples depend on none of these numbers. A batch comes from few chunks: if every
+    date is a sample, it has several dates of the same place, unlike a batch of another source.
 
     Args:
         dataset: Samples; their source is the stream.
         batch_size: Samples per batch.
         num_workers: Processes that download and read; 0 does both in this one.
-        epoch: Tells the epoch whenever an order begins, see ``SeededSampler``.
+        epoch: Returns the epoch whenever an order begins, see ``SeededSampler``.
         rank: Number of this process.
         world_size: Number of processes.
         pin_memory: Copy batches to memory that a GPU reads directly.
-        cache_dir: Where downloaded chunks are kept, at most three quarters of the free disk.
+        cache_dir: Folder of downloaded chunks, which take at most three quarters of the free disk.
     """
 
     def __init__(
@@ -68,7 +73,7 @@ class LitDataLoader:
         self.cache_dir = cache_dir or Path(os.environ.get("LITDATA_CACHE_DIR", DEFAULT_CACHE_DIR))
         self._taken = {"epoch": -1, "batches": 0}
         self._resume_at: dict[str, int] | None = None
-        # What an order depends on, beside the seed and the epoch.
+        # The order depends on these, besides the seed and the epoch.
         self._numbers = {
             "batch_size": batch_size,
             "num_workers": num_workers,
@@ -99,7 +104,7 @@ class LitDataLoader:
             self._taken["batches"] += 1
             yield batch
 
-    def _open(self, epoch: int, batches: int) -> Iterable[dict[str, Any]]:
+    def _open(self, epoch: int, batches: int) -> StreamingDataLoader:
         """Stream the rest of an epoch."""
         stream = self._open_stream()
         loader = StreamingDataLoader(
@@ -109,7 +114,7 @@ class LitDataLoader:
             collate_fn=_Collate(self.dataset, epoch),
             pin_memory=self.pin_memory,
         )
-        if len(loader) != len(self):  # the processes would wait for each other for ever
+        if len(loader) != len(self):  # the processes would wait for each other indefinitely
             raise UserError(f"this LitData plans {len(loader)} batches, not {len(self)}: update it")
         loader.current_epoch = epoch  # LitData counts from 1, and adds the 1 when an epoch begins
         if batches:
@@ -126,16 +131,19 @@ class LitDataLoader:
         return loader
 
     def _open_stream(self) -> StreamingDataset:
-        source = self.dataset.source
-        assert isinstance(source, StreamedPlaces)
-        with _only_one(self.cache_dir, source.address), TemporaryDirectory() as folder:
-            # LitData gets the index that was checked, and not another one that comes after it.
+        source = _source(self.dataset)
+        setup: AbstractContextManager[None] = nullcontext()  # a folder is read in place
+        if "://" in source.address:  # LitData clears the cache of a bucket that has changed
+            self.cache_dir.mkdir(parents=True, exist_ok=True)
+            setup = locked(self.cache_dir / "setup.lock")
+        with setup, TemporaryDirectory() as folder:
+            # LitData gets the index that was checked, and not another one that follows it.
             Path(folder, INDEX_NAME).write_bytes(source.index)
             stream = StreamingDataset(
                 source.address,
                 cache_dir=str(self.cache_dir),
                 index_path=folder,
-                item_loader=PlaceLoader(source.starts, self.dataset.every_date),
+                item_loader=PlaceLoader(source.starts if self.dataset.every_date else None),
                 shuffle=True,
                 item_shuffle_window=0,  # among all items of a chunk
                 drop_last=True,
@@ -144,7 +152,7 @@ class LitDataLoader:
             )
         # LitData guesses these from the environment. For several nodes it keeps chunks on the node
         # that has them, but reads one that two nodes share twice, and their batches may differ in
-        # number; as one node it plans every epoch anew over all processes.
+        # number; as one node it plans every epoch again over all processes.
         stream.distributed_env.world_size = self.world_size
         stream.distributed_env.global_rank = self.rank
         stream.distributed_env.num_nodes = 1
@@ -152,15 +160,77 @@ class LitDataLoader:
         return stream
 
 
-@contextmanager
-def _only_one(cache_dir: Path, root: str) -> Iterator[None]:
-    """Let one process at a time set up the cache of a bucket, which LitData clears if it is old."""
-    if "://" not in root:  # read in place
-        yield
-        return
-    cache_dir.mkdir(parents=True, exist_ok=True)
-    with FileLock(cache_dir / "setup.lock"):
-        yield
+class PlaceLoader(BaseItemLoader):
+    """Finds items in chunks, and returns their bytes without a copy; LitData notes its name.
+
+    LitData's own ``PyTreeLoader`` numbers items by places only, deserialises what the index says,
+    and reads a chunk that two workers share as a whole for every item (LitData 0.2.76). Bucket
+    tests fail if a later release renames one of the two private names that this class uses.
+
+    Args:
+        starts: Number of the first patch of each place, int64, shape (P + 1,): every patch is an
+            item, for which its whole place is returned. None makes every place an item.
+    """
+
+    def __init__(self, starts: np.ndarray | None = None) -> None:
+        super().__init__()
+        self._starts = starts
+        self._first_place = np.empty(0, np.int64)  # of each chunk
+        self._chunk = (-1, np.empty(0, np.uint8))  # number and memory map of the last chunk
+
+    def setup(self, config: dict[str, Any], chunks: list[Any], *args: Any, **kwargs: Any) -> None:
+        """Prepare for a set; LitData calls this in each process that is going to download."""
+        # LitData has no public switch for the http that a bucket in one's own network often has.
+        downloader._OBSTORE_CLIENT_OPTIONS["allow_http"] = "true"
+        super().setup(config, chunks, *args, **kwargs)
+        sizes = [chunk["chunk_size"] for chunk in chunks]
+        self._first_place = np.concatenate([[0], np.cumsum(sizes)])
+
+    def generate_intervals(self) -> list[Interval]:
+        """Return which indices are in which chunk."""
+        bounds = self._first_place if self._starts is None else self._starts[self._first_place]
+        pairs = zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)
+        return [Interval(begin, begin, end, end) for begin, end in pairs]
+
+    def load_item_from_chunk(
+        self, index: int, chunk_index: int, chunk_filepath: str, begin: int, filesize_bytes: int
+    ) -> Item:
+        """Return the bytes of the place of an index: uint8, a view of the mapped chunk."""
+        place = index
+        if self._starts is not None:
+            place = int(np.searchsorted(self._starts, index, side="right")) - 1
+        row = place - int(self._first_place[chunk_index])
+        try:
+            if self._chunk[0] != chunk_index:
+                # There is no public way to wait for a download.
+                self._wait_until_chunk_ready(chunk_index, chunk_filepath, filesize_bytes)
+                # A map outlives its file, should another process evict the chunk from the cache.
+                self._chunk = (chunk_index, np.memmap(chunk_filepath, np.uint8, mode="r"))
+            chunk = self._chunk[1]
+            # A chunk is the number of its items, their N + 1 offsets (all uint32), their bytes.
+            first, last = chunk[4 + 4 * row : 12 + 4 * row].view("<u4")
+        except (OSError, ValueError, RuntimeError) as error:  # ValueError: a file cut short
+            # The loader's processes would wrap an exception in their traceback: send it as data.
+            reason = str(error).partition("\n")[0]
+            return index, f"{Path(chunk_filepath).name} cannot be read ({reason})"
+        return index, chunk[first:last]
+
+    def encode_data(
+        self, data: list[bytes], sizes: list[int], flattened: list[Any]
+    ) -> tuple[bytes, None]:
+        """Store the bytes of an item as they are."""
+        return data[0], None
+
+    def pre_load_chunk(self, chunk_index: int, chunk_filepath: str) -> None:
+        """Do nothing: a chunk is mapped when it is needed."""
+
+    def delete(self, chunk_index: int, chunk_filepath: str) -> None:
+        """Evict a chunk from the cache; LitData requests it only for one that it has downloaded."""
+        Path(chunk_filepath).unlink(missing_ok=True)
+
+    def close(self, chunk_index: int) -> None:
+        """Release the last chunk."""
+        self._chunk = (-1, np.empty(0, np.uint8))
 
 
 @dataclass(frozen=True)
@@ -171,8 +241,7 @@ class _Collate:
     epoch: int
 
     def __call__(self, items: list[Item]) -> dict[str, Any]:
-        dataset, source = self.dataset, self.dataset.source
-        assert isinstance(source, StreamedPlaces)
+        dataset, source = self.dataset, _source(self.dataset)
         indices = torch.tensor([index for index, _ in items])
         epochs = torch.full_like(indices, self.epoch)
         patches = torch.empty(len(items), dataset.num_dates, *source.patch_shape, dtype=torch.uint8)
@@ -199,8 +268,13 @@ class _Collate:
         try:
             for patch, pixels in zip(drawn, target, strict=True):
                 pixels[:] = source.read(patch)
-        except BadPatchError:  # the data set knows which sample stands in
+        except BadPatchError:  # the data set knows which sample replaces it
             sample = self.dataset[self.epoch, index]
             target[:] = sample["patches"]
             return list(sample["bad"])
         return []
+
+
+def _source(dataset: PatchDataset) -> StreamedPlaces:
+    assert isinstance(dataset.source, StreamedPlaces)
+    return dataset.source

@@ -1,17 +1,15 @@
 """Batches from a packed store, without worker processes.
 
 One thread runs ahead: it draws the samples of the coming batches, lets a pool of threads copy their
-patches out of the memory maps into buffers that are used again and again, and starts their upload
-while the device still computes. Copies of this size release Python's lock.
+patches from the memory maps into buffers that are reused, and starts their upload while the device
+still computes. Copies of this size release Python's lock.
 """
 
-import queue
+from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import suppress
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import islice
-from threading import Event, Thread
 from typing import Any
 
 import numpy as np
@@ -24,22 +22,21 @@ from datasets.store.reader import PackedStore
 from utils.data import SeededSampler
 from utils.distributed import to_device
 
-_AHEAD = 2  # batches that wait for the device
-# One more is being filled, one is in use, and one may still be when the next is asked for.
-_BUFFERS = _AHEAD + 3
+_AHEAD = 3  # batches that wait for the device, or are being filled
+_BUFFERS = _AHEAD + 2  # one is in use, and the one before it may still be
 
 
 class StoreLoader:
     """Copy batches from memory maps, or from memory, by threads.
 
-    A batch is valid until the one after the next is asked for: its buffer is used again.
+    A batch is valid until the second batch after it is requested, which reuses its buffer.
 
     Args:
         dataset: Samples of a ``PackedStore``.
         sampler: Order of the samples.
         batch_size: Samples of a batch; an incomplete last one is dropped.
-        num_threads: Threads that copy.
-        device: Where the batches are wanted.
+        num_threads: Threads that copy, at least one.
+        device: Device that the batches are uploaded to.
     """
 
     def __init__(
@@ -66,32 +63,15 @@ class StoreLoader:
         if not self._buffers:
             shape = (self.batch_size, self.dataset.num_dates, *self.dataset.source.patch_shape)
             self._buffers = [_Buffer(shape, self.device) for _ in range(_BUFFERS)]
-        ready: queue.Queue[dict[str, Any] | BaseException | None] = queue.Queue(_AHEAD)
-        stop = Event()
-        feeder = Thread(target=self._feed, args=(ready, stop), daemon=True)
-        feeder.start()
-        try:
-            while (batch := ready.get()) is not None:
-                if isinstance(batch, BaseException):
-                    raise batch
-                yield _receive(batch)
-        finally:
-            stop.set()
-            while feeder.is_alive():  # it may wait for a place in the queue
-                _discard(ready)
-                feeder.join(timeout=0.01)
-
-    def _feed(self, ready: "queue.Queue[Any]", stop: Event) -> None:
-        try:
-            with ThreadPoolExecutor(self.num_threads) as pool:
-                for number, (epochs, indices) in enumerate(draw_batches(self)):
-                    if stop.is_set():
-                        return
-                    buffer = self._buffers[number % _BUFFERS]
-                    ready.put(self._fill(pool, buffer, epochs, indices))
-            ready.put(None)
-        except BaseException as error:
-            ready.put(error)
+        ahead: deque[Future[dict[str, Any]]] = deque()
+        with ThreadPoolExecutor(self.num_threads) as pool, ThreadPoolExecutor(1) as feeder:
+            for number, (epochs, indices) in enumerate(draw_batches(self)):
+                buffer = self._buffers[number % _BUFFERS]
+                ahead.append(feeder.submit(self._fill, pool, buffer, epochs, indices))
+                if len(ahead) > _AHEAD:
+                    yield _receive(ahead.popleft().result())
+            while ahead:
+                yield _receive(ahead.popleft().result())
 
     def _fill(
         self, pool: ThreadPoolExecutor, buffer: "_Buffer", epochs: Tensor, indices: Tensor
@@ -100,9 +80,8 @@ class StoreLoader:
         buffer.wait()
         rows = patches.numpy()
         parts = [slice(t, None, self.num_threads) for t in range(self.num_threads)]
-        copies = [pool.submit(self._copy, rows[part], buffer.array[part]) for part in parts]
-        for copy in wait(copies).done:
-            copy.result()
+        for _ in pool.map(lambda part: self._copy(rows[part], buffer.array[part]), parts):
+            pass  # raises what a copy has raised
         return buffer.upload() | {"epoch": epochs, "index": indices, "bad": bad}
 
     def _copy(self, patches: np.ndarray, target: np.ndarray) -> None:
@@ -114,13 +93,13 @@ class StoreLoader:
 
 
 class DeviceLoader:
-    """Batches of a store that lies on the device as a whole; nothing is uploaded but numbers.
+    """Batches of a store that is on the device as a whole; only patch numbers are uploaded.
 
     Args:
         dataset: Samples of a ``PackedStore``.
         sampler: Order of the samples.
         batch_size: Samples of a batch; an incomplete last one is dropped.
-        device: Where the patches are kept.
+        device: Device that keeps all patches.
     """
 
     def __init__(
@@ -184,7 +163,7 @@ def draw_good(dataset: PatchDataset, epochs: Tensor, indices: Tensor) -> tuple[T
 
 
 class _Buffer:
-    """Room for the patches of a batch, pinned where a GPU reads it, and their way to the device."""
+    """Memory for the patches of a batch, pinned for a GPU, and their upload to the device."""
 
     def __init__(self, shape: tuple[int, ...], device: torch.device) -> None:
         self.device = device
@@ -215,16 +194,11 @@ def _receive(batch: dict[str, Any]) -> dict[str, Any]:
     if uploaded is not None:
         stream = torch.cuda.current_stream(batch["patches"].device)
         stream.wait_event(uploaded)
-        batch["patches"].record_stream(stream)  # its memory is not reused before
+        batch["patches"].record_stream(stream)  # its memory is not reused before that work
     return batch
-
-
-def _discard(ready: "queue.Queue[Any]") -> None:
-    with suppress(queue.Empty):
-        ready.get_nowait()
 
 
 def _store(dataset: PatchDataset) -> PackedStore:
     if not isinstance(dataset.source, PackedStore):
-        raise TypeError(f"{type(dataset.source).__name__} is no packed store")
+        raise TypeError(f"{type(dataset.source).__name__} is not a packed store")
     return dataset.source

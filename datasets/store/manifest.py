@@ -1,8 +1,9 @@
-"""The manifest of a packed store: what is in it, and how its shards are laid out."""
+"""The manifest of a packed store: what is in it, and how its files are laid out."""
 
 import json
 import re
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +14,6 @@ from utils.errors import UserError
 MANIFEST_NAME = "manifest.json"
 FORMAT = "packed patches"
 FORMAT_VERSION = 1
-MAX_SHARD_BYTES = 4 * 10**9
 PICTURE_BANDS = ("R", "G", "B")
 UNITS = {"seco": "255 times reflectance, truncated", "pictures": "8-bit picture"}
 ZEROS = "holds only zeros"
@@ -21,12 +21,12 @@ ZEROS = "holds only zeros"
 
 @dataclass(frozen=True)
 class Shard:
-    """A file of raw uint8 rows, one per patch, each of the planes of its group.
+    """A file of raw uint8 rows: one row per patch, with the planes of the bands of its group.
 
     Attributes:
-        file: Its name in the store.
-        num_patches: Its rows.
-        sha256: Hash of its bytes, empty while it is written.
+        file: File name in the store.
+        num_patches: Number of rows.
+        sha256: Hash of the content; empty while the file is written.
     """
 
     file: str
@@ -36,7 +36,13 @@ class Shard:
 
 @dataclass(frozen=True)
 class Group:
-    """Bands that are stored together; those not asked for lie in other files and cost nothing."""
+    """Bands that are stored together; a run that needs none of them does not read their file.
+
+    Attributes:
+        bands: Bands in the order of their planes in a row.
+        shards: The one file of the group. Stores that were written before December 2026 cut it into
+            files of at most 4 GB, with the same number of rows in all but the last.
+    """
 
     bands: tuple[str, ...]
     shards: tuple[Shard, ...]
@@ -44,7 +50,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Flaw:
-    """A patch, or a band of it, that could not be read or is zero; zeros stand in its place."""
+    """A patch, or one band of it, that could not be read or is all zero; it is stored as zeros."""
 
     patch: int
     band: str | None
@@ -53,16 +59,16 @@ class Flaw:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything about a store but its pixels.
+    """Everything about a store except its pixels.
 
     Attributes:
         kind: "seco" or "pictures".
-        places: Per place "place/scene/scene"; of pictures their names.
-        height: Pixels of 10 m.
-        width: Pixels of 10 m.
+        places: One string "place/scene/scene" per place; for pictures their names.
+        height: Height of a patch in pixels of 10 m.
+        width: Width of a patch in pixels of 10 m.
         quantiles: 2 % and 98 % quantiles per band of SeCo patches, as far as they are known.
         groups: Red, green and blue, and the other bands.
-        flaws: What the source lacked, sorted.
+        flaws: Flaws of the source, sorted by patch.
     """
 
     kind: Literal["seco", "pictures"]
@@ -80,14 +86,22 @@ class Manifest:
 
     @property
     def num_patches(self) -> int:
-        """Number of patches, which is that of the rows of each group."""
+        """Number of patches, which is the number of rows of each group."""
         if self.kind == "pictures":
             return len(self.places)
         return sum(place.count("/") for place in self.places)
 
     def row_bytes(self, group: Group) -> int:
-        """Return the size of a patch in a group's shards."""
+        """Return the size of a patch in the file of a group."""
         return len(group.bands) * self.height * self.width
+
+    def files(self, folder: Path) -> list[tuple[Path, int]]:
+        """Return path and size of every file of rows."""
+        return [
+            (folder / shard.file, shard.num_patches * self.row_bytes(group))
+            for group in self.groups
+            for shard in group.shards
+        ]
 
     def to_json(self) -> dict[str, Any]:
         """Return plain builtins."""
@@ -95,37 +109,38 @@ class Manifest:
         return head | asdict(self)
 
 
-def plan_groups(bands: tuple[str, ...], num_patches: int, pixels: int) -> tuple[Group, ...]:
-    """Lay the shards out: groups in a fixed order, each cut into files of at most 4 GB."""
+def plan_groups(bands: Sequence[str], num_patches: int) -> tuple[Group, ...]:
+    """Return the groups of a new store, in a fixed order, each with one file without a hash."""
     rgb = RGB_BANDS if set(bands) <= set(ALL_BANDS) else PICTURE_BANDS
     split = {
         "rgb": tuple(band for band in rgb if band in bands),
         "other": tuple(band for band in ALL_BANDS if band in bands and band not in rgb),
     }
-    groups = []
-    for name, members in split.items():
-        if members:
-            rows = max(1, MAX_SHARD_BYTES // (len(members) * pixels))
-            starts = range(0, num_patches, rows)
-            shards = (
-                Shard(f"{name}-{number:05}.u8", min(rows, num_patches - start))
-                for number, start in enumerate(starts)
-            )
-            groups.append(Group(members, tuple(shards)))
-    return tuple(groups)
+    return tuple(
+        Group(members, (Shard(f"{name}-00000.u8", num_patches),))
+        for name, members in split.items()
+        if members
+    )
 
 
 def read_manifest(root: Path) -> Manifest:
-    """Read and check the manifest of a store, which may come from anyone."""
+    """Read and check the manifest of a store, which may come from a stranger.
+
+    Args:
+        root: Folder of the store.
+
+    Raises:
+        UserError: There is no manifest, it has another format, or no packing writes such a one.
+    """
     path = root / MANIFEST_NAME
     if not path.is_file():
-        raise UserError(f"{root} is no packed store: it has no {MANIFEST_NAME}")
+        raise UserError(f"{root} is not a packed store: it has no {MANIFEST_NAME}")
     try:
         content = json.loads(path.read_bytes())
         if content["format"] != FORMAT:
-            raise ValueError("no store")
+            raise ValueError(content["format"])
         version = content["format_version"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise UserError(f"{path} is not the manifest of a packed store: pack it again") from error
     if version != FORMAT_VERSION:
         raise UserError(
@@ -133,15 +148,14 @@ def read_manifest(root: Path) -> Manifest:
             "pack the data again, or use the program that packed it"
         )
     try:
-        manifest = _parse(content)
-        _check(manifest)
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        return _parse(content)
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
         raise UserError(f"{path} is damaged ({error}): pack the data again") from error
-    return manifest
 
 
 def _parse(content: dict[str, Any]) -> Manifest:
-    return Manifest(
+    """Build a manifest and refuse one that no packing writes; no file name leads out of a store."""
+    manifest = Manifest(
         kind=content["kind"],
         places=tuple(content["places"]),
         height=content["height"],
@@ -153,40 +167,35 @@ def _parse(content: dict[str, Any]) -> Manifest:
         ),
         flaws=tuple(Flaw(**flaw) for flaw in content["flaws"]),
     )
-
-
-def _check(manifest: Manifest) -> None:
-    """Refuse what ``plan_groups`` would not have made; no name leads out of the store."""
-    if manifest.kind not in UNITS:
-        raise ValueError(f"kind {manifest.kind}")
-    if not manifest.places or not all(isinstance(place, str) for place in manifest.places):
-        raise ValueError("places are strings")
-    if manifest.kind == "seco" and not all("/" in place for place in manifest.places):
-        raise ValueError("places have dates")
-    sizes = (manifest.height, manifest.width)
-    if not all(type(size) is int and 0 < size <= 2**16 for size in sizes):
-        raise ValueError(f"size {sizes}")
-    known = ALL_BANDS if manifest.kind == "seco" else PICTURE_BANDS
-    bands = manifest.bands
-    if not bands or len(set(bands)) < len(bands) or not set(bands) <= set(known):
-        raise ValueError(f"bands {bands}")
-    for group in manifest.groups:
-        _check_shards(group, manifest.num_patches)
+    known = {"seco": ALL_BANDS, "pictures": PICTURE_BANDS}[manifest.kind]
+    bands, num_patches = manifest.bands, manifest.num_patches
+    _require(set(bands) <= set(known), "bands")
+    _require(all(isinstance(place, str) for place in manifest.places), "places")
+    _require(manifest.kind == "pictures" or all("/" in place for place in manifest.places), "dates")
+    for size in (manifest.height, manifest.width):
+        _require(type(size) is int and 0 < size <= 2**16, "size")
+    _require(num_patches > 0 and len(bands) > 0, "number of patches")
+    for group, planned in zip(manifest.groups, plan_groups(bands, num_patches), strict=True):
+        _require(group.bands == planned.bands, "bands")
+        _check_shards(group.shards, planned.shards[0])
     for flaw in manifest.flaws:
-        if type(flaw.patch) is not int or not 0 <= flaw.patch < manifest.num_patches:
-            raise ValueError(f"patch {flaw.patch}")
-        if flaw.band not in (None, *bands) or not isinstance(flaw.reason, str):
-            raise ValueError(f"flaw of patch {flaw.patch}")
+        _require(type(flaw.patch) is int and 0 <= flaw.patch < num_patches, "flaws")
+        _require(flaw.band in (None, *bands) and isinstance(flaw.reason, str), "flaws")
+    return manifest
 
 
-def _check_shards(group: Group, num_patches: int) -> None:
-    counts = [shard.num_patches for shard in group.shards]
-    if not all(type(count) is int and count > 0 for count in counts) or sum(counts) != num_patches:
-        raise ValueError("shards do not hold all patches")
-    if len(set(counts[:-1])) > 1 or counts[-1] > counts[0]:
-        raise ValueError("shards differ in size")
-    for shard in group.shards:
-        if not re.fullmatch(r"(rgb|other)-\d{5,9}\.u8", shard.file):
-            raise ValueError(f"file {shard.file!r}")
-        if not re.fullmatch(r"[0-9a-f]{64}", shard.sha256):
-            raise ValueError(f"hash of {shard.file}")
+def _check_shards(shards: tuple[Shard, ...], whole: Shard) -> None:
+    """Refuse files that are not the planned one, or that one cut into equal parts and a rest."""
+    rows = shards[0].num_patches
+    starts = range(0, whole.num_patches, rows)
+    expected = tuple(
+        Shard(whole.file.replace("00000", f"{part:05}"), min(rows, whole.num_patches - start))
+        for part, start in enumerate(starts)
+    )
+    _require(tuple(replace(shard, sha256="") for shard in shards) == expected, "files")
+    _require(all(re.fullmatch(r"[0-9a-f]{64}", shard.sha256) for shard in shards), "hashes")
+
+
+def _require(is_right: bool, what: str) -> None:
+    if not is_right:
+        raise ValueError(f"wrong {what}")

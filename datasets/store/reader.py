@@ -1,7 +1,7 @@
-"""Patches in a packed store: raw uint8 rows of a few large files, read through memory maps.
+"""Read patches of a packed store: raw uint8 rows of a few large files, through memory maps.
 
 ``datasets/seco_packed.py`` writes it. A row is a patch, the rows of a place follow each other, and
-red, green and blue lie in other files than the other bands. Reading a patch is one copy.
+red, green and blue are in another file than the other bands. Reading a patch is one copy.
 """
 
 from __future__ import annotations
@@ -9,10 +9,9 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -27,7 +26,14 @@ from utils.input_spec import InputSpec
 if TYPE_CHECKING:  # the downloader, which writes stores, does without torch
     import torch
 
-_CHUNK_BYTES = 2**28
+_CHUNK_BYTES = 2**28  # copied to a device at a time
+
+
+class _Part(NamedTuple):
+    """A group, and the runs of its planes that are used: slices of a row and of a patch."""
+
+    group: Group
+    runs: tuple[tuple[slice, slice], ...]
 
 
 class PackedStore:
@@ -35,13 +41,16 @@ class PackedStore:
 
     Args:
         root: Folder of the store.
-        bands: Bands in channel order, for SeCo patches; None takes all of the store.
-        image_list: File with the pictures to use, see ``Pictures``.
+        bands: Bands of SeCo patches in channel order; None takes all bands of the store.
+        image_list: File with the names of the pictures to use, see ``Pictures``.
 
     Attributes:
-        manifest: What is in the store.
+        manifest: Content and layout of the store.
         starts: Number of the first patch of each place, and of all patches; int64, shape (P + 1,).
-        patch_shape: Bands, height and width in 10 m pixels.
+        patch_shape: Bands, height and width in pixels of 10 m.
+
+    Raises:
+        UserError: The store is damaged or incomplete, or lacks a band or a listed picture.
     """
 
     def __init__(
@@ -52,12 +61,12 @@ class PackedStore:
         is_pictures = self.manifest.kind == "pictures"
         self.bands = self.manifest.bands if is_pictures else tuple(bands or self.manifest.bands)
         _check_bands(self.bands, self.manifest.bands, root)
-        check_shards(self.manifest, root)
+        check_files(self.manifest, root)
         if is_pictures:
             self.starts = np.arange(len(self.manifest.places) + 1)
         else:
             self.starts = count_dates(self.manifest.places)
-        self._rows: np.ndarray | None = None  # None stands for all
+        self._rows: np.ndarray | None = None  # rows of the listed pictures; None stands for all
         if image_list is not None:
             if not is_pictures:
                 raise UserError(f"--image_list is for pictures, but {root} holds SeCo patches")
@@ -65,9 +74,8 @@ class PackedStore:
             self._rows = np.array(select(names, image_list, root))
             self.starts = np.arange(len(self._rows) + 1)
         self.patch_shape = (len(self.bands), self.manifest.height, self.manifest.width)
-        self._parts = [
-            part for group in self.manifest.groups if (part := _Part.of(group, self.bands))
-        ]
+        parts = (_Part(group, _runs(group, self.bands)) for group in self.manifest.groups)
+        self._parts = [part for part in parts if part.runs]
         self._errors = self._find_errors()
         self._is_bad = np.zeros(self.manifest.num_patches, bool)
         self._is_bad[list(self._errors)] = True
@@ -87,14 +95,14 @@ class PackedStore:
         return self._row_name(self._row(patch))
 
     def read(self, patch: int) -> np.ndarray:
-        """Read a patch: uint8, shape (C, H, W); one that the source lacked is a BadPatchError."""
+        """Read a patch: uint8, shape (C, H, W); a bad one raises a ``BadPatchError``."""
         self.check(patch)
         pixels = np.empty(self.patch_shape, np.uint8)
         self.copy(patch, pixels)
         return pixels
 
     def check(self, patch: int) -> None:
-        """Raise the ``BadPatchError`` of a patch that the source lacked."""
+        """Raise the ``BadPatchError`` of a patch that the source could not read."""
         error = self._errors.get(self._row(patch))
         if error is not None:
             raise BadPatchError(error.name, error.reason)
@@ -109,24 +117,21 @@ class PackedStore:
                 pixels[target] = planes[source]
 
     def are_bad(self, patches: np.ndarray) -> np.ndarray:
-        """Tell which patches, of any shape, are bad."""
+        """Return which patches are bad, for an array of patch numbers of any shape."""
         return self._is_bad[patches if self._rows is None else self._rows[patches]]
 
     def load(self) -> None:
-        """Read the shards of the asked bands into memory, where they stay."""
-        shards = [
-            (part.group, shard, shard.num_patches * self.manifest.row_bytes(part.group))
-            for part in self._parts
-            for shard in part.group.shards
-        ]
-        needed, free = sum(size for *_, size in shards), available_memory()
+        """Read the files of the requested bands into memory, where they stay."""
+        rows = sum(self.manifest.row_bytes(part.group) for part in self._parts)
+        needed, free = rows * self.manifest.num_patches, available_memory()
         if needed > free:
             raise UserError(
                 f"{self.root} needs {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free: "
-                "take --cache mmap"
+                "use --cache mmap"
             )
-        for group, shard, _ in shards:
-            self._shards[shard.file] = np.array(self._shard(group, shard))
+        for group, _ in self._parts:
+            for shard in group.shards:
+                self._shards[shard.file] = np.array(self._shard(group, shard))
 
     def to_device(self, device: torch.device) -> torch.Tensor:
         """Copy all patches to a device: uint8, shape (patches, C, H, W)."""
@@ -140,8 +145,8 @@ class PackedStore:
             )
         except torch.OutOfMemoryError as error:
             raise UserError(
-                f"{self.root} needs {size / 1e9:.1f} GB on {device}, which has not that much free: "
-                "take --cache mmap or ram, or fewer --bands"
+                f"{self.root} needs {size / 1e9:.1f} GB on {device}, which has less free: "
+                "use --cache mmap or ram, or fewer --bands"
             ) from error
         chunk = np.empty((max(1, _CHUNK_BYTES * num_patches // size), *self.patch_shape), np.uint8)
         for start in range(0, num_patches, len(chunk)):
@@ -172,7 +177,7 @@ class PackedStore:
         return patch if self._rows is None else int(self._rows[patch])
 
     def _shard(self, group: Group, shard: Shard) -> np.ndarray:
-        """Return the rows of a shard, (patches, bands, H, W), mapped when it is first used."""
+        """Return the rows of a file, (patches, bands, H, W), mapped when it is first used."""
         rows = self._shards.get(shard.file)
         if rows is None:
             shape = (shard.num_patches, len(group.bands), *self.patch_shape[1:])
@@ -185,38 +190,28 @@ class PackedStore:
         return self.__dict__ | {"_shards": {}}  # a spawned process maps them itself
 
 
-@dataclass(frozen=True)
-class _Part:
-    """Which planes of a group's rows go where; ``runs`` are slices of source and target."""
-
-    group: Group
-    runs: tuple[tuple[slice, slice], ...]
-
-    @classmethod
-    def of(cls, group: Group, bands: Sequence[str]) -> _Part | None:
-        """Match a group with the bands asked for; None if it has none of them."""
-        pairs = [
-            (group.bands.index(band), target)
-            for target, band in enumerate(bands)
-            if band in group.bands
-        ]
-        runs: list[list[int]] = []  # source, target, length
-        for source, target in pairs:
-            if runs and [source, target] == [runs[-1][0] + runs[-1][2], runs[-1][1] + runs[-1][2]]:
-                runs[-1][2] += 1
-            else:
-                runs.append([source, target, 1])
-        slices = tuple((slice(s, s + n), slice(t, t + n)) for s, t, n in runs)
-        return cls(group, slices) if slices else None
+def _runs(group: Group, bands: Sequence[str]) -> tuple[tuple[slice, slice], ...]:
+    """Match the planes of a group with the requested bands, neighbours in one run."""
+    runs: list[tuple[int, int, int]] = []  # source, target, length
+    for target, band in enumerate(bands):
+        if band not in group.bands:
+            continue
+        source = group.bands.index(band)
+        before, start, length = runs[-1] if runs else (-1, -1, 0)
+        if length and (source, target) == (before + length, start + length):
+            runs[-1] = (before, start, length + 1)
+        else:
+            runs.append((source, target, 1))
+    return tuple((slice(s, s + n), slice(t, t + n)) for s, t, n in runs)
 
 
 def is_packed(data_dir: Path) -> bool:
-    """Tell a packed store from other folders."""
+    """Return whether a folder is a complete packed store."""
     return (data_dir / MANIFEST_NAME).is_file()
 
 
 def available_memory() -> int:
-    """Return the bytes that this process may still use, as far as Linux tells."""
+    """Return the free memory in bytes, as far as Linux reports it."""
     info = Path("/proc/meminfo")
     lines = info.read_text().splitlines() if info.exists() else []
     free = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")]
@@ -232,23 +227,21 @@ def _check_bands(bands: Sequence[str], there: Sequence[str], root: Path) -> None
         )
 
 
-def check_shards(manifest: Manifest, root: Path) -> None:
-    """Refuse a store of which a part is missing."""
-    for group in manifest.groups:
-        for shard in group.shards:
-            path, size = root / shard.file, shard.num_patches * manifest.row_bytes(group)
-            found = path.stat().st_size if path.is_file() else None
-            if found != size:
-                state = "is missing" if found is None else f"has {found} bytes instead of {size}"
-                raise UserError(
-                    f"{path} {state}: copy the store again, or delete it and pack the data again"
-                )
+def check_files(manifest: Manifest, root: Path) -> None:
+    """Refuse a store of which a file is missing or has another size."""
+    for path, size in manifest.files(root):
+        found = path.stat().st_size if path.is_file() else None
+        if found != size:
+            state = "is missing" if found is None else f"has {found} bytes instead of {size}"
+            raise UserError(
+                f"{path} {state}: copy the store again, or delete it and pack the data again"
+            )
 
 
 def _find_error(
     reasons: Mapping[str | None, str], bands: Sequence[str], name: str
 ) -> BadPatchError | None:
-    """Return the error that the source raises for a patch, if its flaws are in bands asked for."""
+    """Return the error that the source raises for a patch, if its flaws are in ``bands``."""
     if None in reasons:  # a picture
         return BadPatchError(name, reasons[None])
     for band in bands:

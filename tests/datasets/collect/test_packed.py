@@ -23,7 +23,8 @@ from datasets.miniature.services.earth_engine import earth_engine
 from datasets.seco.patches import SecoPatches
 from datasets.store.manifest import MANIFEST_NAME
 from datasets.store.reader import PackedStore
-from datasets.store.writer import pack, verify_store
+from datasets.store.rows import verify_store
+from datasets.store.writer import pack
 from tests.references.fetch_runs import SETTINGS, fetch, plan_in
 from tests.servers.fake_source import FakeSource
 from utils.errors import UserError
@@ -111,7 +112,9 @@ def test_rows_are_written_again_if_their_files_are_still_there(
     """Killed between the rows and the removal of the files."""
     plan = plan_in(tmp_path / "c", PACKED)
     with monkeypatch.context() as killed:
-        killed.setattr(PackedCollection, "_write", lambda *_: (_ for _ in ()).throw(KeyError()))
+        killed.setattr(
+            "datasets.collect.packed.write_rows", lambda *_: (_ for _ in ()).throw(KeyError())
+        )
         with pytest.raises(KeyError):
             collect(tmp_path / "c", plan, FakeSource(plan.settings))
     waiting = list((tmp_path / "c" / ".places").iterdir())
@@ -136,6 +139,22 @@ def test_a_shard_that_was_lost_is_named_and_not_replaced_by_zeros(
 
     with pytest.raises(UserError, match=f"{shard.name} is missing or cut off"):
         store.open(has_begun=True)
+
+
+def test_files_of_4_gb_are_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before December 2026 a group of bands was cut into such files; here of two rows."""
+    store = PackedCollection(tmp_path, plan_in(tmp_path, PACKED))
+    store.open()
+    whole = tmp_path / "rgb-00000.u8"
+    row_bytes = 3 * PACKED.patch_px**2
+    content = np.random.default_rng(0).bytes(whole.stat().st_size)
+    for number, start in enumerate(range(0, len(content), 2 * row_bytes)):
+        part = content[start : start + 2 * row_bytes]
+        (tmp_path / f"rgb-{number:05}.u8").write_bytes(part)
+    monkeypatch.setattr("datasets.collect.packed._PART_BYTES", 3 * row_bytes - 1)
+    store.open(has_begun=True)
+    assert whole.read_bytes() == content
+    assert not (tmp_path / "rgb-00001.u8").exists()
 
 
 def test_the_last_shard_makes_the_store_whole(packed_folder: Path, tmp_path: Path) -> None:

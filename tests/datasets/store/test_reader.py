@@ -1,5 +1,6 @@
 """Stores that are not what they say, and what may be kept in memory."""
 
+import hashlib
 import json
 import pickle
 import shutil
@@ -53,6 +54,34 @@ def test_store_cut_short_names_its_file(store: Path) -> None:
     with pytest.raises(
         UserError, match=r"rgb-00000\.u8 is missing: copy the store again, or delete"
     ):
+        PackedStore(store)
+
+
+def test_store_in_files_of_4_gb_is_read_and_verified(store: Path, seco_root: Path) -> None:
+    """Until December 2026 a group was cut into such files; here of ten patches."""
+    sizes, name = (10, 10, 4), "{}-{:05}.u8".format
+    for group, planes in (("rgb", 3), ("other", 1)):
+        rows = np.fromfile(store / name(group, 0), np.uint8).reshape(24, planes, 48, 48)
+        for number, part in enumerate(np.split(rows, [10, 20])):
+            part.tofile(store / name(group, number))
+
+    def cut(content: dict[str, Any]) -> None:
+        for group, key in zip(content["groups"], ("rgb", "other"), strict=True):
+            names = [name(key, number) for number in range(3)]
+            hashes = [hashlib.sha256((store / file).read_bytes()).hexdigest() for file in names]
+            parts = zip(names, sizes, hashes, strict=True)
+            group["shards"] = [{"file": f, "num_patches": n, "sha256": h} for f, n, h in parts]
+
+    edit(store, cut)
+    seco_packed.main(["--verify", "--save_path", str(store)])
+    (store / "quantiles.json").write_text('{"quantiles": {"B8": [3, 99]}}')
+    bands = ("B4", "B8")
+    found, expected = PackedStore(store, bands), SecoPatches(seco_root, bands)
+    found.load()
+    for patch in range(24):
+        np.testing.assert_array_equal(found.read(patch), expected.read(patch))
+    (store / name("rgb", 1)).unlink()
+    with pytest.raises(UserError, match=r"rgb-00001\.u8 is missing: copy the store again"):
         PackedStore(store)
 
 
@@ -138,16 +167,14 @@ def test_store_that_does_not_fit_into_memory_says_so(
     packed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(packed_store, "available_memory", lambda: 1000)
-    with pytest.raises(UserError, match=r"needs 0\.0 GB of memory, .* take --cache mmap"):
+    with pytest.raises(UserError, match=r"needs 0\.0 GB of memory, .* use --cache mmap"):
         PackedStore(packed, RGB_BANDS).load()
 
     def full(*args: object, **kwargs: object) -> None:
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(torch, "empty", full)
-    with pytest.raises(
-        UserError, match=r"needs 0\.0 GB on cpu, which has not that much free: take"
-    ):
+    with pytest.raises(UserError, match=r"needs 0\.0 GB on cpu, which has less free: use"):
         PackedStore(packed, RGB_BANDS).to_device(torch.device("cpu"))
 
 

@@ -50,9 +50,8 @@ def copy(seco_root: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def small_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Five patches of RGB in a shard, three in a chunk: borders that do not coincide."""
-    monkeypatch.setattr("datasets.store.manifest.MAX_SHARD_BYTES", 5 * 3 * 48 * 48)
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three patches in a chunk."""
     monkeypatch.setattr(packing, "_CHUNK", 3)
 
 
@@ -78,7 +77,7 @@ def assert_same_patches(source: Any, store: PackedStore) -> None:
         assert store.are_bad(np.array([patch])).all() == isinstance(expected, tuple)
 
 
-@pytest.mark.usefixtures("small_files")
+@pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize("num_workers", ["0", "2"])
 @pytest.mark.parametrize("zipped", [False, True])
 @pytest.mark.difference("packed")
@@ -117,7 +116,7 @@ def test_ragged_places_and_pictures_are_packed(copy: Path, tmp_path: Path) -> No
         assert_same_patches(Pictures(tmp_path / "p", image_list), store)
 
 
-@pytest.mark.usefixtures("small_files")
+@pytest.mark.usefixtures("small_chunks")
 def test_flaws_of_the_source_are_those_of_the_store(
     copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,8 +138,8 @@ def test_flaws_of_the_source_are_those_of_the_store(
     assert manifest["flaws"][0] == {"patch": 1, "band": "B3", "reason": "is missing"}
 
 
-def test_bands_that_are_not_asked_for_are_not_opened(copy: Path, tmp_path: Path) -> None:
-    pack(copy, tmp_path / "store", "--bands", "B8", "B2", "B3", "B4")
+def test_bands_that_are_not_asked_for_are_not_opened(seco_root: Path, tmp_path: Path) -> None:
+    pack(seco_root, tmp_path / "store", "--bands", "B8", "B2", "B3", "B4")
     store = PackedStore(tmp_path / "store", RGB_BANDS)
     for patch in range(24):
         store.read(patch)
@@ -151,11 +150,11 @@ def test_bands_that_are_not_asked_for_are_not_opened(copy: Path, tmp_path: Path)
     }
 
 
-def test_manifest_tells_everything_about_the_store(copy: Path, tmp_path: Path) -> None:
-    pack(copy, tmp_path / "store", "--bands", *RGB_BANDS, "B8")
+def test_manifest_tells_everything_about_the_store(seco_root: Path, tmp_path: Path) -> None:
+    pack(seco_root, tmp_path / "store", "--bands", *RGB_BANDS, "B8")
     content = json.loads((tmp_path / "store" / "manifest.json").read_text())
     assert (content["format_version"], content["height"], content["width"]) == (1, 48, 48)
-    assert content["places"] == SecoPatches(copy).places
+    assert content["places"] == SecoPatches(seco_root).places
     assert content["unit"] == "255 times reflectance, truncated"
     assert content["quantiles"]["B4"] == [0, 129]
     for group in content["groups"]:
@@ -168,12 +167,12 @@ class Interrupted(BaseException):
     """Ends a packing as nothing else does."""
 
 
-@pytest.mark.usefixtures("small_files")
+@pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize("after", [1, 4, 7])
 def test_interrupted_packing_goes_on(
-    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
+    seco_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
 ) -> None:
-    pack(copy, tmp_path / "whole")
+    pack(seco_root, tmp_path / "whole")
     read: list[int] = []
     original = SecoPatches.read_plane
 
@@ -186,15 +185,15 @@ def test_interrupted_packing_goes_on(
     stop = True
     monkeypatch.setattr(SecoPatches, "read_plane", read_plane)
     with pytest.raises(Interrupted):
-        pack(copy, tmp_path / "store")
+        pack(seco_root, tmp_path / "store")
     assert not (tmp_path / "store" / "manifest.json").exists()
     with pytest.raises(UserError, match="is not packed to the end: run the same command"):
         open_patches(tmp_path / "store", RGB_BANDS)
     stop = False
     read.clear()
-    with (tmp_path / "store" / "packing.jsonl").open("a") as file:
-        file.write('{"chunk": 7, "fla')  # cut off by the interruption
-    pack(copy, tmp_path / "store")
+    (tmp_path / "store" / ".packing.rows.7.partial").touch()  # of a process that was killed
+    pack(seco_root, tmp_path / "store")
+    (tmp_path / "store" / ".packing.rows.7.partial").unlink()
     assert sorted(set(read)) == list(range(3 * after, 24))
     assert hashes(tmp_path / "store") == hashes(tmp_path / "whole")
 
@@ -206,11 +205,11 @@ def test_killed_packing_goes_on(tmp_path: Path) -> None:
         "import signal, sys; sys.path.insert(0, sys.argv.pop(1)); stays = int(sys.argv.pop(1))\n"
         "from datasets import seco_packed; from datasets.store import writer as packing\n"
         "packing._CHUNK = 2; packing._SYNC_BYTES = 0\n"
-        "flush, times = packing.PackingJournal.flush, iter(range(100))\n"
-        "def flush_and_stay(journal):\n"
-        "    flush(journal)\n"
+        "flush, times = packing._Bitmap.flush, iter(range(100))\n"
+        "def flush_and_stay(bitmap):\n"
+        "    flush(bitmap)\n"
         "    if next(times) == stays: print(flush=True); signal.pause()\n"
-        "packing.PackingJournal.flush = flush_and_stay\n"
+        "packing._Bitmap.flush = flush_and_stay\n"
         "seco_packed.main(sys.argv[1:])\n"
     )
     flags = ["--data_dir", str(tmp_path / "seco"), "--save_path", str(tmp_path / "store")]
@@ -230,11 +229,11 @@ def test_killed_packing_goes_on(tmp_path: Path) -> None:
     assert hashes(tmp_path / "store") == hashes(tmp_path / "whole")
 
 
-def test_complete_store_is_left_alone(copy: Path, tmp_path: Path) -> None:
-    pack(copy, tmp_path / "store")
+def test_complete_store_is_left_alone(seco_root: Path, tmp_path: Path) -> None:
+    pack(seco_root, tmp_path / "store")
     before = hashes(tmp_path / "store")
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").iterdir()}
-    pack(copy, tmp_path / "store")
+    pack(seco_root, tmp_path / "store")
     assert hashes(tmp_path / "store") == before
     assert {path: path.stat().st_mtime_ns for path in times} == times
 
@@ -253,23 +252,30 @@ def test_repaired_source_is_read_again(
     assert hashes(tmp_path / "store") == hashes(tmp_path / "whole")
 
 
-def test_lost_shard_of_an_interrupted_packing_is_written_again(copy: Path, tmp_path: Path) -> None:
-    pack(copy, tmp_path / "whole")
+def test_lost_file_of_an_interrupted_packing_is_written_again(
+    seco_root: Path, tmp_path: Path
+) -> None:
+    pack(seco_root, tmp_path / "whole")
     shutil.copytree(tmp_path / "whole", tmp_path / "store")
-    plan = packing.plan_store(SecoPatches(copy))
     (tmp_path / "store" / "manifest.json").unlink()
-    journal = packing.PackingJournal(tmp_path / "store" / "packing.jsonl", plan, copy)
-    journal.forget()
-    journal.add(0, [])
-    journal.flush()
+    begin(seco_root, tmp_path / "store").flush()
     (tmp_path / "store" / "rgb-00000.u8").unlink()
-    pack(copy, tmp_path / "store")
+    pack(seco_root, tmp_path / "store")
     assert hashes(tmp_path / "store") == hashes(tmp_path / "whole")
 
 
-def test_verify_finds_a_flipped_byte(copy: Path, tmp_path: Path) -> None:
+def begin(source: Path, store: Path, bands: tuple[str, ...] = RGB_BANDS) -> packing._Bitmap:
+    """Return the bitmap of a packing of which all rows are written."""
+    store.mkdir(exist_ok=True)
+    plan = packing.plan_store(SecoPatches(source, bands))
+    bitmap = packing._Bitmap(store / packing.BITMAP_NAME, plan, source)
+    bitmap.done[:] = True
+    return bitmap
+
+
+def test_verify_finds_a_flipped_byte(seco_root: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
-    pack(copy, store, "--bands", *RGB_BANDS, "B8")
+    pack(seco_root, store, "--bands", *RGB_BANDS, "B8")
     seco_packed.main(["--verify", "--save_path", str(store)])
     path = store / "other-00000.u8"
     data = bytearray(path.read_bytes())
@@ -280,39 +286,40 @@ def test_verify_finds_a_flipped_byte(copy: Path, tmp_path: Path) -> None:
 
 
 def test_full_disk_is_found_before_the_first_byte(
-    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    seco_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10**6))
-    with pytest.raises(UserError, match=r"needs 0\.1 GB in .*store, 0\.0 GB are free"):
-        pack(copy, tmp_path / "store")
+    with pytest.raises(UserError, match=r"need 0\.1 GB in .*store, 0\.0 GB are free"):
+        pack(seco_root, tmp_path / "store")
     assert not list((tmp_path / "store").glob("*.u8"))
 
 
-def test_disk_that_fills_up_loses_nothing(copy: Path, tmp_path: Path) -> None:
+def test_disk_that_fills_up_loses_nothing(seco_root: Path, tmp_path: Path) -> None:
     """A limit on the size of files stands in for a full disk; the kernel enforces both."""
-    pack(copy, tmp_path / "whole")
+    pack(seco_root, tmp_path / "whole")
     code = (
         "import resource, signal, sys; sys.path.insert(0, sys.argv.pop(1))\n"
         "from datasets import seco_packed; from datasets.store import writer as packing\n"
         "from utils.cli import run\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); packing._CHUNK = 2\n"
-        "create = packing._create_shards\n"
+        "create = packing.create_files\n"
         "def limited(*args):\n"
         "    create(*args)\n"
         "    resource.setrlimit(resource.RLIMIT_FSIZE, (100000, 100000))\n"
-        "packing._create_shards = limited\n"
+        "packing.create_files = limited\n"
         "run(lambda: seco_packed.main(sys.argv[1:]))\n"
     )
-    flags = ["--data_dir", str(copy), "--save_path", str(tmp_path / "store")]
+    flags = ["--data_dir", str(seco_root), "--save_path", str(tmp_path / "store")]
     command = [sys.executable, "-c", code, str(ROOT), *flags, "--num_workers", "1"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
     message = done.stderr.splitlines()[-1]
     assert message.startswith(f"error: cannot write {tmp_path / 'store' / 'rgb-00000.u8'} (File")
-    assert "goes on where it stopped" in message
+    assert "resumes where it stopped" in message
     assert "Traceback" not in done.stderr
-    assert len((tmp_path / "store" / "packing.jsonl").read_text().splitlines()) > 3
+    bits = (tmp_path / "store" / packing.BITMAP_NAME).read_bytes()[32:]
+    assert any(bits)  # some rows are not written again
     command[2] = code.replace("100000, 100000", "-1, -1")
     again = subprocess.run(command, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
@@ -320,7 +327,7 @@ def test_disk_that_fills_up_loses_nothing(copy: Path, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def other_packer(copy: Path, tmp_path: Path) -> Iterator[Path]:
+def other_packer(seco_root: Path, tmp_path: Path) -> Iterator[Path]:
     """A process that packs into tmp_path/store, and stays in the middle of it."""
     code = (
         "import signal, sys; sys.path.insert(0, sys.argv.pop(1))\n"
@@ -328,10 +335,10 @@ def other_packer(copy: Path, tmp_path: Path) -> Iterator[Path]:
         "from datasets import seco_packed\n"
         "def stay(*args):\n"
         "    print('locked', flush=True); signal.pause()\n"
-        "packing._create_shards = stay\n"
+        "packing.create_files = stay\n"
         "seco_packed.main(sys.argv[1:])\n"
     )
-    flags = ["--data_dir", str(copy), "--save_path", str(tmp_path / "store")]
+    flags = ["--data_dir", str(seco_root), "--save_path", str(tmp_path / "store")]
     command = [sys.executable, "-c", code, str(ROOT), *flags]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
         assert running.stdout is not None
@@ -340,18 +347,18 @@ def other_packer(copy: Path, tmp_path: Path) -> Iterator[Path]:
         running.kill()
 
 
-def test_two_packers_on_one_target_do_not_meet(copy: Path, other_packer: Path) -> None:
+def test_two_packers_on_one_target_do_not_meet(seco_root: Path, other_packer: Path) -> None:
     with pytest.raises(UserError, match=r"another process packs into .*store: wait for it"):
-        pack(copy, other_packer)
+        pack(seco_root, other_packer)
 
 
 def test_lock_ends_with_its_process(
-    copy: Path, tmp_path: Path, request: pytest.FixtureRequest
+    seco_root: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     store = tmp_path / "store"
     store.mkdir()
     (store / "packing.lock").touch()  # left by a process that was killed
-    pack(copy, store)
+    pack(seco_root, store)
     assert PackedStore(store).patch_shape == (3, 48, 48)
 
 
@@ -367,8 +374,7 @@ def packed_with_other_bands(copy: Path, store: Path) -> None:
 def begun_with_other_bands(copy: Path, store: Path) -> None:
     packed_with_other_bands(copy, store)
     (store / "manifest.json").unlink()
-    plan = packing.plan_store(SecoPatches(copy, ["B2"]))
-    packing.PackingJournal(store / "packing.jsonl", plan, copy).forget()
+    begin(copy, store, ("B2",)).flush()
 
 
 @pytest.mark.parametrize(
@@ -380,13 +386,13 @@ def begun_with_other_bands(copy: Path, store: Path) -> None:
     ],
 )
 def test_target_that_holds_something_else_is_left_alone(
-    copy: Path, tmp_path: Path, prepare: Callable[[Path, Path], None], message: str
+    seco_root: Path, tmp_path: Path, prepare: Callable[[Path, Path], None], message: str
 ) -> None:
     store = tmp_path / "store"
-    prepare(copy, store)
+    prepare(seco_root, store)
     before = hashes(store)
     with pytest.raises(UserError, match=message):
-        pack(copy, store)
+        pack(seco_root, store)
     after = hashes(store)
     after.pop("packing.lock", None)
     assert after == before
@@ -394,7 +400,7 @@ def test_target_that_holds_something_else_is_left_alone(
 
 def test_wrong_flags_are_refused(copy: Path, tmp_path: Path) -> None:
     for target in (copy, copy / "inside"):
-        with pytest.raises(UserError, match="lies in --data_dir"):
+        with pytest.raises(UserError, match="is in --data_dir"):
             pack(copy, target)
     with pytest.raises(UserError, match="--data_dir is missing"):
         seco_packed.main(["--save_path", str(tmp_path / "store")])
@@ -414,7 +420,7 @@ def test_contract_broken_by_the_source_stops_the_packing(copy: Path, tmp_path: P
 
 
 def test_killed_worker_is_told_in_one_sentence(
-    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    seco_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parent = os.getpid()
 
@@ -424,36 +430,26 @@ def test_killed_worker_is_told_in_one_sentence(
 
     monkeypatch.setattr(SecoPatches, "read_plane", die)
     with pytest.raises(UserError, match="was killed, perhaps because"):
-        pack(copy, tmp_path / "store", "--num_workers", "1")
+        pack(seco_root, tmp_path / "store", "--num_workers", "1")
 
 
-def test_another_source_does_not_go_on_with_a_packing(copy: Path, tmp_path: Path) -> None:
-    store = tmp_path / "store"
-    store.mkdir()
-    plan = packing.plan_store(SecoPatches(copy))
-    packing.PackingJournal(store / "packing.jsonl", plan, copy).open()
-    other = Path(shutil.copytree(copy, tmp_path / "other"))
+def test_another_source_does_not_resume_a_packing(seco_root: Path, tmp_path: Path) -> None:
+    begin(seco_root, tmp_path / "store").flush()
+    other = Path(shutil.copytree(seco_root, tmp_path / "other"))
     with pytest.raises(UserError, match="or its source has changed"):
-        pack(other, store)
-    pack(copy, store)
+        pack(other, tmp_path / "store")
+    pack(seco_root, tmp_path / "store")
 
 
-def test_journal_without_a_line_is_begun_again(copy: Path, tmp_path: Path) -> None:
-    (tmp_path / "store").mkdir()
-    (tmp_path / "store" / "packing.jsonl").touch()
-    pack(copy, tmp_path / "store")
-    assert (tmp_path / "store" / "manifest.json").exists()
-
-
-def test_broken_store_is_not_taken_for_complete(copy: Path, tmp_path: Path) -> None:
-    pack(copy, tmp_path / "store")
+def test_broken_store_is_not_taken_for_complete(seco_root: Path, tmp_path: Path) -> None:
+    pack(seco_root, tmp_path / "store")
     (tmp_path / "store" / "rgb-00000.u8").unlink()
     with pytest.raises(UserError, match=r"rgb-00000\.u8 is missing: .* or delete it"):
-        pack(copy, tmp_path / "store")
+        pack(seco_root, tmp_path / "store")
     with pytest.raises(UserError, match=r"rgb-00000\.u8 is missing: .* or delete it"):
         seco_packed.main(["--verify", "--save_path", str(tmp_path / "store")])
 
 
-def test_bucket_is_no_place_to_pack_into(copy: Path) -> None:
-    with pytest.raises(UserError, match=r"s3://bucket/prefix is no local folder"):
-        pack(copy, Path("s3://bucket/prefix"))
+def test_bucket_is_no_place_to_pack_into(seco_root: Path) -> None:
+    with pytest.raises(UserError, match=r"s3://bucket/prefix is not a local folder"):
+        pack(seco_root, Path("s3://bucket/prefix"))

@@ -1,0 +1,146 @@
+"""The files of a packed store: create them, write rows into them, hash them."""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from datasets.store.manifest import MANIFEST_NAME, Flaw, Group, Manifest, read_manifest
+from datasets.store.reader import check_files
+from utils.errors import UserError
+from utils.progress import progress
+from utils.report import write_json
+
+_SPARE_BYTES = 2**26  # for the manifest and the bitmap of a packing
+_HASH_BYTES = 2**24  # read at a time
+
+
+def check_free_disk(plan: Manifest, save_path: Path) -> None:
+    """Refuse a store that the disk cannot hold; the part that is written needs no more room."""
+    files = plan.files(save_path)
+    written = sum(path.stat().st_blocks * 512 for path, _ in files if path.exists())
+    require_free(save_path, sum(size for _, size in files) + _SPARE_BYTES - written)
+
+
+def require_free(folder: Path, needed: int) -> None:
+    """Refuse to write more bytes into a folder than its disk has free."""
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(
+            f"the patches need {needed / 1e9:.1f} GB in {folder}, {free / 1e9:.1f} GB are free: "
+            "free some, choose another --save_path, or fewer --bands"
+        )
+
+
+def missing_files(plan: Manifest, save_path: Path) -> list[tuple[Path, int]]:
+    """Return path and size of the files that do not exist or have another size."""
+    return [
+        (path, size)
+        for path, size in plan.files(save_path)
+        if not path.is_file() or path.stat().st_size != size
+    ]
+
+
+def create_files(plan: Manifest, save_path: Path) -> None:
+    """Create the missing files at their full size."""
+    for path, size in missing_files(plan, save_path):
+        with path.open("wb") as file:
+            file.truncate(size)
+
+
+def write_rows(
+    plan: Manifest, save_path: Path, first: int, bands: Sequence[str], patches: np.ndarray
+) -> None:
+    """Write patches into their rows of all files.
+
+    Args:
+        plan: Layout of the store.
+        save_path: Folder of the store.
+        first: Row of the first patch.
+        bands: Bands in the order of the channels.
+        patches: uint8, shape (N, C, H, W).
+    """
+    for group in plan.groups:
+        channels = [bands.index(band) for band in group.bands]
+        path = save_path / group.shards[0].file
+        try:
+            with path.open("r+b") as file:
+                file.seek(first * plan.row_bytes(group))
+                file.write(np.ascontiguousarray(patches[:, channels]).data)
+        except OSError as error:
+            raise UserError(
+                f"cannot write {path} ({error.strerror}): make room, and run the same command "
+                "again, which resumes where it stopped"
+            ) from error
+
+
+def sync_files(plan: Manifest, save_path: Path) -> None:
+    """Wait until everything written is on the disk."""
+    for path, _ in plan.files(save_path):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def finish_store(
+    plan: Manifest, save_path: Path, flaws: Sequence[Flaw], num_workers: int
+) -> Manifest:
+    """Hash the files, and write the manifest that makes them a store.
+
+    Args:
+        plan: Layout and content of the store.
+        save_path: Folder of the store.
+        flaws: Flaws of the source, sorted by patch.
+        num_workers: Files that are read at the same time, at least one.
+    """
+    hashes = _hash_files(plan, save_path, num_workers)
+    shards = [
+        replace(group.shards[0], sha256=hashes[group.shards[0].file]) for group in plan.groups
+    ]
+    groups = tuple(Group(g.bands, (s,)) for g, s in zip(plan.groups, shards, strict=True))
+    manifest = replace(plan, groups=groups, flaws=tuple(flaws))
+    write_json(save_path / MANIFEST_NAME, manifest.to_json())
+    return manifest
+
+
+def verify_store(save_path: Path, num_workers: int) -> Manifest:
+    """Hash the files of a store; one that differs from the manifest is a ``UserError``.
+
+    Args:
+        save_path: Folder of the store.
+        num_workers: Files that are read at the same time, at least one.
+    """
+    manifest = read_manifest(save_path)
+    check_files(manifest, save_path)
+    hashes = _hash_files(manifest, save_path, num_workers)
+    shards = (shard for group in manifest.groups for shard in group.shards)
+    damaged = [
+        str(save_path / shard.file) for shard in shards if hashes[shard.file] != shard.sha256
+    ]
+    if damaged:
+        raise UserError(
+            f"{' '.join(damaged)} {'differs' if len(damaged) == 1 else 'differ'} from the hash in "
+            f"{MANIFEST_NAME}: copy the store again, or delete it and pack the data again"
+        )
+    return manifest
+
+
+def _hash_files(plan: Manifest, save_path: Path, num_workers: int) -> dict[str, str]:
+    """Return the sha256 of every file by its name."""
+    files = plan.files(save_path)
+    bar = progress(desc="hashing", total=sum(size for _, size in files), unit="B", unit_scale=True)
+
+    def hash_file(path: Path) -> tuple[str, str]:
+        digest = hashlib.sha256()
+        with path.open("rb", buffering=0) as file:
+            while block := file.read(_HASH_BYTES):
+                digest.update(block)
+                bar.update(len(block))
+        return path.name, digest.hexdigest()
+
+    with bar, ThreadPoolExecutor(max(1, num_workers)) as pool:
+        return dict(pool.map(hash_file, (path for path, _ in files)))
