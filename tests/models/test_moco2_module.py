@@ -20,7 +20,7 @@ SPACES, DIM, QUEUE, BATCH = 3, 16, 10, 4
 def make(**options: object) -> MocoV2:
     torch.manual_seed(1)
     arguments = {"emb_dim": DIM, "num_negatives": QUEUE, "emb_spaces": SPACES} | options
-    return MocoV2("resnet18", **arguments)  # type: ignore[arg-type]
+    return MocoV2("resnet18_slim", **arguments)  # type: ignore[arg-type]
 
 
 def batch(spaces: int = SPACES, size: int = BATCH) -> tuple[Tensor, list[Tensor]]:

@@ -222,7 +222,7 @@ def task() -> ProbeTask:
     transform = input_transform(InputSpec.of_pictures(), DataSpec.of_pictures("x"), "auto")
     rows = {"train": torch.arange(12), "val": torch.arange(12, 18), "test": torch.arange(18, 24)}
     splits = splits_in_memory(images, labels, [str(row) for row in range(24)], rows)
-    return ProbeTask(Encoder("resnet18"), ProbeData(transform, splits, ("a", "b", "c")))
+    return ProbeTask(Encoder("resnet18_slim"), ProbeData(transform, splits, ("a", "b", "c")))
 
 
 def make_trainer(max_epochs: int, *_: Any, **__: Any) -> Trainer:

@@ -40,7 +40,7 @@ def model(**changes: Any) -> SSLFineTuner:
         "score": accuracy,
         "learning_rate": 1e-3,
     }
-    return SSLFineTuner(Encoder("resnet18"), 2, **(settings | changes))
+    return SSLFineTuner(Encoder("resnet18_slim"), 2, **(settings | changes))
 
 
 def make_trainer(max_epochs: int) -> Trainer:
@@ -124,7 +124,7 @@ def test_rows_that_a_sampler_repeats_count_once() -> None:
 def test_labels_are_learned_by_the_soft_margin_loss() -> None:
     data = Squares(8, multi_label=True)
     module = SSLFineTuner(
-        Encoder("resnet18"),
+        Encoder("resnet18_slim"),
         3,
         normalize=InputSpec.of_pictures().normalize,
         multi_label=True,

@@ -49,7 +49,7 @@ def eurosat(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def encoder() -> Encoder:
     torch.manual_seed(0)
-    return Encoder("resnet18")
+    return Encoder("resnet18_slim")
 
 
 def evaluator(pictures: ProbeData | None = None, epochs: int = 25) -> SSLOnlineEvaluator:
@@ -117,7 +117,7 @@ def generator_states() -> list[object]:
 
 @pytest.mark.difference("online-probe")
 def test_nothing_of_the_model_changes() -> None:
-    model = MocoV2("resnet18", emb_dim=8, num_negatives=8, emb_spaces=1).train()
+    model = MocoV2("resnet18_slim", emb_dim=8, num_negatives=8, emb_spaces=1).train()
     model.encoder_q.get_submodule("1").eval()  # whatever the modes are
     image = torch.randn(2, 3, 32, 32)
     torch.stack([logits.sum() for logits in model(image, [image])[0]]).sum().backward()

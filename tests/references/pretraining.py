@@ -17,7 +17,16 @@ from utils.plots import Views
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = [
-    *("--crop_size", "32", "--batch_size", "3", "--num_negatives", "8"),
+    *(
+        "--base_encoder",
+        "resnet18_slim",
+        "--crop_size",
+        "32",
+        "--batch_size",
+        "3",
+        "--num_negatives",
+        "8",
+    ),
     *("--num_workers", "0", "--gpus", "0"),
 ]
 
@@ -65,7 +74,13 @@ def pretrain_in_two_processes(
 ) -> subprocess.CompletedProcess[str]:
     """Run the script with 2 processes of 2 samples, started by Lightning or by ``launcher``."""
     small: dict[str, object] = {"data_dir": data_dir, "log_dir": log_dir, "gpus": 0}
-    small |= {"crop_size": 32, "batch_size": 2, "num_negatives": 8, "num_workers": 0}
+    small |= {
+        "base_encoder": "resnet18_slim",
+        "crop_size": 32,
+        "batch_size": 2,
+        "num_negatives": 8,
+        "num_workers": 0,
+    }
     if launcher is None:
         small["num_processes"] = 2
     command = [sys.executable, *(launcher or []), "main_pretrain.py"]

@@ -39,7 +39,13 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def short_flags(data_dir: Path, log_dir: Path, **changes: object) -> list[str]:
     values: dict[str, object] = {"data_dir": data_dir, "log_dir": log_dir}
-    values |= {"backbone_type": "random", "max_epochs": 2, "finetune_epochs": 1, "gpus": 0}
+    values |= {
+        "backbone_type": "random",
+        "base_encoder": "resnet18_slim",
+        "max_epochs": 2,
+        "finetune_epochs": 1,
+        "gpus": 0,
+    }
     values |= {"num_workers": 1, "feature_batch_size": 50, "precision": "32-true"} | changes
     return [part for name, value in values.items() for part in (f"--{name}", str(value))]
 
@@ -193,6 +199,7 @@ def test_a_checkpoint_of_lightning_1_1_drives_the_script(data_dir: Path, tmp_pat
     path = tmp_path / "p.npz"
     flags = short_flags(data_dir, tmp_path, num_seeds=1, save_predictions=path)
     extra = ["--backbone_type", "pretrain", "--ckpt_path", str(tmp_path / "seco_resnet18_1m.ckpt")]
+    extra += ["--base_encoder", "resnet18"]
     metrics = main_eurosat.main([*flags, *extra])
     assert 0 <= metrics["test/accuracy"] <= 100
     dataset = EurosatDataset(data_dir)

@@ -17,7 +17,17 @@ def test_classes_without_pictures_keep_their_places(method: str, tmp_path: Path)
     for name in set(EurosatDataset.all_classes) - set(kept):
         shutil.rmtree(tmp_path / "EuroSAT" / name)
     flags = ["--data_dir", str(tmp_path / "EuroSAT"), "--method", method, "--max_epochs", "2"]
-    flags += ["--backbone_type", "random", "--gpus", "0", "--num_seeds", "1", "--debug"]
+    flags += [
+        "--backbone_type",
+        "random",
+        "--base_encoder",
+        "resnet18_slim",
+        "--gpus",
+        "0",
+        "--num_seeds",
+        "1",
+        "--debug",
+    ]
     metrics = main_eurosat.main([*flags, "--batch_size", "4", "--precision", "32-true"])
     assert metrics["classes"] == list(EurosatDataset.all_classes)
     assert set(metrics["test/recall"]) == set(kept)

@@ -46,7 +46,12 @@ def eurosat_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def eurosat_flags(data_dir: Path, log_dir: Path) -> list[str]:
     """The script and the flags of a short fine-tuning: 30 images, 2 steps per epoch."""
     values = {"data_dir": data_dir, "log_dir": log_dir, "batch_size": 16}
-    values |= {"backbone_type": "random", "method": "finetune", "finetune_epochs": 2}
+    values |= {
+        "backbone_type": "random",
+        "base_encoder": "resnet18_slim",
+        "method": "finetune",
+        "finetune_epochs": 2,
+    }
     values |= {"precision": "32-true"}
     values |= {"gpus": 0, "num_workers": 0, "num_seeds": 1}
     flags = [part for name, value in values.items() for part in (f"--{name}", str(value))]
@@ -56,7 +61,12 @@ def eurosat_flags(data_dir: Path, log_dir: Path) -> list[str]:
 def bigearthnet_flags(data_dir: Path, log_dir: Path) -> list[str]:
     """The script and the flags of a short fine-tuning as the original does it, with dropout."""
     values = {"data_dir": data_dir, "log_dir": log_dir, "batch_size": 6}
-    values |= {"backbone_type": "random", "protocol": "paper", "max_epochs": 2}
+    values |= {
+        "backbone_type": "random",
+        "base_encoder": "resnet18_slim",
+        "protocol": "paper",
+        "max_epochs": 2,
+    }
     values |= {"image_size": 32, "gpus": 0, "num_workers": 1, "num_seeds": 1}
     flags = [part for name, value in values.items() for part in (f"--{name}", str(value))]
     return ["main_bigearthnet.py", *flags, "--learning_rate", "1e-3"]

@@ -59,7 +59,13 @@ def eurosat(tmp_path: Path) -> list[str]:
     root = tmp_path / "EuroSAT_RGB"
     write_eurosat(root, images_per_class=5, size=32, num_workers=1)
     values: dict[str, Any] = {"data_dir": root, "log_dir": tmp_path / "logs", "gpus": 0}
-    values |= {"backbone_type": "random", "max_epochs": 1, "num_workers": 0, "batch_size": 8}
+    values |= {
+        "backbone_type": "random",
+        "base_encoder": "resnet18_slim",
+        "max_epochs": 1,
+        "num_workers": 0,
+        "batch_size": 8,
+    }
     return [f"--{name}={value}" for name, value in values.items()]
 
 

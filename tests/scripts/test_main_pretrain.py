@@ -64,7 +64,7 @@ def test_a_run_leaves_whole_files(two_epochs: Path) -> None:
 def test_the_checkpoint_holds_plain_values_and_the_input_contract(two_epochs: Path) -> None:
     checkpoint = torch.load(two_epochs / "checkpoints/last.ckpt", weights_only=True)
     hyper_parameters = checkpoint["hyper_parameters"]
-    assert hyper_parameters["base_encoder"] == "resnet18"
+    assert hyper_parameters["base_encoder"] == "resnet18_slim"
     assert hyper_parameters["input_spec"]["bands"] == ["B4", "B3", "B2"]
     assert hyper_parameters["input_spec"]["high"] == [129.0, 103.0, 88.0]
     assert "queue" in checkpoint["state_dict"]

@@ -61,7 +61,7 @@ def test_data_modules_train_the_model_in_a_plain_trainer(
     data_module = getattr(seco_datamodule, f"SeasonalContrast{name}DataModule")
     datamodule = data_module(data_dir=str(seco_root), batch_size=3, num_workers=0)
     assert datamodule.num_keys == num_keys
-    model = MocoV2("resnet18", emb_dim=8, num_negatives=6, emb_spaces=datamodule.num_keys)
+    model = MocoV2("resnet18_slim", emb_dim=8, num_negatives=6, emb_spaces=datamodule.num_keys)
     before = model.encoder_q.get_parameter("0.weight").detach().clone()
     trainer = Trainer(**CALM, max_epochs=1, limit_train_batches=2)
     trainer.fit(model, datamodule=datamodule)

@@ -28,7 +28,10 @@ if __name__ == "__main__":
 """
 TRAIN = "--log_dir LOGS --gpus 0 --max_epochs 1 --num_workers 1"
 PRETRAIN = f"--crop_size 32 --batch_size 3 --num_negatives 8 --precision 32-true {TRAIN}"
-BIGEARTHNET = "--data_dir BIGEARTHNET --image_size 32 --num_seeds 1 --backbone_type random"
+BIGEARTHNET = (
+    "--data_dir BIGEARTHNET --image_size 32 --num_seeds 1 --backbone_type random "
+    "--base_encoder resnet18_slim"
+)
 COMMANDS = {
     "pretrain": f"main_pretrain.py --data_dir SECO {PRETRAIN}",
     "stream": f"main_pretrain.py --data_dir CHUNKS {PRETRAIN}",

@@ -60,7 +60,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 def model() -> MocoV2:
     torch.manual_seed(0)
-    return MocoV2("resnet18", emb_dim=8, num_negatives=40, emb_spaces=SPACES)
+    return MocoV2("resnet18_slim", emb_dim=8, num_negatives=40, emb_spaces=SPACES)
 
 
 def images(world: int) -> list[Tensor]:
