@@ -46,11 +46,15 @@ def os_error_sentence(error: OSError, path: object = None) -> str | None:
     Returns:
         One sentence; None for an error that a user cannot remedy.
     """
-    if error.errno not in _REMEDIES:
-        return None
+    reason = remedy_sentence(error)
     where = error.filename if path is None else path
-    reason = f"{error.strerror}: {_REMEDIES[error.errno]}"
-    return reason if where is None else f"{quoted(str(where), 500)}: {reason}"
+    return reason if reason is None or where is None else f"{quoted(str(where), 500)}: {reason}"
+
+
+def remedy_sentence(error: OSError) -> str | None:
+    """Return the cause of an error and its remedy, without the path; None if there is no remedy."""
+    remedy = _REMEDIES.get(error.errno or 0)
+    return None if remedy is None else f"{error.strerror}: {remedy}"
 
 
 def sentence_of(error: UserError) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from utils.errors import UserError, os_error_sentence
+from utils.errors import UserError, os_error_sentence, quoted, remedy_sentence
 
 _BLOCK = bytes(4096)  # one block of a file system, which a full disk refuses
 _TIMM_CONFIG = "config.json"  # of a folder for timm's "local-dir:", which is an encoder
@@ -102,7 +102,8 @@ def check_can_write(flag: str, path: Path, *, is_folder: bool) -> None:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(_BLOCK)
     except OSError as error:
-        raise UserError(f"--{flag} cannot be written: {_write_error(error, path)}") from error
+        reason = remedy_sentence(error) or error.strerror
+        raise UserError(f"--{flag} {quoted(str(path), 500)} cannot be written: {reason}") from error
 
 
 def check_exists(flag: str, path: Path | None) -> None:

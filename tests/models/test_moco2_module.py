@@ -19,8 +19,13 @@ SPACES, DIM, QUEUE, BATCH = 3, 16, 10, 4
 
 def make(**options: object) -> MocoV2:
     torch.manual_seed(1)
-    arguments = {"emb_dim": DIM, "num_negatives": QUEUE, "emb_spaces": SPACES} | options
-    return MocoV2("resnet18_slim", **arguments)  # type: ignore[arg-type]
+    arguments = {
+        "base_encoder": "resnet18_slim",
+        "emb_dim": DIM,
+        "num_negatives": QUEUE,
+        "emb_spaces": SPACES,
+    } | options
+    return MocoV2(**arguments)  # type: ignore[arg-type]
 
 
 def batch(spaces: int = SPACES, size: int = BATCH) -> tuple[Tensor, list[Tensor]]:
@@ -110,7 +115,7 @@ def test_any_batch_size_fits_the_queue() -> None:
 
 
 def test_state_dict_has_the_names_and_shapes_of_the_original() -> None:
-    state = make().state_dict()
+    state = make(base_encoder="resnet18").state_dict()
     expected = {
         "encoder_q.0.weight": (64, 3, 7, 7),
         "encoder_q.1.running_mean": (64,),

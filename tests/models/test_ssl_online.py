@@ -49,7 +49,7 @@ def eurosat(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def encoder() -> Encoder:
     torch.manual_seed(0)
-    return Encoder("resnet18_slim")
+    return Encoder("resnet18")
 
 
 def evaluator(pictures: ProbeData | None = None, epochs: int = 25) -> SSLOnlineEvaluator:

@@ -290,7 +290,10 @@ def test_another_run_is_not_resumed(
     logs = tmp_path / "other"
     resume = ["--resume_from_checkpoint", str(eurosat_stopped), "--log_dir", str(logs)]
     for extra, message in (
-        (["--base_encoder", "resnet34"], "--base_encoder resnet34 contradicts .*, which has none"),
+        (
+            ["--base_encoder", "resnet34"],
+            "--base_encoder resnet34 contradicts .*, which has resnet18_slim",
+        ),
         (["--seed", "7"], "--seed 7 contradicts the run of .*, which has 42: leave it out"),
         (["--train_frac", "0.67"], r"--train_frac 0\.67 contradicts .* has 1\.0: leave it out"),
         (["--finetune_learning_rate", "0.1"], r"0\.1 contradicts .* has 0\.0001: leave it out"),

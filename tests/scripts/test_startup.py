@@ -48,6 +48,7 @@ SCRIPTS = {
     "benchmarks.download": [],
     "benchmarks.table": [],
     "benchmarks.throughput": [],
+    "benchmarks.traffic": [],
 }
 
 

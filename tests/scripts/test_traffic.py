@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.traffic import GOAL_GB, GOAL_KERNELS, Traffic, count_views, main
+from benchmarks.traffic import GOAL_GB, GOAL_KERNELS, main
+from benchmarks.traffic_count import Traffic, count_views
 
 
 def test_traffic_adds_up_what_operators_read_and_write() -> None:

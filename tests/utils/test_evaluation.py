@@ -1,6 +1,6 @@
 """What the downstream scripts export, read back."""
 
-import os
+import resource
 from argparse import Namespace
 from pathlib import Path
 
@@ -98,12 +98,18 @@ def test_the_check_leaves_nothing_and_the_last_seed_must_exist(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".parquet"])
-def test_a_full_disk_is_named_and_keeps_the_old_file(tmp_path: Path, suffix: str) -> None:
+def test_a_file_that_does_not_fit_is_named_and_keeps_the_old_one(
+    tmp_path: Path, suffix: str
+) -> None:
     path = tmp_path / f"p{suffix}"
     path.write_text("old")
-    (tmp_path / f".{path.name}.{os.getpid()}.partial").symlink_to("/dev/full")
-    with pytest.raises(UserError, match=rf"cannot write .*p\{suffix}: .*another path"):
-        save_predictions(path, NAMES, TARGETS, SCORES)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        with pytest.raises(UserError, match=rf"cannot write .*p\{suffix}.*"):
+            save_predictions(path, NAMES, TARGETS, SCORES)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert [file.read_text() for file in tmp_path.iterdir()] == ["old"]
 
 

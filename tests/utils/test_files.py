@@ -78,7 +78,9 @@ def test_another_error_of_the_system_is_a_bug() -> None:
 
 def test_a_path_that_cannot_be_written_is_refused_with_its_remedy(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"--log_dir cannot be written: .*one of its folders is a"):
+    with pytest.raises(
+        UserError, match=r"--log_dir .* cannot be written: .*one of its folders is a"
+    ):
         check_can_write("log_dir", tmp_path / "file" / "x", is_folder=True)
     with pytest.raises(UserError, match=r"cannot be written: .*shorten the name"):
         check_can_write("save_path", tmp_path / ("n" * 250), is_folder=False)  # partial is longer
