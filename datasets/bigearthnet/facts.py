@@ -163,13 +163,16 @@ def _unknown(name: str, label: str) -> UserError:
 
 
 def check_band(band: str, dtype: object, shape: tuple[int, ...], where: str) -> None:
-    """Refuse a band that is not uint16 DN of its size.
+    """Check that a band holds uint16 digital numbers and is as large as BigEarthNet's.
 
     Args:
         band: Name such as "B2".
         dtype: Type of the stored values.
         shape: Height and width in pixels.
         where: File or key of the band, for the error.
+
+    Raises:
+        UserError: The type or the size is another one.
     """
     side = SIDE_PX[band]
     if str(dtype) != "uint16":

@@ -87,7 +87,7 @@ class Journal:
                 self.flush()
 
     def add(self, record: Record) -> None:
-        """Add a record; ``flush`` brings it to the disk."""
+        """Keep a record in memory; only ``flush`` writes it."""
         line = {key: value for key, value in asdict(record).items() if value or key == "place"}
         self._fresh.append(json.dumps(line))
 

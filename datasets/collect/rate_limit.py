@@ -3,7 +3,8 @@
 The limit of requests in flight adapts as TCP does (additive increase, multiplicative decrease;
 Chiu and Jain 1989): halved when the service answers that it is too much, raised by one after as
 many successes as the limit. Waits between repeats are drawn from 0 to a bound that doubles ("full
-jitter", so that clients that failed together do not come back together).
+jitter", so that clients that failed together do not come back together). ``web`` and ``ee_answers``
+recognise such an answer, HTTP 429 and its like, and raise ``Transient(is_quota=True)``.
 """
 
 import random

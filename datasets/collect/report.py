@@ -237,7 +237,7 @@ def summarise(save_path: Path, plan: Plan) -> dict[str, Any]:
 
 
 def table(summary: dict[str, Any]) -> str:
-    """Spell a summary for people."""
+    """Format a summary of a collection as text, one line per entry; "-" where there is no value."""
     rows = []
     for name, value in summary.items():
         shown = value
