@@ -68,7 +68,13 @@ def main(argv: Sequence[str] | None = None) -> Trainer:
     trainer = pretrain_trainer(args, world, callbacks, run_dir)
     trainer.fit(model, datamodule, ckpt_path=args.resume_from_checkpoint)
     if run_dir is not None and trainer.is_global_zero:
-        write_pretrain_results(args, trainer, datamodule.input_spec, run_dir, started)
+        evaluation: tuple[str, ...] | None = None
+        if args.online_data_dir is not None:
+            from datasets.online_data import evaluation_command
+
+            evaluation = evaluation_command(args.online_data_dir)
+        spec = datamodule.input_spec
+        write_pretrain_results(args, trainer, spec, run_dir, started, evaluation)
     return trainer
 
 

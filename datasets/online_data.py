@@ -34,11 +34,8 @@ def read_online_data(
         num_threads: Threads that read.
         fewest_patches: Patches of each split of BigEarthNet to read at least.
     """
-    is_lmdb = any(data_dir.glob(DATA_FILE)) or any(data_dir.glob(f"*/{DATA_FILE}"))
-    is_folder = data_dir.name in (V1_FOLDER, V2_FOLDER) or any(
-        (data_dir / name).is_dir() for name in (V1_FOLDER, V2_FOLDER)
-    )
-    if is_lmdb or is_folder:
+    is_lmdb = _is_lmdb(data_dir)
+    if is_lmdb or _is_bigearthnet_folder(data_dir):
         return _read_bigearthnet(data_dir, is_lmdb, spec, num_threads, fewest_patches)
     dataset = EurosatDataset(data_dir)
     transform = input_transform(spec, dataset.spec, "auto")
@@ -47,6 +44,24 @@ def read_online_data(
     del rows["test"]
     splits = splits_in_memory(images, dataset.labels, dataset.names, rows)
     return ProbeData(transform, splits, dataset.classes)
+
+
+def evaluation_command(data_dir: Path) -> tuple[str, ...]:
+    """Return the script, with flags, that trains a linear layer on the whole data set."""
+    is_lmdb = _is_lmdb(data_dir)
+    if not is_lmdb and not _is_bigearthnet_folder(data_dir):
+        return "main_eurosat.py", "--data_dir", str(data_dir)
+    flags = ("--freeze_backbone", "--learning_rate", "1e-3", *["--lmdb"] * is_lmdb)
+    return "main_bigearthnet.py", "--data_dir", str(data_dir), *flags
+
+
+def _is_lmdb(data_dir: Path) -> bool:
+    return any(data_dir.glob(DATA_FILE)) or any(data_dir.glob(f"*/{DATA_FILE}"))
+
+
+def _is_bigearthnet_folder(data_dir: Path) -> bool:
+    names = (V1_FOLDER, V2_FOLDER)
+    return data_dir.name in names or any((data_dir / name).is_dir() for name in names)
 
 
 def _read_bigearthnet(

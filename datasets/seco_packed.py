@@ -75,6 +75,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         verify_packed(args)
         return
     check_paths(args)
+    from datasets.store.manifest import PICTURE_BANDS
+
     started = time.perf_counter()
     source = open_unpacked(args)
     if args.format == "litdata":
@@ -101,8 +103,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"{f', {num_flawed} flawed patches listed in {MANIFEST_NAME}' * (num_flawed > 0)}"
     )
     print(f"{'chunks' if args.format == 'litdata' else 'store'}: {args.save_path}")
-    too_few = num_places < DEFAULT_BATCH
-    flags = ("--batch_size", min(32, num_places), "--num_negatives", 256) if too_few else ()
+    flags: list[object] = ["--data_mode", "moco"] if source.bands == PICTURE_BANDS else []
+    if num_places < DEFAULT_BATCH:
+        flags += ["--batch_size", min(32, num_places), "--num_negatives", 256]
     print_next("main_pretrain.py", "--data_dir", args.save_path, *flags)
 
 

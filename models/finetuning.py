@@ -53,7 +53,7 @@ class FineTuning:
         if self.resumed is not None:
             frac, rows = next(iter(draws.items()))
             own = self._classifier(self.seeds[0], rows[0], frac).hparams
-            check_same_run(self.resumed, own, self.recipe.max_epochs)
+            check_same_run(self.resumed, own, self.recipe.max_epochs, "finetune_epochs")
 
     def __call__(
         self, rows: Sequence[Tensor], frac: float = 1.0, folder: Path | None = None

@@ -133,7 +133,12 @@ def pretrain_trainer(
 
 
 def write_pretrain_results(
-    args: Namespace, trainer: Trainer, spec: InputSpec, run_dir: Path, started: float
+    args: Namespace,
+    trainer: Trainer,
+    spec: InputSpec,
+    run_dir: Path,
+    started: float,
+    evaluation: Sequence[str] | None,
 ) -> None:
     """Write ``results.json``, and print the paths and the command that evaluates the encoder.
 
@@ -143,12 +148,14 @@ def write_pretrain_results(
         spec: Input of the encoder.
         run_dir: Folder of the run.
         started: ``time.perf_counter()`` at the start of the run.
+        evaluation: Command that evaluates encoders; None for ``main_eurosat.py``.
     """
     metrics = {name: float(value) for name, value in trainer.logged_metrics.items()}
     metrics |= {"epochs": trainer.current_epoch, "steps": trainer.global_step}
     last = run_dir / "checkpoints" / "last.ckpt"
     write_results(run_dir / "results.json", args, metrics, started, last)
-    is_rgb = letters(spec.bands) == PICTURE_BANDS
-    labelled = args.online_data_dir or f"EuroSAT{'_RGB' if is_rgb else 'allBands'}.zip"
-    encoder = ("--backbone_type", "pretrain", "--ckpt_path", last)
-    print_next("main_eurosat.py", "--data_dir", labelled, *encoder)
+    if evaluation is None:
+        is_rgb = letters(spec.bands) == PICTURE_BANDS
+        archive = f"EuroSAT{'_RGB' if is_rgb else 'allBands'}.zip"
+        evaluation = ("main_eurosat.py", "--data_dir", archive)
+    print_next(*evaluation, "--backbone_type", "pretrain", "--ckpt_path", last)

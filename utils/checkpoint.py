@@ -68,13 +68,16 @@ def check_resumable(
     _check_unfinished(path, checkpoint, max_epochs)
 
 
-def check_same_run(path: Path, hyper_parameters: Mapping[str, Any], max_epochs: int) -> None:
+def check_same_run(
+    path: Path, hyper_parameters: Mapping[str, Any], max_epochs: int, flag: str = "max_epochs"
+) -> None:
     """Check that a fine-tuning or change detection can resume.
 
     Args:
         path: Checkpoint of a module that stores its best epoch.
         hyper_parameters: Hyper-parameters of the run that resumes it.
         max_epochs: Epochs of the whole run.
+        flag: Name of the flag of these epochs, for the error.
 
     Raises:
         UserError: The checkpoint is of another run, or the run is finished.
@@ -89,15 +92,17 @@ def check_same_run(path: Path, hyper_parameters: Mapping[str, Any], max_epochs: 
             )
     if "best" not in checkpoint or "epoch" not in checkpoint:
         raise UserError(f"{path} cannot be continued: use the last.ckpt of its run")
-    _check_unfinished(path, checkpoint, max_epochs)
+    _check_unfinished(path, checkpoint, max_epochs, flag)
 
 
-def _check_unfinished(path: Path, checkpoint: Mapping[str, Any], max_epochs: int) -> None:
+def _check_unfinished(
+    path: Path, checkpoint: Mapping[str, Any], max_epochs: int, flag: str = "max_epochs"
+) -> None:
     """Refuse a checkpoint of a finished run."""
     done = checkpoint["epoch"] + 1  # checkpoints are written after whole epochs
     if done >= max_epochs:
         raise UserError(
-            f"{path} has its {done} epochs already: raise --max_epochs above {done} to resume"
+            f"{path} has its {done} epochs already: raise --{flag} above {done} to resume"
         )
 
 

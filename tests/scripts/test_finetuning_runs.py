@@ -305,7 +305,10 @@ def test_another_run_is_not_resumed(
     ):
         with pytest.raises(UserError, match=message):
             main_eurosat.main([*eurosat[1:], *resume, *extra])
-    for name, message in (("last", "has its 2 epochs already"), ("best", "cannot be continued")):
+    for name, message in (
+        ("last", "has its 2 epochs already: raise --finetune_epochs above 2"),
+        ("best", "cannot be continued"),
+    ):
         whole = eurosat_run.run_dir / f"seed=42/checkpoints/{name}.ckpt"
         with pytest.raises(UserError, match=message):
             main_eurosat.main([*eurosat[1:], *resume, "--resume_from_checkpoint", str(whole)])

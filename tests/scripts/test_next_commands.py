@@ -33,7 +33,7 @@ def test_commands_after_a_download_parse(name: str) -> None:
     assert (ROOT / script).is_file()
     if script in PARSERS:
         PARSERS[script](flags)
-    else:  # its flags are checked by running it in test_bigearthnet_lmdb.py
+    else:  # its flags are checked by running it in tests/datasets/bigearthnet
         assert script == "datasets/bigearthnet_dataset.py"
         assert flags[::2] == ["--data_dir", "--save_dir"]
 

@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
+import main_bigearthnet
+import main_eurosat
 from datasets.bigearthnet.index import open_bigearthnet
 from datasets.bigearthnet.pictures import BigEarthNetPictures
 from datasets.bigearthnet_dataset import main as write_lmdb
 from datasets.eurosat_dataset import EurosatDataset
 from datasets.mini_earth import write_eurosat
-from datasets.online_data import read_online_data
+from datasets.online_data import evaluation_command, read_online_data
 from tests.references.probe_pictures import stacked
 from utils.errors import UserError
 from utils.input_spec import InputSpec
@@ -54,6 +56,19 @@ def test_eurosat_gives_its_splits(eurosat: Path) -> None:
     assert found.transform.mean == SECO_RGB.mean  # normalised as in the pre-training
 
 
+def test_the_command_that_evaluates_is_one_for_the_data_set(
+    eurosat: Path, bigearthnet_root: Path
+) -> None:
+    encoder = ["--backbone_type", "pretrain", "--ckpt_path", "last.ckpt"]
+    script, *flags = evaluation_command(eurosat)
+    assert script == "main_eurosat.py"
+    assert main_eurosat.parse_args([*flags, *encoder]).data_dir == eurosat
+    script, *flags = evaluation_command(bigearthnet_root)
+    assert script == "main_bigearthnet.py"
+    args = main_bigearthnet.parse_args([*flags, *encoder])
+    assert (args.data_dir, args.method, args.lmdb) == (bigearthnet_root, ["linear"], False)
+
+
 def test_a_zip_is_eurosat_too(eurosat: Path, tmp_path: Path) -> None:
     archive = shutil.make_archive(str(tmp_path / "EuroSAT"), "zip", eurosat.parent, eurosat.name)
     assert same(
@@ -81,6 +96,7 @@ def test_an_lmdb_of_bigearthnet_gives_the_same(bigearthnet_root: Path, tmp_path:
     write_lmdb(["--data_dir", str(bigearthnet_root), "--save_dir", str(tmp_path / "db"), *flags])
     expected = read_online_data(bigearthnet_root, SECO_RGB, 1, fewest_patches=3)
     assert same(expected, read_online_data(tmp_path / "db", SECO_RGB, 1, fewest_patches=3))
+    assert evaluation_command(tmp_path / "db")[-1] == "--lmdb"
     assert same(expected, read_online_data(tmp_path, SECO_RGB, 1, fewest_patches=3))
 
 

@@ -95,7 +95,9 @@ def test_store_holds_what_its_source_holds(
     assert not list(store.glob("packing*"))
 
 
-def test_ragged_places_and_pictures_are_packed(copy: Path, tmp_path: Path) -> None:
+def test_ragged_places_and_pictures_are_packed(
+    copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     place = next(copy.glob("000002"))
     for date in [path for path in sorted(place.iterdir()) if path.is_dir()][1:]:
         shutil.rmtree(date)
@@ -110,6 +112,9 @@ def test_ragged_places_and_pictures_are_packed(copy: Path, tmp_path: Path) -> No
         pack(tmp_path / "p", tmp_path / "too_bad")
     Image.fromarray(noise).save(tmp_path / "p" / "a" / "2.png")
     pack(tmp_path / "p", tmp_path / "pictures")
+    *_, last = capsys.readouterr().out.splitlines()
+    assert last.startswith("next: python main_pretrain.py")
+    assert " --data_mode moco " in last  # pictures have no dates
     (tmp_path / "list").write_text("3.png\n1.png\n")
     for image_list in (None, tmp_path / "list"):
         store = PackedStore(tmp_path / "pictures", RGB_BANDS, image_list)
