@@ -204,7 +204,7 @@ def test_two_writers_do_not_share_a_folder(
 ) -> None:
     held = (
         "import fcntl, sys; file = open(sys.argv[1], 'w'); "
-        "fcntl.lockf(file, fcntl.LOCK_EX); print(flush=True); sys.stdin.read()"
+        "fcntl.flock(file, fcntl.LOCK_EX); print(flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", held, str(interrupted / ".partial" / "writing.lock")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
