@@ -31,7 +31,7 @@ def sole_writer(path: Path, busy: str) -> Iterator[None]:
 @contextmanager
 def _held(path: Path, busy: str | None) -> Iterator[None]:
     """Hold a lock file, which the system releases when the process ends; remove it afterwards."""
-    lock = FileLock(path)
+    lock = FileLock(path, mode=0o666)  # other users of a shared folder wait, too
     try:
         lock.acquire(timeout=0)
     except Timeout as error:

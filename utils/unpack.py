@@ -5,9 +5,12 @@ of its publisher. A mistake there must still not write outside the folder or fil
 plain files and folders are created, under names that stay inside, and within limits of size.
 """
 
+import gzip
 import io
+import lzma
 import shutil
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -34,7 +37,11 @@ _METHOD_NAMES = {
 # Limits of a bomb. Pictures shrink to a third; masks, which are mostly zeros, are small files.
 _MAX_RATIO = 100
 _MAX_RATIO_FROM = 2**28  # unpacked bytes below which the ratio does not matter
-_DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError)
+# What the standard library raises for damaged archives; a wrong gzip header is an OSError.
+_DAMAGED = (
+    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, gzip.BadGzipFile),
+    *(EOFError, ValueError, RuntimeError, NotImplementedError, struct.error),
+)
 
 
 def unread_method(path: Path, method: int) -> UserError:

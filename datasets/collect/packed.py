@@ -130,13 +130,16 @@ class PackedCollection:
 
     def _join_parts(self, bare: Manifest) -> None:
         """Join the files of 4 GB into which a group of bands was cut before December 2026."""
-        for group, (whole, _) in zip(bare.groups, bare.files(self.save_path), strict=True):
+        for group, (whole, num_bytes) in zip(bare.groups, bare.files(self.save_path), strict=True):
             row_bytes = bare.row_bytes(group)
             part_bytes = max(1, _PART_BYTES // row_bytes) * row_bytes
             parts = set(self.save_path.glob(whole.name.replace("00000", "?????")))
             for part in sorted(parts - {whole}) if whole in parts else ():
+                start = int(part.stem[-5:]) * part_bytes
+                if part.stat().st_size < min(part_bytes, num_bytes - start):
+                    raise UserError(f"{part} is cut off: restore it, or choose another --save_path")
                 with part.open("rb") as source, whole.open("r+b") as target:
-                    target.seek(int(part.stem[-5:]) * part_bytes)
+                    target.seek(start)
                     shutil.copyfileobj(source, target)
                     target.flush()
                     os.fsync(target.fileno())

@@ -143,6 +143,11 @@ class _Bitmap:
                 )
             self.done = np.unpackbits(bits, count=len(self.done)).astype(bool)
             return
+        if (folder / _OLD_JOURNAL_NAME).exists():
+            raise UserError(
+                f"{folder} holds an interrupted packing of an earlier version, which cannot be "
+                "resumed: delete it, or choose another --save_path"
+            )
         own = (LOCK_NAME, f".{self.path.name}.")  # the latter was interrupted while it was written
         strangers = [path.name for path in folder.iterdir() if not path.name.startswith(own)]
         if strangers:
