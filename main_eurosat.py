@@ -117,12 +117,7 @@ def load_task(args: Namespace) -> tuple[ProbeTask, dict[float, list[Tensor]]]:
     from models.probe_task import ProbeTask
     from utils.input_spec import input_transform
     from utils.probe_data import ProbeData, splits_in_memory
-    from utils.subset import (
-        check_train_classes,
-        draw_labels,
-        draw_per_class,
-        stratified_subset,
-    )
+    from utils.subset import check_train_classes, draw_labels, draw_per_class, stratified_subset
 
     encoder, spec = load_encoder(args.backbone_type, args.base_encoder, args.ckpt_path, args.bands)
     dataset = EurosatDataset(args.data_dir)

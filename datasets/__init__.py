@@ -6,7 +6,6 @@ Bands and file formats that all data sets share:
 - ``archive.py``: Zips with millions of members, listed in little memory and read by any process.
 - ``figures.py``: Stretched bands as images, and figures of them.
 - ``loaders.py``: Loaders of the plain data modules.
-- ``geotiff.py``: One band of a SeCo patch from a single-band uint8 GeoTIFF.
 
 Obtain data (command-line scripts):
 

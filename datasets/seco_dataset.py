@@ -26,9 +26,9 @@ from torch.utils.data import Dataset
 
 from datasets.bands import ALL_BANDS, RGB_BANDS, check_stored
 from datasets.figures import plot_images, to_image
-from datasets.geotiff import read_band
 from datasets.seco.bad_patches import OnBadPatch
 from datasets.seco.data_modes import DATA_MODES
+from datasets.seco.geotiff import read_band
 from datasets.seco.patches import SecoPatches
 from datasets.seco.samples import PatchDataset
 from utils.augment_config import AugmentConfig

@@ -170,12 +170,6 @@ def imports_tests(one: Import) -> bool:
     return top(one.module) == "tests" and top(one.importer) != "tests"
 
 
-# For each rule, the pairs of modules that break it today.
-KNOWN: dict[str, list[tuple[str, str]]] = {
-    # The reader of SeCo's bands raises the wing's error. One GeoTIFF reader for all data sets, with
-    # an error of its own, ends this.
-    "ground_imports_what_stands_on_it": [("datasets.geotiff", "datasets.seco.bad_patches")],
-}
 RULES = [
     ground_imports_what_stands_on_it,
     imports_a_private_name,
@@ -190,16 +184,8 @@ RULES = [
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
-def test_only_known_imports_break_a_rule(rule: Callable[[Import], bool]) -> None:
-    found = {(one.importer, one.module) for one in all_imports() if rule(one)}
-    known = KNOWN.get(rule.__name__, [])
-    assert found - set(known) == set()
-    assert set(known) - found == set(), "no longer needed: delete them from KNOWN"
-    assert known == sorted(set(known))
-
-
-def test_known_exceptions_belong_to_a_rule() -> None:
-    assert KNOWN.keys() <= {rule.__name__ for rule in RULES}
+def test_no_import_breaks_a_rule(rule: Callable[[Import], bool]) -> None:
+    assert {(one.importer, one.module) for one in all_imports() if rule(one)} == set()
 
 
 BROKEN = [

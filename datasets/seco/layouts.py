@@ -13,8 +13,8 @@ import numpy as np
 
 from datasets.archive import MEMBER_FIELDS, ZipFiles, ZipMember
 from datasets.bands import ALL_BANDS, QUANTILES_NAME, band_of, find_band_files
-from datasets.geotiff import UNREADABLE, decode_band, read_band
 from datasets.seco.bad_patches import BadPatchError
+from datasets.seco.geotiff import UNREADABLE, decode_band, read_band
 from utils.errors import UserError
 from utils.files import is_hidden
 

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from datasets.eurosat_dataset import RGB_DATA, EurosatDataset
-from datasets.geotiff import decode_band
+from datasets.seco.geotiff import decode_band
 from datasets.seco.patches import parse_quantiles
 from datasets.seco.pictures import Pictures
 from models.backbones import Encoder, load_encoder

@@ -14,9 +14,9 @@ import torch
 
 from datasets import seco_packed, seco_utils
 from datasets.bands import ALL_BANDS, RGB_BANDS
-from datasets.geotiff import read_band
 from datasets.seco import layouts
 from datasets.seco.bad_patches import BadPatchError, OnBadPatch
+from datasets.seco.geotiff import read_band
 from datasets.seco.layouts import SecoFolder
 from datasets.seco.patches import SecoPatches, parse_quantiles
 from datasets.seco.samples import PatchDataset
