@@ -6,17 +6,14 @@ both ceilings at once; the sum of the two times is what good code without fusion
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch._subclasses.fake_tensor import FakeTensorMode  # tensors without memory: no public name
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.bare_loop import SPACES, BareLoop
 from benchmarks.timing import Measure, rate
+from benchmarks.traffic_count import Traffic
 from models.moco2_module import MocoV2
 from utils.precision import auto_precision
 
@@ -74,31 +71,9 @@ def step_cost(
         images = torch.empty(batch_size, 3, crop_size, crop_size)
         with FlopCounterMode(display=False) as counter, Traffic() as traffic:
             loop.step(images, [images] * SPACES)
-    return StepCost(counter.get_total_flops() / batch_size, traffic.bytes / batch_size)
-
-
-class Traffic(TorchDispatchMode):
-    """Counts the bytes of the tensors that go into and come out of every operation."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.bytes = 0
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if not _is_free(func):
-            tensors = [t for t in tree_leaves((args, kwargs, result)) if isinstance(t, Tensor)]
-            self.bytes += sum(tensor.nbytes for tensor in tensors)
-        return result
-
-
-def _is_free(func: Any) -> bool:
-    """Tell views, allocations and questions, which touch no memory."""
-    schema = func._schema
-    is_view = any(value.alias_info and not value.alias_info.is_write for value in schema.returns)
-    return is_view or schema.name.startswith(("aten::empty", "prim::"))
+    return StepCost(
+        counter.get_total_flops() / batch_size, sum(traffic.bytes.values()) / batch_size
+    )
 
 
 def ceilings(device: torch.device) -> dict[str, Measure]:

@@ -8,9 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+# Torch documents these by their underscored names; tests/scripts/test_traffic.py uses all of them.
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from benchmarks.bare_loop import SPACES
 from datasets.seco.data_modes import DATA_MODES
@@ -62,9 +65,7 @@ class Traffic(TorchDispatchMode):
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         read, written = _tensors((args, kwargs)), _tensors(result)
-        stored = {_storage(tensor) for tensor in read}
-        is_view = not func._schema.is_mutable and all(_storage(t) in stored for t in written)
-        if not is_view:
+        if not _is_free(func, read, written):
             part = _VIEW_PARTS.get(func._schema.name, self.part)
             self.kernels[part] += 1
             self.bytes[part] += sum(map(_num_bytes, [*read, *written]))
@@ -72,12 +73,16 @@ class Traffic(TorchDispatchMode):
 
 
 def _tensors(nested: Any) -> list[Tensor]:
-    leaves = torch.utils._pytree.tree_leaves(nested)
-    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    return [leaf for leaf in tree_leaves(nested) if isinstance(leaf, Tensor)]
 
 
-def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata
+def _is_free(func: Any, read: Sequence[Tensor], written: Sequence[Tensor]) -> bool:
+    """Return whether an operator is a view, an allocation or a query, which touch no memory."""
+    if func._schema.name.startswith(("aten::empty", "aten::new_empty", "prim::")):
+        return True
+    stored = {tensor.untyped_storage()._cdata for tensor in read}
+    is_view = all(tensor.untyped_storage()._cdata in stored for tensor in written)
+    return is_view and not func._schema.is_mutable
 
 
 def _num_bytes(tensor: Tensor) -> int:

@@ -118,6 +118,7 @@ class _DeadlineAdapter(HTTPAdapter):
         Urllib3 takes the timeout until the headers, and then between two packets; here it is also
         that of the whole answer.
         """
+        # requests has no public way to set a body; without these names the tests of STAC fail.
         end = time.monotonic() + kwargs["timeout"]
         response = super().send(request, *args, **kwargs)
         try:
