@@ -99,7 +99,13 @@ def main(argv: Sequence[str] | None = None) -> Path:
     check_can_write("save_path", target, is_folder=False)
     from safetensors import SafetensorError
 
+    from models.resnets import SLIM
+
     model = load_model(args.ckpt_path, args.bands)
+    if model.architecture == SLIM and args.format in ("timm", "torchvision"):
+        raise UserError(
+            f"{args.format} has no {SLIM}: use --format safetensors or onnx, or train a resnet18"
+        )
     # The writers report a full disk with these errors.
     with written_whole(target, RuntimeError, SafetensorError) as partial:
         WRITERS[args.format](model, partial)

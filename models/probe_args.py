@@ -18,6 +18,8 @@ METHODS = {
     "finetune": "training of the encoder with a linear layer",
 }
 NEIGHBOURS = (5, 20)
+# Of the original's linear probes on BigEarthNet (its README) and EuroSAT (main_eurosat.py).
+_LINEAR_RATE = 1e-3
 # Flags that a resumed fine-tuning may set to other values, besides those of all runs.
 _MAY_CHANGE = ("lmdb", "finetune_epochs", "feature_batch_size", "save_predictions")
 _MIN_PATCH_SIZE = 32  # pixels: 32 of them are one of the coarsest level of the detector
@@ -70,9 +72,13 @@ def probe_parser(
 
 def parse_resumable(parser: Parser, argv: Sequence[str] | None) -> Namespace:
     """Parse the command line after the flags of the run that it resumes; resolve the method."""
-    args = parser.parse_args(with_flags_of_run(parser, argv, _MAY_CHANGE))
+    given = parser.parse_given(with_flags_of_run(parser, argv, _MAY_CHANGE))
+    args = parser.with_defaults(given)
     if args.method is None:
         args.method = ["linear" if args.freeze_backbone else "finetune"]
+    elif "linear" in args.method and "learning_rate" not in given:
+        args.finetune_learning_rate = args.finetune_learning_rate or args.learning_rate
+        args.learning_rate = _LINEAR_RATE
     return args
 
 

@@ -184,7 +184,7 @@ def print_results(metrics: Mapping[str, Any]) -> None:
         print(f"{_PER_CLASS[name]}, {_described(metrics)}")
         for class_name, value in metrics[name].items():
             shown = "     -" if value is None else f"{value:6.2f}"
-            print(f"  {class_name[:40]:40s}{shown} %")
+            print(f"  {class_name[:40]:41s}{shown} %")
 
 
 def write_pictures(folder: Path, metrics: Mapping[str, Any], title: str) -> None:

@@ -31,6 +31,9 @@ MAX_ENTRIES = 100_000  # of a zip: one per tensor
 # Uses of a tuple that was built before, such as Adam's betas in several groups. Sixty tuples, each
 # of which holds the previous one twice, are few bytes, but hashing the last one would take years.
 MAX_REUSED_TUPLES = 30
+# A tensor has about five. Python hashes nested tuples recursively: 150,000 levels as the key of a
+# dictionary end the process; 50,000 do not.
+MAX_TUPLES = 30_000
 # First bytes of files that are mistaken for checkpoints, and what to do with each. Sources: the
 # specification of Git LFS pointers (git-lfs/docs/spec.md), HTML's doctype, HDF5's and NumPy's
 # format signatures, RFC 1952 of gzip, and onnx.proto, whose first fields are 1 (ir_version, a
@@ -195,7 +198,7 @@ def _check_legacy(file: BinaryIO, path: Path) -> None:
 
 def _check_pickle(stream: BinaryIO, path: Path) -> None:
     """Read a pickle to its end; refuse names that weights do not need, and bombs of tuples."""
-    named, reused, tuples, top_is_tuple = set(), 0, set(), False
+    named, reused, tuples, top_is_tuple, num_tuples = set(), 0, set(), False, 0
     for opcode, argument, _ in pickletools.genops(stream):
         if opcode.name == "PROTO" and int(argument or 0) > _MAX_PROTOCOL:
             raise UserError(
@@ -212,13 +215,14 @@ def _check_pickle(stream: BinaryIO, path: Path) -> None:
             reused += top_is_tuple
         else:
             top_is_tuple = opcode.name.startswith("TUPLE")
+            num_tuples += top_is_tuple
     refused = sorted(named - _PLAIN - _FOREIGN.keys())
     if refused:
         raise UserError(
             f"{path} is not a readable checkpoint: it holds {listed(refused)}, which might run "
             "code, and weights need none of it"
         )
-    if reused > MAX_REUSED_TUPLES:
+    if reused > MAX_REUSED_TUPLES or num_tuples > MAX_TUPLES:
         raise UserError(f"{path} is not a readable checkpoint: it nests tuples without end")
 
 

@@ -170,6 +170,8 @@ def split_member(name: str) -> tuple[str, str, str] | None:
 
 
 def _check_any(places: list[str], root: Path) -> None:
+    if (root / "manifest.json").is_file():
+        raise UserError(f"{root} is a packed store: read it with PackedStore or SecoDataModule")
     if not places:
         raise UserError(f"{root} holds no SeCo places, which are folders PLACE/SCENE/B4.tif")
 

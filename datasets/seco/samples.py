@@ -130,8 +130,8 @@ class PatchDataset(Dataset[dict[str, Any]]):
             name = self.source.name(int(self.source.starts[place])).split("/")[0]
             raise UserError(
                 f"place {name} has {count} date{'s' * (count != 1)}, but a sample needs {needed} "
-                "of each place: remove the place, or take each date alone, as data_mode moco and "
-                "SeasonalContrastBasic do"
+                "of each place: remove the place, or use a mode with fewer dates: two in data_mode "
+                "moco_tp (SeasonalContrastTemporal), one in moco (SeasonalContrastBasic)"
             )
 
 

@@ -206,3 +206,12 @@ def test_an_exported_graph_is_not_an_encoder_to_load(tmp_path: Path) -> None:
     (tmp_path / "x.onnx").write_bytes(b"\x08\x0a\x12\x07pytorch")
     with pytest.raises(UserError, match=r"x\.onnx is not a checkpoint but an ONNX graph for other"):
         load_encoder("pretrain", None, tmp_path / "x.onnx")
+
+
+@pytest.mark.parametrize("form", ["timm", "torchvision"])
+def test_libraries_that_lack_the_slim_encoder_get_no_file_of_it(tmp_path: Path, form: str) -> None:
+    torch.save(Encoder("resnet18_slim").state_dict(), tmp_path / "slim.pth")
+    flags = ["--ckpt_path", str(tmp_path / "slim.pth"), "--format", form]
+    with pytest.raises(UserError, match=f"{form} has no resnet18_slim: use --format safetensors"):
+        export.main([*flags, "--save_path", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()

@@ -484,3 +484,13 @@ def test_version_2_has_no_43_classes(
     assert 0 < main_bigearthnet.main(plain)["test/map_micro"] < 100
     with pytest.raises(UserError, match="use --num_classes 19"):
         main_bigearthnet.main([*plain, "--num_classes", "43"])
+
+
+def test_the_rate_of_a_probe_is_not_that_of_fine_tuning() -> None:
+    """The default of the original, 1e-5, is for fine-tuning; its commands give 1e-3 to probes."""
+    parse = main_bigearthnet.parse_args
+    both = parse(["--data_dir", "x", "--method", "linear", "finetune"])
+    assert (both.learning_rate, both.finetune_learning_rate) == (1e-3, 1e-5)
+    given = parse(["--data_dir", "x", "--method", "linear", "--learning_rate", "0.1"])
+    assert (given.learning_rate, given.finetune_learning_rate) == (0.1, None)
+    assert parse(["--data_dir", "x", "--freeze_backbone"]).learning_rate == 1e-5  # the original's

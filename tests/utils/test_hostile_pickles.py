@@ -273,3 +273,15 @@ def test_damage_is_refused_or_harmless(tmp_path: Path, as_zip: bool) -> None:
             refusals.append(str(error))
     assert len(refusals) > 150
     assert all(text.isprintable() for text in refusals)
+
+
+def test_tuples_that_would_overflow_the_stack_are_refused_before_they_are_hashed(
+    tmp_path: Path,
+) -> None:
+    """A dictionary's key of tuples in tuples ended the interpreter with SIGSEGV."""
+    deep = b"\x80\x02}K\x01" + b"\x85" * 150_000 + b"K\x01s."
+    with zipfile.ZipFile(tmp_path / "x.pt", "w") as file:
+        file.writestr("x/data.pkl", deep)
+        file.writestr("x/version", "3\n")
+    with pytest.raises(UserError, match="nests tuples without end"):
+        read_torch_file(tmp_path / "x.pt")
