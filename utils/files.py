@@ -169,6 +169,12 @@ def is_hidden(name: str) -> bool:
     return "/." in path or "/__MACOSX" in path or "/@eaDir" in path
 
 
+def remove_partials(path: Path) -> None:
+    """Delete what killed processes left of ``written_whole``; only for a file with one writer."""
+    for partial in path.parent.glob(f".{path.name}.*.partial"):
+        _remove(partial)
+
+
 def _partial(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.partial")
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from utils.errors import UserError
-from utils.files import check_regular, written_whole
+from utils.files import check_regular, remove_partials, written_whole
 from utils.locks import sole_writer
 
 FORMAT = "collection journal 1"
@@ -190,6 +190,7 @@ def _lines(path: Path) -> Iterator[bytes]:
 
 
 def _replace(path: Path, lines: list[bytes]) -> None:
+    remove_partials(path)
     with written_whole(path) as partial, partial.open("wb") as file:
         file.writelines(lines)
         file.flush()

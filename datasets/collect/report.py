@@ -17,7 +17,7 @@ from datasets.collect.journal import Outcome, Shard, read_journals, shard_name
 from datasets.collect.plan import Plan
 from datasets.collect.rate_limit import Requester
 from utils.errors import UserError, quoted
-from utils.files import check_regular
+from utils.files import check_regular, remove_partials
 from utils.progress import progress
 from utils.report import write_json
 
@@ -113,6 +113,7 @@ class Reporter:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._path = save_path / shard_name("status", shard, ".json")
+        remove_partials(self._path)
         self._head = {"plan": plan.hash, "shard": list(shard), "pid": os.getpid()}
         self._requester = requester
         self._log_freq = log_freq

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from utils.errors import UserError, os_error_sentence
-from utils.files import check_can_write, is_hidden, written_whole
+from utils.files import check_can_write, is_hidden, remove_partials, written_whole
 
 
 @pytest.mark.parametrize(
@@ -94,3 +94,10 @@ def test_a_folder_is_written_whole(tmp_path: Path) -> None:
         partial.mkdir()
         (partial / "b").touch()
     assert [path.name for path in tmp_path.rglob("*")] == ["a", "b"]
+
+
+def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
+    (tmp_path / ".a.json.123.partial").touch()
+    (tmp_path / ".b.json.123.partial").touch()
+    remove_partials(tmp_path / "a.json")
+    assert [path.name for path in tmp_path.iterdir()] == [".b.json.123.partial"]
