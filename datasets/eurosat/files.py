@@ -64,7 +64,7 @@ class SmallFiles:
         """Read a file.
 
         Raises:
-            FileNotFoundError: There is no file of this name.
+            FileNotFoundError: No file has this name.
             ValueError: It is damaged, far too large or not a regular file.
         """
         if self._zip:
