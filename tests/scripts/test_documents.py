@@ -13,7 +13,7 @@ import torch
 
 from datasets.bands import RGB_BANDS
 from datasets.collect import args as collect_args
-from datasets.mini_earth import write_eurosat, write_seco
+from datasets.mini_earth import write_bigearthnet, write_eurosat, write_oscd, write_seco
 from models.backbones import Encoder
 from utils.input_spec import SECO_SPEC
 
@@ -60,13 +60,14 @@ def test_the_documents_are_complete_and_the_readme_is_short() -> None:
 def test_commands_parse(command: str) -> None:
     script, *arguments = shlex.split(command)
     if script == "-m":
-        script = arguments.pop(0).replace(".", "/") + ".py"
+        module = arguments.pop(0).replace(".", "/")
+        script = module + ("/__main__.py" if (ROOT / module).is_dir() else ".py")
     source = (ROOT / script).read_text()
     if script == DOWNLOADER:
         collect_args.parse_args(None, arguments)
     elif "def parse_args(" in source:
-        module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
-        module.parse_args(arguments)
+        name = script.removesuffix(".py").replace("/", ".")
+        importlib.import_module(name).parse_args(arguments)
     else:
         for name in re.findall(rf"^ *from ({OURS}[.\w]+) import", source, flags=re.MULTILINE):
             source += (ROOT / f"{name.replace('.', '/')}.py").read_text()
@@ -181,9 +182,15 @@ def test_the_example_of_the_data_sets_runs_on_a_miniature_earth(
     monkeypatch.chdir(tmp_path)
     Path("data").mkdir()
     write_seco(Path("data/mini_seco"), num_places=2, num_dates=3, size=24, bands=RGB_BANDS)
-    write_eurosat(Path("data/mini_eurosat"), images_per_class=1, size=24)
+    write_eurosat(Path("data/mini_eurosat"), images_per_class=10, size=24)
+    write_bigearthnet(Path("data/mini_bigearthnet"), num_patches=10)
+    write_oscd(Path("data/mini_oscd"), num_cities=4, size=96)
     names: dict[str, Any] = {}
     exec(example, names)
     assert Path("views.png").stat().st_size > 0
     assert [view.shape for view in (names["q"], names["k2"])] == [(3, 224, 224)] * 2
     assert names["image"].size == (24, 24)
+    assert (names["patch"].size, names["classes"].shape) == ((120, 120), (19,))
+    assert {names[name].size for name in ("before", "after", "change")} == {(96, 96)}
+    batch, labels = next(iter(names["data"].train_dataloader()))
+    assert (batch.shape, labels.shape) == ((4, 3, 24, 24), (4,))
