@@ -1,21 +1,26 @@
-"""The views of ``utils.transforms`` on a CPU: one sample after the other, in its cache.
+"""The views of ``utils.transforms`` on a CPU: one sample after the other, on 8-bit pictures.
 
-A batched operation reads and writes a batch of pictures, 200 MB, for every step of the colour
-chain; a core does the same to one picture 10 times as fast as memory delivers it, and skips what a
-sample does not need: colour, blur, and pixels outside of the crop. Numbers and order of operations
-are those of the batched path, and results agree to 0.01 of 255.
-
-Pictures are float32, 0..255, shape (C, H, W); operations change them in place where they can.
+The original works on 8-bit pictures, too. OpenCV does so in the cache of a core, several times as
+fast as the batched path makes floats, and what a sample does not need is skipped: colour, blur, and
+pixels outside of the crop. Pictures are uint8, shape (H, W, C), or (H, W) when they are grey.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
+import cv2
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
 from torch import Tensor
 
-from utils.color_jitter import BRIGHTNESS, SATURATION, finish, shift_hue, to_grey
+from utils.color_jitter import BRIGHTNESS, CONTRAST, grey_weights
+
+Picture = NDArray[np.uint8]
+Window = tuple[slice, slice]  # rows and columns
+
+cv2.setNumThreads(1)  # ``utils.transforms`` starts the threads, which make a view each
 
 
 @dataclass(frozen=True)
@@ -44,17 +49,25 @@ class View:
     flip_rows: bool = False
     transpose: bool = False
 
+    def windows(self, reach: int) -> tuple[Window, Window]:
+        """Return the box with ``reach`` pixels around it, and where the box is in that window."""
+        top, left, height, width = self.box
+        first_row, first_column = max(0, top - reach), max(0, left - reach)
+        outer = slice(first_row, top + height + reach), slice(first_column, left + width + reach)
+        top, left = top - first_row, left - first_column
+        return outer, (slice(top, top + height), slice(left, left + width))
+
 
 class ViewMaker:
     """Makes one view after the other, in any thread.
 
     Args:
         table: Picture value per band and stored value, uint8, shape (C, 256).
-        mean: Mean per band in 0..255, subtracted from the picture.
-        std: Standard deviation per band, the divisor that follows.
+        mean: Mean per band in 0..255, subtracted from the picture, shape (C, 1, 1).
+        std: Standard deviation per band, the divisor that follows, shape (C, 1, 1).
         crop_size: Height and width of a view.
         crop_first: Crop before colour and blur.
-        round_to_uint8: Round after each operation, as 8-bit pictures do.
+        as_pillow: Truncate and round exactly where Pillow does, which is slower.
     """
 
     def __init__(
@@ -65,136 +78,131 @@ class ViewMaker:
         crop_size: int,
         *,
         crop_first: bool,
-        round_to_uint8: bool,
+        as_pillow: bool,
     ) -> None:
-        self.tables = [bytes(row) for row in table.tolist()]
-        self.mean = mean
-        self.std = std
+        is_picture = bool((table == torch.arange(256)).all())
+        self.tables = None if is_picture else table.numpy()
+        self.mean = mean.flatten().repeat(crop_size)  # of a row of pixels
+        self.scale = 1 / std.flatten().repeat(crop_size)
         self.crop_size = crop_size
         self.crop_first = crop_first
-        self.round_to_uint8 = round_to_uint8
+        self.as_pillow = as_pillow
 
     def __call__(self, patch: Tensor, view: View, target: Tensor) -> None:
-        """Write the normalised view of a stored patch, uint8, (C, H, W), into the target."""
-        box = view.box
-        if self.crop_first or not view.blends:  # pixels outside of the crop have no effect
-            patch, box = cut(patch, box), (0, 0, *box[2:])
-        picture = self._stretch(patch)
-        if self.crop_first and view.blends:
-            picture = self._round(resize(picture, self.crop_size))
-            picture = color_jitter(picture, view, self.round_to_uint8)
-            picture = blur(picture, view.taps, (0, 0, self.crop_size, self.crop_size))
-            picture = self._normalize(self._round(picture))
-        else:
-            picture = color_jitter(picture, view, self.round_to_uint8)
-            picture = blur(picture, view.taps, box)
-            if self.round_to_uint8:
-                picture = self._normalize(resize(picture, self.crop_size).round())
-            else:  # the weights of a resize add up to 1: it may as well come last
-                picture = resize(self._normalize(picture), self.crop_size, bands_last=True)
-        target.copy_(turn(picture, view))
+        """Write the normalised view of a stored patch into the target.
 
-    def _stretch(self, patch: Tensor) -> Tensor:
-        """Map stored values to picture values, 0..255, float32, (C, H, W)."""
-        picture = torch.empty(patch.shape)
-        for table, stored, target in zip(self.tables, patch, picture, strict=True):
-            looked_up = bytearray(stored.numpy().tobytes().translate(table))
-            target.copy_(torch.frombuffer(looked_up, dtype=torch.uint8).view_as(target))
+        Args:
+            patch: uint8, (C, H, W).
+            view: What to do with it.
+            target: float32, (C, crop_size, crop_size), with the bands last in memory.
+        """
+        size, bands = self.crop_size, patch.numpy()
+        outer, inner = view.windows(0 if self.crop_first else len(view.taps) // 2)
+        contrasts = any(kind == CONTRAST and factor != 1 for kind, factor in view.blends)
+        if self.crop_first or not contrasts:  # contrast needs the mean of the whole patch
+            bands, outer = bands[:, *outer], (slice(None), slice(None))
+        picture = self._stretch(bands)
+        if self.crop_first:
+            picture = resize(picture, size)
+        picture = color_jitter(picture, view, outer, self.as_pillow)
+        picture = blur(picture, view.taps, self.as_pillow)
+        if not self.crop_first:
+            picture = resize(picture[inner], size)
+        picture = turn(picture, view)
+        if picture.ndim == 2:
+            picture = cv2.merge([picture] * len(patch))
+        rows = target.permute(1, 2, 0).view(size, -1)
+        rows.copy_(torch.from_numpy(picture).view(size, -1)).sub_(self.mean).mul_(self.scale)
+
+    def _stretch(self, bands: Picture) -> Picture:
+        """Map stored values, (C, H, W), to a picture."""
+        planes = list(bands)
+        if self.tables is not None:
+            planes = [cv2.LUT(band, table) for band, table in zip(bands, self.tables, strict=True)]
+        return cv2.merge(planes).reshape(*bands.shape[1:], len(bands))
+
+
+def color_jitter(picture: Picture, view: View, window: Window, as_pillow: bool) -> Picture:
+    """Apply the blends, hue between them, and grey; contrast leaves the window alone."""
+    for slot in range(len(view.blends) + 1):
+        if slot == view.hue_slot and view.hue and picture.shape[2] == 3:
+            picture = _shift_hue(picture, view.hue)
+        if slot < len(view.blends):
+            picture = _blend(picture, *view.blends[slot], window, as_pillow)
+    return to_grey(picture) if view.to_grey else picture
+
+
+def to_grey(picture: Picture) -> Picture:
+    """Return the luminance of RGB, or the mean of other bands, shape (H, W)."""
+    height, width, bands = picture.shape
+    if bands == 3:
+        return cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+    values = np.ascontiguousarray(picture).reshape(-1, bands)
+    return cv2.reduce(values, 1, cv2.REDUCE_AVG).reshape(height, width)
+
+
+def blur(picture: Picture, taps: tuple[float, ...], as_pillow: bool) -> Picture:
+    """Blur as ``utils.resample.blur_map``."""
+    if len(taps) == 1:
         return picture
+    if not as_pillow:
+        weights = np.array(taps, np.float32)
+        blurred = cv2.sepFilter2D(picture, -1, weights, weights, borderType=cv2.BORDER_REPLICATE)
+        return blurred.reshape(picture.shape)
+    # The variance of the taps is that of the blur (Gwosdek et al. 2011, equation 14).
+    sigma = float(np.sqrt(np.dot(taps, (np.arange(len(taps)) - len(taps) // 2) ** 2)))
+    kernel = ImageFilter.GaussianBlur(sigma)
+    planes = [np.asarray(Image.fromarray(band).filter(kernel)) for band in cv2.split(picture)]
+    return cv2.merge(planes).reshape(picture.shape)
 
-    def _round(self, picture: Tensor) -> Tensor:
-        return picture.round() if self.round_to_uint8 else picture
 
-    def _normalize(self, picture: Tensor) -> Tensor:
-        """Return (C, H, W), also of a grey picture of one band."""
-        return (picture - self.mean).div_(self.std)
+def resize(picture: Picture, size: int) -> Picture:
+    """Scale to a square, with the weights of ``utils.resample.resize_map``."""
+    height, width = picture.shape[:2]
+    if max(height, width) <= size:  # without a filter, which only shrinking needs
+        scaled = cv2.resize(picture, (size, size), interpolation=cv2.INTER_LINEAR)
+    else:
+        planes = torch.from_numpy(picture.reshape(height, width, -1)).permute(2, 0, 1)[None]
+        batch = F.interpolate(planes, (size, size), mode="bilinear", antialias=True)
+        scaled = batch[0].permute(1, 2, 0).contiguous().numpy()
+    return scaled.reshape(size, size, *picture.shape[2:])
 
 
-def turn(picture: Tensor, view: View) -> Tensor:
+def turn(picture: Picture, view: View) -> Picture:
     """Flip and transpose."""
     if view.flip:
-        picture = picture.flip(2)
+        picture = cv2.flip(picture, 1).reshape(picture.shape)
     if view.flip_rows:
-        picture = picture.flip(1)
-    return picture.mT if view.transpose else picture
+        picture = cv2.flip(picture, 0).reshape(picture.shape)
+    return picture.swapaxes(0, 1) if view.transpose else picture
 
 
-def color_jitter(picture: Tensor, view: View, round_to_uint8: bool) -> Tensor:
-    """Apply the blends, hue between them, and grey, which leaves one band."""
-    before, after = view.blends[: view.hue_slot], view.blends[view.hue_slot :]
-    for operation, factor in before:
-        _blend(picture, operation, factor, round_to_uint8)
-    if view.hue and len(picture) == 3:
-        turns = torch.tensor([view.hue])
-        picture = finish(shift_hue(picture[None], turns), round_to_uint8)[0]
-    for operation, factor in after:
-        _blend(picture, operation, factor, round_to_uint8)
-    return finish(to_grey(picture[None]), round_to_uint8)[0] if view.to_grey else picture
+def _shift_hue(picture: Picture, turns: float) -> Picture:
+    """Shift the hue of RGB; a turn has 255 steps, as torchvision counts them."""
+    hsv = cv2.cvtColor(picture, cv2.COLOR_RGB2HSV_FULL)
+    hue = hsv[..., 0]
+    np.add(hue, np.uint8(int(turns * 255) % 256), out=hue)  # wraps around
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
 
 
-def blur(picture: Tensor, taps: Sequence[float], box: tuple[int, int, int, int]) -> Tensor:
-    """Blur as ``utils.resample.blur_map``, and return only the box."""
-    if len(taps) == 1:
-        return cut(picture, box)
-    reach = len(taps) // 2
-    top, left, height, width = box
-    rows, columns = picture.shape[1:]
-    window = picture[
-        :,
-        max(0, top - reach) : top + height + reach,
-        max(0, left - reach) : left + width + reach,
-    ]
-    beyond = (left, columns - left - width, top, rows - top - height)
-    outside = [max(0, reach - space) for space in beyond]
-    if any(outside):
-        window = F.pad(window, outside, mode="replicate")
-    tall = taps[0] * window[:, :height]
-    for shift, weight in enumerate(taps[1:], start=1):
-        tall.add_(window[:, shift : shift + height], alpha=weight)
-    # Shifting all pixels as one row is faster; what wraps around is outside of the box.
-    line = tall.flatten()
-    length = line.numel() - 2 * reach
-    wide = torch.empty_like(tall)
-    blurred = wide.view(-1)[:length]
-    torch.mul(line[:length], taps[0], out=blurred)
-    for shift, weight in enumerate(taps[1:], start=1):
-        blurred.add_(line[shift : shift + length], alpha=weight)
-    return wide[:, :, :width]
-
-
-def resize(picture: Tensor, size: int, *, bands_last: bool = False) -> Tensor:
-    """Scale to a square, with the weights of ``utils.resample.resize_map``.
-
-    Args:
-        picture: Shape (C, H, W).
-        size: Height and width of the result.
-        bands_last: The result may have the memory layout that is faster when it grows.
-    """
-    # Without a filter, which only shrinking needs, the weights are the same.
-    shrinks = max(picture.shape[1:]) > size
-    batch = picture[None]
-    if bands_last and not shrinks:
-        batch = batch.contiguous(memory_format=torch.channels_last)
-    return F.interpolate(batch, (size, size), mode="bilinear", antialias=shrinks)[0]
-
-
-def _blend(picture: Tensor, operation: int, factor: float, round_to_uint8: bool) -> None:
+def _blend(
+    picture: Picture, kind: int, factor: float, window: Window, as_pillow: bool
+) -> Picture:
     """Change brightness, contrast or saturation, as ``utils.color_jitter.blend``."""
     if factor == 1:
-        return
-    if operation == BRIGHTNESS:
-        base = picture.new_zeros(1)
-    else:
-        base = finish(to_grey(picture[None]), round_to_uint8)[0]
-        if operation != SATURATION:
-            base = finish(base.mean(), round_to_uint8)
-    torch.lerp(base.expand_as(picture), picture, factor, out=picture)
-    picture.clamp_(0, 255)
-    if round_to_uint8:
-        picture.floor_()
-
-
-def cut(picture: Tensor, box: tuple[int, int, int, int]) -> Tensor:
-    """Return the part of a picture in a box."""
-    top, left, height, width = box
-    return picture[:, top : top + height, left : left + width]
+        return picture
+    # OpenCV rounds; Pillow truncates, which a shift by almost a half makes of it.
+    shift = -0.499 if as_pillow else 0.0
+    bands = picture.shape[2]
+    if kind == CONTRAST:
+        mean = cv2.mean(to_grey(picture))[0]
+        shift += (1 - factor) * (int(mean + 0.5) if as_pillow else mean)
+        picture = picture[window]
+    if kind in (BRIGHTNESS, CONTRAST):
+        values = np.ascontiguousarray(picture).reshape(len(picture), -1)
+        return cv2.transform(values, np.array([[factor, shift]])).reshape(picture.shape)
+    if bands == 3:
+        mix = (1 - factor) * grey_weights(3).double().numpy() + factor * np.eye(3)
+        return cv2.transform(picture, np.hstack([mix, np.full((3, 1), shift)]))
+    grey = cv2.merge([to_grey(picture)] * bands).reshape(picture.shape)
+    return cv2.addWeighted(picture, factor, grey, 1 - factor, shift).reshape(picture.shape)

@@ -3,7 +3,7 @@
 All random numbers are a function of the samples' keys (``utils.data``), and drawn for whole batches
 on the CPU (``utils.view_draws``). A GPU works on whole batches, without a loop over samples and
 without waiting for the device, by the kernels of ``utils.fused_views`` where Triton is installed; a
-CPU makes one view after the other (``utils.augment_cpu``), unless patches are small.
+CPU makes one view after the other, on 8-bit pictures (``utils.augment_cpu``).
 
 SeCo applies, at the full size of a patch, colour jitter, grey, blur and flip, and then crops; MoCo
 crops first. Blur, flip, crop and resize are one linear map per axis (``utils.resample``).
@@ -26,7 +26,6 @@ from utils.resample import resample, resize_map, taps_map
 from utils.view_draws import ViewDraws, draw_views
 
 _MAX_ERROR = 0.5  # levels of 255, on average; rounding to 8 bits alone makes up to 0.1
-_SMALL_PATCH = 3 * 64 * 64  # values; a batch of such patches is faster as a whole, also on a CPU
 
 
 class ApplyN:
@@ -84,7 +83,7 @@ class Augment(nn.Module):
             self.std,
             config.crop_size,
             crop_first=config.crop_first,
-            round_to_uint8=config.round_to_uint8,
+            as_pillow=config.round_to_uint8,
         )
 
     def forward(self, patches: Tensor, keys: Tensor, stream: int, synthetic: bool) -> Tensor:
@@ -114,7 +113,7 @@ class Augment(nn.Module):
         Returns:
             Normalised views, float32, channels last, shape (B, C, crop_size, crop_size).
         """
-        if patches.is_cpu and patches[0].numel() > _SMALL_PATCH:
+        if patches.is_cpu:
             return self._one_by_one(patches, draws)
         if draws.values.device != patches.device:
             draws = draws.to(patches.device)
