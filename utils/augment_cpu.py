@@ -6,6 +6,7 @@ pixels outside of the crop. Pictures are uint8, shape (H, W, C), or (H, W) when 
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from utils.color_jitter import BRIGHTNESS, CONTRAST, grey_weights
 
-Picture = NDArray[np.uint8]
+Picture = NDArray[Any]  # uint8
 Window = tuple[slice, slice]  # rows and columns
 
 cv2.setNumThreads(1)  # ``utils.transforms`` starts the threads, which make a view each
@@ -103,11 +104,11 @@ class ViewMaker:
             bands, outer = bands[:, *outer], (slice(None), slice(None))
         picture = self._stretch(bands)
         if self.crop_first:
-            picture = resize(picture, size)
+            picture = resize(picture, size, self.as_pillow)
         picture = color_jitter(picture, view, outer, self.as_pillow)
         picture = blur(picture, view.taps, self.as_pillow)
         if not self.crop_first:
-            picture = resize(picture[inner], size)
+            picture = resize(picture[inner], size, self.as_pillow)
         picture = turn(picture, view)
         if picture.ndim == 2:
             picture = cv2.merge([picture] * len(patch))
@@ -126,7 +127,7 @@ def color_jitter(picture: Picture, view: View, window: Window, as_pillow: bool) 
     """Apply the blends, hue between them, and grey; contrast leaves the window alone."""
     for slot in range(len(view.blends) + 1):
         if slot == view.hue_slot and view.hue and picture.shape[2] == 3:
-            picture = _shift_hue(picture, view.hue)
+            picture = _shift_hue(picture, view.hue, as_pillow)
         if slot < len(view.blends):
             picture = _blend(picture, *view.blends[slot], window, as_pillow)
     return to_grey(picture) if view.to_grey else picture
@@ -156,10 +157,10 @@ def blur(picture: Picture, taps: tuple[float, ...], as_pillow: bool) -> Picture:
     return cv2.merge(planes).reshape(picture.shape)
 
 
-def resize(picture: Picture, size: int) -> Picture:
+def resize(picture: Picture, size: int, as_pillow: bool) -> Picture:
     """Scale to a square, with the weights of ``utils.resample.resize_map``."""
     height, width = picture.shape[:2]
-    if max(height, width) <= size:  # without a filter, which only shrinking needs
+    if max(height, width) <= size and not as_pillow:  # only shrinking needs a filter
         scaled = cv2.resize(picture, (size, size), interpolation=cv2.INTER_LINEAR)
     else:
         planes = torch.from_numpy(picture.reshape(height, width, -1)).permute(2, 0, 1)[None]
@@ -174,20 +175,24 @@ def turn(picture: Picture, view: View) -> Picture:
         picture = cv2.flip(picture, 1).reshape(picture.shape)
     if view.flip_rows:
         picture = cv2.flip(picture, 0).reshape(picture.shape)
-    return picture.swapaxes(0, 1) if view.transpose else picture
+    return np.ascontiguousarray(picture.swapaxes(0, 1)) if view.transpose else picture
 
 
-def _shift_hue(picture: Picture, turns: float) -> Picture:
+def _shift_hue(picture: Picture, turns: float, as_pillow: bool) -> Picture:
     """Shift the hue of RGB; a turn has 255 steps, as torchvision counts them."""
-    hsv = cv2.cvtColor(picture, cv2.COLOR_RGB2HSV_FULL)
+    if as_pillow:
+        hsv = np.array(Image.fromarray(picture).convert("HSV"))
+    else:
+        hsv = cv2.cvtColor(picture, cv2.COLOR_RGB2HSV_FULL)
     hue = hsv[..., 0]
     np.add(hue, np.uint8(int(turns * 255) % 256), out=hue)  # wraps around
+    if as_pillow:
+        planes = [Image.fromarray(plane) for plane in cv2.split(hsv)]
+        return np.array(Image.merge("HSV", planes).convert("RGB"))
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
 
 
-def _blend(
-    picture: Picture, kind: int, factor: float, window: Window, as_pillow: bool
-) -> Picture:
+def _blend(picture: Picture, kind: int, factor: float, window: Window, as_pillow: bool) -> Picture:
     """Change brightness, contrast or saturation, as ``utils.color_jitter.blend``."""
     if factor == 1:
         return picture
@@ -201,8 +206,8 @@ def _blend(
     if kind in (BRIGHTNESS, CONTRAST):
         values = np.ascontiguousarray(picture).reshape(len(picture), -1)
         return cv2.transform(values, np.array([[factor, shift]])).reshape(picture.shape)
-    if bands == 3:
+    if bands == 3 and not as_pillow:  # in one step
         mix = (1 - factor) * grey_weights(3).double().numpy() + factor * np.eye(3)
-        return cv2.transform(picture, np.hstack([mix, np.full((3, 1), shift)]))
+        return cv2.transform(picture, mix)
     grey = cv2.merge([to_grey(picture)] * bands).reshape(picture.shape)
     return cv2.addWeighted(picture, factor, grey, 1 - factor, shift).reshape(picture.shape)

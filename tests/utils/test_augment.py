@@ -96,6 +96,11 @@ def original_views(patches: Tensor, views: list[View], config: AugmentConfig) ->
     return torch.stack(results)
 
 
+def gradient(views: Tensor) -> float:
+    """Return the mean difference of neighbours in a row."""
+    return float(views.diff(dim=3).abs().mean())
+
+
 @pytest.mark.parametrize("kind", PICTURES)
 @pytest.mark.parametrize("shape", [(66, 66), (131, 97)])
 @pytest.mark.parametrize("crop_first", [False, True], ids=["SeCo", "MoCo"])
@@ -111,7 +116,10 @@ def test_chain_is_the_originals(crop_first: bool, shape: tuple[int, int], kind: 
     )
     error, error_rounded = ((ours - theirs).abs().mean() for ours in (exact, rounded))
     assert error < 2
-    assert error_rounded < 0.75
+    assert error_rounded < 0.05
+    assert ((rounded - theirs).abs() < 0.5).float().mean() > 0.95  # the same level
+    # Pillow rounds in each pass of its blur, without which views are up to 7 % smoother.
+    assert gradient(rounded) == pytest.approx(gradient(theirs), rel=1e-3)
 
 
 def test_chain_of_the_default_draw_is_the_originals() -> None:

@@ -55,51 +55,50 @@ def test_both_paths_make_the_same_views(
     size: tuple[int, int],
     crop_size: int,
 ) -> None:
+    """Up to the rounding to 8 bits after each of at most seven operations."""
     config = AugmentConfig(crop_size=crop_size, crop_first=crop_first, rotate=rotate)
     one_by_one, batched = both(spec, config, size, synthetic)
     assert one_by_one.shape == batched.shape
     assert one_by_one.is_contiguous(memory_format=torch.channels_last)
-    assert (one_by_one - batched).abs().max() < 0.02
-
-
-@pytest.mark.parametrize("crop_first", [False, True])
-def test_both_paths_round_alike(crop_first: bool) -> None:
-    """A value on the edge of rounding may fall to either side, and then differ by operations."""
-    config = AugmentConfig(crop_size=32, crop_first=crop_first, round_to_uint8=True)
-    one_by_one, batched = both(RGB, config, (48, 48), synthetic=True)
     difference = (one_by_one - batched).abs()
-    assert (difference > 0.5).float().mean() < 0.01
-    assert difference.max() < 8
-    levels = one_by_one + Augment(RGB, config).mean
+    assert difference.mean() < (0.6 if synthetic else 0.35)
+    assert difference.mean(dim=(1, 2, 3)).max() < 2
+    levels = one_by_one + Augment(spec, config).mean
     assert (levels - levels.round()).abs().max() < 1e-3
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "mean", "most"),
     [
-        {"blur_prob": 1.0, "jitter_prob": 0.0, "grayscale_prob": 0.0},
-        {"blur_prob": 0.0, "jitter_prob": 1.0, "grayscale_prob": 0.0},
-        {"blur_prob": 0.0, "jitter_prob": 0.0, "grayscale_prob": 1.0},
-        {"blur_prob": 1.0, "blur_sigma": (1.9, 2.0), "crop_scale": (0.9, 1.0)},
-        {"color_jitter": (0.0, 0.0, 0.0, 0.5), "jitter_prob": 1.0},
-        {"color_jitter": (0.9, 0.9, 0.9, 0.0), "jitter_prob": 1.0},
-        {"crop_scale": (1.0, 1.0)},
-        {"crop_scale": (0.01, 0.02)},
+        ({"blur_prob": 1.0, "jitter_prob": 0.0, "grayscale_prob": 0.0}, 0.4, 1.6),
+        ({"blur_prob": 0.0, "jitter_prob": 0.0, "grayscale_prob": 1.0}, 0.5, 1.6),
+        ({"blur_prob": 1.0, "blur_sigma": (1.9, 2.0), "crop_scale": (0.9, 1.0)}, 0.5, 3),
+        ({"color_jitter": (0.9, 0.0, 0.0, 0.0), "jitter_prob": 1.0}, 0.6, 2.5),
+        ({"color_jitter": (0.0, 0.9, 0.0, 0.0), "jitter_prob": 1.0}, 0.6, 2.5),
+        ({"color_jitter": (0.0, 0.0, 0.9, 0.0), "jitter_prob": 1.0}, 0.6, 2.5),
+        ({"color_jitter": (0.0, 0.0, 0.0, 0.5), "jitter_prob": 1.0}, 1.2, 8),
+        ({"crop_scale": (1.0, 1.0)}, 0.6, 8),
+        ({"crop_scale": (0.01, 0.02)}, 0.6, 8),
     ],
     ids=str,
 )
-def test_each_operation_alone_is_the_same(changes: dict[str, object]) -> None:
+def test_each_operation_alone_is_the_same(
+    changes: dict[str, object], mean: float, most: float
+) -> None:
     config = replace(AugmentConfig(crop_size=32), **changes)  # type: ignore[arg-type]
     one_by_one, batched = both(RGB, config, (48, 48), synthetic=True)
-    assert (one_by_one - batched).abs().max() < 0.02
+    difference = (one_by_one - batched).abs()
+    assert difference.mean() < mean
+    assert difference.max() < most
 
 
-def test_path_is_chosen_by_the_size_of_a_patch() -> None:
-    augment = Augment(RGB, AugmentConfig(crop_size=32))
-    for size, path in ((64, augment._batched), (65, augment._one_by_one)):
-        stored = patches(3, size, size)
-        draws = draw_views(keys(), 1, True, (size, size), augment.config)
-        assert torch.equal(augment(stored, keys(), 1, True), path(stored, draws))
+@pytest.mark.parametrize("crop_first", [False, True])
+def test_both_paths_truncate_alike(crop_first: bool) -> None:
+    """The blur differs: Pillow, and with it this path, rounds after each of its six passes."""
+    config = AugmentConfig(crop_size=32, crop_first=crop_first, round_to_uint8=True)
+    one_by_one, batched = both(RGB, config, (48, 48), synthetic=True)
+    assert (one_by_one - batched).abs().mean() < 0.6
+    assert (one_by_one - batched).mean().abs() < 0.3
 
 
 def test_number_of_threads_changes_no_bit() -> None:
