@@ -42,8 +42,6 @@ if TYPE_CHECKING:
     from datasets.collect.scenes import Source
     from utils.retry import Transient
 
-PLACES_PER_SEARCH = {"earthengine": 5, "stac": 1}
-
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Do the requested step, and leave with its exit code."""
@@ -123,6 +121,7 @@ def check(save_path: Path, num_workers: int) -> int:
 def show_plan(plan: Plan, save_path: Path) -> None:
     """Print what the plan will cost, and draw where its places are."""
     from datasets.collect.estimate import estimate_text, plot_places
+    from datasets.collect.scenes import PLACES_PER_SEARCH
 
     print(estimate_text(plan, PLACES_PER_SEARCH[plan.settings.source]))
     plot_places(save_path / "plan.png", plan)
