@@ -91,9 +91,7 @@ def connect(
         num_threads: Requests at a time, at most.
         patience_s: Time for repeats of what fails at the start.
 
-    Raises:
-        UserError: Credentials or project are missing or refused, which no repeat changes.
-        ComeBack: There is no answer, or not one of the service, or the project's quota is used up.
+    Raises ``UserError`` or ``ComeBack`` if it does not start.
     """
     credentials, project = find_credentials(url, project, key_file)
     url = url.rstrip("/")

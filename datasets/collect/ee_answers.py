@@ -1,6 +1,7 @@
 """What Earth Engine's answers mean: scenes, pixels, and errors."""
 
 import io
+import math
 import re
 import threading
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import requests
+from numpy.lib import format as npy
 
 from datasets.bands import RESOLUTION_M
 from datasets.collect.scenes import Array, ComeBack, Missing, Refused, Scene
@@ -93,9 +95,14 @@ def decode(content: bytes, bands: Sequence[str], side: int) -> dict[str, Array]:
     """Read an NPY file with a field of 2 bytes per band, shape (side, side)."""
     if not content.startswith(b"\x93NUMPY"):
         raise Transient("an answer that is not an array", is_strange=bool(content))
+    file = io.BytesIO(content)
     try:
         with _HEADERS:
-            pixels = np.load(io.BytesIO(content))
+            is_first = npy.read_magic(file) == (1, 0)
+            header = (npy.read_array_header_1_0 if is_first else npy.read_array_header_2_0)(file)
+        shape, is_fortran, dtype = header  # np.load would copy the pixels, in small pieces
+        pixels = np.frombuffer(content, dtype, math.prod(shape), file.tell())
+        pixels = pixels.reshape(shape, order="F" if is_fortran else "C")
     except Exception as error:  # NumPy's reader of headers raises many kinds
         raise Transient("an array that is cut off") from error
     kinds = [pixels.dtype[name].str[1:] for name in pixels.dtype.names or ()]

@@ -53,7 +53,8 @@ def parse(item: Any, bands: tuple[str, ...]) -> tuple[int, Scene]:
     """
     try:
         properties, assets = dict(item["properties"]), dict(item["assets"])
-        product = _PRODUCT.match(str(properties.get("s2:product_uri") or item["id"]))
+        item_id = str(item["id"])
+        product = _PRODUCT.match(str(properties.get("s2:product_uri") or item_id))
         start = datetime.fromisoformat(properties["datetime"])
         cloud = float(properties["eo:cloud_cover"])
     except (KeyError, TypeError, ValueError, OverflowError) as error:
@@ -80,7 +81,7 @@ def parse(item: Any, bands: tuple[str, ...]) -> tuple[int, Scene]:
         valid_fraction=1.0,
         baseline=f"{baseline:05.2f}",
         is_clamped=baseline >= _OFFSET_BASELINE and offset != OFFSET,
-        properties={"id": str(item["id"])[:200], **kept, "offset": words},
+        properties={"id": item_id[:200], **kept, "offset": words},
         key=Files(addresses, _address(assets, "SCL"), offset),
     )
     return (32600 if tile[2] >= "N" else 32700) + int(tile[:2]), scene
