@@ -6,7 +6,7 @@ import json
 import logging
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from email.utils import formatdate
@@ -35,6 +35,7 @@ from utils.retry import Transient
 SIZE = 24  # pixels of a patch
 WINDOW = Window(date(2022, 6, 1), date(2022, 7, 1))
 GRID = PatchGrid(32631, 420_000, 5_460_000, SIZE)
+Failure = Callable[[str, Fault], Exception | None]
 NPY, JSON = "application/octet-stream", "application/json"
 
 
@@ -71,6 +72,23 @@ def scene(server: EarthEngineServer) -> Scene:
 
 def same(images: dict[str, Any], others: dict[str, Any]) -> bool:
     return all(np.array_equal(images[band], others[band]) for band in ALL_BANDS)
+
+
+@pytest.fixture
+def failure(server: EarthEngineServer, source: EarthEngine, scene: Scene) -> Failure:
+    """Return what a request raises when the server does this, also to halves of it."""
+
+    def raised_by(kind: str, fault: Fault) -> Exception | None:
+        server.faults[kind] += [fault] * (4 if kind == "read" else 1)  # 12, 6, 3, and 1 bands
+        try:
+            source.search([place()]) if kind == "search" else source.read(scene, GRID)
+        except Exception as error:
+            return error
+        finally:
+            server.faults[kind].clear()
+        return None
+
+    return raised_by
 
 
 def test_a_search_returns_cloud_and_properties_as_plain_json(
@@ -171,9 +189,9 @@ def test_too_large_a_request_is_split_by_bands(
 
 @pytest.mark.parametrize("name", faults.TOO_LARGE)
 def test_what_takes_too_much_may_work_by_halves(
-    server: EarthEngineServer, source: EarthEngine, scene: Scene, name: str
+    server: EarthEngineServer, source: EarthEngine, scene: Scene, failure: Failure, name: str
 ) -> None:
-    error = failure(server, source, "search", scene, faults.TOO_LARGE[name])
+    error = failure("search", faults.TOO_LARGE[name])
     assert isinstance(error, Transient)
     assert error.is_too_large
     wanted, before = source.read(scene, GRID), server.requests["read"]
@@ -255,20 +273,6 @@ def test_a_compressed_answer_is_read(
     assert source.facts()[f"encoding of {NPY}"] == "gzip"
 
 
-def failure(
-    server: EarthEngineServer, source: EarthEngine, kind: str, scene: Scene, fault: Fault
-) -> Exception | None:
-    """Return what a request raises when the server does this, also to halves of it."""
-    server.faults[kind] += [fault] * (4 if kind == "read" else 1)  # 12, 6, 3, and 1 bands
-    try:
-        source.search([place()]) if kind == "search" else source.read(scene, GRID)
-    except Exception as error:
-        return error
-    finally:
-        server.faults[kind].clear()
-    return None
-
-
 # Whether it is a matter of quota, and whether it is strange in a search and in a read.
 STRANGE = {"short": (True, False), "empty": (True, False)}
 STRANGE |= dict.fromkeys(("a page", "an empty object"), (True, True))
@@ -276,16 +280,14 @@ STRANGE |= dict.fromkeys(("a page", "an empty object"), (True, True))
 
 @pytest.mark.parametrize("name", faults.PASSING)
 @pytest.mark.difference("collect-errors")
-def test_a_fault_that_passes_is_repeated(
-    server: EarthEngineServer, source: EarthEngine, scene: Scene, name: str
-) -> None:
+def test_a_fault_that_passes_is_repeated(failure: Failure, name: str) -> None:
     strange = STRANGE.get(name, (False, False))
     for kind, is_strange in zip(("search", "read"), strange, strict=True):
-        error = failure(server, source, kind, scene, faults.PASSING[name])
+        error = failure(kind, faults.PASSING[name])
         assert isinstance(error, Transient), kind
         is_quota = name.startswith(("429", "403"))
         assert (error.is_quota, error.is_strange) == (is_quota, is_strange), kind
-    assert failure(server, source, "read", scene, faults.no_fault) is None
+    assert failure("read", faults.no_fault) is None
 
 
 @pytest.mark.parametrize("code", [429, 503])
@@ -294,16 +296,11 @@ def test_a_fault_that_passes_is_repeated(
     [("17", 17), ("9" * 5000, 3600), ("soon", 0), ("-5", 0), ("", 0), (None, 3000)],
 )
 def test_the_service_says_how_long_to_wait(
-    server: EarthEngineServer,
-    source: EarthEngine,
-    scene: Scene,
-    code: int,
-    text: str | None,
-    wait_s: float,
+    failure: Failure, code: int, text: str | None, wait_s: float
 ) -> None:
     text = formatdate(time.time() + wait_s, usegmt=True) if text is None else text
     fault = status(code, headers=(("Retry-After", text),))
-    error = failure(server, source, "read", scene, fault)
+    error = failure("read", fault)
     assert isinstance(error, Transient)
     assert wait_s - HANG_S < error.wait_s <= wait_s
     assert error.wait_s == wait_s or text.endswith("GMT")
@@ -326,15 +323,9 @@ FINAL: list[tuple[Fault, type[Exception], str]] = [
 @pytest.mark.parametrize("kind", ["search", "read"])
 @pytest.mark.parametrize(("fault", "error", "text"), FINAL, ids=range(10))
 def test_a_fault_that_stays_is_final(
-    server: EarthEngineServer,
-    source: EarthEngine,
-    scene: Scene,
-    kind: str,
-    fault: Fault,
-    error: type[Exception],
-    text: str,
+    failure: Failure, kind: str, fault: Fault, error: type[Exception], text: str
 ) -> None:
-    caught = failure(server, source, kind, scene, fault)
+    caught = failure(kind, fault)
     assert type(caught) is error
     assert text in str(caught)
     assert str(caught).isprintable()
@@ -348,21 +339,26 @@ def test_a_restricted_project_comes_back_another_month(
         source.search([place()])
 
 
-ENDLESS = content(b"x", NPY, headers=(("Content-Length", "9" * 5000),))
+def drip_redirect(handler: Any, body: bytes, kind: str) -> None:
+    handler.head(302, kind, len(body), [("Location", "/")])
+    handler.head = lambda *_: None
+    faults.drip(handler, body, kind)
+
+
+ENDLESS = [
+    *faults.STALLING.values(),
+    content(b"x", NPY, headers=(("Content-Length", "9" * 5000),)),
+    drip_redirect,
+]
 
 
 @pytest.mark.parametrize("kind", ["search", "read"])
-@pytest.mark.parametrize("fault", [*faults.STALLING.values(), ENDLESS], ids=range(3))
+@pytest.mark.parametrize("fault", ENDLESS, ids=range(4))
 def test_an_answer_that_takes_too_long_ends(
-    server: EarthEngineServer,
-    source: EarthEngine,
-    scene: Scene,
-    monkeypatch: pytest.MonkeyPatch,
-    kind: str,
-    fault: Fault,
+    failure: Failure, source: EarthEngine, monkeypatch: pytest.MonkeyPatch, kind: str, fault: Fault
 ) -> None:
     monkeypatch.setattr(source.transport.web, "timeout_s", 0.2)
-    error = failure(server, source, kind, scene, fault)
+    error = failure(kind, fault)
     assert isinstance(error, Transient)
     assert str(error) == "no answer in time"
 
@@ -371,11 +367,9 @@ def test_an_answer_that_takes_too_long_ends(
     "where",
     ["http://[", "ftp://127.0.0.1/", "http://127.0.0.1:x/", "/again", f"http://{'a' * 99}/"],
 )
-def test_a_redirect_to_nowhere_is_one_sentence(
-    server: EarthEngineServer, source: EarthEngine, scene: Scene, where: str
-) -> None:
+def test_a_redirect_to_nowhere_is_one_sentence(failure: Failure, where: str) -> None:
     fault = content(b"", code=302, headers=(("Location", where),))
-    error = failure(server, source, "read", scene, fault)
+    error = failure("read", fault)
     assert isinstance(error, Transient | Missing)
 
 
@@ -406,9 +400,9 @@ def test_a_collection_that_does_not_exist_is_an_error_of_the_user(
 
 @pytest.mark.parametrize("code", [403, 404, 511])
 def test_a_page_with_any_status_is_not_an_answer_of_the_service(
-    server: EarthEngineServer, source: EarthEngine, scene: Scene, code: int
+    failure: Failure, code: int
 ) -> None:
-    error = failure(server, source, "search", scene, content(faults.HTML, code=code))
+    error = failure("search", content(faults.HTML, code=code))
     assert isinstance(error, Transient)
     assert error.is_strange == (code < 500)
 

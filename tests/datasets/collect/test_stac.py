@@ -42,7 +42,6 @@ from utils.errors import UserError
 from utils.retry import Transient
 
 WINDOWS = (Window(LATE, date(2022, 2, 11)), Window(EARLY, date(2022, 1, 21)))
-COLLECTIONS = ("sentinel-2-l2a", "raw")
 ReadFile = Callable[[bytes | None], Any]
 
 
@@ -109,13 +108,14 @@ def test_finds_all_scenes_of_the_windows_in_the_zone_of_the_place(server: StacSe
     assert int(asking.facts()["left out, another UTM zone"]) > 0
 
 
-SOUTH = {"epsg": 32753, "top": 6_050_020}  # in tile 53HMA
+FEW, SOUTH = ("B2", "B8A", "B9"), {"epsg": 32753, "top": 6_050_020}  # in tile 53HMA
 
 
 @pytest.mark.parametrize(
-    ("where", "bands"), [({}, ALL_BANDS), (SOUTH, ("B2", "B8A", "B9"))], ids=["north", "south"]
+    ("collection", "where", "bands"),
+    [("raw", {}, ALL_BANDS), ("raw", SOUTH, FEW), ("sentinel-2-l2a", {}, FEW)],
+    ids=["north", "south", "Earth Search"],
 )
-@pytest.mark.parametrize("collection", COLLECTIONS)
 def test_values_are_those_of_the_archive_before_and_after_the_offset(
     collection: str, where: dict[str, int], bands: tuple[str, ...], server: StacServer
 ) -> None:
