@@ -34,7 +34,6 @@ from utils.retry import Transient
 
 Answer = TypeVar("Answer")
 CLOUD_SCORE = "GOOGLE/CLOUD_SCORE_PLUS/V1/S2_HARMONIZED"
-_OURS = (Refused, ComeBack, UserError)
 _MOST_SCENES = 2000  # of a place; near the poles there are several a day
 # What the client and its readers of JSON raise for an answer that is not the service's.
 _STRANGE = (ClientError, EOFError, ValueError, LookupError, TypeError, AttributeError)
@@ -142,11 +141,11 @@ class EarthEngine:
                 (place, [parse(scene["properties"], bands) for scene in scenes])
                 for place, scenes in zip(places, answer, strict=True)
             ]
-        except (KeyError, TypeError, ValueError, OverflowError, OSError) as error:
+        except (*_STRANGE, OverflowError, OSError) as error:
             raise Transient("an answer that is not a list of scenes", is_strange=True) from error
         self._has_searched = True
         return [
-            [scene for scene in scenes if ee_answers.zone_of(scene.name) == place.grid.zone]
+            [scene for scene in scenes if f"_T{place.grid.zone:02d}" in scene.name[-7:]]
             for place, scenes in found
         ]
 
@@ -252,8 +251,6 @@ def _translated(request: Callable[[], Answer], *, is_smallest: bool = False) -> 
         return request()
     except Transient as error:
         error.is_too_large = error.is_too_large and not is_smallest
-        raise
-    except _OURS:
         raise
     except Exception as error:  # what the transport let pass; of version 1.7.50
         cause: Any = error if hasattr(error, "resp") else error.__context__

@@ -85,12 +85,6 @@ def _share(properties: dict[str, Any], name: str) -> float:
     return float(properties.get(name) or 0)
 
 
-def zone_of(name: str) -> int:
-    """Return the UTM zone of ..._T32UQD; 0 if the name has none."""
-    tile = name.rpartition("_T")[2]
-    return int(tile[:2]) if tile[:2].isdecimal() else 0
-
-
 def decode(content: bytes, bands: Sequence[str], side: int) -> dict[str, Array]:
     """Read an NPY file with a field of 2 bytes per band, shape (side, side)."""
     if not content.startswith(b"\x93NUMPY"):
