@@ -86,7 +86,7 @@ class Scene:
 
     @property
     def acquisition(self) -> datetime:
-        """Tell scenes apart: granules of one pass share the time at which it was sensed."""
+        """Time at which it was sensed, which granules of one pass share."""
         try:
             start = datetime.strptime(self.name.partition("_")[0], "%Y%m%dT%H%M%S")
         except ValueError:

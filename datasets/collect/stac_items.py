@@ -157,6 +157,6 @@ def _address(assets: Mapping[str, Any], band: str) -> str | None:
 
 
 def _is_plain(value: Any) -> bool:
-    """Tell whether a value may go into the metadata: a word or a finite number."""
+    """Return whether the metadata may have a value: a word or a finite number."""
     is_word = isinstance(value, str) and len(value) <= 200
     return is_word or (isinstance(value, int | float) and math.isfinite(value))

@@ -28,7 +28,7 @@ class FileServer(LoopbackServer):
     Attributes:
         content: The file.
         answers: Of the next requests.
-        ranges: What the requests so far asked for, None for everything.
+        ranges: Ranges of the requests so far, None for everything.
     """
 
     def __init__(self, content: bytes) -> None:

@@ -211,7 +211,7 @@ class _Handler(LoopbackHandler):
             status(404)(self, b"", "")
             return
         asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
-        assert asked is not None, "the whole file was asked for"
+        assert asked is not None, "the whole file was requested"
         start, last = int(asked[1]), min(int(asked[2]), len(content) - 1)
         body = content[start : last + 1]
         fault = self.server.next_fault("file")

@@ -1,8 +1,7 @@
 """A made-up archive of Sentinel-2: every scene and pixel is a function of place and date.
 
-Granules lie as MGRS tiles do: 109.8 km, one every 100 km. Each is seen every five days. Swath
-edges cut some; clouds come in regions, whatever the share of the whole scene; a tenth of the scenes
-has no cloud score.
+Granules are MGRS tiles: 109.8 km, one every 100 km, seen every five days. Swath edges cut some;
+clouds fill regions, independent of the share of the whole scene; a tenth has no cloud score.
 """
 
 import re
@@ -155,11 +154,11 @@ class Catalogue:
         }
 
     def has_score(self, granule: Granule) -> bool:
-        """Tell whether Cloud Score+ knows the scene."""
+        """Return whether Cloud Score+ has the scene."""
         return float(hashed(5, *granule.key)) >= 0.1
 
     def is_valid(self, granule: Granule, x: Array, y: Array) -> Array:
-        """Tell where a scene has data: within the tile, and on its side of the swath's edge."""
+        """Return where a scene has data: within the tile, and on its side of the swath's edge."""
         inside = (x >= granule.left) & (x < granule.left + TILE_M)
         inside &= (y >= granule.bottom) & (y < granule.bottom + TILE_M)
         if float(hashed(6, *granule.key)) < 0.1:
@@ -168,11 +167,11 @@ class Catalogue:
         return inside
 
     def has_data(self, granule: Granule, band: str, x: Array, y: Array) -> Array:
-        """Tell where a band of a scene has data; tests make holes."""
+        """Return where a band of a scene has data; tests make holes."""
         return self.is_valid(granule, x, y)
 
     def is_cloud(self, granule: Granule, x: Array, y: Array) -> Array:
-        """Tell where clouds are: they fill regions."""
+        """Return where clouds are: they fill regions."""
         where = (np.floor(x / REGION_M), np.floor(y / REGION_M))
         return hashed(8, granule.epsg, granule.day, *where) < 0.4 * self.cloudiness
 

@@ -40,7 +40,7 @@ def _running() -> Iterator[tuple[EarthEngineServer, EarthEngine]]:
 
 @pytest.fixture
 def server(_running: tuple[EarthEngineServer, EarthEngine]) -> EarthEngineServer:
-    """The server without faults, whatever a test before has changed."""
+    """The server without the changes of earlier tests."""
     server = _running[0]
     server.fault_plan = FaultPlan(0)
     server.requests.clear()
@@ -255,9 +255,9 @@ def test_no_patch_beside_the_pixels_of_a_scene_is_read(
     """Each image is looked at: one that was good before says nothing of the next."""
     scene = whole_scene(client, grid)
     client.read(scene, grid)
-    beside = replace(grid, left=grid.left + east, top=grid.top + north)
+    shifted = replace(grid, left=grid.left + east, top=grid.top + north)
     with pytest.raises(Refused, match=f"its ({band}) does not come in whole pixels of"):
-        client.read(scene, beside)
+        client.read(scene, shifted)
 
 
 class OneHole(Catalogue):
@@ -318,7 +318,7 @@ def test_a_plan_of_faults_draws_each_as_often_and_again_the_same() -> None:
     assert min(counts) > 0.7 * max(counts)
 
 
-def test_the_fake_source_tells_what_the_client_does(client: EarthEngine) -> None:
+def test_the_fake_source_returns_what_the_client_does(client: EarthEngine) -> None:
     settings = replace(ALL, cloud_pct=30)
     client._settings = settings
     beyond = PatchGrid(EPSG, 399_960 + TILE_M - 180, 5_350_020, 60)  # its middle is off a tile

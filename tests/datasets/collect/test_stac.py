@@ -132,9 +132,11 @@ def test_values_are_those_of_the_archive_before_and_after_the_offset(
     assert seen == {"02.13", "04.00"}
 
 
-@pytest.mark.parametrize("beside", [10, 20, 40])
-def test_a_patch_beside_the_pixels_of_its_files_is_refused(beside: int, server: StacServer) -> None:
-    place = place_at(epsg=32753, top=6_050_020 + beside)
+@pytest.mark.parametrize("shift", [10, 20, 40])
+def test_a_patch_shifted_off_the_pixels_of_its_files_is_refused(
+    shift: int, server: StacServer
+) -> None:
+    place = place_at(epsg=32753, top=6_050_020 + shift)
     for scene in scenes_of(server, place):
         with pytest.raises(Refused, match="a file on another grid"):
             source(server).read(scene, place.grid)
@@ -333,7 +335,7 @@ def test_wherever_a_file_breaks_off_it_may_pass(
 
 @pytest.mark.parametrize("kind", ["search", "file"])
 @pytest.mark.parametrize("code", [429, 503])
-def test_too_many_requests_are_told_with_the_wait(
+def test_too_many_requests_come_with_the_wait(
     code: int, kind: str, server: StacServer, scene: Scene
 ) -> None:
     place = place_at()
