@@ -69,8 +69,8 @@ class _Handler(LoopbackHandler):
         self, status: int, headers: dict[str, str], body: bytes, answer: Answer | None = None
     ) -> None:
         answer = answer or Answer()
-        self.close_connection = True
         self.send_response(status)
+        self.send_header("Connection", "close")  # else a client may send its next request into it
         for name, value in headers.items():
             self.send_header(name, value)
         if not answer.without_length and "Content-Length" not in headers:
