@@ -30,7 +30,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from datasets.collect.args import check_fetching, parse_args, settings_of
-from datasets.collect.settings import EXIT_LATER, PLAN_NAME
+from datasets.collect.settings import EXIT_LATER, PLACES_PER_SEARCH, PLAN_NAME
 from utils.cli import run
 from utils.files import check_can_write, check_exists
 
@@ -121,7 +121,6 @@ def check(save_path: Path, num_workers: int) -> int:
 def show_plan(plan: Plan, save_path: Path) -> None:
     """Print what the plan will cost, and draw where its places are."""
     from datasets.collect.estimate import estimate_text, plot_places
-    from datasets.collect.scenes import PLACES_PER_SEARCH
 
     print(estimate_text(plan, PLACES_PER_SEARCH[plan.settings.source]))
     plot_places(save_path / "plan.png", plan)

@@ -18,7 +18,6 @@ from datasets.collect.ee_credentials import find_credentials
 from datasets.collect.rate_limit import RateLimit, Requester
 from datasets.collect.scenes import (
     GRID_M,
-    PLACES_PER_SEARCH,
     Array,
     ComeBack,
     Missing,
@@ -27,7 +26,7 @@ from datasets.collect.scenes import (
     Refused,
     Scene,
 )
-from datasets.collect.settings import Settings
+from datasets.collect.settings import PLACES_PER_SEARCH, Settings
 from datasets.collect.web import Web
 from utils.errors import UserError, quoted
 from utils.retry import Transient

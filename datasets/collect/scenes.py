@@ -15,8 +15,6 @@ Array = NDArray[Any]
 # not a multiple of 60. (ESA, MTD_TL.xml of the products: tile 32TNM has ULX 499980 and ULY 4700040,
 # tile 53HPV 600000 and 6000040, tile 53HMA 399960 and 6100000, the same at 10, 20 and 60 m.)
 GRID_M = 60
-# In one request for scenes: more take Earth Engine too long, and catalogues search one.
-PLACES_PER_SEARCH = {"earthengine": 5, "stac": 1}
 _ALL = 1 - 1e-6  # fractions are means over pixels in floating point
 
 

@@ -16,16 +16,8 @@ from typing import Any
 import numpy as np
 
 from datasets.bands import RESOLUTION_M
-from datasets.collect.scenes import (
-    PLACES_PER_SEARCH,
-    Array,
-    Missing,
-    PatchGrid,
-    Place,
-    Refused,
-    Scene,
-)
-from datasets.collect.settings import Settings
+from datasets.collect.scenes import Array, Missing, PatchGrid, Place, Refused, Scene
+from datasets.collect.settings import PLACES_PER_SEARCH, Settings
 from datasets.collect.stac_files import read_window
 from datasets.collect.stac_items import Files, harmonised, parse
 from datasets.collect.web import Web
