@@ -42,8 +42,8 @@ class Probe:
                 images = self._timed("read", partial(self._source.read, scene, place.grid))
                 if images is not None:
                     pixels = np.concatenate([image.ravel() for image in images.values()])
-                    gaps = has_gaps(images, scene.is_clamped)
-                    values.append((int(pixels.min()), int(pixels.max()), gaps))
+                    with_gaps = has_gaps(images, scene.is_clamped)
+                    values.append((int(pixels.min()), int(pixels.max()), with_gaps))
                 if len(values) == num_patches:
                     break
         except Transient as error:

@@ -30,7 +30,8 @@ class Web:
         self._session.mount("https://", adapter)
         self._session.mount("http://", adapter)
         self._session.auth = lambda request: request  # else passwords of ~/.netrc go to strangers
-        self._session.hooks["response"] = [_read_whole]
+        hooks: dict[str, Any] = {"response": [_read_whole]}
+        self._session.hooks = hooks
         self._lock = threading.Lock()
         self.num_answers = 0
         self.bytes_received = 0
@@ -97,11 +98,8 @@ def _read_whole(response: requests.Response, timeout: float, **_: Any) -> None:
     that drips would never end, and ``read`` would wait for a whole chunk. An answer that ends
     before its announced length is an error of urllib3.
     """
-    end, raw, parts = (
-        time.monotonic() - response.elapsed.total_seconds() + timeout,
-        response.raw,
-        [],
-    )
+    end = time.monotonic() - response.elapsed.total_seconds() + timeout
+    raw, parts = response.raw, []
     try:
         while part := raw.read1(_CHUNK, decode_content=True):
             parts.append(part)
@@ -112,4 +110,4 @@ def _read_whole(response: requests.Response, timeout: float, **_: Any) -> None:
         raise
     raw.release_conn()
     # requests has no public way to set a body; without these names all tests of sources fail.
-    response._content, response._content_consumed = b"".join(parts), True  # type: ignore[attr-defined]
+    response._content, response._content_consumed = b"".join(parts), True

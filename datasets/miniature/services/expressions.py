@@ -105,7 +105,10 @@ class Evaluator:
         key = repr(collection.filters)
         if self._found is not None and key in self._found:
             return self._found[key]
-        found = (self.catalogue.granules(*patch, first, end) for first, end in filters["when"])
+        found = (
+            self.catalogue.granules(patch.epsg, patch.bounds, first, end)
+            for first, end in filters["when"]
+        )
         images: list[Any] = []
         for granule in dict.fromkeys(chain(*found)):  # windows may overlap
             image = self._image(granule)

@@ -220,7 +220,7 @@ def test_an_address_that_is_neither_encrypted_nor_on_this_machine_is_refused(url
 def start(
     server: EarthEngineServer, key_file: Path | None = None, patience_s: float = HANG_S
 ) -> EarthEngine:
-    times = {"timeout_s": HANG_S, "patience_s": patience_s}
+    times: dict[str, Any] = {"timeout_s": HANG_S, "patience_s": patience_s}
     own: dict[str, Any] = {"url": server.url, "project": None, "key_file": key_file}
     return connect(Settings(), num_threads=2, **own, **times)
 

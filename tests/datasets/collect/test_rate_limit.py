@@ -219,8 +219,8 @@ def test_latencies_do_not_count_the_waiting(clock: Clock) -> None:
 
 
 def sleepers(limit: RateLimit) -> int:
-    waiting = limit._changed, limit._closed._cond  # type: ignore[attr-defined]
-    return sum(len(condition._waiters) for condition in waiting)  # type: ignore[attr-defined]
+    conditions: list[Any] = [limit._changed, limit._closed._cond]  # type: ignore[attr-defined]
+    return sum(len(condition._waiters) for condition in conditions)
 
 
 def test_a_free_slot_goes_to_a_thread_that_waits_for_it_not_for_a_repeat() -> None:
