@@ -30,7 +30,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from datasets.collect.args import check_fetching, parse_args, settings_of
-from datasets.collect.settings import EXIT_LATER, PLAN_NAME
+from datasets.collect.settings import EXIT_LATER, PLACES_PER_SEARCH, PLAN_NAME
 from utils.cli import run
 from utils.files import check_can_write, check_exists
 
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from datasets.collect.rate_limit import Requester
     from datasets.collect.scenes import Source
     from utils.retry import Transient
-
-PLACES_PER_SEARCH = {"earthengine": 5, "stac": 1}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

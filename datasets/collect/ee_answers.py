@@ -1,35 +1,27 @@
-"""What Earth Engine's answers mean: scenes, pixels, and errors.
-
-Status and content decide about an error, never a text that was shortened for display. The client
-translates an error of the service into an ``EEException`` with only its text; status and content
-are in the exception's context. (Facts: earthengine-api 1.7.50.)
-"""
+"""What Earth Engine's answers mean: scenes, pixels, and errors."""
 
 import io
-import json
 import math
 import re
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
-from google.auth.exceptions import GoogleAuthError, TransportError
-from googleapiclient.errors import Error as ClientError
+import requests
 from numpy.lib import format as npy
 
 from datasets.bands import RESOLUTION_M
 from datasets.collect.scenes import Array, ComeBack, Missing, Refused, Scene
+from datasets.collect.web import check_status
 from utils.errors import UserError, quoted
-from utils.retry import Transient, retry_after
+from utils.retry import Transient
 
 PROPERTIES = (
     *("PRODUCT_ID", "SPACECRAFT_NAME", "MGRS_TILE", "SENSING_ORBIT_NUMBER", "PROCESSING_BASELINE"),
     *("CLOUDY_PIXEL_PERCENTAGE", "MEAN_SOLAR_ZENITH_ANGLE", "system:time_start"),
 )
-_NPY = b"\x93NUMPY"
 # NumPy reads headers by Python's parser, which fails at times in many threads (CPython 106905).
 _HEADERS = threading.Lock()
 _QUOTA_REASONS = {
@@ -49,48 +41,28 @@ _TOO_LARGE = re.compile(
 # does not have access)." (Open-ET/openet-ssebop issue 74) and "Permission 'earthengine.assets.get'
 # denied on resource 'projects/P/assets/B' (or it may not exist)."
 # (landler-io/ecosystem-integrity-index issue 2).
-_MISSING = re.compile(r"asset '([^']*)' not found|denied on resource '([^']*/assets/[^']*)'", re.I)
-_PUBLIC = "projects/earthengine-public/assets/"  # before the names of the catalogue's assets
+_MISSING = re.compile(r"asset '[^']*' not found|denied on resource '[^']*/assets/", re.IGNORECASE)
 # Of a day: "Your usage exceeded the custom quota for '.../daily_eecu_usage_time'"
 # (developers.google.com/earth-engine/guides/cost_controls), and "Quota exceeded for quota metric
 # 'M' and limit 'M per day' of service S" of any Google API. Where the limit is 'Number of read
 # requests per minute per user' (gee-community/qgis-earthengine-plugin issue 202) a repeat helps.
-_IS_QUOTA = re.compile(r"quota|limit exceeded|EECU", re.IGNORECASE)
-_LONG_QUOTAS = (
-    (
-        re.compile(r"(?<![a-z])daily|per day|dailyLimitExceeded", re.IGNORECASE),
-        "quota of the day",
-        "wait for the next day, which begins at midnight Pacific time, or have the limit raised at "
-        "console.cloud.google.com/quotas",
-    ),
-    (
-        re.compile(r"(?<![a-z])monthly|per month", re.IGNORECASE),
-        "quota of the month",
-        "wait for the next month, or apply for a higher tier",
-    ),
-    (
-        re.compile(r"EECU", re.IGNORECASE),
-        "quota of compute time",
-        "console.cloud.google.com/quotas shows when it begins again",
-    ),
+_QUOTA = re.compile(r"quota|limit exceeded", re.IGNORECASE)
+_LONG_QUOTA = re.compile(
+    r"(?<![a-z])(daily|monthly)|per (day|month)|dailyLimit|EECU", re.IGNORECASE
 )
-_NEXT = "run `earthengine authenticate`, or give --service_account_key"
 
 
 def parse_scene(properties: dict[str, Any], bands: Sequence[str]) -> Scene:
-    """Read a scene from the answer to a search.
+    """Read a scene from the answer to a search; many kinds of errors if it is not one.
 
     Args:
         properties: ``PROPERTIES``, and means over the patch's pixels: ``known`` and ``clear``, and
             by the name of each band where it has data.
         bands: All of them must have data.
-
-    Raises:
-        KeyError, TypeError, ValueError, OverflowError, OSError: It is not a scene.
     """
     start = datetime.fromtimestamp(properties["system:time_start"] / 1000, UTC)
     name = properties["scene"]
-    if not isinstance(name, str) or not name.replace("_", "").isalnum() or not name.isascii():
+    if not re.fullmatch(r"[A-Za-z0-9_]+", name):
         raise ValueError("not the name of a scene, which becomes that of a folder")
     known = _share(properties, "known")
     # Half a patch is enough; where less is known, the share of clouds in the scene decides.
@@ -113,50 +85,31 @@ def _share(properties: dict[str, Any], name: str) -> float:
     return float(properties.get(name) or 0)
 
 
-def zone_of(name: str) -> int:
-    """Return the UTM zone of ..._T32UQD; 0 if the name has none."""
-    tile = name.rpartition("_T")[2]
-    return int(tile[:2]) if tile[:2].isdecimal() else 0
-
-
 def decode(content: bytes, bands: Sequence[str], side: int) -> dict[str, Array]:
-    """Check an NPY file with a field per band, and return views of its bands, of 2 bytes."""
-    if not content:
-        raise Transient("an empty answer")
-    if not content.startswith(_NPY):
-        raise Transient("an answer that is not an array", is_strange=True)
+    """Read an NPY file with a field of 2 bytes per band, shape (side, side)."""
+    if not content.startswith(b"\x93NUMPY"):
+        raise Transient("an answer that is not an array", is_strange=bool(content))
+    file = io.BytesIO(content)
     try:
         with _HEADERS:
-            pixels = _view(content)
+            is_first = npy.read_magic(file) == (1, 0)
+            header = (npy.read_array_header_1_0 if is_first else npy.read_array_header_2_0)(file)
+        shape, is_fortran, dtype = header  # np.load would copy the pixels, in small pieces
+        pixels = np.frombuffer(content, dtype, math.prod(shape), file.tell())
+        pixels = pixels.reshape(shape, order="F" if is_fortran else "C")
     except Exception as error:  # NumPy's reader of headers raises many kinds
         raise Transient("an array that is cut off") from error
-    names = pixels.dtype.names or ()
-    kinds = {pixels.dtype[name].kind + str(pixels.dtype[name].itemsize) for name in names}
-    if names != tuple(bands) or pixels.shape != (side, side) or kinds != {"u2"}:
+    kinds = [pixels.dtype[name].str[1:] for name in pixels.dtype.names or ()]
+    if (pixels.dtype.names, pixels.shape) != (tuple(bands), (side, side)) or set(kinds) != {"u2"}:
         shown = quoted(f"{pixels.shape} {pixels.dtype}")
         raise Transient(f"an array of {shown} instead of uint16 bands", is_strange=True)
     return {band: pixels[band] for band in bands}
 
 
-def _view(content: bytes) -> Array:
-    """Return the array of an NPY file; NumPy's own reader copies it, in small pieces."""
-    file = io.BytesIO(content)
-    is_first = npy.read_magic(file) == (1, 0)
-    read_header = npy.read_array_header_1_0 if is_first else npy.read_array_header_2_0
-    shape, is_fortran, dtype = read_header(file)
-    pixels = np.frombuffer(content, dtype, math.prod(shape), file.tell())
-    return pixels.reshape(shape, order="F" if is_fortran else "C")
-
-
 def native(band: str, image: Array) -> Array:
-    """Return a band's own pixels; 20 m and 60 m bands arrive upsampled to 10 m.
+    """Return a band's own pixels, of an image (H, W) that was upsampled to 10 m.
 
-    Args:
-        band: Name.
-        image: Shape (H, W), on the grid of 10 m.
-
-    Raises:
-        Refused: A block is not of one value: the band's grid is not that of the patch.
+    Raises ``Refused`` if a block is not of one value: the band's grid is not that of the patch.
     """
     factor = RESOLUTION_M[band] // 10
     pixels = np.array(image[::factor, ::factor], np.uint16, order="C")
@@ -168,93 +121,43 @@ def native(band: str, image: Array) -> Array:
     return pixels
 
 
-@dataclass(frozen=True)
-class _Answer:
-    """An answer that is an error.
-
-    Attributes:
-        status: HTTP status.
-        headers: By name in lower case.
-        text: The service's whole message; None of an answer that is not the service's.
-        reasons: Words for programs, such as rateLimitExceeded.
-    """
-
-    status: int
-    headers: Mapping[str, str]
-    text: str | None
-    reasons: frozenset[str]
-
-
-def translate(error: Exception) -> Exception:
-    """Return what to raise instead of an exception of the client."""
-    answer = _answer_of(error)
-    if answer is not None:
-        return _of_answer(answer)
-    if isinstance(error, TransportError) or getattr(error, "retryable", False):
-        return Transient("the connection broke")  # to the service that renews credentials
-    if isinstance(error, GoogleAuthError):
-        return UserError(f"Earth Engine's credentials are missing, expired or revoked: {_NEXT}")
-    if type(error).__name__ == "EEException":  # of the client alone: the request is wrong
-        return Refused(quoted(str(error), 200))
-    if isinstance(error, OSError):
-        return Transient("the connection broke")
-    strange = (ClientError, EOFError, ValueError, KeyError, TypeError, AttributeError)
-    if isinstance(error, strange):
-        return Transient("an answer that is not the service's", is_strange=True)
-    return error
-
-
-def _of_answer(answer: _Answer) -> Exception:
-    status, text, wait_s = answer.status, answer.text, retry_after(answer.headers["retry-after"])
-    shown = f"HTTP {status}, {quoted(' '.join((text or '').split()), 120)}"
-    if used_up := _used_up_quota(answer, shown):
-        return used_up
-    if status == 429 or (status == 403 and answer.reasons & _QUOTA_REASONS):
-        return Transient(f"HTTP {status}, too many requests", wait_s=wait_s, is_quota=True)
-    if status in (413, 504) or (text and _TOO_LARGE.search(text)):
-        return Transient(shown if text else f"HTTP {status}", wait_s=wait_s, is_too_large=True)
-    if status == 408 or status >= 500:
-        return Transient(f"HTTP {status}", wait_s=wait_s)
-    if text is None:  # of a portal or a proxy
-        return Transient(
-            f"HTTP {status} with a page that is not the service's", wait_s=wait_s, is_strange=True
+def check_answer(response: requests.Response) -> None:
+    """Raise what an answer of the service means, if it is an error; 401 is the client's matter."""
+    status = response.status_code
+    if status < 400 or status == 401:
+        return
+    text, reasons = _message(response)
+    shown = f"HTTP {status}, {quoted(' '.join(text.split()), 120)}" if text else f"HTTP {status}"
+    words = " ".join([text, *reasons])
+    if status < 500 and _QUOTA.search(words) and _LONG_QUOTA.search(words):
+        raise ComeBack(
+            f"the project's quota of the day or month is used up ({shown}): wait until it begins "
+            "again, a day at midnight Pacific time; console.cloud.google.com/quotas shows it"
         )
-    if (missing := _MISSING.search(text)) or status == 404:
-        asset = (missing[1] or missing[2]) if missing else ""
-        return Missing(shown, asset.removeprefix(_PUBLIC))
-    if status == 401:
-        return UserError(f"Earth Engine does not accept the credentials ({shown}): {_NEXT}")
+    check_status(
+        response,
+        is_quota=status == 403 and bool(reasons & _QUOTA_REASONS),
+        is_too_large=status in (413, 504) or bool(_TOO_LARGE.search(text)),
+        shown=shown,
+    )
+    if not text:
+        raise Transient(f"{shown} with a page that is not the service's", is_strange=True)
+    if status == 404 or _MISSING.search(text):
+        raise Missing(shown)
     if status == 403:
-        return UserError(
+        raise UserError(
             f"Earth Engine refuses this project or account ({shown}): register the project for "
             "Earth Engine, or name another one with --project"
         )
-    return Refused(shown)
+    raise Refused(shown)
 
 
-def _used_up_quota(answer: _Answer, shown: str) -> ComeBack | None:
-    """Return the end of a run whose project has used up its quota of a day or a month."""
-    words = " ".join([answer.text or "", *sorted(answer.reasons)])
-    if answer.status >= 500 or not _IS_QUOTA.search(words):
-        return None
-    for pattern, name, remedy in _LONG_QUOTAS:
-        if pattern.search(words):
-            return ComeBack(f"the project's {name} is used up ({shown}): {remedy}")
-    return None
-
-
-def _answer_of(error: Exception) -> _Answer | None:
-    """Return the answer that led to an exception, if any."""
-    http_error: Any = error if hasattr(error, "resp") else error.__context__
-    response = getattr(http_error, "resp", None)
-    if response is None or not hasattr(response, "status"):
-        return None
-    headers = {"retry-after": "", **{str(key).lower(): value for key, value in response.items()}}
+def _message(response: requests.Response) -> tuple[str, set[str]]:
+    """Return an error's message, empty if it is not the service's, and its words for programs."""
     try:
-        content = json.loads(http_error.content)["error"]
-        details = [*content.get("errors", []), *content.get("details", [])]
-        reasons = {str(detail.get("reason")) for detail in details} | {str(content.get("status"))}
-        text: str | None = str(content["message"])
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        reasons, text = set(), None
-    return _Answer(int(response.status), headers, text, frozenset(reasons))
+        error = response.json()["error"]
+        details = [*error.get("errors", []), *error.get("details", [])]
+        reasons = {str(detail.get("reason")) for detail in details} | {str(error.get("status"))}
+        return str(error["message"]), reasons
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return "", set()

@@ -19,13 +19,7 @@ _MOST_PLACES = 20  # to search per requested patch
 
 
 class Probe:
-    """Requests one after another, each of them timed.
-
-    Args:
-        plan: Plan whose first places are requested.
-        source: Source of scenes.
-        requester: Sends the requests.
-    """
+    """Requests for the first places of a plan, one after another, each of them timed."""
 
     def __init__(self, plan: Plan, source: Source, requester: Requester) -> None:
         self._plan = plan
@@ -34,7 +28,6 @@ class Probe:
         self._seconds: dict[str, list[float]] = {"search": [], "read": []}
         self._scenes: list[Scene] = []
         self._refusals: list[str] = []
-        self._values: list[tuple[int, int, bool]] = []  # least, largest, with gaps
 
     def run(self, num_patches: int) -> dict[str, Any]:
         """Read patches, and return what was seen: times in seconds, shares from 0 to 1.
@@ -43,72 +36,63 @@ class Probe:
             ComeBack: The service does not answer.
             UserError: No scene can be read.
         """
+        values: list[tuple[int, int, bool]] = []  # least, largest, with gaps
         try:
             for place, scene in self._patches(_MOST_PLACES * num_patches):
-                if len(self._values) == num_patches:
+                images = self._timed("read", partial(self._source.read, scene, place.grid))
+                if images is not None:
+                    pixels = np.concatenate([image.ravel() for image in images.values()])
+                    with_gaps = has_gaps(images, scene.is_clamped)
+                    values.append((int(pixels.min()), int(pixels.max()), with_gaps))
+                if len(values) == num_patches:
                     break
-                self._read(place, scene)
         except Transient as error:
             raise ComeBack(f"the service does not answer, the last error: {error}") from error
-        if not self._values:
-            what = f"none of the {len(self._scenes)} scenes that were found could be read"
-            if self._refusals:
-                raise UserError(
-                    f"{what}, for example: {self._refusals[0]}: check --collection and --bands"
-                )
-            raise UserError(f"{what}: raise --cloud_pct, or lower --clear_fraction")
-        return self._summary()
-
-    def _patches(self, num_places: int) -> Iterator[tuple[Place, Scene]]:
-        """Yield the best scene of each window of the places that have one for all."""
-        numbers, size = range(len(self._plan.places))[:num_places], self._source.places_per_search
-        for start in range(0, len(numbers), size):
-            places = [self._plan.place(number) for number in numbers[start : start + size]]
-            try:
-                found = self._timed("search", partial(self._source.search, places))
-            except Refused as error:
-                self._refusals.append(str(error))
-                continue
-            for place, scenes in zip(places, found, strict=True):
-                self._scenes += scenes
-                candidates = choose(place, scenes, self._plan.settings)
-                if not isinstance(candidates, Lack):
-                    yield from ((place, window[0]) for window in candidates)
-
-    def _read(self, place: Place, scene: Scene) -> None:
-        try:
-            images = self._timed("read", partial(self._source.read, scene, place.grid))
-        except Refused as error:
-            self._refusals.append(str(error))
-            return
-        least = min(int(image.min()) for image in images.values())
-        largest = max(int(image.max()) for image in images.values())
-        self._values.append((least, largest, has_gaps(images, scene.is_clamped)))
-
-    def _timed(self, kind: str, request: Callable[[], Answer]) -> Answer:
-        started = time.perf_counter()
-        answer = until_certain(self._requester, self._source, request, tries=2)
-        self._seconds[kind].append(time.perf_counter() - started)
-        return answer
-
-    def _summary(self) -> dict[str, Any]:
-        least, largest, gaps = zip(*self._values, strict=True)
-        clear = [scene.clear_fraction for scene in self._scenes]
+        if not values:
+            example = f", for example: {self._refusals[0]}" if self._refusals else ""
+            raise UserError(
+                f"none of the {len(self._scenes)} scenes that were found could be read{example}: "
+                "check --collection and --bands, raise --cloud_pct, or lower --clear_fraction"
+            )
+        least, largest, gaps = zip(*values, strict=True)
         return {
             **self._source.describe(),
-            "patches": len(self._values),
+            "patches": len(values),
             "places_per_search": self._source.places_per_search,
             **{f"{kind}_s": _spread(times) for kind, times in self._seconds.items()},
             "requests": self._requester.statistics.requests,
             "failed_requests": dict(self._requester.statistics.errors),
             "refused": self._refusals,
             "scenes_found": len(self._scenes),
-            "scenes_without_cloud_score": sum(share is None for share in clear),
+            "scenes_without_cloud_score": sum(s.clear_fraction is None for s in self._scenes),
             "least_value": min(least),
             "largest_value": max(largest),
             "patches_with_gaps": sum(gaps),
             **self._source.facts(),
         }
+
+    def _patches(self, num_places: int) -> Iterator[tuple[Place, Scene]]:
+        """Yield the best scene of each window of the places that have one for all."""
+        numbers, size = range(len(self._plan.places))[:num_places], self._source.places_per_search
+        for start in range(0, len(numbers), size):
+            places = [self._plan.place(number) for number in numbers[start : start + size]]
+            found = self._timed("search", partial(self._source.search, places)) or []
+            for place, scenes in zip(places, found, strict=False):
+                self._scenes += scenes
+                candidates = choose(place, scenes, self._plan.settings)
+                if not isinstance(candidates, Lack):
+                    yield from ((place, window[0]) for window in candidates)
+
+    def _timed(self, kind: str, request: Callable[[], Answer]) -> Answer | None:
+        """Return the answer, or None if it is refused."""
+        started = time.perf_counter()
+        try:
+            answer = until_certain(self._requester, self._source, request, tries=2)
+        except Refused as error:
+            self._refusals.append(str(error))
+            return None
+        self._seconds[kind].append(time.perf_counter() - started)
+        return answer
 
 
 def _spread(seconds: list[float]) -> str:

@@ -1,11 +1,4 @@
-"""Requests to a service with a quota: few at a time, not too often, repeated when they fail.
-
-The limit of requests in flight adapts as TCP does (additive increase, multiplicative decrease;
-Chiu and Jain 1989): halved when the service answers that it is too much, raised by one after as
-many successes as the limit. Waits between repeats are drawn from 0 to a bound that doubles ("full
-jitter", so that clients that failed together do not come back together). ``web`` and ``ee_answers``
-recognise such an answer, HTTP 429 and its like, and raise ``Transient(is_quota=True)``.
-"""
+"""Requests to a service with a quota: few at a time, not too often, repeated when they fail."""
 
 import random
 import threading
@@ -28,28 +21,25 @@ class Stopped(Exception):
 class RateLimit:
     """Lets threads begin requests.
 
+    The limit of requests in flight adapts as TCP does (additive increase, multiplicative decrease;
+    Chiu and Jain 1989): halved when the service answers that it is too much, raised by one after as
+    many successes as the limit.
+
     Args:
         max_in_flight: Requests at a time, at most.
         max_rate: Requests per second, at most, on average over a second.
-        clock: Seconds; another one in tests.
     """
 
-    def __init__(
-        self, max_in_flight: int, max_rate: float, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, max_in_flight: int, max_rate: float) -> None:
         self.max_in_flight = max_in_flight
         self.limit = float(max_in_flight)
         self._in_flight = 0
         self._max_rate = max_rate
-        self._clock = clock
         self._next = 0.0  # when the next request may begin, if they come evenly
         self._paused_until = 0.0
         self._decreased_at = -1.0
-        self._is_closed = False
-        lock = threading.Lock()
-        self._changed = threading.Condition(lock)
-        # Separate, or a thread between two repeats takes the notice of a free slot and sleeps on.
-        self._ended = threading.Condition(lock)
+        self._changed = threading.Condition()
+        self._closed = threading.Event()
 
     @contextmanager
     def slot(self) -> Iterator[float]:
@@ -69,41 +59,32 @@ class RateLimit:
             self._changed.notify()
 
     def exceeded(self, began: float) -> None:
-        """Halve the limit; requests from before the last halving do not count.
-
-        Args:
-            began: When the refused request began, as ``slot`` gave it.
-        """
+        """Halve the limit; requests that began before the last halving do not count."""
         with self._changed:
             if began > self._decreased_at:
                 self.limit = max(1.0, self.limit / 2)
-                self._decreased_at = self._clock()
+                self._decreased_at = time.monotonic()
 
     def pause(self, seconds: float) -> None:
         """Let no thread begin a request for some seconds; a longer pause is not shortened."""
         with self._changed:
-            self._paused_until = max(self._paused_until, self._clock() + seconds)
+            self._paused_until = max(self._paused_until, time.monotonic() + seconds)
 
     def close(self) -> None:
         """Let all that wait, and all later calls, raise ``Stopped``."""
+        self._closed.set()
         with self._changed:
-            self._is_closed = True
             self._changed.notify_all()
-            self._ended.notify_all()
 
     def wait(self, seconds: float) -> None:
         """Wait outside of any slot; ``Stopped`` after ``close``."""
-        end = self._clock() + seconds
-        with self._ended:
-            while not self._is_closed and (left := end - self._clock()) > 0:
-                self._ended.wait(left)
-            if self._is_closed:
-                raise Stopped
+        if self._closed.wait(seconds):
+            raise Stopped
 
     def _enter(self) -> float:
         with self._changed:
-            while not self._is_closed:
-                now = self._clock()
+            while not self._closed.is_set():
+                now = time.monotonic()
                 # A burst of a second's requests is allowed, for they count per minute.
                 ready = max(self._next - 1, self._paused_until)
                 if now >= ready and self._in_flight < int(self.limit):
@@ -116,21 +97,13 @@ class RateLimit:
 
 @dataclass
 class Statistics:
-    """Counts of the requests so far.
+    """Counts of the requests so far."""
 
-    Attributes:
-        requests: Begun, repeats included.
-        errors: Failed ones by reason.
-        latencies_s: Seconds of the last successful ones.
-        last_success: On the monotonic clock; when the counting began, as long as there is none.
-        last_error: Reason of the last failed one; empty if none failed since the last success.
-    """
-
-    requests: int = 0
-    errors: Counter[str] = field(default_factory=Counter)
-    latencies_s: deque[float] = field(default_factory=lambda: deque(maxlen=1000))
-    last_success: float = field(default_factory=time.monotonic)
-    last_error: str = ""
+    requests: int = 0  # begun, repeats included
+    errors: Counter[str] = field(default_factory=Counter)  # failed ones by reason
+    latencies_s: deque[float] = field(default_factory=lambda: deque(maxlen=1000))  # of successes
+    last_success: float = field(default_factory=time.monotonic)  # at first when counting began
+    last_error: str = ""  # empty if none failed since the last success
 
 
 class Requester:
@@ -143,7 +116,6 @@ class Requester:
         budget_s: Longest time for a request with its repeats.
         max_strange: Strange answers to a request in a row, until it counts as failed.
         on_error: Called with the error of every failed request.
-        seed: Seed of the waits.
     """
 
     def __init__(
@@ -155,7 +127,6 @@ class Requester:
         budget_s: float = 600.0,
         max_strange: int = 5,
         on_error: Callable[[Transient], None] = lambda error: None,
-        seed: int = 0,
     ) -> None:
         self.limit = limit
         self.statistics = Statistics()
@@ -164,7 +135,6 @@ class Requester:
         self._budget_s = budget_s
         self._max_strange = max_strange
         self._on_error = on_error
-        self._random = random.Random(seed)
         self._lock = threading.Lock()
 
     def call(self, request: Callable[[], Answer]) -> Answer:
@@ -179,13 +149,10 @@ class Requester:
             try:
                 return self._once(request)
             except Transient as error:
-                if error.is_too_large:
-                    raise
                 strange = strange + 1 if error.is_strange else 0
-                bound = min(self._max_wait_s, self._base_wait_s * 2 ** min(repeats, 60))
-                wait_s = max(error.wait_s, self._random.uniform(0, bound))
+                wait_s = max(error.wait_s, self._jitter(2 ** min(repeats, 60)))
                 left_s = started + self._budget_s - time.monotonic()
-                if strange >= self._max_strange:
+                if error.is_too_large or strange >= self._max_strange:
                     raise
                 if wait_s > left_s:  # what failed for so long may fail because of its size
                     error.is_too_large = not (error.is_strange or error.is_quota or error.wait_s)
@@ -195,8 +162,11 @@ class Requester:
 
     def back_off(self, repeats: int) -> None:
         """Wait before a request that failed alone is tried again: seconds, then a minute."""
-        bound = min(self._max_wait_s, self._base_wait_s * 10 ** min(repeats, 9))
-        self.limit.wait(self._random.uniform(0, bound))
+        self.limit.wait(self._jitter(10 ** min(repeats, 9)))
+
+    def _jitter(self, factor: float) -> float:
+        """Draw a wait from 0 on, so that clients that failed together come back apart."""
+        return random.uniform(0, min(self._max_wait_s, self._base_wait_s * factor))
 
     def _once(self, request: Callable[[], Answer]) -> Answer:
         with self.limit.slot() as began:

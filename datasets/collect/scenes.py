@@ -20,19 +20,12 @@ _ALL = 1 - 1e-6  # fractions are means over pixels in floating point
 
 @dataclass(frozen=True)
 class PatchGrid:
-    """A square in UTM metres.
+    """A square in UTM metres; its upper left corner is on the lattice of ``GRID_M``."""
 
-    Attributes:
-        epsg: 326xx in the north, 327xx in the south.
-        left: Easting of the upper left corner, on the lattice of ``GRID_M``.
-        top: Northing of the upper left corner, on the same lattice.
-        size_px: Side in pixels of 10 m, a multiple of 6.
-    """
-
-    epsg: int
-    left: int
-    top: int
-    size_px: int
+    epsg: int  # 326xx in the north, 327xx in the south
+    left: int  # easting of the upper left corner
+    top: int  # northing of the upper left corner
+    size_px: int  # side in pixels of 10 m, a multiple of 6
 
     @property
     def zone(self) -> int:
@@ -59,21 +52,13 @@ class Window:
 
 @dataclass(frozen=True)
 class Place:
-    """A place of a plan.
+    """A place of a plan."""
 
-    Attributes:
-        number: Its position in the plan, and the name of its folder.
-        latitude: Latitude of the patch's centre in degrees.
-        longitude: Longitude of the patch's centre in degrees.
-        grid: Where its pixels are.
-        windows: One per date that is wanted, the newest first.
-    """
-
-    number: int
-    latitude: float
+    number: int  # its position in the plan, and the name of its folder
+    latitude: float  # of the patch's centre, in degrees
     longitude: float
     grid: PatchGrid
-    windows: tuple[Window, ...]
+    windows: tuple[Window, ...]  # one per date that is wanted, the newest first
 
     @property
     def name(self) -> str:
@@ -83,35 +68,23 @@ class Place:
 
 @dataclass(frozen=True)
 class Scene:
-    """A granule that a source found over a place.
+    """A granule that a source found over a place."""
 
-    Attributes:
-        name: Earth Engine's system:index, such as 20200101T101010_20200101T101011_T32UQD; the name
-            of a scene's folder.
-        start: When it was sensed, in UTC.
-        cloud_percent: Share of clouds in the whole granule, 0 .. 100.
-        clear_fraction: Share of clear pixels in the patch, 0 .. 1; None if it is not known.
-        valid_fraction: Share of the patch's pixels that have data, 0 .. 1.
-        baseline: Processing baseline, such as 05.09.
-        properties: Further entries for ``metadata.json``; plain JSON.
-        key: What the source needs to read it; not recorded.
-        is_clamped: Whether 0 may also stand for a reflectance below 0, because the service
-            subtracted the offset of 1000 in unsigned numbers.
-    """
-
-    name: str
-    start: datetime
-    cloud_percent: float
-    clear_fraction: float | None
-    valid_fraction: float
-    baseline: str
-    properties: dict[str, Any] = field(default_factory=dict)
-    key: Any = None
+    name: str  # Earth Engine's system:index, such as 20200101T101010_20200101T101011_T32UQD
+    start: datetime  # when it was sensed, in UTC
+    cloud_percent: float  # of the whole granule, 0 .. 100
+    clear_fraction: float | None  # of the patch's pixels, 0 .. 1; None if it is not known
+    valid_fraction: float  # of the patch's pixels, 0 .. 1: those that have data
+    baseline: str  # of the processing, such as 05.09
+    properties: dict[str, Any] = field(default_factory=dict)  # plain JSON for ``metadata.json``
+    key: Any = None  # what the source needs to read it; not recorded
+    # Whether 0 may also stand for a reflectance below 0, because the service subtracted the offset
+    # of 1000 in unsigned numbers.
     is_clamped: bool = False
 
     @property
     def acquisition(self) -> datetime:
-        """Tell scenes apart: granules of one pass share the time at which it was sensed."""
+        """Time at which it was sensed, which granules of one pass share."""
         try:
             start = datetime.strptime(self.name.partition("_")[0], "%Y%m%dT%H%M%S")
         except ValueError:
@@ -135,15 +108,7 @@ class Refused(Exception):
 
 
 class Missing(Refused):
-    """Something is not there, or not for this account; to be believed only if repeated.
-
-    Attributes:
-        asset: Name that the service gives; empty if it gives none.
-    """
-
-    def __init__(self, reason: str, asset: str = "") -> None:
-        super().__init__(reason)
-        self.asset = asset
+    """Something is not there, or not for this account; to be believed only if repeated."""
 
 
 class ComeBack(Exception):

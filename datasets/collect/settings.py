@@ -13,6 +13,8 @@ from utils.errors import UserError, quoted
 PLAN_NAME = "plan.json"  # records the settings, in the folder of the collection
 EXIT_LATER = 75  # EX_TEMPFAIL of sysexits.h: run the same command again
 PATCH_PX = 264  # of the archives; 10 m each
+# In one request for scenes: more take Earth Engine too long, and catalogues search one.
+PLACES_PER_SEARCH = {"earthengine": 5, "stac": 1}
 COLLECTIONS = {"earthengine": "COPERNICUS/S2_SR_HARMONIZED", "stac": "sentinel-2-l2a"}
 EARTH_SEARCH = "https://earth-search.aws.element84.com/v1"
 # Title of the group of flags in --help that begins with a setting.

@@ -17,10 +17,10 @@ import numpy as np
 
 from datasets.bands import RESOLUTION_M
 from datasets.collect.scenes import Array, Missing, PatchGrid, Place, Refused, Scene
-from datasets.collect.settings import Settings
+from datasets.collect.settings import PLACES_PER_SEARCH, Settings
 from datasets.collect.stac_files import read_window
-from datasets.collect.stac_items import Files, Unusable, harmonised, parse
-from datasets.collect.web import Answered, Web
+from datasets.collect.stac_items import Files, harmonised, parse
+from datasets.collect.web import Web
 from utils.errors import UserError, quoted
 from utils.retry import Transient
 
@@ -35,6 +35,7 @@ _SCL_M = 20
 _SCL_TRIES = 3  # until a classification is not there; the whole search is tried once more
 _NO_DATA, _UNCLEAR = 0, (1, 3, 8, 9, 10)  # saturated, shadow, clouds, cirrus; snow (11) is clear
 _CONNECTIONS = 64  # that are kept; the default of requests in flight is 40
+_STRANGE = (KeyError, TypeError, ValueError, AttributeError, RecursionError)
 
 
 class Stac:
@@ -45,7 +46,7 @@ class Stac:
         timeout_s: Deadline of each whole answer; a read has about 40 of them.
     """
 
-    places_per_search = 1
+    places_per_search = PLACES_PER_SEARCH["stac"]
 
     def __init__(self, settings: Settings, *, timeout_s: float) -> None:
         self._settings = settings
@@ -53,18 +54,16 @@ class Stac:
         self._web = Web(timeout_s, _CONNECTIONS)
         self._pages = _Pages(self._web)
         self._left_out: Counter[str] = Counter()
-        self._misses: Counter[tuple[str, PatchGrid]] = Counter()  # of scene classifications
+        self._doubts: Counter[PatchGrid] = Counter()  # searches that missed classifications
         self._lock = threading.Lock()
         self._is_checked = self._has_searched = False
 
     def search(self, places: Sequence[Place]) -> list[list[Scene]]:
-        """See ``Source``."""
         if not self._is_checked:  # a search for another collection just finds nothing
             self.check()
-        return [self._scenes(place) for place in places]
+        return [self._measured(self._scenes(place), place.grid) for place in places]
 
     def read(self, scene: Scene, grid: PatchGrid) -> dict[str, Array]:
-        """See ``Source``; values are those of baselines before 04.00."""
         files: Files = scene.key
         images = {
             band: read_window(self._web, files.bands[band], grid, RESOLUTION_M[band], "uint16")
@@ -73,7 +72,6 @@ class Stac:
         return harmonised(images, files.offset)
 
     def describe(self) -> dict[str, str]:
-        """See ``Source``."""
         return {
             "source": "stac",
             "catalogue": self._url,
@@ -83,53 +81,54 @@ class Stac:
         }
 
     def facts(self) -> dict[str, str]:
-        """See ``Source``."""
         with self._lock:
             left_out = {f"left out, {why}": str(n) for why, n in self._left_out.most_common()}
         return {
-            "requests over HTTP": str(self._web.num_requests),
+            "answers over HTTP": str(self._web.num_answers),
             "bytes received": str(self._web.bytes_received),
             **left_out,
         }
 
     def check(self) -> None:
-        """See ``Source``."""
         name = self._settings.collection
         try:
             answer = self._web.ask("GET", f"{self._url}/collections/{name}")
-        except Answered as error:
+        except Missing as error:
             if self._has_searched:
-                shown = f"HTTP {error.status}, {quoted(str(error), 120)}"
-                raise Transient(f"{shown}, though searches worked", is_strange=True) from error
-            raise UserError(
-                f"--stac_url {self._url} answers with HTTP {error.status} to a request for the "
-                f"collection {quoted(name)}: check --stac_url and --collection"
-            ) from error
+                raise Transient(f"{error}, though searches worked", is_strange=True) from error
+            raise self._refusal(error, f"a request for the collection {quoted(name)}") from error
         try:
             is_ours = answer.json()["id"] == name
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except _STRANGE:
             is_ours = False
         if not is_ours:
             raise Transient("an answer that is not a collection", is_strange=True)
         self._is_checked = True
 
+    def _refusal(self, error: Missing, request: str) -> UserError:
+        return UserError(
+            f"--stac_url {self._url} answers with {error} to {request}: check --stac_url and "
+            "--collection, or take another catalogue"
+        )
+
     def _scenes(self, place: Place) -> list[Scene]:
+        """Return the scenes in any window, of each the item that was processed last."""
         found: dict[str, Scene] = {}
         for item in self._items(place):
             try:
                 epsg, scene = parse(item, self._settings.bands)
                 if epsg != place.grid.epsg:
-                    raise Unusable("another UTM zone")
-            except Unusable as error:
+                    raise Refused("another UTM zone")
+            except Refused as error:
                 with self._lock:
                     self._left_out[str(error)] += 1
                 continue
             is_wanted = any(scene.start in window for window in place.windows)
             if scene.cloud_percent < self._settings.cloud_pct and is_wanted:
                 known = found.get(scene.name)
-                if known is None or _version(scene) > _version(known):  # processed again
+                if known is None or _version(scene) > _version(known):
                     found[scene.name] = scene
-        return self._looked_at(list(found.values()), place.grid)
+        return list(found.values())
 
     def _items(self, place: Place) -> list[Any]:
         """Return what the catalogue has over a place, from its first window to its last."""
@@ -147,50 +146,43 @@ class Stac:
         try:
             pages = list(islice(search.pages_as_dicts(), _MOST_PAGES + 1))
             items = [item for page in pages for item in page["features"]]
-        except Answered as error:
-            shown = f"HTTP {error.status}, {quoted(str(error), 120)}"
-            if error.status in (401, 403, 404, 405) and self._has_searched:
-                raise Transient(f"{shown}, though searches worked", is_strange=True) from error
-            if error.status in (401, 403, 404, 405):
-                raise UserError(
-                    f"--stac_url {self._url} does not let us search ({shown}): check the address, "
-                    "or take another catalogue"
-                ) from error
-            raise Refused(shown) from error
-        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        except Missing as error:
+            if self._has_searched:
+                raise
+            raise self._refusal(error, "a search") from error
+        except _STRANGE as error:
             raise Transient("an answer that is not a list of scenes", is_strange=True) from error
         if len(pages) > _MOST_PAGES:
             raise Refused("the catalogue lists scenes without an end")
         self._has_searched = True
         return items
 
-    def _looked_at(self, scenes: Sequence[Scene], grid: PatchGrid) -> list[Scene]:
+    def _measured(self, scenes: Sequence[Scene], grid: PatchGrid) -> list[Scene]:
         """Add how much of the patch is clear, and has data, where a scene's classes can be read.
 
         Raises:
             Missing: Some are not there, which has to come more often to be believed: else an error
                 of the service would change which scene is the best.
         """
-        looked, doubt = [], None
+        measured, doubt = [], None
         for scene in scenes:
-            url = scene.key.classes
             try:
-                looked.append(self._with_shares(scene, url, grid) if url else scene)
-            except Missing as error:
-                key = scene.name, grid
-                with self._lock:
-                    self._misses[key] += 1
-                    is_believed = self._misses[key] >= _SCL_TRIES
-                doubt = doubt if is_believed else error
-                looked.append(_without_shares(scene, error))
-            except Refused as error:
-                looked.append(_without_shares(scene, error))
-        if doubt is not None:
+                measured.append(self._with_shares(scene, grid))
+            except Refused as error:  # its clouds as a whole decide
+                doubt = error if isinstance(error, Missing) else doubt
+                note = {"scene_classification": str(error)}
+                measured.append(replace(scene, properties=scene.properties | note))
+        with self._lock:
+            self._doubts[grid] += doubt is not None
+            is_believed = self._doubts[grid] >= _SCL_TRIES
+        if doubt is not None and not is_believed:
             raise doubt
-        return looked
+        return measured
 
-    def _with_shares(self, scene: Scene, url: str, grid: PatchGrid) -> Scene:
-        classes = read_window(self._web, url, grid, _SCL_M, "uint8")
+    def _with_shares(self, scene: Scene, grid: PatchGrid) -> Scene:
+        if scene.key.classes is None:
+            return scene
+        classes = read_window(self._web, scene.key.classes, grid, _SCL_M, "uint8")
         is_valid = classes != _NO_DATA
         valid, clear = is_valid.mean(), (is_valid & ~np.isin(classes, _UNCLEAR)).mean()
         share = round(float(clear / valid), 6) if valid > 0 else 0.0
@@ -205,32 +197,15 @@ class _Pages(StacApiIO):
         self._web = web
 
     def request(
-        self,
-        href: str,
-        method: str | None = None,
-        headers: dict[str, str] | None = None,
-        parameters: dict[str, Any] | None = None,
+        self, href: str, method: str | None = None, headers: Any = None, parameters: Any = None
     ) -> str:
-        """Return the text of an answer."""
-        if (method or "GET").upper() == "POST":
-            response = self._web.ask("POST", href, headers=headers, json=parameters)
-        else:
-            response = self._web.ask("GET", href, headers=headers, params=parameters)
-        return response.content.decode()
-
-    def read_json(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Return a page; pystac-client would take another object for an empty one."""
-        page: dict[str, Any] = super().read_json(*args, **kwargs)
-        if not isinstance(page["features"], list):
+        kind, method = ("json", "POST") if method == "POST" else ("params", "GET")
+        response = self._web.ask(method, href, headers=headers, **{kind: parameters})
+        if not isinstance(response.json()["features"], list):
             raise TypeError("a page without features")
-        return page
-
-
-def _without_shares(scene: Scene, error: Refused) -> Scene:
-    """Note why a scene is ranked by its clouds as a whole."""
-    return replace(scene, properties=scene.properties | {"scene_classification": str(error)})
+        return response.content.decode()
 
 
 def _version(scene: Scene) -> tuple[str, str]:
-    """Order items of one scene: the latest processing is the best."""
     return scene.baseline, str(scene.properties["id"])

@@ -1,8 +1,7 @@
 """Windows of GeoTIFFs on the web, by ranges that are fetched through our session.
 
 GDAL never touches the network. Its own client repeats and waits as it likes, hides the status and
-Retry-After, and keeps other threads from running while it waits for an answer. It reads from here
-instead: ``RemoteFile`` fetches the ranges that it needs.
+Retry-After, and keeps other threads from running while it waits for an answer.
 """
 
 import io
@@ -20,7 +19,7 @@ from rasterio.windows import Window as PixelWindow
 
 from datasets.collect.scenes import Array, Missing, PatchGrid, Refused
 from datasets.collect.utm import utm_crs
-from datasets.collect.web import Answered, Web
+from datasets.collect.web import Web
 from utils.errors import UserError, quoted
 from utils.retry import Transient
 
@@ -28,6 +27,7 @@ HEAD_BYTES = 2**15  # header, directories and tables of a COG; also the least th
 PAUSE_S = 0.1
 _TRIES = 3  # of a range: an image takes 40, and one that fails would cost the others
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})")
 _LARGEST_BLOCK = 2**24  # pixels; GDAL decodes whole blocks
 _TIFF_ONLY = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_PAM_ENABLED": "NO"}
 # GDAL warns of each tag that it cannot read; what matters of it is raised.
@@ -35,7 +35,7 @@ logging.getLogger("rasterio._env").setLevel(logging.ERROR)
 
 
 def read_window(web: Web, url: str, grid: PatchGrid, resolution_m: int, dtype: str) -> Array:
-    """Read a patch from a file on the same grid.
+    """Read a patch from a file on the same grid; 0 outside of the file.
 
     Args:
         web: Session.
@@ -44,15 +44,13 @@ def read_window(web: Web, url: str, grid: PatchGrid, resolution_m: int, dtype: s
         resolution_m: Size of the file's pixels in metres.
         dtype: Type of the file's values.
 
-    Returns:
-        Values, square; 0 outside of the file.
-
     Raises:
         Transient: It may work later.
         Refused: The file does not exist (``Missing``), or is another one than was expected.
         UserError: The host needs signed addresses.
     """
-    host = urlsplit(url).hostname or ""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
     if host.endswith(".blob.core.windows.net") and "sig=" not in url:
         raise UserError(
             f"files at {host} need signed addresses, which are not supported: take another "
@@ -61,13 +59,11 @@ def read_window(web: Web, url: str, grid: PatchGrid, resolution_m: int, dtype: s
     remote = RemoteFile(web, url)
     try:
         image = _read(remote, grid, resolution_m, dtype)
-    except (Refused, RasterioError, ValueError, MemoryError) as error:
-        if remote.error is not None:  # what GDAL found wrong was only missing
-            raise remote.error from error
-        if isinstance(error, Refused):
-            raise
-        name = quoted(urlsplit(url).path, 200)  # without a token after it
-        raise Missing(f"a file that cannot be decoded, {name}") from error
+    except Refused as refusal:
+        raise remote.error or refusal from None  # what GDAL found wrong may only have been missing
+    except (RasterioError, ValueError, MemoryError) as error:
+        name = quoted(parts.path, 200)  # without a token after it
+        raise remote.error or Missing(f"a file that cannot be decoded, {name}") from error
     if remote.error is not None:
         raise remote.error
     return image
@@ -85,49 +81,56 @@ def _read(remote: "RemoteFile", grid: PatchGrid, resolution_m: int, dtype: str) 
             raise Refused("a file on another grid")
         if file.count != 1 or file.dtypes[0] != dtype or block[0] * block[1] > _LARGEST_BLOCK:
             raise Refused(f"a file that is not one band of {dtype}")
-        left, top = max(0, int(column)), max(0, int(row))
-        right, bottom = min(file.width, int(column) + side), min(file.height, int(row) + side)
-        image = np.zeros((side, side), dtype)
-        if left < right and top < bottom:
-            window = PixelWindow(left, top, right - left, bottom - top)
-            rows = slice(top - int(row), bottom - int(row))
-            image[rows, left - int(column) : right - int(column)] = file.read(1, window=window)
-    return image
+        left, top = int(column), int(row)
+        rows = slice(max(0, top), min(file.height, top + side))
+        columns = slice(max(0, left), min(file.width, left + side))
+        image = file.read(1, window=PixelWindow.from_slices(rows, columns))
+        above, before = rows.start - top, columns.start - left
+        return np.pad(
+            image, ((above, side - above - len(image)), (before, side - before - image.shape[1]))
+        )
 
 
-class RemoteFile:
+class RemoteFile(io.RawIOBase):
     """A TIFF of which ranges are fetched as GDAL needs them, each once.
 
     GDAL swallows what a reader raises: ``error`` keeps the first one, and nothing more is fetched.
-
-    Args:
-        web: Session.
-        url: http or https.
-
-    Raises:
-        Transient: It may work later.
-        Missing: The file does not exist.
-        Refused: It is not a TIFF.
     """
 
     def __init__(self, web: Web, url: str) -> None:
+        self.error: Exception | None = None
         self._web = web
         self._url = url
-        self.error: Exception | None = None
-        self._parts: list[tuple[int, bytes]] = []
-        self.size = 0
+        self._at = self._size = 0
         head = self._fetch(0, HEAD_BYTES)
         if not head.startswith(_TIFF):
             raise Refused("a file that is not a TIFF")
-        self._parts.append((0, head))
+        self._parts = [(0, head)]
 
-    def open(self, path: str, mode: str = "rb", **_: Any) -> io.RawIOBase:
-        """Return a reader at the beginning; rasterio opens, and closes, several."""
-        return _Reader(self)
+    def open(self, *_: Any, **__: Any) -> "RemoteFile":
+        """Return the file at its beginning; GDAL opens it one time after the other."""
+        self._at = 0
+        return self
 
-    def read_at(self, start: int, count: int) -> bytes:
+    def close(self) -> None:
+        """Keep what was fetched."""
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        self._at = max(0, origin + offset)
+        return self._at
+
+    def read(self, count: int = -1) -> bytes:
+        content = self._read_at(self._at, self._size if count < 0 else count)
+        self._at += len(content)
+        return content
+
+    def _read_at(self, start: int, count: int) -> bytes:
         """Return a range, cut at the end of the file; nothing after an error."""
-        end = min(start + count, self.size)
+        end = min(start + count, self._size)
         for first, part in self._parts:
             if first <= start and end <= first + len(part):
                 return part[start - first : end - first]
@@ -142,59 +145,25 @@ class RemoteFile:
         return part[: end - start]
 
     def _fetch(self, start: int, count: int) -> bytes:
-        for left in reversed(range(_TRIES)):
+        for tries_left in reversed(range(_TRIES)):
             try:
                 return self._fetch_once(start, count)
             except Transient as error:
-                if error.is_quota or error.wait_s or not left:
+                if error.is_quota or error.wait_s or not tries_left:
                     raise
                 time.sleep(PAUSE_S)
         raise AssertionError
 
     def _fetch_once(self, start: int, count: int) -> bytes:
         headers = {"Range": f"bytes={start}-{start + count - 1}", "Accept-Encoding": "identity"}
-        try:
-            response = self._web.ask("GET", self._url, headers=headers)
-        except Answered as error:
-            raise Missing(f"HTTP {error.status} for a file of the scene") from error
+        response = self._web.ask("GET", self._url, headers=headers)
         content = response.content
-        if response.status_code != 206:
-            if content.startswith(_TIFF):
-                raise Refused("a server that sends no part of a file")
-            raise Transient("an answer that is not a part of a file", is_strange=True)
-        place = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", response.headers.get("Content-Range", ""))
+        if response.status_code != 206 and content.startswith(_TIFF):
+            raise Refused("a server that sends no part of a file")
+        place = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
         first, last, size = map(int, place.groups()) if place else (-1, -1, 0)
         is_range = (first, last + 1) == (start, min(start + count, size))
-        if not is_range or len(content) != last + 1 - start:
+        if not is_range or len(content) != last + 1 - start or self._size not in (0, size):
             raise Transient("another part of a file than was requested", is_strange=True)
-        if self.size not in (0, size):
-            raise Transient("a file that changes", is_strange=True)
-        self.size = size
-        return content
-
-
-class _Reader(io.RawIOBase):
-    """A position in a ``RemoteFile``."""
-
-    def __init__(self, remote: RemoteFile) -> None:
-        self._remote = remote
-        self._at = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._remote.size}[whence]
-        self._at = max(0, origin + offset)
-        return self._at
-
-    def read(self, count: int = -1) -> bytes:
-        content = self._remote.read_at(self._at, self._remote.size if count < 0 else count)
-        self._at += len(content)
+        self._size = size
         return content

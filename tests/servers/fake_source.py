@@ -13,19 +13,7 @@ from datasets.miniature.services.catalogue import Catalogue, Granule, pixel_cent
 
 
 class FakeSource:
-    """A ``Source`` whose callbacks may raise.
-
-    Args:
-        settings: Bands and the limit of clouds.
-        catalogue: The archive.
-        fault: Called before every answer, with its kind.
-        on_search: Called before the answer to a search, with its places.
-        on_read: Called before the answer to a read, with its scene and grid.
-
-    Attributes:
-        searched: How often each place was looked for.
-        read_scenes: How often each (place's corner, scene) was read.
-    """
+    """A ``Source`` whose callbacks are called before every answer, and may raise."""
 
     places_per_search = 5
 
@@ -43,8 +31,8 @@ class FakeSource:
         self.fault = fault
         self.on_search = on_search
         self.on_read = on_read
-        self.searched: Counter[int] = Counter()
-        self.read_scenes: Counter[tuple[int, int, str]] = Counter()
+        self.searched: Counter[int] = Counter()  # by number of the place
+        self.read_scenes: Counter[tuple[int, int, str]] = Counter()  # by corner and scene
         self._lock = threading.Lock()
 
     def check(self) -> None:

@@ -1,12 +1,11 @@
-"""A web server on loopback that serves one file, as badly as it is told to."""
+"""A web server on loopback that serves one file, as badly as a test requests."""
 
 import re
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from datasets.miniature.services.loopback import LoopbackHandler, LoopbackServer, served
 from tests.references.waiting import HANG_S
 
 
@@ -23,38 +22,31 @@ class Answer:
     without_length: bool = False
 
 
-class FileServer(ThreadingHTTPServer):
+class FileServer(LoopbackServer):
     """Answers requests by ``answers`` in order, then well.
 
     Attributes:
         content: The file.
         answers: Of the next requests.
-        ranges: What the requests so far asked for, None for everything.
+        ranges: Ranges of the requests so far, None for everything.
     """
 
-    daemon_threads = True
-    block_on_close = False
-
     def __init__(self, content: bytes) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(_Handler, ())
         self.content = content
         self.answers: list[Answer] = []
         self.ranges: list[str | None] = []
         self.paths: list[str] = []
-        self.stop_stalling = threading.Event()
+        self.stop_stalling = self.stopping
         self.hung_up = threading.Event()  # set when a client leaves in the middle of an answer
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/file"
+        return f"{super().url}/file"
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class _Handler(LoopbackHandler):
     server: FileServer
-
-    def log_message(self, *arguments: object) -> None:
-        pass
 
     def do_GET(self) -> None:
         asked = self.headers.get("Range")
@@ -77,8 +69,8 @@ class _Handler(BaseHTTPRequestHandler):
         self, status: int, headers: dict[str, str], body: bytes, answer: Answer | None = None
     ) -> None:
         answer = answer or Answer()
-        self.close_connection = True
         self.send_response(status)
+        self.send_header("Connection", "close")  # else a client may send its next request into it
         for name, value in headers.items():
             self.send_header(name, value)
         if not answer.without_length and "Content-Length" not in headers:
@@ -94,16 +86,6 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.stop_stalling.wait(HANG_S)
 
 
-@contextmanager
-def file_server(content: bytes) -> Iterator[FileServer]:
+def file_server(content: bytes) -> AbstractContextManager[FileServer]:
     """Serve until the block ends."""
-    server = FileServer(content)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.stop_stalling.set()
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    return served(FileServer(content))

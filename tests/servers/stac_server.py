@@ -1,11 +1,9 @@
-"""A loopback STAC catalogue with small COGs of the made-up archive; also a process of its own:
+"""A loopback STAC catalogue with small COGs of the made-up archive, and changed copies of items."""
 
-python -m tests.servers.stac_server
-"""
-
-import argparse
+import copy
 import json
 import re
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import date
 from functools import lru_cache
@@ -24,7 +22,7 @@ from datasets.miniature.services.catalogue import (
     Granule,
     pixel_centres,
 )
-from datasets.miniature.services.faults import FaultPlan, status
+from datasets.miniature.services.faults import FaultPlan, no_fault, status
 from datasets.miniature.services.loopback import LoopbackHandler, LoopbackServer, served
 
 EARTH_SEARCH = {
@@ -35,6 +33,14 @@ EARTH_SEARCH = {
 PLAIN = {re.sub(r"^B(\d)$", r"B0\1", name): name for name in [*BANDS_M, "SCL"]}
 # The first gives files from which it has subtracted the offset, the second those of the products.
 COLLECTIONS = {"sentinel-2-l2a": EARTH_SEARCH, "raw": PLAIN}
+
+EARLY, LATE = date(2022, 1, 11), date(2022, 2, 1)  # before and after products have an offset
+
+
+def edited(item: dict[str, Any], change: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
+    new = copy.deepcopy(item)
+    change(new)
+    return new
 
 
 class StacServer(LoopbackServer):
@@ -50,12 +56,12 @@ class StacServer(LoopbackServer):
     def __init__(
         self, catalogue: Catalogue | None = None, *, fault_plan: FaultPlan | None = None
     ) -> None:
-        super().__init__(_Handler, ("search", "file"), fault_plan=fault_plan)
+        super().__init__(_Handler, ("search", "file"), fault_plan)
         self.catalogue = catalogue or Catalogue()
         self.page_size = 3
         self.edit = lambda item: item
         self.half_m = 300
-        self._pages: list[list[dict[str, Any]]] = []
+        self.pages: list[list[dict[str, Any]]] = []
         self.file = lru_cache(maxsize=500)(self._file)
 
     def find(self, asked: dict[str, Any]) -> list[dict[str, Any]]:
@@ -77,7 +83,7 @@ class StacServer(LoopbackServer):
         sensed, strip, tile = granule.name.split("_")
         baseline = known["PROCESSING_BASELINE"]
         product = f"S2A_MSIL2A_{sensed}_N{baseline.replace('.', '')}_R001_{tile}_{sensed}"
-        properties = {
+        properties: dict[str, Any] = {
             "datetime": granule.start.isoformat().replace("+00:00", ".024000Z"),
             "eo:cloud_cover": known["CLOUDY_PIXEL_PERCENTAGE"],
             "platform": "sentinel-2a",
@@ -117,17 +123,14 @@ class StacServer(LoopbackServer):
         answer = {"type": "FeatureCollection", "features": items[: self.page_size], "links": []}
         if items[self.page_size :]:
             with self.lock:
-                self._pages.append(items[self.page_size :])
-                number = len(self._pages) - 1
+                self.pages.append(items[self.page_size :])
+                number = len(self.pages) - 1
             link: dict[str, Any] = {"rel": "next", "href": f"{self.url}/search?token={number}"}
             if number % 2 == 0:
                 link = {"rel": "next", "href": f"{self.url}/search", "method": "POST"}
                 link["body"] = {"token": number}
             answer["links"] = [link]
         return answer
-
-    def rest(self, number: int) -> list[dict[str, Any]]:
-        return self._pages[number]
 
     def _file(self, path: str) -> bytes | None:
         """Return a COG: of ``/collection/granule/x_y/key.tif``."""
@@ -197,13 +200,9 @@ class _Handler(LoopbackHandler):
 
     def _search(self, asked: dict[str, Any]) -> None:
         self.server.count("search")
-        known = self.server.rest(asked["token"]) if "token" in asked else self.server.find(asked)
+        known = self.server.pages[asked["token"]] if "token" in asked else self.server.find(asked)
         body = json.dumps(self.server.page(known)).encode()
-        fault = self.server.next_fault("search")
-        if fault is None:
-            self.answer(200, body)
-        else:
-            fault(self, body, "application/geo+json")
+        (self.server.next_fault("search") or no_fault)(self, body, self.mime)
 
     def _send_file(self, path: str) -> None:
         self.server.count("file")
@@ -212,7 +211,7 @@ class _Handler(LoopbackHandler):
             status(404)(self, b"", "")
             return
         asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
-        assert asked is not None, "the whole file was asked for"
+        assert asked is not None, "the whole file was requested"
         start, last = int(asked[1]), min(int(asked[2]), len(content) - 1)
         body = content[start : last + 1]
         fault = self.server.next_fault("file")
@@ -226,16 +225,3 @@ class _Handler(LoopbackHandler):
 def stac(**settings: Any) -> AbstractContextManager[StacServer]:
     """Serve in threads of this process until the block ends."""
     return served(StacServer(**settings))
-
-
-def main() -> None:
-    """Serve until the process ends; the first line that is printed is the address."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--fault_share", type=float, default=0.0)
-    server = StacServer(fault_plan=FaultPlan(parser.parse_args().fault_share))
-    print(server.url, flush=True)
-    server.serve_forever()
-
-
-if __name__ == "__main__":
-    main()

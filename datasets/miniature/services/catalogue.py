@@ -1,14 +1,14 @@
-"""A made-up archive of Sentinel-2: every scene and pixel is a function of (seed, place, date).
+"""A made-up archive of Sentinel-2: every scene and pixel is a function of place and date.
 
-Granules lie as MGRS tiles do: 109.8 km, one every 100 km. Each is seen every five days. Swath
-edges cut some; clouds come in regions, whatever the share of the whole scene; a tenth of the scenes
-has no cloud score.
+Granules are MGRS tiles: 109.8 km, one every 100 km, seen every five days. Swath edges cut some;
+clouds fill regions, independent of the share of the whole scene; a tenth has no cloud score.
 """
 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -46,7 +46,7 @@ def hashed(*values: Any) -> Array:
     """Mix whole numbers, or arrays of them, into uniform numbers from 0 to 1."""
     with np.errstate(over="ignore"):
         state: Any = np.uint64(0x9E3779B97F4A7C15)
-        for value in values:
+        for value in (0, *values):
             state = state ^ np.asarray(value).astype(np.int64).astype(np.uint64)
             state = state * np.uint64(0xBF58476D1CE4E5B9)
             state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -56,19 +56,12 @@ def hashed(*values: Any) -> Array:
 
 @dataclass(frozen=True)
 class Granule:
-    """One tile on one day.
+    """One tile on one day."""
 
-    Attributes:
-        epsg: Code of its UTM zone.
-        column: Column of the tile, eastwards.
-        row: Row of the tile, northwards.
-        start: When it was sensed.
-    """
-
-    epsg: int
-    column: int
-    row: int
-    start: datetime
+    epsg: int  # code of its UTM zone
+    column: int  # of the tile, eastwards
+    row: int  # of the tile, northwards
+    start: datetime  # when it was sensed
 
     @property
     def left(self) -> int:
@@ -86,8 +79,7 @@ class Granule:
 
     @property
     def tile(self) -> str:
-        hemisphere = 12 * (self.epsg // 100 == 326)
-        first = _LETTERS[hemisphere + self.row // len(_LETTERS)]
+        first = _LETTERS[12 * (self.epsg // 100 == 326) + self.row // 24]
         return f"{self.epsg % 100:02d}{first}{_LETTERS[self.column]}{_LETTERS[self.row % 24]}"
 
     @property
@@ -105,15 +97,9 @@ class Granule:
 
 
 class Catalogue:
-    """The archive.
+    """The archive, of which a share of the scenes, ``cloudiness``, is too cloudy for a patch."""
 
-    Args:
-        seed: Seed of the archive.
-        cloudiness: Share of the scenes that are no good for a patch.
-    """
-
-    def __init__(self, seed: int = 0, cloudiness: float = 0.44) -> None:
-        self.seed = seed
+    def __init__(self, cloudiness: float = 0.44) -> None:
         self.cloudiness = cloudiness
 
     def granules(
@@ -121,25 +107,21 @@ class Catalogue:
     ) -> Iterator[Granule]:
         """Yield what covers a part of a rectangle from a day until before another one."""
         left, bottom, right, top = bounds
-        columns = range(int((left - TILE_M) // STEP_M), int(right // STEP_M) + 1)
-        rows = range(int((bottom - GRID_M) // STEP_M), int((top + TILE_M) // STEP_M))
-        for column in columns:
-            for row in rows:
-                tile = Granule(epsg, column, row, datetime(2015, 1, 1, tzinfo=UTC))
-                is_apart = left >= tile.left + TILE_M or right <= tile.left
-                is_beyond = row < 0 or (row >= 100 and epsg >= 32700)  # the equator
-                if not 0 <= column < 24 or is_beyond or is_apart:
-                    continue
-                if bottom >= tile.bottom + TILE_M or top <= tile.bottom:
-                    continue
+        columns = range(max(0, int((left - TILE_M) // STEP_M)), min(24, int(right // STEP_M) + 1))
+        beyond = 100 if epsg >= 32700 else 1000  # the equator
+        rows = range(max(0, int((bottom - GRID_M) // STEP_M)), int((top + TILE_M) // STEP_M))
+        for column, row in product(columns, rows):
+            tile = Granule(epsg, column, row, datetime(2015, 1, 1, tzinfo=UTC))
+            is_inside = left < tile.left + TILE_M and right > tile.left and row < beyond
+            if is_inside and bottom < tile.bottom + TILE_M and top > tile.bottom:
                 yield from self._passes(tile, first, end)
 
     def _passes(self, tile: Granule, first: date, end: date) -> Iterator[Granule]:
         # Tiles of a column are seen by the same pass, at the same second.
-        phase = int(hashed(self.seed, 1, tile.epsg, tile.column) * REVISIT_DAYS)
+        phase = int(hashed(1, tile.epsg, tile.column) * REVISIT_DAYS)
         start = (first - _EPOCH).days
         for day in range(start + (phase - start) % REVISIT_DAYS, (end - _EPOCH).days, REVISIT_DAYS):
-            second = int(hashed(self.seed, 2, tile.epsg, tile.column, day) * 3600)
+            second = int(hashed(2, tile.epsg, tile.column, day) * 3600)
             when = datetime.combine(_EPOCH + timedelta(days=day), datetime.min.time(), UTC)
             when += timedelta(hours=10, seconds=second)
             yield Granule(tile.epsg, tile.column, tile.row, when)
@@ -159,8 +141,8 @@ class Catalogue:
 
     def properties(self, granule: Granule) -> dict[str, Any]:
         """Return what Earth Engine lists for a scene."""
-        is_bad = float(hashed(self.seed, 3, *granule.key)) < 0.6 * self.cloudiness
-        cloud = float(hashed(self.seed, 4, *granule.key)) * 10
+        is_bad = float(hashed(3, *granule.key)) < 0.6 * self.cloudiness
+        cloud = float(hashed(4, *granule.key)) * 10
         return {
             "system:index": granule.name,
             "system:time_start": int(granule.start.timestamp() * 1000),
@@ -172,40 +154,33 @@ class Catalogue:
         }
 
     def has_score(self, granule: Granule) -> bool:
-        """Tell whether Cloud Score+ knows the scene."""
-        return float(hashed(self.seed, 5, *granule.key)) >= 0.1
+        """Return whether Cloud Score+ has the scene."""
+        return float(hashed(5, *granule.key)) >= 0.1
 
     def is_valid(self, granule: Granule, x: Array, y: Array) -> Array:
-        """Tell where a scene has data: within the tile, and on its side of the swath's edge."""
+        """Return where a scene has data: within the tile, and on its side of the swath's edge."""
         inside = (x >= granule.left) & (x < granule.left + TILE_M)
         inside &= (y >= granule.bottom) & (y < granule.bottom + TILE_M)
-        if float(hashed(self.seed, 6, *granule.key)) < 0.1:
-            edge = granule.left + TILE_M * float(hashed(self.seed, 7, *granule.key))
+        if float(hashed(6, *granule.key)) < 0.1:
+            edge = granule.left + TILE_M * float(hashed(7, *granule.key))
             inside &= x + 0.2 * (y - granule.bottom) > edge
         return inside
 
     def has_data(self, granule: Granule, band: str, x: Array, y: Array) -> Array:
-        """Tell where a band of a scene has data."""
+        """Return where a band of a scene has data; tests make holes."""
         return self.is_valid(granule, x, y)
 
     def is_cloud(self, granule: Granule, x: Array, y: Array) -> Array:
-        """Tell where clouds are: they fill regions."""
+        """Return where clouds are: they fill regions."""
         where = (np.floor(x / REGION_M), np.floor(y / REGION_M))
-        return hashed(self.seed, 8, granule.epsg, granule.day, *where) < 0.4 * self.cloudiness
+        return hashed(8, granule.epsg, granule.day, *where) < 0.4 * self.cloudiness
 
     def values(self, granule: Granule, band: str, x: Array, y: Array) -> Array:
-        """Return digital numbers at UTM coordinates: constant on the band's pixels, 0 without data.
-
-        Args:
-            granule: Scene.
-            band: Name.
-            x: Easting in metres.
-            y: Northing, of the same shape.
-        """
+        """Return digital numbers at UTM metres: constant on the band's pixels, 0 without data."""
         size, number = BANDS_M[band], list(BANDS_M).index(band)
         column, line = np.floor(x / size), np.floor((y - granule.top) / size)
         row = line + granule.top // size
-        noise = hashed(self.seed, 9, number, granule.day, column, row)
+        noise = hashed(9, number, granule.day, column, row)
         slope = (7 * column + 13 * row) % 1000
         season = 300 * np.sin(2 * np.pi * granule.day / 365.25)
         ground = 600 + 100 * number + slope + season + 60 * noise

@@ -6,24 +6,16 @@ import socket
 import struct
 import threading
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 HANG_S = 600.0  # of an answer that stalls, unless the server stops before
 # Called with the handler and the good answer: body and content type.
 Fault = Callable[[Any, bytes, str], None]
-
-
 # google.rpc.Code of each status (cloud.google.com/apis/design/errors).
 _CODES = {
-    400: "INVALID_ARGUMENT",
-    401: "UNAUTHENTICATED",
-    403: "PERMISSION_DENIED",
-    404: "NOT_FOUND",
-    429: "RESOURCE_EXHAUSTED",
-    500: "INTERNAL",
-    503: "UNAVAILABLE",
-    504: "DEADLINE_EXCEEDED",
+    **{400: "INVALID_ARGUMENT", 401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED"},
+    **{404: "NOT_FOUND", 429: "RESOURCE_EXHAUSTED", 500: "INTERNAL"},
+    **{503: "UNAVAILABLE", 504: "DEADLINE_EXCEEDED"},
 }
 
 
@@ -35,21 +27,23 @@ def status(
     headers: tuple[tuple[str, str], ...] = (),
 ) -> Fault:
     """Answer with an error of the service."""
-
-    def answer(handler: Any, body: bytes, kind: str) -> None:
-        errors = {"errors": [{"reason": reason, "message": message}]} if reason else {}
-        error = {"code": code, "message": message, "status": _CODES.get(code, "UNKNOWN"), **errors}
-        handler.answer(code, json.dumps({"error": error}).encode(), headers=headers)
-
-    return answer
+    error: dict[str, Any] = {"code": code, "message": message, "status": _CODES[code]}
+    if reason:
+        error["errors"] = [{"reason": reason, "message": message}]
+    return content(json.dumps({"error": error}).encode(), "application/json", code, headers)
 
 
-def content(body: bytes, kind: str = "text/html", code: int = 200) -> Fault:
+def content(
+    body: bytes,
+    kind: str = "text/html",
+    code: int = 200,
+    headers: tuple[tuple[str, str], ...] = (),
+) -> Fault:
     """Answer with something else."""
-    return lambda handler, _body, _kind: handler.answer(code, body, kind)
+    return lambda handler, _body, _kind: handler.answer(code, body, kind, headers)
 
 
-def reset(handler: BaseHTTPRequestHandler, body: bytes, kind: str) -> None:
+def reset(handler: Any, body: bytes, kind: str) -> None:
     """Reset the connection."""
     now = struct.pack("ii", 1, 0)
     handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, now)
@@ -99,13 +93,10 @@ def no_fault(handler: Any, body: bytes, kind: str) -> None:
     handler.answer(200, body, kind)
 
 
-def missing(kind: str, asset: str) -> Fault:
+def missing(kind: str, asset: str, code: int = 400) -> Fault:
     """Answer as for an asset that is not there, as in Open-ET/openet-ssebop issue 74."""
-    return status(
-        400,
-        f"{kind}.load: {kind} asset '{asset}' not found (does not exist or caller does not have "
-        "access).",
-    )
+    text = f"{kind} asset '{asset}' not found (does not exist or caller does not have access)."
+    return status(code, f"{kind}.load: {text}")
 
 
 # With HTTP 400: gee-community/geemap issues 1790 and 1092, and the errors of scaling in
@@ -136,11 +127,10 @@ def quota(limit: str) -> Fault:
 
 
 class Held:
-    """A fault that answers well, but not before the test allows it.
+    """A fault that answers well, but not before a test sets ``released``.
 
     Attributes:
         asked: Set by the first request that it holds.
-        released: Lets all of them go on.
     """
 
     def __init__(self) -> None:
@@ -154,12 +144,11 @@ class Held:
 
 STALLING: dict[str, Fault] = {"hang": hang, "drip": drip}
 HTML = b"<html><body>Please log in</body></html>"
+_BUSY = "Too many concurrent aggregations."
 # After these a repeat works.
 PASSING: dict[str, Fault] = {
-    "429": status(429, "Too many concurrent aggregations."),
-    "429 with Retry-After": status(
-        429, "Too many concurrent aggregations.", headers=(("Retry-After", "0"),)
-    ),
+    "429": status(429, _BUSY),
+    "429 with Retry-After": status(429, _BUSY, headers=(("Retry-After", "0"),)),
     "429 of a minute": quota("Number of read requests per minute per user"),
     "500": status(500),
     "503": status(503),
@@ -176,23 +165,17 @@ PASSING: dict[str, Fault] = {
 
 
 class FaultPlan:
-    """Makes a share of the requests fail, each way as often as the others.
-
-    Args:
-        share: 0 to 1.
-        seed: Seed of the draws.
-        faults: The ways.
-    """
+    """Makes a share of the requests fail, each way in ``faults`` as often as the others."""
 
     def __init__(self, share: float, seed: int = 0, faults: dict[str, Fault] | None = None) -> None:
-        self.share = share
-        self.faults = PASSING if faults is None else faults
+        self._share = share
+        self._faults = list((PASSING if faults is None else faults).values())
         self._random = random.Random(seed)
         self._lock = threading.Lock()
 
     def draw(self) -> Fault | None:
         """Return how the next request fails, or None."""
         with self._lock:
-            if self._random.random() >= self.share:
+            if self._random.random() >= self._share:
                 return None
-            return self.faults[self._random.choice(sorted(self.faults))]
+            return self._random.choice(self._faults)

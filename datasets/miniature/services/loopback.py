@@ -23,7 +23,6 @@ class LoopbackServer(ThreadingHTTPServer):
     Args:
         handler: Class that answers.
         kinds: Kinds of requests that may fail.
-        port: Port, 0 for any free one.
         fault_plan: Draws how the requests fail.
     """
 
@@ -35,11 +34,9 @@ class LoopbackServer(ThreadingHTTPServer):
         self,
         handler: type["LoopbackHandler"],
         kinds: Sequence[str],
-        *,
-        port: int = 0,
         fault_plan: FaultPlan | None = None,
     ) -> None:
-        super().__init__(("127.0.0.1", port), handler)
+        super().__init__(("127.0.0.1", 0), handler)
         self.fault_plan = fault_plan or FaultPlan(0)
         self.faults: dict[str, deque[Fault]] = {kind: deque() for kind in kinds}
         self.headers: tuple[tuple[str, str], ...] = ()
@@ -91,21 +88,17 @@ class LoopbackHandler(BaseHTTPRequestHandler):
     ) -> None:
         """Send status and headers; a body of unknown length is sent in chunks."""
         self.send_response(code)
-        self.send_header("Content-Type", kind)
-        if length is None:
-            self.send_header("Transfer-Encoding", "chunked")
-        else:
-            self.send_header("Content-Length", str(length))
-        for name, value in (*self.server.headers, *headers):
+        known = {item[0] for item in headers}
+        size = ("Transfer-Encoding", "chunked") if length is None else ("Content-Length", length)
+        for name, value in (("Content-Type", kind), size, *self.server.headers):
+            if name not in known:
+                self.send_header(name, str(value))
+        for name, value in headers:
             self.send_header(name, value)
         self.end_headers()
 
     def answer(
-        self,
-        code: int,
-        body: bytes,
-        kind: str | None = None,
-        headers: Sequence[tuple[str, str]] = (),
+        self, code: int, body: bytes, kind: str | None = None, headers: Sequence[Any] = ()
     ) -> None:
         """Send an answer."""
         self.head(code, kind or self.mime, len(body), headers)

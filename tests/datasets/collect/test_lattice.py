@@ -108,7 +108,7 @@ def test_northern_plans_are_what_they_were_before_the_south_had_its_own_lattice(
 
 
 def old_plan(folder: Path, chosen: Settings) -> None:
-    """Write a plan of the south as earlier versions did: 20 m beside the lattice."""
+    """Write a plan of the south as earlier versions did: 20 m off the lattice."""
     plan = open_plan(folder, chosen, set())
     plan.places.top[:] += 20
     assert (plan.places.top % 60 == 0).all()
