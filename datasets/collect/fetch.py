@@ -3,7 +3,6 @@
 Only the main thread knows the blocks and writes the journal.
 """
 
-import os
 import shutil
 import signal
 import time
@@ -20,7 +19,6 @@ from datasets.collect.journal import Journal, Outcome, Record
 from datasets.collect.rate_limit import Stopped
 from datasets.collect.report import Ending, Progress, incomplete, some_places
 from datasets.collect.scenes import Candidates, ComeBack, Lack, Place
-from datasets.collect.settings import EXIT_LATER
 from utils.errors import UserError
 from utils.retry import Transient
 
@@ -96,7 +94,6 @@ class Fetch:
         self._refused_in_a_row = 0
         self._stop_reason = ""  # empty as long as the run continues
         self._stopped_at = 0.0
-        self._num_signals = 0
         self._error: Exception | None = None
 
     def run(self) -> Ending:
@@ -107,7 +104,7 @@ class Fetch:
         """
         pool = ThreadPoolExecutor(self._num_workers)
         try:
-            with _ending_signals(self._on_signal):
+            with _signals(lambda name: self._stop(f"{name} was received", finishes=True)):
                 self._loop(pool)
         finally:
             self._requester.limit.close()
@@ -165,14 +162,6 @@ class Fetch:
         """End the run by the first error that comes."""
         self._error = self._error or error
         self._stop("an error occurred")
-
-    def _on_signal(self, name: str) -> None:
-        """Finish what is in progress; at the second signal leave at once, which loses only that."""
-        self._num_signals += 1
-        if self._num_signals > 1:
-            self._journal.flush()
-            os._exit(EXIT_LATER)
-        self._stop(f"{name} was received", finishes=True)
 
     def _look_around(self, now: float) -> None:
         """Report, and stop if nothing can come or be written any more."""
@@ -264,7 +253,7 @@ class Fetch:
 
 
 @contextmanager
-def _ending_signals(action: Callable[[str], None]) -> Iterator[None]:
+def _signals(action: Callable[[str], None]) -> Iterator[None]:
     """Call ``action`` with the name of each SIGTERM or SIGINT; only the main thread can do so."""
 
     def handle(number: int, frame: FrameType | None) -> None:

@@ -1,7 +1,6 @@
 """Record which places of a collection are done or failed: one file of JSON lines per shard.
 
-The first line names the plan; a line that a killed process left unfinished is cut off. A place is
-done when its line is on the disk, which is after its files are.
+The first line names the plan; an unfinished last line is cut off. Files are on the disk before it.
 """
 
 import json
@@ -67,7 +66,11 @@ class Journal:
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with _sole_writer(self.path):
-            _refuse_other_counts(self.path)  # after our lock: two that start together see it
+            # After our lock, so that two that divide the places in other ways see each other.
+            for lock in self.path.parent.glob("journal*.lock"):
+                if lock.stem.partition("-of-")[2] != self.path.stem.partition("-of-")[2]:
+                    with _sole_writer(lock.with_suffix(".jsonl")):
+                        pass
             lines = _lines(self.path, self._plan_hash) if self.path.exists() else []
             if not lines:
                 header = {"format": _FORMAT, "plan": self._plan_hash, "shard": list(self._shard)}
@@ -204,12 +207,3 @@ def _sole_writer(journal: Path) -> Iterator[None]:
     )
     with sole_writer(journal.with_suffix(".lock"), busy):
         yield
-
-
-def _refuse_other_counts(journal: Path) -> None:
-    """Refuse to run at the same time as processes that divide the places in another way."""
-    count = journal.stem.partition("-of-")[2]
-    for lock in journal.parent.glob("journal*.lock"):
-        if lock.stem.partition("-of-")[2] != count:
-            with _sole_writer(lock.with_suffix(".jsonl")):
-                pass

@@ -123,7 +123,9 @@ def read_columns(
             names = ["index", "lng", "lat"]
         wanted = [*needed, *(name for name in optional if name in names)]
         columns = {
-            name: np.array([float(row[index].strip() or "nan") for row in rows])
+            name: np.array(
+                [float("".join(row[index : index + 1]).strip() or "nan") for row in rows]
+            )
             for name, index in [(name, names.index(name)) for name in wanted]
         }
         good = (np.abs(columns["lat"]) <= 90) & (np.abs(columns["lng"]) <= 180)
@@ -132,7 +134,7 @@ def read_columns(
             raise ValueError(f"row {row + 1} has no lat in -90..90 and lng in -180..180")
     except OSError as error:
         raise UserError(f"--{flag} {path} cannot be read: {error.strerror}: check it") from error
-    except (ValueError, IndexError, csv.Error) as error:
+    except (ValueError, csv.Error) as error:
         raise UserError(
             f"--{flag} {path} is not CSV in UTF-8 whose first line names {', '.join(needed)} and "
             f"whose cells are numbers: {quoted(str(error), 200)}"

@@ -102,7 +102,7 @@ class Reporter:
         self._plan_hash = plan.hash
         self._requester = requester
         self._log_freq = log_freq
-        self._started, self._wall_clock = clock(), time.time()
+        self._started = clock()
         self._done_before: int | None = None
         self._written_at = self._started - _WRITE_S
         self._clock = clock
@@ -143,8 +143,7 @@ class Reporter:
         rate = (done.done - (self._done_before or 0)) / elapsed
         return {
             "plan": self._plan_hash,
-            "started": _iso(self._wall_clock),
-            "updated": _iso(self._wall_clock + elapsed),
+            "updated": datetime.now(UTC).isoformat(timespec="seconds"),
             "wanted": done.wanted,
             "done": done.done,
             "outcomes": dict(done.outcomes),
@@ -229,7 +228,3 @@ def table(facts: Mapping[str, Any]) -> str:
             name, shown = "time_left", None if value is None else timedelta(seconds=value)
         rows.append(f"{name.replace('_', ' '):24} {'-' if shown is None else shown}")
     return "\n".join(rows)
-
-
-def _iso(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")

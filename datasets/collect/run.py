@@ -12,13 +12,14 @@ from datasets.collect.journal import Journal, read_journals
 from datasets.collect.packed import PackedCollection
 from datasets.collect.plan import Plan, read_plan
 from datasets.collect.rate_limit import Requester
-from datasets.collect.report import Ending, Reporter
+from datasets.collect.report import Ending, Reporter, some_places
 from datasets.collect.scenes import Source
 from datasets.collect.settings import EXIT_LATER, check_settings
 from datasets.collect.writer import PlaceWriter
 from utils.cli import print_next
 from utils.errors import UserError, sentence_of
 
+_BATCH_SIZE = 256  # default of main_pretrain.py
 _EXIT_CODES = {"complete": 0, "incomplete": 1, "later": EXIT_LATER}
 
 
@@ -78,9 +79,11 @@ def collect(plan: Plan, source: Source, requester: Requester, args: Namespace) -
     elif ending.kind == "incomplete":
         print(f"error: {ending.reason}", file=sys.stderr)
     else:
-        print(f"complete: {fetch.progress.done} places in {save_path}")
+        done = fetch.progress.done
+        print(f"complete: {some_places(done)} in {save_path}")
         if args.shard[1] == 1:
-            print_next("main_pretrain.py", "--data_dir", save_path)
+            size = ["--batch_size", min(32, done)] if done < _BATCH_SIZE else []
+            print_next("main_pretrain.py", "--data_dir", save_path, *size)
     if fetch.is_abandoned:  # its threads wait for answers that may never come
         sys.stdout.flush()
         os._exit(_EXIT_CODES[ending.kind])

@@ -81,7 +81,7 @@ class Draft:
     def __init__(self, writer: PlaceWriter, place: Place) -> None:
         self.place = place
         self._writer = writer
-        self._files: dict[str, dict[str, bytes]] = {}  # of each scene
+        self._files: dict[str, bytes] = {}  # by their names within the place
         self._passed_over: list[str] = []
         self._pictures: dict[str, Array] = {}
 
@@ -128,7 +128,7 @@ class Draft:
         if passed_over:
             metadata["passed_over"] = list(passed_over)
         files[METADATA_NAME] = (json.dumps(metadata, indent=1) + "\n").encode()
-        self._files[scene.name] = files
+        self._files |= {f"{scene.name}/{name}": content for name, content in files.items()}
         self._passed_over += passed_over
         if self._writer.previews is not None:
             stored = [convert(images[band], "uint8") for band in RGB_BANDS]
@@ -142,13 +142,12 @@ class Draft:
             if self._writer.previews is not None:
                 self._write_preview(self._writer.previews)
             shutil.rmtree(folder, ignore_errors=True)  # of an earlier run
-            for scene, files in self._files.items():
-                (folder / scene).mkdir(parents=True)
-                for name, content in files.items():
-                    (folder / scene / name).write_bytes(content)
-                    flush_to_disk(folder / scene / name)
-                _sync_folder(folder / scene)
-            _sync_folder(folder)
+            for name, content in self._files.items():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (folder / name).write_bytes(content)
+                flush_to_disk(folder / name)
+            for path in (*folder.iterdir(), folder):
+                _sync_folder(path)
             if os.path.lexists(target):  # a killed run finished it, but did not note it
                 target.rename(folder.with_name(f"{self.place.name}.old"))  # for ``clear``
             folder.rename(target)
@@ -159,17 +158,12 @@ class Draft:
                 f"cannot write {target} ({error.strerror}): make room, and run the same command "
                 "again to resume"
             ) from error
-        contents = {
-            f"{scene}/{name}": content
-            for scene, files in self._files.items()
-            for name, content in files.items()
-        }
         return Record(
             self.place.number,
             "done",
-            scenes=tuple(sorted(self._files)),
-            num_bytes=sum(map(len, contents.values())),
-            sha256=place_hash({name: _sha256(content) for name, content in contents.items()}),
+            scenes=tuple(sorted({name.partition("/")[0] for name in self._files})),
+            num_bytes=sum(map(len, self._files.values())),
+            sha256=place_hash({name: _sha256(content) for name, content in self._files.items()}),
             passed_over=tuple(self._passed_over),
         )
 

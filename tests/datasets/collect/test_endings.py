@@ -7,13 +7,11 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import datasets.collect.fetch as engine
 from datasets.collect import writer as collect_writer
-from datasets.collect.fetch import Fetch
 from datasets.collect.journal import Journal, read_journals
 from datasets.collect.plan import Plan
 from datasets.collect.report import Ending
@@ -100,48 +98,6 @@ def test_after_a_signal_nobody_waits_longer_than_the_grace(tmp_path: Path) -> No
     assert fetch(tmp_path, plan, source_of(plan)) == COMPLETE
     assert folders(tmp_path) == done(tmp_path, plan)
     assert len(folders(tmp_path)) == 30
-
-
-@pytest.mark.parametrize("stops_before", [False, True])
-def test_the_second_signal_leaves_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stops_before: bool
-) -> None:
-    """Also where something else had stopped the run before."""
-    plan = plan_in(tmp_path, SMALL)
-    codes: list[int] = []
-    stop, on_signal = Fetch._stop, Fetch._on_signal
-    has_stopped, heard = threading.Event(), threading.Semaphore(0)
-
-    def stop_and_note(self: Fetch, *reason: Any, **how: Any) -> None:
-        stop(self, *reason, **how)
-        has_stopped.set()
-
-    def hear_and_note(self: Fetch, name: str) -> None:
-        on_signal(self, name)
-        heard.release()
-
-    def signals() -> None:
-        assert not stops_before or has_stopped.wait(HANG_S)
-        for _ in range(2):
-            terminate()
-            assert heard.acquire(timeout=HANG_S)  # two that come together are one signal
-        if stops_before:
-            raise ComeBack("too late")
-
-    hangs = at_read(9, signals)
-    stops = at_read(10, comes_back) if stops_before else (lambda kind: None)
-
-    def fault(kind: str) -> None:
-        stops(kind)
-        hangs(kind)
-
-    monkeypatch.setattr(engine.os, "_exit", codes.append)  # the real one does not come back
-    monkeypatch.setattr(Fetch, "_stop", stop_and_note)
-    monkeypatch.setattr(Fetch, "_on_signal", hear_and_note)
-    ending = fetch(tmp_path, plan, source_of(plan, fault))
-
-    assert codes == [75]
-    assert ending == Ending("later", "used up" if stops_before else "SIGTERM was received")
 
 
 def test_a_full_disk_leaves_no_half_place_and_the_next_run_resumes(

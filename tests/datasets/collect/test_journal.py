@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from datasets.collect import journal as collect_journal
 from datasets.collect.journal import Journal, Record, forget, read_journals
 from tests.references.waiting import HANG_S
 from utils.errors import UserError
@@ -238,38 +237,3 @@ def test_places_are_forgotten_in_all_journals(tmp_path: Path) -> None:
     assert sorted(read_journals(tmp_path, PLAN)) == [4, 5]
     lines = (tmp_path / "journal-00000-of-00002.jsonl").read_text().splitlines()
     assert [json.loads(line).get("place") for line in lines] == [None, 4]
-
-
-def start(folder: Path, shard: tuple[int, int], together: Any, results: Any) -> None:
-    """Open a journal; nobody closes one before both have tried."""
-    refuse = collect_journal._refuse_other_counts
-
-    def refuse_together(journal: Path) -> None:
-        together.wait(HANG_S)
-        refuse(journal)
-        together.wait(HANG_S)
-
-    collect_journal._refuse_other_counts = refuse_together
-    try:
-        with Journal(folder, "hash", shard).opened():
-            results.put("opened")
-    except UserError:
-        together.abort()  # the other one need not wait
-        results.put("refused")
-    except Exception as error:
-        results.put(repr(error))
-
-
-def test_two_that_start_together_with_other_shard_counts_do_not_both_run(tmp_path: Path) -> None:
-    together, results = FORK.Barrier(2), FORK.Queue()
-    processes = [
-        FORK.Process(target=start, args=(tmp_path, shard, together, results))
-        for shard in ((0, 1), (0, 2))
-    ]
-    for process in processes:
-        process.start()
-    found = [results.get(timeout=HANG_S) for _ in processes]
-    for process in processes:
-        process.join()
-
-    assert "refused" in found

@@ -58,9 +58,8 @@ def test_rate_and_time_left_count_this_run_only(plan: Plan, tmp_path: Path) -> N
     assert (status["requests"], status["images"]) == (60, 50)
     assert status["errors"] == {"HTTP 503": 2}
     assert status["outcomes"] == {"done": 10, "cloudy": 4}
-    started, updated = (datetime.fromisoformat(status[name]) for name in ("started", "updated"))
-    assert updated - started == timedelta(seconds=50)
-    assert abs(datetime.now(UTC) - started) < timedelta(minutes=10)
+    updated = datetime.fromisoformat(status["updated"])
+    assert abs(datetime.now(UTC) - updated) < timedelta(minutes=10)
     assert status["plan"] == plan.hash
 
 
@@ -119,17 +118,6 @@ def test_a_log_has_a_line_a_minute_that_says_what_fails(
 
     assert len(times) >= 10
     assert max(after - before for before, after in pairwise([0, *times])) <= 60
-
-
-def test_errors_that_threads_count_meanwhile_do_no_harm(plan: Plan, tmp_path: Path) -> None:
-    class Busy(Counter[str]):
-        def items(self) -> Any:
-            raise RuntimeError("dictionary changed size during iteration")
-
-    run = Run(plan, tmp_path, 100)
-    run.requester.statistics.errors = Busy({"HTTP 503": 2})
-
-    assert run.report.status(Progress(wanted=100))["errors"] == {"HTTP 503": 2}
 
 
 def write_status(save_path: Path, shard: str, plan: str, **content: Any) -> None:
