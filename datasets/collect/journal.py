@@ -7,7 +7,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -119,12 +119,9 @@ def forget(save_path: Path, places: set[int]) -> None:
 
 
 def discard_journals(save_path: Path) -> None:
-    """Delete all journals, or none if a process writes to one, which is a ``UserError``."""
-    with ExitStack() as held:
-        paths = _journals(save_path)
-        for path in paths:
-            held.enter_context(_sole_writer(path))
-        for path in paths:
+    """Delete all journals; a ``UserError`` if a process writes to one."""
+    for path in _journals(save_path):
+        with _sole_writer(path):
             path.unlink()
 
 

@@ -144,11 +144,11 @@ def read_columns(
 
 def check_distinct(path: Path, places: Places) -> None:
     """Refuse places of a file that occur twice."""
-    corners = np.stack([places.epsg, places.left, places.top], 1)
-    _, first, row = np.unique(corners, axis=0, return_index=True, return_inverse=True)
-    again = np.flatnonzero(first[row.ravel()] != np.arange(len(places)))
-    if len(again):
-        raise UserError(
-            f"--match_file {path} has the same place in rows {first[row.ravel()[again[0]]] + 1} "
-            f"and {again[0] + 1}: remove one"
-        )
+    seen: dict[tuple[int, int, int], int] = {}
+    corners = (column.tolist() for column in (places.epsg, places.left, places.top))
+    for row, corner in enumerate(zip(*corners, strict=True), 1):
+        if seen.setdefault(corner, row) != row:
+            raise UserError(
+                f"--match_file {path} has the same place in rows {seen[corner]} and {row}: "
+                "remove one"
+            )

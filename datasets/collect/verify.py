@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +46,7 @@ def verify(save_path: Path, plan: Plan, num_workers: int) -> bool:
     """
     records = read_journals(save_path, plan.hash).values()
     done = [record for record in records if record.outcome == "done"]
-    findings = [*_strangers(save_path, done), *_repeats(plan, done)]
+    findings = list(_oddities(save_path, plan, done))
     with ThreadPoolExecutor(num_workers) as pool:
         checked = pool.map(lambda record: _check_place(save_path, plan, record), done)
         for found in progress(checked, total=len(done), desc="verifying", unit=" places"):
@@ -115,17 +115,13 @@ def _hash(path: Path) -> str:
         ) from error
 
 
-def _strangers(save_path: Path, done: Iterable[Record]) -> Iterator[Finding]:
-    """Find folders of places that no journal knows."""
+def _oddities(save_path: Path, plan: Plan, done: Sequence[Record]) -> Iterator[Finding]:
+    """Find folders that no journal knows, and positions and scenes that occur twice."""
     known = {f"{record.place:06d}" for record in done}
     for path in sorted(save_path.iterdir()):
         if path.is_dir() and not is_hidden(path.name) and path.name not in known:
             what = "is not in any journal: move it out of the collection"
             yield Finding(quoted(path.name), what, is_damage=False)
-
-
-def _repeats(plan: Plan, done: Iterable[Record]) -> Iterator[Finding]:
-    """Find two places at one position, and scenes that occur twice at a place."""
     seen: dict[Any, int] = {}
     for record in done:
         times = Counter(scene.partition("_")[0] for scene in record.scenes)

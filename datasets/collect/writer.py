@@ -24,7 +24,7 @@ from datasets.collect.scenes import Array, PatchGrid, Place, Scene
 from datasets.collect.settings import Settings
 from datasets.collect.utm import utm_crs
 from utils.errors import UserError
-from utils.files import flush_to_disk, written_whole
+from utils.files import written_whole
 
 # Differences of neighbours at level 1: level 6 takes a third longer, and saves 0 to 6 %.
 _COMPRESSION: dict[str, dict[str, Any]] = {
@@ -138,15 +138,16 @@ class Draft:
         """Let the place appear, and return its record."""
         folder = self._writer.staging / self.place.name
         target = self._writer.root / self.place.name
+        scenes = sorted({name.partition("/")[0] for name in self._files})
         try:
             if self._writer.previews is not None:
                 self._write_preview(self._writer.previews)
             shutil.rmtree(folder, ignore_errors=True)  # of an earlier run
+            for scene in scenes:
+                (folder / scene).mkdir(parents=True)
             for name, content in self._files.items():
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                (folder / name).write_bytes(content)
-                flush_to_disk(folder / name)
-            for path in (*folder.iterdir(), folder):
+                _write_synced(folder / name, content)
+            for path in (*(folder / scene for scene in scenes), folder):
                 _sync_folder(path)
             if os.path.lexists(target):  # a killed run finished it, but did not note it
                 target.rename(folder.with_name(f"{self.place.name}.old"))  # for ``clear``
@@ -161,7 +162,7 @@ class Draft:
         return Record(
             self.place.number,
             "done",
-            scenes=tuple(sorted({name.partition("/")[0] for name in self._files})),
+            scenes=tuple(scenes),
             num_bytes=sum(map(len, self._files.values())),
             sha256=place_hash({name: _sha256(content) for name, content in self._files.items()}),
             passed_over=tuple(self._passed_over),
@@ -215,6 +216,13 @@ def _encode(image: Array, grid: PatchGrid, resolution_m: int, compress: str) -> 
 
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
+
+
+def _write_synced(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _sync_folder(folder: Path) -> None:

@@ -105,13 +105,16 @@ def test_a_full_disk_leaves_no_half_place_and_the_next_run_resumes(
 ) -> None:
     plan, left = plan_in(tmp_path, SMALL), threading.Semaphore(20)
 
-    def fills(path: Path) -> None:
+    write = collect_writer._write_synced
+
+    def fills(path: Path, content: bytes) -> None:
         if not left.acquire(blocking=False):
-            os.truncate(path, 10)
+            path.write_bytes(content[:10])
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(path, content)
 
     with monkeypatch.context() as patched:
-        patched.setattr(collect_writer, "flush_to_disk", fills)
+        patched.setattr(collect_writer, "_write_synced", fills)
         with pytest.raises(UserError, match=r"No space left on device.*make room"):
             fetch(tmp_path, plan, source_of(plan))
 

@@ -1,4 +1,4 @@
-"""A collection straight into a packed store: the pixels of the folder, whatever interrupts it."""
+"""A collection straight into a packed store: the pixels of the folder, after any interruption."""
 
 import os
 from dataclasses import replace

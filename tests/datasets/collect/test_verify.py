@@ -1,4 +1,4 @@
-"""A collection is read again: whatever is wrong is found, and what is damaged comes again."""
+"""A collection is read again: what is wrong is found, and what is damaged comes again."""
 
 import json
 import os
