@@ -24,6 +24,7 @@ from pathlib import Path
 if not __package__:  # started as a script: the root is not on the path yet
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+import json
 import signal
 from argparse import Namespace
 from collections.abc import Sequence
@@ -47,16 +48,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Do the requested step, and leave with its exit code."""
     args = parse_args(__doc__, argv)
     check_flags(args)
-    if args.status:
-        show_status(args.save_path)
-        return
-    if args.verify:
-        sys.exit(check(args.save_path, args.num_workers))
-    from datasets.collect.plan import open_plan
+    from datasets.collect.plan import open_plan, read_plan
 
-    plan = open_plan(args.save_path, settings_of(args), args.given)
-    if args.plan:
-        show_plan(plan, args.save_path)
+    if args.status or args.verify:
+        plan = read_plan(args.save_path)
+    else:
+        plan = open_plan(args.save_path, settings_of(args), args.given)
+    if args.verify:
+        sys.exit(check(args.save_path, plan, args.num_workers))
+    if args.status or args.plan:
+        show(args, plan)
         return
     from datasets.collect.run import collect, print_later
     from datasets.collect.scenes import ComeBack
@@ -66,7 +67,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         source = open_source(plan, args)
         if args.probe is not None:
-            show_probe(plan, source, args)
+            from datasets.collect.probe import Probe
+
+            found = Probe(plan, source, new_requester(args)).run(args.probe)
+            print(json.dumps(found, indent=1))
             return
     except ComeBack as error:
         print_later(str(error))
@@ -87,23 +91,27 @@ def check_flags(args: Namespace) -> None:
         check_can_write("save_path", args.save_path, is_folder=True)
 
 
-def show_status(save_path: Path) -> None:
-    """Print how far all shards are."""
-    from datasets.collect.plan import read_plan
+def show(args: Namespace, plan: Plan) -> None:
+    """Print how far all shards are, or what the plan will cost and where its places are."""
     from datasets.collect.report import summarise, table
 
-    print(table(summarise(save_path, read_plan(save_path))))
+    if args.status:
+        print(table(summarise(args.save_path, plan)))
+        return
+    from datasets.collect.estimate import estimate, plot_places
+
+    print(table(estimate(plan, PLACES_PER_SEARCH[plan.settings.source])))
+    plot_places(args.save_path / "plan.png", plan)
+    print(f"plan: {args.save_path / PLAN_NAME}, {args.save_path / 'plan.png'}")
 
 
-def check(save_path: Path, num_workers: int) -> int:
-    """Read everything again, and return the exit code."""
-    from datasets.collect.plan import read_plan
+def check(save_path: Path, plan: Plan, num_workers: int) -> int:
+    """Read everything again, with so many threads, and return the exit code."""
     from datasets.collect.report import summarise
     from datasets.collect.verify import verify
     from datasets.store.manifest import MANIFEST_NAME
     from datasets.store.rows import verify_store
 
-    plan = read_plan(save_path)
     if plan.settings.format == "folder":
         return 0 if verify(save_path, plan, num_workers) else 1
     if not (save_path / MANIFEST_NAME).exists():
@@ -116,24 +124,6 @@ def check(save_path: Path, num_workers: int) -> int:
     store = verify_store(save_path, num_workers)
     print(f"{len(store.places)} of {plan.num_places} places, 0 damaged")
     return 0
-
-
-def show_plan(plan: Plan, save_path: Path) -> None:
-    """Print what the plan will cost, and draw where its places are."""
-    from datasets.collect.estimate import estimate_text, plot_places
-
-    print(estimate_text(plan, PLACES_PER_SEARCH[plan.settings.source]))
-    plot_places(save_path / "plan.png", plan)
-    print(f"plan: {save_path / 'plan.json'}, {save_path / 'plan.png'}")
-
-
-def show_probe(plan: Plan, source: Source, args: Namespace) -> None:
-    """Print the times of a few requests as JSON."""
-    import json
-
-    from datasets.collect.probe import Probe
-
-    print(json.dumps(Probe(plan, source, new_requester(args)).run(args.probe), indent=1))
 
 
 def open_source(plan: Plan, args: Namespace) -> Source:
@@ -157,22 +147,21 @@ def open_source(plan: Plan, args: Namespace) -> Source:
 
 def new_requester(args: Namespace) -> Requester:
     """Return the sender of requests, within this shard's part of the quota."""
+    from tqdm import tqdm
+
     from datasets.collect.rate_limit import RateLimit, Requester
+
+    def show_failure(error: Transient) -> None:
+        if args.debug:
+            tqdm.write(f"failed: {error}", file=sys.stderr)
 
     count = args.shard[1]
     return Requester(
         RateLimit(args.max_in_flight // count, args.max_rate / count),
         base_wait_s=args.retry_wait,
         budget_s=args.give_up_after / 2,  # one request alone does not end the run
-        on_error=print_failure if args.debug else lambda error: None,
+        on_error=show_failure,
     )
-
-
-def print_failure(error: Transient) -> None:
-    """Print a failed request."""
-    from tqdm import tqdm
-
-    tqdm.write(f"failed: {error}", file=sys.stderr)
 
 
 if __name__ == "__main__":

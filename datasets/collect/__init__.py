@@ -3,15 +3,15 @@
 Settings:
 
 - ``args.py``: Command line of the downloader.
-- ``settings.py``: The settings that determine the content of a collection, each declared once.
+- ``settings.py``: The flags, each declared once: settings of a collection, and of a run.
 
 Plan:
 
 - ``utm.py``: UTM zones of Sentinel-2's grid, and projection of points to zones of their own.
-- ``sampling.py``: Draw places and time windows as a function of the seed.
+- ``sampling.py``: Draw places as a function of the seed.
 - ``cities.py``: Cities around which places are drawn; as a script, writes their table.
 - ``places.py``: Places of a plan as CSV, and places from a user's file.
-- ``plan.py``: Make, write and read the plan of a collection.
+- ``plan.py``: Make, write and read the plan of a collection: its places and time windows.
 - ``blocks.py``: Blocks of places and spares: which places a run collects.
 - ``estimate.py``: Estimate requests, time and disk space of a plan, and plot its places.
 

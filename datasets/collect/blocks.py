@@ -1,14 +1,11 @@
-"""Blocks of places and spares: which places a run collects, and when a block is complete.
+"""Blocks of places and spares: the first in the order of the plan that can be collected.
 
-The result is the first places in the order of the plan, spares after the others, that can be
-collected, whatever the order in which their outcomes come; so that any number of shards, and a run
-that was stopped, end with the same places.
+So any number of shards, and a run that was stopped, end with the same places.
 """
 
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from datasets.collect.journal import Outcome, Shard
@@ -18,56 +15,21 @@ from utils.errors import UserError, quoted
 BLOCK = 25  # places
 
 
-@dataclass(frozen=True)
 class Block:
     """Places that are collected together, and the spares that may replace them.
 
-    Attributes:
-        number: Number of the block; a shard has those that leave its number when divided by its
-            count.
+    Args:
+        number: Number of the block.
         places: Numbers of the requested places, ascending.
         spares: Numbers of the places in reserve, in the order of their use.
     """
 
-    number: int
-    places: Sequence[int]
-    spares: range
-
-
-def blocks_of(
-    plan: Plan, indices: Collection[int] | None = None, shard: Shard = (0, 1)
-) -> list[Block]:
-    """Return the blocks of a shard, or those of some places: these then have no spares."""
-    wanted, blocks = plan.num_places, []
-    first, step = shard
-    for number in range(first, -(-wanted // BLOCK), step):
-        start, end = BLOCK * number, min(BLOCK * (number + 1), wanted)
-        # A block gets its share of the spares, rounded so that all are assigned.
-        spares = range(*(wanted + plan.num_spares * n // wanted for n in (start, end)))
-        blocks.append(Block(number, range(start, end), spares))
-    if indices is None:
-        return blocks
-    chosen = [tuple(n for n in block.places if n in indices) for block in blocks]
-    return [
-        Block(block.number, places, range(0))
-        for block, places in zip(blocks, chosen, strict=True)
-        if places
-    ]
-
-
-class BlockState:
-    """What is known of a block.
-
-    Args:
-        block: Its places and spares.
-        outcomes: Outcomes of places that are settled; those of other blocks are ignored.
-    """
-
-    def __init__(self, block: Block, outcomes: Mapping[int, Outcome]) -> None:
-        self.block = block
-        self._candidates = [*block.places, *block.spares]
-        self._wanted = len(block.places)
-        self._outcomes = {n: outcomes[n] for n in self._candidates if n in outcomes}
+    def __init__(self, number: int, places: Sequence[int], spares: Sequence[int]) -> None:
+        self.number = number
+        self.places = places
+        self.spares = spares
+        self._candidates = [*places, *spares]
+        self._outcomes: dict[int, Outcome] = {}
         self._begun: set[int] = set()
 
     @property
@@ -78,12 +40,12 @@ class BlockState:
     @property
     def is_complete(self) -> bool:
         """Whether it has all its places."""
-        return len(self.done) >= self._wanted
+        return len(self.done) >= len(self.places)
 
     @property
     def missing(self) -> int:
         """Places that it cannot have, because all others failed; 0 as long as some are open."""
-        return max(0, self._wanted - (len(self._candidates) - self.failures.total()))
+        return max(0, len(self.places) - (len(self._candidates) - self.failures.total()))
 
     @property
     def failures(self) -> Counter[Outcome]:
@@ -97,47 +59,58 @@ class BlockState:
         all that are begun succeed. All that are done count, also spares after a place that was
         lost and is requested again: the block never gets more places than it shall have.
         """
-        needed = max(0, self._wanted - len(self.done) - len(self._begun))
+        needed = max(0, len(self.places) - len(self.done) - len(self._begun))
         known = self._outcomes.keys() | self._begun
         fresh = [n for n in self._candidates if n not in known][:needed]
         self._begun.update(fresh)
         return fresh
 
-    def settle(self, number: int, outcome: Outcome) -> None:
-        """Note the outcome of a place that was begun."""
-        self._begun.discard(number)
-        self._outcomes[number] = outcome
+    def settle(self, outcomes: Mapping[int, Outcome]) -> None:
+        """Note outcomes of places; those of other blocks are ignored."""
+        known = {n: outcomes[n] for n in self._candidates if n in outcomes}
+        self._outcomes |= known
+        self._begun -= known.keys()
+
+
+def blocks_of(
+    plan: Plan, indices: Collection[int] | None = None, shard: Shard = (0, 1)
+) -> list[Block]:
+    """Return the blocks of a shard, or those of some places: these then have no spares.
+
+    Shard n of N has every N-th block from the n-th on.
+
+    Args:
+        plan: Plan of the collection.
+        indices: Numbers of the only places to collect; None for all.
+        shard: Number and count.
+    """
+    wanted, blocks = plan.num_places, []
+    for number in range(shard[0], -(-wanted // BLOCK), shard[1]):
+        start, end = BLOCK * number, min(BLOCK * (number + 1), wanted)
+        if indices is None:
+            # A block gets its share of the spares, rounded so that all are assigned.
+            spares = range(*(wanted + plan.num_spares * n // wanted for n in (start, end)))
+            blocks.append(Block(number, range(start, end), spares))
+        elif chosen := [n for n in range(start, end) if n in indices]:
+            blocks.append(Block(number, chosen, ()))
+    return blocks
 
 
 def read_indices(path: Path, plan: Plan) -> set[int]:
-    """Read numbers of places from text, one per line, or separated by commas or spaces.
-
-    Returns:
-        Numbers of requested places, at least one.
-    """
+    """Read numbers of requested places from text, separated by line ends, commas or spaces."""
     if plan.settings.format == "packed":  # a row's number is its place's among the whole block
         raise UserError(
             f"--indices_file {path} cannot be collected into a packed store, which takes whole "
             "blocks of places: use --format folder, and datasets/seco_packed.py later"
         )
     try:
-        words = re.split(r"[\s,]+", path.read_text(encoding="utf-8-sig").strip(" \t\r\n,"))
-    except OSError as error:
-        raise UserError(
-            f"--indices_file {path} cannot be read: {error.strerror}: check it"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"--indices_file {path} is not text: list numbers of places") from error
-    if words == [""]:
-        raise UserError(f"--indices_file {path} is empty: list numbers of places")
-    seen: set[int] = set()
-    for word in words:
+        words = re.findall(r"[^\s,]+", path.read_text(encoding="utf-8-sig"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--indices_file {path} cannot be read as text: {error}") from error
+    for word in words or [""]:
         if not re.fullmatch(r"[0-9]{1,9}", word) or int(word) >= plan.num_places:
             raise UserError(
-                f"--indices_file {path} has {quoted(word)}: numbers of places are from 0 to "
-                f"{plan.num_places - 1}"
+                f"--indices_file {path} has {quoted(word) or 'nothing'}: list numbers of places, "
+                f"from 0 to {plan.num_places - 1}"
             )
-        if int(word) in seen:
-            raise UserError(f"--indices_file {path} has {int(word)} twice: remove one")
-        seen.add(int(word))
-    return seen
+    return set(map(int, words))

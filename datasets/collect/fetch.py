@@ -1,10 +1,8 @@
 """Schedule the places of a shard over threads: the main thread decides, others search and read.
 
-Places are searched in batches, several by one request; then each is collected by one thread, scene
-after scene. Only the main thread knows the blocks and writes the journal.
+Only the main thread knows the blocks and writes the journal.
 """
 
-import os
 import shutil
 import signal
 import time
@@ -12,17 +10,15 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
-from datasets.collect.blocks import Block, BlockState
+from datasets.collect.blocks import Block
 from datasets.collect.collector import Collector
 from datasets.collect.journal import Journal, Outcome, Record
 from datasets.collect.rate_limit import Stopped
 from datasets.collect.report import Ending, Progress, incomplete, some_places
 from datasets.collect.scenes import Candidates, ComeBack, Lack, Place
-from datasets.collect.settings import EXIT_LATER
 from utils.errors import UserError
 from utils.retry import Transient
 
@@ -37,21 +33,6 @@ _FINAL: dict[str | None, frozenset[Outcome]] = {
 }
 
 
-@dataclass(frozen=True)
-class Patience:
-    """When a run stops by itself.
-
-    Attributes:
-        give_up_s: Seconds without any answer of the service.
-        grace_s: Seconds for places in progress, after a signal; SLURM kills after 30 s.
-        min_free_bytes: Free bytes on the disk.
-    """
-
-    give_up_s: float = 600.0
-    grace_s: float = 25.0
-    min_free_bytes: float = 2e9
-
-
 class Fetch:
     """One run over the blocks of a shard.
 
@@ -63,7 +44,9 @@ class Fetch:
         num_workers: Threads, the largest number of places in progress.
         retry: "failed" requests refused places again, "all" all that are not done.
         has_spares: Whether more --spares could replace places: not those of a list.
-        patience: When to stop.
+        give_up_s: Seconds without any answer of the service, after which the run stops.
+        grace_s: Seconds for places in progress, after a signal; SLURM kills after 30 s.
+        min_free_bytes: Free bytes on the disk, below which the run stops.
         report: Called by the main thread at each tick.
         on_block: Called by a thread for each complete block, also of earlier runs.
     """
@@ -78,36 +61,39 @@ class Fetch:
         num_workers: int,
         retry: str | None = None,
         has_spares: bool = True,
-        patience: Patience | None = None,
+        give_up_s: float = 600.0,
+        grace_s: float = 25.0,
+        min_free_bytes: float = 2e9,
         report: Callable[[Progress], None] = lambda progress: None,
-        on_block: Callable[[BlockState], None] | None = None,
+        on_block: Callable[[Block], None] | None = None,
     ) -> None:
         self.is_abandoned = False  # threads that did not end in time are still there
         self._collector = collector
         self._requester = collector.requester
         self._journal = journal
         self._num_workers = num_workers
-        self._patience = patience or Patience()
+        self._has_spares = has_spares
+        self._give_up_s, self._grace_s, self._min_free = give_up_s, grace_s, min_free_bytes
         self._report = report
         self._on_block = on_block
-        self._has_spares = has_spares
-        self._refused_in_a_row = 0
         outcomes = {n: r.outcome for n, r in records.items() if r.outcome in _FINAL[retry]}
-        self._waiting = deque(BlockState(block, outcomes) for block in blocks)
+        for block in blocks:
+            block.settle(outcomes)
         self.progress = Progress(
             wanted=sum(len(block.places) for block in blocks),
-            done=sum(len(block.done) for block in self._waiting),
+            done=sum(len(block.done) for block in blocks),
         )
-        self._block_of: dict[int, BlockState] = {}  # of places that are begun
+        self._waiting = deque(blocks)
+        self._block_of: dict[int, Block] = {}  # of places that are begun
         self._to_search: deque[int] = deque()
         self._to_collect: deque[tuple[Place, Candidates]] = deque()
-        self._to_finish: deque[BlockState] = deque()
+        self._to_finish: deque[Block] = deque()
         self._running: dict[Future[Any], Sequence[int]] = {}
-        self._lacking: list[BlockState] = []
+        self._lacking: list[Block] = []
         self._postponed: list[str] = []  # why
-        self._stop_reason = ""
+        self._refused_in_a_row = 0
+        self._stop_reason = ""  # empty as long as the run continues
         self._stopped_at = 0.0
-        self._num_signals = 0
         self._error: Exception | None = None
 
     def run(self) -> Ending:
@@ -118,7 +104,7 @@ class Fetch:
         """
         pool = ThreadPoolExecutor(self._num_workers)
         try:
-            with _ending_signals(self._on_signal):
+            with _signals(lambda name: self._stop(f"{name} was received", finishes=True)):
                 self._loop(pool)
         finally:
             self._requester.limit.close()
@@ -130,9 +116,6 @@ class Fetch:
         self._report(self.progress)
         if self._error is not None:
             raise self._error
-        return self._ending()
-
-    def _ending(self) -> Ending:
         if self._stop_reason:
             return Ending("later", self._stop_reason)
         if self._postponed:
@@ -147,9 +130,9 @@ class Fetch:
     def _loop(self, pool: ThreadPoolExecutor) -> None:
         flushed = looked = time.monotonic()
         while True:
-            if not self._is_stopping:
+            if not self._stop_reason:
                 self._submit(pool)
-            if not self._running:
+            if not self._running or self._grace_left_s <= 0:
                 return
             done, _ = wait(self._running, timeout=_TICK_S, return_when=FIRST_COMPLETED)
             for future in done:
@@ -161,22 +144,16 @@ class Fetch:
             if now - looked > _TICK_S:
                 self._look_around(now)
                 looked = now
-            if self._grace_left_s <= 0:
-                return
-
-    @property
-    def _is_stopping(self) -> bool:
-        return bool(self._stop_reason)
 
     @property
     def _grace_left_s(self) -> float:
         """Seconds left for what is in progress, once the run is to stop."""
-        stopped_for = time.monotonic() - self._stopped_at if self._is_stopping else 0
-        return max(0.0, self._patience.grace_s - stopped_for)
+        stopped_for = time.monotonic() - self._stopped_at if self._stop_reason else 0
+        return max(0.0, self._grace_s - stopped_for)
 
     def _stop(self, reason: str, *, finishes: bool = False) -> None:
         """Begin nothing more; what is in progress ends with its request, or is finished."""
-        if not self._is_stopping:
+        if not self._stop_reason:
             self._stop_reason, self._stopped_at = reason, time.monotonic()
         if not finishes:
             self._requester.limit.close()
@@ -186,25 +163,17 @@ class Fetch:
         self._error = self._error or error
         self._stop("an error occurred")
 
-    def _on_signal(self, name: str) -> None:
-        """Finish what is in progress; at the second signal leave at once, which loses only that."""
-        self._num_signals += 1
-        if self._num_signals > 1:
-            self._journal.flush()
-            os._exit(EXIT_LATER)
-        self._stop(f"{name} was received", finishes=True)
-
     def _look_around(self, now: float) -> None:
         """Report, and stop if nothing can come or be written any more."""
         self._report(self.progress)
         statistics = self._requester.statistics
         silent_s = now - statistics.last_success
-        if silent_s > self._patience.give_up_s:
+        if silent_s > self._give_up_s:
             errors = [f", most often: {reason}" for reason, _ in statistics.errors.most_common(1)]
             self._stop(f"the service has not answered for {silent_s:.0f} s{''.join(errors)}")
         folder = self._journal.path.parent
         free = shutil.disk_usage(folder).free
-        if free < self._patience.min_free_bytes:
+        if free < self._min_free:
             self._stop(f"{folder} has only {free / 1e9:.1f} GB free (--min_free_gb): make room")
 
     def _submit(self, pool: ThreadPoolExecutor) -> None:
@@ -225,14 +194,13 @@ class Fetch:
             else:
                 return
 
-    def _advance(self, block: BlockState) -> None:
+    def _advance(self, block: Block) -> None:
         """Queue the places that a block needs, or close it."""
         for number in block.begin():
             self._block_of[number] = block
             self._to_search.append(number)
         if block.is_complete:
-            if self._on_block is not None:
-                self._to_finish.append(block)
+            self._to_finish.append(block)
         elif block.missing and block not in self._lacking:
             self._lacking.append(block)
 
@@ -260,21 +228,6 @@ class Fetch:
                 else:
                     self._to_collect.append((place, found))
 
-    def _stop_refused(self, reason: str) -> None:
-        """End a run that would use up all spares."""
-        if self.progress.outcomes.total() > _MANY_REFUSED:  # the settings did work
-            self._stop(
-                f"the last {_MANY_REFUSED} places were all refused, the last one for {reason}: "
-                "request them again with --retry failed"
-            )
-            return
-        self._fail(
-            UserError(
-                f"all of the first {_MANY_REFUSED} places were refused, the last: {reason}: check "
-                "--collection and --bands, and if they are right try --retry failed later"
-            )
-        )
-
     def _settle(self, record: Record) -> None:
         self._journal.add(record)
         self.progress.outcomes[record.outcome] += 1
@@ -285,14 +238,22 @@ class Fetch:
         is_refused = record.outcome == "refused"
         self._refused_in_a_row = self._refused_in_a_row + 1 if is_refused else 0
         if self._refused_in_a_row == _MANY_REFUSED:
-            self._stop_refused(record.reason)
+            reason = (
+                f"the last {_MANY_REFUSED} places were all refused, the last one for "
+                f"{record.reason}: check --collection and --bands; if they are right, --retry "
+                "failed requests those places again"
+            )
+            if self.progress.outcomes.total() > _MANY_REFUSED:  # the settings did work
+                self._stop(reason)
+            else:
+                self._fail(UserError(reason))
         block = self._block_of.pop(record.place)
-        block.settle(record.place, record.outcome)
+        block.settle({record.place: record.outcome})
         self._advance(block)
 
 
 @contextmanager
-def _ending_signals(action: Callable[[str], None]) -> Iterator[None]:
+def _signals(action: Callable[[str], None]) -> Iterator[None]:
     """Call ``action`` with the name of each SIGTERM or SIGINT; only the main thread can do so."""
 
     def handle(number: int, frame: FrameType | None) -> None:

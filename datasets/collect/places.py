@@ -2,7 +2,7 @@
 
 import csv
 import io
-import sys
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from datasets.bands import RESOLUTION_M
 from datasets.collect.sampling import Places, around, shifts, uniforms
 from datasets.collect.scenes import GRID_M
 from datasets.collect.utm import false_northing
-from utils.errors import UserError, listed, quoted
+from utils.errors import UserError, quoted
 
 Array = NDArray[Any]
 
@@ -33,35 +33,20 @@ def places_to_csv(places: Places) -> bytes:
 
 
 def places_from_csv(text: bytes) -> Places:
-    """Read the text of places.csv.
-
-    Raises:
-        ValueError: It is not such a text, or has a place that cannot be.
-    """
+    """Read the text of places.csv; a ``ValueError`` if it is not one, or no place can be there."""
     header, _, body = text.partition(b"\n")
     if header.decode() != HEADER or not body.strip():
         raise ValueError("no places")
     table = np.loadtxt(io.BytesIO(body), delimiter=",", ndmin=2, comments=None)
-    if table.shape[1] != HEADER.count(",") + 1 or not np.isfinite(table).all():
-        raise ValueError("other columns")
     number, lat, lng, epsg, left, top, shift = table.T
-    zone, hemisphere = epsg % 100, epsg // 100
-    good = (
-        (number == np.arange(len(table)))
-        & (np.abs(lat) <= 90)
-        & (np.abs(lng) <= 180)
-        & np.isin(hemisphere, (326, 327))
-        & (zone >= 1)
-        & (zone <= 60)
-        & (np.abs(left) < 1e7)  # metres; a zone is within
-        & (np.abs(top) < 2e7)
-        & (left % GRID_M == 0)
-        & (top % np.where(hemisphere == 326, GRID_M, 20) == 0)  # see ``check_lattice``
-        & (shift >= 0)
-        & (shift <= _LONGEST_SHIFT)
-    )
-    if not good.all() or (table[:, 3:] % 1).any():
-        raise ValueError("places that cannot be")
+    # Northern corners are multiples of 60 m; for southern ones see ``check_lattice``.
+    pitch = np.where(epsg < 32700, GRID_M, 20)
+    good = (np.abs(lat) <= 90) & (np.abs(lng) <= 180) & (table[:, 3:] % 1 == 0).all(1)
+    good &= np.isin(epsg // 100, (326, 327)) & (epsg % 100 >= 1) & (epsg % 100 <= 60)
+    good &= (np.abs(left) < 1e7) & (np.abs(top) < 2e7) & (left % GRID_M == 0) & (top % pitch == 0)
+    good &= (number == np.arange(len(table))) & (shift >= 0) & (shift <= _LONGEST_SHIFT)
+    if not good.all():
+        raise ValueError(f"row {np.argmin(good) + 1} is not a place")
     return Places(lat, lng, *(column.astype(np.int32) for column in (epsg, left, top, shift)))
 
 
@@ -70,6 +55,11 @@ def check_lattice(path: Path, places: Places, bands: Sequence[str]) -> None:
 
     Earlier versions measured southern corners from a northing of 0: 20 m off the lattice, which
     does no harm to bands of 10 and 20 m.
+
+    Args:
+        path: File of the places, for the error.
+        places: Places of a plan.
+        bands: Bands of the plan.
     """
     coarse = [band for band in bands if RESOLUTION_M[band] == GRID_M]
     count = np.count_nonzero((places.top - false_northing(places.epsg)) % GRID_M)
@@ -92,18 +82,19 @@ def read_match_file(path: Path, *, seed: int, patch_px: int, max_shift_days: int
         patch_px: Side of a patch in pixels of 10 m.
         max_shift_days: Drawn shifts are from 0 to one less.
     """
-    flag = "match_file"
-    columns = read_columns(flag, path, ("lat", "lng"), ("shift_days",))
+    columns = read_columns("match_file", path, ("lat", "lng"), ("shift_days",))
     lat, lng, shift = columns["lat"], columns["lng"], columns.get("shift_days")
-    _check(
-        flag, path, "lat", lat, (lat >= -80) & (lat <= 84), "from -80 to 84, where UTM has zones"
-    )
-    places = around(lat, lng, patch_px)
     if shift is None:
         shift = shifts(uniforms(seed, 0, len(lat)), max_shift_days)
-    good = (shift >= 0) & (shift <= _LONGEST_SHIFT) & (shift % 1 == 0)
-    rule = f"a whole number from 0 to {_LONGEST_SHIFT}"
-    _check(flag, path, "shift_days", shift, good, rule)
+    good = (lat >= -80) & (lat <= 84) & (shift >= 0) & (shift <= _LONGEST_SHIFT) & (shift % 1 == 0)
+    if not good.all():
+        row = np.argmin(good)
+        raise UserError(
+            f"--match_file {path} has lat {lat[row]:g} and shift_days {shift[row]:g} in row "
+            f"{row + 1}: lat must be from -80 to 84, where UTM has zones, and shift_days a whole "
+            f"number from 0 to {_LONGEST_SHIFT}"
+        )
+    places = around(lat, lng, patch_px)
     places.shift_days[:] = shift
     return places
 
@@ -123,94 +114,41 @@ def read_columns(
         Per name float64, one or more rows; NaN where a cell is empty. A file without a first line
         of names, but with three numbers a line, is read as index, lng, lat: the list of SSL4EO-S12.
     """
-    names, rows = _read_rows(flag, path)
-    missing = [name for name in needed if name not in names]
-    if missing:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = [row for row in csv.reader(file) if row]
+        names = [cell.strip().lower() for cell in rows.pop(0)] if rows else []
+        if len(names) == 3 and all(re.fullmatch(r"[-+.\de]+", name) for name in names):
+            rows.insert(0, names)
+            names = ["index", "lng", "lat"]
+        wanted = [*needed, *(name for name in optional if name in names)]
+        columns = {
+            name: np.array(
+                [float("".join(row[index : index + 1]).strip() or "nan") for row in rows]
+            )
+            for name, index in [(name, names.index(name)) for name in wanted]
+        }
+        good = (np.abs(columns["lat"]) <= 90) & (np.abs(columns["lng"]) <= 180)
+        if not good.all() or not rows:
+            row = np.argmin(good) if rows else -1
+            raise ValueError(f"row {row + 1} has no lat in -90..90 and lng in -180..180")
+    except OSError as error:
+        raise UserError(f"--{flag} {path} cannot be read: {error.strerror}: check it") from error
+    except (ValueError, csv.Error) as error:
         raise UserError(
-            f"--{flag} {path} has no column {missing[0]}, only {listed(names) or 'nothing'}: its "
-            f"first line must name {', '.join(needed)}"
-        )
-    if not rows:
-        raise UserError(f"--{flag} {path} has no rows: give it one or more")
-    columns: dict[str, Array] = {}
-    for name in (each for each in (*needed, *optional) if each in names):
-        index = names.index(name)
-        cells = [row[index].strip() or "nan" if index < len(row) else "nan" for _, row in rows]
-        try:
-            columns[name] = np.array(list(map(float, cells)))
-        except ValueError as error:
-            wrong = next(number for number, text in enumerate(cells) if not _is_number(text))
-            raise UserError(
-                f"--{flag} {path} has {name} {quoted(cells[wrong])} in line {rows[wrong][0]}: it "
-                "must be a number"
-            ) from error
-    for name, limit in (("lat", 90), ("lng", 180)):
-        good = np.abs(columns[name]) <= limit
-        _check(flag, path, name, columns[name], good, f"from -{limit} to {limit}")
+            f"--{flag} {path} is not CSV in UTF-8 whose first line names {', '.join(needed)} and "
+            f"whose cells are numbers: {quoted(str(error), 200)}"
+        ) from error
     return columns
 
 
-def _read_rows(flag: str, path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """Return the names of the columns, and the rows with the numbers of their lines."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
-            rows = [(reader.line_num, row) for row in reader if row]
-    except OSError as error:
-        raise UserError(f"--{flag} {path} cannot be read: {error.strerror}: check it") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"--{flag} {path} is not CSV in UTF-8: convert it") from error
-    names = [cell.strip().lower() for cell in rows[0][1]] if rows else []
-    if len(names) == 3 and all(map(_is_number, names)):
-        return ["index", "lng", "lat"], rows
-    return names, rows[1:]
-
-
-def _check(flag: str, path: Path, name: str, values: Array, good: Array, rule: str) -> None:
-    """Refuse the first value of a column that is not good."""
-    wrong = np.flatnonzero(~good)
-    if len(wrong):
-        raise UserError(
-            f"--{flag} {path} has {name} {values[wrong[0]]:g} in row {wrong[0] + 1}: it must be "
-            f"{rule}"
-        )
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def check_matched(path: Path, places: Places, patch_px: int) -> None:
-    """Refuse places that occur twice, and print how many patches overlap another one."""
-    pairs = overlapping(places, patch_px)
-    for first, second in pairs:
-        if places.left[first] == places.left[second] and places.top[first] == places.top[second]:
+def check_distinct(path: Path, places: Places) -> None:
+    """Refuse places of a file that occur twice."""
+    seen: dict[tuple[int, int, int], int] = {}
+    corners = (column.tolist() for column in (places.epsg, places.left, places.top))
+    for row, corner in enumerate(zip(*corners, strict=True), 1):
+        if seen.setdefault(corner, row) != row:
             raise UserError(
-                f"--match_file {path} has the same place in rows {first + 1} and {second + 1}: "
+                f"--match_file {path} has the same place in rows {seen[corner]} and {row}: "
                 "remove one"
             )
-    if pairs:
-        count = len({number for pair in pairs for number in pair})
-        print(f"{count} patches of {path} overlap another one of it", file=sys.stderr)
-
-
-def overlapping(places: Places, patch_px: int) -> list[tuple[int, int]]:
-    """Return pairs of numbers of patches of one UTM zone that overlap, the smaller number first."""
-    side = 10 * patch_px
-    by_cell: dict[tuple[int, int, int], list[int]] = {}
-    pairs = []
-    rows = zip(places.epsg.tolist(), places.left.tolist(), places.top.tolist(), strict=True)
-    for number, (epsg, left, top) in enumerate(rows):
-        column, line = left // side, top // side
-        for dx in (-1, 0, 1):
-            for dy in (-1, 0, 1):
-                for other in by_cell.get((epsg, column + dx, line + dy), ()):
-                    apart = abs(places.left[other] - left), abs(places.top[other] - top)
-                    if max(apart) < side:
-                        pairs.append((other, number))
-        by_cell.setdefault((epsg, column, line), []).append(number)
-    return pairs

@@ -5,41 +5,25 @@ import json
 import platform
 import re
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict, replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from datasets.collect.cities import ATTRIBUTION, read_city_table
 from datasets.collect.journal import discard_journals, read_journals
 from datasets.collect.places import (
+    check_distinct,
     check_lattice,
-    check_matched,
     places_from_csv,
     places_to_csv,
     read_match_file,
 )
-from datasets.collect.sampling import (
-    Places,
-    Sampler,
-    bounded,
-    gaussian,
-    land_mask,
-    sample_places,
-    windows,
-)
-from datasets.collect.scenes import PatchGrid, Place
-from datasets.collect.settings import (
-    PLAN_NAME,
-    Settings,
-    amended,
-    check_settings,
-    differing,
-    settings_from_json,
-    spelt,
-)
+from datasets.collect.sampling import Places, bounded, gaussian, land_mask, sample_places
+from datasets.collect.scenes import PatchGrid, Place, Window
+from datasets.collect.settings import NEWEST_DAYS, PLAN_NAME, Settings, check_settings, spelt
 from utils.errors import UserError, listed, quoted
 from utils.files import check_regular, written_whole
 from utils.locks import locked
@@ -47,7 +31,9 @@ from utils.locks import locked
 PLACES_NAME, LOCK_NAME = "places.csv", "plan.lock"
 _FORMAT = "seco plan 1"
 _DATA = re.compile(r"\d+|manifest\.json")  # places, and the manifest of a packed store
-_STRANGERS = re.compile(rf"{_DATA.pattern}|journal.*\.jsonl")  # of collections without a plan
+_JOURNAL = re.compile(r"journal.*\.jsonl")
+# Settings whose default depends on another one, which they follow when it changes.
+_FOLLOWERS = {"source": ("collection", "stac_url"), "match_file": ("num_locations",)}
 
 
 class Plan:
@@ -82,57 +68,36 @@ class Plan:
         return hashlib.sha256(content.encode()).hexdigest()
 
     def place(self, number: int) -> Place:
-        """Build a place, a spare from ``num_places`` on."""
+        """Build a place, a spare from ``num_places`` on; its newest window comes first."""
         if not 0 <= number < len(self.places):
             raise IndexError(number)
         lat, lng, epsg, left, top, shift = (x[number].item() for x in vars(self.places).values())
-        settings = self.settings
-        return Place(
-            number,
-            lat,
-            lng,
-            PatchGrid(epsg, left, top, settings.patch_px),
-            windows(
-                self._reference,
-                shift,
-                num_dates=settings.num_dates,
-                interval_days=settings.interval_days,
-                window_days=settings.window_days,
-            ),
-        )
+        settings, length = self.settings, timedelta(days=self.settings.window_days)
+        back = NEWEST_DAYS + shift + settings.window_days // 2
+        days = [back + settings.interval_days * step for step in range(settings.num_dates)]
+        starts = [self._reference - timedelta(days=one) for one in days]
+        windows = tuple(Window(start, start + length) for start in starts)
+        return Place(number, lat, lng, PatchGrid(epsg, left, top, settings.patch_px), windows)
 
 
 def make_plan(settings: Settings) -> Plan:
     """Choose the places; with a match file as many as it has, at most ``num_locations``."""
     check_settings(settings)
+    sizes = {"patch_px": settings.patch_px, "max_shift_days": settings.max_shift_days}
     if settings.match_file is not None:
         path = Path(settings.match_file)
-        places = read_match_file(
-            path,
-            seed=settings.seed,
-            patch_px=settings.patch_px,
-            max_shift_days=settings.max_shift_days,
-        )
-        places = Places(*(column[: settings.num_locations] for column in vars(places).values()))
-        check_matched(path, places, settings.patch_px)
+        places = read_match_file(path, seed=settings.seed, **sizes)[: settings.num_locations]
+        check_distinct(path, places)
         settings = replace(settings, num_locations=len(places))
     else:
-        sampler = _sampler(settings)
-        places = sample_places(
-            settings.seed,
-            settings.num_locations + round(settings.spares * settings.num_locations),
-            sampler,
-            patch_px=settings.patch_px,
-            max_shift_days=settings.max_shift_days,
-            is_land=land_mask() if settings.land_mask else None,
-        )
+        count = settings.num_locations + round(settings.spares * settings.num_locations)
+        if settings.sampler == "gaussian":
+            sampler = gaussian(read_city_table(settings.cities), settings.std_km)
+        else:
+            sampler = bounded(*(settings.bounds or (-180, -90, 180, 90)))
+        is_land = land_mask() if settings.land_mask else None
+        places = sample_places(settings.seed, count, sampler, is_land=is_land, **sizes)
     return Plan(settings, places, hashlib.sha256(places_to_csv(places)).hexdigest())
-
-
-def _sampler(settings: Settings) -> Sampler:
-    if settings.sampler == "gaussian":
-        return gaussian(read_city_table(settings.cities), settings.std_km)
-    return bounded(*(settings.bounds or (-180, -90, 180, 90)))
 
 
 def write_plan(save_path: Path, plan: Plan) -> None:
@@ -153,45 +118,36 @@ def write_plan(save_path: Path, plan: Plan) -> None:
 
 
 def read_plan(save_path: Path) -> Plan:
-    """Read the plan of a collection."""
+    """Read the plan of a collection; anything but the plan that was written is refused."""
     path, places_path = save_path / PLAN_NAME, save_path / PLACES_NAME
     try:
         check_regular(path)
         check_regular(places_path)
-        record, places = json.loads(path.read_bytes()), places_path.read_bytes()
+        content, text = path.read_bytes(), places_path.read_bytes()
+        record = json.loads(content)
         if record["format"] != _FORMAT:
             raise ValueError(f"its format is {record['format']}")
-        settings = settings_from_json(record["settings"])
-        digest = record["places_sha256"]
+        values: dict[str, Any] = record["settings"]
+        lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+        settings = Settings(**values | lists)
+        check_settings(settings)
+        if hashlib.sha256(text).hexdigest() != record["places_sha256"]:
+            raise ValueError(f"{PLACES_NAME} is another one")
+        places = places_from_csv(text)
+        if len(places) < settings.num_locations:
+            raise ValueError(f"{PLACES_NAME} has {len(places)} places")
     except FileNotFoundError as error:
         raise UserError(
             f"{save_path} has no {Path(error.filename).name}: name the --save_path of a "
             "collection, or begin one with --plan"
         ) from error
-    except OSError as error:
-        raise UserError(f"{error.filename} cannot be read: {error.strerror}: check it") from error
-    except UserError as error:
-        raise UserError(f"{path} is damaged, {error}: restore the one that was written") from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except Exception as error:  # a damaged file raises anything
         raise UserError(
-            f"{path} is not the plan of a collection, {quoted(str(error))}: restore the one that "
-            "was written"
+            f"{path} is not the plan of a collection ({quoted(str(error), 500)}): restore it and "
+            f"{PLACES_NAME} as they were written"
         ) from error
-    if hashlib.sha256(places).hexdigest() != digest:
-        raise UserError(
-            f"{places_path} is not that of {PLAN_NAME}: restore the one that was written"
-        )
-    try:
-        table = places_from_csv(places)
-        if len(table) < settings.num_locations:
-            raise ValueError(f"{len(table)} places")
-    except ValueError as error:
-        raise UserError(
-            f"{places_path} has no places for {PLAN_NAME}, {quoted(str(error))}: restore the one "
-            "that was written"
-        ) from error
-    check_lattice(places_path, table, settings.bands)
-    return Plan(settings, table, digest)
+    check_lattice(places_path, places, settings.bands)
+    return Plan(settings, places, record["places_sha256"])
 
 
 def open_plan(save_path: Path, settings: Settings, given: set[str]) -> Plan:
@@ -207,59 +163,51 @@ def open_plan(save_path: Path, settings: Settings, given: set[str]) -> Plan:
     """
     save_path.mkdir(parents=True, exist_ok=True)
     with locked(save_path / LOCK_NAME):
-        if not (save_path / PLAN_NAME).exists():
-            _check_fresh(save_path)
+        names = sorted(path.name for path in save_path.iterdir())
+        data = [name for name in names if _DATA.fullmatch(name)]
+        if PLAN_NAME not in names:
+            data += filter(_JOURNAL.fullmatch, names)
+            if data:
+                raise UserError(
+                    f"{save_path} has no {PLAN_NAME}, but already {listed(data)}: choose another "
+                    "--save_path"
+                )
             plan = _new_plan(settings, given)
         else:
             old = read_plan(save_path)
-            changed = differing(old.settings, settings, given)
+            now, before = vars(settings), vars(old.settings)
+            changed = [name for name in sorted(given) if now[name] != before[name]]
             if not changed:
                 return old
-            notice = _check_unused(save_path, old, settings, changed)
-            plan = _new_plan(amended(old.settings, settings, given), given)
+            name = changed[0]
+            planned, asked = spelt(before[name]), spelt(now[name])
+            records = read_journals(save_path, old.hash).values()
+            if data or any(record.outcome == "done" for record in records):
+                raise UserError(
+                    f"--{name} is {planned} in the plan of {save_path}, not {asked}: leave it out "
+                    "to resume, or choose another --save_path"
+                )
+            names = [*changed, *(name for one in changed for name in _FOLLOWERS.get(one, ()))]
+            plan = _new_plan(replace(old.settings, **{name: now[name] for name in names}), given)
             discard_journals(save_path)
             (save_path / PLAN_NAME).unlink()  # a kill before the new one is whole leaves none
-            print(notice, file=sys.stderr)
+            print(
+                f"--{name} is now {asked}, not {planned}: the plan of {save_path} is replaced, "
+                "since nothing was collected by it",
+                file=sys.stderr,
+            )
         write_plan(save_path, plan)
         return plan
 
 
 def _new_plan(settings: Settings, given: set[str]) -> Plan:
     today = datetime.now(UTC).date().isoformat()
-    settings = replace(settings, reference_date=settings.reference_date or today)
-    plan = make_plan(settings)
+    plan = make_plan(replace(settings, reference_date=settings.reference_date or today))
     if "num_locations" in given and plan.num_places < settings.num_locations:
         raise UserError(
             f"--match_file {settings.match_file} has {plan.num_places} places: lower "
             f"--num_locations {settings.num_locations}, or leave it out"
         )
-    if settings.reference_date > today:
+    if plan.settings.reference_date > today:
         print(f"--reference_date {settings.reference_date} is in the future", file=sys.stderr)
     return plan
-
-
-def _check_unused(save_path: Path, plan: Plan, settings: Settings, changed: Sequence[str]) -> str:
-    """Return a notice that the plan is replaced; refuse it if places were collected by it."""
-    name = changed[0]
-    before, now = spelt(getattr(plan.settings, name)), spelt(getattr(settings, name))
-    has_data = any(_DATA.fullmatch(path.name) for path in save_path.iterdir())
-    records = read_journals(save_path, plan.hash).values()
-    if has_data or any(record.outcome == "done" for record in records):
-        raise UserError(
-            f"--{name} is {before} in the plan of {save_path}, not {now}: leave it out to resume, "
-            "or choose another --save_path"
-        )
-    others = f", and {listed([f'--{other}' for other in changed[1:]])}" if changed[1:] else ""
-    return (
-        f"--{name} is now {now}, not {before}{others}: the plan of {save_path} is replaced, since "
-        "nothing was collected by it"
-    )
-
-
-def _check_fresh(save_path: Path) -> None:
-    strangers = sorted(x.name for x in save_path.iterdir() if _STRANGERS.fullmatch(x.name))
-    if strangers:
-        raise UserError(
-            f"{save_path} has no {PLAN_NAME}, but already {listed(strangers)}: choose another "
-            "--save_path"
-        )

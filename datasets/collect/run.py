@@ -4,26 +4,34 @@ import os
 import sys
 from argparse import Namespace
 from dataclasses import replace
-from pathlib import Path
 
 from datasets.collect.blocks import blocks_of, read_indices
 from datasets.collect.collector import Collector
-from datasets.collect.fetch import Fetch, Patience
+from datasets.collect.fetch import Fetch
 from datasets.collect.journal import Journal, read_journals
 from datasets.collect.packed import PackedCollection
 from datasets.collect.plan import Plan, read_plan
 from datasets.collect.rate_limit import Requester
-from datasets.collect.report import Ending, Reporter
+from datasets.collect.report import Ending, Reporter, some_places
 from datasets.collect.scenes import Source
 from datasets.collect.settings import EXIT_LATER, check_settings
 from datasets.collect.writer import PlaceWriter
+from utils.cli import print_next
 from utils.errors import UserError, sentence_of
 
-EXIT_CODES = {"complete": 0, "incomplete": 1, "later": EXIT_LATER}
+_BATCH_SIZE = 256  # default of main_pretrain.py
+_EXIT_CODES = {"complete": 0, "incomplete": 1, "later": EXIT_LATER}
 
 
 def collect(plan: Plan, source: Source, requester: Requester, args: Namespace) -> int:
-    """Fetch this shard's places, print how the run ended, and return its exit code."""
+    """Fetch this shard's places, print how the run ended, and return its exit code.
+
+    Args:
+        plan: Plan of the collection.
+        source: Source of scenes.
+        requester: Sends the requests.
+        args: Flags of the run.
+    """
     save_path = args.save_path
     # Pictures may be requested later; they do not change the data.
     settings = replace(plan.settings, preview=args.preview or plan.settings.preview)
@@ -32,7 +40,10 @@ def collect(plan: Plan, source: Source, requester: Requester, args: Namespace) -
     with journal.opened():
         if read_plan(save_path).hash != plan.hash:
             raise UserError(f"another process replaced the plan of {save_path}: run this again")
-        store = _open_store(save_path, plan)
+        records = read_journals(save_path, plan.hash)
+        store = PackedCollection(save_path, plan) if settings.format == "packed" else None
+        if store is not None:
+            store.open(any(record.outcome == "done" for record in records.values()))
         root = None if store is None else store.places
         writer = PlaceWriter(save_path, settings, source.describe(), args.shard, root)
         reporter = Reporter(save_path, plan, args.shard, requester, args.log_freq)
@@ -41,55 +52,42 @@ def collect(plan: Plan, source: Source, requester: Requester, args: Namespace) -
             Collector(plan, source, requester, writer),
             journal,
             blocks_of(plan, indices, args.shard),
-            read_journals(save_path, plan.hash),
+            records,
             num_workers=args.num_workers,
             retry=args.retry,
             has_spares=settings.match_file is None and indices is None,
-            patience=Patience(args.give_up_after, min_free_bytes=1e9 * args.min_free_gb),
+            give_up_s=args.give_up_after,
+            min_free_bytes=1e9 * args.min_free_gb,
             report=reporter,
             on_block=None if store is None else store.pack,
         )
-        ending = _run(fetch, writer, reporter)
+        writer.clear()
+        ending = Ending("failed", "an error of the program")
+        try:
+            ending = fetch.run()
+        except UserError as error:
+            ending = Ending("failed", sentence_of(error))
+            raise
+        finally:
+            if not fetch.is_abandoned:
+                writer.clear()
+            reporter.end(fetch.progress, ending)
         if store is not None and not fetch.is_abandoned:
             store.finish(read_journals(save_path, plan.hash))
-    _print_ending(ending, f"{fetch.progress.done} places in {save_path}")
-    if fetch.is_abandoned:  # its threads wait for answers that may never come
-        sys.stdout.flush()
-        os._exit(EXIT_CODES[ending.kind])
-    return EXIT_CODES[ending.kind]
-
-
-def _open_store(save_path: Path, plan: Plan) -> PackedCollection | None:
-    if plan.settings.format != "packed":
-        return None
-    store = PackedCollection(save_path, plan)
-    records = read_journals(save_path, plan.hash).values()
-    store.open(any(record.outcome == "done" for record in records))
-    return store
-
-
-def _run(fetch: Fetch, writer: PlaceWriter, reporter: Reporter) -> Ending:
-    """Fetch and report, and remove what is left of unfinished places before and after."""
-    writer.clear()
-    try:
-        ending = fetch.run()
-    except UserError as error:
-        reporter.end(fetch.progress, Ending("failed", sentence_of(error)))
-        raise
-    finally:
-        if not fetch.is_abandoned:
-            writer.clear()
-    reporter.end(fetch.progress, ending)
-    return ending
-
-
-def _print_ending(ending: Ending, result: str) -> None:
     if ending.kind == "later":
         print_later(ending.reason)
     elif ending.kind == "incomplete":
         print(f"error: {ending.reason}", file=sys.stderr)
     else:
-        print(f"complete: {result}")
+        done = fetch.progress.done
+        print(f"complete: {some_places(done)} in {save_path}")
+        if args.shard[1] == 1:
+            size = ["--batch_size", min(32, done)] if done < _BATCH_SIZE else []
+            print_next("main_pretrain.py", "--data_dir", save_path, *size)
+    if fetch.is_abandoned:  # its threads wait for answers that may never come
+        sys.stdout.flush()
+        os._exit(_EXIT_CODES[ending.kind])
+    return _EXIT_CODES[ending.kind]
 
 
 def print_later(reason: str) -> None:

@@ -1,19 +1,20 @@
 """Where and when a data set is collected: a pure function of its seed.
 
-Candidates are numbered, and each is a function of (seed, number) alone, by a counter-based
-generator whose bits no version of NumPy changes. The places of a plan are the first candidates that
-are on land and whose cell of a lattice is free: more places of the same seed begin with the fewer.
+Candidate n of a seed is drawn by a counter-based generator whose bits no version of NumPy changes.
+A plan takes the first ones on land in a free cell of a lattice: more places begin with the fewer.
 """
 
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import date, timedelta
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.collect.scenes import GRID_M, Window
+from datasets.collect.scenes import GRID_M
 from datasets.collect.utm import false_northing, from_utm, to_utm, utm_epsg, wrapped
 from utils.errors import UserError
 
@@ -23,7 +24,6 @@ IsLand = Callable[[Array, Array], Array]
 
 # Where Sentinel-2 sees the land: ESA's plan of observations.
 SOUTH, NORTH = -56, 83
-NEWEST_DAYS = 28  # the original's newest window is centred as long before its reference
 _EARTH_M = 6_371_008.8  # mean radius, IUGG
 _LEAST_ROUND, _ROUND = 1 << 8, 1 << 17  # candidates at a time
 _PATIENCE = 1 << 20  # candidates which have to bring a twentieth of what is wanted
@@ -32,38 +32,29 @@ _MARGIN_M = 10  # a parallel bends by less than that along a patch, where it end
 
 @dataclass(frozen=True)
 class Places:
-    """Places as columns of one length.
+    """Places as columns of one length."""
 
-    Attributes:
-        lat: Latitude of the patch's centre in degrees, rounded to 1e-6, float64.
-        lng: Longitude of the patch's centre, rounded like ``lat``, -180 .. 180, float64.
-        epsg: UTM zone of the patch, int32.
-        left: Easting of its upper left corner in metres, on the lattice of ``GRID_M``, int32.
-        top: Northing of its upper left corner, the same.
-        shift_days: By how many days its windows are shifted back, int32.
-    """
-
-    lat: Array
-    lng: Array
-    epsg: Array
-    left: Array
-    top: Array
-    shift_days: Array
+    lat: Array  # of the patch's centre in degrees, rounded to 1e-6, float64
+    lng: Array  # of the patch's centre, rounded like ``lat``, -180 .. 180, float64
+    epsg: Array  # UTM zone of the patch, int32
+    left: Array  # easting of its upper left corner in metres, on the lattice of GRID_M, int32
+    top: Array  # northing of its upper left corner, the same
+    shift_days: Array  # by how many days its windows are shifted back, int32
 
     def __len__(self) -> int:
         return len(self.lat)
 
+    def __getitem__(self, rows: Array | slice) -> "Places":
+        return Places(*(column[rows] for column in vars(self).values()))
+
 
 def uniforms(seed: int, first: int, count: int) -> Array:
-    """Draw four numbers in [0, 1) for each of some candidates.
+    """Draw four multiples of 2**-53 in [0, 1) for each candidate, float64, shape (count, 4).
 
     Args:
         seed: Seed of the plan.
         first: Number of the first candidate.
         count: Number of candidates.
-
-    Returns:
-        Multiples of 2**-53, float64, shape (count, 4).
     """
     # A step of Philox's counter makes four words: a candidate has a step of its own.
     words = np.random.Philox(key=seed, counter=first).random_raw(4 * count)
@@ -72,8 +63,6 @@ def uniforms(seed: int, first: int, count: int) -> Array:
 
 def gaussian(cities: Array, std_km: float) -> Sampler:
     """Sample around cities, with the same deviation to the north as to the east in metres.
-
-    Unlike the original, whose deviation in degrees shrinks to the east with the latitude.
 
     Args:
         cities: Latitude and longitude in degrees, shape (C, 2); all are as likely.
@@ -117,8 +106,7 @@ def sample_places(
 ) -> Places:
     """Take the first candidates that are on land and overlap none before.
 
-    Corners lie on a lattice from the origin of each UTM zone, whose pitch is the side of a patch. A
-    patch lies within its zone: two patches are the same cell or do not overlap.
+    Patches are cells of a lattice from the origin of each UTM zone, all within their zone.
 
     Args:
         seed: Seed of the plan, 0 .. 2**64 - 1.
@@ -127,30 +115,30 @@ def sample_places(
             longitude in degrees.
         patch_px: Side of a patch in pixels of 10 m, a multiple of 6.
         max_shift_days: Shifts are from 0 to one less.
-        is_land: Tells for latitudes and longitudes which are on land; None takes all.
+        is_land: Which latitudes and longitudes are on land; None takes all.
     """
     taken = np.empty(0, np.int64)
     parts: list[Places] = []
-    found = drawn = recently = since = 0
-    while found < count:
-        size = min(max(2 * (count - found), drawn, _LEAST_ROUND), _ROUND)
+    drawn = recently = since = 0
+    while len(taken) < count:
+        size = min(max(2 * (count - len(taken)), drawn, _LEAST_ROUND), _ROUND)
         numbers = uniforms(seed, drawn, size)
         cells, places = _distinct_cells(numbers, sampler, patch_px, max_shift_days)
         good = ~np.isin(cells, taken) & within_zone(places, patch_px)
         if is_land is not None:
             good &= is_land(places.lat, places.lng)
         taken = np.concatenate([taken, cells[good]])
-        parts.append(_rows(places, good))
-        found, drawn = len(taken), drawn + size
-        recently, since = recently + len(parts[-1]), since + size
+        parts.append(places[good])
+        drawn, recently, since = drawn + size, recently + len(parts[-1]), since + size
         if since >= _PATIENCE:
-            if found < count and recently <= count // 20:
+            if len(taken) < count and recently <= count // 20:
                 raise UserError(
-                    f"only {found} places were found of {count} with their spares: ask for a "
-                    "larger area, or for fewer by --num_locations or --spares"
+                    f"only {len(taken)} places were found of {count} with their spares: use a "
+                    "larger area, or fewer --num_locations or --spares"
                 )
             recently = since = 0
-    return _rows(_joined(parts), slice(count))
+    columns = zip(*(vars(part).values() for part in parts), strict=True)
+    return Places(*map(np.concatenate, columns))[:count]
 
 
 def _distinct_cells(
@@ -171,12 +159,12 @@ def _distinct_cells(
     cells = (epsg << 40) + (line.astype(np.int64) << 20) + column.astype(np.int64)
     first = np.sort(np.unique(cells, return_index=True)[1])
     top = false_northing(epsg[first]) + line[first] * side + side
-    places = on_grid(epsg[first], column[first] * side, top, patch_px)
+    places = _on_grid(epsg[first], column[first] * side, top, patch_px)
     places.shift_days[:] = shifts(drawn[rows[first]], max_shift_days)
     return cells[first], places
 
 
-def on_grid(epsg: Array, left: Array, top: Array, patch_px: int) -> Places:
+def _on_grid(epsg: Array, left: Array, top: Array, patch_px: int) -> Places:
     """Make places, without a shift, of the corners of their patches."""
     half = 5 * patch_px
     lat, lng = from_utm(left + half, top - half, epsg)
@@ -191,7 +179,7 @@ def around(lat: Array, lng: Array, patch_px: int) -> Places:
     left = GRID_M * np.round((easting - half) / GRID_M)
     origin = false_northing(epsg)
     top = origin + GRID_M * np.round((northing + half - origin) / GRID_M)
-    return on_grid(epsg, left, top, patch_px)
+    return _on_grid(epsg, left, top, patch_px)
 
 
 def shifts(drawn: Array, max_shift_days: int) -> Array:
@@ -200,7 +188,7 @@ def shifts(drawn: Array, max_shift_days: int) -> Array:
 
 
 def within_zone(places: Places, patch_px: int) -> Array:
-    """Tell which patches lie in their UTM zone with all corners, and where Sentinel-2 sees."""
+    """Return which patches lie in their UTM zone with all corners, and where Sentinel-2 sees."""
     near, far = -_MARGIN_M, 10 * patch_px + _MARGIN_M
     x, y = np.array([[near, near, far, far], [-near, -far, -near, -far]])[:, :, None]
     lat, lng = from_utm(places.left + x, places.top + y, places.epsg)  # (4, B)
@@ -211,40 +199,31 @@ def within_zone(places: Places, patch_px: int) -> Array:
 def land_mask() -> IsLand:
     """Return a function that separates land, lakes included, from sea: GLOBE, 30 arc seconds.
 
-    Importing the package takes 7 s and 917 MB, once per plan.
+    The table of global_land_mask is read as bits, 117 MB: importing the package takes 8 times that.
     """
+    package = find_spec("global_land_mask")
+    path = Path(str(package and package.origin)).with_name("globe_combined_mask_compressed.npz")
     try:
-        from global_land_mask import globe
-    except (ImportError, OSError, ValueError, KeyError) as error:
+        lat_of_row, lng_of_column = (np.load(path)[name] for name in ("lat", "lon"))
+        shape = len(lat_of_row), len(lng_of_column)
+        is_sea = np.empty((shape[0], shape[1] // 8), np.uint8)
+        with zipfile.ZipFile(path) as archive, archive.open("mask.npy") as file:
+            np.lib.format.read_magic(file)
+            if np.lib.format.read_array_header_1_0(file) != (shape, False, np.dtype(bool)):
+                raise ValueError("another table")
+            for bits in is_sea:
+                bits[:] = np.packbits(np.frombuffer(file.read(shape[1]), bool))
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(
             "the land mask needs global-land-mask: pip install global-land-mask, or give "
             "--no_land_mask"
         ) from error
-    is_land: IsLand = globe.is_land
+
+    def is_land(lat: Array, lng: Array) -> Array:
+        row, column = (
+            ((np.clip(at, axis.min(), axis.max()) - axis[0]) / (axis[1] - axis[0])).astype(int)
+            for at, axis in ((lat, lat_of_row), (lng, lng_of_column))
+        )
+        return (is_sea[row, column // 8] << (column % 8)) & 128 == 0
+
     return is_land
-
-
-def windows(
-    reference: date, shift_days: int, *, num_dates: int, interval_days: int, window_days: int
-) -> tuple[Window, ...]:
-    """Return the windows of a place, the newest first.
-
-    Args:
-        reference: The newest window of an unshifted place is centred 28 days before.
-        shift_days: By how much all are earlier.
-        num_dates: How many.
-        interval_days: By how much each is earlier than the one before.
-        window_days: How long each is.
-    """
-    newest = reference - timedelta(days=NEWEST_DAYS + shift_days + window_days // 2)
-    starts = [newest - timedelta(days=interval_days * step) for step in range(num_dates)]
-    return tuple(Window(start, start + timedelta(days=window_days)) for start in starts)
-
-
-def _rows(places: Places, rows: Array | slice) -> Places:
-    return Places(*(column[rows] for column in vars(places).values()))
-
-
-def _joined(parts: list[Places]) -> Places:
-    columns = zip(*(vars(part).values() for part in parts), strict=True)
-    return Places(*map(np.concatenate, columns))

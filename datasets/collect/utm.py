@@ -1,7 +1,4 @@
-"""UTM zones as Sentinel-2's grid (MGRS) has them, and projection of points to zones of their own.
-
-PROJ projects; points are arrays, or numbers, of one shape.
-"""
+"""UTM zones as Sentinel-2's grid (MGRS) has them; PROJ projects points to zones of their own."""
 
 from functools import lru_cache
 from typing import Any
@@ -45,11 +42,7 @@ def wrapped(lng: ArrayLike) -> Array:
 
 
 def to_utm(lat: ArrayLike, lng: ArrayLike, epsg: ArrayLike) -> tuple[Array, Array]:
-    """Project points in degrees to zones of their own, which they may leave by some degrees.
-
-    Returns:
-        Easting and northing in metres.
-    """
+    """Return easting and northing in metres of points in degrees, which may leave their zones."""
     return _projected(lng, lat, epsg, from_zone=False)
 
 

@@ -5,8 +5,9 @@ from typing import Any
 
 from datasets.collect.blocks import blocks_of
 from datasets.collect.collector import Collector
-from datasets.collect.fetch import Fetch, Patience
+from datasets.collect.fetch import Fetch
 from datasets.collect.journal import Journal, read_journals
+from datasets.collect.packed import PackedCollection
 from datasets.collect.plan import Plan, open_plan
 from datasets.collect.rate_limit import RateLimit, Requester
 from datasets.collect.report import Ending
@@ -35,12 +36,14 @@ def fetch(
     source: FakeSource,
     shard: tuple[int, int] = (0, 1),
     budget_s: float = HANG_S,
+    store: PackedCollection | None = None,
     **settings: Any,
 ) -> Ending:
     requester = Requester(RateLimit(8, 1e6), base_wait_s=1e-3, budget_s=budget_s, max_strange=3)
     journal = Journal(save_path, plan.hash, shard)
     with journal.opened():
-        writer = PlaceWriter(save_path, plan.settings, source.describe(), shard)
+        root = None if store is None else store.places
+        writer = PlaceWriter(save_path, plan.settings, source.describe(), shard, root)
         writer.clear()
         run = Fetch(
             Collector(plan, source, requester, writer),
@@ -48,7 +51,8 @@ def fetch(
             blocks_of(plan, settings.pop("indices", None), shard),
             read_journals(save_path, plan.hash),
             num_workers=4,
-            **{"patience": Patience(grace_s=HANG_S, min_free_bytes=0)} | settings,
+            on_block=None if store is None else store.pack,
+            **{"grace_s": HANG_S, "min_free_bytes": 0} | settings,
         )
         try:
             return run.run()

@@ -1,12 +1,16 @@
-"""A place with two scenes of random pixels, and the files that the collector writes of it."""
+"""A plan of places in a row; a place with two scenes of random pixels, and its written files."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from datasets.bands import RESOLUTION_M
 from datasets.collect.journal import Record
+from datasets.collect.plan import Plan
+from datasets.collect.sampling import Places
 from datasets.collect.scenes import Array, PatchGrid, Place, Scene
 from datasets.collect.settings import Settings
 from datasets.collect.writer import PlaceWriter
@@ -14,6 +18,15 @@ from datasets.collect.writer import PlaceWriter
 SETTINGS = Settings(patch_px=12)
 PLACE = Place(7, -33.25, 151.5, PatchGrid(32756, 340020, 6320020, 12), ())
 OLD, NEW = "20200101T101010_20200101T101011_T56HLH", "20200401T101010_20200401T101011_T56HLH"
+
+
+def stub_plan(num_places: int, num_spares: int, left: Any = None, **changes: Any) -> Plan:
+    """Places of 12 pixels in a row, in one zone."""
+    zeros = np.zeros(num_places + num_spares, np.int32)
+    left = 300_000 + 120 * np.arange(len(zeros)) if left is None else np.array(left)
+    places = Places(1.0 * zeros, 1.0 * zeros, zeros + 32631, left, zeros + 60_000, zeros)
+    settings = replace(SETTINGS, num_locations=num_places, reference_date="2021-06-30", **changes)
+    return Plan(settings, places, "")
 
 
 def scene(name: str = OLD) -> Scene:

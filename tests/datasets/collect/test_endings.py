@@ -1,4 +1,4 @@
-"""How a fetch ends before it is complete: signals, errors, refusals; and what a retry may do."""
+"""How a fetch ends before it is complete: signals, errors, refusals."""
 
 import errno
 import os
@@ -7,13 +7,11 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import datasets.collect.fetch as engine
 from datasets.collect import writer as collect_writer
-from datasets.collect.fetch import Fetch, Patience
 from datasets.collect.journal import Journal, read_journals
 from datasets.collect.plan import Plan
 from datasets.collect.report import Ending
@@ -24,12 +22,12 @@ from tests.references.waiting import HANG_S, wait_until
 from tests.servers.fake_source import FakeSource
 from utils.errors import UserError
 
-SMALL = replace(SETTINGS, num_dates=1, bands=("B2",))
-CLEAR = Catalogue(cloudiness=0.0)
+SMALL = replace(SETTINGS, bands=("B4",))
+COMPLETE = Ending("complete")
 
 
 def source_of(plan: Plan, fault: Callable[[str], None] = lambda kind: None) -> FakeSource:
-    return FakeSource(plan.settings, CLEAR, fault)
+    return FakeSource(plan.settings, Catalogue(cloudiness=0.0), fault)
 
 
 def at_read(number: int, action: Callable[[], None]) -> Callable[[str], None]:
@@ -48,6 +46,10 @@ def at_read(number: int, action: Callable[[], None]) -> Callable[[str], None]:
 
 def terminate() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+def comes_back() -> None:
+    raise ComeBack("used up")
 
 
 def folders(save_path: Path) -> set[str]:
@@ -73,7 +75,7 @@ def test_a_signal_lets_places_in_progress_be_finished(tmp_path: Path) -> None:
     assert 4 <= len(grids) < 30
     assert folders(tmp_path) == done(tmp_path, plan)
     assert signal.getsignal(signal.SIGTERM) is before
-    assert fetch(tmp_path, plan, source_of(plan)) == Ending("complete")
+    assert fetch(tmp_path, plan, source_of(plan)) == COMPLETE
 
 
 def test_after_a_signal_nobody_waits_longer_than_the_grace(tmp_path: Path) -> None:
@@ -85,8 +87,7 @@ def test_after_a_signal_nobody_waits_longer_than_the_grace(tmp_path: Path) -> No
         terminate()
         answered.wait(HANG_S)
 
-    patience = Patience(grace_s=0.1, min_free_bytes=0)
-    ending = fetch(tmp_path, plan, source_of(plan, at_read(9, hang)), patience=patience)
+    ending = fetch(tmp_path, plan, source_of(plan, at_read(9, hang)), grace_s=0.1)
     is_left_behind = threading.active_count() > num_threads
     answered.set()
     wait_until(lambda: threading.active_count() == num_threads)
@@ -94,62 +95,16 @@ def test_after_a_signal_nobody_waits_longer_than_the_grace(tmp_path: Path) -> No
     assert ending == Ending("later", "SIGTERM was received")
     assert is_left_behind
     assert done(tmp_path, plan) <= folders(tmp_path)
-    assert fetch(tmp_path, plan, source_of(plan)) == Ending("complete")
+    assert fetch(tmp_path, plan, source_of(plan)) == COMPLETE
     assert folders(tmp_path) == done(tmp_path, plan)
     assert len(folders(tmp_path)) == 30
 
 
-@pytest.mark.parametrize("stops_before", [False, True])
-def test_the_second_signal_leaves_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stops_before: bool
-) -> None:
-    """Also where something else had stopped the run before."""
-    plan = plan_in(tmp_path, SMALL)
-    codes: list[int] = []
-    stop, on_signal = Fetch._stop, Fetch._on_signal
-    has_stopped, heard = threading.Event(), threading.Semaphore(0)
-
-    def stop_and_tell(self: Fetch, *reason: Any, **how: Any) -> None:
-        stop(self, *reason, **how)
-        has_stopped.set()
-
-    def hear_and_tell(self: Fetch, name: str) -> None:
-        on_signal(self, name)
-        heard.release()
-
-    def signals() -> None:
-        assert not stops_before or has_stopped.wait(HANG_S)
-        for _ in range(2):
-            terminate()
-            assert heard.acquire(timeout=HANG_S)  # two that come together are one signal
-        if stops_before:
-            raise ComeBack("too late")
-
-    hangs = at_read(9, signals)
-    stops = at_read(10, comes_back) if stops_before else (lambda kind: None)
-
-    def fault(kind: str) -> None:
-        stops(kind)
-        hangs(kind)
-
-    monkeypatch.setattr(engine.os, "_exit", codes.append)  # the real one does not come back
-    monkeypatch.setattr(Fetch, "_stop", stop_and_tell)
-    monkeypatch.setattr(Fetch, "_on_signal", hear_and_tell)
-    ending = fetch(tmp_path, plan, source_of(plan, fault))
-
-    assert codes == [75]
-    assert ending.kind == "later"
-    assert ending.reason == ("used up" if stops_before else "SIGTERM was received")
-
-
-def comes_back() -> None:
-    raise ComeBack("used up")
-
-
-def test_a_full_disk_leaves_no_half_place_and_the_next_run_goes_on(
+def test_a_full_disk_leaves_no_half_place_and_the_next_run_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan, left = plan_in(tmp_path, SMALL), threading.Semaphore(20)
+
     write = collect_writer._write_synced
 
     def fills(path: Path, content: bytes) -> None:
@@ -165,7 +120,7 @@ def test_a_full_disk_leaves_no_half_place_and_the_next_run_goes_on(
 
     assert folders(tmp_path) == done(tmp_path, plan)
     assert 0 < len(folders(tmp_path)) < 30
-    assert fetch(tmp_path, plan, source_of(plan)) == Ending("complete")
+    assert fetch(tmp_path, plan, source_of(plan)) == COMPLETE
     assert len(folders(tmp_path)) == 30
 
 
@@ -196,24 +151,29 @@ def test_if_all_is_refused_the_run_ends_before_the_spares_do(
         raise Refused("HTTP 404")
 
     refusing = source_of(plan, refuse)
-    with pytest.raises(UserError, match=r"all of the first 10 places were refused.*HTTP 404"):
+    with pytest.raises(UserError, match=r"last 10 places were all refused.*HTTP 404: check --col"):
         fetch(tmp_path, plan, refusing)
+    late = fetch(tmp_path, plan, source_of(plan, at_read(9, lambda: None)), retry="failed")
 
     assert len(refusing.searched) < 90  # places and spares
-    assert fetch(tmp_path, plan, source_of(plan), retry="failed") == Ending("complete")
+    assert late == COMPLETE
     assert len(folders(tmp_path)) == 30
 
 
-def test_a_retry_of_a_complete_collection_asks_for_nothing(tmp_path: Path) -> None:
-    plan = plan_in(tmp_path, SMALL)
-    assert fetch(tmp_path, plan, FakeSource(plan.settings)) == Ending("complete")
-    assert any(r.outcome != "done" for r in read_journals(tmp_path, plan.hash).values())
+def test_places_that_are_refused_after_others_were_done_end_the_run_for_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, answered = plan_in(tmp_path, SMALL), threading.Semaphore(20)
+    monkeypatch.setattr(engine, "_MANY_REFUSED", 10)
 
-    again = source_of(plan)
+    def refuse(kind: str) -> None:
+        if not answered.acquire(blocking=False):
+            raise Refused("HTTP 404")
 
-    assert fetch(tmp_path, plan, again, retry="all") == Ending("complete")
-    assert not again.searched
-    assert len(folders(tmp_path)) == 30
+    ending = fetch(tmp_path, plan, source_of(plan, refuse))
+
+    assert ending.kind == "later"
+    assert ending.reason.startswith("the last 10 places were all refused")
 
 
 def test_what_earlier_runs_did_counts_from_the_start(
@@ -224,9 +184,9 @@ def test_what_earlier_runs_did_counts_from_the_start(
     monkeypatch.setattr(engine, "_TICK_S", 0.0)
     seen: list[int] = []
 
-    ending = fetch(tmp_path, plan, source_of(plan), report=lambda told: seen.append(told.done))
+    ending = fetch(tmp_path, plan, source_of(plan), report=lambda now: seen.append(now.done))
 
-    assert ending == Ending("complete")
+    assert ending == COMPLETE
     assert seen[0] >= 5  # the second block has the last 5 of 30 places
     assert seen[-1] == 30
 

@@ -11,29 +11,19 @@ import rasterio
 
 from datasets.bands import ALL_BANDS
 from datasets.collect.collector import Collector
-from datasets.collect.journal import Record, read_journals
+from datasets.collect.journal import Record
 from datasets.collect.plan import Plan, open_plan, read_plan
 from datasets.collect.rate_limit import RateLimit, Requester
 from datasets.collect.scenes import Array, Lack, PatchGrid, Place, Refused, Scene, choose
-from datasets.collect.settings import Settings
 from datasets.collect.writer import PlaceWriter
 from datasets.miniature.services.catalogue import Catalogue
 from datasets.miniature.services.earth_engine import EarthEngineServer
-from datasets.miniature.services.expressions import S2
-from datasets.miniature.services.faults import status
-from tests.references.downloader_runs import PLAN, collect, flags
-from tests.references.fetch_runs import tree
+from tests.references.downloader_runs import collect, flags
+from tests.references.fetch_runs import SETTINGS as SHARED
 from tests.servers.fake_source import FakeSource, expected_pixels
 from tests.servers.stac_server import stac
 
-SETTINGS = Settings(
-    num_locations=6,
-    patch_px=12,
-    num_dates=2,
-    land_mask=False,
-    bands=("B2", "B3", "B4"),
-    reference_date="2022-03-01",
-)
+SETTINGS = replace(SHARED, num_locations=6)
 
 
 def collector_in(save_path: Path, plan: Plan, source: FakeSource) -> Collector:
@@ -91,7 +81,7 @@ def test_a_scene_that_is_passed_over_is_noted_where_the_next_is_written(
     assert noted == [[f"{newest[0]}: {why}"], None]
 
 
-def test_a_window_with_a_refused_scene_and_no_other_good_one_is_asked_again(
+def test_a_window_with_a_refused_scene_and_no_other_good_one_is_requested_again(
     tmp_path: Path,
 ) -> None:
     """That the others have holes does not settle it: "cloudy" would be final for --retry failed."""
@@ -117,7 +107,7 @@ def test_a_pass_is_never_taken_twice_at_a_place(tmp_path: Path) -> None:
     assert len({name.partition("_")[0] for name in record.scenes}) == 2
 
 
-def test_a_refused_search_is_asked_again_by_halves_and_condemns_no_other_place(
+def test_a_refused_search_is_requested_again_by_halves_and_condemns_no_other_place(
     tmp_path: Path,
 ) -> None:
     def on_search(places: Sequence[Place]) -> None:
@@ -135,60 +125,11 @@ def test_a_refused_search_is_asked_again_by_halves_and_condemns_no_other_place(
     assert source.searched == {0: 2, 1: 2, 2: 3, 3: 3, 4: 3}
 
 
-AT_ONCE = ("--retry_wait", "0.001")
 AUSTRALIA = [
     *("--num_locations", "3", "--patch_px", "12", "--num_dates", "2", "--no_land_mask"),
     *("--sampler", "bounded", "--bounds", "110", "-40", "155", "-10", "--dtype", "uint16"),
     *("--reference_date", "2022-06-01", "--cloud_score", "none"),
 ]
-
-
-def test_refusals_of_reads_that_pass_change_nothing(
-    server: EarthEngineServer, downloaded: Path, tmp_path: Path
-) -> None:
-    refusals = [
-        status(404, "Image.load: Image asset 'X/Y' not found."),
-        status(400, "User memory limit exceeded."),
-    ]
-    server.faults["read"].extend(refusals * 4)
-    assert collect(flags(tmp_path / "c", server, *PLAN, *AT_ONCE)) == 0
-    assert not server.faults["read"]
-    assert tree(tmp_path / "c") == tree(downloaded)
-
-
-def test_a_scene_that_stays_missing_is_noted_where_another_is_taken(
-    server: EarthEngineServer,
-    downloaded: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    plan = read_plan(downloaded)
-    records = read_journals(downloaded, plan.hash).values()
-    before = next(record for record in records if record.outcome == "done")
-    lost, pixels = before.scenes[0], server.pixels
-    grid = plan.place(before.place).grid
-
-    def without(asset: str, request: dict[str, object]) -> bytes:
-        place = request["grid"]["affineTransform"]  # type: ignore[index]
-        corner = place["translateX"], place["translateY"]
-        if (asset, corner) == (f"{S2}/{lost}", (grid.left, grid.top)):
-            asked.append(asset)
-            raise LookupError(f"Image.load: Image asset '{asset}' not found.")
-        return pixels(asset, request)
-
-    asked: list[str] = []
-    monkeypatch.setattr(server, "pixels", without)
-    assert collect(flags(tmp_path / "c", server, *PLAN, *AT_ONCE)) == 0
-
-    record = read_journals(tmp_path / "c", plan.hash)[before.place]
-    assert len(asked) >= 4
-    assert lost not in record.scenes
-    [note] = record.passed_over
-    assert note.startswith(f"{lost}: HTTP 404")
-    if record.outcome == "done":
-        folder = tmp_path / "c" / f"{before.place:06d}"
-        metadata = [json.loads(path.read_text()) for path in folder.glob("*/metadata.json")]
-        assert [m["passed_over"] for m in metadata if "passed_over" in m] == [[note]]
 
 
 @pytest.mark.parametrize("kind", ["earthengine", "stac"])

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,11 +32,11 @@ from utils.errors import UserError
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def start(argv: list[str], **environment: str) -> subprocess.Popen[str]:
+def start(argv: list[str]) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "datasets/seco_downloader.py", *argv],
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -53,19 +53,15 @@ def test_one_command_collects_and_verifies(
     assert collect(flags(downloaded, server, "--verify")) == 0
     assert capsys.readouterr().out == "12 of 12 places, 0 damaged\n"
     assert images_of(downloaded) == 36
-
-
-def test_status_tells_how_far_it_is(
-    downloaded: Path, server: EarthEngineServer, capsys: pytest.CaptureFixture[str]
-) -> None:
     assert collect(flags(downloaded, server, "--status")) == 0
-
-    shown = capsys.readouterr().out
-    assert re.search(r"places done +12$", shown, flags=re.MULTILINE)
+    assert re.search(r"places done +12$", capsys.readouterr().out, flags=re.MULTILINE)
     assert json.loads((downloaded / "status.json").read_text())["ending"] == "complete"
+    patches = SecoPatches(downloaded, ("B4", "B3", "B2"))
+    assert len(patches.places) == 12
+    assert {patches.read(patch).shape for patch in range(36)} == {(3, 12, 12)}
 
 
-def test_the_plan_alone_asks_nobody(
+def test_the_plan_alone_sends_no_request(
     tmp_path: Path, server: EarthEngineServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = server.requests.total()
@@ -89,7 +85,7 @@ def test_a_probe_writes_no_patch(
     assert images_of(tmp_path / "c") == 0
 
 
-def test_the_process_stops_on_a_signal_and_goes_on(downloaded: Path, tmp_path: Path) -> None:
+def test_the_process_stops_on_a_signal_and_resumes(downloaded: Path, tmp_path: Path) -> None:
     with earth_engine() as server:
         with held(server, after=5) as asked:
             process = start(flags(tmp_path / "c", server, *PLAN, "--num_workers", "2"))
@@ -101,7 +97,9 @@ def test_the_process_stops_on_a_signal_and_goes_on(downloaded: Path, tmp_path: P
 
     assert process.returncode == 75, error
     assert "SIGTERM was received; the same command resumes it" in error
-    assert (again.returncode, out) == (0, f"complete: 12 places in {tmp_path / 'c'}\n")
+    after = f"next: python main_pretrain.py --data_dir {tmp_path / 'c'} --batch_size 12"
+    assert again.returncode == 0
+    assert out.splitlines() == [f"complete: 12 places in {tmp_path / 'c'}", after]
     assert tree(tmp_path / "c") == tree(downloaded)
 
 
@@ -177,7 +175,7 @@ def test_a_killed_collection_ends_file_for_file_the_same(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("share", [0.01, 0.1, 0.3])
-def test_a_thousand_places_are_complete_whatever_fails(share: float, tmp_path: Path) -> None:
+def test_a_thousand_places_are_complete_at_any_rate_of_faults(share: float, tmp_path: Path) -> None:
     plan = [*PLAN, "--num_locations", "1000", "--num_dates", "5"]
     with earth_engine(fault_plan=FaultPlan(share)) as server:
         assert collect(flags(tmp_path / "c", server, *plan, "--num_workers", "40")) == 0
@@ -234,15 +232,9 @@ def test_what_cannot_pass_ends_the_run_in_one_sentence(
     assert images_of(tmp_path / "c") == 0
 
 
-def test_restricted_mode_ends_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with earth_engine() as server:
-        server.headers = (("x-earth-engine-quota-status", "parallelism_restricted=true"),)
-        assert collect(flags(tmp_path / "c", server, *PLAN)) == 75
-
-    assert "restricted mode" in capsys.readouterr().err
-
-
-def test_nothing_without_clouds_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_collection_without_clear_scenes_exits_with_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with earth_engine(catalogue=Catalogue(cloudiness=1.7)) as server:
         assert collect(flags(tmp_path / "c", server, *PLAN)) == 1
 
@@ -257,6 +249,7 @@ def test_nothing_without_clouds_is_told(tmp_path: Path, capsys: pytest.CaptureFi
         (["--num_dates", "4"], "--num_dates is 3 in the plan"),
         (["--indices_file", "none.txt"], "none.txt does not exist"),
         (["--num_workers", "0"], "--num_workers"),
+        (["--save_path", "/proc/nowhere"], "--save_path /proc/nowhere cannot be written"),
     ],
 )
 def test_bad_flags_are_one_sentence(
@@ -274,13 +267,6 @@ def test_bad_flags_are_one_sentence(
     assert words in error
 
 
-def test_a_path_that_cannot_be_written_is_told(
-    server: EarthEngineServer, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert collect(flags(Path("/proc/nowhere"), server, *PLAN)) == 2
-    assert "--save_path /proc/nowhere cannot be written" in capsys.readouterr().err
-
-
 def test_without_a_server_the_address_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -290,28 +276,20 @@ def test_without_a_server_the_address_is_named(
     assert "does not answer at http://127.0.0.1:9" in capsys.readouterr().err
 
 
-def probe(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Callable[[str], Any]
-) -> str | int | None:
-    monkeypatch.setattr(
-        seco_downloader, "open_source", lambda plan, args: FakeSource(plan.settings, fault=fault)
-    )
-    with pytest.raises(SystemExit) as leaving:
-        seco_downloader.main(["--save_path", str(tmp_path), *PLAN, "--probe", "2"])
-    return leaving.value.code
-
-
 def test_a_probe_whose_searches_are_refused_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fault(kind: str) -> None:
         raise Refused("HTTP 400, too much memory")
 
+    monkeypatch.setattr(
+        seco_downloader, "open_source", lambda plan, args: FakeSource(plan.settings, fault=fault)
+    )
     with pytest.raises(UserError, match=r"0 scenes .* HTTP 400, too much memory"):
-        probe(tmp_path, monkeypatch, fault)
+        seco_downloader.main(["--save_path", str(tmp_path), *PLAN, "--probe", "2"])
 
 
-def test_a_signal_before_the_fetch_means_go_on_later(
+def test_a_signal_before_the_fetch_means_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def connect(plan: Plan, args: Any) -> FakeSource:
@@ -326,9 +304,3 @@ def test_a_signal_before_the_fetch_means_go_on_later(
     finally:
         signal.signal(signal.SIGTERM, before)
     assert leaving.value.code == 75
-
-
-def test_the_data_set_reads_what_was_collected(downloaded: Path) -> None:
-    patches = SecoPatches(downloaded, ("B4", "B3", "B2"))
-    assert len(patches.places) == 12
-    assert {patches.read(patch).shape for patch in range(36)} == {(3, 12, 12)}

@@ -1,4 +1,4 @@
-"""Files of a place: what is in them, where they lie, and that they are all there or none."""
+"""Files of a place: what is in them, where they are, and that they are all there or none."""
 
 import hashlib
 import json
@@ -16,13 +16,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import rasterio
+from PIL import Image
 from rasterio.crs import CRS
 from rasterio.errors import CRSError
 
 from datasets.bands import ALL_BANDS, RESOLUTION_M
 from datasets.collect.scenes import Array
 from datasets.collect.utm import utm_crs
-from datasets.collect.writer import PlaceWriter, convert
+from datasets.collect.writer import PlaceWriter, convert, stretch
+from tests.references.fetch_runs import tree
 from tests.references.place_files import (
     NEW,
     OLD,
@@ -36,24 +38,20 @@ from tests.references.place_files import (
 from utils.errors import UserError
 
 
-def tree(folder: Path) -> dict[str, bytes]:
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
-
-
 def read(path: Path) -> Array:
     with rasterio.open(path) as file:
         image: Array = file.read(1)
     return image
 
 
-def test_the_layout_is_that_of_the_archives(tmp_path: Path) -> None:
-    write(writer_in(tmp_path))
+@pytest.mark.parametrize("bands", [ALL_BANDS, ("B4", "B8A")])
+def test_the_layout_is_that_of_the_archives(tmp_path: Path, bands: tuple[str, ...]) -> None:
+    write(writer_in(tmp_path, replace(SETTINGS, bands=bands)))
 
     assert set(tree(tmp_path)) == {
         f"000007/{name}/{file}"
         for name in (OLD, NEW)
-        for file in [*(f"{band}.tif" for band in ALL_BANDS), "metadata.json"]
+        for file in [*(f"{band}.tif" for band in bands), "metadata.json"]
     }
 
 
@@ -82,7 +80,7 @@ def test_files_hold_the_pixels(tmp_path: Path, dtype: str) -> None:
 
 @pytest.mark.parametrize("compress", ["deflate", "jpeg"])
 @pytest.mark.difference("collect-georeference")
-def test_pixels_lie_where_they_are_on_the_earth(tmp_path: Path, compress: str) -> None:
+def test_files_say_where_their_pixels_are_on_the_earth(tmp_path: Path, compress: str) -> None:
     write(writer_in(tmp_path, replace(SETTINGS, compress=compress)))
 
     for band, size in RESOLUTION_M.items():
@@ -90,8 +88,7 @@ def test_pixels_lie_where_they_are_on_the_earth(tmp_path: Path, compress: str) -
             assert file.crs == CRS.from_epsg(32756)
             assert file.transform[:6] == (size, 0, 340020, 0, -size, 6320020)
             assert file.bounds == PLACE.grid.bounds
-            assert file.driver == "GTiff"
-            assert file.count == 1
+            assert (file.driver, file.count) == ("GTiff", 1)
             assert file.profile["compress"] == compress
 
 
@@ -113,22 +110,14 @@ def test_jpeg_is_near_and_smaller(tmp_path: Path) -> None:
     assert sizes["jpeg"] < sizes["deflate"] / 2
 
 
-def test_only_the_chosen_bands_are_written(tmp_path: Path) -> None:
-    write(writer_in(tmp_path, replace(SETTINGS, bands=("B4", "B8A"))))
-    names = {path.name for path in (tmp_path / "000007" / OLD).iterdir()}
-    assert names == {"B4.tif", "B8A.tif", "metadata.json"}
+def test_metadata_and_record_describe_the_files(tmp_path: Path) -> None:
+    record = write(writer_in(tmp_path))
+    files = tree(tmp_path / "000007")
+    metadata = json.loads(files[f"{OLD}/metadata.json"])
+    content = files[f"{OLD}/B9.tif"]
 
-
-def test_metadata_tells_where_and_when(tmp_path: Path) -> None:
-    write(writer_in(tmp_path))
-    folder = tmp_path / "000007" / OLD
-    metadata = json.loads((folder / "metadata.json").read_text())
-    content = (folder / "B9.tif").read_bytes()
-
-    assert metadata.pop("files")["B9.tif"] == {
-        "bytes": len(content),
-        "sha256": hashlib.sha256(content).hexdigest(),
-    }
+    digest = hashlib.sha256(content).hexdigest()
+    assert metadata.pop("files")["B9.tif"] == {"bytes": len(content), "sha256": digest}
     assert metadata.pop("bands")["B9"] == {"resolution_m": 60}
     assert metadata == {
         "collection": "made up",
@@ -145,12 +134,6 @@ def test_metadata_tells_where_and_when(tmp_path: Path) -> None:
         "unit": "255 * reflectance",
         "properties": {"MGRS_TILE": "56HLH"},
     }
-
-
-def test_the_record_holds_size_and_hash_of_all_files(tmp_path: Path) -> None:
-    record = write(writer_in(tmp_path))
-    files = tree(tmp_path / "000007")
-
     assert (record.place, record.outcome, record.scenes) == (7, "done", (OLD, NEW))
     assert record.num_bytes == sum(map(len, files.values()))
     lines = [f"{hashlib.sha256(files[name]).hexdigest()}  {name}\n" for name in sorted(files)]
@@ -171,27 +154,14 @@ def test_many_threads_write_the_same_bytes_as_one(tmp_path: Path) -> None:
     assert tree(tmp_path / "one") == tree(tmp_path / "many")
 
 
-def test_nothing_can_be_seen_before_a_place_is_finished(tmp_path: Path) -> None:
-    writer = writer_in(tmp_path)
-    draft = writer.draft(PLACE)
-    draft.add(scene(), images())
-
-    assert not [path for path in tmp_path.iterdir() if not path.name.startswith(".")]
-    draft.discard()
-    assert tree(tmp_path) == {}
-    writer.clear()
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_files_are_on_the_disk_before_their_place_appears(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events: list[str] = []
-    sync, rename = os.fsync, Path.rename
+    rename = Path.rename
 
     def fsync(descriptor: int) -> None:
         events.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
-        sync(descriptor)
 
     def renamed(path: Path, target: Path) -> Path:
         events.append("rename")
@@ -208,32 +178,19 @@ def test_files_are_on_the_disk_before_their_place_appears(
     assert events[end + 1 :] == [str(tmp_path.resolve())]
 
 
-def test_a_place_that_a_killed_run_has_left_is_replaced(tmp_path: Path) -> None:
-    writer = writer_in(tmp_path)
-    write(writer, seed=5)
-    (tmp_path / "000007" / "old").mkdir()
-    draft = writer.draft(PLACE)  # killed
-    draft.add(scene("20200501T101010_x_T56HLH"), images())
-    leftover = writer.staging / "000007.old" / "scene"
-    leftover.mkdir(parents=True)
-
-    write(writer)
-    writer.clear()
-
-    write(writer_in(tmp_path / "fresh"))
-    fresh = tree(tmp_path / "fresh" / "000007")
-    shutil.rmtree(tmp_path / "fresh")
-    assert tree(tmp_path / "000007") == fresh
-    assert [path.name for path in tmp_path.iterdir()] == ["000007"]
-
-
-@pytest.mark.parametrize("kind", ["file", "pipe", "link", "link to nothing"])
-def test_what_is_no_folder_in_the_way_of_a_place_is_replaced(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize("kind", ["folder", "file", "pipe", "link", "link to nothing"])
+def test_what_a_killed_run_or_a_stranger_left_at_a_place_is_replaced(
+    tmp_path: Path, kind: str
+) -> None:
     root, elsewhere = tmp_path / "d", tmp_path / "elsewhere"
     writer, target = writer_in(root), root / PLACE.name
     elsewhere.mkdir()
     (elsewhere / "mine").touch()
-    if kind == "file":
+    (writer.staging / PLACE.name / "a scene").mkdir(parents=True)
+    if kind == "folder":
+        write(writer, seed=5)
+        (target / "old").mkdir()
+    elif kind == "file":
         target.touch()
     elif kind == "pipe":
         os.mkfifo(target)
@@ -241,8 +198,11 @@ def test_what_is_no_folder_in_the_way_of_a_place_is_replaced(tmp_path: Path, kin
         target.symlink_to(elsewhere if kind == "link" else tmp_path / "nowhere")
 
     write(writer)
+    writer.clear()
 
-    assert {path.name for path in target.iterdir()} == {OLD, NEW}
+    write(writer_in(tmp_path / "fresh"))
+    assert tree(target) == tree(tmp_path / "fresh" / PLACE.name)
+    assert [path.name for path in root.iterdir()] == [PLACE.name]
     assert (elsewhere / "mine").exists()
 
 
@@ -256,7 +216,7 @@ def test_a_pipe_in_the_place_of_staging_is_not_waited_for(tmp_path: Path) -> Non
         write(writer)
 
 
-def test_staging_of_other_numbers_of_shards_is_cleared_but_not_of_shards_beside(
+def test_staging_of_other_numbers_of_shards_is_cleared_but_not_that_of_other_shards(
     tmp_path: Path,
 ) -> None:
     for name in (".partial-0-of-1", ".partial-0-of-4", ".partial-1-of-4", ".partial-1-of-2"):
@@ -280,49 +240,40 @@ def largest_file(num_bytes: int) -> Iterator[None]:
         signal.signal(signal.SIGXFSZ, handler)
 
 
-def test_a_disk_that_fills_is_one_sentence_and_leaves_nothing(tmp_path: Path) -> None:
-    writer = writer_in(tmp_path)
-    draft = writer.draft(PLACE)
-    with (
-        largest_file(400),
-        pytest.raises(UserError, match=r"cannot write .*000007 \(File too large\): make room"),
-    ):
-        draft.add(scene(), images())
-
-    assert tree(tmp_path) == {}
-    write(writer)
-    assert len(tree(tmp_path)) == 26
-
-
-def test_a_place_that_cannot_be_renamed_is_one_sentence(
+def test_a_disk_that_fills_is_one_sentence_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writer = writer_in(tmp_path)
+    match = r"cannot write .*000007 \(File too large\): make room"
+    with largest_file(400), pytest.raises(UserError, match=match):
+        write(writer)
+    assert tree(tmp_path) == {}
 
     def fail(path: Path, target: Path) -> Path:
         raise OSError(122, "Disk quota exceeded")
 
-    monkeypatch.setattr(Path, "rename", fail)
-    with pytest.raises(UserError, match="Disk quota exceeded"):
-        write(writer)
+    with monkeypatch.context() as full:
+        full.setattr(Path, "rename", fail)
+        with pytest.raises(UserError, match="Disk quota exceeded"):
+            write(writer)
     assert tree(tmp_path) == {}
+    write(writer)
+    assert len(tree(tmp_path)) == 26
 
 
 class Killed(BaseException):
     """Stands for a process that ends here: nothing in the writer may catch it."""
 
 
-def test_whenever_a_run_is_killed_a_place_is_whole_or_absent_and_the_next_run_mends_it(
+def test_whenever_a_run_is_killed_a_place_is_whole_or_absent_and_the_next_run_repairs_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = replace(SETTINGS, bands=("B4", "B9"))
     write(writer_in(tmp_path / "whole", settings))
-    whole = tree(tmp_path / "whole")
-    sync, left = os.fsync, 0
+    whole, left = tree(tmp_path / "whole"), 0
 
     def fsync(descriptor: int) -> None:
         nonlocal left
-        sync(descriptor)
         left -= 1
         if not left:
             raise Killed
@@ -352,3 +303,30 @@ def test_a_machine_without_tables_of_coordinates_is_one_sentence(
     monkeypatch.setattr("datasets.collect.utm.CRS", SimpleNamespace(from_epsg=no_table))
     with pytest.raises(UserError, match="unset PROJ_DATA"):
         utm_crs.__wrapped__(32701)
+
+
+@pytest.mark.difference("collect-previews")
+def test_previews_are_next_to_the_collection_with_the_oldest_date_first(tmp_path: Path) -> None:
+    save_path = tmp_path / "collection"
+    write(writer_in(save_path, replace(SETTINGS, preview=True)))
+
+    with Image.open(tmp_path / "collection_previews" / "000007.png") as picture:
+        strip = np.asarray(picture)
+    assert strip.shape == (12, 24, 3)
+    for date, seed in enumerate((1, 0)):  # the newest window is written first
+        bands = [convert(images(seed)[band], "uint8") for band in ("B4", "B3", "B2")]
+        part = strip[:, 12 * date : 12 * date + 12].transpose(2, 0, 1)
+        np.testing.assert_array_equal(part, stretch(np.stack(bands)))
+    shutil.rmtree(tmp_path / "collection_previews")
+    (tmp_path / "collection_previews").write_text("a file")
+    shutil.rmtree(save_path)
+    with pytest.raises(UserError, match="collection_previews"):
+        write(writer_in(save_path, replace(SETTINGS, preview=True)))
+    assert not (save_path / "000007").exists()
+
+
+def test_a_preview_is_stretched_by_the_published_quantiles() -> None:
+    # Red 0 .. 129, green 2 .. 103, blue 3 .. 88: the low end is black, the high one white.
+    image = np.array([[[0, 129, 200]], [[2, 103, 0]], [[3, 88, 45]]], dtype=np.uint8)
+    blue = int((45 - 3) / (88 - 3) * 255)
+    assert stretch(image).tolist() == [[[0, 255, 255]], [[0, 255, 0]], [[0, 255, blue]]]
