@@ -119,6 +119,7 @@ class SeasonalContrastBase(Dataset[Any]):
 
     num_dates = 1
     every_date = False
+    titles: Sequence[str] = ()  # of the views
 
     def __init__(
         self,
@@ -155,11 +156,18 @@ class SeasonalContrastBase(Dataset[Any]):
     def _transformed(self, view: Any) -> Any:
         return view if self.transform is None else self.transform(view)
 
+    def plot(self, sample: Any) -> Figure:
+        """Draw a sample of this data set, see ``plot_images``."""
+        query, *rest = sample if isinstance(sample, tuple) else (sample,)
+        keys = rest[0] if rest and isinstance(rest[0], list) else rest
+        return plot_images([query, *keys], self.titles, self.input_spec)
+
 
 class SeasonalContrastBasic(SeasonalContrastBase):
     """Every date of every place is a sample: one image, for contrast within an image (MoCo)."""
 
     every_date = True
+    titles = ("image",)
 
     def __getitem__(self, index: int) -> Any:
         """Return the transformed image of a patch.
@@ -170,10 +178,6 @@ class SeasonalContrastBasic(SeasonalContrastBase):
         (t0,), _ = self._draw(index)
         return self._image(t0)
 
-    def plot(self, sample: Any) -> Figure:
-        """Draw a sample of this data set, see ``plot_images``."""
-        return plot_images([sample], ["image"], self.input_spec)
-
 
 class SeasonalContrastTemporal(SeasonalContrastBase):
     """A place is a sample: two of its dates, for contrast between seasons (MoCo-v2+TP).
@@ -182,6 +186,7 @@ class SeasonalContrastTemporal(SeasonalContrastBase):
     """
 
     num_dates = 2
+    titles = ("q: date t0", "k: date t1")
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
         """Return query and key, images of two dates as those of ``SeasonalContrastBasic``."""
@@ -189,10 +194,6 @@ class SeasonalContrastTemporal(SeasonalContrastBase):
         q = self._image(t0)
         k = self._image(t1)
         return q, k
-
-    def plot(self, sample: tuple[Any, Any]) -> Figure:
-        """Draw a sample of this data set, see ``plot_images``."""
-        return plot_images(sample, ["q: date t0", "k: date t1"], self.input_spec)
 
 
 class SeasonalContrastMultiAug(SeasonalContrastBase):
@@ -208,6 +209,7 @@ class SeasonalContrastMultiAug(SeasonalContrastBase):
     """
 
     num_dates = 3
+    titles = DATA_MODES["seco"].view_labels
     augment_config = AugmentConfig()
 
     def __init__(
@@ -235,8 +237,3 @@ class SeasonalContrastMultiAug(SeasonalContrastBase):
         k1 = view(2, t2, synthetic=False)  # another date: Z1, invariant to seasons
         k2 = view(3, t0, synthetic=True)  # the same date, changed: Z2, invariant to augmentation
         return q, [k0, k1, k2]
-
-    def plot(self, sample: tuple[Any, list[Any]]) -> Figure:
-        """Draw a sample of this data set, see ``plot_images``."""
-        q, keys = sample
-        return plot_images([q, *keys], DATA_MODES["seco"].view_labels, self.input_spec)

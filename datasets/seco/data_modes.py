@@ -1,14 +1,13 @@
 """Which views are contrasted, and the flags of the patches; imports no torch."""
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from datasets.bands import RGB_BANDS
 from utils.flags import Parser
 
 
-@dataclass(frozen=True)
-class View:
+class View(NamedTuple):
     """A picture that an encoder sees.
 
     Attributes:
@@ -20,8 +19,7 @@ class View:
     synthetic: bool
 
 
-@dataclass(frozen=True)
-class DataMode:
+class DataMode(NamedTuple):
     """Which dates are a sample, and which views are made of them.
 
     Attributes:

@@ -78,8 +78,7 @@ class PatchDataset(Dataset[dict[str, Any]]):
         self.seed = seed
         self.on_bad_patch = on_bad_patch
         self._counts = torch.from_numpy(np.diff(source.starts))
-        if not every_date:
-            self._check_dates(1 if replace else num_dates)
+        self._check_dates(1 if replace else self.num_dates)
 
     def __len__(self) -> int:
         return int(self.source.starts[-1]) if self.every_date else len(self._counts)
@@ -92,9 +91,12 @@ class PatchDataset(Dataset[dict[str, Any]]):
             the bad patches that this sample replaces, normally none.
         """
         epoch, index = key
-        patches, bad = first_good(
-            lambda i: self._read(epoch, i), index, len(self), self.on_bad_patch
-        )
+
+        def read(index: int) -> np.ndarray:
+            patches = self.draw(torch.tensor([epoch]), torch.tensor([index]))[0].tolist()
+            return np.stack([self.source.read(patch) for patch in patches])
+
+        patches, bad = first_good(read, index, len(self), self.on_bad_patch)
         return {"patches": torch.from_numpy(patches), "epoch": epoch, "index": index, "bad": bad}
 
     def draw(self, epochs: Tensor, indices: Tensor) -> Tensor:
@@ -119,10 +121,6 @@ class PatchDataset(Dataset[dict[str, Any]]):
             dates = order.argsort(dim=1, stable=True)[:, : self.num_dates]
         return torch.from_numpy(self.source.starts)[indices][:, None] + dates
 
-    def _read(self, epoch: int, index: int) -> np.ndarray:
-        patches = self.draw(torch.tensor([epoch]), torch.tensor([index]))[0].tolist()
-        return np.stack([self.source.read(patch) for patch in patches])
-
     def _check_dates(self, needed: int) -> None:
         place = int(self._counts.argmin())
         count = int(self._counts[place])
@@ -135,27 +133,8 @@ class PatchDataset(Dataset[dict[str, Any]]):
             )
 
 
-class ErrorsAsSamples(Dataset[dict[str, Any]]):
-    """Pass a ``UserError`` to the main process as data; a worker would add its traceback."""
-
-    def __init__(self, dataset: PatchDataset) -> None:
-        self._dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self._dataset)
-
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
-        try:
-            return self._dataset[key]
-        except UserError as error:
-            return {"error": str(error)}
-
-
 def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """Stack samples to tensors and join the lists of bad patches; an error replaces the batch."""
-    for sample in samples:
-        if "error" in sample:
-            return sample
+    """Stack samples to tensors and join the lists of bad patches."""
     names = [name for sample in samples for name in sample.pop("bad")]
     batch: dict[str, Tensor] = default_collate(samples)
     return batch | {"bad": names}

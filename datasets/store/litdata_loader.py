@@ -28,8 +28,7 @@ from utils.locks import locked
 
 DEFAULT_CACHE_DIR = Path.home() / ".cache" / "seco_litdata"
 
-# An index, and the bytes of its item; or an index, and why they could not be read.
-Item = tuple[int, np.ndarray | str]
+Item = tuple[int, np.ndarray]  # an index, and the bytes of its place
 
 
 class LitDataLoader:
@@ -64,24 +63,21 @@ class LitDataLoader:
         cache_dir: Path | None = None,
     ) -> None:
         self.dataset = dataset
-        self.batch_size = batch_size
-        self.num_workers = num_workers
         self.epoch = epoch
         self.rank = rank
-        self.world_size = world_size
         self.pin_memory = pin_memory
         self.cache_dir = cache_dir or Path(os.environ.get("LITDATA_CACHE_DIR", DEFAULT_CACHE_DIR))
-        self._taken = {"epoch": -1, "batches": 0}
-        self._resume_at: dict[str, int] | None = None
         # The order depends on these, besides the seed and the epoch.
         self._numbers = {
             "batch_size": batch_size,
             "num_workers": num_workers,
             "world_size": world_size,
         }
+        self._taken = {"epoch": -1, "batches": 0}
+        self._resume_at: dict[str, int] | None = None
 
     def __len__(self) -> int:
-        return len(self.dataset) // (self.batch_size * self.world_size)
+        return len(self.dataset) // (self._numbers["batch_size"] * self._numbers["world_size"])
 
     def state_dict(self) -> dict[str, int]:
         return self._taken | self._numbers
@@ -107,10 +103,11 @@ class LitDataLoader:
     def _open(self, epoch: int, batches: int) -> StreamingDataLoader:
         """Stream the rest of an epoch."""
         stream = self._open_stream()
+        batch_size, num_workers = self._numbers["batch_size"], self._numbers["num_workers"]
         loader = StreamingDataLoader(
             stream,
-            batch_size=self.batch_size,
-            num_workers=self.num_workers,
+            batch_size=batch_size,
+            num_workers=num_workers,
             collate_fn=_Collate(self.dataset, epoch),
             pin_memory=self.pin_memory,
         )
@@ -118,15 +115,12 @@ class LitDataLoader:
             raise UserError(f"this LitData plans {len(loader)} batches, not {len(self)}: update it")
         loader.current_epoch = epoch  # LitData counts from 1, and adds the 1 when an epoch begins
         if batches:
-            samples = batches * self.batch_size
-            state = stream.state_dict(samples, self.num_workers, self.batch_size)
+            samples = batches * batch_size
+            state = {"current_epoch": epoch + 1}
+            of_stream = stream.state_dict(samples, num_workers, batch_size) | state
+            last = {"latest_worker_idx": (batches - 1) % max(1, num_workers)}
             loader.load_state_dict(
-                {
-                    "dataset": state | {"current_epoch": epoch + 1},
-                    "current_epoch": epoch + 1,
-                    "num_samples_yielded": samples,
-                    "latest_worker_idx": (batches - 1) % max(1, self.num_workers),
-                }
+                {"dataset": of_stream, "num_samples_yielded": samples} | state | last
             )
         return loader
 
@@ -153,7 +147,7 @@ class LitDataLoader:
         # LitData guesses these from the environment. For several nodes it keeps chunks on the node
         # that has them, but reads one that two nodes share twice, and their batches may differ in
         # number; as one node it plans every epoch again over all processes.
-        stream.distributed_env.world_size = self.world_size
+        stream.distributed_env.world_size = self._numbers["world_size"]
         stream.distributed_env.global_rank = self.rank
         stream.distributed_env.num_nodes = 1
         stream.posix_fast = None  # on network disks it would shuffle within a process only
@@ -183,8 +177,7 @@ class PlaceLoader(BaseItemLoader):
         # LitData has no public switch for the http that a bucket in one's own network often has.
         downloader._OBSTORE_CLIENT_OPTIONS["allow_http"] = "true"
         super().setup(config, chunks, *args, **kwargs)
-        sizes = [chunk["chunk_size"] for chunk in chunks]
-        self._first_place = np.concatenate([[0], np.cumsum(sizes)])
+        self._first_place = np.cumsum([0, *(chunk["chunk_size"] for chunk in chunks)])
 
     def generate_intervals(self) -> list[Interval]:
         """Return which indices are in which chunk."""
@@ -210,9 +203,11 @@ class PlaceLoader(BaseItemLoader):
             # A chunk is the number of its items, their N + 1 offsets (all uint32), their bytes.
             first, last = chunk[4 + 4 * row : 12 + 4 * row].view("<u4")
         except (OSError, ValueError, RuntimeError) as error:  # ValueError: a file cut short
-            # The loader's processes would wrap an exception in their traceback: send it as data.
             reason = str(error).partition("\n")[0]
-            return index, f"{Path(chunk_filepath).name} cannot be read ({reason})"
+            raise UserError(
+                f"{chunk_filepath} cannot be read ({reason}): check the connection and the copy "
+                "of the set"
+            ) from error
         return index, chunk[first:last]
 
     def encode_data(
@@ -235,7 +230,7 @@ class PlaceLoader(BaseItemLoader):
 
 @dataclass(frozen=True)
 class _Collate:
-    """Makes a batch of the items of a stream; an error replaces it."""
+    """Makes a batch of the items of a stream."""
 
     dataset: PatchDataset
     epoch: int
@@ -249,30 +244,16 @@ class _Collate:
             patches.share_memory_()  # now, while it is empty: a worker would copy it afterwards
         names: list[str] = []
         rows = zip(items, dataset.draw(epochs, indices).tolist(), patches.numpy(), strict=True)
-        try:
-            for (index, stored), drawn, target in rows:
-                if isinstance(stored, str):
-                    raise UserError(
-                        f"{source.address}: {stored}: check the connection and the copy of the set"
-                    )
-                source.hold(source.place_of(index) if dataset.every_date else index, stored)
-                names += self._copy(source, index, drawn, target)
-        except UserError as error:
-            return {"error": str(error)}
+        for (index, stored), drawn, target in rows:
+            source.hold(source.place_of(index) if dataset.every_date else index, stored)
+            try:
+                for patch, pixels in zip(drawn, target, strict=True):
+                    pixels[:] = source.read(patch)
+            except BadPatchError:  # the data set knows which sample replaces it
+                sample = dataset[self.epoch, index]
+                target[:] = sample["patches"]
+                names += sample["bad"]
         return {"patches": patches, "epoch": epochs, "index": indices, "bad": names}
-
-    def _copy(
-        self, source: StreamedPlaces, index: int, drawn: list[int], target: np.ndarray
-    ) -> list[str]:
-        """Copy the patches of a sample, (T, C, H, W); return the names of bad ones."""
-        try:
-            for patch, pixels in zip(drawn, target, strict=True):
-                pixels[:] = source.read(patch)
-        except BadPatchError:  # the data set knows which sample replaces it
-            sample = self.dataset[self.epoch, index]
-            target[:] = sample["patches"]
-            return list(sample["bad"])
-        return []
 
 
 def _source(dataset: PatchDataset) -> StreamedPlaces:

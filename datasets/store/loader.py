@@ -8,7 +8,6 @@ still computes. Copies of this size release Python's lock.
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -65,24 +64,22 @@ class StoreLoader:
             self._buffers = [_Buffer(shape, self.device) for _ in range(_BUFFERS)]
         ahead: deque[Future[dict[str, Any]]] = deque()
         with ThreadPoolExecutor(self.num_threads) as pool, ThreadPoolExecutor(1) as feeder:
-            for number, (epochs, indices) in enumerate(draw_batches(self)):
+            for number, keys in enumerate(_batches(self.sampler, self.batch_size)):
                 buffer = self._buffers[number % _BUFFERS]
-                ahead.append(feeder.submit(self._fill, pool, buffer, epochs, indices))
+                ahead.append(feeder.submit(self._fill, pool, buffer, keys))
                 if len(ahead) > _AHEAD:
                     yield _receive(ahead.popleft().result())
             while ahead:
                 yield _receive(ahead.popleft().result())
 
-    def _fill(
-        self, pool: ThreadPoolExecutor, buffer: "_Buffer", epochs: Tensor, indices: Tensor
-    ) -> dict[str, Any]:
-        patches, bad = draw_good(self.dataset, epochs, indices)
+    def _fill(self, pool: ThreadPoolExecutor, buffer: "_Buffer", keys: Tensor) -> dict[str, Any]:
+        patches, drawn = _draw(self.dataset, keys)
         buffer.wait()
-        rows = patches.numpy()
+        rows, target = patches.numpy(), buffer.patches.numpy()
         parts = [slice(t, None, self.num_threads) for t in range(self.num_threads)]
-        for _ in pool.map(lambda part: self._copy(rows[part], buffer.array[part]), parts):
+        for _ in pool.map(lambda part: self._copy(rows[part], target[part]), parts):
             pass  # raises what a copy has raised
-        return buffer.upload() | {"epoch": epochs, "index": indices, "bad": bad}
+        return drawn | buffer.upload()
 
     def _copy(self, patches: np.ndarray, target: np.ndarray) -> None:
         """Copy patches (B, T) into an array (B, T, C, H, W)."""
@@ -103,16 +100,11 @@ class DeviceLoader:
     """
 
     def __init__(
-        self,
-        dataset: PatchDataset,
-        sampler: SeededSampler,
-        batch_size: int,
-        device: torch.device,
+        self, dataset: PatchDataset, sampler: SeededSampler, batch_size: int, device: torch.device
     ) -> None:
         self.dataset = dataset
         self.sampler = sampler
         self.batch_size = batch_size
-        self.device = device
         self._patches = _store(dataset).to_device(device)
 
     def __len__(self) -> int:
@@ -120,46 +112,40 @@ class DeviceLoader:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Yield batches as ``StoreLoader`` does."""
-        for epochs, indices in draw_batches(self):
-            patches, bad = draw_good(self.dataset, epochs, indices)
-            numbers = to_device(patches, self.device)
-            yield {
-                "patches": self._patches[numbers],
-                "epoch": epochs,
-                "index": indices,
-                "bad": bad,
-            }
+        for keys in _batches(self.sampler, self.batch_size):
+            patches, drawn = _draw(self.dataset, keys)
+            yield drawn | {"patches": self._patches[to_device(patches, self._patches.device)]}
 
 
-def draw_batches(loader: StoreLoader | DeviceLoader) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield epochs and indices of full batches, int64, shape (B,) each."""
-    keys = iter(loader.sampler)
-    for _ in range(len(loader)):
-        batch = torch.tensor(list(islice(keys, loader.batch_size)))
-        yield batch[:, 0], batch[:, 1]
+def _batches(sampler: SeededSampler, batch_size: int) -> Iterator[Tensor]:
+    """Yield epochs and indices of full batches, int64, shape (B, 2)."""
+    keys = iter(sampler)
+    for _ in range(len(sampler) // batch_size):
+        yield torch.tensor(list(islice(keys, batch_size)))
 
 
-def draw_good(dataset: PatchDataset, epochs: Tensor, indices: Tensor) -> tuple[Tensor, list[str]]:
+def _draw(dataset: PatchDataset, keys: Tensor) -> tuple[Tensor, dict[str, Any]]:
     """Draw the patches of samples, or of those that stand in for bad ones.
 
     Returns:
-        Numbers of patches, int64, shape (B, T), and the names of the bad ones.
+        Numbers of patches, int64, shape (B, T); epochs, indices and names of the bad patches.
     """
-    store = _store(dataset)
+    store, names = _store(dataset), []
+    epochs, indices = keys.T
+    patches = dataset.draw(epochs, indices)
+    for row in np.flatnonzero(store.are_bad(patches.numpy()).any(axis=1)).tolist():
 
-    def draw_one(epoch: Tensor, index: int) -> Tensor:
-        patches = dataset.draw(epoch[None], torch.tensor([index]))[0]
-        for patch in patches.tolist():
-            store.check(patch)
-        return patches
+        def draw_one(index: int, epoch: Tensor = epochs[row, None]) -> Tensor:
+            drawn = dataset.draw(epoch, torch.tensor([index]))[0]
+            for patch in drawn.tolist():
+                store.check(patch)
+            return drawn
 
-    patches, names = dataset.draw(epochs, indices), []
-    for row in np.flatnonzero(store.are_bad(patches.numpy()).any(axis=1)):
         patches[row], bad = first_good(
-            partial(draw_one, epochs[row]), int(indices[row]), len(dataset), dataset.on_bad_patch
+            draw_one, int(indices[row]), len(dataset), dataset.on_bad_patch
         )
         names += bad
-    return patches, names
+    return patches, {"epoch": epochs, "index": indices, "bad": names}
 
 
 class _Buffer:
@@ -169,7 +155,6 @@ class _Buffer:
         self.device = device
         on_gpu = device.type == "cuda"
         self.patches = torch.empty(shape, dtype=torch.uint8, pin_memory=on_gpu)
-        self.array = self.patches.numpy()
         self._stream = torch.cuda.Stream(device) if on_gpu else None
         self._uploaded = torch.cuda.Event() if on_gpu else None
 
@@ -199,6 +184,5 @@ def _receive(batch: dict[str, Any]) -> dict[str, Any]:
 
 
 def _store(dataset: PatchDataset) -> PackedStore:
-    if not isinstance(dataset.source, PackedStore):
-        raise TypeError(f"{type(dataset.source).__name__} is not a packed store")
+    assert isinstance(dataset.source, PackedStore)
     return dataset.source

@@ -286,8 +286,11 @@ def test_patch_of_zeros_names_its_folder(copy: Path) -> None:
 @pytest.mark.parametrize(
     ("image", "reason"),
     [
-        (np.ones((48, 48), np.uint16), "B3.tif holds uint16 values, but SeCo .* min"),
-        (np.ones((48, 48), np.float32), "B3.tif holds float32 values, but SeCo patches are uint8"),
+        (np.ones((48, 48), np.uint16), "B3.tif has 1 band of uint16, but .* min"),
+        (
+            np.ones((48, 48), np.float32),
+            "B3.tif has 1 band of float32, but .* is one band of uint8",
+        ),
         (np.ones((3, 48, 48), np.uint8), "B3.tif has 3 bands"),
         (np.ones((24, 48), np.uint8), "B3.tif has 24 x 48 px of 10 m, but .* are 48 x 48 px"),
     ],

@@ -101,7 +101,7 @@ def test_bad_patches_are_replaced_or_raised_as_from_the_folder(
         store = samples(packed, every_date=True, on_bad_patch=on_bad_patch)
         assert isinstance(store.source, PackedStore)
         for row in (3, 4, 11):
-            store.source._errors[row] = BadPatchError(f"place {row}", "is missing")
+            store.source._errors[row] = (f"place {row}", "is missing")
             store.source._is_bad[row] = True
         loader = kind(store, order(store, 2), 6, *extra)
         if on_bad_patch == "raise":
