@@ -173,15 +173,15 @@ class SecoDataModule(LightningDataModule):
         source, on_gpu = self.dataset.source, device.type == "cuda"
         shares: dict[str, Any] = {"epoch": lambda: epoch_of(trainer)}
         shares |= {"rank": trainer.global_rank, "world_size": trainer.world_size}
-        if isinstance(source, StreamedPlaces):
-            from datasets.store.litdata_loader import LitDataLoader  # needs LitData, optional
-
-            return LitDataLoader(
-                self.dataset, self.batch_size, self.num_workers, pin_memory=on_gpu, **shares
-            )
         sampler = SeededSampler(len(self.dataset), self.seed, **shares)
+        loader = InfiniteDataLoader
+        if isinstance(source, StreamedPlaces):
+            from datasets.store.litdata_loader import ChunkOrder, StreamLoader  # need LitData
+
+            sampler = ChunkOrder(source.first_samples(self.mode.every_date), self.seed, **shares)
+            loader = StreamLoader
         if not isinstance(source, PackedStore):
-            return InfiniteDataLoader(
+            return loader(
                 self.dataset,
                 self.batch_size,
                 sampler=sampler,

@@ -140,7 +140,8 @@ class SecoZip:
                 rows.extend((number, channels[band], *member))
         # Two files of a band are refused; of two members of one name the last counts, as in unzip.
         files: dict[str, set[str]] = {folder: set() for folder in sorted(repeated)}
-        for folder, _, file in (n.rpartition("/") for n, _ in self._zip.members() if files):
+        for name, _ in self._zip.members() if files else ():
+            folder, _, file = name.rpartition("/")
             files.get(folder, set()).add(file)
         for folder, names in files.items():
             find_band_files(names, f"{self.path}/{folder}")

@@ -90,13 +90,9 @@ class SecoPatches:
         """Return "place/scene"."""
         return patch_name(self.places, self.starts, patch)
 
-    def read(self, patch: int) -> np.ndarray:
-        """Read a patch: uint8, shape (C, H, W).
-
-        Raises:
-            BadPatchError: A band is missing or damaged, or all are zero.
-        """
-        pixels = np.empty(self.patch_shape, np.uint8)
+    def read(self, patch: int, out: np.ndarray | None = None) -> np.ndarray:
+        """Read a patch, see ``PatchSource``: no band may be damaged, nor all of them zero."""
+        pixels = np.empty(self.patch_shape, np.uint8) if out is None else out
         for channel in range(len(pixels)):
             pixels[channel] = self.read_plane(patch, channel)
         if not pixels.any():

@@ -75,8 +75,8 @@ class Pictures:
         """Return the name of a picture relative to the root."""
         return self.names[patch]
 
-    def read(self, patch: int) -> np.ndarray:
-        """Read a picture: uint8, shape (3, H, W); a damaged one raises ``BadPatchError``."""
+    def read(self, patch: int, out: np.ndarray | None = None) -> np.ndarray:
+        """Read a picture, see ``PatchSource``; a damaged one raises a ``BadPatchError``."""
         image = self._open(patch)
         _, height, width = self.patch_shape
         if image.size != (width, height):
@@ -87,7 +87,9 @@ class Pictures:
             )
             # Averages to shrink.
             image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
-        return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+        pixels = np.empty(self.patch_shape, np.uint8) if out is None else out
+        pixels[:] = np.asarray(image).transpose(2, 0, 1)
+        return pixels
 
     def _refuse_single_bands(self) -> None:
         """Refuse single bands of satellite images, which would be read as grey pictures."""

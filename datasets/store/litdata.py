@@ -3,15 +3,12 @@
 An item of a chunk is the bytes of a place with all its dates, as raw uint8 patches: nothing in it
 is deserialised, so that no file from a stranger can run code. Our manifest and LitData's index of
 the chunks may come from a stranger too, and are checked before LitData reads them.
-
-A sample with a bad patch is replaced by that of the next place, as with every source. A stream has
-only the place at hand: an item also holds the following places, up to the first one without bad
-patches. After the last place comes the first.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -69,7 +66,7 @@ class PlacesManifest:
 
 
 class StreamedPlaces:
-    """The patches of a set in chunks; a ``PatchSource`` of the place at hand.
+    """The patches of a set in chunks; a ``PatchSource``.
 
     Args:
         data_dir: Bucket with prefix (``s3://``, ``gs://``), or folder.
@@ -81,21 +78,24 @@ class StreamedPlaces:
     def __init__(self, data_dir: Path) -> None:
         require_litdata()
         self.address = address(data_dir)
-        self.index = _fetch(self.address, INDEX_NAME)
+        self._index = _fetch(self.address, INDEX_NAME)
         try:
             self.manifest = _parse_manifest(_fetch(self.address, MANIFEST_NAME))
-            _check_index(self.index, len(self.manifest.starts) - 1)
+            places = np.cumsum([0, *_read_index(self._index)])  # the first of each chunk
+            if places[-1] != len(self.manifest.starts) - 1:
+                raise ValueError("another number of places")
         except NOT_AS_WRITTEN as error:
             raise UserError(
                 f"{self.address} holds no chunks of datasets/seco_packed.py --format litdata, or "
                 f"its {MANIFEST_NAME} or {INDEX_NAME} is damaged ({error}): write the set again"
             ) from error
+        self._first_places = places
         self.starts = self.manifest.starts
         self.patch_shape = self.manifest.patch_shape
         self.input_spec = self.manifest.input_spec
         self.bands = self.input_spec.bands
-        self._first = 0  # patch at hand
-        self._at_hand = np.empty((0, *self.patch_shape), np.uint8)
+        self._stream: tuple[int, Any] = (-1, None)  # a process, and its stream
+        self._at_hand: tuple[int, np.ndarray] = (-1, np.empty(0))  # a place, and its patches
 
     def check_bands(self, bands: Sequence[str]) -> None:
         """Refuse other bands than those of the set, or another order: chunks come as a whole."""
@@ -105,42 +105,48 @@ class StreamedPlaces:
                 "change --bands, or write another set"
             )
 
+    def first_samples(self, every_date: bool) -> np.ndarray:
+        """Return the first place of each chunk and the end, or patch if every date is a sample."""
+        return self.starts[self._first_places] if every_date else self._first_places
+
     def name(self, patch: int) -> str:
         """Return "place/date" in numbers: the set does not keep the names of the source."""
-        place = self.place_of(patch)
+        place = int(np.searchsorted(self.starts, patch, side="right")) - 1
         return f"{place}/{patch - self.starts[place]}"
 
-    def place_of(self, patch: int) -> int:
-        """Return the place that a patch belongs to."""
-        return int(np.searchsorted(self.starts, patch, side="right")) - 1
+    def read(self, patch: int, out: np.ndarray | None = None) -> np.ndarray:
+        """Read a patch, see ``PatchSource``."""
+        if patch in self.manifest.bad:
+            raise BadPatchError(*self.manifest.bad[patch])
+        place = int(np.searchsorted(self.starts, patch, side="right")) - 1
+        if self._at_hand[0] != place:
+            self._at_hand = (place, self._read_place(place))
+        pixels = np.empty(self.patch_shape, np.uint8) if out is None else out
+        pixels[:] = self._at_hand[1][patch - int(self.starts[place])]
+        return pixels
 
-    def hold(self, place: int, stored: np.ndarray) -> None:
-        """Make a place the one at hand.
+    def _read_place(self, place: int) -> np.ndarray:
+        from litdata.streaming.sampler import ChunkedIndex  # optional
 
-        Args:
-            place: Number of the place.
-            stored: Its item, uint8, one dimension.
-        """
-        starts, num_places, count = self.starts, len(self.starts) - 1, 0
-        for here in (np.arange(num_places) + place) % num_places:
-            patches = range(starts[here], starts[here + 1])
-            count += len(patches)
-            if self.manifest.bad.keys().isdisjoint(patches):
-                break
-        expected = count * int(np.prod(self.patch_shape))
+        from datasets.store.litdata_loader import open_stream
+
+        if self._stream[0] != os.getpid():
+            self._stream = (os.getpid(), open_stream(self.address, self._index))
+        chunk = int(np.searchsorted(self._first_places, place, side="right")) - 1
+        stored = self._stream[1][ChunkedIndex(place, chunk)]
+        patches = range(self.starts[place], self.starts[place + 1])
+        expected = len(patches) * int(np.prod(self.patch_shape))
+        if not self.manifest.bad.keys().isdisjoint(patches):
+            stored = stored[:expected]  # stand-ins follow in sets from before December 2026
         if len(stored) != expected:
             raise UserError(
                 f"{self.address} has {len(stored)} instead of {expected} bytes for place {place}: "
                 "it is damaged, copy or write it again"
             )
-        self._first = int(starts[place])
-        self._at_hand = stored.reshape(-1, *self.patch_shape)
+        return stored.reshape(-1, *self.patch_shape)
 
-    def read(self, patch: int) -> np.ndarray:
-        """Return a patch of the place at hand, or of one that is stored with it."""
-        if patch in self.manifest.bad:
-            raise BadPatchError(*self.manifest.bad[patch])
-        return self._at_hand[(patch - self._first) % int(self.starts[-1])]
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_stream": (-1, None), "_at_hand": (-1, np.empty(0))}
 
 
 def is_litdata(data_dir: Path) -> bool:
@@ -169,8 +175,8 @@ def _parse_manifest(text: bytes) -> PlacesManifest:
     return PlacesManifest(starts, (bands, height, width), spec, bad)
 
 
-def _check_index(text: bytes, num_places: int) -> None:
-    """Raise one of ``NOT_AS_WRITTEN`` for an index that LitData would open, but we never write.
+def _read_index(text: bytes) -> list[int]:
+    """Return the places of each chunk; raise one of ``NOT_AS_WRITTEN`` for a foreign index.
 
     Its items could be pickles, which run any code when they are read, and its file names could lead
     out of the cache.
@@ -185,8 +191,7 @@ def _check_index(text: bytes, num_places: int) -> None:
         _count(chunk["chunk_bytes"])
         if not re.fullmatch(r"chunk-\d+-\d+\.bin", chunk["filename"]):
             raise ValueError(f"file {chunk['filename']!r}")
-    if sum(_count(chunk["chunk_size"]) for chunk in chunks) != num_places:
-        raise ValueError(f"its chunks do not hold the {num_places} places")
+    return [_count(chunk["chunk_size"]) for chunk in chunks]
 
 
 def _count(value: Any) -> int:

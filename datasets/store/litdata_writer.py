@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -83,21 +82,13 @@ class _PlaceReader:
     source: PatchSource
 
     def __call__(self, place: int) -> tuple[bytes, dict[int, tuple[str, str]]]:
-        """Return the bytes of a place and of its stand-ins; name and reason of bad patches."""
-        starts, num_places, content = self.source.starts, len(self.source.starts) - 1, b""
+        """Return the bytes of a place; name and reason of its bad patches, which are zeros."""
+        patches = range(self.source.starts[place], self.source.starts[place + 1])
+        pixels = np.zeros((len(patches), *self.source.patch_shape), np.uint8)
         bad: dict[int, tuple[str, str]] = {}
-        for here in (np.arange(num_places) + place) % num_places:
-            patches = range(starts[here], starts[here + 1])
-            content += b"".join(self._read(patches, bad))
-            if bad.keys().isdisjoint(patches):
-                break
-            check_bad_count([name for name, _ in bad.values()], int(starts[-1]))
-        return content, bad
-
-    def _read(self, patches: range, bad: dict[int, tuple[str, str]]) -> Iterator[bytes]:
-        for patch in patches:
+        for patch, target in zip(patches, pixels, strict=True):
             try:
-                yield self.source.read(patch).tobytes()
+                target[:] = self.source.read(patch)
             except BadPatchError as error:
                 bad[patch] = (error.name, error.reason)
-                yield bytes(int(np.prod(self.source.patch_shape)))
+        return pixels.tobytes(), bad

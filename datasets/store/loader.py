@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datasets.seco.bad_patches import first_good
 from datasets.seco.samples import PatchDataset
 from datasets.store.reader import PackedStore
 from utils.data import SeededSampler
@@ -51,7 +50,6 @@ class StoreLoader:
         self.batch_size = batch_size
         self.num_threads = min(max(1, num_threads), batch_size)
         self.device = device
-        self._store = _store(dataset)
         self._buffers: list[_Buffer] = []
 
     def __len__(self) -> int:
@@ -73,20 +71,11 @@ class StoreLoader:
                 yield _receive(ahead.popleft().result())
 
     def _fill(self, pool: ThreadPoolExecutor, buffer: "_Buffer", keys: Tensor) -> dict[str, Any]:
-        patches, drawn = _draw(self.dataset, keys)
         buffer.wait()
-        rows, target = patches.numpy(), buffer.patches.numpy()
-        parts = [slice(t, None, self.num_threads) for t in range(self.num_threads)]
-        for _ in pool.map(lambda part: self._copy(rows[part], target[part]), parts):
-            pass  # raises what a copy has raised
-        return drawn | buffer.upload()
-
-    def _copy(self, patches: np.ndarray, target: np.ndarray) -> None:
-        """Copy patches (B, T) into an array (B, T, C, H, W)."""
-        copy = self._store.copy
-        for sample, numbers in zip(target, patches.tolist(), strict=True):
-            for pixels, number in zip(sample, numbers, strict=True):
-                copy(number, pixels)
+        parts = keys.tensor_split(self.num_threads)
+        pixels = np.array_split(buffer.patches.numpy(), self.num_threads)
+        bad = [name for names in pool.map(self.dataset.read_into, parts, pixels) for name in names]
+        return buffer.upload() | {"epoch": keys[:, 0], "index": keys[:, 1], "bad": bad}
 
 
 class DeviceLoader:
@@ -102,10 +91,12 @@ class DeviceLoader:
     def __init__(
         self, dataset: PatchDataset, sampler: SeededSampler, batch_size: int, device: torch.device
     ) -> None:
+        assert isinstance(dataset.source, PackedStore)
         self.dataset = dataset
         self.sampler = sampler
         self.batch_size = batch_size
-        self._patches = _store(dataset).to_device(device)
+        self._check = dataset.source.check
+        self._patches = dataset.source.to_device(device)
 
     def __len__(self) -> int:
         return len(self.sampler) // self.batch_size
@@ -113,8 +104,17 @@ class DeviceLoader:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Yield batches as ``StoreLoader`` does."""
         for keys in _batches(self.sampler, self.batch_size):
-            patches, drawn = _draw(self.dataset, keys)
-            yield drawn | {"patches": self._patches[to_device(patches, self._patches.device)]}
+            rows: dict[int, list[int]] = {}
+
+            def note(row: int, patches: list[int], rows: dict[int, list[int]] = rows) -> None:
+                for patch in patches:
+                    self._check(patch)
+                rows[row] = patches
+
+            bad = self.dataset.visit(keys, note)
+            numbers = to_device(torch.tensor(list(rows.values())), self._patches.device)
+            batch = {"patches": self._patches[numbers], "epoch": keys[:, 0], "index": keys[:, 1]}
+            yield batch | {"bad": bad}
 
 
 def _batches(sampler: SeededSampler, batch_size: int) -> Iterator[Tensor]:
@@ -122,30 +122,6 @@ def _batches(sampler: SeededSampler, batch_size: int) -> Iterator[Tensor]:
     keys = iter(sampler)
     for _ in range(len(sampler) // batch_size):
         yield torch.tensor(list(islice(keys, batch_size)))
-
-
-def _draw(dataset: PatchDataset, keys: Tensor) -> tuple[Tensor, dict[str, Any]]:
-    """Draw the patches of samples, or of those that stand in for bad ones.
-
-    Returns:
-        Numbers of patches, int64, shape (B, T); epochs, indices and names of the bad patches.
-    """
-    store, names = _store(dataset), []
-    epochs, indices = keys.T
-    patches = dataset.draw(epochs, indices)
-    for row in np.flatnonzero(store.are_bad(patches.numpy()).any(axis=1)).tolist():
-
-        def draw_one(index: int, epoch: Tensor = epochs[row, None]) -> Tensor:
-            drawn = dataset.draw(epoch, torch.tensor([index]))[0]
-            for patch in drawn.tolist():
-                store.check(patch)
-            return drawn
-
-        patches[row], bad = first_good(
-            draw_one, int(indices[row]), len(dataset), dataset.on_bad_patch
-        )
-        names += bad
-    return patches, {"epoch": epochs, "index": indices, "bad": names}
 
 
 class _Buffer:
@@ -181,8 +157,3 @@ def _receive(batch: dict[str, Any]) -> dict[str, Any]:
         stream.wait_event(uploaded)
         batch["patches"].record_stream(stream)  # its memory is not reused before that work
     return batch
-
-
-def _store(dataset: PatchDataset) -> PackedStore:
-    assert isinstance(dataset.source, PackedStore)
-    return dataset.source

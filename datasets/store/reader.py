@@ -73,7 +73,6 @@ class PackedStore:
         parts = ((group, _runs(group, self.bands)) for group in self.manifest.groups)
         self._parts = [(group, runs) for group, runs in parts if runs]
         self._errors = self._find_errors()
-        self._is_bad = np.array([row in self._errors for row in self._rows])
         self._shards: dict[str, np.ndarray] = {}
 
     @cached_property
@@ -89,11 +88,11 @@ class PackedStore:
         """Return "place/scene", or the name of a picture."""
         return self._row_name(self._rows[patch])
 
-    def read(self, patch: int) -> np.ndarray:
-        """Read a patch: uint8, shape (C, H, W); a bad one raises a ``BadPatchError``."""
+    def read(self, patch: int, out: np.ndarray | None = None) -> np.ndarray:
+        """Read a patch, see ``PatchSource``."""
         self.check(patch)
-        pixels = np.empty(self.patch_shape, np.uint8)
-        self.copy(patch, pixels)
+        pixels = np.empty(self.patch_shape, np.uint8) if out is None else out
+        self._copy(patch, pixels)
         return pixels
 
     def check(self, patch: int) -> None:
@@ -102,7 +101,7 @@ class PackedStore:
         if name_and_reason is not None:
             raise BadPatchError(*name_and_reason)
 
-    def copy(self, patch: int, pixels: np.ndarray) -> None:
+    def _copy(self, patch: int, pixels: np.ndarray) -> None:
         """Copy a patch into an array of shape (C, H, W), whether it is good or not."""
         row = self._rows[patch]
         for group, runs in self._parts:
@@ -110,10 +109,6 @@ class PackedStore:
             planes = self._shard(group, group.shards[number])[row_of_shard]
             for source, target in runs:
                 pixels[target] = planes[source]
-
-    def are_bad(self, patches: np.ndarray) -> np.ndarray:
-        """Return which patches are bad, for an array of patch numbers of any shape."""
-        return self._is_bad[patches]
 
     def load(self) -> None:
         """Read the files of the requested bands into memory, where they stay."""
@@ -145,7 +140,7 @@ class PackedStore:
             chunk = np.empty(part.shape, np.uint8)
             first = part.storage_offset() // math.prod(self.patch_shape)
             for offset, pixels in enumerate(chunk):
-                self.copy(first + offset, pixels)
+                self._copy(first + offset, pixels)
             part.copy_(torch.from_numpy(chunk))
         return patches
 

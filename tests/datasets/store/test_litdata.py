@@ -1,5 +1,6 @@
 """Streaming from LitData chunks against the source that they were written from."""
 
+import itertools
 import json
 import multiprocessing
 import os
@@ -25,7 +26,7 @@ from datasets.seco.bad_patches import BadPatchError
 from datasets.seco.samples import PatchDataset
 from datasets.seco_packed import main as pack
 from datasets.store.litdata import INDEX_NAME, MANIFEST_NAME, StreamedPlaces, is_litdata
-from datasets.store.litdata_loader import LitDataLoader
+from datasets.store.litdata_loader import StreamLoader
 from datasets.store.litdata_writer import write_litdata
 from datasets.store.open import open_patches
 from main_pretrain import main as pretrain
@@ -62,10 +63,11 @@ class Numbered:
     def name(self, patch: int) -> str:
         return f"patch/{patch}"
 
-    def read(self, patch: int) -> np.ndarray:
+    def read(self, patch: int, out: np.ndarray | None = None) -> np.ndarray:
         if patch in self.bad:
             raise BadPatchError(self.name(patch), "is torn")
-        pixels = np.random.default_rng(patch).integers(0, 256, self.patch_shape, np.uint8)
+        pixels = np.empty(self.patch_shape, np.uint8) if out is None else out
+        pixels[:] = np.random.default_rng(patch).integers(0, 256, self.patch_shape, np.uint8)
         pixels[0, 0, :2] = divmod(patch, 256)
         return pixels
 
@@ -98,6 +100,13 @@ def s3() -> Iterator[Any]:
         client.create_bucket(Bucket=BUCKET)
         yield client
     server.stop()
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Folder of the chunks that are downloaded."""
+    monkeypatch.setenv("LITDATA_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache"
 
 
 @pytest.fixture(scope="module")
@@ -145,47 +154,58 @@ def test_samples_are_those_of_the_source_in_full_batches(
     assert_samples_of(Numbered(), batches, mode)
 
 
-def test_orders_are_random_and_repeatable(root: Path) -> None:
-    first = list(make_loader(root, epoch=0))
-    assert_equal(list(make_loader(root, epoch=0)), first)
-    assert indices(first) != sorted(indices(first))
-    assert indices(list(make_loader(root, epoch=1))) != indices(first)
-
-
-@pytest.mark.parametrize(("num_workers", "taken"), [(0, (1, 5, 11)), (2, (1, 2, 5))])
-def test_a_resumed_epoch_continues_with_the_next_batch(
-    root: Path, num_workers: int, taken: tuple[int, ...]
-) -> None:
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_resumed_epoch_continues_with_the_next_batch(root: Path, num_workers: int) -> None:
     whole = list(make_loader(root, num_workers=num_workers))
-    for count in taken:
+    for count in (1, 5, 11):
         killed = make_loader(root, num_workers=num_workers)
         batches = iter(killed)
         assert_equal([next(batches) for _ in range(count)], whole[:count])
         state = json.loads(json.dumps(killed.state_dict()))  # plain builtins
-        resumed = make_loader(root, num_workers=num_workers)
+        resumed = make_loader(root, num_workers=2 - num_workers)
         resumed.load_state_dict(state)
-        assert_equal(list(resumed), whole[count:])
+        rest = list(resumed)
+        assert_equal(rest, whole[count:])
         assert_equal(list(resumed), whole)  # only the first epoch was a rest
 
 
 def test_an_interrupted_epoch_does_not_continue_in_another_order(root: Path) -> None:
     killed = make_loader(root)
     next(iter(killed))
-    with pytest.raises(UserError, match=r"within an epoch with .*'world_size': 1.*: resume with"):
+    with pytest.raises(UserError, match=r"within an epoch, .*'world_size': 1.*: resume it with"):
         make_loader(root, world_size=2).load_state_dict(killed.state_dict())
-    list(killed)  # a whole epoch
-    make_loader(root, world_size=2).load_state_dict(killed.state_dict())
-    resumed = make_loader(root, epoch=3)
-    resumed.load_state_dict(killed.state_dict())
-    assert_equal(list(resumed), list(make_loader(root, epoch=3)))
+    old = {"epoch": 2, "batches": 3, "batch_size": 4, "num_workers": 0, "world_size": 1}
+    with pytest.raises(UserError, match=r"within an epoch, .*'batches': 3.* version"):
+        make_loader(root).load_state_dict(old)
+    list(killed)  # to the end of an epoch
+    for state in (killed.state_dict(), old | {"batches": 12}):
+        make_loader(root, world_size=2).load_state_dict(state)
+        resumed = make_loader(root, epoch=3)
+        resumed.load_state_dict(state)
+        assert_equal(list(resumed), list(make_loader(root, epoch=3)))
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 5])
 def test_processes_take_equally_many_batches_and_nothing_twice(root: Path, world_size: int) -> None:
     loaders = [make_loader(root, rank=r, world_size=world_size) for r in range(world_size)]
     shares = [indices(list(loader)) for loader in loaders]
-    assert {len(share) for share in shares} == {50 // (BATCH_SIZE * world_size) * BATCH_SIZE}
+    assert {len(share) for share in shares} == {50 // world_size // BATCH_SIZE * BATCH_SIZE}
     assert set(Counter(index for share in shares for index in share).values()) == {1}
+
+
+@pytest.mark.parametrize("mode", ["seco", "moco"])
+def test_orders_are_repeatable_and_finish_a_chunk_before_the_next_one_begins(
+    root: Path, mode: str
+) -> None:
+    source = StreamedPlaces(root)
+    bounds = source.first_samples(mode == "moco")
+    order = indices(list(make_loader(root, mode, batch_size=1)))
+    chunks = (np.searchsorted(bounds, order, side="right") - 1).tolist()
+    runs = [chunk for chunk, _ in itertools.groupby(chunks)]
+    assert len(runs) == len(set(runs)) == len(bounds) - 1 > 5
+    assert runs != sorted(runs)
+    assert order != indices(list(make_loader(root, mode, epoch=1, batch_size=1)))
+    assert order == indices(list(make_loader(root, mode, batch_size=1)))
 
 
 class Notes(Recorder):
@@ -196,9 +216,10 @@ class Notes(Recorder):
         self.root, self.save_after, self.path = root, save_after, path
         self.seen: list[tuple[int, list[int]]] = []
 
-    def train_dataloader(self) -> LitDataLoader:
-        dataset = PatchDataset(StreamedPlaces(self.root))
-        return LitDataLoader(dataset, BATCH_SIZE, 0, epoch=lambda: epoch_of(self.trainer))
+    def train_dataloader(self) -> StreamLoader:
+        loader = make_loader(self.root)
+        loader.sampler.epoch = lambda: epoch_of(self.trainer)
+        return loader
 
     def training_step(self, batch: Any) -> torch.Tensor:
         self.seen.append((int(batch["epoch"][0]), batch["index"].tolist()))
@@ -225,19 +246,17 @@ def test_lightning_resumes_within_an_epoch(root: Path, tmp_path: Path, save_afte
 
 @pytest.mark.parametrize("mode", MODES)
 def test_bad_patches_are_skipped_as_by_the_source(tmp_path: Path, mode: str) -> None:
-    """Two in one place, one in the next: up to three places stand in; the last place has one."""
+    """Two in one place, one in the next, and one in the last place."""
     bad = (4, 5, 8, 1198)
     source = Numbered(300, bad)
     manifest = write_litdata(source, tmp_path / "set", chunk_bytes=CHUNK_BYTES)
     assert manifest.bad == {patch: (f"patch/{patch}", "is torn") for patch in bad}
-    places = StreamedPlaces(tmp_path / "set")
-    dataset = PatchDataset(places, seed=SEED, on_bad_patch="skip", **MODES[mode])
     batches = [
         batch
         for epoch in range(3)
-        for batch in LitDataLoader(dataset, 1, 0, epoch=iter([epoch]).__next__)
+        for batch in make_loader(tmp_path / "set", mode, 0, epoch, 1, "skip")
     ]
-    assert len(batches) == 3 * len(dataset)
+    assert len(batches) == 3 * (1200 if mode == "moco" else 300)
     assert {name for batch in batches for name in batch["bad"]} == {f"patch/{b}" for b in bad}
     assert_samples_of(source, batches, mode, on_bad_patch="skip")
 
@@ -252,10 +271,9 @@ def test_a_bad_patch_stops_a_run_that_does_not_skip(tmp_path: Path, num_workers:
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_bucket_streams_what_the_folder_does(
-    root: Path, bucket: str, tmp_path: Path, num_workers: int
+    root: Path, bucket: str, cache: Path, num_workers: int
 ) -> None:
-    cache = tmp_path / "cache"
-    batches = list(make_loader(bucket, num_workers=num_workers, cache_dir=cache))
+    batches = list(make_loader(bucket, num_workers=num_workers))
     assert_equal(batches, list(make_loader(root, num_workers=num_workers)))
     assert list(cache.rglob("*.bin"))
 
@@ -263,9 +281,8 @@ def test_a_bucket_streams_what_the_folder_does(
 # Below a spawned process the workers are spawned too, which imports everything once more.
 @pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_two_processes_share_a_bucket_and_take_each_sample_once(
-    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_workers: int
+    bucket: str, cache: Path, tmp_path: Path, num_workers: int
 ) -> None:
-    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")  # the machine's name need not resolve
     mp.spawn(work, args=(bucket, str(tmp_path), num_workers), nprocs=WORLD)
     batches = [batch for rank in range(WORLD) for batch in torch.load(tmp_path / f"{rank}.pt")]
     assert set(Counter(indices(batches)).values()) == {1}
@@ -291,11 +308,12 @@ def test_a_bucket_that_cannot_be_read_says_what_to_check(
         StreamedPlaces(Path("gs://bucket/set"))
 
 
-def test_a_chunk_that_a_bucket_lacks_is_named(s3: Any, copy: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("cache")
+def test_a_chunk_that_a_bucket_lacks_is_named(s3: Any, copy: Path) -> None:
     (copy / "chunk-0-3.bin").unlink()
     upload(s3, copy, "lacking")
     with pytest.raises(UserError, match=r"chunk-0-3\.bin cannot be read .* check the connection"):
-        list(make_loader(f"s3://{BUCKET}/lacking", cache_dir=tmp_path / "cache"))
+        list(make_loader(f"s3://{BUCKET}/lacking"))
 
 
 @pytest.mark.parametrize("use", [lambda path: write_litdata(Numbered(), path), StreamedPlaces])
@@ -464,10 +482,10 @@ class Deadly(Numbered):
 
     parent = os.getpid()
 
-    def read(self, patch: int) -> np.ndarray:
+    def read(self, patch: int, out: np.ndarray | None = None) -> np.ndarray:
         if patch == 100 and os.getpid() != self.parent:
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().read(patch)
+        return super().read(patch, out)
 
 
 def test_a_killed_worker_ends_the_writing_and_leaves_no_process(tmp_path: Path) -> None:
@@ -498,21 +516,13 @@ def test_the_command_writes_what_the_folder_holds(
     places = open_patches(folder, ["B4", "B3", "B8"])
     source = open_patches(tmp_path / "source", ["B4", "B3", "B8"])
     assert places.input_spec == source.input_spec
-    for every_date in (False, True):
-        dataset = PatchDataset(places, every_date=every_date)
-        expected = PatchDataset(source, every_date=every_date)
-        batches = list(LitDataLoader(dataset, 1, 0, epoch=lambda: 4))
-        assert sorted(indices(batches)) == list(range(len(expected)))
-        for batch in batches:
-            assert torch.equal(batch["patches"][0], expected[4, int(batch["index"])]["patches"])
+    for patch in range(24):
+        np.testing.assert_array_equal(places.read(patch), source.read(patch))
 
 
 @pytest.fixture
-def flags(
-    s3: Any, seco_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., list[str]]:
+def flags(s3: Any, seco_root: Path, tmp_path: Path, cache: Path) -> Callable[..., list[str]]:
     """Flags of a small training from a bucket, which has three batches."""
-    monkeypatch.setenv("LITDATA_CACHE_DIR", str(tmp_path / "cache"))
     pack(["--data_dir", str(seco_root), "--save_path", str(tmp_path / "set"), "--format=litdata"])
     upload(s3, tmp_path / "set", "run")
 
