@@ -15,6 +15,7 @@ or empty patch is a ``UserError`` that names the file, raised when it is read.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -150,8 +151,8 @@ class SeasonalContrastBase(Dataset[Any]):
 
     def _image(self, patch: Tensor) -> Any:
         """Stretch a stored patch, uint8, (C, H, W), to an image, and transform it."""
-        planes = zip(self._table, patch.numpy(), strict=True)
-        return self._transformed(to_image(np.stack([table[plane] for table, plane in planes])))
+        planes = [table[plane] for table, plane in zip(self._table, patch.numpy(), strict=True)]
+        return self._transformed(to_image(np.stack(planes)))
 
     def _transformed(self, view: Any) -> Any:
         return view if self.transform is None else self.transform(view)
@@ -212,15 +213,9 @@ class SeasonalContrastMultiAug(SeasonalContrastBase):
     titles = DATA_MODES["seco"].view_labels
     augment_config = AugmentConfig()
 
-    def __init__(
-        self,
-        root: Path | str,
-        bands: Sequence[str] | None = None,
-        transform: Callable[[Any], Any] | None = None,
-        on_bad_patch: OnBadPatch = "raise",
-    ) -> None:
-        super().__init__(root, bands, transform, on_bad_patch)
-        self._augment = Augment(self.input_spec, self.augment_config)
+    @cached_property
+    def _augment(self) -> Augment:
+        return Augment(self.input_spec, self.augment_config)
 
     def __getitem__(self, index: int) -> tuple[Any, list[Any]]:
         """Return the query and the keys of the three embedding spaces.

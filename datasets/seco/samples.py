@@ -137,18 +137,18 @@ class PatchDataset(Dataset[dict[str, Any]]):
             try:
                 read(row, patches)
             except BadPatchError:
-                names += self._replace(row, *keys[row], read)
+                names += self._replace(row, keys[row], read)
         return names
 
     def _replace(
-        self, row: int, epoch: Tensor, index: Tensor, read: Callable[[int, list[int]], object]
+        self, row: int, key: Tensor, read: Callable[[int, list[int]], object]
     ) -> list[str]:
         """Read the next good sample, and return the names of the bad patches before it."""
 
         def attempt(good: int) -> None:
-            read(row, self.draw(epoch[None], torch.tensor([good]))[0].tolist())
+            read(row, self.draw(key[:1], torch.tensor([good]))[0].tolist())
 
-        return first_good(attempt, int(index), len(self), self.on_bad_patch)[1]
+        return first_good(attempt, int(key[1]), len(self), self.on_bad_patch)[1]
 
     def draw(self, epochs: Tensor, indices: Tensor) -> Tensor:
         """Draw the patches of samples.

@@ -41,18 +41,12 @@ _ATTEMPTS = 4  # LitData's own 1000 would hide a wrong address for hours
 
 @dataclass(frozen=True)
 class PlacesManifest:
-    """Everything about the patches except their pixels.
+    """Everything about the patches except their pixels."""
 
-    Attributes:
-        starts: Number of the first patch of each place, and of all patches; int64, shape (P + 1,).
-        patch_shape: Bands C, height and width.
-        input_spec: Bands, stretch and normalisation of the patches.
-        bad: Name and reason of each patch that could not be read; it is stored as zeros.
-    """
-
-    starts: np.ndarray
-    patch_shape: tuple[int, int, int]
+    starts: np.ndarray  # number of the first patch of each place, and of all: int64, (P + 1,)
+    patch_shape: tuple[int, int, int]  # bands C, height and width
     input_spec: InputSpec
+    # Name and reason of each patch that could not be read; it is stored as zeros.
     bad: dict[int, tuple[str, str]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -95,7 +89,7 @@ class StreamedPlaces:
         self.input_spec = self.manifest.input_spec
         self.bands = self.input_spec.bands
         self._stream: tuple[int, Any] = (-1, None)  # a process, and its stream
-        self._at_hand: tuple[int, np.ndarray] = (-1, np.empty(0))  # a place, and its patches
+        self._at_hand: tuple[int, np.ndarray] = (0, np.empty(0))  # the patches from a number on
 
     def check_bands(self, bands: Sequence[str]) -> None:
         """Refuse other bands than those of the set, or another order: chunks come as a whole."""
@@ -118,11 +112,11 @@ class StreamedPlaces:
         """Read a patch, see ``PatchSource``."""
         if patch in self.manifest.bad:
             raise BadPatchError(*self.manifest.bad[patch])
-        place = int(np.searchsorted(self.starts, patch, side="right")) - 1
-        if self._at_hand[0] != place:
-            self._at_hand = (place, self._read_place(place))
+        if not 0 <= patch - self._at_hand[0] < len(self._at_hand[1]):
+            place = int(np.searchsorted(self.starts, patch, side="right")) - 1
+            self._at_hand = (int(self.starts[place]), self._read_place(place))
         pixels = np.empty(self.patch_shape, np.uint8) if out is None else out
-        pixels[:] = self._at_hand[1][patch - int(self.starts[place])]
+        pixels[:] = self._at_hand[1][patch - self._at_hand[0]]
         return pixels
 
     def _read_place(self, place: int) -> np.ndarray:
@@ -146,7 +140,7 @@ class StreamedPlaces:
         return stored.reshape(-1, *self.patch_shape)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_stream": (-1, None), "_at_hand": (-1, np.empty(0))}
+        return self.__dict__ | {"_stream": (-1, None), "_at_hand": (0, np.empty(0))}
 
 
 def is_litdata(data_dir: Path) -> bool:

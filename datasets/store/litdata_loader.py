@@ -149,7 +149,7 @@ class StreamLoader(InfiniteDataLoader):
 
     _taken = (-1, 0)  # the epoch of the last batch, and the samples that were taken of it
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         self._taken = self.sampler.resume_at  # type: ignore[attr-defined]
         for batch in super().__iter__():
             epoch = int(batch["epoch"][0])

@@ -26,30 +26,20 @@ NOT_AS_WRITTEN = (
 
 @dataclass(frozen=True)
 class Shard:
-    """A file of raw uint8 rows: one row per patch, with the planes of the bands of its group.
+    """A file of raw uint8 rows: one row per patch, with the planes of the bands of its group."""
 
-    Attributes:
-        file: File name in the store.
-        num_patches: Number of rows.
-        sha256: Hash of the content; empty while the file is written.
-    """
-
-    file: str
+    file: str  # its name in the store
     num_patches: int
-    sha256: str = ""
+    sha256: str = ""  # empty while the file is written
 
 
 @dataclass(frozen=True)
 class Group:
-    """Bands that are stored together; a run that needs none of them does not read their file.
+    """Bands that are stored together; a run that needs none of them does not read their file."""
 
-    Attributes:
-        bands: Bands in the order of their planes in a row.
-        shards: The one file of the group. Stores that were written before December 2026 cut it into
-            files of at most 4 GB, with the same number of rows in all but the last.
-    """
-
-    bands: tuple[str, ...]
+    bands: tuple[str, ...]  # in the order of their planes in a row
+    # One file. Stores that were written before December 2026 cut it into files of at most 4 GB,
+    # with the same number of rows in all but the last.
     shards: tuple[Shard, ...]
 
 
@@ -64,25 +54,15 @@ class Flaw:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything about a store except its pixels.
-
-    Attributes:
-        kind: "seco" or "pictures".
-        places: One string "place/scene/scene" per place; for pictures their names.
-        height: Height of a patch in pixels of 10 m.
-        width: Width of a patch in pixels of 10 m.
-        quantiles: 2 % and 98 % quantiles per band of SeCo patches, as far as they are known.
-        groups: Red, green and blue, and the other bands.
-        flaws: Flaws of the source, sorted by patch.
-    """
+    """Everything about a store except its pixels."""
 
     kind: Literal["seco", "pictures"]
-    places: tuple[str, ...]
-    height: int
+    places: tuple[str, ...]  # a string "place/scene/scene" per place; for pictures their names
+    height: int  # of a patch in pixels of 10 m
     width: int
-    quantiles: dict[str, tuple[float, float]]
-    groups: tuple[Group, ...]
-    flaws: tuple[Flaw, ...] = ()
+    quantiles: dict[str, tuple[float, float]]  # 2 % and 98 % per SeCo band, where they are known
+    groups: tuple[Group, ...]  # red, green and blue, and the other bands
+    flaws: tuple[Flaw, ...] = ()  # of the source, sorted by patch
 
     @property
     def bands(self) -> tuple[str, ...]:

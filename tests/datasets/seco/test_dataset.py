@@ -103,7 +103,7 @@ def test_basic_has_every_date_of_every_place_as_the_original_reads_it(seco_root:
         dataset[24]
 
 
-def test_bands_come_in_the_order_asked_for_and_one_band_is_a_grey_image(seco_root: Path) -> None:
+def test_bands_come_in_the_requested_order_and_one_band_is_a_grey_image(seco_root: Path) -> None:
     folder = dates_of(places_of(seco_root)[0])[0]
     for bands in (("B2", "B4", "B3"), ("B2", "B3"), ("B3",)):
         image = SeasonalContrastBasic(seco_root, bands)[0]

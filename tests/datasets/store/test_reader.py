@@ -1,4 +1,4 @@
-"""Stores that are not what they say, and what may be kept in memory."""
+"""Stores with damage or contradictions, and what may be kept in memory."""
 
 import hashlib
 import json
@@ -143,7 +143,7 @@ def test_manifest_that_no_packing_writes_is_refused(store: Path, change: Edit) -
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"format": "zarr"}', "[" * 10**5, "\xff"])
-def test_other_json_is_no_manifest(store: Path, content: str) -> None:
+def test_other_json_is_refused(store: Path, content: str) -> None:
     (store / "manifest.json").write_text(content)
     with pytest.raises(UserError, match=r"manifest\.json is damaged"):
         PackedStore(store)

@@ -143,7 +143,7 @@ def test_flaws_of_the_source_are_those_of_the_store(
     assert manifest["flaws"][0] == {"patch": 1, "band": "B3", "reason": "is missing"}
 
 
-def test_bands_that_are_not_asked_for_are_not_opened(seco_root: Path, tmp_path: Path) -> None:
+def test_bands_that_are_not_requested_are_not_opened(seco_root: Path, tmp_path: Path) -> None:
     pack(seco_root, tmp_path / "store", "--bands", "B8", "B2", "B3", "B4")
     store = PackedStore(tmp_path / "store", RGB_BANDS)
     for patch in range(24):
@@ -155,7 +155,7 @@ def test_bands_that_are_not_asked_for_are_not_opened(seco_root: Path, tmp_path: 
     }
 
 
-def test_manifest_tells_everything_about_the_store(seco_root: Path, tmp_path: Path) -> None:
+def test_manifest_describes_the_store(seco_root: Path, tmp_path: Path) -> None:
     pack(seco_root, tmp_path / "store", "--bands", *RGB_BANDS, "B8")
     content = json.loads((tmp_path / "store" / "manifest.json").read_text())
     assert (content["format_version"], content["height"], content["width"]) == (1, 48, 48)
