@@ -184,6 +184,6 @@ class PatchDataset(Dataset[dict[str, Any]]):
             )
 
 
-def collate(batch: dict[str, Any]) -> dict[str, Any]:
+def collate(batch: Any) -> dict[str, Any]:
     """Return what ``PatchDataset.__getitems__`` has put together already."""
     return batch

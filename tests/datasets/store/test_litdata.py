@@ -218,7 +218,8 @@ class Notes(Recorder):
 
     def train_dataloader(self) -> StreamLoader:
         loader = make_loader(self.root)
-        loader.sampler.epoch = lambda: epoch_of(self.trainer)
+        order: Any = loader.sampler
+        order.epoch = lambda: epoch_of(self.trainer)
         return loader
 
     def training_step(self, batch: Any) -> torch.Tensor:
@@ -489,9 +490,10 @@ class Deadly(Numbered):
 
 
 def test_a_killed_worker_ends_the_writing_and_leaves_no_process(tmp_path: Path) -> None:
+    before = set(multiprocessing.active_children())  # of loaders that are not yet collected
     with pytest.raises(UserError, match="a worker process was killed"):
         write_litdata(Deadly(), tmp_path / "set", 2)
-    assert not multiprocessing.active_children()
+    assert set(multiprocessing.active_children()) <= before
     assert not list(tmp_path.iterdir())
 
 
