@@ -310,7 +310,10 @@ def test_a_bucket_that_cannot_be_read_says_what_to_check(
 
 
 @pytest.mark.usefixtures("cache")
-def test_a_chunk_that_a_bucket_lacks_is_named(s3: Any, copy: Path) -> None:
+def test_a_chunk_that_a_bucket_lacks_is_named(
+    s3: Any, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("litdata.streaming.item_loader._FORCE_DOWNLOAD_TIME", 1)
     (copy / "chunk-0-3.bin").unlink()
     upload(s3, copy, "lacking")
     with pytest.raises(UserError, match=r"chunk-0-3\.bin cannot be read .* check the connection"):
