@@ -9,8 +9,6 @@ macOS's Archive Utility and ditto write no zip64 records: they store the count o
 directory is therefore read by its size, as in ``unzip`` and ``zipfile``, and not by the count.
 """
 
-import bz2
-import lzma
 import os
 import struct
 import zlib
@@ -19,11 +17,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from utils.errors import UserError
-from utils.unpack import BZIP2, DEFLATED, ENCRYPTED, LZMA, STORED, unread_method
+from utils.unpack import DEFLATED, ENCRYPTED, STORED, unread_method
 
 MAX_MEMBER_BYTES = 2**26  # far more than a band of a patch; limits bombs
-_MAX_LZMA_BYTES = 2**27  # of its dictionary; 7-Zip's largest is 64 MB
-_UNKNOWN_SIZE = b"\xff" * 8  # of the .lzma format: the stream may have an end mark
 _ENCRYPTED_BIT, _UTF8_BIT = 1, 1 << 11  # bits of the flags
 _OVERFLOW = 2**32  # of offsets without zip64
 _IN_ZIP64 = 0xFFFFFFFF  # the zip64 field has the number instead
@@ -94,30 +90,23 @@ class ZipFiles:
         if max(member.size, member.stored_bytes) > max_bytes:
             raise ValueError(f"{member.size} bytes are more than {max_bytes}")
         _, name_bytes, extra_bytes = _LOCAL.unpack(header)
-        start = member.offset + _LOCAL.size + name_bytes + extra_bytes
-        stored = os.pread(self._descriptor, member.stored_bytes, start)
-        data = self._decompress(stored, member)
+        stored = os.pread(
+            self._descriptor,
+            member.stored_bytes,
+            member.offset + _LOCAL.size + name_bytes + extra_bytes,
+        )
+        try:
+            if member.method == STORED:
+                data = stored
+            elif member.method == DEFLATED:  # at most the declared size; 0 would mean no limit
+                data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(stored, max(1, member.size))
+            else:
+                raise unread_method(self.path, member.method)
+        except zlib.error as error:
+            raise ValueError(str(error)) from error
         if len(data) != member.size or zlib.crc32(data) != member.crc:
             raise ValueError("checksum differs")
         return data
-
-    def _decompress(self, stored: bytes, member: ZipMember) -> bytes:
-        """Decompress at most the declared size of the member."""
-        limit = max(1, member.size)  # 0 would mean no limit
-        try:
-            if member.method == STORED:
-                return stored
-            if member.method == DEFLATED:
-                return zlib.decompressobj(-zlib.MAX_WBITS).decompress(stored, limit)
-            if member.method == BZIP2:
-                return bz2.BZ2Decompressor().decompress(stored, limit)
-            if member.method == LZMA:  # APPNOTE 5.8: version and length, properties, raw stream
-                alone = stored[4:9] + _UNKNOWN_SIZE + stored[9:]
-                decompressor = lzma.LZMADecompressor(lzma.FORMAT_ALONE, _MAX_LZMA_BYTES)
-                return decompressor.decompress(alone, limit)
-        except (zlib.error, lzma.LZMAError, OSError, EOFError) as error:
-            raise ValueError(str(error)) from error
-        raise unread_method(self.path, member.method)
 
 
 def _read_directory(file: BinaryIO, path: Path) -> Iterator[tuple[str, ZipMember]]:

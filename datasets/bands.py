@@ -54,7 +54,7 @@ _MAX_REFLECTANCE = 2  # clouds and glint exceed 1
 _MAX_TYPICAL_DN = 20_000  # twice the reflectance of a perfect white surface
 _MAX_8_BIT = 255
 
-QUANTILES_NAME = "quantiles.json"  # of the file with the others, beside the places
+QUANTILES_NAME = "quantiles.json"  # of the file with those of other bands, next to the places
 
 
 def two_digit_name(band: str) -> str:

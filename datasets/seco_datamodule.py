@@ -5,19 +5,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-from pytorch_lightning import LightningDataModule, Trainer
+from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
 from datasets.bands import RGB_BANDS
 from datasets.seco.bad_patches import BadPatchList, OnBadPatch
 from datasets.seco.data_modes import DATA_MODES
 from datasets.seco.patches import day_of
-from datasets.seco.samples import ErrorsAsSamples, PatchDataset, collate
+from datasets.seco.samples import PatchDataset, collate
 from datasets.store.litdata import StreamedPlaces
 from datasets.store.loader import DeviceLoader, StoreLoader
 from datasets.store.manifest import PICTURE_BANDS
-from datasets.store.open import open_patches, packing_hint
+from datasets.store.open import open_patches
 from datasets.store.reader import PackedStore
 from utils.augment_config import AugmentConfig
 from utils.data import InfiniteDataLoader, SeededSampler, epoch_of, sample_keys
@@ -137,7 +136,12 @@ class SecoDataModule(LightningDataModule):
 
     def hints(self) -> list[str]:
         """Return what makes the training slower than it could be; exists after ``setup``."""
-        hints = [packing_hint(self.dataset.source, self.data_dir)]
+        hints = []
+        if not isinstance(self.dataset.source, PackedStore | StreamedPlaces):
+            hints.append(
+                f"{self.data_dir} is read from single files, which is slow: pack it once with "
+                "datasets/seco_packed.py, and give the store to --data_dir"
+            )
         _, height, width = self.dataset.source.patch_shape
         size, enough = self.augment_config.crop_size, min(height, width)
         if size > enough:
@@ -145,7 +149,7 @@ class SecoDataModule(LightningDataModule):
                 f"crop_size {size} is more than the {width} x {height} pixels of the patches: "
                 f"crops are enlarged, which costs time and adds no detail; {enough} is enough"
             )
-        return [hint for hint in hints if hint is not None]
+        return hints
 
     def steps_per_epoch(self, world_size: int) -> int:
         """Return the number of full batches of each process; none at all is a ``UserError``."""
@@ -166,57 +170,38 @@ class SecoDataModule(LightningDataModule):
         log_dir = self.log_dir if trainer.is_global_zero else None
         self._bad_patches = BadPatchList(len(self.dataset), log_dir)
         device = trainer.strategy.root_device
-        if isinstance(self.dataset.source, StreamedPlaces):
-            return self._litdata_loader(trainer, device)
-        sampler = SeededSampler(
-            len(self.dataset),
-            self.seed,
-            epoch=lambda: epoch_of(trainer),
-            rank=trainer.global_rank,
-            world_size=trainer.world_size,
-        )
-        if isinstance(self.dataset.source, PackedStore):
-            return self._store_loader(self.dataset.source, sampler, device)
-        return InfiniteDataLoader(
-            ErrorsAsSamples(self.dataset),
-            self.batch_size,
-            sampler=sampler,
-            num_workers=self.num_workers,
-            collate_fn=collate,
-            drop_last=True,  # as the original; the queue and batch norm see full batches only
-            pin_memory=device.type == "cuda",
-        )
+        source, on_gpu = self.dataset.source, device.type == "cuda"
+        shares: dict[str, Any] = {"epoch": lambda: epoch_of(trainer)}
+        shares |= {"rank": trainer.global_rank, "world_size": trainer.world_size}
+        sampler = SeededSampler(len(self.dataset), self.seed, **shares)
+        loader = InfiniteDataLoader
+        if isinstance(source, StreamedPlaces):
+            from datasets.store.litdata_loader import ChunkOrder, StreamLoader  # need LitData
 
-    def _litdata_loader(self, trainer: Trainer, device: torch.device) -> Iterable[dict[str, Any]]:
-        from datasets.store.litdata_loader import LitDataLoader  # needs LitData, which is optional
-
-        return LitDataLoader(
-            self.dataset,
-            self.batch_size,
-            self.num_workers,
-            epoch=lambda: epoch_of(trainer),
-            rank=trainer.global_rank,
-            world_size=trainer.world_size,
-            pin_memory=device.type == "cuda",
-        )
-
-    def _store_loader(
-        self, store: PackedStore, sampler: SeededSampler, device: torch.device
-    ) -> StoreLoader | DeviceLoader:
+            sampler = ChunkOrder(source.first_samples(self.mode.every_date), self.seed, **shares)
+            loader = StreamLoader
+        if not isinstance(source, PackedStore):
+            return loader(
+                self.dataset,
+                self.batch_size,
+                sampler=sampler,
+                num_workers=self.num_workers,
+                collate_fn=collate,
+                drop_last=True,  # as the original; the queue and batch norm see full batches only
+                pin_memory=on_gpu,
+            )
         if self.cache == "gpu":
-            if device.type != "cuda":
+            if not on_gpu:
                 raise UserError("cache gpu needs a GPU: use cache ram, or train on a GPU")
             return DeviceLoader(self.dataset, sampler, self.batch_size, device)
         if self.cache == "ram":
-            store.load()
+            source.load()
         return StoreLoader(self.dataset, sampler, self.batch_size, self.num_workers, device)
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Remove what the device does not need: an error, or the names of bad patches."""
+        """Remove what the device does not need."""
         if not self._is_training():
             return batch
-        if "error" in batch:
-            raise UserError(batch["error"])
         bad = batch.pop("bad")
         self._bad_patches.add(bad)
         self._samples = batch.pop("epoch"), batch.pop("index")
@@ -267,7 +252,7 @@ class SecoDataModule(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Store the global batch size in checkpoints: the schedule of a run depends on it."""
-        assert self.trainer is not None  # Lightning calls this
+        assert self.trainer is not None
         return {"samples_per_step": self.batch_size * self.trainer.world_size}
 
     def _is_training(self) -> bool:

@@ -15,6 +15,7 @@ or empty patch is a ``UserError`` that names the file, raised when it is read.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,6 +120,7 @@ class SeasonalContrastBase(Dataset[Any]):
 
     num_dates = 1
     every_date = False
+    titles: Sequence[str] = ()  # of the views
 
     def __init__(
         self,
@@ -149,17 +151,24 @@ class SeasonalContrastBase(Dataset[Any]):
 
     def _image(self, patch: Tensor) -> Any:
         """Stretch a stored patch, uint8, (C, H, W), to an image, and transform it."""
-        planes = zip(self._table, patch.numpy(), strict=True)
-        return self._transformed(to_image(np.stack([table[plane] for table, plane in planes])))
+        planes = [table[plane] for table, plane in zip(self._table, patch.numpy(), strict=True)]
+        return self._transformed(to_image(np.stack(planes)))
 
     def _transformed(self, view: Any) -> Any:
         return view if self.transform is None else self.transform(view)
+
+    def plot(self, sample: Any) -> Figure:
+        """Draw a sample of this data set, see ``plot_images``."""
+        query, *rest = sample if isinstance(sample, tuple) else (sample,)
+        keys = rest[0] if rest and isinstance(rest[0], list) else rest
+        return plot_images([query, *keys], self.titles, self.input_spec)
 
 
 class SeasonalContrastBasic(SeasonalContrastBase):
     """Every date of every place is a sample: one image, for contrast within an image (MoCo)."""
 
     every_date = True
+    titles = ("image",)
 
     def __getitem__(self, index: int) -> Any:
         """Return the transformed image of a patch.
@@ -170,10 +179,6 @@ class SeasonalContrastBasic(SeasonalContrastBase):
         (t0,), _ = self._draw(index)
         return self._image(t0)
 
-    def plot(self, sample: Any) -> Figure:
-        """Draw a sample of this data set, see ``plot_images``."""
-        return plot_images([sample], ["image"], self.input_spec)
-
 
 class SeasonalContrastTemporal(SeasonalContrastBase):
     """A place is a sample: two of its dates, for contrast between seasons (MoCo-v2+TP).
@@ -182,6 +187,7 @@ class SeasonalContrastTemporal(SeasonalContrastBase):
     """
 
     num_dates = 2
+    titles = ("q: date t0", "k: date t1")
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
         """Return query and key, images of two dates as those of ``SeasonalContrastBasic``."""
@@ -189,10 +195,6 @@ class SeasonalContrastTemporal(SeasonalContrastBase):
         q = self._image(t0)
         k = self._image(t1)
         return q, k
-
-    def plot(self, sample: tuple[Any, Any]) -> Figure:
-        """Draw a sample of this data set, see ``plot_images``."""
-        return plot_images(sample, ["q: date t0", "k: date t1"], self.input_spec)
 
 
 class SeasonalContrastMultiAug(SeasonalContrastBase):
@@ -208,17 +210,12 @@ class SeasonalContrastMultiAug(SeasonalContrastBase):
     """
 
     num_dates = 3
+    titles = DATA_MODES["seco"].view_labels
     augment_config = AugmentConfig()
 
-    def __init__(
-        self,
-        root: Path | str,
-        bands: Sequence[str] | None = None,
-        transform: Callable[[Any], Any] | None = None,
-        on_bad_patch: OnBadPatch = "raise",
-    ) -> None:
-        super().__init__(root, bands, transform, on_bad_patch)
-        self._augment = Augment(self.input_spec, self.augment_config)
+    @cached_property
+    def _augment(self) -> Augment:
+        return Augment(self.input_spec, self.augment_config)
 
     def __getitem__(self, index: int) -> tuple[Any, list[Any]]:
         """Return the query and the keys of the three embedding spaces.
@@ -235,8 +232,3 @@ class SeasonalContrastMultiAug(SeasonalContrastBase):
         k1 = view(2, t2, synthetic=False)  # another date: Z1, invariant to seasons
         k2 = view(3, t0, synthetic=True)  # the same date, changed: Z2, invariant to augmentation
         return q, [k0, k1, k2]
-
-    def plot(self, sample: tuple[Any, list[Any]]) -> Figure:
-        """Draw a sample of this data set, see ``plot_images``."""
-        q, keys = sample
-        return plot_images([q, *keys], DATA_MODES["seco"].view_labels, self.input_spec)

@@ -26,7 +26,6 @@ import math
 import time
 from argparse import Namespace
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from datasets.bands import RGB_BANDS
 from utils.cli import print_next, run
@@ -35,12 +34,9 @@ from utils.errors import UserError
 from utils.files import address, check_can_write, check_exists
 from utils.flags import Parser, check_not_negative
 
+DEFAULT_BATCH = 256  # of main_pretrain.py
 # Modules that take long to import are imported by the functions that use them, after the flags are
 # checked.
-if TYPE_CHECKING:
-    from datasets.store.open import Patches
-
-DEFAULT_BATCH = 256  # of main_pretrain.py
 
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
@@ -49,19 +45,10 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     add = parser.add_argument
     add("--data_dir", type=Path, help="SeCo folder or zip, or folder or zip of pictures.")
     add("--save_path", type=Path, required=True, help="Folder of the store.")
-    add(
-        "--bands",
-        nargs="+",
-        metavar="BAND",
-        default=list(RGB_BANDS),
-        help="Bands of SeCo patches to pack.",
-    )
-    add(
-        "--format",
-        choices=["raw", "litdata"],
-        default="raw",
-        help="Store for this machine, or chunks to stream.",
-    )
+    bands = "Bands of SeCo patches to pack."
+    add("--bands", nargs="+", metavar="BAND", default=list(RGB_BANDS), help=bands)
+    formats = "Store for this machine, or chunks to stream."
+    add("--format", choices=["raw", "litdata"], default="raw", help=formats)
     add("--num_workers", type=int, default=min(8, available_cores()), help="Processes to use.")
     add("--verify", action="store_true", help="Only compare a store with its hashes.")
     return parser.parse_args(argv)
@@ -75,25 +62,25 @@ def main(argv: Sequence[str] | None = None) -> None:
         verify_packed(args)
         return
     check_paths(args)
-    from datasets.store.manifest import PICTURE_BANDS
+    from datasets.seco.patches import SecoPatches
+    from datasets.seco.pictures import Pictures
+    from datasets.store.open import open_patches
 
     started = time.perf_counter()
-    source = open_unpacked(args)
+    source = open_patches(args.data_dir, args.bands)
+    if not isinstance(source, SecoPatches | Pictures):
+        raise UserError(f"{args.data_dir} is packed already: --data_dir takes its source")
     if args.format == "litdata":
         from datasets.store.litdata import MANIFEST_NAME
         from datasets.store.litdata_writer import write_litdata
 
         num_flawed = len(write_litdata(source, args.save_path, args.num_workers).bad)
     else:
-        from datasets.seco.patches import SecoPatches
-        from datasets.seco.pictures import Pictures
         from datasets.store.manifest import MANIFEST_NAME
         from datasets.store.writer import pack
 
-        if not isinstance(source, SecoPatches | Pictures):
-            raise UserError(f"{args.data_dir} is packed already: --data_dir takes its source")
-        manifest = pack(source, args.save_path, args.num_workers)
-        num_flawed = len({flaw.patch for flaw in manifest.flaws})
+        flaws = pack(source, args.save_path, args.num_workers).flaws
+        num_flawed = len({flaw.patch for flaw in flaws})
     _, height, width = source.patch_shape
     num_patches, num_places = int(source.starts[-1]), len(source.starts) - 1
     print(
@@ -103,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"{f', {num_flawed} flawed patches listed in {MANIFEST_NAME}' * (num_flawed > 0)}"
     )
     print(f"{'chunks' if args.format == 'litdata' else 'store'}: {args.save_path}")
-    flags: list[object] = ["--data_mode", "moco"] if source.bands == PICTURE_BANDS else []
+    flags: list[object] = ["--data_mode", "moco"] if isinstance(source, Pictures) else []
     if num_places < DEFAULT_BATCH:
         flags += ["--batch_size", min(32, num_places), "--num_negatives", 256]
     print_next("main_pretrain.py", "--data_dir", args.save_path, *flags)
@@ -122,16 +109,6 @@ def check_paths(args: Namespace) -> None:
     check_can_write("save_path", args.save_path, is_folder=True)
     if args.save_path.resolve().is_relative_to(args.data_dir.resolve()):
         raise UserError(f"--save_path {args.save_path} is in --data_dir: choose one next to it")
-
-
-def open_unpacked(args: Namespace) -> Patches:
-    """Open ``--data_dir``; LitData chunks are not packed again."""
-    from datasets.store.litdata import is_litdata
-    from datasets.store.open import open_patches
-
-    if is_litdata(args.data_dir):
-        raise UserError(f"{args.data_dir} is in chunks already: --data_dir takes its source")
-    return open_patches(args.data_dir, args.bands)
 
 
 def verify_packed(args: Namespace) -> None:

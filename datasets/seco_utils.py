@@ -61,27 +61,12 @@ def compute_quantiles(
 def measure_histograms(
     root: Path, num_images: int, seed: int, bands: Sequence[str] | None = None
 ) -> dict[str, np.ndarray]:
-    """Count the stored values of randomly drawn images, all pixels of each.
-
-    Args:
-        root: Folder of the places, or packed store.
-        num_images: Dates of places to read; all of them if there are fewer.
-        seed: Seed of the draw.
-        bands: Bands to measure; None for all that the first place has.
-
-    Returns:
-        Pixels per stored value, int64, shape (256,), for each band.
-    """
+    """Count all pixels of drawn images, see ``compute_quantiles``: int64, (256,), per band."""
     import numpy as np
 
-    from datasets.store.reader import is_packed
     from utils.progress import progress
 
-    if root.is_file():
-        raise UserError(
-            f"{root} is a file: pack it with datasets/seco_packed.py, and measure the store"
-        )
-    stored, dates, read = _open_store(root) if is_packed(root) else _open_folder(root)
+    stored, dates, read = _open(root)
     missing = [band for band in bands or () if band not in stored]
     if missing:
         raise UserError(f"{root} has no band {missing[0]}: its bands are {' '.join(stored)}")
@@ -96,40 +81,34 @@ def measure_histograms(
     return histograms
 
 
-def _open_folder(root: Path) -> tuple[list[str], Sequence[Any], Callable[[Any, str], np.ndarray]]:
+def _open(root: Path) -> tuple[Sequence[str], Sequence[Any], Callable[[Any, str], np.ndarray]]:
     """Return bands, dates, and a function that reads a band of a date with its stored pixels."""
     from datasets.seco.layouts import SecoFolder
+    from datasets.store.reader import PackedStore, is_packed
 
+    if root.is_file():
+        raise UserError(
+            f"{root} is a file: pack it with datasets/seco_packed.py, and measure the store"
+        )
+    if is_packed(root):  # all its bands have pixels of 10 m
+        store = PackedStore(root)
+        bands, rows = store.bands, range(int(store.starts[-1]))
+        return bands, rows, lambda row, band: store.read(row)[bands.index(band)]
     folder = SecoFolder(root, ALL_BANDS)
     split = (place.split("/") for place in folder.places)
     dates = [f"{place}/{scene}" for place, *scenes in split for scene in scenes]
     return folder.band_names(), dates, folder.read_band
 
 
-def _open_store(root: Path) -> tuple[list[str], Sequence[Any], Callable[[Any, str], np.ndarray]]:
-    """Return the same of a packed store, in which all bands have pixels of 10 m."""
-    from datasets.store.reader import PackedStore
+def stretch_limits(histogram: np.ndarray) -> tuple[int, int]:
+    """Return the values that become 0 and 255, at least one step apart.
 
-    store = PackedStore(root)
-    bands = list(store.bands)
-    return (
-        bands,
-        range(int(store.starts[-1])),
-        lambda date, band: store.read(date)[bands.index(band)],
-    )
-
-
-def histogram_quantile(histogram: np.ndarray, quantile: float) -> int:
-    """Return the smallest value that at least this share of the pixels do not exceed."""
+    A quantile is the smallest value that at least this share of the pixels do not exceed.
+    """
     import numpy as np
 
     cumulated = np.cumsum(histogram)
-    return int(np.searchsorted(cumulated, quantile * cumulated[-1]))
-
-
-def stretch_limits(histogram: np.ndarray) -> tuple[int, int]:
-    """Return the values that become 0 and 255, at least one step apart."""
-    low, high = (histogram_quantile(histogram, quantile) for quantile in QUANTILES)
+    low, high = (int(np.searchsorted(cumulated, q * cumulated[-1])) for q in QUANTILES)
     return low, max(high, low + 1)
 
 

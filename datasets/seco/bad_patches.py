@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -18,17 +19,17 @@ class BadPatchError(UserError):
     """A damaged or empty patch, which may be skipped, unlike data of the wrong size or type.
 
     Args:
-        name: The file, or the folder of an empty patch.
+        name: The file, or the folder of an empty patch; or the whole text, from which torch builds
+            the error of a worker process again.
         reason: Its fault, such as "is missing".
     """
 
-    def __init__(self, name: str, reason: str) -> None:
-        super().__init__(f"{name} {reason}: replace it, or skip it with on_bad_patch skip")
+    def __init__(self, name: str, reason: str = "") -> None:
+        super().__init__(
+            f"{name} {reason}: replace it, or skip it with on_bad_patch skip" if reason else name
+        )
         self.name = name
         self.reason = reason
-
-    def __reduce__(self) -> tuple[type, tuple[str, str]]:
-        return type(self), (self.name, self.reason)  # from a worker process
 
 
 def first_good(
@@ -44,9 +45,6 @@ def first_good(
 
     Returns:
         The result of ``read``, and the names of the bad patches before it.
-
-    Raises:
-        UserError: The sample is bad and ``on_bad_patch`` is "raise", or too many in a row are bad.
     """
     bad: list[str] = []
     while True:
@@ -60,23 +58,11 @@ def first_good(
 
 
 def first_readable(read: Callable[[int], T], num_patches: int) -> T:
-    """Read the first good patch, as an example of all.
-
-    Args:
-        read: Reads a patch by its number.
-        num_patches: Number of patches, at least 1.
-
-    Raises:
-        BadPatchError: The first hundred are all bad.
-    """
-    first: BadPatchError | None = None
+    """Read the first good patch as an example of all; the error of the first if 100 are bad."""
     for patch in range(min(num_patches, 100)):
-        try:
+        with suppress(BadPatchError):
             return read(patch)
-        except BadPatchError as error:
-            first = first or error
-    assert first is not None
-    raise first
+    return read(0)
 
 
 def check_bad_count(bad: Sequence[str], num_samples: int) -> None:
@@ -89,12 +75,7 @@ def check_bad_count(bad: Sequence[str], num_samples: int) -> None:
 
 
 class BadPatchList:
-    """The distinct bad patches of a run, also written to a file.
-
-    Args:
-        num_samples: Number of samples of the data set.
-        folder: Where ``bad_patches.txt`` is written; None writes no file.
-    """
+    """The distinct bad patches of a run, also written to ``folder``/bad_patches.txt, if given."""
 
     def __init__(self, num_samples: int, folder: Path | None) -> None:
         self.names: dict[str, None] = {}  # a set that keeps its order
@@ -106,13 +87,12 @@ class BadPatchList:
         new = [name for name in dict.fromkeys(names) if name not in self.names]
         if not new:
             return
-        is_first = not self.names
-        self.names |= dict.fromkeys(new)
         if self._path:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._path.open("a") as file:
                 file.writelines(f"{name}\n" for name in new)
-        if is_first:
+        if not self.names:
             where = f", listed in {self._path}" if self._path else ""
             warnings.warn(f"skipping bad patches{where}, the first is {new[0]}", stacklevel=2)
+        self.names |= dict.fromkeys(new)
         check_bad_count(list(self.names), self._num_samples)

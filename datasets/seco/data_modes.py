@@ -1,40 +1,26 @@
 """Which views are contrasted, and the flags of the patches; imports no torch."""
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from datasets.bands import RGB_BANDS
 from utils.flags import Parser
 
 
-@dataclass(frozen=True)
-class View:
-    """A picture that an encoder sees.
+class View(NamedTuple):
+    """A picture that an encoder sees."""
 
-    Attributes:
-        date: Which of the sample's dates is shown.
-        synthetic: Colour, blur and flip change it; otherwise only the random crop does.
-    """
-
-    date: int
-    synthetic: bool
+    date: int  # which of the sample's dates
+    synthetic: bool  # colour, blur and flip change it; otherwise only the random crop does
 
 
-@dataclass(frozen=True)
-class DataMode:
-    """Which dates are a sample, and which views are made of them.
+class DataMode(NamedTuple):
+    """Which dates are a sample, and which views are made of them."""
 
-    Attributes:
-        num_dates: Dates of a sample.
-        every_date: Each date of a place is a sample of its own.
-        crop_first: Crop before colour and blur, as MoCo does; SeCo changes the whole patch first.
-        views: The query, then the key of each embedding space.
-    """
-
-    num_dates: int
-    every_date: bool
-    crop_first: bool
-    views: tuple[View, ...]
+    num_dates: int  # of a sample
+    every_date: bool  # each date of a place is a sample of its own
+    crop_first: bool  # before colour and blur, as MoCo does; SeCo changes the whole patch first
+    views: tuple[View, ...]  # the query, then the key of each embedding space
 
     @property
     def emb_spaces(self) -> int:

@@ -1,7 +1,7 @@
 """Where the band files of SeCo patches are: in a folder of places, or in a zip of one.
 
 A place is kept as one string "place/scene/scene", which a forked worker process copies faster than
-a list of objects.
+a list of objects. Places are in the same order everywhere: by number, others after them by name.
 """
 
 import os
@@ -25,8 +25,6 @@ _BITS = {band: 1 << bit for bit, band in enumerate(ALL_BANDS)}
 class SecoFolder:
     """Files ``<place>/<scene>/<band>.tif`` on disk.
 
-    Places are in the same order on every machine: by number, others after them by name.
-
     Args:
         root: Folder of the places.
         bands: Bands that will be read.
@@ -47,9 +45,7 @@ class SecoFolder:
     def band_names(self) -> list[str]:
         """Return the bands that at least one date of the first place has."""
         place, *dates = self.places[0].split("/")
-        found: set[str] = set()
-        for date in dates:
-            found |= _band_files(self.root / place / date).keys()
+        found = {band for date in dates for band in _band_files(self.root / place / date)}
         return [band for band in ALL_BANDS if band in found]
 
     def read_band(self, name: str, band: str, patch: int = 0) -> np.ndarray:
@@ -80,16 +76,16 @@ class SecoZip:
         self.path = path
         self.bands = bands
         self._zip = ZipFiles(path)
-        dates, bands_of_dates, members = self._list()
-        _check_any(dates, path)
-        self.places, order = _sort_dates(dates)
-        self._members = members[order]  # (patches, bands)
-        self._first_bands = bands_of_dates[order[: self.places[0].count("/")]]
+        numbers, seen, rows = self._list()
+        _check_any(list(numbers), path)
+        self.places, order = _sort_dates(list(numbers))
+        self._members = _tabulate(rows, len(numbers), len(bands))[order]  # (patches, bands)
+        of_first = np.array(seen)[order[: self.places[0].count("/")]]
+        self._of_first = int(np.bitwise_or.reduce(of_first))
 
     def band_names(self) -> list[str]:
         """Return the bands that at least one date of the first place has."""
-        seen = int(np.bitwise_or.reduce(self._first_bands))
-        return [band for band, bit in _BITS.items() if seen & bit]
+        return [band for band, bit in _BITS.items() if self._of_first & bit]
 
     def read_band(self, name: str, band: str, patch: int = 0) -> np.ndarray:
         """Read a band of "place/scene" as it is stored: uint8, shape (height, width)."""
@@ -110,17 +106,17 @@ class SecoZip:
         except ValueError as error:
             raise UserError(f"{QUANTILES_NAME} in {self.path} is damaged") from error
 
-    def _list(self) -> tuple[list[str], np.ndarray, np.ndarray]:
+    def _list(self) -> tuple[dict[str, int], "array[int]", "array[int]"]:
         """Read the zip's directory once.
 
         Returns:
-            "place/scene" of every date; the bands of each date, one bit per band; their members,
-            shape (dates, bands).
+            Number of each "place/scene"; the bands of each date, one bit per band; rows of date,
+            channel and member.
         """
         numbers: dict[str, int] = {}
         seen, rows = array("H"), array("q")
         channels = {band: channel for channel, band in enumerate(self.bands)}
-        folder, quantiles, repeated = None, {}, set[str]()
+        root, quantiles, repeated = None, {}, set[str]()
         for name, member in self._zip.members():
             if name.endswith(QUANTILES_NAME):
                 quantiles[name.removesuffix(QUANTILES_NAME)] = member
@@ -128,10 +124,10 @@ class SecoZip:
             if split is None:
                 continue
             above, date, band = split
-            folder = above if folder is None else folder
-            if above != folder:
+            root = above if root is None else root
+            if above != root:
                 raise UserError(
-                    f"{self.path} holds places in {folder or './'} and in {above or './'}: "
+                    f"{self.path} holds places in {root or './'} and in {above or './'}: "
                     "keep one SeCo data set in a zip"
                 )
             number = numbers.setdefault(date, len(numbers))
@@ -142,19 +138,15 @@ class SecoZip:
             seen[number] |= _BITS[band]
             if band in channels:
                 rows.extend((number, channels[band], *member))
-        self._check_spellings(repeated)
-        self._quantiles = quantiles.get(folder or "")
-        return list(numbers), np.array(seen), _tabulate(rows, len(numbers), len(channels))
-
-    def _check_spellings(self, folders: set[str]) -> None:
-        """Refuse two files of a band; of two members of one name the last counts, as in unzip."""
-        files: dict[str, set[str]] = {folder: set() for folder in folders}
-        for name, _ in self._zip.members() if folders else ():
+        # Two files of a band are refused; of two members of one name the last counts, as in unzip.
+        files: dict[str, set[str]] = {folder: set() for folder in sorted(repeated)}
+        for name, _ in self._zip.members() if files else ():
             folder, _, file = name.rpartition("/")
-            if folder in files:
-                files[folder].add(file)
-        for folder in sorted(files):
-            find_band_files(files[folder], f"{self.path}/{folder}")
+            files.get(folder, set()).add(file)
+        for folder, names in files.items():
+            find_band_files(names, f"{self.path}/{folder}")
+        self._quantiles = quantiles.get(root or "")
+        return numbers, seen, rows
 
 
 def split_member(name: str) -> tuple[str, str, str] | None:
@@ -181,7 +173,6 @@ def _band_files(folder: Path) -> dict[str, str]:
 
 
 def _natural_order(name: str) -> tuple[float, str]:
-    """Sort numbers by value, and other names after them."""
     is_number = name.isascii() and name.isdigit()
     return (int(name) if is_number else float("inf"), name)
 

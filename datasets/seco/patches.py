@@ -61,17 +61,25 @@ class SecoPatches:
         self._files: SecoZip | SecoFolder = layout(root, self.bands)
         self.places = self._files.places
         self.starts = count_dates(self.places)
-        _check_bands_exist(self._files.band_names(), self)
-        size = first_readable(self._read_size, int(self.starts[-1]))
-        self.patch_shape = (len(self.bands), *size)
+        there = self._files.band_names()
+        missing = [band for band in self.bands if band not in there]
+        if missing:  # from all dates; a single date without a band is damaged
+            raise UserError(
+                f"{root} has no band {' '.join(missing)}, as its place "
+                f"{self.places[0].split('/')[0]} shows: choose bands among {' '.join(there)}"
+            )
+        finest = min(self.bands, key=RESOLUTION_M.__getitem__)
+        first = first_readable(
+            lambda patch: self._files.read_band(self.name(patch), finest, patch),
+            int(self.starts[-1]),
+        )
+        height, width = (size * (RESOLUTION_M[finest] // 10) for size in first.shape)
+        self.patch_shape = (len(self.bands), height, width)
 
     @cached_property
     def quantiles(self) -> dict[str, tuple[float, float]]:
         """2 % and 98 % quantiles per band, as far as they are known."""
-        content = self._files.read_quantiles()
-        if content is None:
-            return RGB_QUANTILES
-        return parse_quantiles(content, self.root / QUANTILES_NAME)
+        return parse_quantiles(self._files.read_quantiles(), self.root / QUANTILES_NAME)
 
     @cached_property
     def input_spec(self) -> InputSpec:
@@ -82,13 +90,9 @@ class SecoPatches:
         """Return "place/scene"."""
         return patch_name(self.places, self.starts, patch)
 
-    def read(self, patch: int) -> np.ndarray:
-        """Read a patch: uint8, shape (C, H, W).
-
-        Raises:
-            BadPatchError: A band is missing or damaged, or all are zero.
-        """
-        pixels = np.empty(self.patch_shape, np.uint8)
+    def read(self, patch: int, out: np.ndarray | None = None) -> np.ndarray:
+        """Read a patch, see ``PatchSource``: no band may be damaged, nor all of them zero."""
+        pixels = np.empty(self.patch_shape, np.uint8) if out is None else out
         for channel in range(len(pixels)):
             pixels[channel] = self.read_plane(patch, channel)
         if not pixels.any():
@@ -119,18 +123,10 @@ class SecoPatches:
                 with suppress(BadPatchError):  # is raised when the patch is due
                     yield self._files.read_band(self.name(patch), band, patch)
 
-    def _read_size(self, patch: int) -> tuple[int, int]:
-        """Measure the finest band of a patch: height, width in 10 m pixels."""
-        band = min(self.bands, key=RESOLUTION_M.__getitem__)
-        height, width = self._files.read_band(self.name(patch), band, patch).shape
-        factor = RESOLUTION_M[band] // 10
-        return height * factor, width * factor
-
 
 def count_dates(places: Sequence[str]) -> np.ndarray:
     """Return the number of the first patch of each place, and of all: int64, shape (P + 1,)."""
-    counts = [place.count("/") for place in places]
-    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    return np.cumsum([0, *(place.count("/") for place in places)])
 
 
 def patch_name(places: Sequence[str], starts: np.ndarray, patch: int) -> str:
@@ -149,7 +145,7 @@ def day_of(name: str) -> str:
     return "-".join(found.groups()) if found else ""
 
 
-def parse_quantiles(content: bytes, name: object) -> dict[str, tuple[float, float]]:
+def parse_quantiles(content: bytes | None, name: object) -> dict[str, tuple[float, float]]:
     """Read 2 % and 98 % quantiles per band in stored uint8 steps.
 
     Those of B2, B3 and B4 are always the published ones, so that RGB means the same for every data
@@ -157,13 +153,14 @@ def parse_quantiles(content: bytes, name: object) -> dict[str, tuple[float, floa
     one (``datasets/seco_utils.py`` writes it).
 
     Args:
-        content: Bytes of the file.
+        content: Bytes of the file; None if there is no file.
         name: Path of the file, for the error.
     """
     try:
-        return check_quantiles(json.loads(content)["quantiles"]) | RGB_QUANTILES
+        measured = {} if content is None else check_quantiles(json.loads(content)["quantiles"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{name} is damaged: write it again with datasets/seco_utils.py") from error
+    return measured | RGB_QUANTILES
 
 
 def check_quantiles(measured: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, float]]:
@@ -196,13 +193,3 @@ def on_10_m_grid(stored: np.ndarray, height: int, width: int) -> np.ndarray:
         return stored
     # Pillow puts pixel centres at i + 0.5, and renormalises weights at the edge: it repeats it.
     return np.asarray(Image.fromarray(stored).resize((width, height), Image.Resampling.BILINEAR))
-
-
-def _check_bands_exist(there: Sequence[str], patches: SecoPatches) -> None:
-    """Refuse bands that no date of the first place has; a single date without one is damaged."""
-    missing = [band for band in patches.bands if band not in there]
-    if missing:
-        raise UserError(
-            f"{patches.root} has no band {' '.join(missing)}, as its place "
-            f"{patches.places[0].split('/')[0]} shows: choose bands among {' '.join(there)}"
-        )

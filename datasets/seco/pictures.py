@@ -3,14 +3,16 @@
 import os
 import warnings
 import zipfile
+from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image, ImageOps
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
-from rasterio.io import DatasetReader, MemoryFile
+from rasterio.io import MemoryFile
 
 from datasets.archive import MEMBER_FIELDS, ZipFiles, ZipMember
 from datasets.bands import band_of
@@ -27,7 +29,8 @@ _PHOTOMETRIC, _CMYK = 262, 5
 _SAMPLE_FORMAT, _UNSIGNED = 339, {1, 4}  # 4 is not defined
 _ALPHA = (1, 2)  # extra samples that are transparency; 0 is not specified
 _MAX_BYTES = 2**30  # of a file in a zip; more than Pillow's largest picture has
-_GDAL_DRIVERS = ["GTiff", "PNG", "JPEG"]
+_DRIVERS = ["GTiff", "PNG", "JPEG"]
+_SIZES, _TRANSPARENCY = 0, 1  # kinds of warnings
 
 
 class Pictures:
@@ -51,19 +54,18 @@ class Pictures:
 
     def __init__(self, root: Path, image_list: Path | None = None) -> None:
         self.root = root
-        self._zip = None if root.is_dir() else ZipFiles(root)
-        found = list_images(root, self._zip)
+        self._zip = ZipFiles(root) if root.is_file() else None
+        found = _list_images(root, self._zip)
         self.names = list(found)
         if image_list is not None:
-            kept = select(self.names, image_list, root)
-            self.names = [self.names[index] for index in kept]
+            self.names = [self.names[index] for index in select(self.names, image_list, root)]
         if self._zip:
             self._members = np.array([found[name] for name in self.names], MEMBER_FIELDS)
         self.starts = np.arange(len(self.names) + 1)
         self.input_spec = InputSpec.of_pictures()
         import torch  # not above: packing and collecting import this file without torch
 
-        # For sizes and for transparency: shared with the workers, so that only one of them warns.
+        # Shared with the workers, so that only one of them warns.
         self._has_warned = torch.zeros(2, dtype=torch.bool).share_memory_()
         self._refuse_single_bands()
         first = first_readable(self._open, len(self.names))
@@ -73,35 +75,31 @@ class Pictures:
         """Return the name of a picture relative to the root."""
         return self.names[patch]
 
-    def read(self, patch: int) -> np.ndarray:
-        """Read a picture: uint8, shape (3, H, W); a damaged one raises ``BadPatchError``."""
+    def read(self, patch: int, out: np.ndarray | None = None) -> np.ndarray:
+        """Read a picture, see ``PatchSource``; a damaged one raises a ``BadPatchError``."""
         image = self._open(patch)
-        size = (self.patch_shape[2], self.patch_shape[1])
-        if image.size != size:
-            _, height, width = self.patch_shape
+        _, height, width = self.patch_shape
+        if image.size != (width, height):
             self._warn_once(
-                0,
+                _SIZES,
                 f"pictures differ in size: {self.names[patch]} has {image.width} x {image.height} "
                 f"px; all are scaled and cropped to the {width} x {height} px of {self.names[0]}",
             )
-            image = ImageOps.fit(image, size, Image.Resampling.BILINEAR)  # averages to shrink
-        return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+            # Averages to shrink.
+            image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
+        pixels = np.empty(self.patch_shape, np.uint8) if out is None else out
+        pixels[:] = np.asarray(image).transpose(2, 0, 1)
+        return pixels
 
     def _refuse_single_bands(self) -> None:
         """Refuse single bands of satellite images, which would be read as grey pictures."""
-        names = enumerate(PurePosixPath(name) for name in self.names)
-        patch, band = next(
-            ((patch, band) for patch, name in names if (band := band_of(f"{name.stem}.tif"))),
-            (0, None),
-        )
+        bands = (band_of(f"{PurePosixPath(name).stem}.tif") for name in self.names)
+        patch, band = next(((n, band) for n, band in enumerate(bands) if band), (0, None))
         if band is None:
             return
-        try:
-            with Image.open(BytesIO(self._read_bytes(patch))) as image:
-                if len(image.getbands()) > 1:
-                    return
-        except IMAGE_ERRORS:
-            pass  # such as float reflectance
+        with suppress(*IMAGE_ERRORS):  # such as float reflectance
+            if len(Image.open(BytesIO(self._read_bytes(patch))).getbands()) > 1:
+                return
         raise UserError(
             f"{self.root} holds single bands such as {self.names[patch]}: give the folder of the "
             f"places, for PLACE/SCENE/{band}.tif; rename what is an ordinary picture"
@@ -117,14 +115,15 @@ class Pictures:
                 _check_channels(image, data)
                 if image.format == "TIFF" and image.getbands()[-1] in ("A", "a"):
                     self._warn_once(
-                        1,
+                        _TRANSPARENCY,
                         f"{where} declares its last band as transparency: it is left out, here "
                         "and in every TIFF that does so",
                     )
                 picture = image.convert("RGB")
         except IMAGE_ERRORS as error:
             _refuse_if_valid(data, where)
-            state = "is not a readable picture" if self._exists(index) else "is missing"
+            is_missing = self._zip is None and not Path(where).exists()
+            state = "is missing" if is_missing else "is not a readable picture"
             raise BadPatchError(where, state) from error
         if picture.getbbox() is None:
             raise BadPatchError(where, "holds only zeros")
@@ -133,16 +132,7 @@ class Pictures:
     def _read_bytes(self, index: int) -> bytes:
         if self._zip is None:
             return (self.root / self.names[index]).read_bytes()
-        member = ZipMember(*self._members[index].tolist())
-        if member.size > _MAX_BYTES:
-            raise UserError(
-                f"{self.root / self.names[index]} has {member.size:,} bytes, but pictures in a zip "
-                f"have at most {_MAX_BYTES:,}: cut it into tiles"
-            )
-        return self._zip.read(member, _MAX_BYTES)
-
-    def _exists(self, index: int) -> bool:
-        return self._zip is not None or (self.root / self.names[index]).exists()
+        return self._zip.read(ZipMember(*self._members[index].tolist()), _MAX_BYTES)
 
     def _warn_once(self, kind: int, text: str) -> None:
         if not self._has_warned[kind].item():
@@ -150,24 +140,24 @@ class Pictures:
             warnings.warn(text, stacklevel=2)
 
 
-def list_images(root: Path, archive: ZipFiles | None) -> dict[str, ZipMember | None]:
+def _list_images(root: Path, archive: ZipFiles | None) -> dict[str, ZipMember | None]:
     """Map names of pictures, sorted and relative to the root, to where they are in the zip."""
     if not root.exists():
         raise UserError(f"{root} is missing")
-    found: dict[str, ZipMember | None] = {}
     if archive is None:
         found = dict.fromkeys(Path(os.path.relpath(file, root)).as_posix() for file in _walk(root))
     elif zipfile.is_zipfile(root):
-        found |= archive.members()
+        found = dict(archive.members())
     else:
         raise UserError(f"{root} is neither a folder nor a whole zip")
-    found = {name: found[name] for name in sorted(found) if _is_image(name)}
-    if not found:
+    names = (n for n in sorted(found) if n.lower().endswith(SUFFIXES) and not is_hidden(n))
+    images = {name: found[name] for name in names}
+    if not images:
         raise UserError(
             f"{root} holds neither pictures ({' '.join(SUFFIXES)}) nor SeCo patches "
             "(PLACE/SCENE/B4.tif)"
         )
-    return found
+    return images
 
 
 def _walk(root: Path) -> Iterator[str]:
@@ -179,10 +169,6 @@ def _walk(root: Path) -> Iterator[str]:
             subfolders.clear()  # the link leads back to a folder above it
             continue
         yield from (os.path.join(folder, name) for name in names)  # noqa: PTH118 - fast
-
-
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES) and not is_hidden(name)
 
 
 def select(names: list[str], image_list: Path, root: Path) -> list[int]:
@@ -198,35 +184,29 @@ def select(names: list[str], image_list: Path, root: Path) -> list[int]:
     """
     if not image_list.is_file():
         raise UserError(f"image_list {image_list} is missing, or not a file")
-    lines = (line.strip() for line in read_list(image_list.read_bytes(), image_list).splitlines())
-    wanted = {
-        line.removeprefix("./"): None
-        for line in lines
-        if line and not is_hidden(line.rsplit("/", 1)[-1])
-    }
-    if not wanted:
-        raise UserError(f"image_list {image_list} names no pictures: write a name per line")
-    found: dict[str, list[str]] = {name: [] for name in wanted}
-    indices = {name: index for index, name in enumerate(names)}
-    for name in names:
+    lines = read_list(image_list.read_bytes(), image_list).splitlines()
+    wanted = {line.strip().removeprefix("./") for line in lines}
+    wanted = {name for name in wanted if name and not is_hidden(name.rsplit("/", 1)[-1])}
+    found: dict[str, list[int]] = defaultdict(list)  # of each name, with or without its folders
+    for index, name in enumerate(names):
         parts = name.split("/")
-        for start in range(len(parts)):
-            tail = "/".join(parts[start:])
-            if tail in found:
-                found[tail].append(name)
-    missing = [name for name, matches in found.items() if not matches]
-    if missing:
+        for tail in {"/".join(parts[start:]) for start in range(len(parts))} & wanted:
+            if tail == name:
+                found[tail].insert(0, index)  # the exact name wins
+            else:
+                found[tail].append(index)
+    unclear = sorted(
+        f"{name} ({len(found[name])} pictures)"
+        for name in wanted
+        if not found[name] or (len(found[name]) > 1 and names[found[name][0]] != name)
+    )
+    if unclear or not wanted:
         raise UserError(
-            f"{len(missing)} of {len(wanted)} names in {image_list} are not in {root}, "
-            f"the first is {missing[0]}"
+            f"{len(unclear)} of {len(wanted)} names in image_list {image_list} do not name one "
+            f"picture of {root}, such as {' '.join(unclear[:1]) or 'an empty list'}: write a name "
+            "per line, with its folders where they are needed"
         )
-    for name, matches in found.items():
-        if name not in matches and len(matches) > 1:
-            raise UserError(
-                f"{name} in {image_list} may be {matches[0]} or {matches[1]}: add its folder"
-            )
-    kept = {name if name in matches else matches[0] for name, matches in found.items()}
-    return sorted(indices[name] for name in kept)
+    return sorted({found[name][0] for name in wanted})
 
 
 def _check_channels(image: Image.Image, data: bytes) -> None:
@@ -241,41 +221,23 @@ def _check_channels(image: Image.Image, data: bytes) -> None:
 
 
 def _refuse_if_valid(data: bytes, where: str) -> None:
-    """Refuse an undamaged file of an unsupported format by name; return for a damaged one.
-
-    Only a TIFF of 8 bits and small size is decoded for this; other files show it in their headers.
-    """
-    if not data:  # rasterio would create a file
-        return
+    """Refuse an undamaged file that is not such a picture, which no run may skip."""
+    assert Image.MAX_IMAGE_PIXELS is not None
+    max_pixels = 2 * Image.MAX_IMAGE_PIXELS  # Pillow refuses more
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            with MemoryFile(data) as memory, memory.open(driver=_GDAL_DRIVERS) as file:
-                bands = f"{file.count} band{'s' if file.count > 1 else ''} of {file.dtypes[0]}"
-                packing = f", compression {file.compression.name}" if file.compression else ""
-                holds = f"{bands}, {file.width} x {file.height} px{packing}"
-                remedy = _find_remedy(file)
+            with MemoryFile(data or b"0") as memory, memory.open(driver=_DRIVERS) as file:
+                holds = f"{file.count} x {file.dtypes[0]}, {file.width} x {file.height} px"
+                is_other = file.count not in (1, 3) or file.dtypes[0] != "uint8"
+                if not is_other and file.width * file.height <= max_pixels:
+                    if file.driver != "GTiff":
+                        return
+                    file.read()  # its compression or colours are not supported, or it is damaged
     except RasterioError:
         return
-    if remedy:
-        raise UserError(f"{where} has {holds}, but {remedy}")
-
-
-def _find_remedy(file: DatasetReader) -> str:
-    """Return which files are accepted and how to convert to one; "" for a damaged file."""
-    assert Image.MAX_IMAGE_PIXELS is not None
-    max_pixels = 2 * Image.MAX_IMAGE_PIXELS  # Pillow refuses more
-    if file.width * file.height > max_pixels:
-        return f"pictures have at most {max_pixels:,} px: cut it into tiles"
-    if file.count not in (1, 3) or file.dtypes[0] != "uint8":
-        return (
-            "pictures have 1 band (grey) or 3 (RGB) of uint8, and perhaps one that is marked as "
-            "transparency: choose and scale its bands, as gdal_translate -ot Byte -scale -b 1 does"
-        )
-    if file.driver != "GTiff":
-        return ""
-    file.read()
-    return (
-        "its compression is not supported, or its bands are not marked as RGB: write it again, as "
-        "gdal_translate -co COMPRESS=DEFLATE -co PHOTOMETRIC=RGB does"
+    raise UserError(
+        f"{where} has {holds}, but pictures have 1 band (grey) or 3 (RGB) of uint8 and at most "
+        f"{max_pixels:,} px: convert it, as gdal_translate -ot Byte -scale -b 1 -co "
+        "COMPRESS=DEFLATE -co PHOTOMETRIC=RGB does, or cut it into tiles"
     )

@@ -3,14 +3,15 @@
 Loader processes that are not forks of the training import this file, so it imports no Lightning.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import Dataset, get_worker_info
 
-from datasets.seco.bad_patches import OnBadPatch, first_good
+from datasets.seco.bad_patches import BadPatchError, OnBadPatch, first_good
 from utils.data import sample_keys, uniform
 from utils.errors import UserError
 from utils.input_spec import InputSpec
@@ -38,8 +39,11 @@ class PatchSource(Protocol):
         """Return the name of a patch, for messages and dates."""
         ...
 
-    def read(self, patch: int) -> np.ndarray:
-        """Read a patch: uint8, shape (C, H, W); an unusable one raises ``BadPatchError``."""
+    def read(self, patch: int, out: np.ndarray | None = None) -> np.ndarray:
+        """Read a patch: uint8, shape (C, H, W), into ``out`` if there is one.
+
+        An unusable patch raises a ``BadPatchError``.
+        """
         ...
 
 
@@ -78,8 +82,7 @@ class PatchDataset(Dataset[dict[str, Any]]):
         self.seed = seed
         self.on_bad_patch = on_bad_patch
         self._counts = torch.from_numpy(np.diff(source.starts))
-        if not every_date:
-            self._check_dates(1 if replace else num_dates)
+        self._check_dates(1 if replace else self.num_dates)
 
     def __len__(self) -> int:
         return int(self.source.starts[-1]) if self.every_date else len(self._counts)
@@ -91,11 +94,61 @@ class PatchDataset(Dataset[dict[str, Any]]):
             "patches": uint8, shape (T, C, H, W); "epoch" and "index" of the key; "bad": names of
             the bad patches that this sample replaces, normally none.
         """
-        epoch, index = key
-        patches, bad = first_good(
-            lambda i: self._read(epoch, i), index, len(self), self.on_bad_patch
-        )
-        return {"patches": torch.from_numpy(patches), "epoch": epoch, "index": index, "bad": bad}
+        batch = self.__getitems__([key])
+        sample = {"patches": batch["patches"][0], "epoch": key[0], "index": key[1]}
+        return sample | {"bad": batch["bad"]}
+
+    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> dict[str, Any]:
+        """Read a batch: "patches", (B, T, C, H, W); "epoch" and "index", (B,); "bad" of all."""
+        shape = (len(keys), self.num_dates, *self.source.patch_shape)
+        patches = torch.empty(shape, dtype=torch.uint8)
+        if get_worker_info() is not None:
+            patches.share_memory_()  # now, while it is empty: torch would copy it afterwards
+        rows = torch.tensor(keys)
+        bad = self.read_into(rows, patches.numpy())
+        return {"patches": patches, "epoch": rows[:, 0], "index": rows[:, 1], "bad": bad}
+
+    def read_into(self, keys: Tensor, pixels: np.ndarray) -> list[str]:
+        """Read samples, and return the names of the bad patches that they replace.
+
+        Args:
+            keys: Epoch and index of each sample, int64, shape (B, 2).
+            pixels: Where they are written, uint8, shape (B, T, C, H, W).
+        """
+
+        def read(row: int, patches: list[int]) -> None:
+            for patch, target in zip(patches, pixels[row], strict=True):
+                self.source.read(patch, target)
+
+        return self.visit(keys, read)
+
+    def visit(self, keys: Tensor, read: Callable[[int, list[int]], object]) -> list[str]:
+        """Call ``read`` with the row and the patches of each sample, or of its replacement.
+
+        Args:
+            keys: Epoch and index of each sample, int64, shape (B, 2).
+            read: Raises a ``BadPatchError`` for a sample that has to be replaced.
+
+        Returns:
+            Names of the bad patches.
+        """
+        names: list[str] = []
+        for row, patches in enumerate(self.draw(*keys.T).tolist()):
+            try:
+                read(row, patches)
+            except BadPatchError:
+                names += self._replace(row, keys[row], read)
+        return names
+
+    def _replace(
+        self, row: int, key: Tensor, read: Callable[[int, list[int]], object]
+    ) -> list[str]:
+        """Read the next good sample, and return the names of the bad patches before it."""
+
+        def attempt(good: int) -> None:
+            read(row, self.draw(key[:1], torch.tensor([good]))[0].tolist())
+
+        return first_good(attempt, int(key[1]), len(self), self.on_bad_patch)[1]
 
     def draw(self, epochs: Tensor, indices: Tensor) -> Tensor:
         """Draw the patches of samples.
@@ -119,10 +172,6 @@ class PatchDataset(Dataset[dict[str, Any]]):
             dates = order.argsort(dim=1, stable=True)[:, : self.num_dates]
         return torch.from_numpy(self.source.starts)[indices][:, None] + dates
 
-    def _read(self, epoch: int, index: int) -> np.ndarray:
-        patches = self.draw(torch.tensor([epoch]), torch.tensor([index]))[0].tolist()
-        return np.stack([self.source.read(patch) for patch in patches])
-
     def _check_dates(self, needed: int) -> None:
         place = int(self._counts.argmin())
         count = int(self._counts[place])
@@ -135,27 +184,6 @@ class PatchDataset(Dataset[dict[str, Any]]):
             )
 
 
-class ErrorsAsSamples(Dataset[dict[str, Any]]):
-    """Pass a ``UserError`` to the main process as data; a worker would add its traceback."""
-
-    def __init__(self, dataset: PatchDataset) -> None:
-        self._dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self._dataset)
-
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
-        try:
-            return self._dataset[key]
-        except UserError as error:
-            return {"error": str(error)}
-
-
-def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """Stack samples to tensors and join the lists of bad patches; an error replaces the batch."""
-    for sample in samples:
-        if "error" in sample:
-            return sample
-    names = [name for sample in samples for name in sample.pop("bad")]
-    batch: dict[str, Tensor] = default_collate(samples)
-    return batch | {"bad": names}
+def collate(batch: Any) -> dict[str, Any]:
+    """Return what ``PatchDataset.__getitems__`` has put together already."""
+    return batch

@@ -1,20 +1,12 @@
 """Packed stores and LitData chunks: copies of a data set that are fast to read.
 
-Packed store:
-
+- ``open.py``: Detect what ``--data_dir`` is, and open it.
 - ``manifest.py``: Content and layout of a packed store, as JSON.
 - ``rows.py``: Create, write, hash and verify the files of a packed store.
 - ``writer.py``: Pack a SeCo data set or pictures in parallel; resumes after a kill.
 - ``reader.py``: Read patches of a packed store through memory maps.
 - ``loader.py``: Batches from a packed store without worker processes.
-
-LitData chunks:
-
-- ``litdata.py``: Read and check a set of chunks, in a folder or in object storage.
+- ``litdata.py``: Read and check a set of LitData chunks, in a folder or in object storage.
 - ``litdata_writer.py``: Write a set of chunks; needs the optional package litdata.
-- ``litdata_loader.py``: Batches from streamed chunks; needs the optional package litdata.
-
-Either of them, or the original files:
-
-- ``open.py``: Detect what ``--data_dir`` is, and open it.
+- ``litdata_loader.py``: Read places from streamed chunks, chunk by chunk; needs litdata, too.
 """

@@ -3,15 +3,12 @@
 An item of a chunk is the bytes of a place with all its dates, as raw uint8 patches: nothing in it
 is deserialised, so that no file from a stranger can run code. Our manifest and LitData's index of
 the chunks may come from a stranger too, and are checked before LitData reads them.
-
-A sample with a bad patch is replaced by that of the next place, as with every source. A stream has
-only the place at hand: an item also holds the following places, up to the first one without bad
-patches. After the last place comes the first.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,15 +20,14 @@ from typing import Any
 import numpy as np
 
 from datasets.seco.bad_patches import BadPatchError
+from datasets.store.manifest import NOT_AS_WRITTEN
 from utils.errors import UserError
 from utils.files import address
 from utils.input_spec import InputSpec
 
 MANIFEST_NAME = "places.json"
 INDEX_NAME = "index.json"  # LitData's
-FORMAT = "places for LitData"
-FORMAT_VERSION = 1
-BUCKETS = ("s3://", "gs://")
+_HEAD = {"format": "places for LitData", "format_version": 1}
 # What LitData notes of items that ``litdata_writer.py`` has written.
 _ITEM_FORMAT = {
     "item_loader": "PlaceLoader",
@@ -40,49 +36,22 @@ _ITEM_FORMAT = {
     "encryption": None,
 }
 _MAX_DATES = 2**20  # of a place
-# Exceptions of parsing JSON that ``write_litdata`` has not written.
-_NOT_AS_WRITTEN = (
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    OverflowError,
-    RecursionError,
-)
 _ATTEMPTS = 4  # LitData's own 1000 would hide a wrong address for hours
 
 
 @dataclass(frozen=True)
 class PlacesManifest:
-    """Everything about the patches except their pixels.
+    """Everything about the patches except their pixels."""
 
-    Attributes:
-        starts: Number of the first patch of each place, and of all patches; int64, shape (P + 1,).
-        patch_shape: Bands C, height and width.
-        input_spec: Bands, stretch and normalisation of the patches.
-        bad: Name and reason of each patch that could not be read; it is stored as zeros.
-    """
-
-    starts: np.ndarray
-    patch_shape: tuple[int, int, int]
+    starts: np.ndarray  # number of the first patch of each place, and of all: int64, (P + 1,)
+    patch_shape: tuple[int, int, int]  # bands C, height and width
     input_spec: InputSpec
+    # Name and reason of each patch that could not be read; it is stored as zeros.
     bad: dict[int, tuple[str, str]] = field(default_factory=dict)
-
-    def item_patches(self, place: int) -> int:
-        """Return the number of patches that are stored with a place."""
-        num_places, count = len(self.starts) - 1, 0
-        for here in (np.arange(num_places) + place) % num_places:
-            patches = range(self.starts[here], self.starts[here + 1])
-            count += len(patches)
-            if self.bad.keys().isdisjoint(patches):
-                break
-        return count
 
     def to_json(self) -> dict[str, Any]:
         """Return plain builtins."""
-        return {
-            "format": FORMAT,
-            "format_version": FORMAT_VERSION,
+        return _HEAD | {
             "dates_per_place": np.diff(self.starts).tolist(),
             "patch_shape": list(self.patch_shape),
             "input_spec": self.input_spec.to_dict(),
@@ -91,7 +60,7 @@ class PlacesManifest:
 
 
 class StreamedPlaces:
-    """The patches of a set in chunks; a ``PatchSource`` of the place at hand.
+    """The patches of a set in chunks; a ``PatchSource``.
 
     Args:
         data_dir: Bucket with prefix (``s3://``, ``gs://``), or folder.
@@ -102,18 +71,25 @@ class StreamedPlaces:
 
     def __init__(self, data_dir: Path) -> None:
         require_litdata()
-        self.root = data_dir
         self.address = address(data_dir)
-        text = _fetch(self.address, MANIFEST_NAME)
-        self.manifest = _parse_manifest(text, f"{self.address}/{MANIFEST_NAME}")
+        self._index = _fetch(self.address, INDEX_NAME)
+        try:
+            self.manifest = _parse_manifest(_fetch(self.address, MANIFEST_NAME))
+            places = np.cumsum([0, *_read_index(self._index)])  # the first of each chunk
+            if places[-1] != len(self.manifest.starts) - 1:
+                raise ValueError("another number of places")
+        except NOT_AS_WRITTEN as error:
+            raise UserError(
+                f"{self.address} holds no chunks of datasets/seco_packed.py --format litdata, or "
+                f"its {MANIFEST_NAME} or {INDEX_NAME} is damaged ({error}): write the set again"
+            ) from error
+        self._first_places = places
         self.starts = self.manifest.starts
         self.patch_shape = self.manifest.patch_shape
         self.input_spec = self.manifest.input_spec
         self.bands = self.input_spec.bands
-        self.index = _fetch(self.address, INDEX_NAME)
-        check_index(self.index, len(self.starts) - 1, f"{self.address}/{INDEX_NAME}")
-        self._first = 0  # patch at hand
-        self._at_hand = np.empty((0, *self.patch_shape), np.uint8)
+        self._stream: tuple[int, Any] = (-1, None)  # a process, and its stream
+        self._at_hand: tuple[int, np.ndarray] = (0, np.empty(0))  # the patches from a number on
 
     def check_bands(self, bands: Sequence[str]) -> None:
         """Refuse other bands than those of the set, or another order: chunks come as a whole."""
@@ -123,36 +99,48 @@ class StreamedPlaces:
                 "change --bands, or write another set"
             )
 
+    def first_samples(self, every_date: bool) -> np.ndarray:
+        """Return the first place of each chunk and the end, or patch if every date is a sample."""
+        return self.starts[self._first_places] if every_date else self._first_places
+
     def name(self, patch: int) -> str:
         """Return "place/date" in numbers: the set does not keep the names of the source."""
-        place = self.place_of(patch)
+        place = int(np.searchsorted(self.starts, patch, side="right")) - 1
         return f"{place}/{patch - self.starts[place]}"
 
-    def place_of(self, patch: int) -> int:
-        """Return the place that a patch belongs to."""
-        return int(np.searchsorted(self.starts, patch, side="right")) - 1
+    def read(self, patch: int, out: np.ndarray | None = None) -> np.ndarray:
+        """Read a patch, see ``PatchSource``."""
+        if patch in self.manifest.bad:
+            raise BadPatchError(*self.manifest.bad[patch])
+        if not 0 <= patch - self._at_hand[0] < len(self._at_hand[1]):
+            place = int(np.searchsorted(self.starts, patch, side="right")) - 1
+            self._at_hand = (int(self.starts[place]), self._read_place(place))
+        pixels = np.empty(self.patch_shape, np.uint8) if out is None else out
+        pixels[:] = self._at_hand[1][patch - self._at_hand[0]]
+        return pixels
 
-    def hold(self, place: int, stored: np.ndarray) -> None:
-        """Make a place the one at hand.
+    def _read_place(self, place: int) -> np.ndarray:
+        from litdata.streaming.sampler import ChunkedIndex  # optional
 
-        Args:
-            place: Number of the place.
-            stored: Its item, uint8, one dimension.
-        """
-        expected = self.manifest.item_patches(place) * int(np.prod(self.patch_shape))
+        from datasets.store.litdata_loader import open_stream
+
+        if self._stream[0] != os.getpid():
+            self._stream = (os.getpid(), open_stream(self.address, self._index))
+        chunk = int(np.searchsorted(self._first_places, place, side="right")) - 1
+        stored = self._stream[1][ChunkedIndex(place, chunk)]
+        patches = range(self.starts[place], self.starts[place + 1])
+        expected = len(patches) * int(np.prod(self.patch_shape))
+        if not self.manifest.bad.keys().isdisjoint(patches):
+            stored = stored[:expected]  # stand-ins follow in sets from before December 2026
         if len(stored) != expected:
             raise UserError(
                 f"{self.address} has {len(stored)} instead of {expected} bytes for place {place}: "
                 "it is damaged, copy or write it again"
             )
-        self._first = int(self.starts[place])
-        self._at_hand = stored.reshape(-1, *self.patch_shape)
+        return stored.reshape(-1, *self.patch_shape)
 
-    def read(self, patch: int) -> np.ndarray:
-        """Return a patch of the place at hand, or of one that is stored with it."""
-        if patch in self.manifest.bad:
-            raise BadPatchError(*self.manifest.bad[patch])
-        return self._at_hand[(patch - self._first) % int(self.starts[-1])]
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_stream": (-1, None), "_at_hand": (0, np.empty(0))}
 
 
 def is_litdata(data_dir: Path) -> bool:
@@ -160,62 +148,44 @@ def is_litdata(data_dir: Path) -> bool:
     return "://" in address(data_dir) or (data_dir / INDEX_NAME).is_file()
 
 
-def _parse_manifest(text: bytes, where: str) -> PlacesManifest:
-    """Read what ``PlacesManifest.to_json`` gave; anything else is a ``UserError``."""
-    try:
-        content = json.loads(text)
-        if content["format"] != FORMAT:
-            raise ValueError("another format")
-        version = content["format_version"]
-        if version != FORMAT_VERSION:
-            raise UserError(
-                f"{where} has format version {version}, this program reads {FORMAT_VERSION}: "
-                "write the set again, or use the program that wrote it"
-            )
-        counts = np.array(content["dates_per_place"])
-        bands, height, width = (_count(size) for size in content["patch_shape"])
-        spec = InputSpec.from_dict(content["input_spec"])
-        bad = {patch: (str(name), str(reason)) for patch, name, reason in content["bad_patches"]}
-        if counts.ndim != 1 or counts.dtype != np.int64 or not len(counts):
-            raise ValueError("dates_per_place is not a list of numbers")
-        if counts.min() < 1 or counts.max() > _MAX_DATES:
-            raise ValueError(f"dates_per_place are from 1 to {_MAX_DATES}")
-        starts = np.concatenate([[0], counts.cumsum()])
-        if len(spec.bands) != bands:
-            raise ValueError(f"{len(spec.bands)} names of {bands} bands")
-        if not all(type(patch) is int and 0 <= patch < starts[-1] for patch in bad):
-            raise ValueError("bad_patches that do not exist")
-    except _NOT_AS_WRITTEN as error:
-        raise UserError(f"{where} is damaged ({error}): write the set again") from error
+def _parse_manifest(text: bytes) -> PlacesManifest:
+    """Read what ``PlacesManifest.to_json`` gave; raise one of ``NOT_AS_WRITTEN`` for the rest."""
+    content = json.loads(text)
+    head = {name: content[name] for name in _HEAD}
+    counts = np.array(content["dates_per_place"])
+    bands, height, width = (_count(size) for size in content["patch_shape"])
+    spec = InputSpec.from_dict(content["input_spec"])
+    bad = {patch: (str(name), str(reason)) for patch, name, reason in content["bad_patches"]}
+    if head != _HEAD or counts.ndim != 1 or counts.dtype != np.int64 or not len(counts):
+        raise ValueError(f"{head}, and not {_HEAD}")
+    starts = np.concatenate([[0], counts.cumsum()])
+    if (
+        counts.min() < 1
+        or counts.max() > _MAX_DATES
+        or len(spec.bands) != bands
+        or not all(type(patch) is int and 0 <= patch < starts[-1] for patch in bad)
+    ):
+        raise ValueError("numbers of dates, bands or bad patches")
     return PlacesManifest(starts, (bands, height, width), spec, bad)
 
 
-def check_index(text: bytes, num_places: int, where: str) -> None:
-    """Refuse an index that LitData would open, but that none of our sets has.
+def _read_index(text: bytes) -> list[int]:
+    """Return the places of each chunk; raise one of ``NOT_AS_WRITTEN`` for a foreign index.
 
     Its items could be pickles, which run any code when they are read, and its file names could lead
     out of the cache.
     """
-    try:
-        index = json.loads(text)
-        config, chunks = index["config"], index["chunks"]
-        declared = {name: config.get(name) for name in _ITEM_FORMAT}
-        if declared != _ITEM_FORMAT:
-            raise UserError(
-                f"{where} declares items of the format {config.get('data_format')}, which could "
-                "run code when they are read: only sets written by datasets/seco_packed.py "
-                "--format litdata are streamed"
-            )
-        if json.loads(config["data_spec"])[1]["children_spec"]:
-            raise ValueError("items of several parts")
-        for chunk in chunks:
-            _count(chunk["chunk_bytes"])
-            if not re.fullmatch(r"chunk-\d+-\d+\.bin", chunk["filename"]):
-                raise ValueError(f"file {chunk['filename']!r}")
-        if sum(_count(chunk["chunk_size"]) for chunk in chunks) != num_places:
-            raise ValueError(f"its chunks do not hold the {num_places} places")
-    except _NOT_AS_WRITTEN as error:
-        raise UserError(f"{where} is damaged ({error}): write the set again") from error
+    index = json.loads(text)
+    config, chunks = index["config"], index["chunks"]
+    if any(config[name] != value for name, value in _ITEM_FORMAT.items()):
+        raise ValueError(f"items of the format {config['data_format']} could run code")
+    if json.loads(config["data_spec"])[1]["children_spec"]:
+        raise ValueError("items of several parts")
+    for chunk in chunks:
+        _count(chunk["chunk_bytes"])
+        if not re.fullmatch(r"chunk-\d+-\d+\.bin", chunk["filename"]):
+            raise ValueError(f"file {chunk['filename']!r}")
+    return [_count(chunk["chunk_size"]) for chunk in chunks]
 
 
 def _count(value: Any) -> int:
@@ -232,34 +202,24 @@ def require_litdata() -> None:
 
 def _fetch(root: str, name: str) -> bytes:
     """Read a small file of a set, from a folder or a bucket."""
-    missing = (
-        f"{root} has no {name}: check the address, or write a set there with "
-        "datasets/seco_packed.py --format litdata"
-    )
-    if "://" not in root:
-        path = Path(root) / name
-        if not path.is_file():
-            raise UserError(missing)
-        return path.read_bytes()
-    if not root.startswith(BUCKETS):
-        raise UserError(f"{root} is not streamed: --data_dir takes {' and '.join(BUCKETS)} buckets")
-    from litdata.streaming.downloader import get_downloader  # optional
-
+    if "://" in root and not root.startswith(("s3://", "gs://")):
+        raise UserError(f"{root} is not streamed: --data_dir takes s3:// and gs:// buckets")
     try:
+        if "://" not in root:
+            return Path(root, name).read_bytes()
+        from litdata.streaming.downloader import get_downloader  # optional
+
         file = BytesIO()
         downloader = get_downloader(root, "", [], storage_options(root))
         downloader.download_fileobj(f"{root}/{name}", file)
         return file.getvalue()
-    except ModuleNotFoundError as error:
-        package = "google-cloud-storage" if root.startswith("gs://") else str(error)
-        raise UserError(f"{root} needs one more package: pip install {package}") from error
     except Exception as error:  # each kind of bucket has a library with exceptions of its own
         reason = str(error).partition("\n")[0]
-        if "404" in reason:
-            raise UserError(missing) from error
         raise UserError(
-            f"{root}/{name} cannot be read ({reason}): check the address, the credentials and, "
-            "for a bucket that is not of Amazon or Google, AWS_ENDPOINT_URL"
+            f"{root}/{name} cannot be read ({reason}): write a set there with datasets/"
+            "seco_packed.py --format litdata, or check the address; for a bucket also the "
+            "credentials, AWS_ENDPOINT_URL if it is not of Amazon, and for gs:// that "
+            "google-cloud-storage is installed"
         ) from error
 
 

@@ -1,205 +1,57 @@
-"""Batches of a stream: LitData downloads and shuffles, ``PatchDataset`` makes the samples.
+"""Read chunks with LitData, in an order that takes one chunk after another.
 
-The samples are those of any other source; only their order is LitData's: chunks at random, and the
-places of a chunk at random. This file needs LitData, which is optional: import it where a stream is
-opened.
+This file needs LitData, which is optional: import it where a stream is opened.
 """
 
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import torch
-from litdata import StreamingDataLoader, StreamingDataset
+from litdata import StreamingDataset
 from litdata.streaming import downloader
 from litdata.streaming.item_loader import BaseItemLoader, Interval
-from torch.utils.data import get_worker_info
 
-from datasets.seco.bad_patches import BadPatchError
-from datasets.seco.samples import PatchDataset
-from datasets.store.litdata import INDEX_NAME, StreamedPlaces, storage_options
+from datasets.store.litdata import INDEX_NAME, storage_options
+from utils.data import InfiniteDataLoader, SeededSampler
 from utils.errors import UserError
 from utils.locks import locked
 
 DEFAULT_CACHE_DIR = Path.home() / ".cache" / "seco_litdata"
 
-# An index, and the bytes of its item; or an index, and why they could not be read.
-Item = tuple[int, np.ndarray | str]
-
-
-class LitDataLoader:
-    """Batches of a stream.
-
-    Every process takes the same number of full batches, and no sample is taken twice in an epoch.
-    The order is a function of (seed, epoch) and of the numbers of processes, workers and samples
-    per batch; the samples depend on none of these numbers. A batch comes from few chunks: if every
-    date is a sample, it has several dates of the same place, unlike a batch of another source.
-
-    Args:
-        dataset: Samples; their source is the stream.
-        batch_size: Samples per batch.
-        num_workers: Processes that download and read; 0 does both in this one.
-        epoch: Returns the epoch whenever an order begins, see ``SeededSampler``.
-        rank: Number of this process.
-        world_size: Number of processes.
-        pin_memory: Copy batches to memory that a GPU reads directly.
-        cache_dir: Folder of downloaded chunks, which take at most three quarters of the free disk.
-    """
-
-    def __init__(
-        self,
-        dataset: PatchDataset,
-        batch_size: int,
-        num_workers: int,
-        *,
-        epoch: Callable[[], int],
-        rank: int = 0,
-        world_size: int = 1,
-        pin_memory: bool = False,
-        cache_dir: Path | None = None,
-    ) -> None:
-        self.dataset = dataset
-        self.batch_size = batch_size
-        self.num_workers = num_workers
-        self.epoch = epoch
-        self.rank = rank
-        self.world_size = world_size
-        self.pin_memory = pin_memory
-        self.cache_dir = cache_dir or Path(os.environ.get("LITDATA_CACHE_DIR", DEFAULT_CACHE_DIR))
-        self._taken = {"epoch": -1, "batches": 0}
-        self._resume_at: dict[str, int] | None = None
-        # The order depends on these, besides the seed and the epoch.
-        self._numbers = {
-            "batch_size": batch_size,
-            "num_workers": num_workers,
-            "world_size": world_size,
-        }
-
-    def __len__(self) -> int:
-        return len(self.dataset) // (self.batch_size * self.world_size)
-
-    def state_dict(self) -> dict[str, int]:
-        return self._taken | self._numbers
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        numbers = {name: state[name] for name in self._numbers}
-        if state["batches"] % len(self) and numbers != self._numbers:
-            raise UserError(
-                f"the checkpoint was written within an epoch with {numbers}, not {self._numbers}: "
-                "resume with these numbers, or from a checkpoint between epochs"
-            )
-        self._resume_at = dict(state)
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        state, self._resume_at = self._resume_at, None
-        self._taken = {"epoch": self.epoch(), "batches": 0}
-        if state is not None and state["epoch"] == self._taken["epoch"]:
-            self._taken["batches"] = state["batches"] % len(self)
-        for batch in self._open(self._taken["epoch"], self._taken["batches"]):
-            self._taken["batches"] += 1
-            yield batch
-
-    def _open(self, epoch: int, batches: int) -> StreamingDataLoader:
-        """Stream the rest of an epoch."""
-        stream = self._open_stream()
-        loader = StreamingDataLoader(
-            stream,
-            batch_size=self.batch_size,
-            num_workers=self.num_workers,
-            collate_fn=_Collate(self.dataset, epoch),
-            pin_memory=self.pin_memory,
-        )
-        if len(loader) != len(self):  # the processes would wait for each other indefinitely
-            raise UserError(f"this LitData plans {len(loader)} batches, not {len(self)}: update it")
-        loader.current_epoch = epoch  # LitData counts from 1, and adds the 1 when an epoch begins
-        if batches:
-            samples = batches * self.batch_size
-            state = stream.state_dict(samples, self.num_workers, self.batch_size)
-            loader.load_state_dict(
-                {
-                    "dataset": state | {"current_epoch": epoch + 1},
-                    "current_epoch": epoch + 1,
-                    "num_samples_yielded": samples,
-                    "latest_worker_idx": (batches - 1) % max(1, self.num_workers),
-                }
-            )
-        return loader
-
-    def _open_stream(self) -> StreamingDataset:
-        source = _source(self.dataset)
-        setup: AbstractContextManager[None] = nullcontext()  # a folder is read in place
-        if "://" in source.address:  # LitData clears the cache of a bucket that has changed
-            self.cache_dir.mkdir(parents=True, exist_ok=True)
-            setup = locked(self.cache_dir / "setup.lock")
-        with setup, TemporaryDirectory() as folder:
-            # LitData gets the index that was checked, and not another one that follows it.
-            Path(folder, INDEX_NAME).write_bytes(source.index)
-            stream = StreamingDataset(
-                source.address,
-                cache_dir=str(self.cache_dir),
-                index_path=folder,
-                item_loader=PlaceLoader(source.starts if self.dataset.every_date else None),
-                shuffle=True,
-                item_shuffle_window=0,  # among all items of a chunk
-                drop_last=True,
-                seed=self.dataset.seed,
-                storage_options=storage_options(source.address),
-            )
-        # LitData guesses these from the environment. For several nodes it keeps chunks on the node
-        # that has them, but reads one that two nodes share twice, and their batches may differ in
-        # number; as one node it plans every epoch again over all processes.
-        stream.distributed_env.world_size = self.world_size
-        stream.distributed_env.global_rank = self.rank
-        stream.distributed_env.num_nodes = 1
-        stream.posix_fast = None  # on network disks it would shuffle within a process only
-        return stream
-
 
 class PlaceLoader(BaseItemLoader):
     """Finds items in chunks, and returns their bytes without a copy; LitData notes its name.
 
-    LitData's own ``PyTreeLoader`` numbers items by places only, deserialises what the index says,
-    and reads a chunk that two workers share as a whole for every item (LitData 0.2.76). Bucket
-    tests fail if a later release renames one of the two private names that this class uses.
-
-    Args:
-        starts: Number of the first patch of each place, int64, shape (P + 1,): every patch is an
-            item, for which its whole place is returned. None makes every place an item.
+    LitData's own ``PyTreeLoader`` deserialises what the index says, and reads a whole chunk for
+    every item that is not next in line (LitData 0.2.76). Bucket tests fail if a later release
+    renames one of the two private names that this class uses.
     """
 
-    def __init__(self, starts: np.ndarray | None = None) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._starts = starts
-        self._first_place = np.empty(0, np.int64)  # of each chunk
         self._chunk = (-1, np.empty(0, np.uint8))  # number and memory map of the last chunk
 
-    def setup(self, config: dict[str, Any], chunks: list[Any], *args: Any, **kwargs: Any) -> None:
+    def setup(self, *args: Any, **kwargs: Any) -> None:
         """Prepare for a set; LitData calls this in each process that is going to download."""
         # LitData has no public switch for the http that a bucket in one's own network often has.
         downloader._OBSTORE_CLIENT_OPTIONS["allow_http"] = "true"
-        super().setup(config, chunks, *args, **kwargs)
-        sizes = [chunk["chunk_size"] for chunk in chunks]
-        self._first_place = np.concatenate([[0], np.cumsum(sizes)])
+        super().setup(*args, **kwargs)
 
     def generate_intervals(self) -> list[Interval]:
-        """Return which indices are in which chunk."""
-        bounds = self._first_place if self._starts is None else self._starts[self._first_place]
-        pairs = zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)
-        return [Interval(begin, begin, end, end) for begin, end in pairs]
+        """Return which places are in which chunk."""
+        bounds = np.cumsum([0, *(chunk["chunk_size"] for chunk in self._chunks)]).tolist()
+        return [Interval(a, a, b, b) for a, b in pairwise(bounds)]
 
     def load_item_from_chunk(
         self, index: int, chunk_index: int, chunk_filepath: str, begin: int, filesize_bytes: int
-    ) -> Item:
-        """Return the bytes of the place of an index: uint8, a view of the mapped chunk."""
-        place = index
-        if self._starts is not None:
-            place = int(np.searchsorted(self._starts, index, side="right")) - 1
-        row = place - int(self._first_place[chunk_index])
+    ) -> np.ndarray:
+        """Return the bytes of a place: uint8, a view of the mapped chunk."""
+        row = index - begin
         try:
             if self._chunk[0] != chunk_index:
                 # There is no public way to wait for a download.
@@ -210,71 +62,114 @@ class PlaceLoader(BaseItemLoader):
             # A chunk is the number of its items, their N + 1 offsets (all uint32), their bytes.
             first, last = chunk[4 + 4 * row : 12 + 4 * row].view("<u4")
         except (OSError, ValueError, RuntimeError) as error:  # ValueError: a file cut short
-            # The loader's processes would wrap an exception in their traceback: send it as data.
             reason = str(error).partition("\n")[0]
-            return index, f"{Path(chunk_filepath).name} cannot be read ({reason})"
-        return index, chunk[first:last]
+            raise UserError(
+                f"{chunk_filepath} cannot be read ({reason}): check the connection and the copy "
+                "of the set"
+            ) from error
+        return chunk[first:last]
 
-    def encode_data(
-        self, data: list[bytes], sizes: list[int], flattened: list[Any]
-    ) -> tuple[bytes, None]:
+    def encode_data(self, data: list[bytes], *args: Any) -> tuple[bytes, None]:
         """Store the bytes of an item as they are."""
         return data[0], None
 
-    def pre_load_chunk(self, chunk_index: int, chunk_filepath: str) -> None:
+    def pre_load_chunk(self, *args: Any) -> None:
         """Do nothing: a chunk is mapped when it is needed."""
 
     def delete(self, chunk_index: int, chunk_filepath: str) -> None:
         """Evict a chunk from the cache; LitData requests it only for one that it has downloaded."""
         Path(chunk_filepath).unlink(missing_ok=True)
 
-    def close(self, chunk_index: int) -> None:
-        """Release the last chunk."""
-        self._chunk = (-1, np.empty(0, np.uint8))
+
+def open_stream(address: str, index: bytes) -> StreamingDataset:
+    """Open a set of chunks, of which places are read in any order.
+
+    Chunks of a bucket are kept in ``LITDATA_CACHE_DIR``, which LitData fills up to three quarters
+    of the free disk.
+
+    Args:
+        address: Bucket with prefix, or folder.
+        index: Content of its index, as it was checked.
+    """
+    cache_dir = Path(os.environ.get("LITDATA_CACHE_DIR", DEFAULT_CACHE_DIR))
+    setup: AbstractContextManager[None] = nullcontext()  # a folder is read in place
+    if "://" in address:  # LitData clears the cache of a bucket that has changed
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        setup = locked(cache_dir / "setup.lock")
+    with setup, TemporaryDirectory() as folder:
+        Path(folder, INDEX_NAME).write_bytes(index)
+        return StreamingDataset(
+            address,
+            cache_dir=str(cache_dir),
+            index_path=folder,
+            item_loader=PlaceLoader(),
+            storage_options=storage_options(address),
+        )
 
 
-@dataclass(frozen=True)
-class _Collate:
-    """Makes a batch of the items of a stream; an error replaces it."""
+class ChunkOrder(SeededSampler):
+    """Chunks at random, and the samples of a chunk at random; yields (epoch, index).
 
-    dataset: PatchDataset
-    epoch: int
+    Every process takes equally many samples, from chunks of its own.
 
-    def __call__(self, items: list[Item]) -> dict[str, Any]:
-        dataset, source = self.dataset, _source(self.dataset)
-        indices = torch.tensor([index for index, _ in items])
-        epochs = torch.full_like(indices, self.epoch)
-        patches = torch.empty(len(items), dataset.num_dates, *source.patch_shape, dtype=torch.uint8)
-        if get_worker_info() is not None:
-            patches.share_memory_()  # now, while it is empty: a worker would copy it afterwards
-        names: list[str] = []
-        rows = zip(items, dataset.draw(epochs, indices).tolist(), patches.numpy(), strict=True)
-        try:
-            for (index, stored), drawn, target in rows:
-                if isinstance(stored, str):
-                    raise UserError(
-                        f"{source.address}: {stored}: check the connection and the copy of the set"
-                    )
-                source.hold(source.place_of(index) if dataset.every_date else index, stored)
-                names += self._copy(source, index, drawn, target)
-        except UserError as error:
-            return {"error": str(error)}
-        return {"patches": patches, "epoch": epochs, "index": indices, "bad": names}
+    Args:
+        bounds: Number of the first sample of each chunk, and of all samples, shape (C + 1,).
+        seed: Seed of the order.
+        epoch: See ``SeededSampler``, like ``rank`` and ``world_size``.
+        rank: Number of this process.
+        world_size: Number of processes.
+    """
 
-    def _copy(
-        self, source: StreamedPlaces, index: int, drawn: list[int], target: np.ndarray
-    ) -> list[str]:
-        """Copy the patches of a sample, (T, C, H, W); return the names of bad ones."""
-        try:
-            for patch, pixels in zip(drawn, target, strict=True):
-                pixels[:] = source.read(patch)
-        except BadPatchError:  # the data set knows which sample replaces it
-            sample = self.dataset[self.epoch, index]
-            target[:] = sample["patches"]
-            return list(sample["bad"])
-        return []
+    def __init__(
+        self,
+        bounds: np.ndarray,
+        seed: int,
+        *,
+        epoch: Callable[[], int],
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        super().__init__(int(bounds[-1]), seed, epoch=epoch, rank=rank, world_size=world_size)
+        self._bounds = bounds.tolist()
+        self.resume_at = (-1, 0)  # an epoch, and how many samples of it are left out
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        epoch = self.epoch()
+        rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(epoch,)))
+        chunks = rng.permutation(len(self._bounds) - 1).tolist()
+        order = [rng.permutation(range(*self._bounds[chunk : chunk + 2])) for chunk in chunks]
+        first, (of_epoch, taken) = self.rank * len(self), self.resume_at
+        self.resume_at = (-1, 0)
+        mine = np.concatenate(order)[first : first + len(self)][taken * (epoch == of_epoch) :]
+        yield from ((epoch, index) for index in mine.tolist())
 
 
-def _source(dataset: PatchDataset) -> StreamedPlaces:
-    assert isinstance(dataset.source, StreamedPlaces)
-    return dataset.source
+class StreamLoader(InfiniteDataLoader):
+    """Batches of a stream; a checkpoint within an epoch resumes with the next batch."""
+
+    _taken = (-1, 0)  # the epoch of the last batch, and the samples that were taken of it
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        self._taken = self.sampler.resume_at  # type: ignore[attr-defined]
+        for batch in super().__iter__():
+            epoch = int(batch["epoch"][0])
+            before = self._taken[1] if self._taken[0] == epoch else 0
+            self._taken = (epoch, before + len(batch["epoch"]))
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        samples = self._taken[1] % (len(self) * (self.batch_size or 1))
+        world_size = self.sampler.world_size  # type: ignore[attr-defined]
+        return {"epoch": self._taken[0], "samples": samples, "world_size": world_size}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        is_old = "batches" in state  # of LitData's own order, before December 2026
+        if not (state["batches"] % len(self) if is_old else state["samples"]):
+            return  # between two epochs
+        sampler: Any = self.sampler
+        if is_old or state["world_size"] != sampler.world_size:
+            raise UserError(
+                f"the checkpoint was written within an epoch, with {state}: resume it with the "
+                "same number of processes and version, or use a checkpoint between epochs"
+            )
+        sampler.resume_at = self._taken = (state["epoch"], state["samples"])

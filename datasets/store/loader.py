@@ -8,7 +8,6 @@ still computes. Copies of this size release Python's lock.
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -16,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datasets.seco.bad_patches import first_good
 from datasets.seco.samples import PatchDataset
 from datasets.store.reader import PackedStore
 from utils.data import SeededSampler
@@ -52,7 +50,6 @@ class StoreLoader:
         self.batch_size = batch_size
         self.num_threads = min(max(1, num_threads), batch_size)
         self.device = device
-        self._store = _store(dataset)
         self._buffers: list[_Buffer] = []
 
     def __len__(self) -> int:
@@ -65,31 +62,20 @@ class StoreLoader:
             self._buffers = [_Buffer(shape, self.device) for _ in range(_BUFFERS)]
         ahead: deque[Future[dict[str, Any]]] = deque()
         with ThreadPoolExecutor(self.num_threads) as pool, ThreadPoolExecutor(1) as feeder:
-            for number, (epochs, indices) in enumerate(draw_batches(self)):
+            for number, keys in enumerate(_batches(self.sampler, self.batch_size)):
                 buffer = self._buffers[number % _BUFFERS]
-                ahead.append(feeder.submit(self._fill, pool, buffer, epochs, indices))
+                ahead.append(feeder.submit(self._fill, pool, buffer, keys))
                 if len(ahead) > _AHEAD:
                     yield _receive(ahead.popleft().result())
             while ahead:
                 yield _receive(ahead.popleft().result())
 
-    def _fill(
-        self, pool: ThreadPoolExecutor, buffer: "_Buffer", epochs: Tensor, indices: Tensor
-    ) -> dict[str, Any]:
-        patches, bad = draw_good(self.dataset, epochs, indices)
+    def _fill(self, pool: ThreadPoolExecutor, buffer: "_Buffer", keys: Tensor) -> dict[str, Any]:
         buffer.wait()
-        rows = patches.numpy()
-        parts = [slice(t, None, self.num_threads) for t in range(self.num_threads)]
-        for _ in pool.map(lambda part: self._copy(rows[part], buffer.array[part]), parts):
-            pass  # raises what a copy has raised
-        return buffer.upload() | {"epoch": epochs, "index": indices, "bad": bad}
-
-    def _copy(self, patches: np.ndarray, target: np.ndarray) -> None:
-        """Copy patches (B, T) into an array (B, T, C, H, W)."""
-        copy = self._store.copy
-        for sample, numbers in zip(target, patches.tolist(), strict=True):
-            for pixels, number in zip(sample, numbers, strict=True):
-                copy(number, pixels)
+        parts = keys.tensor_split(self.num_threads)
+        pixels = np.array_split(buffer.patches.numpy(), self.num_threads)
+        bad = [name for names in pool.map(self.dataset.read_into, parts, pixels) for name in names]
+        return buffer.upload() | {"epoch": keys[:, 0], "index": keys[:, 1], "bad": bad}
 
 
 class DeviceLoader:
@@ -103,63 +89,39 @@ class DeviceLoader:
     """
 
     def __init__(
-        self,
-        dataset: PatchDataset,
-        sampler: SeededSampler,
-        batch_size: int,
-        device: torch.device,
+        self, dataset: PatchDataset, sampler: SeededSampler, batch_size: int, device: torch.device
     ) -> None:
+        assert isinstance(dataset.source, PackedStore)
         self.dataset = dataset
         self.sampler = sampler
         self.batch_size = batch_size
-        self.device = device
-        self._patches = _store(dataset).to_device(device)
+        self._check = dataset.source.check
+        self._patches = dataset.source.to_device(device)
 
     def __len__(self) -> int:
         return len(self.sampler) // self.batch_size
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Yield batches as ``StoreLoader`` does."""
-        for epochs, indices in draw_batches(self):
-            patches, bad = draw_good(self.dataset, epochs, indices)
-            numbers = to_device(patches, self.device)
-            yield {
-                "patches": self._patches[numbers],
-                "epoch": epochs,
-                "index": indices,
-                "bad": bad,
-            }
+        for keys in _batches(self.sampler, self.batch_size):
+            rows: dict[int, list[int]] = {}
+
+            def note(row: int, patches: list[int], rows: dict[int, list[int]] = rows) -> None:
+                for patch in patches:
+                    self._check(patch)
+                rows[row] = patches
+
+            bad = self.dataset.visit(keys, note)
+            numbers = to_device(torch.tensor(list(rows.values())), self._patches.device)
+            batch = {"patches": self._patches[numbers], "epoch": keys[:, 0], "index": keys[:, 1]}
+            yield batch | {"bad": bad}
 
 
-def draw_batches(loader: StoreLoader | DeviceLoader) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield epochs and indices of full batches, int64, shape (B,) each."""
-    keys = iter(loader.sampler)
-    for _ in range(len(loader)):
-        batch = torch.tensor(list(islice(keys, loader.batch_size)))
-        yield batch[:, 0], batch[:, 1]
-
-
-def draw_good(dataset: PatchDataset, epochs: Tensor, indices: Tensor) -> tuple[Tensor, list[str]]:
-    """Draw the patches of samples, or of those that stand in for bad ones.
-
-    Returns:
-        Numbers of patches, int64, shape (B, T), and the names of the bad ones.
-    """
-    store = _store(dataset)
-
-    def draw_one(epoch: Tensor, index: int) -> Tensor:
-        patches = dataset.draw(epoch[None], torch.tensor([index]))[0]
-        for patch in patches.tolist():
-            store.check(patch)
-        return patches
-
-    patches, names = dataset.draw(epochs, indices), []
-    for row in np.flatnonzero(store.are_bad(patches.numpy()).any(axis=1)):
-        patches[row], bad = first_good(
-            partial(draw_one, epochs[row]), int(indices[row]), len(dataset), dataset.on_bad_patch
-        )
-        names += bad
-    return patches, names
+def _batches(sampler: SeededSampler, batch_size: int) -> Iterator[Tensor]:
+    """Yield epochs and indices of full batches, int64, shape (B, 2)."""
+    keys = iter(sampler)
+    for _ in range(len(sampler) // batch_size):
+        yield torch.tensor(list(islice(keys, batch_size)))
 
 
 class _Buffer:
@@ -169,7 +131,6 @@ class _Buffer:
         self.device = device
         on_gpu = device.type == "cuda"
         self.patches = torch.empty(shape, dtype=torch.uint8, pin_memory=on_gpu)
-        self.array = self.patches.numpy()
         self._stream = torch.cuda.Stream(device) if on_gpu else None
         self._uploaded = torch.cuda.Event() if on_gpu else None
 
@@ -196,9 +157,3 @@ def _receive(batch: dict[str, Any]) -> dict[str, Any]:
         stream.wait_event(uploaded)
         batch["patches"].record_stream(stream)  # its memory is not reused before that work
     return batch
-
-
-def _store(dataset: PatchDataset) -> PackedStore:
-    if not isinstance(dataset.source, PackedStore):
-        raise TypeError(f"{type(dataset.source).__name__} is not a packed store")
-    return dataset.source

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,34 +17,29 @@ FORMAT_VERSION = 1
 PICTURE_BANDS = ("R", "G", "B")
 UNITS = {"seco": "255 times reflectance, truncated", "pictures": "8-bit picture"}
 ZEROS = "holds only zeros"
+# Exceptions of parsing JSON that another program has written.
+NOT_AS_WRITTEN = (
+    *(ValueError, LookupError, TypeError),
+    *(AttributeError, OverflowError, RecursionError),
+)
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A file of raw uint8 rows: one row per patch, with the planes of the bands of its group.
+    """A file of raw uint8 rows: one row per patch, with the planes of the bands of its group."""
 
-    Attributes:
-        file: File name in the store.
-        num_patches: Number of rows.
-        sha256: Hash of the content; empty while the file is written.
-    """
-
-    file: str
+    file: str  # its name in the store
     num_patches: int
-    sha256: str = ""
+    sha256: str = ""  # empty while the file is written
 
 
 @dataclass(frozen=True)
 class Group:
-    """Bands that are stored together; a run that needs none of them does not read their file.
+    """Bands that are stored together; a run that needs none of them does not read their file."""
 
-    Attributes:
-        bands: Bands in the order of their planes in a row.
-        shards: The one file of the group. Stores that were written before December 2026 cut it into
-            files of at most 4 GB, with the same number of rows in all but the last.
-    """
-
-    bands: tuple[str, ...]
+    bands: tuple[str, ...]  # in the order of their planes in a row
+    # One file. Stores that were written before December 2026 cut it into files of at most 4 GB,
+    # with the same number of rows in all but the last.
     shards: tuple[Shard, ...]
 
 
@@ -59,25 +54,15 @@ class Flaw:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything about a store except its pixels.
-
-    Attributes:
-        kind: "seco" or "pictures".
-        places: One string "place/scene/scene" per place; for pictures their names.
-        height: Height of a patch in pixels of 10 m.
-        width: Width of a patch in pixels of 10 m.
-        quantiles: 2 % and 98 % quantiles per band of SeCo patches, as far as they are known.
-        groups: Red, green and blue, and the other bands.
-        flaws: Flaws of the source, sorted by patch.
-    """
+    """Everything about a store except its pixels."""
 
     kind: Literal["seco", "pictures"]
-    places: tuple[str, ...]
-    height: int
+    places: tuple[str, ...]  # a string "place/scene/scene" per place; for pictures their names
+    height: int  # of a patch in pixels of 10 m
     width: int
-    quantiles: dict[str, tuple[float, float]]
-    groups: tuple[Group, ...]
-    flaws: tuple[Flaw, ...] = ()
+    quantiles: dict[str, tuple[float, float]]  # 2 % and 98 % per SeCo band, where they are known
+    groups: tuple[Group, ...]  # red, green and blue, and the other bands
+    flaws: tuple[Flaw, ...] = ()  # of the source, sorted by patch
 
     @property
     def bands(self) -> tuple[str, ...]:
@@ -137,20 +122,15 @@ def read_manifest(root: Path) -> Manifest:
         raise UserError(f"{root} is not a packed store: it has no {MANIFEST_NAME}")
     try:
         content = json.loads(path.read_bytes())
-        if content["format"] != FORMAT:
-            raise ValueError(content["format"])
-        version = content["format_version"]
-    except (ValueError, LookupError, TypeError, RecursionError) as error:
-        raise UserError(f"{path} is not the manifest of a packed store: pack it again") from error
-    if version != FORMAT_VERSION:
-        raise UserError(
-            f"{path} has format version {version}, this program reads {FORMAT_VERSION}: "
-            "pack the data again, or use the program that packed it"
-        )
-    try:
+        head = (content["format"], content["format_version"])
+        if head != (FORMAT, FORMAT_VERSION):
+            raise ValueError(f"format {head}, this program reads {(FORMAT, FORMAT_VERSION)}")
         return _parse(content)
-    except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
-        raise UserError(f"{path} is damaged ({error}): pack the data again") from error
+    except NOT_AS_WRITTEN as error:
+        raise UserError(
+            f"{path} is damaged or of another version ({error}): pack the data again with "
+            "datasets/seco_packed.py"
+        ) from error
 
 
 def _parse(content: dict[str, Any]) -> Manifest:
@@ -167,35 +147,42 @@ def _parse(content: dict[str, Any]) -> Manifest:
         ),
         flaws=tuple(Flaw(**flaw) for flaw in content["flaws"]),
     )
-    known = {"seco": ALL_BANDS, "pictures": PICTURE_BANDS}[manifest.kind]
-    bands, num_patches = manifest.bands, manifest.num_patches
-    _require(set(bands) <= set(known), "bands")
-    _require(all(isinstance(place, str) for place in manifest.places), "places")
-    _require(manifest.kind == "pictures" or all("/" in place for place in manifest.places), "dates")
-    for size in (manifest.height, manifest.width):
-        _require(type(size) is int and 0 < size <= 2**16, "size")
-    _require(num_patches > 0 and len(bands) > 0, "number of patches")
-    for group, planned in zip(manifest.groups, plan_groups(bands, num_patches), strict=True):
-        _require(group.bands == planned.bands, "bands")
-        _check_shards(group.shards, planned.shards[0])
-    for flaw in manifest.flaws:
-        _require(type(flaw.patch) is int and 0 <= flaw.patch < num_patches, "flaws")
-        _require(flaw.band in (None, *bands) and isinstance(flaw.reason, str), "flaws")
+    bands, places, num_patches = manifest.bands, manifest.places, manifest.num_patches
+    is_seco = manifest.kind == "seco"
+    planned = zip(plan_groups(bands, num_patches), manifest.groups, strict=True)
+    is_right = (
+        manifest.kind in UNITS
+        and set(bands) <= set(ALL_BANDS if is_seco else PICTURE_BANDS)
+        and num_patches > 0 < len(bands)
+        and all(isinstance(place, str) and ("/" in place or not is_seco) for place in places)
+        and all(type(px) is int and 0 < px <= 2**16 for px in (manifest.height, manifest.width))
+        and all(
+            type(flaw.patch) is int
+            and 0 <= flaw.patch < num_patches
+            and flaw.band in (None, *bands)
+            and isinstance(flaw.reason, str)
+            for flaw in manifest.flaws
+        )
+        and all(
+            group == Group(plan.bands, _cut(plan.shards[0], group.shards))
+            for plan, group in planned
+        )
+    )
+    if not is_right:
+        raise ValueError("no packing writes it so")
     return manifest
 
 
-def _check_shards(shards: tuple[Shard, ...], whole: Shard) -> None:
-    """Refuse files that are not the planned one, or that one cut into equal parts and a rest."""
-    rows = shards[0].num_patches
-    starts = range(0, whole.num_patches, rows)
-    expected = tuple(
-        Shard(whole.file.replace("00000", f"{part:05}"), min(rows, whole.num_patches - start))
-        for part, start in enumerate(starts)
+def _cut(whole: Shard, found: Sequence[Shard]) -> tuple[Shard, ...]:
+    """Plan the files of a group that are found: one, or equal parts and a rest, with hashes."""
+    rows = found[0].num_patches
+    if not all(re.fullmatch("[0-9a-f]{64}", shard.sha256) for shard in found):
+        raise ValueError("wrong hashes")
+    return tuple(
+        Shard(
+            whole.file.replace("00000", f"{part:05}"),
+            min(rows, whole.num_patches - start),
+            found[part].sha256,
+        )
+        for part, start in enumerate(range(0, whole.num_patches, rows))
     )
-    _require(tuple(replace(shard, sha256="") for shard in shards) == expected, "files")
-    _require(all(re.fullmatch(r"[0-9a-f]{64}", shard.sha256) for shard in shards), "hashes")
-
-
-def _require(is_right: bool, what: str) -> None:
-    if not is_right:
-        raise ValueError(f"wrong {what}")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.store.manifest import MANIFEST_NAME, Flaw, Group, Manifest, read_manifest
+from datasets.store.manifest import MANIFEST_NAME, Flaw, Manifest, read_manifest
 from datasets.store.reader import check_files
 from utils.errors import UserError
 from utils.progress import progress
@@ -39,11 +39,8 @@ def require_free(folder: Path, needed: int) -> None:
 
 def missing_files(plan: Manifest, save_path: Path) -> list[tuple[Path, int]]:
     """Return path and size of the files that do not exist or have another size."""
-    return [
-        (path, size)
-        for path, size in plan.files(save_path)
-        if not path.is_file() or path.stat().st_size != size
-    ]
+    files = plan.files(save_path)
+    return [(p, size) for p, size in files if not p.is_file() or p.stat().st_size != size]
 
 
 def create_files(plan: Manifest, save_path: Path) -> None:
@@ -97,12 +94,7 @@ def finish_store(
         flaws: Flaws of the source, sorted by patch.
         num_workers: Files that are read at the same time, at least one.
     """
-    hashes = _hash_files(plan, save_path, num_workers)
-    shards = [
-        replace(group.shards[0], sha256=hashes[group.shards[0].file]) for group in plan.groups
-    ]
-    groups = tuple(Group(g.bands, (s,)) for g, s in zip(plan.groups, shards, strict=True))
-    manifest = replace(plan, groups=groups, flaws=tuple(flaws))
+    manifest = replace(_hashed(plan, save_path, num_workers), flaws=tuple(flaws))
     write_json(save_path / MANIFEST_NAME, manifest.to_json())
     return manifest
 
@@ -116,31 +108,38 @@ def verify_store(save_path: Path, num_workers: int) -> Manifest:
     """
     manifest = read_manifest(save_path)
     check_files(manifest, save_path)
-    hashes = _hash_files(manifest, save_path, num_workers)
-    shards = (shard for group in manifest.groups for shard in group.shards)
+    found = _hashed(manifest, save_path, num_workers)
+    pairs = zip(manifest.groups, found.groups, strict=True)
     damaged = [
-        str(save_path / shard.file) for shard in shards if hashes[shard.file] != shard.sha256
+        shard.file
+        for group, found_group in pairs
+        for shard in set(group.shards) - set(found_group.shards)
     ]
     if damaged:
         raise UserError(
-            f"{' '.join(damaged)} {'differs' if len(damaged) == 1 else 'differ'} from the hash in "
-            f"{MANIFEST_NAME}: copy the store again, or delete it and pack the data again"
+            f"{save_path}: {' '.join(sorted(damaged))} differs from the hash in {MANIFEST_NAME}: "
+            "copy the store again, or delete it and pack the data again"
         )
     return manifest
 
 
-def _hash_files(plan: Manifest, save_path: Path, num_workers: int) -> dict[str, str]:
-    """Return the sha256 of every file by its name."""
-    files = plan.files(save_path)
+def _hashed(manifest: Manifest, save_path: Path, num_workers: int) -> Manifest:
+    """Return the manifest with the sha256 of the files as they are."""
+    files = manifest.files(save_path)
     bar = progress(desc="hashing", total=sum(size for _, size in files), unit="B", unit_scale=True)
 
-    def hash_file(path: Path) -> tuple[str, str]:
+    def hash_file(path: Path) -> str:
         digest = hashlib.sha256()
         with path.open("rb", buffering=0) as file:
             while block := file.read(_HASH_BYTES):
                 digest.update(block)
                 bar.update(len(block))
-        return path.name, digest.hexdigest()
+        return digest.hexdigest()
 
     with bar, ThreadPoolExecutor(max(1, num_workers)) as pool:
-        return dict(pool.map(hash_file, (path for path, _ in files)))
+        hashes = pool.map(hash_file, [path for path, _ in files])
+        groups = [
+            replace(g, shards=tuple(replace(s, sha256=next(hashes)) for s in g.shards))
+            for g in manifest.groups
+        ]
+    return replace(manifest, groups=tuple(groups))

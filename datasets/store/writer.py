@@ -9,11 +9,12 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing import connection, parent_process
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import numpy as np
 
@@ -38,7 +39,7 @@ from datasets.store.rows import (
     write_rows,
 )
 from utils.errors import UserError
-from utils.files import written_whole
+from utils.files import remove_partials, written_whole
 from utils.locks import sole_writer
 from utils.pools import process_pool
 from utils.progress import progress
@@ -100,6 +101,44 @@ def is_begun(folder: Path) -> bool:
     return any((folder / name).exists() for name in (BITMAP_NAME, _OLD_JOURNAL_NAME))
 
 
+def in_processes(
+    work: Callable[[Any], Any], tasks: Sequence[Any], num_workers: int
+) -> Iterator[Any]:
+    """Yield the result of each task in order; the processes end with this one.
+
+    Args:
+        work: Function that processes can receive.
+        tasks: Its arguments.
+        num_workers: Processes to use; 0 works in this one.
+    """
+    if num_workers == 0 or not tasks:
+        yield from map(work, tasks)
+        return
+    with process_pool(min(num_workers, len(tasks)), _start_worker, work) as pool:
+        yield from pool.map(_work_on, tasks)
+
+
+_work: Callable[[Any], Any]  # of a worker process
+
+
+def _start_worker(work: Callable[[Any], Any]) -> None:
+    global _work
+    _work = work
+    parent = parent_process()
+    assert parent is not None
+    sentinel = parent.sentinel
+
+    def end_with_parent() -> None:
+        connection.wait([sentinel])
+        os._exit(1)
+
+    Thread(target=end_with_parent, daemon=True).start()
+
+
+def _work_on(task: Any) -> Any:
+    return _work(task)
+
+
 def _complete(plan: Manifest, save_path: Path) -> Manifest:
     """Return the manifest of a finished store, if its content is the planned one."""
     found = read_manifest(save_path)
@@ -114,12 +153,8 @@ def _complete(plan: Manifest, save_path: Path) -> Manifest:
 class _Bitmap:
     """Which chunks of rows are written and have no flaws, for a packing to resume from.
 
-    Rows with flaws are read again, since the source may have been repaired.
-
-    Args:
-        path: File with the hash of the plan, and one bit per chunk.
-        plan: Layout and content of the store.
-        source: Path that is packed; a zip that has changed is another source.
+    Rows with flaws are read again, since the source may have been repaired. The file holds the hash
+    of the plan and of its source, and one bit per chunk. A zip that has changed is another source.
     """
 
     def __init__(self, path: Path, plan: Manifest, source: Path) -> None:
@@ -133,6 +168,7 @@ class _Bitmap:
     def open(self) -> None:
         """Read the bitmap of an interrupted packing, or begin one in an empty folder."""
         folder = self.path.parent
+        remove_partials(self.path)
         if self.path.exists():
             content = self.path.read_bytes()
             bits = np.frombuffer(content, np.uint8)[len(self._plan) :]
@@ -143,16 +179,11 @@ class _Bitmap:
                 )
             self.done = np.unpackbits(bits, count=len(self.done)).astype(bool)
             return
-        if (folder / _OLD_JOURNAL_NAME).exists():
-            raise UserError(
-                f"{folder} holds an interrupted packing of an earlier version, which cannot be "
-                "resumed: delete it, or choose another --save_path"
-            )
-        own = (LOCK_NAME, f".{self.path.name}.")  # the latter was interrupted while it was written
-        strangers = [path.name for path in folder.iterdir() if not path.name.startswith(own)]
+        strangers = sorted({path.name for path in folder.iterdir()} - {LOCK_NAME})
         if strangers:
             raise UserError(
-                f"{folder} is not empty, it holds {strangers[0]}: choose another --save_path"
+                f"{folder} is not empty, it holds {strangers[0]}: choose another --save_path, or "
+                "delete it if it is an interrupted packing of an earlier version"
             )
 
     def flush(self) -> None:
@@ -171,8 +202,9 @@ def _write_patches(
     bar = progress(desc="packing", total=plan.num_patches, initial=done, unit=" patches")
     flaws: list[Flaw] = []
     fresh = 0  # bytes written since the last flush
+    results = in_processes(_Writer(source, plan, save_path), chunks, num_workers)
     try:
-        for chunk, found in _run(_Writer(source, plan, save_path), chunks, num_workers):
+        for chunk, found in zip(chunks, results, strict=True):
             flaws += found
             check_bad_count(_bad_names(source, flaws), plan.num_patches)
             bitmap.done[chunk.start // _CHUNK] = not found
@@ -208,60 +240,25 @@ class _Writer:
     def __call__(self, chunk: range) -> list[Flaw]:
         """Write a chunk of patches; return their flaws."""
         pixels = np.zeros((len(chunk), *self.source.patch_shape), np.uint8)
-        flaws = []
+        flaws: list[Flaw] = []
         for patch, target in zip(chunk, pixels, strict=True):
-            flaws += _read(self.source, patch, target)
+            flaws += self._read(patch, target)
         write_rows(self.plan, self.save_path, chunk.start, self.source.bands, pixels)
         return flaws
 
-
-def _read(source: Source, patch: int, pixels: np.ndarray) -> list[Flaw]:
-    """Read a patch into zeros of shape (C, H, W), as far as it can be read; return its flaws."""
-    if isinstance(source, Pictures):
-        try:
-            pixels[:] = source.read(patch)
-        except BadPatchError as error:
-            return [Flaw(patch, None, error.reason)]
-        return []
-    flaws = []
-    for channel, band in enumerate(source.bands):
-        try:
-            pixels[channel] = source.read_plane(patch, channel)
-        except BadPatchError as error:
-            flaws.append(Flaw(patch, band, error.reason))
-        else:
-            if not pixels[channel].any():
-                flaws.append(Flaw(patch, band, ZEROS))
-    return flaws
-
-
-_writer: _Writer  # of a worker process
-
-
-def _start_worker(writer: _Writer) -> None:
-    global _writer
-    _writer = writer
-    parent = parent_process()
-    assert parent is not None
-    sentinel = parent.sentinel
-
-    def end_with_parent() -> None:
-        connection.wait([sentinel])
-        os._exit(1)
-
-    Thread(target=end_with_parent, daemon=True).start()
-
-
-def _write_chunk(chunk: range) -> list[Flaw]:
-    return _writer(chunk)
-
-
-def _run(
-    writer: _Writer, chunks: list[range], num_workers: int
-) -> Iterator[tuple[range, list[Flaw]]]:
-    """Write chunks in parallel; yield each of them, in order, with its flaws when it is written."""
-    if num_workers == 0:
-        yield from ((chunk, writer(chunk)) for chunk in chunks)
-    elif chunks:
-        with process_pool(min(num_workers, len(chunks)), _start_worker, writer) as pool:
-            yield from zip(chunks, pool.map(_write_chunk, chunks), strict=True)
+    def _read(self, patch: int, pixels: np.ndarray) -> Iterator[Flaw]:
+        """Read a patch into zeros of shape (C, H, W), as far as it can be read; yield its flaws."""
+        if isinstance(self.source, Pictures):
+            try:
+                pixels[:] = self.source.read(patch)
+            except BadPatchError as error:
+                yield Flaw(patch, None, error.reason)
+            return
+        for channel, band in enumerate(self.source.bands):
+            try:
+                pixels[channel] = self.source.read_plane(patch, channel)
+            except BadPatchError as error:
+                yield Flaw(patch, band, error.reason)
+            else:
+                if not pixels[channel].any():
+                    yield Flaw(patch, band, ZEROS)

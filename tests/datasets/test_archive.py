@@ -36,7 +36,7 @@ def contents(path: Path) -> dict[str, bytes]:
     max_examples=50,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-@given(files=st.dictionaries(NAMES, CONTENTS, max_size=6), method=st.sampled_from([0, 8, 12, 14]))
+@given(files=st.dictionaries(NAMES, CONTENTS, max_size=6), method=st.sampled_from([0, 8]))
 def test_members_are_those_that_python_reads(
     tmp_path: Path, files: dict[str, bytes], method: int
 ) -> None:
@@ -148,8 +148,7 @@ def change_method(path: Path, method: int, flags: int = 0) -> None:
     [
         (9, 0, r"z\.zip holds files that are compressed with Deflate64, .* pack it again"),
         (93, 0, "compressed with Zstandard"),
-        (98, 0, "compressed with PPMd"),
-        (77, 0, "compressed with method 77"),
+        (14, 0, "compressed with method 14"),
         (8, 1, r"z\.zip holds encrypted files: pack it again without a password"),
         (99, 1, "holds encrypted files"),
     ],
@@ -162,26 +161,6 @@ def test_methods_that_are_not_read_are_named(
     files = ZipFiles(path)
     with pytest.raises(UserError, match=message):
         files.read(next(files.members())[1])
-
-
-@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-def test_damaged_member_of_any_method_is_an_error(tmp_path: Path, method: int) -> None:
-    path = write(tmp_path / "z.zip", {"a": os.urandom(300)}, method)
-    data = bytearray(path.read_bytes())
-    data[45:60] = bytes(15)
-    path.write_bytes(data)
-    files = ZipFiles(path)
-    with pytest.raises(ValueError, match=r"."):
-        files.read(next(files.members())[1])
-
-
-def test_listing_keeps_no_members(tmp_path: Path) -> None:
-    """13 million members must not become 13 million objects."""
-    path = write(tmp_path / "z.zip", {str(number): b"" for number in range(100)})
-    members = ZipFiles(path).members()
-    assert next(members)[0] == "0"
-    assert zip_files.MEMBER_FIELDS[0][0] == "offset"
-    assert len(list(members)) == 99
 
 
 GIB = 2**30
@@ -219,16 +198,12 @@ def test_offsets_that_overflowed_are_restored(tmp_path: Path) -> None:
     assert contents(path) == written
 
 
-def test_sizes_that_overflowed_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("offsets", [[0, 5 * GIB], [5 * GIB, 0, GIB, 100]])
+def test_sizes_that_overflowed_and_members_out_of_order_are_refused(
+    tmp_path: Path, offsets: list[int]
+) -> None:
     path = tmp_path / "archive_utility.zip"
-    write_as_archive_utility(path, [0, 5 * GIB], 5 * GIB + 1000)  # the first may have 5 GiB
-    with pytest.raises(UserError, match=r"larger than 4 GiB, but .* pack it again .* zip -r"):
-        list(ZipFiles(path).members())
-
-
-def test_members_out_of_order_beyond_4_gib_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "archive_utility.zip"
-    write_as_archive_utility(path, [5 * GIB, 0, GIB, 100], 5 * GIB + 1000)
+    write_as_archive_utility(path, offsets, 5 * GIB + 1000)  # the first may have 5 GiB
     with pytest.raises(UserError, match=r"larger than 4 GiB, but .* pack it again .* zip -r"):
         list(ZipFiles(path).members())
 

@@ -31,30 +31,20 @@ def test_stretch_is_the_originals_on_all_256_values(band: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("band", "stored", "picture"),
-    [
-        *(("B2", 3, 0), ("B2", 45, 126), ("B2", 87, 252), ("B2", 88, 255), ("B2", 255, 255)),
-        *(("B3", 1, 0), ("B3", 50, 121), ("B3", 102, 252), ("B3", 103, 255)),
-        *(("B4", 0, 0), ("B4", 64, 126), ("B4", 128, 253), ("B4", 129, 255)),
-    ],
+    ("band", "stored", "picture"), [("B2", 45, 126), ("B3", 50, 121), ("B4", 128, 253)]
 )
 def test_stretch_of_a_pixel_by_hand(band: str, stored: int, picture: int) -> None:
     assert seco_input_spec([band]).stretch_table()[0, stored] == picture
 
 
 def test_there_are_the_twelve_bands_of_level_2a() -> None:
-    by_resolution = {
-        resolution: {band for band in ALL_BANDS if RESOLUTION_M[band] == resolution}
-        for resolution in (10, 20, 60)
-    }
     assert len(ALL_BANDS) == 12
-    assert by_resolution[10] == {"B2", "B3", "B4", "B8"}
-    assert by_resolution[20] == {"B5", "B6", "B7", "B8A", "B11", "B12"}
-    assert by_resolution[60] == {"B1", "B9"}
+    for resolution, bands in {10: "B2 B3 B4 B8", 20: "B5 B6 B7 B8A B11 B12", 60: "B1 B9"}.items():
+        assert [b for b in ALL_BANDS if RESOLUTION_M[b] == resolution] == bands.split()
 
 
 @pytest.mark.parametrize("bands", [("B2", "B3", "B4"), ("B4", "B3", "B2"), ("B3",)])
-def test_channels_follow_the_order_asked_for(bands: tuple[str, ...]) -> None:
+def test_channels_follow_the_requested_order(bands: tuple[str, ...]) -> None:
     spec = seco_input_spec(bands)
     assert spec.bands == bands
     assert spec.low == tuple(PUBLISHED[band][0] for band in bands)

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
-from datasets.seco.samples import PatchDataset
+from datasets.seco.bad_patches import OnBadPatch
+from datasets.seco.samples import PatchDataset, collate
 from datasets.store.litdata import StreamedPlaces
-from datasets.store.litdata_loader import LitDataLoader
+from datasets.store.litdata_loader import ChunkOrder, StreamLoader
 
 BATCH_SIZE = 4
 SEED = 7
@@ -22,10 +22,20 @@ Batches = list[dict[str, Any]]
 
 
 def make_loader(
-    root: str | Path, mode: str = "seco", num_workers: int = 0, epoch: int = 2, **options: Any
-) -> LitDataLoader:
-    dataset = PatchDataset(StreamedPlaces(Path(root)), seed=SEED, **MODES[mode])
-    return LitDataLoader(dataset, BATCH_SIZE, num_workers, epoch=lambda: epoch, **options)
+    root: str | Path,
+    mode: str = "seco",
+    num_workers: int = 0,
+    epoch: int = 2,
+    batch_size: int = BATCH_SIZE,
+    on_bad_patch: OnBadPatch = "raise",
+    **shares: int,
+) -> StreamLoader:
+    source = StreamedPlaces(Path(root))
+    dataset = PatchDataset(source, seed=SEED, on_bad_patch=on_bad_patch, **MODES[mode])
+    bounds = source.first_samples(dataset.every_date)
+    order = ChunkOrder(bounds, SEED, epoch=lambda: epoch, **shares)
+    settings: dict[str, Any] = {"sampler": order, "drop_last": True, "collate_fn": collate}
+    return StreamLoader(dataset, batch_size, num_workers=num_workers, **settings)
 
 
 def assert_equal(batches: Batches, expected: Batches) -> None:
@@ -38,20 +48,9 @@ def assert_equal(batches: Batches, expected: Batches) -> None:
 
 def work(rank: int, bucket: str, folder: str, num_workers: int) -> None:
     """Stream an epoch and save what came; then the end of it, as after an interruption."""
-    address = {"init_method": f"file://{folder}/gloo", "rank": rank, "world_size": WORLD}
-    dist.init_process_group("gloo", **address)  # type: ignore[arg-type]
-    loader = make_loader(
-        bucket,
-        num_workers=num_workers,
-        rank=rank,
-        world_size=WORLD,
-        cache_dir=Path(folder, "cache"),
-    )
+    loader = make_loader(bucket, num_workers=num_workers, rank=rank, world_size=WORLD)
     batches = list(loader)
-    lengths: list[int] = [0] * WORLD
-    dist.all_gather_object(lengths, len(batches))
-    assert lengths == [len(loader)] * WORLD
-    loader.load_state_dict(loader.state_dict() | {"batches": 3})
-    assert_equal(list(loader), batches[3:])
+    again = make_loader(bucket, num_workers=num_workers, rank=rank, world_size=WORLD)
+    again.load_state_dict(loader.state_dict() | {"samples": 3 * BATCH_SIZE})
+    assert_equal(list(again), batches[3:])
     torch.save(batches, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()

@@ -88,8 +88,8 @@ def test_a_script_with_a_killed_loader_process_ends_with_the_sentence(
 ) -> None:
     read = SecoPatches.read
 
-    def die_in_loader(source: SecoPatches, patch: int) -> Any:
-        return read(source, patch) if get_worker_info() is None else end_by(signal.SIGKILL)
+    def die_in_loader(source: SecoPatches, *patch: Any) -> Any:
+        return read(source, *patch) if get_worker_info() is None else end_by(signal.SIGKILL)
 
     monkeypatch.setattr(SecoPatches, "read", die_in_loader)
     flags = ["--data_dir", str(seco_root), "--log_dir", str(tmp_path), "--gpus", "0"]

@@ -98,9 +98,12 @@ def test_basic_has_every_date_of_every_place_as_the_original_reads_it(seco_root:
         image = dataset[index]
         assert isinstance(image, Image.Image)
         np.testing.assert_array_equal(np.asarray(image), read_as_original(folder))
+    assert dataset[-1] == dataset[23]
+    with pytest.raises(IndexError):
+        dataset[24]
 
 
-def test_bands_come_in_the_order_asked_for_and_one_band_is_a_grey_image(seco_root: Path) -> None:
+def test_bands_come_in_the_requested_order_and_one_band_is_a_grey_image(seco_root: Path) -> None:
     folder = dates_of(places_of(seco_root)[0])[0]
     for bands in (("B2", "B4", "B3"), ("B2", "B3"), ("B3",)):
         image = SeasonalContrastBasic(seco_root, bands)[0]
@@ -216,19 +219,10 @@ def test_the_global_generator_repeats_a_sample(seco_root: Path) -> None:
     assert not torch.equal(queries[2], dataset[0][0])
 
 
-def test_indices_are_those_of_a_sequence(seco_root: Path) -> None:
-    dataset = SeasonalContrastBasic(seco_root)
-    assert dataset[-1] == dataset[23]
-    with pytest.raises(IndexError):
-        dataset[24]
-
-
-@pytest.mark.parametrize("dataset_class", EVERY)
-def test_bands_without_quantiles_are_refused_at_once(
-    seco_root: Path, dataset_class: Callable[..., SeasonalContrastBase]
-) -> None:
-    with pytest.raises(UserError, match=r"no quantiles for B1 B5 .*run `python datasets/seco_util"):
-        dataset_class(seco_root, ALL_BANDS)
+def test_bands_without_quantiles_are_refused_at_once(seco_root: Path) -> None:
+    for dataset_class in EVERY:
+        with pytest.raises(UserError, match=r"no quantiles for B1 B5 .*run `python datasets/seco_"):
+            dataset_class(seco_root, ALL_BANDS)
 
 
 def test_all_bands_with_measured_quantiles(seco_root: Path, tmp_path: Path) -> None:

@@ -62,8 +62,10 @@ class NumberedDates:
     def name(self, patch: int) -> str:
         return "{}/{}".format(*divmod(patch, self.num_dates))
 
-    def read(self, patch: int) -> np.ndarray:
-        return np.full((1, 1, 1), patch % self.num_dates + 1, np.uint8)
+    def read(self, patch: int, out: np.ndarray | None = None) -> np.ndarray:
+        pixels = np.empty((1, 1, 1), np.uint8) if out is None else out
+        pixels[:] = patch % self.num_dates + 1
+        return pixels
 
 
 def dates_of(dataset: PatchDataset, epochs: int) -> np.ndarray:
@@ -85,9 +87,11 @@ def test_places_and_dates_are_sorted_by_number_then_by_name(tmp_path: Path) -> N
     assert all(d == ["2", "11", "20191101T1_T2", "20200101T1_T2"] for _, *d in places)
 
 
-def test_stray_files_and_folders_are_no_places_and_no_dates(copy: Path) -> None:
-    expected = SecoFolder(copy, ("B2",)).places
+@pytest.mark.difference("previews")
+def test_previews_and_stray_files_and_folders_are_no_places_and_no_dates(copy: Path) -> None:
     place = copy / folders(copy)[0]
+    assert len(list(place.glob("*.tif"))) == 4  # the previews are there
+    expected = ["/".join([name, *folders(copy / name)]) for name in folders(copy)]
     for folder in (copy, place, place / folders(place)[0]):
         (folder / ".DS_Store").touch()
         (folder / "README.txt").touch()
@@ -99,13 +103,6 @@ def test_stray_files_and_folders_are_no_places_and_no_dates(copy: Path) -> None:
     (place / "date_without_tif").mkdir()
     (place / "date_without_tif" / "metadata.json").touch()
     assert SecoFolder(copy, ("B2",)).places == expected
-
-
-@pytest.mark.difference("previews")
-def test_dates_are_folders_and_never_previews(seco_root: Path) -> None:
-    place = seco_root / folders(seco_root)[0]
-    assert len(list(place.glob("*.tif"))) == 4  # the previews are there
-    assert SecoFolder(seco_root, ("B2",)).places[0].split("/") == [place.name, *folders(place)]
 
 
 def test_patches_are_what_rasterio_reads_in_the_order_of_the_bands(seco_root: Path) -> None:
@@ -232,24 +229,14 @@ def first_date(root: Path) -> Path:
     return place / folders(place)[0]
 
 
-def truncate(folder: Path) -> None:
-    data = (folder / "B3.tif").read_bytes()
-    (folder / "B3.tif").write_bytes(data[: len(data) // 2])
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def remove(folder: Path) -> None:
-    (folder / "B3.tif").unlink()
-
-
-def empty(folder: Path) -> None:
-    (folder / "B3.tif").write_bytes(b"")
-
-
-def not_a_tiff(folder: Path) -> None:
-    """A PNG that GDAL would open without being asked."""
-    with rasterio.open(
-        folder / "B3.tif", "w", driver="PNG", dtype="uint8", count=1, height=48, width=48
-    ) as file:
+def not_a_tiff(path: Path) -> None:
+    """A PNG, which GDAL opens by default."""
+    size = {"count": 1, "height": 48, "width": 48}
+    with rasterio.open(path, "w", driver="PNG", dtype="uint8", **size) as file:
         file.write(np.ones((1, 48, 48), np.uint8))
 
 
@@ -258,14 +245,14 @@ def not_a_tiff(folder: Path) -> None:
     ("damage", "reason"),
     [
         (truncate, "B3.tif is not a readable GeoTIFF"),
-        (empty, "B3.tif is not a readable GeoTIFF"),
+        (lambda path: path.write_bytes(b""), "B3.tif is not a readable GeoTIFF"),
         (not_a_tiff, "B3.tif is not a readable GeoTIFF"),
-        (remove, "B3.tif is missing"),
+        (Path.unlink, "B3.tif is missing"),
     ],
 )
 @pytest.mark.difference("bad-patches")
 def test_damaged_band_names_its_file(copy: Path, damage: Damage, reason: str) -> None:
-    damage(first_date(copy))
+    damage(first_date(copy) / "B3.tif")
     with pytest.raises(BadPatchError, match=reason) as caught:
         seco_dataset(copy, every_date=True)[0, 0]
     assert caught.value.name == str(first_date(copy) / "B3.tif")
@@ -286,8 +273,11 @@ def test_patch_of_zeros_names_its_folder(copy: Path) -> None:
 @pytest.mark.parametrize(
     ("image", "reason"),
     [
-        (np.ones((48, 48), np.uint16), "B3.tif holds uint16 values, but SeCo .* min"),
-        (np.ones((48, 48), np.float32), "B3.tif holds float32 values, but SeCo patches are uint8"),
+        (np.ones((48, 48), np.uint16), "B3.tif has 1 band of uint16, but .* min"),
+        (
+            np.ones((48, 48), np.float32),
+            "B3.tif has 1 band of float32, but .* is one band of uint8",
+        ),
         (np.ones((3, 48, 48), np.uint8), "B3.tif has 3 bands"),
         (np.ones((24, 48), np.uint8), "B3.tif has 24 x 48 px of 10 m, but .* are 48 x 48 px"),
     ],
@@ -332,7 +322,7 @@ def test_skipped_patch_is_replaced_by_the_next_good_one(
     monkeypatch.setattr("datasets.seco.bad_patches.MAX_BAD_FRACTION", 0.5)
     dates = [place / date for place in sorted(copy.iterdir()) for date in folders(place)]
     for folder in (dates[0], dates[22], dates[23]):
-        truncate(folder)
+        truncate(folder / "B3.tif")
     dataset = seco_dataset(copy, every_date=True, on_bad_patch="skip")
     sample = dataset[5, 22]
     assert torch.equal(sample["patches"], dataset[0, 1]["patches"])
@@ -342,7 +332,7 @@ def test_skipped_patch_is_replaced_by_the_next_good_one(
 
 
 def test_too_many_bad_patches_in_a_row_end_the_search(copy: Path) -> None:
-    truncate(first_date(copy))
+    truncate(first_date(copy) / "B3.tif")
     with pytest.raises(UserError, match=r"more than 1% of 24 samples are bad, 1 so far, such as"):
         seco_dataset(copy, every_date=True, on_bad_patch="skip")[0, 0]
 
@@ -373,6 +363,7 @@ def test_quantiles_are_those_of_all_pixels(copy: Path) -> None:
         pixels = np.concatenate([rasterio_read(path).ravel() for path in paths])
         expected = np.quantile(pixels, [0.02, 0.98], method="inverted_cdf")
         assert limits == expected.tolist()
+    assert seco_utils.stretch_limits(np.bincount([4] * 100, minlength=256)) == (4, 5)  # a flat band
 
 
 def test_quantiles_of_a_part_are_drawn_by_seed(
@@ -414,13 +405,8 @@ def test_quantiles_of_a_store_are_those_of_its_source(copy: Path, tmp_path: Path
     assert PackedStore(tmp_path / "store", ["B8", "B4"]).input_spec == patches.input_spec
 
 
-def test_flat_band_can_still_be_stretched() -> None:
-    histogram = np.bincount([4] * 100, minlength=256)
-    assert seco_utils.stretch_limits(histogram) == (4, 5)
-
-
 def test_failed_measurement_leaves_no_file(copy: Path) -> None:
-    truncate(first_date(copy))
+    truncate(first_date(copy) / "B3.tif")
     before = set(copy.iterdir())
     with pytest.raises(UserError, match=r"B3\.tif is not a readable GeoTIFF"):
         seco_utils.main(["--data_dir", str(copy)])

@@ -101,8 +101,7 @@ def test_bad_patches_are_replaced_or_raised_as_from_the_folder(
         store = samples(packed, every_date=True, on_bad_patch=on_bad_patch)
         assert isinstance(store.source, PackedStore)
         for row in (3, 4, 11):
-            store.source._errors[row] = BadPatchError(f"place {row}", "is missing")
-            store.source._is_bad[row] = True
+            store.source._errors[row] = (f"place {row}", "is missing")
         loader = kind(store, order(store, 2), 6, *extra)
         if on_bad_patch == "raise":
             with pytest.raises(BadPatchError, match=r"place \d+ is missing"):
@@ -123,7 +122,7 @@ def test_error_of_a_copying_thread_reaches_the_loop(
     def fail(self: PackedStore, patch: int, pixels: np.ndarray) -> None:
         raise OSError("the disk is gone")
 
-    monkeypatch.setattr(PackedStore, "copy", fail)
+    monkeypatch.setattr(PackedStore, "_copy", fail)
     store = samples(packed)
     with pytest.raises(OSError, match="the disk is gone"):
         list(StoreLoader(store, order(store), 2, 2, CPU))

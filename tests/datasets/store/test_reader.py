@@ -1,4 +1,4 @@
-"""Stores that are not what they say, and what may be kept in memory."""
+"""Stores with damage or contradictions, and what may be kept in memory."""
 
 import hashlib
 import json
@@ -87,7 +87,7 @@ def test_store_in_files_of_4_gb_is_read_and_verified(store: Path, seco_root: Pat
 
 def test_manifest_of_another_version_is_refused(store: Path) -> None:
     edit(store, lambda content: content.update(format_version=2))
-    with pytest.raises(UserError, match=r"has format version 2, this program reads 1: pack"):
+    with pytest.raises(UserError, match=r"of another version .*2.*: pack the data again with"):
         PackedStore(store)
 
 
@@ -138,14 +138,14 @@ def test_quantiles_may_be_measured_after_packing(store: Path) -> None:
 )
 def test_manifest_that_no_packing_writes_is_refused(store: Path, change: Edit) -> None:
     edit(store, change)
-    with pytest.raises(UserError, match=r"manifest\.json is damaged \(.*\): pack the data again"):
+    with pytest.raises(UserError, match=r"manifest\.json is damaged .*\(.*\): pack the data again"):
         PackedStore(store)
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"format": "zarr"}', "[" * 10**5, "\xff"])
-def test_other_json_is_no_manifest(store: Path, content: str) -> None:
+def test_other_json_is_refused(store: Path, content: str) -> None:
     (store / "manifest.json").write_text(content)
-    with pytest.raises(UserError, match=r"is not the manifest of a packed store"):
+    with pytest.raises(UserError, match=r"manifest\.json is damaged"):
         PackedStore(store)
 
 

@@ -1,18 +1,20 @@
-"""Packing loses nothing, goes on where it stopped, and refuses what would lose something."""
+"""Packing loses nothing, resumes where it stopped, and refuses what would lose something."""
 
 import hashlib
+import itertools
 import json
+import multiprocessing
 import os
-import re
+import resource
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 from datasets import seco_packed, seco_utils
@@ -25,10 +27,9 @@ from datasets.store import writer as packing
 from datasets.store.open import open_patches
 from datasets.store.reader import PackedStore
 from tests.references.seco_files import write_tif, zip_folder
+from tests.references.waiting import HANG_S
+from utils.cli import run
 from utils.errors import UserError
-
-ROOT = Path(__file__).resolve().parents[3]
-SCRIPT = [sys.executable, str(ROOT / "datasets" / "seco_packed.py")]
 
 
 def pack(source: Path, store: Path, *flags: str) -> None:
@@ -74,7 +75,6 @@ def assert_same_patches(source: Any, store: PackedStore) -> None:
             np.testing.assert_array_equal(found, expected)
         else:
             assert found == expected
-        assert store.are_bad(np.array([patch])).all() == isinstance(expected, tuple)
 
 
 @pytest.mark.usefixtures("small_chunks")
@@ -143,7 +143,7 @@ def test_flaws_of_the_source_are_those_of_the_store(
     assert manifest["flaws"][0] == {"patch": 1, "band": "B3", "reason": "is missing"}
 
 
-def test_bands_that_are_not_asked_for_are_not_opened(seco_root: Path, tmp_path: Path) -> None:
+def test_bands_that_are_not_requested_are_not_opened(seco_root: Path, tmp_path: Path) -> None:
     pack(seco_root, tmp_path / "store", "--bands", "B8", "B2", "B3", "B4")
     store = PackedStore(tmp_path / "store", RGB_BANDS)
     for patch in range(24):
@@ -155,7 +155,7 @@ def test_bands_that_are_not_asked_for_are_not_opened(seco_root: Path, tmp_path: 
     }
 
 
-def test_manifest_tells_everything_about_the_store(seco_root: Path, tmp_path: Path) -> None:
+def test_manifest_describes_the_store(seco_root: Path, tmp_path: Path) -> None:
     pack(seco_root, tmp_path / "store", "--bands", *RGB_BANDS, "B8")
     content = json.loads((tmp_path / "store" / "manifest.json").read_text())
     assert (content["format_version"], content["height"], content["width"]) == (1, 48, 48)
@@ -174,7 +174,7 @@ class Interrupted(BaseException):
 
 @pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize("after", [1, 4, 7])
-def test_interrupted_packing_goes_on(
+def test_interrupted_packing_resumes(
     seco_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
 ) -> None:
     pack(seco_root, tmp_path / "whole")
@@ -198,39 +198,42 @@ def test_interrupted_packing_goes_on(
     read.clear()
     (tmp_path / "store" / ".packing.rows.7.partial").touch()  # of a process that was killed
     pack(seco_root, tmp_path / "store")
-    (tmp_path / "store" / ".packing.rows.7.partial").unlink()
     assert sorted(set(read)) == list(range(3 * after, 24))
     assert hashes(tmp_path / "store") == hashes(tmp_path / "whole")
 
 
-def test_killed_packing_goes_on(tmp_path: Path) -> None:
+def test_killed_packing_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_seco(tmp_path / "seco", num_places=8, num_dates=5, size=48, bands=RGB_BANDS)
     pack(tmp_path / "seco", tmp_path / "whole")
-    code = (
-        "import signal, sys; sys.path.insert(0, sys.argv.pop(1)); stays = int(sys.argv.pop(1))\n"
-        "from datasets import seco_packed; from datasets.store import writer as packing\n"
-        "packing._CHUNK = 2; packing._SYNC_BYTES = 0\n"
-        "flush, times = packing._Bitmap.flush, iter(range(100))\n"
-        "def flush_and_stay(bitmap):\n"
-        "    flush(bitmap)\n"
-        "    if next(times) == stays: print(flush=True); signal.pause()\n"
-        "packing._Bitmap.flush = flush_and_stay\n"
-        "seco_packed.main(sys.argv[1:])\n"
-    )
-    flags = ["--data_dir", str(tmp_path / "seco"), "--save_path", str(tmp_path / "store")]
-    more = [*flags, "--num_workers", "2"]
-    command = [sys.executable, "-c", code, str(ROOT), "10", *more]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as running:
-        assert running.stdout is not None
-        assert running.stdout.readline() == b"\n"  # it works on, up to the next flush
-        running.kill()
+    monkeypatch.setattr(packing, "_CHUNK", 2)
+    monkeypatch.setattr(packing, "_SYNC_BYTES", 0)
+    flush, times, is_there = packing._Bitmap.flush, itertools.count(), multiprocessing.Event()
+
+    def flush_and_stay(bitmap: packing._Bitmap) -> None:
+        flush(bitmap)
+        if next(times) == 10:
+            is_there.set()
+            signal.pause()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packing._Bitmap, "flush", flush_and_stay)
+        arguments = (tmp_path / "seco", tmp_path / "store", "--num_workers", "2")
+        running = multiprocessing.Process(target=pack, args=arguments)
+        running.start()
+    assert is_there.wait(HANG_S)
+    running.kill()
+    running.join()
     assert not (tmp_path / "store" / "manifest.json").exists()
-    command[4] = "-1"
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    first_bar = re.search(r"packing: +(\d+)%", done.stderr)
-    assert first_bar is not None
-    assert int(first_bar[1]) >= 50  # of 20 chunks, ten were in the journal
+    read: list[int] = []
+    original = SecoPatches.read_plane
+
+    def read_plane(self: SecoPatches, patch: int, channel: int) -> np.ndarray:
+        read.append(patch)
+        return original(self, patch, channel)
+
+    monkeypatch.setattr(SecoPatches, "read_plane", read_plane)
+    pack(tmp_path / "seco", tmp_path / "store")
+    assert len(set(read)) <= 20  # of 40: ten of 20 chunks were finished
     assert hashes(tmp_path / "store") == hashes(tmp_path / "whole")
 
 
@@ -300,84 +303,63 @@ def test_full_disk_is_found_before_the_first_byte(
     assert not list((tmp_path / "store").glob("*.u8"))
 
 
-def test_disk_that_fills_up_loses_nothing(seco_root: Path, tmp_path: Path) -> None:
+def test_disk_that_fills_up_loses_nothing(
+    seco_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     """A limit on the size of files stands in for a full disk; the kernel enforces both."""
     pack(seco_root, tmp_path / "whole")
-    code = (
-        "import resource, signal, sys; sys.path.insert(0, sys.argv.pop(1))\n"
-        "from datasets import seco_packed; from datasets.store import writer as packing\n"
-        "from utils.cli import run\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); packing._CHUNK = 2\n"
-        "create = packing.create_files\n"
-        "def limited(*args):\n"
-        "    create(*args)\n"
-        "    resource.setrlimit(resource.RLIMIT_FSIZE, (100000, 100000))\n"
-        "packing.create_files = limited\n"
-        "run(lambda: seco_packed.main(sys.argv[1:]))\n"
-    )
-    flags = ["--data_dir", str(seco_root), "--save_path", str(tmp_path / "store")]
-    command = [sys.executable, "-c", code, str(ROOT), *flags, "--num_workers", "1"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2
-    message = done.stderr.splitlines()[-1]
+    monkeypatch.setattr(packing, "_CHUNK", 2)
+    create = packing.create_files
+
+    def limited(*args: Any) -> None:
+        create(*args)
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+    def pack_limited() -> None:
+        monkeypatch.setattr(packing, "create_files", limited)  # in this process
+        run(lambda: pack(seco_root, tmp_path / "store", "--num_workers", "1"))
+
+    running = multiprocessing.Process(target=pack_limited)
+    running.start()
+    running.join(HANG_S)
+    assert running.exitcode == 2
+    message = capfd.readouterr().err.splitlines()[-1]
     assert message.startswith(f"error: cannot write {tmp_path / 'store' / 'rgb-00000.u8'} (File")
     assert "resumes where it stopped" in message
-    assert "Traceback" not in done.stderr
     bits = (tmp_path / "store" / packing.BITMAP_NAME).read_bytes()[32:]
     assert any(bits)  # some rows are not written again
-    command[2] = code.replace("100000, 100000", "-1, -1")
-    again = subprocess.run(command, capture_output=True, text=True)
-    assert again.returncode == 0, again.stderr
+    pack(seco_root, tmp_path / "store")
     assert hashes(tmp_path / "store") == hashes(tmp_path / "whole")
 
 
-@pytest.fixture
-def other_packer(seco_root: Path, tmp_path: Path) -> Iterator[Path]:
-    """A process that packs into tmp_path/store, and stays in the middle of it."""
-    code = (
-        "import signal, sys; sys.path.insert(0, sys.argv.pop(1))\n"
-        "from datasets.store import writer as packing\n"
-        "from datasets import seco_packed\n"
-        "def stay(*args):\n"
-        "    print('locked', flush=True); signal.pause()\n"
-        "packing.create_files = stay\n"
-        "seco_packed.main(sys.argv[1:])\n"
-    )
-    flags = ["--data_dir", str(seco_root), "--save_path", str(tmp_path / "store")]
-    command = [sys.executable, "-c", code, str(ROOT), *flags]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
-        assert running.stdout is not None
-        assert running.stdout.readline() == "locked\n"
-        yield tmp_path / "store"
-        running.kill()
-
-
-def test_two_packers_on_one_target_do_not_meet(seco_root: Path, other_packer: Path) -> None:
-    with pytest.raises(UserError, match=r"another process packs into .*store: wait for it"):
-        pack(seco_root, other_packer)
-
-
-def test_lock_ends_with_its_process(
-    seco_root: Path, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
+def test_two_packers_on_one_target_exclude_each_other(seco_root: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
     store.mkdir()
-    (store / "packing.lock").touch()  # left by a process that was killed
+    with (
+        FileLock(store / packing.LOCK_NAME),
+        pytest.raises(UserError, match=r"another process packs into .*store: wait for it"),
+    ):
+        pack(seco_root, store)
+    (store / packing.LOCK_NAME).touch()  # left by a process that was killed
     pack(seco_root, store)
     assert PackedStore(store).patch_shape == (3, 48, 48)
 
 
-def occupied(copy: Path, store: Path) -> None:
+def occupied(store: Path) -> None:
     store.mkdir()
-    (store / "thesis.tex").touch()
+    (store / "packing.jsonl").touch()  # of an interrupted packing before December 2026
 
 
-def packed_with_other_bands(copy: Path, store: Path) -> None:
+def packed_with_other_bands(store: Path, copy: Path) -> None:
     pack(copy, store, "--bands", "B2")
 
 
-def begun_with_other_bands(copy: Path, store: Path) -> None:
-    packed_with_other_bands(copy, store)
+def begun_with_other_bands(store: Path, copy: Path) -> None:
+    packed_with_other_bands(store, copy)
     (store / "manifest.json").unlink()
     begin(copy, store, ("B2",)).flush()
 
@@ -385,7 +367,7 @@ def begun_with_other_bands(copy: Path, store: Path) -> None:
 @pytest.mark.parametrize(
     ("prepare", "message"),
     [
-        (occupied, r"store is not empty, it holds thesis\.tex: choose another --save_path"),
+        (lambda store, _: occupied(store), r"holds packing\.jsonl: choose .*, or delete it if it"),
         (packed_with_other_bands, "is a store of other data or --bands"),
         (begun_with_other_bands, "holds the beginning of a store of other data or --bands"),
     ],
@@ -394,13 +376,11 @@ def test_target_that_holds_something_else_is_left_alone(
     seco_root: Path, tmp_path: Path, prepare: Callable[[Path, Path], None], message: str
 ) -> None:
     store = tmp_path / "store"
-    prepare(seco_root, store)
+    prepare(store, seco_root)
     before = hashes(store)
     with pytest.raises(UserError, match=message):
         pack(seco_root, store)
-    after = hashes(store)
-    after.pop("packing.lock", None)
-    assert after == before
+    assert hashes(store) == before
 
 
 def test_wrong_flags_are_refused(copy: Path, tmp_path: Path) -> None:
@@ -416,6 +396,8 @@ def test_wrong_flags_are_refused(copy: Path, tmp_path: Path) -> None:
         pack(tmp_path / "store", tmp_path / "again")
     with pytest.raises(UserError, match="nowhere does not exist"):
         seco_packed.main(["--verify", "--save_path", str(tmp_path / "nowhere")])
+    with pytest.raises(UserError, match=r"s3://bucket/prefix is not a local folder"):
+        pack(copy, Path("s3://bucket/prefix"))
 
 
 def test_contract_broken_by_the_source_stops_the_packing(copy: Path, tmp_path: Path) -> None:
@@ -424,7 +406,7 @@ def test_contract_broken_by_the_source_stops_the_packing(copy: Path, tmp_path: P
         pack(copy, tmp_path / "store", "--num_workers", "1")
 
 
-def test_killed_worker_is_told_in_one_sentence(
+def test_killed_worker_is_one_sentence_and_leaves_no_process(
     seco_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parent = os.getpid()
@@ -434,8 +416,10 @@ def test_killed_worker_is_told_in_one_sentence(
         os._exit(9)
 
     monkeypatch.setattr(SecoPatches, "read_plane", die)
+    before = set(multiprocessing.active_children())  # of loaders that are not yet collected
     with pytest.raises(UserError, match="was killed, perhaps because"):
-        pack(seco_root, tmp_path / "store", "--num_workers", "1")
+        pack(seco_root, tmp_path / "store", "--num_workers", "2")
+    assert set(multiprocessing.active_children()) <= before
 
 
 def test_another_source_does_not_resume_a_packing(seco_root: Path, tmp_path: Path) -> None:
@@ -453,8 +437,3 @@ def test_broken_store_is_not_taken_for_complete(seco_root: Path, tmp_path: Path)
         pack(seco_root, tmp_path / "store")
     with pytest.raises(UserError, match=r"rgb-00000\.u8 is missing: .* or delete it"):
         seco_packed.main(["--verify", "--save_path", str(tmp_path / "store")])
-
-
-def test_bucket_is_no_place_to_pack_into(seco_root: Path) -> None:
-    with pytest.raises(UserError, match=r"s3://bucket/prefix is not a local folder"):
-        pack(seco_root, Path("s3://bucket/prefix"))
