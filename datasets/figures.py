@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from utils.input_spec import InputSpec, letters
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+_LINE_LENGTH = 34  # of a title above an image, in characters
 
 
 def to_image(picture: np.ndarray) -> Any:
@@ -35,7 +38,7 @@ def plot_images(views: Sequence[Any], titles: Sequence[str], spec: InputSpec) ->
     Args:
         views: PIL images, arrays of shape (H, W, C) or tensors of shape (C, H, W): uint8, floats in
             0..1, or, if any is negative, floats normalised as ``spec`` describes.
-        titles: Text above each image.
+        titles: Text above each image; long lines end with an ellipsis.
         spec: Bands of the images and their normalisation.
 
     Returns:
@@ -46,8 +49,9 @@ def plot_images(views: Sequence[Any], titles: Sequence[str], spec: InputSpec) ->
     figure = Figure(figsize=(3 * len(views), 3.8), layout="constrained")
     row = figure.subplots(1, len(views), squeeze=False)[0]
     for axes, view, title in zip(row, views, titles, strict=True):
+        lines = [shorten(line, _LINE_LENGTH, placeholder=" …") for line in title.split("\n")]
         axes.imshow(_shown(view, spec), cmap="gray", vmin=0, vmax=1)
-        axes.set(xticks=[], yticks=[], title=title)
+        axes.set(xticks=[], yticks=[], title="\n".join(lines))
     return figure
 
 
