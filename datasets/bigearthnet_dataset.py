@@ -42,8 +42,7 @@ from datasets.bigearthnet.facts import (
     SIDE_PX,
     multi_hot,
 )
-from datasets.bigearthnet.folder import PatchFolder
-from datasets.bigearthnet.index import check_presence, find_patches
+from datasets.bigearthnet.index import check_presence, find_patches, label_reader
 from datasets.bigearthnet.pictures import check_unit, patch_picture
 from datasets.figures import plot_images, to_image
 from utils.errors import UserError
@@ -52,16 +51,8 @@ from utils.input_spec import InputSpec, input_transform
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = [
-    "ALL_BANDS",
-    "BAND_STATS",
-    "GROUP_LABELS",
-    "LABELS",
-    "NEW_LABELS",
-    "RGB_BANDS",
-    "Bigearthnet",
-    "main",
-]
+__all__ = ["ALL_BANDS", "BAND_STATS", "GROUP_LABELS", "LABELS", "NEW_LABELS", "RGB_BANDS"]
+__all__ += ["Bigearthnet", "main"]
 
 # With the names and spellings of the original.
 ALL_BANDS = tuple(FILE_NAMES.values())
@@ -79,7 +70,7 @@ class Bigearthnet(Dataset[tuple[Any, Any]]):
     lists ``train.txt``, ``patches_with_seasonal_snow.csv`` and so on
     (https://github.com/ServiceNow/seasonal-contrast/blob/411e37eb6038bc26828725854b8f1c9832c3f6a7/datasets/bigearthnet_dataset.py).
     Such a folder gives the same items in the same order here. Beyond the original, ``root`` may be
-    v2, or hold other lists of v1 (see ``datasets.bigearthnet.lists``).
+    v2, or hold other lists of v1.
 
     Args:
         root: Folder of v1 or v2, or of an LMDB.
@@ -97,8 +88,8 @@ class Bigearthnet(Dataset[tuple[Any, Any]]):
         names: Names of the patches in the order of the items.
 
     Raises:
-        UserError: ``root`` is not a BigEarthNet, a list is missing or does not match the patches, a
-            band is unknown, or the patches are not digital numbers.
+        UserError: A list is missing or does not match the patches, a split or band is unknown, or
+            the patches are not digital numbers.
     """
 
     all_bands = ALL_BANDS
@@ -121,8 +112,6 @@ class Bigearthnet(Dataset[tuple[Any, Any]]):
                 "download=True is not supported: run `python datasets/download.py --list` and "
                 "download BigEarthNet with the command that it shows"
             )
-        if split not in self.all_splits:
-            raise UserError(f"unknown split {split!r}: the splits are {', '.join(self.all_splits)}")
         self.root = Path(root)
         self.split = split
         self.bands = check_bands([short_name(band) for band in bands or RGB_BANDS])
@@ -131,26 +120,24 @@ class Bigearthnet(Dataset[tuple[Any, Any]]):
         self.classes = CLASS_NAMES[19 if use_new_labels else 43]
         self.source, listing = find_patches(self.root, lmdb=lmdb)
         if split not in listing.splits:
-            raise UserError(f"the lists of {root} do not include the {split} split: add its list")
+            raise UserError(
+                f"the lists of {root} do not include the {split} split, but "
+                f"{', '.join(listing.splits)}: choose one of them, or add its list"
+            )
         self.names = tuple(listing.splits[split])
-        self._labels = listing.labels
+        self._read_labels = label_reader(self.source, listing)
         spec = InputSpec.of_pictures(self.bands)
         self._stretch = input_transform(spec, BIGEARTHNET_SPEC, "paper")
         check_presence(self.names, self.source)
         check_unit(self.source, self.names, self.bands)
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
-        """Read a patch.
+        """Return image and target, or the results of the transforms on them.
 
-        Returns:
-            Image and target, or the results of the transforms on them. The image is a uint8
-            picture, stretched from mean - 2 to mean + 2 standard deviations per band, at the size
-            of the finest band, 120 px for RGB: a PIL image of one or three bands, else an array of
-            shape (H, W, C). The target is 1 for each class of the patch and 0 for the others,
-            float32, shape (19,) or (43,).
-
-        Raises:
-            UserError: A file is missing, damaged or not uint16 of its size, or a label is unknown.
+        The image is a uint8 picture, stretched from mean - 2 to mean + 2 standard deviations per
+        band, at the size of the finest band, 120 px for RGB: a PIL image of one or three bands,
+        else an array of shape (H, W, C). The target is 1 for each class of the patch and 0 for the
+        others, float32, shape (19,) or (43,).
         """
         name = self.names[index]
         side = max(SIDE_PX[band] for band in self.bands)
@@ -167,18 +154,7 @@ class Bigearthnet(Dataset[tuple[Any, Any]]):
         return len(self.names)
 
     def plot(self, sample: tuple[Any, Any]) -> Figure:
-        """Draw an item of this data set in true colours, with the names of its classes.
-
-        Args:
-            sample: Image and target, as items are, or the image as a tensor of shape (C, H, W) in
-                0..1.
-        """
+        """Draw an item, or one whose image is a tensor, (C, H, W) in 0..1, with its classes."""
         image, target = sample
         names = [name for name, value in zip(self.classes, target, strict=True) if value]
         return plot_images([image], ["\n".join(names)], self._stretch.spec)
-
-    def _read_labels(self, name: str) -> list[str]:
-        if self._labels is not None:
-            return self._labels[name]
-        assert isinstance(self.source, PatchFolder)  # an LMDB always has metadata with labels
-        return self.source.read_label_names(name)

@@ -30,7 +30,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -45,7 +44,7 @@ from datasets.eurosat.files import (
     without_georeference,
 )
 from datasets.eurosat.splits import SPLITS, split_pictures
-from datasets.figures import plot_images
+from datasets.figures import plot_images, to_image
 from utils.errors import UserError
 from utils.input_spec import DataSpec, InputSpec, InputTransform
 from utils.progress import progress
@@ -93,13 +92,11 @@ class EurosatDataset(Dataset[tuple[Any, int]]):
 
     Args:
         root: Zip of EuroSAT (RGB or 13 bands), folder of the ten class folders, or its parent.
-        split: "train", "val" or "test"; None for all pictures. Lists ``<split>.txt`` or
-            ``eurosat-<split>.txt`` in or next to ``root`` define the splits; without any list they
-            are a stratified 60/20/20 draw.
+        split: "train", "val" or "test", see ``split_pictures``; None for all pictures.
         transform: Applied to the image of each item.
         split_seed: Seed of the draw; lists do not depend on it.
-        split_kind: "random", or "spatial" for the lists ``eurosat-spatial-<split>.txt``, which
-            separate the splits by longitude.
+        split_kind: "random", or "spatial" for the public lists that separate the splits by
+            longitude.
 
     Attributes:
         classes: EuroSAT's ten classes, also where some have no pictures, or a user's own, sorted:
@@ -140,47 +137,43 @@ class EurosatDataset(Dataset[tuple[Any, int]]):
         self.class_to_idx = {name: label for label, name in enumerate(self.classes)}
         self.spec = BANDS_DATA if is_geotiff(self.names[0]) else RGB_DATA
         if split is not None:
-            rows = self._split_all(split_seed, split_kind, needed=(split,))[split]
+            rows = self.splits(split_seed, split_kind, needed=(split,))[split]
             self.names = tuple(self.names[row] for row in rows.tolist())
             self.labels = self.labels[rows]
-        self._check_unit()
+        if self.spec.unit == "reflectance":
+            some = range(0, len(self), max(1, len(self) // _NUM_SAMPLES))
+            with without_georeference():
+                check_dn((self._read(index) for index in some), str(self.root))
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
-        """Read a picture.
+        """Return the image, transformed if there is a transform, and its label.
 
-        Returns:
-            The image and its label, from 0 to ``len(classes) - 1``. The image is the result of
-            ``transform`` on, or without one is itself: for RGB files a PIL image of mode RGB; for
-            GeoTIFFs digital numbers (10,000 times reflectance), float32, shape (13, H, W), in the
-            order of ``all_bands``.
-
-        Raises:
-            UserError: The file is damaged, or not 8-bit RGB or 13 bands of uint16.
+        Without one the image is for RGB files a PIL image of mode RGB, for GeoTIFFs digital numbers
+        (10,000 times reflectance), float32, shape (13, H, W), in the order of ``all_bands``.
         """
         with without_georeference():
-            stored = self._read(index, range(len(self.spec.bands)))
-        image: Any
-        if self.spec.unit == "picture":
-            image = Image.fromarray(np.ascontiguousarray(stored.transpose(1, 2, 0)))
-        else:
-            image = torch.from_numpy(stored.astype(np.float32))
+            stored = self._read(index)
+        is_picture = self.spec.unit == "picture"
+        image = to_image(stored) if is_picture else torch.from_numpy(stored.astype(np.float32))
         return image if self.transform is None else self.transform(image), int(self.labels[index])
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def splits(self, split_seed: int = 0, kind: str = "random") -> dict[str, Tensor]:
+    def splits(
+        self, split_seed: int = 0, kind: str = "random", needed: Sequence[str] = SPLITS
+    ) -> dict[str, Tensor]:
         """Return the public split where its lists are found, else a stratified 60/20/20 one.
 
         Args:
             split_seed: Seed of the stratified split; the public one needs none.
             kind: "random", or "spatial" by longitude, which needs the public lists.
+            needed: Splits that must have a list if any has one.
 
         Returns:
-            For each of ``all_splits`` the positions of its pictures in ``names`` of the data set
-            that was opened without a split, int64.
+            Positions of their pictures in ``names`` of the data set without a split, int64.
         """
-        return self._split_all(split_seed, kind, needed=SPLITS)
+        return split_pictures(self._files, self.folder, self._all_names, split_seed, kind, needed)
 
     def read_images(self, transform: InputTransform, num_threads: int) -> Tensor:
         """Read every picture as the transform's encoder sees it, in the order of ``names``.
@@ -191,9 +184,6 @@ class EurosatDataset(Dataset[tuple[Any, int]]):
 
         Returns:
             uint8, shape (N, C, H, W).
-
-        Raises:
-            UserError: A file is damaged, has other bands or another size than the first.
         """
         channels = [self.spec.bands.index(band) for band in transform.bands]
         with (
@@ -204,15 +194,19 @@ class EurosatDataset(Dataset[tuple[Any, int]]):
             first = transform.to_picture(self._read(0, channels))
             images = np.empty((len(self), *first.shape), np.uint8)
 
-            def fill(start: int) -> int:
-                stop = min(start + _CHUNK, len(self))
-                for index in range(start, stop):
+            def fill(rows: range) -> int:
+                for index in rows:
                     image = transform.to_picture(self._read(index, channels))
-                    self._check_size(index, image.shape, first.shape)
+                    if image.shape != first.shape:
+                        raise UserError(
+                            f"pictures of one size are needed: {self.names[index]} in {self.root} "
+                            f"has {image.shape[1:]} px, {self.names[0]} {first.shape[1:]}"
+                        )
                     images[index] = image
-                return stop - start
+                return len(rows)
 
-            for count in pool.map(fill, range(0, len(self), _CHUNK)):
+            rows = range(len(self))
+            for count in pool.map(fill, (rows[at : at + _CHUNK] for at in rows[::_CHUNK])):
                 bar.update(count)
         return torch.from_numpy(images)
 
@@ -220,55 +214,20 @@ class EurosatDataset(Dataset[tuple[Any, int]]):
         """Draw an item in true colours.
 
         Args:
-            sample: Image and label, as items are: a PIL image; a tensor of shape (3, H, W), uint8
-                or float in 0..1; or a tensor of shape (13, H, W), of which B4, B3, B2 are shown
-                with one common factor, so that 2 % of the values saturate.
+            sample: Image and label, as items are, or the image as a tensor of shape (3, H, W),
+                uint8 or in 0..1. Of 13 bands B4, B3, B2 are shown, and 2 % of the values saturate.
             title: Text above the image; the name of the class by default.
-
-        Returns:
-            A figure that pyplot does not know, so that nothing has to be closed.
-
-        Raises:
-            UserError: The image has another shape.
         """
         image, label = sample
+        if isinstance(image, Tensor) and len(image) == len(EUROSAT_BANDS):
+            image = image[[EUROSAT_BANDS.index(band) for band in RGB_BANDS]].float()
+            image = image / image.quantile(0.98).clamp(min=torch.finfo(torch.float32).tiny)
         title = self.classes[label] if title is None else title
-        return plot_images([_in_true_colors(image)], [title], InputSpec.of_pictures())
+        return plot_images([image], [title], InputSpec.of_pictures())
 
-    def _split_all(self, seed: int, kind: str, needed: Sequence[str]) -> dict[str, Tensor]:
-        return split_pictures(self._files, self.folder, self._all_names, seed, kind, needed)
-
-    def _read(self, index: int, channels: Sequence[int]) -> np.ndarray:
-        """Read channels of a picture as stored: (len(channels), H, W)."""
-        return read_picture(self._files, self.folder + self.names[index], channels)
-
-    def _check_unit(self) -> None:
-        """Refuse 13 bands that are not digital numbers, as some pictures show."""
-        if self.spec.unit == "reflectance":
-            some = range(0, len(self), max(1, len(self) // _NUM_SAMPLES))
-            bands = range(len(EUROSAT_BANDS))
-            with without_georeference():
-                check_dn((self._read(index, bands) for index in some), str(self.root))
-
-    def _check_size(self, index: int, shape: tuple[int, ...], first: tuple[int, ...]) -> None:
-        if shape != first:
-            raise UserError(
-                f"pictures of one size are needed: {self.names[index]} in {self.root} has "
-                f"{shape[1:]} px, {self.names[0]} {first[1:]}"
-            )
-
-
-def _in_true_colors(image: Any) -> Any:
-    """Return an RGB image for ``plot_images``, of 13 bands their red, green and blue."""
-    if isinstance(image, Image.Image):
-        return image.convert("RGB")
-    planes = torch.as_tensor(image)
-    if planes.ndim != 3 or len(planes) not in (3, len(EUROSAT_BANDS)):
-        raise UserError(
-            f"an image of shape {tuple(planes.shape)} cannot be drawn: give one of shape (3, H, W) "
-            f"or ({len(EUROSAT_BANDS)}, H, W)"
-        )
-    if len(planes) == 3:
-        return planes
-    planes = planes[[EUROSAT_BANDS.index(band) for band in RGB_BANDS]].float()
-    return planes / planes.quantile(0.98).clamp(min=torch.finfo(torch.float32).tiny)
+    def _read(self, index: int, channels: Sequence[int] | None = None) -> np.ndarray:
+        """Read channels of a picture as stored, all by default: (len(channels), H, W)."""
+        channels = range(len(self.spec.bands)) if channels is None else channels
+        is_tiff = self.spec.unit == "reflectance"
+        path = self.folder + self.names[index]
+        return read_picture(self._files, path, channels, geotiff=is_tiff)

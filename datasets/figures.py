@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,14 +16,11 @@ from utils.input_spec import InputSpec, letters
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_LINE_LENGTH = 34  # of a title above an image, in characters
+
 
 def to_image(picture: np.ndarray) -> Any:
-    """Turn a picture, uint8, (C, H, W), into what torchvision's transforms take.
-
-    Returns:
-        A PIL image of one or three bands; Pillow has no others, which stay an array, uint8, shape
-        (H, W, C).
-    """
+    """Return a picture, uint8, (C, H, W), as a PIL image; not of 1 or 3 bands, as (H, W, C)."""
     pixels = np.ascontiguousarray(picture.transpose(1, 2, 0))
     if len(picture) in (1, 3):
         return Image.fromarray(pixels[..., 0] if len(picture) == 1 else pixels)
@@ -35,7 +33,7 @@ def plot_images(views: Sequence[Any], titles: Sequence[str], spec: InputSpec) ->
     Args:
         views: PIL images, arrays of shape (H, W, C) or tensors of shape (C, H, W): uint8, floats in
             0..1, or, if any is negative, floats normalised as ``spec`` describes.
-        titles: Text above each image.
+        titles: Text above each image; long lines end with an ellipsis.
         spec: Bands of the images and their normalisation.
 
     Returns:
@@ -46,8 +44,9 @@ def plot_images(views: Sequence[Any], titles: Sequence[str], spec: InputSpec) ->
     figure = Figure(figsize=(3 * len(views), 3.8), layout="constrained")
     row = figure.subplots(1, len(views), squeeze=False)[0]
     for axes, view, title in zip(row, views, titles, strict=True):
+        lines = [shorten(line, _LINE_LENGTH, placeholder=" …") for line in title.split("\n")]
         axes.imshow(_shown(view, spec), cmap="gray", vmin=0, vmax=1)
-        axes.set(xticks=[], yticks=[], title=title)
+        axes.set(xticks=[], yticks=[], title="\n".join(lines))
     return figure
 
 

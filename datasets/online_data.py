@@ -34,24 +34,36 @@ def read_online_data(
         num_threads: Threads that read.
         fewest_patches: Patches of each split of BigEarthNet to read at least.
     """
-    is_lmdb = _is_lmdb(data_dir)
-    if is_lmdb or _is_bigearthnet_folder(data_dir):
-        return _read_bigearthnet(data_dir, is_lmdb, spec, num_threads, fewest_patches)
-    dataset = EurosatDataset(data_dir)
-    transform = input_transform(spec, dataset.spec, "auto")
-    rows = dataset.splits(SPLIT_SEED)
-    images = dataset.read_images(transform, num_threads)
-    del rows["test"]
-    splits = splits_in_memory(images, dataset.labels, dataset.names, rows)
-    return ProbeData(transform, splits, dataset.classes)
+    if not _is_bigearthnet(data_dir):
+        dataset = EurosatDataset(data_dir)
+        transform = input_transform(spec, dataset.spec, "auto")
+        rows = dataset.splits(SPLIT_SEED)
+        del rows["test"]
+        images = dataset.read_images(transform, num_threads)
+        in_memory = splits_in_memory(images, dataset.labels, dataset.names, rows)
+        return ProbeData(transform, in_memory, dataset.classes)
+    transform = input_transform(spec, BIGEARTHNET_SPEC, "auto")  # refuses before it reads
+    index = open_bigearthnet(data_dir, lmdb=_is_lmdb(data_dir))
+    splits: dict[str, LabelledSplit] = {}
+    for split in ("train", "val"):
+        own = index.splits[split]
+        share = min(1.0, max(BIGEARTHNET_SHARE, fewest_patches / len(own)))
+        own = own[stratified_subset(rarest_labels(index.targets[own]), share, SPLIT_SEED)]
+        pictures = BigEarthNetPictures(index, own, transform)
+        with ThreadPoolExecutor(max(1, num_threads)) as pool:
+            read = pool.map(lambda item, source=pictures: source[item][0], range(len(pictures)))
+            text = f"reading BigEarthNet {split}"
+            images = torch.stack(list(progress(read, desc=text, total=len(own), leave=False)))
+        all_rows = {split: torch.arange(len(own))}
+        splits |= splits_in_memory(images, pictures.targets, pictures.names, all_rows)
+    return ProbeData(transform, splits, index.classes)
 
 
 def evaluation_command(data_dir: Path) -> tuple[str, ...]:
     """Return the script, with flags, that trains a linear layer on the whole data set."""
-    is_lmdb = _is_lmdb(data_dir)
-    if not is_lmdb and not _is_bigearthnet_folder(data_dir):
+    if not _is_bigearthnet(data_dir):
         return "main_eurosat.py", "--data_dir", str(data_dir)
-    flags = ("--freeze_backbone", "--learning_rate", "1e-3", *["--lmdb"] * is_lmdb)
+    flags = ("--freeze_backbone", "--learning_rate", "1e-3", *["--lmdb"] * _is_lmdb(data_dir))
     return "main_bigearthnet.py", "--data_dir", str(data_dir), *flags
 
 
@@ -59,27 +71,7 @@ def _is_lmdb(data_dir: Path) -> bool:
     return any(data_dir.glob(DATA_FILE)) or any(data_dir.glob(f"*/{DATA_FILE}"))
 
 
-def _is_bigearthnet_folder(data_dir: Path) -> bool:
-    names = (V1_FOLDER, V2_FOLDER)
-    return data_dir.name in names or any((data_dir / name).is_dir() for name in names)
-
-
-def _read_bigearthnet(
-    data_dir: Path, is_lmdb: bool, spec: InputSpec, num_threads: int, fewest: int
-) -> ProbeData:
-    """Read a share of the train and of the validation patches into memory."""
-    transform = input_transform(spec, BIGEARTHNET_SPEC, "auto")  # refuses before it reads
-    index = open_bigearthnet(data_dir, lmdb=is_lmdb)
-    splits: dict[str, LabelledSplit] = {}
-    for split in ("train", "val"):
-        rows = index.splits[split]
-        share = min(1.0, max(BIGEARTHNET_SHARE, fewest / len(rows)))
-        rows = rows[stratified_subset(rarest_labels(index.targets[rows]), share, SPLIT_SEED)]
-        pictures = BigEarthNetPictures(index, rows, transform)
-        with ThreadPoolExecutor(max(1, num_threads)) as pool:
-            read = pool.map(lambda item, source=pictures: source[item][0], range(len(pictures)))
-            text = f"reading BigEarthNet {split}"
-            images = torch.stack(list(progress(read, desc=text, total=len(rows), leave=False)))
-        everything = {split: torch.arange(len(rows))}
-        splits |= splits_in_memory(images, pictures.targets, pictures.names, everything)
-    return ProbeData(transform, splits, index.classes)
+def _is_bigearthnet(data_dir: Path) -> bool:
+    folders = (V1_FOLDER, V2_FOLDER)
+    is_folder = data_dir.name in folders or any((data_dir / name).is_dir() for name in folders)
+    return is_folder or _is_lmdb(data_dir)

@@ -4,22 +4,16 @@ For example: ``Trainer(max_epochs=100).fit(model, datamodule=ChangeDetectionData
 """
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader
 from torchvision.transforms import functional as F
 
-from datasets.loaders import check_batch_size, plain_loader
-from datasets.oscd.splits import city_splits
+from datasets.loaders import SplitDataModule
+from datasets.oscd.files import city_splits
 from datasets.oscd_dataset import ChangeDetectionDataset
-from utils.cores import available_cores
-
-_MOST_WORKERS = 8  # as many as in the original
 
 
 class RandomFlip:
@@ -68,15 +62,15 @@ class Compose:
         return images
 
 
-class ChangeDetectionDataModule(LightningDataModule):
+class ChangeDetectionDataModule(SplitDataModule):
     """Batches of OSCD: two images, (B, C, S, S), and change maps, (B, 1, S, S), float in 0..1.
 
     The constructor is that of the original
     (https://github.com/ServiceNow/seasonal-contrast/blob/411e37eb6038bc26828725854b8f1c9832c3f6a7/datasets/oscd_datamodule.py).
-    Unlike the original, whose validation cities are those of the test split, every fourth training
-    city is for validation (docs/differences.md, oscd-splits), images are co-registered
-    (oscd-images), and only training drops a last batch that is not full. Padding at the border of
-    a city counts as unchanged; ``main_oscd.py`` leaves it out.
+    Unlike the original, whose validation cities are those of the test split, some of the training
+    cities are for validation (``city_splits``; docs/differences.md, oscd-splits), images are
+    co-registered (oscd-images), and only training drops a last batch that is not full. Padding at
+    the border of a city counts as unchanged; ``main_oscd.py`` leaves it out.
 
     Args:
         data_dir: Folder of the data set, see ``ChangeDetectionDataset``.
@@ -84,15 +78,6 @@ class ChangeDetectionDataModule(LightningDataModule):
         batch_size: Tiles per batch and process.
         num_workers: Processes per loader; by default one per available core, at most 8.
         bands: Bands in channel order; None for red, green and blue.
-
-    Attributes:
-        train_dataset: Opened by ``setup`` or at first use.
-        val_dataset: Opened likewise.
-        test_dataset: Opened likewise.
-
-    Raises:
-        UserError: ``setup`` or a loader cannot open its cities, or there are fewer training tiles
-            than a batch.
     """
 
     def __init__(
@@ -104,42 +89,13 @@ class ChangeDetectionDataModule(LightningDataModule):
         *,
         bands: Sequence[str] | None = None,
     ) -> None:
-        super().__init__()
-        cores = min(_MOST_WORKERS, available_cores())
-        self.data_dir = Path(data_dir)
+        super().__init__(data_dir, batch_size, num_workers)
         self.patch_size = patch_size
-        self.batch_size = batch_size
-        self.num_workers = cores if num_workers is None else num_workers
         self.bands = bands
 
-    @cached_property
-    def train_dataset(self) -> ChangeDetectionDataset:
-        return self._open("train", Compose([ToTensor(), RandomFlip(), RandomRotation()]))
-
-    @cached_property
-    def val_dataset(self) -> ChangeDetectionDataset:
-        return self._open("val", ToTensor())
-
-    @cached_property
-    def test_dataset(self) -> ChangeDetectionDataset:
-        return self._open("test", ToTensor())
-
-    def setup(self, stage: str | None = None) -> None:
-        """Read the cities of a stage: "test", or train and val."""
-        opened = [self.test_dataset] if stage == "test" else [self.train_dataset, self.val_dataset]
-        if stage != "test":
-            check_batch_size(self.batch_size, self.data_dir, len(opened[0]))
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        data = self.train_dataset
-        return plain_loader(data, self.batch_size, self.num_workers, is_training=True)
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        return plain_loader(self.val_dataset, self.batch_size, self.num_workers)
-
-    def test_dataloader(self) -> DataLoader[Any]:
-        return plain_loader(self.test_dataset, self.batch_size, self.num_workers)
-
-    def _open(self, split: str, transform: Callable[..., Any]) -> ChangeDetectionDataset:
+    def open_split(self, split: str) -> ChangeDetectionDataset:
+        """Return the tiles of the cities of a split, as tensors; those to train on are moved."""
+        moves = (RandomFlip(), RandomRotation()) if split == "train" else ()
         names = city_splits(self.data_dir)[split]
+        transform = Compose([ToTensor(), *moves])
         return ChangeDetectionDataset(self.data_dir, names, self.bands, transform, self.patch_size)

@@ -7,7 +7,6 @@ img_1, img_2, cm = dataset[0]
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +17,7 @@ from datasets import bands as sentinel2
 from datasets.bands import short_name, two_digit_name
 from datasets.figures import plot_images, to_image
 from datasets.oscd.facts import BAND_QUANTILES, OSCD_DATA
-from datasets.oscd.files import read_cities
-from datasets.oscd.splits import listed_cities
+from datasets.oscd.files import listed_cities, read_cities
 from datasets.oscd.tiles import cut_tile
 from utils.errors import UserError
 from utils.input_spec import InputSpec, input_transform
@@ -51,19 +49,17 @@ class ChangeDetectionDataset(Dataset[Any]):
         root: Folder of the data set.
         split: "train", "test" or "all", as the data set's lists have it, or names of cities.
         bands: Bands in channel order, such as "B04" or "B4"; None for red, green and blue.
-        transform: Applied to both images and the change map of each item: a function of three
-            images that returns three.
+        transform: Function of two images and the change map that returns three.
         patch_size: Side of a tile in pixels.
-        aligned: Whether to read the co-registered ``imgs_*_rect``, unlike the original, see
-            docs/differences.md, oscd-images.
+        aligned: Whether to read the co-registered images, unlike the original (docs/differences.md,
+            oscd-images).
 
     Attributes:
         bands: Bands of the images, spelled as "B4".
         samples: Name of the city and limits (left, upper, right, lower) of every tile.
 
     Raises:
-        UserError: ``root`` is not an OSCD, ``split`` or a band is unknown, or a file is missing,
-            damaged or does not fit the others.
+        UserError: A split or band is unknown, or a file is missing, damaged or does not fit.
     """
 
     all_bands = ALL_BANDS
@@ -88,14 +84,20 @@ class ChangeDetectionDataset(Dataset[Any]):
         self.patch_size = patch_size
         spec = InputSpec.of_pictures(self.bands)
         self._stretch = input_transform(spec, OSCD_DATA, "paper")
-        cities = read_cities(self.root, self._find_names(), self._stretch, aligned=aligned)
+        lists = listed_cities(self.root)
+        names = lists.get(split) if isinstance(split, str) else list(split)
+        if names is None or not set(names) <= set(lists["all"]):
+            raise UserError(
+                f"unknown split {split!r}: name {', '.join(self.all_splits)} or cities of the "
+                f"lists of {self.root}, which are {', '.join(lists['all'])}"
+            )
+        cities = read_cities(self.root, names, self._stretch, aligned=aligned)
         self._cities = {city.name: city for city in cities}
         self.samples = [
             (city.name, (left, upper, left + patch_size, upper + patch_size))
             for city in cities
-            for left, upper in product(
-                range(0, city.mask.shape[1], patch_size), range(0, city.mask.shape[0], patch_size)
-            )
+            for left in range(0, city.mask.shape[1], patch_size)
+            for upper in range(0, city.mask.shape[0], patch_size)
         ]
 
     def __getitem__(self, index: int) -> Any:
@@ -125,17 +127,3 @@ class ChangeDetectionDataset(Dataset[Any]):
                 in 0..1.
         """
         return plot_images(sample, ["date 1", "date 2", "change"], self._stretch.spec)
-
-    def _find_names(self) -> list[str]:
-        """Return the names of the split's cities, in the order of its list."""
-        lists = listed_cities(self.root)
-        if isinstance(self.split, str):
-            if self.split not in lists:
-                raise UserError(
-                    f"unknown split {self.split!r}: the splits are {', '.join(self.all_splits)}"
-                )
-            return lists[self.split]
-        unknown = [name for name in self.split if name not in lists["all"]]
-        if unknown:
-            raise UserError(f"the lists of {self.root} do not include the city {unknown[0]!r}")
-        return list(self.split)

@@ -1,4 +1,4 @@
-"""Facts of BigEarthNet: its bands, its two sets of classes, and the pictures that are made of it.
+"""Facts of BigEarthNet: its bands, their stretch, and its two sets of classes.
 
 The 43 classes are CORINE's of level 3 (Sumbul et al. 2019), the 19 group most of them (Sumbul et
 al. 2021). Both are in the order of the original code (ServiceNow/seasonal-contrast,
@@ -49,36 +49,30 @@ BIGEARTHNET_SPEC = DataSpec(
     high=tuple(mean + 2 * std for mean, std in (MEAN_AND_STD[band] for band in ALL_BANDS)),
 )
 
-# Class of the 19 -> the CORINE classes that it consists of.
+# Class of the 19 -> the CORINE classes that it consists of; without any, the one of its own name.
 _GROUPS: dict[str, tuple[str, ...]] = {
     "Urban fabric": ("Continuous urban fabric", "Discontinuous urban fabric"),
-    "Industrial or commercial units": ("Industrial or commercial units",),
+    "Industrial or commercial units": (),
     "Arable land": ("Non-irrigated arable land", "Permanently irrigated land", "Rice fields"),
     "Permanent crops": (
-        "Vineyards",
-        "Fruit trees and berry plantations",
-        "Olive groves",
+        *("Vineyards", "Fruit trees and berry plantations", "Olive groves"),
         "Annual crops associated with permanent crops",
     ),
-    "Pastures": ("Pastures",),
-    "Complex cultivation patterns": ("Complex cultivation patterns",),
-    "Land principally occupied by agriculture, with significant areas of natural vegetation": (
-        "Land principally occupied by agriculture, with significant areas of natural vegetation",
-    ),
-    "Agro-forestry areas": ("Agro-forestry areas",),
-    "Broad-leaved forest": ("Broad-leaved forest",),
-    "Coniferous forest": ("Coniferous forest",),
-    "Mixed forest": ("Mixed forest",),
+    "Pastures": (),
+    "Complex cultivation patterns": (),
+    "Land principally occupied by agriculture, with significant areas of natural vegetation": (),
+    "Agro-forestry areas": (),
+    "Broad-leaved forest": (),
+    "Coniferous forest": (),
+    "Mixed forest": (),
     "Natural grassland and sparsely vegetated areas": (
-        "Natural grassland",
-        "Sparsely vegetated areas",
+        *("Natural grassland", "Sparsely vegetated areas"),
     ),
     "Moors, heathland and sclerophyllous vegetation": (
-        "Moors and heathland",
-        "Sclerophyllous vegetation",
+        *("Moors and heathland", "Sclerophyllous vegetation"),
     ),
     "Transitional woodland, shrub": ("Transitional woodland/shrub",),
-    "Beaches, dunes, sands": ("Beaches, dunes, sands",),
+    "Beaches, dunes, sands": (),
     "Inland wetlands": ("Inland marshes", "Peatbogs"),
     "Coastal wetlands": ("Salt marshes", "Salines"),
     "Inland waters": ("Water courses", "Water bodies"),
@@ -90,19 +84,12 @@ _UNGROUPED = (
     *("Road and rail networks and associated land", "Sport and leisure facilities"),
 )
 NEW_LABELS = tuple(_GROUPS)
-LABELS = tuple(sorted([*(name for group in _GROUPS.values() for name in group), *_UNGROUPED]))
-CLASS_NAMES = {19: NEW_LABELS, 43: LABELS}
 # CORINE class -> its class of the 19, where the two names differ.
-GROUP_LABELS = {name: new for new, group in _GROUPS.items() for name in group if name != new}
-# Label -> its column, or None for labels that belong to none of the 19.
-_COLUMNS: dict[int, dict[str, int | None]] = {
-    19: {
-        **dict.fromkeys(_UNGROUPED),
-        **{name: column for column, name in enumerate(NEW_LABELS)},
-        **{name: NEW_LABELS.index(new) for name, new in GROUP_LABELS.items()},
-    },
-    43: {name: column for column, name in enumerate(LABELS)},
-}
+GROUP_LABELS = {name: new for new, group in _GROUPS.items() for name in group}
+LABELS = tuple(
+    sorted([*GROUP_LABELS, *(new for new, group in _GROUPS.items() if not group), *_UNGROUPED])
+)
+CLASS_NAMES = {19: NEW_LABELS, 43: LABELS}
 
 
 def add_bigearthnet_args(parser: Parser) -> None:
@@ -122,64 +109,44 @@ def add_bigearthnet_args(parser: Parser) -> None:
 def multi_hot(
     names: Sequence[str], labels: Sequence[Sequence[str]], num_classes: int
 ) -> np.ndarray:
-    """Turn label names into rows of 0 and 1.
+    """Return 1 where a patch has a class, uint8, (N, C), C in the order of ``CLASS_NAMES``.
 
     Args:
         names: Name of each patch, for the error.
         labels: Label names of each patch, of either set of classes if ``num_classes`` is 19.
         num_classes: 19 or 43.
-
-    Returns:
-        uint8, shape (N, C), columns in the order of ``CLASS_NAMES[num_classes]``; a patch without
-        any of the 19 classes has a row of zeros.
-
-    Raises:
-        UserError: A label is unknown.
     """
     import numpy as np  # flags are parsed without it
 
-    columns = _COLUMNS[num_classes]
-    targets = np.zeros((len(names), num_classes), np.uint8)
+    column_of = {name: column for column, name in enumerate(CLASS_NAMES[num_classes])}
+    if num_classes == len(NEW_LABELS):
+        column_of |= {label: column_of[new] for label, new in GROUP_LABELS.items()}
+        column_of |= dict.fromkeys(_UNGROUPED, num_classes)  # a column that is cut off
+    targets = np.zeros((len(names), num_classes + 1), np.uint8)
     for row, (name, own) in enumerate(zip(names, labels, strict=True)):
         for label in own:
-            if label not in columns:
-                raise _unknown(name, label)
-            column = columns[label]
-            if column is not None:
-                targets[row, column] = 1
-    return targets
-
-
-def _unknown(name: str, label: str) -> UserError:
-    if label in NEW_LABELS:
-        return UserError(
-            f"{name} has the label {label!r}, one of the 19 classes, which are the only ones in "
-            "BigEarthNet v2: use --num_classes 19"
-        )
-    return UserError(
-        f"{name} has the unknown label {label!r}: BigEarthNet's labels are the {len(LABELS)} "
-        f"CORINE names, or the {len(NEW_LABELS)} classes that they are grouped into"
-    )
+            if label not in column_of:
+                raise UserError(
+                    f"{name} has the label {label!r}, which is not one of the {num_classes} "
+                    "classes: correct it; for labels of BigEarthNet v2 use --num_classes 19"
+                )
+            targets[row, column_of[label]] = 1
+    return targets[:, :num_classes]
 
 
 def check_band(band: str, dtype: object, shape: tuple[int, ...], where: str) -> None:
-    """Check that a band holds uint16 digital numbers and is as large as BigEarthNet's.
+    """Refuse a band that is not uint16 digital numbers or has another size than BigEarthNet's.
 
     Args:
         band: Name such as "B2".
         dtype: Type of the stored values.
         shape: Height and width in pixels.
         where: File or key of the band, for the error.
-
-    Raises:
-        UserError: The type or the size is another one.
     """
     side = SIDE_PX[band]
-    if str(dtype) != "uint16":
+    if str(dtype) != "uint16" or shape != (side, side):
         raise UserError(
-            f"{where} holds {dtype} values, but BigEarthNet stores digital numbers (10,000 times "
-            "reflectance) as uint16: use the original files"
+            f"{where} holds {dtype} values of {' x '.join(map(str, shape))} px, but {band} of "
+            f"BigEarthNet has {side} x {side} digital numbers (10,000 times reflectance) as "
+            "uint16: use the original file"
         )
-    if shape != (side, side):
-        size = " x ".join(map(str, shape))
-        raise UserError(f"{where} has {size} px, {band} of BigEarthNet {side} x {side}: replace it")

@@ -1,23 +1,26 @@
 """Find the patches of a BigEarthNet, v1 or v2, in folders or an LMDB, with splits and labels."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from datasets.bigearthnet import lists
 from datasets.bigearthnet.facts import CLASS_NAMES, V1_FOLDER, V2_FOLDER, multi_hot
 from datasets.bigearthnet.folder import PatchFolder
-from datasets.bigearthnet.lists import METADATA, Listing, read_lists, read_metadata
+from datasets.bigearthnet.lists import METADATA, Listing
 from datasets.bigearthnet.lmdb_store import DATA_FILE, PatchLmdb
-from utils.errors import UserError, listed
-from utils.files import is_hidden
+from utils.errors import UserError
+from utils.progress import progress
 
 PatchSource = PatchFolder | PatchLmdb
-_OF_PICKLES = ("train.lmdb", "val.lmdb")  # of the original
 UNLABELLED = "without any of the classes"
+_NUM_THREADS = 8  # which wait for the disk
 
 
 @dataclass(frozen=True)
@@ -43,8 +46,7 @@ class BigEarthNet:
     def summary(self) -> str:
         """Describe the sizes of the splits, and what was left out, in one line."""
         sizes = ", ".join(f"{len(rows):,} {split}" for split, rows in self.splits.items())
-        reasons = ", ".join(f"{count:,} {why}" for why, count in self.left_out.items() if count)
-        return f"BigEarthNet: {sizes}" + (f"; left out: {reasons}" if reasons else "")
+        return f"BigEarthNet: {sizes}{lists.left_out_text(self.left_out)}"
 
 
 def open_bigearthnet(
@@ -69,100 +71,88 @@ def open_bigearthnet(
     check_presence(names, source)
     targets = multi_hot(names, labels_of(source, listing), num_classes)
     kept = (targets.sum(1) > 0) | keep_unlabelled
-    return BigEarthNet(
-        source=source,
-        names=tuple(name for name, keep in zip(names, kept, strict=True) if keep),
-        targets=torch.from_numpy(targets[kept]),
-        splits=_split_rows(listing, kept),
-        classes=CLASS_NAMES[num_classes],
-        left_out=listing.left_out | {UNLABELLED: int((~kept).sum())},
-    )
+    split_of = np.repeat(list(listing.splits), [len(own) for own in listing.splits.values()])[kept]
+    splits = {
+        split: torch.from_numpy(np.flatnonzero(split_of == split)) for split in listing.splits
+    }
+    lists.check_not_empty(splits, data_dir)
+    left_out = listing.left_out | {UNLABELLED: int((~kept).sum())}
+    names_kept, targets_kept = tuple(compress(names, kept)), torch.from_numpy(targets[kept])
+    return BigEarthNet(source, names_kept, targets_kept, splits, CLASS_NAMES[num_classes], left_out)
 
 
 def find_patches(data_dir: Path, *, lmdb: bool = False) -> tuple[PatchSource, Listing]:
-    """Find the patches of a folder or of the LMDB in it, and read their lists."""
-    if not data_dir.is_dir():
-        raise UserError(f"{data_dir} is not a folder: name the folder of BigEarthNet")
-    return _find_lmdb(data_dir) if lmdb else find_folder(data_dir)
+    """Find the patches of a folder or of the LMDB in it or one below, and read their lists."""
+    if not lmdb:
+        return find_folder(data_dir)
+    paths = [data_dir / DATA_FILE, *sorted(data_dir.glob(f"*/{DATA_FILE}"))]
+    folders = [path.parent for path in paths if path.is_file()]
+    # Those of the original have pickles, hidden ones are unfinished.
+    found = [each for each in folders if not each.name.startswith((".", "train.lmdb", "val.lmdb"))]
+    if len(found) != 1:
+        raise UserError(
+            f"{data_dir} holds {len(found)} LMDBs of patches, besides those of the original, whose "
+            "pickles may run code: name the folder of one, or write one with `python "
+            "datasets/bigearthnet_dataset.py --data_dir FOLDER_OF_BIGEARTHNET --save_dir DIR`"
+        )
+    return PatchLmdb(found[0].resolve()), _read_metadata((found[0], data_dir))
 
 
 def find_folder(data_dir: Path) -> tuple[PatchFolder, Listing]:
-    """Find the patch folders of v1 or v2, and read their lists.
+    """Find the patch folders of v1 or v2, and read the lists in or next to their folder.
 
     The folders of v2 may be in those of their scenes, as in the archive, or all in one folder.
     """
-    if (data_dir / V2_FOLDER).is_dir() or data_dir.name == V2_FOLDER:
-        root = data_dir / V2_FOLDER if (data_dir / V2_FOLDER).is_dir() else data_dir
-        for folder in (data_dir, root.parent):
-            if (folder / METADATA).is_file():
-                listing = read_metadata(folder / METADATA)
-                is_flat = not PatchFolder(root, by_scene=False).names().isdisjoint(listing.names)
-                return PatchFolder(root, by_scene=not is_flat), listing
-        raise UserError(f"{root.parent} has no {METADATA}: add that of BigEarthNet v2")
-    root = data_dir / V1_FOLDER
-    if root.is_dir() or data_dir.name == V1_FOLDER:
-        source = PatchFolder(root if root.is_dir() else data_dir, by_scene=False)
-        other = root if root.is_dir() else data_dir.parent
-        return source, read_lists([data_dir, other], source.names)
+    for version in (V2_FOLDER, V1_FOLDER):
+        inside = data_dir / version
+        root = inside if inside.is_dir() or data_dir.name != version else data_dir
+        flat = PatchFolder(root, by_scene=False)
+        if root.is_dir() and version == V1_FOLDER:
+            return flat, lists.read_lists((root.parent, root))
+        if root.is_dir():
+            listing = _read_metadata((root.parent, root))
+            is_flat = not flat.names().isdisjoint(listing.names)
+            return PatchFolder(root, by_scene=not is_flat), listing
     hint = ": it is an LMDB, use --lmdb" if (data_dir / DATA_FILE).exists() else ""
     raise UserError(f"{data_dir} has neither a folder {V1_FOLDER} nor {V2_FOLDER}{hint}")
 
 
-def _find_lmdb(data_dir: Path) -> tuple[PatchLmdb, Listing]:
-    """Find the LMDB in a folder or one below it, and the metadata next to it or above."""
-    paths = [data_dir / DATA_FILE, *sorted(data_dir.glob(f"*/{DATA_FILE}"))]
-    folders = [path.parent for path in paths if path.is_file()]
-    found = [folder for folder in folders if not folder.name.startswith((".", *_OF_PICKLES))]
-    if not found:
-        pickles = any((data_dir / name).exists() for name in _OF_PICKLES)
-        why = "only an LMDB of the original, whose pickles may run code" if pickles else "no LMDB"
-        raise UserError(
-            f"{data_dir} holds {why}: write one with `python datasets/bigearthnet_dataset.py "
-            "--data_dir FOLDER_OF_BIGEARTHNET --save_dir DIR`"
-        )
-    if len(found) > 1:
-        raise UserError(f"{data_dir} holds the LMDBs {found[0]} and {found[1]}: name one of them")
-    for folder in (found[0], data_dir):
+def _read_metadata(folders: Sequence[Path]) -> Listing:
+    for folder in folders:
         if (folder / METADATA).is_file():
-            return PatchLmdb(found[0].resolve()), read_metadata(folder / METADATA)
+            return lists.read_metadata(folder / METADATA)
     raise UserError(
-        f"{found[0]} has an LMDB, but no {METADATA} with splits and labels: add that of "
-        "BigEarthNet v2, or write the LMDB again"
+        f"{folders[0]} has no {METADATA} with splits and labels: add that of BigEarthNet v2, or "
+        "write the LMDB again"
     )
+
+
+def label_reader(source: PatchSource, listing: Listing) -> Callable[[str], list[str]]:
+    """Return what reads the labels of a patch: from the metadata, else from its folder."""
+    if listing.labels is not None:
+        return listing.labels.__getitem__
+    assert isinstance(source, PatchFolder)  # an LMDB always has metadata with labels
+    return source.read_labels
 
 
 def labels_of(source: PatchSource, listing: Listing) -> list[list[str]]:
     """Return the label names of ``listing.names``."""
+    read, names = label_reader(source, listing), listing.names
     if listing.labels is not None:
-        return [listing.labels[name] for name in listing.names]
-    assert isinstance(source, PatchFolder)  # an LMDB always has metadata with labels
-    return source.read_labels(listing.names)
+        return list(map(read, names))
+    with ThreadPoolExecutor(_NUM_THREADS) as pool:
+        found = pool.map(read, names)
+        return list(progress(found, total=len(names), desc="labels", unit=" patches", leave=False))
 
 
 def check_presence(names: Sequence[str], source: PatchSource) -> None:
     """Refuse lists that name absent patches."""
     present = source.names()
     absent = [name for name in names if name not in present]
-    if absent and len(absent) == len(names) and isinstance(source, PatchFolder):
-        found = sorted(name for name in present if not is_hidden(name))
-        raise UserError(
-            f"{source.root} has none of the {len(names):,} listed patches, such as {absent[0]}, "
-            f"but {listed(found) or 'nothing'}: {source.layout} is expected"
-        )
     if absent:
+        layout = "SCENE/PATCH" if isinstance(source, PatchFolder) and source.by_scene else "PATCH"
         raise UserError(
-            f"{len(absent):,} of the {len(names):,} listed patches are not in {source.root}, the "
-            f"first is {absent[0]}: restore them, or remove them from the lists"
+            f"{len(absent):,} of the {len(names):,} listed patches are not in {source.root} "
+            f"({layout} is expected), the first is {absent[0]}: restore them, or remove them from "
+            "the lists"
         )
-
-
-def _split_rows(listing: Listing, kept: np.ndarray) -> dict[str, Tensor]:
-    """Number the kept patches split by split."""
-    splits, first, start = {}, 0, 0
-    for split, names in listing.splits.items():
-        count = int(kept[start : start + len(names)].sum())
-        if not count:
-            raise UserError(f"the {split} split has only patches {UNLABELLED}: correct its list")
-        splits[split] = torch.arange(first, first + count)
-        first, start = first + count, start + len(names)
-    return splits

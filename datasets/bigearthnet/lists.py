@@ -1,35 +1,37 @@
-"""Read BigEarthNet's lists: the patches of each split, and those with snow or clouds.
+"""BigEarthNet's lists: the patches of each split, and those with snow or clouds.
 
 All lists are checked against each other: a name in two splits is an error, and patches with snow
 or clouds are left out of every split, as in the original, and counted.
 """
 
-import csv
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from utils.errors import UserError, quoted
+from utils.errors import UserError
 from utils.files import read_list, written_whole
 
-SPLITS = ("train", "val", "test")
 METADATA = "metadata.parquet"
 # File names of the lists: Neumann et al. 2019, the original's copies of them, TU Berlin's.
 LIST_NAMES = ("bigearthnet-{}.txt", "{}.txt", "{}.csv")
 SNOW, CLOUD = "with seasonal snow", "with cloud or shadow"
 BAD_LISTS = {SNOW: "patches_with_seasonal_snow.csv", CLOUD: "patches_with_cloud_and_shadow.csv"}
+# A patch of v1 in a line, such as S2A_MSIL2A_20170613T101031_0_45 (www.bigearth.net); in real names
+# times lack leading zeros: S2B_MSIL2A_20170924T93020_5_32. Lists have it alone, in quotes, after an
+# index, or among names of Sentinel-1, of v2 and labels.
+_PATCH = re.compile(r"(?<!\w)S2[A-Z]_MSIL2A_\d+T\d+_\d+_\d+(?!\w)")
+# Columns of BigEarthNet v2's metadata, and its spelling of the splits.
+_SCHEMA = pa.schema(
+    {"patch_id": pa.string(), "labels": pa.list_(pa.string()), "split": pa.string()}
+)
 _BAD_COLUMNS = {SNOW: "contains_seasonal_snow", CLOUD: "contains_cloud_or_shadow"}
-# Names of patches of v1, such as S2A_MSIL2A_20170613T101031_0_45 (www.bigearth.net).
-_PATCH = re.compile(r"S2[A-Z]_MSIL2A_\d{8}T\d{6}_\d+_\d+")
-# Headings of the column of patches: of BigEarthNet v2's metadata, of TU Berlin's lists, of users.
-_HEADINGS = ("s2v1_name", "S2", "patch_id", "patch", "name")
-_SPLIT_OF = {"train": "train", "validation": "val", "val": "val", "test": "test"}
+_SPELLINGS = {"train": "train", "val": "validation", "test": "test"}
 
 
 @dataclass
@@ -37,7 +39,7 @@ class Listing:
     """Contents of the lists.
 
     Attributes:
-        splits: Names of each split's patches, in the order of its list.
+        splits: Names of each split's patches, in the order of its list; test may be missing.
         left_out: Number of listed patches that are in no split, by reason.
         labels: Label names of each patch; None if they are in the folders of the patches.
     """
@@ -52,180 +54,125 @@ class Listing:
         return [name for names in self.splits.values() for name in names]
 
 
-def read_lists(folders: Sequence[Path], patches: Callable[[], Container[str]] = set) -> Listing:
+def left_out_text(left_out: Mapping[str, int]) -> str:
+    """Return how many patches were left out and why, to be appended to a message."""
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items() if count)
+    return reasons and f"; left out: {reasons}"
+
+
+def read_lists(folders: Sequence[Path]) -> Listing:
     """Read the lists of BigEarthNet v1 from the first of the folders that has any.
 
-    A list for test may be missing. So may the lists of snow and clouds with TU Berlin's csv files,
-    which name no such patches.
-
-    Args:
-        folders: Where to look.
-        patches: Returns the names of the patches that exist. Of several sets of lists, those that
-            name none of them are ignored with a warning: they belong to another data set.
-
-    Raises:
-        UserError: A list is missing, empty or not readable, or a patch is in two lists.
+    Lists of another data set are ignored with a warning. A list for test may be missing. So may
+    the lists of snow and clouds with TU Berlin's csv files, which name no such patches.
     """
-    found = [(folder, style) for folder in folders for style in LIST_NAMES if _paths(folder, style)]
-    if len(found) > 1:
-        found = _without_strangers(found, patches())
-    if not found:
+    for folder in folders:
+        found = {}
+        for style in LIST_NAMES:
+            lists = _read_existing({split: folder / style.format(split) for split in _SPELLINGS})
+            if any(any(names) for names in lists.values()):
+                found[style] = lists
+            elif lists:
+                where = folder / style.format("*")
+                warnings.warn(f"{where} is ignored: it names no patch of v1", stacklevel=2)
+        if found:
+            break
+    if len(found) != 1:
+        styles = " and ".join(style.format("*") for style in found) or "none"
         raise UserError(
-            f"{folders[0]} has no split lists: put bigearthnet-train.txt, -val.txt and -test.txt "
-            "(or TU Berlin's train.csv, val.csv and test.csv) into it"
+            f"{folders[0]} needs one set of split lists, but has {styles}: keep or add "
+            "bigearthnet-train.txt, -val.txt and -test.txt, or TU Berlin's train.csv and so on"
         )
-    styles = [style.format("*") for folder, style in found if folder == found[0][0]]
-    if len(styles) > 1:
-        raise UserError(
-            f"{found[0][0]} has two sets of split lists, {styles[0]} and {styles[1]}: remove "
-            "one of them"
-        )
-    return _read_set(*found[0])
+    [(style, lists)] = found.items()
+    bad = _read_existing({reason: folder / name for reason, name in BAD_LISTS.items()})
+    needed = {style.format(split): split in lists for split in ("train", "val")}
+    if style.endswith(".txt"):
+        needed |= {name: reason in bad for reason, name in BAD_LISTS.items()}
+    for name, exists in needed.items():
+        if not exists:
+            raise UserError(f"{folder} has lists of BigEarthNet, but no {name}: add it")
+    return _checked(lists, bad, str(folder))
 
 
-def _without_strangers(
-    found: list[tuple[Path, str]], patches: Container[str]
-) -> list[tuple[Path, str]]:
-    """Drop the sets of lists that name none of the patches, unless all are such."""
-    own = [one for one in found if any(n in patches for path in _paths(*one) for n in _names(path))]
-    for folder, style in found if own else ():
-        if (folder, style) not in own:
-            lists = folder / style.format("*")
-            warnings.warn(f"{lists} is ignored: it names none of the patches", stacklevel=3)
-    return own or found
-
-
-def _paths(folder: Path, style: str) -> list[Path]:
-    """Return the lists of one style that a folder has."""
-    paths = [folder / style.format(split) for split in SPLITS]
-    return [path for path in paths if path.is_file()]
-
-
-def _read_set(folder: Path, style: str) -> Listing:
-    """Read one set of split lists, and the lists of snow and clouds in its folder."""
-    splits = {}
-    for split in SPLITS:
-        path = folder / style.format(split)
+def _read_existing(paths: Mapping[str, Path]) -> dict[str, list[str]]:
+    """Read the patch that each line names, "" if it names none; the first may be a heading."""
+    lists = {}
+    for what, path in paths.items():
         if path.is_file():
-            splits[split] = _names(path)
-        elif split != "test":
-            raise UserError(f"{folder} has split lists, but no {style.format(split)}: add it")
-    bad = {}
-    for reason, name in BAD_LISTS.items():
-        path = folder / name
-        if path.is_file():
-            bad[reason] = _names(path)
-        elif style.endswith(".txt"):
-            raise UserError(
-                f"{folder} has no {name}, but the lists {style.format('*')} include such patches: "
-                "add the file"
-            )
-    return _checked(splits, bad, str(folder))
+            lines = read_list(path.read_bytes(), path).splitlines()
+            matches = [_PATCH.search(line) for line in lines if line.strip()]
+            names = [match[0] if match else "" for match in matches]
+            lists[what] = names[1:] if names[:1] == [""] else names
+    return lists
 
 
-def _names(path: Path) -> list[str]:
-    """Read the patches of a list: a name per line, or csv with a heading, an index or quotes.
-
-    The column is that of a known heading, else the first that has names of patches, else the first.
-    """
-    lines = read_list(path.read_bytes(), path).splitlines()
-    delimiter = max(",;\t", key=lines[0].count) if lines else ","
-    try:
-        cells = [
-            [cell.strip() for cell in row]
-            for row in csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
-        ]
-    except csv.Error as error:
-        raise UserError(
-            f"{path} is not readable as csv: {quoted(str(error))}: replace it"
-        ) from error
-    rows = [row for row in cells if any(row)]
-    headings = [name for name in _HEADINGS if rows and name in rows[0]]
-    if headings:
-        column = rows.pop(0).index(headings[0])
-    else:
-        named = (i for row in rows for i, cell in enumerate(row) if _PATCH.fullmatch(cell))
-        column = next(named, 0)
-    names = [row[min(column, len(row) - 1)] for row in rows]
-    has_heading = names and names[0][:2] != "S2" and any(map(_PATCH.fullmatch, names))
-    return names[1:] if has_heading else names
-
-
-def _checked(
-    splits: Mapping[str, list[str]], bad: Mapping[str, Iterable[str]], where: str
-) -> Listing:
+def _checked(splits: dict[str, list[str]], bad: dict[str, list[str]], where: str) -> Listing:
     """Check lists against each other and leave out what has snow or clouds."""
+    for what, names in (splits | bad).items():
+        if "" in names:
+            raise UserError(
+                f"the list {what} of {where} has lines that name no patch of v1: correct it"
+            )
     counts = Counter(name for names in splits.values() for name in names)
     repeated = [name for name, count in counts.items() if count > 1]
     if repeated:
         inside = [split for split, names in splits.items() if repeated[0] in names]
-        place = " and ".join(inside) if len(inside) > 1 else f"{inside[0]} twice"
         raise UserError(
             f"the splits of {where} leak: {len(repeated)} patches are listed more than once, the "
-            f"first is {repeated[0]} in {place}"
+            f"first is {repeated[0]} in {' and '.join(inside)}"
         )
     left_out, dropped = {}, set[str]()
     for reason, names in bad.items():
-        found = {name for name in names if name in counts} - dropped
+        found = counts.keys() & set(names) - dropped
         left_out[reason] = len(found)
         dropped |= found
     kept = {split: [n for n in names if n not in dropped] for split, names in splits.items()}
-    for split, names in kept.items():
-        if not names:
-            what = "has only patches with snow or clouds" if splits[split] else "is empty"
-            raise UserError(f"the {split} split of {where} {what}: correct its list")
+    check_not_empty(kept, where)
     return Listing(kept, left_out)
+
+
+def check_not_empty(splits: Mapping[str, Sized], where: object) -> None:
+    """Refuse splits of which no patch is left."""
+    for split, patches in splits.items():
+        if not len(patches):
+            raise UserError(f"no patch is left in the {split} split of {where}: correct its list")
 
 
 def read_metadata(path: Path) -> Listing:
     """Read ``metadata.parquet`` of BigEarthNet v2, or that of an LMDB written here."""
     try:
-        columns = set(pq.read_schema(path).names)
-        needed = ["patch_id", "labels", "split"]
-        missing = [name for name in needed if name not in columns]
-        if missing:
-            raise UserError(f"{path} has no column {missing[0]}: it is not BigEarthNet's metadata")
-        flags = [name for name in _BAD_COLUMNS.values() if name in columns]
-        values = pq.read_table(path, columns=[*needed, *flags]).to_pydict()
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise UserError(f"{path} is not a readable parquet file: replace it") from error
-    for name, labels, split in zip(*(values[column] for column in needed), strict=True):
-        if not _is_row(name, labels) or not isinstance(split, str) or split not in _SPLIT_OF:
-            raise UserError(f"{path} has a damaged row: {name!r}, {labels!r}, split {split!r}")
-    splits: dict[str, list[str]] = {split: [] for split in SPLITS}
-    for name, split in zip(values["patch_id"], values["split"], strict=True):
-        splits[_SPLIT_OF[split]].append(name)
-    bad = {
-        reason: [n for n, is_bad in zip(values["patch_id"], values[flag], strict=True) if is_bad]
-        for reason, flag in _BAD_COLUMNS.items()
-        if flag in values
-    }
+        flags = set(pq.read_schema(path).names).intersection(_BAD_COLUMNS.values())
+        table = pq.read_table(path, columns=[*_SCHEMA.names, *flags])
+        names, labels, of_rows = table.select(_SCHEMA.names).cast(_SCHEMA).to_pydict().values()
+        rows = zip(names, labels, of_rows, strict=True)
+        if any(None in (name, own, *(own or ())) for name, own, _ in rows):
+            raise ValueError("empty cells")
+        if not set(of_rows) <= set(_SPELLINGS.values()):
+            raise ValueError("unknown splits")
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{path} is not BigEarthNet's metadata, a parquet file with patch_id, labels and split "
+            "(train, validation, test) in every row: replace it"
+        ) from error
+    splits: dict[str, list[str]] = {split: [] for split in _SPELLINGS}
+    split_of = {spelling: split for split, spelling in _SPELLINGS.items()}
+    for name, of_row in zip(names, of_rows, strict=True):
+        splits[split_of[of_row]].append(name)
     if not splits["test"]:
         del splits["test"]  # an LMDB of lists without one
+    bad = {
+        reason: [n for n, is_bad in zip(names, table[flag].to_pylist(), strict=True) if is_bad]
+        for reason, flag in _BAD_COLUMNS.items()
+        if flag in flags
+    }
     listing = _checked(splits, bad, str(path))
-    listing.labels = dict(zip(values["patch_id"], values["labels"], strict=True))
+    listing.labels = dict(zip(names, labels, strict=True))
     return listing
 
 
-def _is_row(name: object, labels: object) -> bool:
-    return (
-        isinstance(name, str)
-        and isinstance(labels, list)
-        and all(isinstance(label, str) for label in labels)
-    )
-
-
 def write_metadata(path: Path, listing: Listing, labels: Sequence[Sequence[str]]) -> None:
-    """Write names, labels and splits in the columns of BigEarthNet v2.
-
-    ``labels`` follow ``listing.names``.
-    """
-    spelling = {"val": "validation"}
-    splits = [spelling.get(s, s) for s, names in listing.splits.items() for _ in names]
-    columns = {
-        "patch_id": pa.array(listing.names, pa.string()),
-        "labels": pa.array([list(own) for own in labels], pa.list_(pa.string())),
-        "split": pa.array(splits, pa.string()),
-    }
+    """Write names, splits and the labels of ``listing.names`` in the columns of BigEarthNet v2."""
+    splits = [_SPELLINGS[split] for split, names in listing.splits.items() for _ in names]
+    columns = {"patch_id": listing.names, "labels": [list(own) for own in labels], "split": splits}
     with written_whole(path) as partial:
-        pq.write_table(pa.table(columns), partial, compression="zstd")
+        pq.write_table(pa.table(columns, schema=_SCHEMA), partial, compression="zstd")

@@ -25,7 +25,7 @@ _NUM_SAMPLES = 32  # patches that show the unit: fewer may all be dark water
 def patch_picture(
     source: PatchSource, name: str, transform: InputTransform, side: int
 ) -> np.ndarray:
-    """Read a patch and stretch it to a picture.
+    """Read a patch and stretch it to a picture, uint8, shape (C, side, side).
 
     Each band is stretched at its native size of 120, 60 or 20 px and brought to ``side`` by one
     bicubic interpolation. All bands show the same square, so that they stay aligned, and those of
@@ -36,9 +36,6 @@ def patch_picture(
         name: Name of the patch.
         transform: Bands to read, C of them, and how to stretch them.
         side: Side of the picture in pixels.
-
-    Returns:
-        uint8, shape (C, side, side).
     """
     planes = source.read(name, transform.bands)
     return np.stack(
@@ -57,20 +54,16 @@ def check_unit(source: PatchSource, names: Sequence[str], bands: Sequence[str]) 
 
 
 class BigEarthNetPictures(Dataset[tuple[Tensor, Tensor, int]]):
-    """Some patches as a map-style data set, in the bands and stretch of an encoder.
+    """Some patches in the bands and stretch of an encoder.
 
     Items are a picture, uint8, shape (C, S, S), its labels of 0 and 1, float32, shape (classes,),
-    and the number of the item.
+    and the number of the item. ``names`` and ``targets``, (N, classes), are those of all items.
 
     Args:
         index: The data set.
         rows: Its patches to show, int64, shape (N,).
-        transform: Bands to read, and how to stretch them.
+        transform: Bands to read, C of them, and how to stretch them.
         image_size: Side S of the pictures in pixels.
-
-    Attributes:
-        names: Names of the patches, N of them.
-        targets: Their labels, float32, shape (N, classes).
     """
 
     def __init__(
@@ -112,16 +105,18 @@ class BigEarthNetRuns:
 
     Attributes:
         index: The data set.
-        pictures: Pictures of train, of the share of val and, unless ``with_replacement``, of test.
-        targets: Their labels, uint8, shape (N, C).
-        draws: For each share of the labels, in rising order, the labelled rows of train, once per
-            seed; int64, shape (M,).
+        pictures: Those of train, of the share of val and, unless ``with_replacement``, of test.
+        draws: Labelled rows of train, int64, (M,), by share in rising order, once per seed.
     """
 
     index: BigEarthNet
     pictures: dict[str, BigEarthNetPictures]
-    targets: dict[str, Tensor]
     draws: dict[float, list[Tensor]]
+
+    @property
+    def targets(self) -> dict[str, Tensor]:
+        """Labels of the pictures, float32, shape (N, C)."""
+        return {split: pictures.targets for split, pictures in self.pictures.items()}
 
 
 def draw_splits(
@@ -133,7 +128,6 @@ def draw_splits(
     val_frac: float,
     seeds: Sequence[int],
     with_replacement: bool = False,
-    needs_test: bool = True,
 ) -> BigEarthNetRuns:
     """Draw the labelled patches of every run, and a share of val.
 
@@ -145,14 +139,13 @@ def draw_splits(
         val_frac: Share of val, in 0..1, drawn by the first seed.
         seeds: One per repetition.
         with_replacement: Draw and use the splits as the original: duplicates, and no test.
-        needs_test: Whether lists without a test split are refused.
     """
     rows = dict(index.splits)
     train, val = index.targets[rows["train"]], index.targets[rows["val"]]
     if with_replacement:
         rows.pop("test", None)
         kept = draw_with_replacement(len(val), val_frac, seeds[0])
-    elif needs_test and "test" not in rows:
+    elif "test" not in rows:
         raise UserError("BigEarthNet's lists do not include the test split: add its list")
     else:
         kept = stratified_subset(rarest_labels(val), val_frac, seeds[0])
@@ -163,12 +156,8 @@ def draw_splits(
             return draw_with_replacement(len(train), frac, seed)
         return draw_labels(train, index.classes, frac, seed)
 
-    return BigEarthNetRuns(
-        index=index,
-        pictures={
-            split: BigEarthNetPictures(index, part, transform, image_size)
-            for split, part in rows.items()
-        },
-        targets={split: index.targets[part] for split, part in rows.items()},
-        draws={frac: [draw(frac, seed) for seed in seeds] for frac in sorted(train_fracs)},
-    )
+    pictures = {
+        split: BigEarthNetPictures(index, own, transform, image_size) for split, own in rows.items()
+    }
+    draws = {frac: [draw(frac, seed) for seed in seeds] for frac in sorted(train_fracs)}
+    return BigEarthNetRuns(index, pictures, draws)

@@ -7,7 +7,7 @@ Everything is written into a hidden folder and moved out at the end, the LMDB la
 import hashlib
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -19,14 +19,11 @@ from datasets.bigearthnet.index import labels_of
 from datasets.bigearthnet.lists import METADATA, Listing, write_metadata
 from datasets.bigearthnet.lmdb_store import DATA_FILE, encode_patch
 from utils.errors import UserError
-from utils.files import check_can_write
 from utils.locks import sole_writer
 from utils.pools import process_pool
 from utils.progress import progress
 from utils.report import write_json
 
-PARTIAL = ".partial"
-_SOURCE = "source.json"
 _BLOCK = 256  # patches per transaction, which an interruption can lose
 _HEADER_BYTES = 1024  # of a value (names, types, shapes) and its key
 _PAGE_BYTES = 4096  # of an LMDB on most machines
@@ -49,29 +46,31 @@ def write_lmdb(
         raise UserError(f"{save_dir} holds an LMDB already: choose another --save_dir")
     labels = labels_of(source, listing)
     multi_hot(listing.names, labels, 19)  # refuses unknown labels before hours of work
-    check_can_write("save_dir", save_dir, is_folder=True)
-    folder = save_dir / PARTIAL
+    folder = save_dir / ".partial"
     folder.mkdir(parents=True, exist_ok=True)
     busy = f"another process is writing into {save_dir}: wait until it ends"
     with sole_writer(folder / "writing.lock", busy):
-        _check_source(folder, source, listing, bands)
-        _write_patches(folder, source, sorted(listing.names), bands, num_workers)
+        _check_plan(folder, (str(source.root.resolve()), *bands, *sorted(listing.names)))
+        try:
+            _write_patches(folder, source, sorted(listing.names), bands, num_workers)
+        except lmdb.Error as error:
+            raise UserError(
+                f"cannot write the LMDB in {folder}: {error}: free space if the disk is full, else "
+                "delete this folder to start again"
+            ) from error
         write_metadata(folder / METADATA, listing, labels)
         for name in (METADATA, DATA_FILE):
             (folder / name).replace(save_dir / name)
         shutil.rmtree(folder)
 
 
-def _check_source(
-    folder: Path, source: PatchFolder, listing: Listing, bands: Sequence[str]
-) -> None:
+def _check_plan(folder: Path, plan: tuple[str, ...]) -> None:
     """Refuse to continue an LMDB of other patches or bands."""
-    content = repr((str(source.root.resolve()), *bands, *sorted(listing.names)))
-    plan = {"plan": hashlib.sha256(content.encode(errors="surrogateescape")).hexdigest()}
-    path = folder / _SOURCE
+    digest = hashlib.sha256(repr(plan).encode(errors="surrogateescape")).hexdigest()
+    path = folder / "source.json"
     if not path.exists():
-        write_json(path, plan)
-    elif plan["plan"] not in path.read_text():
+        write_json(path, {"plan": digest})
+    elif digest not in path.read_text():
         raise UserError(
             f"{folder} is an unfinished LMDB of other patches or --bands: continue with the same "
             "ones, or delete the folder"
@@ -82,18 +81,20 @@ def _write_patches(
     folder: Path, source: PatchFolder, names: list[str], bands: Sequence[str], num_workers: int
 ) -> None:
     """Write the patches that are missing, one block per transaction."""
-    per_patch = _patch_bytes(bands)
+    value_bytes = sum(2 * SIDE_PX[band] ** 2 for band in bands) + _HEADER_BYTES
+    patch_bytes = -(-value_bytes // _PAGE_BYTES) * _PAGE_BYTES  # a value fills whole pages
     # The map size reserves addresses, not disk space, so that twice the need is harmless.
-    with (
-        _storing(folder),
-        lmdb.open(
-            str(folder), map_size=2 * len(names) * per_patch + _SPARE_BYTES, lock=False
-        ) as environment,
-    ):
+    size = 2 * len(names) * patch_bytes + _SPARE_BYTES
+    with lmdb.open(str(folder), map_size=size, lock=False) as environment:
         with environment.begin() as transaction:
             done = {key.decode() for key in transaction.cursor().iternext(values=False)}
         missing = [name for name in names if name not in done]
-        _check_free_disk(folder, len(missing) * per_patch)
+        needed, free = len(missing) * patch_bytes + _SPARE_BYTES, shutil.disk_usage(folder).free
+        if needed > free:
+            raise UserError(
+                f"{folder.parent} needs {needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free: "
+                "choose another --save_dir"
+            )
         with progress(total=len(names), initial=len(done), desc="LMDB", unit=" patches") as bar:
             for block in _read_blocks(source, missing, bands, num_workers):
                 with environment.begin(write=True) as transaction:
@@ -102,49 +103,19 @@ def _write_patches(
                 bar.update(len(block))
 
 
-@contextmanager
-def _storing(folder: Path) -> Iterator[None]:
-    """Turn LMDB's errors, such as a full disk or a damaged file, into a ``UserError``."""
-    try:
-        yield
-    except lmdb.Error as error:
-        raise UserError(
-            f"cannot write the LMDB in {folder}: {error}: free space if the disk is full, else "
-            "delete this folder to start again"
-        ) from error
-
-
 def _read_blocks(
     source: PatchFolder, names: list[str], bands: Sequence[str], num_workers: int
 ) -> Iterator[list[tuple[str, bytes]]]:
     """Yield blocks of names and values, and read the next block meanwhile."""
     blocks = [names[start : start + _BLOCK] for start in range(0, len(names), _BLOCK)]
-    read = partial(_encoded, source, tuple(bands))
-    if num_workers == 0:
-        yield from ([(name, read(name)) for name in block] for block in blocks)
-        return
-    with process_pool(num_workers) as pool:
-        results = (pool.map(read, block, chunksize=8) for block in blocks)
-        ahead = next(results, None)
+    read = partial(_encoded, source, bands)
+    with process_pool(num_workers) if num_workers else nullcontext() as pool:
+        reads = (pool.map(read, each, chunksize=8) if pool else map(read, each) for each in blocks)
+        ahead = next(reads, None)
         for block in blocks:
-            values, ahead = ahead, next(results, None)
+            values, ahead = ahead, next(reads, None)
             yield list(zip(block, values or (), strict=True))
 
 
-def _encoded(source: PatchFolder, bands: tuple[str, ...], name: str) -> bytes:
+def _encoded(source: PatchFolder, bands: Sequence[str], name: str) -> bytes:
     return encode_patch(dict(zip(bands, source.read(name, bands), strict=True)))
-
-
-def _patch_bytes(bands: Sequence[str]) -> int:
-    """Return the disk space of a patch, whose value fills whole pages."""
-    value = sum(2 * SIDE_PX[band] ** 2 for band in bands) + _HEADER_BYTES
-    return -(-value // _PAGE_BYTES) * _PAGE_BYTES
-
-
-def _check_free_disk(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if needed + _SPARE_BYTES > free:
-        raise UserError(
-            f"{folder.parent} needs {(needed + _SPARE_BYTES) / 1e9:.1f} GB, but "
-            f"{free / 1e9:.1f} GB are free: choose another --save_dir"
-        )

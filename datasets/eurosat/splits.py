@@ -7,9 +7,11 @@ The command writes the lists, for a pre-training that must see the train images 
 
 from __future__ import annotations
 
+import re
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils.cli import print_next
@@ -26,23 +28,15 @@ SPLITS = ("train", "val", "test")
 # Names of the public lists, <prefix><split>.txt, by kind of split. Random: of Neumann et al. 2019,
 # and as torchgeo names them. Spatial: torchgeo's, train, val and test are apart in longitude.
 LIST_PREFIXES = {"random": ("", "eurosat-"), "spatial": ("eurosat-spatial-",)}
+_SPLIT_HELP = "Public split to use; spatial separates train, val and test by longitude."
+_SEED_HELP = "Seed of the 60/20/20 split that is drawn if no public lists are found."
 
 
 def add_split_args(parser: Parser) -> None:
     """Add the flags of the split."""
     add = parser.group("data").add_argument
-    add(
-        "--split",
-        choices=LIST_PREFIXES,
-        default="random",
-        help="Public split to use; spatial separates train, val and test by longitude.",
-    )
-    add(
-        "--split_seed",
-        type=int,
-        default=0,
-        help="Seed of the 60/20/20 split that is drawn if no public lists are found.",
-    )
+    add("--split", choices=LIST_PREFIXES, default="random", help=_SPLIT_HELP)
+    add("--split_seed", type=int, default=0, help=_SEED_HELP)
 
 
 def split_pictures(
@@ -54,6 +48,9 @@ def split_pictures(
     needed: Sequence[str] = SPLITS,
 ) -> dict[str, Tensor]:
     """Return the public split where its lists are found, else a stratified 60/20/20 one.
+
+    Lists are looked for in the folder of the classes, in the data set and next to it. In the last
+    two they may be those of another data set, and are then ignored with a warning.
 
     Args:
         files: Zip or folder of the data set.
@@ -67,62 +64,39 @@ def split_pictures(
         Positions in ``names`` for each split that has a list, int64.
 
     Raises:
-        UserError: The kind is unknown, a list is missing or does not fit the pictures, or a class
-            has too few pictures.
+        UserError: A list is missing or does not fit, or a class has too few pictures.
     """
-    from datasets.eurosat.files import SmallFiles, label_pictures
+    import torch
+
+    from datasets.eurosat.files import SmallFiles
 
     if kind not in LIST_PREFIXES:
         raise UserError(f"unknown kind of split {kind!r}: the kinds are {', '.join(LIST_PREFIXES)}")
+    positions = _positions(names)
     parent = SmallFiles(files.path.absolute().parent)
     folders = dict.fromkeys([(files, root), (files, ""), (parent, "")])
-    found = find_split(list(folders), names, kind, needed)
-    if found is not None:
-        return found
+    for number, (container, folder) in enumerate(folders):
+        for prefix in LIST_PREFIXES[kind]:
+            lists = _read_lists(container, f"{folder}{prefix}", positions)
+            is_known = any(row is not None for rows in lists.values() for _, row in rows)
+            if lists and (number == 0 or is_known):
+                _check_lists(lists, container.path, needed)
+                return {
+                    split: torch.tensor([row for _, row in rows]) for split, rows in lists.items()
+                }
+            if lists:
+                found = ", ".join(f"{folder}{prefix}{split}.txt" for split in lists)
+                warnings.warn(
+                    f"{found} in {container.path} is ignored: it names none of the pictures",
+                    stacklevel=2,
+                )
     if kind == "spatial":
         raise UserError(
             f"--split spatial needs {LIST_PREFIXES[kind][0]}train.txt and the lists for val and "
             f"test in {files.path} or next to it: get them with `python datasets/download.py "
             "eurosat_rgb --save_path DIR`, or use the random split"
         )
-    classes, labels = label_pictures(names)
-    return stratified_split(labels, classes, split_seed)
-
-
-def stratified_split(labels: Tensor, classes: Sequence[str], split_seed: int) -> dict[str, Tensor]:
-    """Split every class 60/20/20, by the hash of (seed, label, position in ``labels``).
-
-    Unlike a shuffle, a hash does not change from one version of a library to the next.
-
-    Args:
-        labels: Label of every picture, int64, shape (N,).
-        classes: Names of the labels, for the error.
-        split_seed: Seed of the split.
-
-    Returns:
-        Sorted positions in ``labels`` for each of ``SPLITS``; together all of them.
-
-    Raises:
-        UserError: A class has one to four pictures.
-    """
-    import torch
-
-    from utils.data import sample_keys
-
-    keys = sample_keys(split_seed, labels, torch.arange(len(labels)))
-    parts: dict[str, list[Tensor]] = {split: [] for split in SPLITS}
-    for label, name in enumerate(classes):
-        members = (labels == label).nonzero().flatten()
-        if 0 < len(members) < 5:
-            raise UserError(
-                f"class {name} has {len(members)} pictures: a 60/20/20 split needs 5 or more"
-            )
-        shuffled = members[keys[members].argsort()]
-        fifth = len(members) // 5
-        sizes = [len(members) - 2 * fifth, fifth, fifth]
-        for split, part in zip(SPLITS, shuffled.split(sizes), strict=True):
-            parts[split].append(part)
-    return {split: torch.cat(part).sort().values for split, part in parts.items()}
+    return _draw(names, split_seed)
 
 
 def write_split(folder: Path, names: Sequence[str], splits: Mapping[str, Tensor]) -> None:
@@ -136,133 +110,95 @@ def write_split(folder: Path, names: Sequence[str], splits: Mapping[str, Tensor]
             partial.write_text("".join(f"{names[index]}\n" for index in positions.tolist()))
 
 
-def find_split(
-    folders: Sequence[tuple[SmallFiles, str]],
-    names: Sequence[str],
-    kind: str,
-    needed: Sequence[str] = SPLITS,
-) -> dict[str, Tensor] | None:
-    """Find the lists of a kind and match them with the pictures.
+def _draw(names: Sequence[str], seed: int) -> dict[str, Tensor]:
+    """Split every class 60/20/20, by the hash of (seed, label, position), and sort the positions.
 
-    Args:
-        folders: Where to look, as files and a prefix of their names. In the first, which holds the
-            class folders, lists must fit. In others they may be those of another data set, and are
-            ignored with a warning if they name none of the pictures.
-        names: ``<Class>/<file>`` of the pictures.
-        kind: A key of ``LIST_PREFIXES``.
-        needed: Splits that must have a list if any split has one.
-
-    Returns:
-        Positions in ``names`` for each split that has a list, int64; None if there are no lists.
+    Unlike a shuffle, a hash does not change from one version of a library to the next.
     """
-    positions = _positions(names)
-    for number, (files, folder) in enumerate(folders):
-        for prefix in LIST_PREFIXES[kind]:
-            try:
-                lists = _read_lists(files, f"{folder}{prefix}")
-            except (UserError, OSError) as error:
-                if number == 0:
-                    raise
-                warnings.warn(f"lists in {files.path} are ignored: {error}", stacklevel=2)
-                continue
-            lines = [line for own in lists.values() for line in own]
-            if number and lines and all(_find(positions, line) is None for line in lines):
-                where = ", ".join(f"{folder}{prefix}{split}.txt" for split in lists)
-                warnings.warn(
-                    f"{where} in {files.path} is ignored: it names none of the pictures",
-                    stacklevel=2,
-                )
-            elif lists:
-                return match_lists(lists, names, files.path, needed)
-    return None
+    import torch
+
+    from datasets.eurosat.files import label_pictures
+    from utils.data import sample_keys
+
+    classes, labels = label_pictures(names)
+    keys = sample_keys(seed, labels, torch.arange(len(labels)))
+    parts: dict[str, list[Tensor]] = {split: [] for split in SPLITS}
+    for label in labels.unique().tolist():
+        members = (labels == label).nonzero().flatten()
+        fifth = len(members) // 5
+        if fifth == 0:
+            raise UserError(
+                f"class {classes[label]} has {len(members)} pictures: a 60/20/20 split needs 5 or "
+                "more"
+            )
+        shuffled = members[keys[members].argsort()]
+        sizes = [len(members) - 2 * fifth, fifth, fifth]
+        for split, part in zip(SPLITS, shuffled.split(sizes), strict=True):
+            parts[split].append(part)
+    return {split: torch.cat(part).sort().values for split, part in parts.items()}
 
 
-def _read_lists(files: SmallFiles, start: str) -> dict[str, list[str]]:
-    """Read the lines of the lists whose names begin in one way, without those of hidden files."""
-    lists: dict[str, list[str]] = {}
+def _read_lists(
+    files: SmallFiles, start: str, positions: Mapping[str, int | None]
+) -> dict[str, list[tuple[str, int | None]]]:
+    """Read the lists whose names begin with ``start``: lines, and the pictures that they name.
+
+    A line has any folder prefix and suffix, because the public lists name a .jpg also for a .tif.
+    """
+    lists: dict[str, list[tuple[str, int | None]]] = {}
     for split in SPLITS:
         name = f"{start}{split}.txt"
         try:
-            text = read_list(files.read(name), files.path / name)
+            lines = read_list(files.read(name), files.path / name).splitlines()
         except FileNotFoundError:
             continue
         except ValueError as error:
             raise UserError(f"{name} in {files.path} is not readable: replace it") from error
-        lines = (line.strip() for line in text.splitlines())
-        lists[split] = [line for line in lines if line and not is_hidden(PurePosixPath(line).name)]
+        lists[split] = []
+        for line in filter(None, map(str.strip, lines)):
+            key = _key(line)
+            alone = key.split("/")[-1]
+            if not is_hidden(alone):
+                lists[split].append((line, positions.get(key, positions.get(alone))))
     return lists
 
 
-def match_lists(
-    lists: Mapping[str, Sequence[str]],
-    names: Sequence[str],
-    container: Path,
-    needed: Sequence[str] = SPLITS,
-) -> dict[str, Tensor]:
-    """Find the pictures of each list, in its order, with any folder prefix and suffix.
-
-    Args:
-        lists: Lines of the list of each split; the public ones name a .jpg also for a .tif.
-        names: ``<Class>/<file>`` of the pictures.
-        container: Where the lists are stored, for errors.
-        needed: Splits that must have a list.
-
-    Returns:
-        Positions in ``names`` for each of ``lists``, int64.
-    """
-    import torch
-
-    missing = [split for split in needed if split not in lists]
-    if missing:
-        raise UserError(
-            f"{container} has lists of a split, but no {missing[0]}.txt: add it or remove the "
-            "others"
-        )
-    positions = _positions(names)
-    splits: dict[str, list[int]] = {split: [] for split in lists}
-    problems: dict[str, list[str]] = {"not in the data": [], "listed twice": [], "in two lists": []}
-    seen: dict[int, str] = {}
-    for split, lines in lists.items():
-        if not lines:
-            raise UserError(f"the list of the {split} split in {container} is empty: fill it")
-        for line in lines:
-            position = _find(positions, line)
-            if position is None:
-                problems["not in the data"].append(line)
-            elif position in seen:
-                twice = seen[position] == split
-                problems["listed twice" if twice else "in two lists"].append(line)
-            else:
-                seen[position] = split
-                splits[split].append(position)
+def _check_lists(
+    lists: Mapping[str, Sequence[tuple[str, int | None]]], container: Path, needed: Sequence[str]
+) -> None:
+    """Refuse lists that are missing, leak or do not fit the pictures."""
+    for split in [*needed, *lists]:
+        if not lists.get(split):
+            raise UserError(
+                f"{container} has lists of a split, but {split}.txt is missing or empty: add it or "
+                "remove the others"
+            )
+    pairs = [pair for rows in lists.values() for pair in rows]
+    counts = Counter(row for _, row in pairs)
+    problems = {
+        "not in the data": [line for line, row in pairs if row is None],
+        "listed more than once": [line for line, row in pairs if counts[row] > 1],
+    }
     for problem, lines in problems.items():
         if lines:
-            more = "add the pictures, " if problem == "not in the data" else ""
             raise UserError(
                 f"{len(lines)} names of the split lists in {container} are {problem}, the first "
-                f"is {quoted(lines[0])}: {more}correct the lists or remove them"
+                f"is {quoted(lines[0])}: add missing pictures, correct the lists or remove them"
             )
-    return {split: torch.tensor(rows, dtype=torch.int64) for split, rows in splits.items()}
 
 
-def _without_suffix(name: str) -> PurePosixPath:
-    path = PurePosixPath(name)
-    return path.with_suffix("") if path.name else path  # "." and "/" have no name
-
-
-def _find(positions: Mapping[str, int | None], line: str) -> int | None:
-    """Return the position of the picture that a line of a list names, None if there is not one."""
-    path = _without_suffix(line)
-    return positions.get("/".join(path.parts[-2:]), positions.get(path.name))
+def _key(name: str) -> str:
+    """Return ``<Class>/<name>`` without suffix."""
+    return "/".join(re.sub(r"\.\w+$", "", name).split("/")[-2:])
 
 
 def _positions(names: Sequence[str]) -> dict[str, int | None]:
     """Map names without suffix, with and without folder, to positions; ambiguous ones to None."""
     positions: dict[str, int | None] = {}
     for index, name in enumerate(names):
-        path = _without_suffix(name)
-        positions[str(path)] = index
-        positions[path.name] = None if path.name in positions else index
+        alone = _key(name).split("/")[-1]
+        positions[alone] = None if alone in positions else index
+        positions[_key(name)] = index
     return positions
 
 

@@ -1,4 +1,4 @@
-"""Find and read the images and change maps of OSCD's cities.
+"""Find, list and read the images and change maps of OSCD's cities.
 
 The archives unpack to "Onera Satellite Change Detection dataset - Images", "... - Train Labels" and
 "... - Test Labels"; many users, the original SeCo among them, merge the three into one folder. Both
@@ -28,14 +28,15 @@ from rasterio.io import DatasetReader
 from rasterio.transform import Affine
 
 from datasets.bands import check_dn, two_digit_name
+from datasets.oscd.facts import TEST_CITIES, TRAIN_CITIES
 from utils.errors import UserError
-from utils.files import is_hidden
+from utils.files import is_hidden, read_list
 from utils.images import IMAGE_ERRORS
 from utils.input_spec import InputTransform
 
 Array = NDArray[Any]
-DEPTHS = ("", "*/", "*/*/")  # below the root, the shallowest first
 _WHITE = 127  # cm.png holds 0 and 255; grey values of a resampled copy are rounded
+_VALIDATION_EVERY = 4
 
 
 @dataclass(frozen=True)
@@ -59,26 +60,63 @@ class City:
     transform: Affine | None
 
 
-@dataclass(frozen=True)
-class CityFolders:
-    """Folder of a city's images, and that of its change map if there is one."""
-
-    images: Path
-    labels: Path | None
-
-
-def find_cities(data_dir: Path) -> dict[str, CityFolders]:
-    """Find the folders of every city that has images, by name, sorted."""
-    if not data_dir.is_dir():
-        raise UserError(f"{data_dir} is not a folder: name the one with OSCD's archives")
-    images = _folders_with(data_dir, "imgs_1") | _folders_with(data_dir, "imgs_1_rect")
-    labels = _folders_with(data_dir, "cm")
-    if not images:
+def find_cities(data_dir: Path) -> dict[str, Path]:
+    """Find the folder of images of every city, by name."""
+    found = _folders_with(data_dir, "imgs_1") | _folders_with(data_dir, "imgs_1_rect")
+    if not found:
         raise UserError(
             f"{data_dir} holds no OSCD city, a folder with imgs_1_rect: name the folder into which "
             '"Onera Satellite Change Detection dataset - Images.zip" was unpacked'
         )
-    return {name: CityFolders(images[name], labels.get(name)) for name in sorted(images)}
+    return found
+
+
+def listed_cities(data_dir: Path) -> dict[str, list[str]]:
+    """Return the cities of the splits "train", "test" and "all", in the order of their lists.
+
+    A list that is absent stands for the data set's own. A city in both lists, or one without
+    images, is refused.
+    """
+    found = find_cities(data_dir)
+    splits = {"train": list(TRAIN_CITIES), "test": list(TEST_CITIES)}
+    known = {*TRAIN_CITIES, *TEST_CITIES, *found}
+    for split in splits:
+        for path in _visible(data_dir, f"{split}.txt"):
+            text = read_list(path.read_bytes(), path).replace(",", "\n")
+            names = list(dict.fromkeys(name.strip() for name in text.splitlines() if name.strip()))
+            if not names or known.intersection(names):
+                splits[split] = names
+                break
+            warnings.warn(f"{path} is ignored: it names none of OSCD's cities", stacklevel=2)
+    both = set(splits["train"]).intersection(splits["test"])
+    if both:
+        raise UserError(f"{min(both)} is in train.txt and in test.txt of {data_dir}: remove one")
+    splits["all"] = splits["train"] + splits["test"]
+    missing = sorted(set(splits["all"]) - set(found))
+    if missing:
+        raise UserError(
+            f"{len(missing)} of OSCD's cities have no images in {data_dir}: "
+            f"{', '.join(missing[:5])}: add them, or write the cities that you have into train.txt "
+            "and test.txt"
+        )
+    return splits
+
+
+def city_splits(data_dir: Path) -> dict[str, list[str]]:
+    """Return the names of the cities to train, validate and test on, each sorted.
+
+    Of the training cities in alphabetical order the 4th, 8th, 12th and so on are for validation (of
+    fewer than four, the last): beirut, hongkong and pisa of the real ones.
+    """
+    lists = listed_cities(data_dir)
+    train, test = sorted(lists["train"]), sorted(lists["test"])
+    if len(train) < 2 or not test:
+        raise UserError(
+            f"train.txt and test.txt of {data_dir} name {len(train)} and {len(test)} cities, but "
+            "at least two to train and validate and one to test are needed"
+        )
+    val = train[_VALIDATION_EVERY - 1 :: _VALIDATION_EVERY] or train[-1:]
+    return {"train": [name for name in train if name not in val], "val": val, "test": test}
 
 
 def read_cities(
@@ -94,73 +132,67 @@ def read_cities(
             the change map: another size is then an error. Else ``imgs_*``, as the original, where
             the size of date 1 counts, and what the others lack is 0.
     """
-    found = find_cities(data_dir)
-    return [_read_city(name, found[name], transform, aligned=aligned) for name in names]
-
-
-def _read_city(
-    name: str, folders: CityFolders, transform: InputTransform, *, aligned: bool
-) -> City:
-    suffix = "_rect" if aligned else ""
-    stacks = [_read_bands(folders.images / f"imgs_{n}{suffix}", transform.bands) for n in (1, 2)]
-    images = [transform.to_picture(stack) for stack in stacks]
-    mask, mask_path = _read_mask(name, folders)
-    height, width = images[0].shape[1:]
-    if aligned:
-        for what, found in ((f"imgs_2{suffix}", images[1].shape[1:]), (mask_path, mask.shape)):
-            if found != (height, width):
-                raise UserError(
-                    f"{name}: {what} has {found[1]} x {found[0]} px, but imgs_1{suffix} {width} x "
-                    f"{height}: use the files of one version of OSCD"
-                )
-    else:
-        images[1] = _fit(images[1], height, width)
-        mask = _fit(mask[None], height, width)[0]
-    paths = [_band_path(folders.images / f"imgs_1{suffix}", transform.bands[0])]
-    paths.append(mask_path.with_name(f"{name}-cm.tif"))
-    return City(name, images[0], images[1], mask, *_read_georeference(paths))
-
-
-def _read_mask(name: str, folders: CityFolders) -> tuple[Array, Path]:
-    """Read whether each pixel changed, bool of shape (H, W), and return the file it comes from."""
-    if folders.labels is None:
+    images, labels = find_cities(data_dir), _folders_with(data_dir, "cm")
+    missing = [name for name in names if name not in labels]
+    if missing:
         raise UserError(
-            f"the change map of {name} is missing: unpack OSCD's Train Labels and Test Labels "
-            "next to its Images"
+            f"the change map of {missing[0]} is missing: unpack OSCD's Train Labels and Test "
+            "Labels next to its Images"
         )
-    picture, raster = folders.labels / "cm/cm.png", folders.labels / f"cm/{name}-cm.tif"
-    if not picture.exists() and raster.exists():
-        band = _read_band(raster)
-        if not np.isin(band, (1, 2)).all():
-            raise UserError(f"{raster} has other values than 1 and 2: unpack OSCD's labels again")
-        return band == 2, raster
+    cities = []
+    for name in names:
+        map_path = labels[name] / f"cm/{name}-cm.tif"
+        mask = _read_mask(labels[name] / "cm/cm.png", map_path)
+        folders = [images[name] / f"imgs_{date}{'_rect' * aligned}" for date in (1, 2)]
+        first, second = (
+            transform.to_picture(_read_bands(each, transform.bands)) for each in folders
+        )
+        size = first.shape[1:]
+        if aligned and (second.shape[1:] != size or mask.shape != size):
+            raise UserError(
+                f"{name}: imgs_2_rect has {_px(second)} and the change map {_px(mask)}, but "
+                f"imgs_1_rect {_px(first)}: use the files of one version of OSCD"
+            )
+        second, mask = _fit(second, size), _fit(mask[None], size)[0]
+        paths = (_band_path(folders[0], transform.bands[0]), map_path)
+        cities.append(City(name, first, second, mask, *_read_georeference(paths)))
+    return cities
+
+
+def _read_mask(picture: Path, raster: Path) -> Array:
+    """Read whether each pixel changed, from the PNG or else the GeoTIFF: bool, (H, W)."""
     try:
-        with Image.open(picture) as image:  # grey, palette, RGB or RGBA
-            grey = np.asarray(image.convert("L"))
+        if picture.exists() or not raster.exists():
+            with Image.open(picture) as image:  # grey, palette, RGB or RGBA
+                values = np.asarray(image.convert("L"))
+            if not 0 < values.max() <= _WHITE:
+                return values > _WHITE
+        else:
+            values, picture = _read_band(raster), raster
+            if np.isin(values, (1, 2)).all():
+                return values == 2
     except IMAGE_ERRORS as error:
-        state = "is not a readable picture" if picture.exists() else "is missing"
-        raise UserError(f"{picture} {state}: unpack OSCD's labels again") from error
-    if 0 < grey.max() <= _WHITE:
         raise UserError(
-            f"{picture} has values up to {grey.max()}, but a change map has 0 and 255: unpack "
-            "OSCD's labels again"
-        )
-    return grey > _WHITE, picture
+            f"{picture} is missing or not a readable picture: unpack OSCD's labels again"
+        ) from error
+    raise UserError(
+        f"{picture} has values up to {values.max()}, but a change map has 0 and 255 as a PNG, or 1 "
+        "and 2 as a GeoTIFF: unpack OSCD's labels again"
+    )
 
 
 def _folders_with(data_dir: Path, child: str) -> dict[str, Path]:
     """Map the names of folders that hold ``child`` to the shallowest such folder."""
     found: dict[str, Path] = {}
-    for depth in DEPTHS:
-        for path in visible(data_dir, f"{depth}*/{child}"):
-            found.setdefault(path.parent.name, path.parent)
+    for path in _visible(data_dir, f"*/{child}"):
+        found.setdefault(path.parent.name, path.parent)
     return found
 
 
-def visible(folder: Path, pattern: str) -> list[Path]:
-    """Return the sorted matches of a pattern without hidden ones, such as macOS's ._B04.tif."""
-    matches = sorted(folder.glob(pattern))
-    return [path for path in matches if not is_hidden(path.relative_to(folder).as_posix())]
+def _visible(root: Path, pattern: str) -> list[Path]:
+    """Match a pattern in a folder and up to two below it, without hidden files."""
+    matches = [path for depth in ("", "*/", "*/*/") for path in sorted(root.glob(depth + pattern))]
+    return [path for path in matches if not is_hidden(path.relative_to(root).as_posix())]
 
 
 def _read_bands(folder: Path, bands: Sequence[str]) -> Array:
@@ -169,20 +201,19 @@ def _read_bands(folder: Path, bands: Sequence[str]) -> Array:
     for band, plane in zip(bands, planes, strict=True):
         if plane.shape != planes[0].shape:
             raise UserError(
-                f"{folder} has {bands[0]} in {planes[0].shape[1]} x {planes[0].shape[0]} px, but "
-                f"{band} in {plane.shape[1]} x {plane.shape[0]}: take bands of one resolution, "
-                "only imgs_*_rect have all of them in 10 m"
+                f"{folder} has {bands[0]} in {_px(planes[0])}, but {band} in {_px(plane)}: take "
+                "bands of one resolution, only imgs_*_rect have all of them in 10 m"
             )
     return np.stack(planes)
 
 
 def _band_path(folder: Path, band: str) -> Path:
     """Find the file of a band, such as B02.tif, B2.TIF or S2A_..._B02.tif."""
-    name = re.compile(rf"(.+_)?B0?{band[1:]}\.tiff?", re.IGNORECASE)
-    paths = [path for path in visible(folder, "*") if name.fullmatch(path.name)]
+    name = re.compile(rf"([^.].*_)?B0?{band[1:]}\.tiff?", re.IGNORECASE)
+    paths = [path for path in folder.glob("*") if name.fullmatch(path.name)]
     if not paths:
         raise UserError(f"{folder} has no {two_digit_name(band)}.tif: unpack OSCD's Images again")
-    return min(paths, key=lambda path: len(path.name))  # B02.tif rather than one with a prefix
+    return min(paths, key=lambda path: (len(path.name), path))  # B02.tif rather than a longer one
 
 
 @contextmanager
@@ -203,38 +234,36 @@ def _read_band(path: Path) -> Array:
         return np.asarray(file.read(1))
 
 
-def _read_dn(path: Path, name: str) -> Array:
-    """Read the digital numbers of a band as uint16, (H, W).
-
-    Resampled copies may be of any type of more than 8 bits. Values in another unit are a
-    ``UserError``.
-    """
-    band = _read_band(path)
-    if np.iscomplexobj(band) or band.dtype.itemsize == 1:
-        kind = "complex" if np.iscomplexobj(band) else "8-bit"
+def _read_dn(path: Path, band: str) -> Array:
+    """Read the digital numbers of a band as uint16, (H, W); resampled copies may be floats."""
+    values = _read_band(path)
+    if np.iscomplexobj(values) or values.dtype.itemsize == 1:
         raise UserError(
-            f"{path} holds {kind} values, but OSCD stores digital numbers (10,000 times "
+            f"{path} holds {values.dtype} values, but OSCD stores digital numbers (10,000 times "
             "reflectance) as uint16: unpack OSCD again"
         )
-    check_dn([band], str(path), name)
-    if band.dtype == np.uint16:
-        return band
-    return np.clip(np.rint(np.nan_to_num(band)), 0, 65_535).astype(np.uint16)
+    check_dn([values], str(path), band)
+    if values.dtype == np.uint16:
+        return values
+    return np.clip(np.rint(np.nan_to_num(values)), 0, 65_535).astype(np.uint16)
 
 
-def _fit(planes: Array, height: int, width: int) -> Array:
-    """Crop (C, h, w) to the top left corner, or fill it up with 0: (C, height, width)."""
-    fitted = np.zeros((len(planes), height, width), planes.dtype)
-    part = planes[:, :height, :width]
+def _fit(planes: Array, size: tuple[int, ...]) -> Array:
+    """Crop (C, h, w) to the top left corner, or fill it up with 0: (C, *size)."""
+    fitted = np.zeros((len(planes), *size), planes.dtype)
+    part = planes[:, : size[0], : size[1]]
     fitted[:, : part.shape[1], : part.shape[2]] = part
     return fitted
 
 
 def _read_georeference(paths: Sequence[Path]) -> tuple[CRS | None, Affine | None]:
     """Return the georeference of the first file that has one."""
-    for path in paths:
-        if path.exists():
-            with _open(path) as file:
-                if file.crs is not None:
-                    return file.crs, file.transform
+    for path in filter(Path.exists, paths):
+        with _open(path) as file:
+            if file.crs is not None:
+                return file.crs, file.transform
     return None, None
+
+
+def _px(planes: Array) -> str:
+    return f"{planes.shape[-1]} x {planes.shape[-2]} px"

@@ -35,17 +35,16 @@ def write_maps(
         cities: What the maps show.
         probabilities: Probabilities of change, float32, (H, W) each.
         threshold: Probability from which a pixel counts as changed.
-        bands: Bands of the cities' images; the figures show red, green and blue, else the first
-            three.
+        bands: Bands of the images; red, green and blue are shown, else the first three.
     """
-    shown = [bands.index(band) for band in RGB_BANDS if band in bands]
-    channels = shown if len(shown) == len(RGB_BANDS) else [0, 1, 2]
+    shown = RGB_BANDS if set(RGB_BANDS) <= set(bands) else bands[:3]
+    channels = [bands.index(band) for band in shown]
     for city, probability in zip(cities, probabilities, strict=True):
         found = (probability >= threshold).numpy()
-        plot_change_map(folder / f"{city.name}.png", city, channels, found)
-        write_band(folder / f"{city.name}_probability.tif", probability.numpy(), city)
+        _plot(folder / f"{city.name}.png", city, channels, found)
+        _write_band(folder / f"{city.name}_probability.tif", probability.numpy(), city)
         # 1 and 2, as in OSCD's own change maps.
-        write_band(folder / f"{city.name}_change.tif", found.astype(np.uint8) + 1, city)
+        _write_band(folder / f"{city.name}_change.tif", found.astype(np.uint8) + 1, city)
 
 
 def save_probabilities(
@@ -59,15 +58,8 @@ def save_probabilities(
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # its allow_pickle
 
 
-def plot_change_map(path: Path, city: City, channels: Sequence[int], found: np.ndarray) -> None:
-    """Draw both dates, the truth and the outcome side by side.
-
-    Args:
-        path: PNG to write.
-        city: Images and truth.
-        channels: Bands to show as red, green and blue.
-        found: Whether a pixel was classified as changed, bool, shape (H, W).
-    """
+def _plot(path: Path, city: City, channels: Sequence[int], found: np.ndarray) -> None:
+    """Draw both dates, the truth and the pixels that were ``found``, bool, (H, W)."""
     height, width = city.mask.shape
     figure = Figure(figsize=(14, 1 + 3.4 * height / width), layout="constrained", dpi=150)
     outcome = np.zeros((height, width, 3), np.uint8)
@@ -77,7 +69,7 @@ def plot_change_map(path: Path, city: City, channels: Sequence[int], found: np.n
     panels = {
         "date 1": city.image_1[channels].transpose(1, 2, 0),
         "date 2": city.image_2[channels].transpose(1, 2, 0),
-        "change": np.where(city.mask[..., None], np.uint8(255), np.uint8(0)).repeat(3, axis=2),
+        "change": np.repeat(city.mask[..., None].astype(np.uint8) * 255, 3, axis=2),
         "prediction": outcome,
     }
     for axes, (title, panel) in zip(figure.subplots(1, 4), panels.items(), strict=True):
@@ -92,12 +84,11 @@ def plot_change_map(path: Path, city: City, channels: Sequence[int], found: np.n
     save_figure(figure, path)
 
 
-def write_band(path: Path, band: np.ndarray, city: City) -> None:
+def _write_band(path: Path, band: np.ndarray, city: City) -> None:
     """Write one band, (H, W), with the coordinates of a city, whole or not at all."""
     profile: dict[str, Any] = {"driver": "GTiff", "count": 1, "compress": "deflate"}
     profile |= {"height": band.shape[0], "width": band.shape[1], "dtype": band.dtype}
-    if city.transform is not None:
-        profile |= {"crs": city.crs, "transform": city.transform}
+    profile |= {"crs": city.crs, "transform": city.transform}
     with written_whole(path) as partial, warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         with rasterio.open(partial, "w", **profile) as file:

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datasets.oscd.files import City, read_cities
-from datasets.oscd.splits import city_splits
+from datasets.oscd.files import City, city_splits, read_cities
 from utils.data import sample_keys, uniform
 from utils.errors import UserError
 from utils.input_spec import InputTransform
@@ -27,16 +26,14 @@ class CityTiles(Dataset[Sample]):
     """Adjoining square tiles of cities; those at the right and lower border are padded with 0.
 
     With ``seed``, samples have the keys (epoch, index), and are flipped and rotated by a draw of
-    (seed, epoch, index): the same in any order and any process.
+    (seed, epoch, index): the same in any order and any process. ``tiles`` has the number of the
+    city, the first row and the first column of each.
 
     Args:
         cities: Where the tiles are cut from.
         patch_size: Side of a tile in pixels.
         seed: Seed of the augmentation; None for none.
         score_padding: Whether padding counts, as unchanged, which it does in the original.
-
-    Attributes:
-        tiles: Number of the city, first row and first column of every tile.
     """
 
     def __init__(
@@ -68,7 +65,10 @@ class CityTiles(Dataset[Sample]):
         if self.score_padding:
             planes[-1] = 1
         if self.seed is not None:
-            planes = augment(planes, self.seed, epoch, index)
+            keys = sample_keys(self.seed, torch.tensor([epoch]), torch.tensor([index]))
+            flip, turns = uniform(keys, stream=0, count=2)[0].tolist()
+            planes = planes[:, :, ::-1] if flip < 0.5 else planes  # left to right
+            planes = np.ascontiguousarray(np.rot90(planes, int(turns * 4), axes=(1, 2)))
         parts = np.split(planes, [(len(planes) - 2) // 2, len(planes) - 2])
         image_1, image_2, (mask, valid) = (torch.from_numpy(part) for part in parts)
         return image_1, image_2, mask.bool(), valid.bool()
@@ -120,7 +120,7 @@ class CitySplits:
 
         Args:
             patch_size: Side of a tile in pixels.
-            seed: Seed of the share and of the augmentation.
+            seed: Seed of the augmentation and of the share.
             frac: Share of the tiles, 0 < frac <= 1.
         """
         train, val = self.cities["train"], self.cities["val"]
@@ -143,16 +143,13 @@ def read_splits(data_dir: Path, transform: InputTransform, *, as_original: bool)
 
 
 def cut_tile(city: City, row: int, column: int, side: int) -> np.ndarray:
-    """Stack both dates, the mask and whether a pixel is inside the city.
+    """Stack both dates, the mask and whether a pixel is inside the city, outside of which all is 0.
 
     Args:
         city: Images of C bands.
         row: First row of the tile.
         column: First column of the tile.
-        side: Side of the tile in pixels; what is outside the city is 0.
-
-    Returns:
-        uint8, shape (2 C + 2, side, side).
+        side: Side of the tile in pixels: uint8, shape (2 C + 2, side, side).
     """
     whole = (*city.image_1, *city.image_2, city.mask)
     planes = np.zeros((len(whole) + 1, side, side), np.uint8)
@@ -161,15 +158,6 @@ def cut_tile(city: City, row: int, column: int, side: int) -> np.ndarray:
         plane[:height, :width] = source[row : row + side, column : column + side]
     planes[-1, :height, :width] = 1
     return planes
-
-
-def augment(planes: np.ndarray, seed: int, epoch: int, index: int) -> np.ndarray:
-    """Flip left to right or not, then rotate by 0, 90, 180 or 270 degrees: (C, side, side)."""
-    keys = sample_keys(seed, torch.tensor([epoch]), torch.tensor([index]))
-    flip, turns = uniform(keys, stream=0, count=2)[0].tolist()
-    if flip < 0.5:
-        planes = planes[:, :, ::-1]
-    return np.ascontiguousarray(np.rot90(planes, int(turns * 4), axes=(1, 2)))
 
 
 def unchanged_per_changed(cities: Sequence[City]) -> float:

@@ -50,7 +50,7 @@ def test_several_labels_of_one_class_count_once() -> None:
 @pytest.mark.parametrize(
     ("label", "num_classes", "message"),
     [
-        ("Moonscape", 19, "patch_2 has the unknown label 'Moonscape'"),
+        ("Moonscape", 19, "patch_2 has the label 'Moonscape', which is not one of the 19"),
         ("Arable land", 43, "patch_2 has the label 'Arable land', .* use --num_classes 19"),
     ],
 )

@@ -2,69 +2,63 @@
 
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from datasets.bigearthnet.lists import CLOUD, SNOW, read_lists, read_metadata, write_metadata
+from datasets.bigearthnet.lists import (
+    BAD_LISTS,
+    CLOUD,
+    SNOW,
+    Listing,
+    read_lists,
+    read_metadata,
+    write_metadata,
+)
 from tests.references.bigearthnet_files import REAL
 from utils.errors import UserError
 
 METADATA = REAL / "bigearthnet_metadata"
-
-
-def write(folder: Path, **lists: str) -> Path:
-    """Write lists by the name of their file, with __ for a dot and spaces for line ends."""
-    for name, names in lists.items():
-        (folder / name.replace("__", ".")).write_text("".join(f"{n}\n" for n in names.split()))
-    return folder
-
-
-def write_all(folder: Path, snow: str = "", cloud: str = "", **lists: str) -> Path:
-    bad = {"patches_with_seasonal_snow__csv": snow, "patches_with_cloud_and_shadow__csv": cloud}
-    return write(folder, **bad, **{"train__txt": "a b", "val__txt": "c", "test__txt": "d"} | lists)
-
-
-def parquet(path: Path, **columns: list[object]) -> Path:
-    rows = {"patch_id": ["a", "b", "c"], "labels": [["Pastures"]] * 3}
-    rows |= {"split": ["train", "validation", "test"]}
-    pq.write_table(pa.table(rows | columns), path)
-    return path
-
-
-def test_patches_with_snow_or_clouds_are_left_out_and_counted_once(tmp_path: Path) -> None:
-    lists = {"train__txt": "y b a", "test__txt": "d e"}
-    root = write_all(tmp_path, snow="b z", cloud="d b", **lists)
-    listing = read_lists([root])
-    assert listing.splits == {"train": ["y", "a"], "val": ["c"], "test": ["e"]}  # in their order
-    assert listing.left_out == {SNOW: 1, CLOUD: 1}
-    assert listing.names == ["y", "a", "c", "e"]
-    (root / "patches_with_seasonal_snow.csv").write_bytes(b"b\r\nz\r\n")  # of Windows
-    (root / "test.txt").unlink()  # may be missing
-    assert read_lists([root]).splits == {"train": ["y", "a"], "val": ["c"]}
-
-
-def test_csv_lists_of_tu_berlin_have_the_patch_first_and_need_no_bad_lists(tmp_path: Path) -> None:
-    write(tmp_path, train__csv="a,S1_a b,S1_b", val__csv="c,S1_c", test__csv="S2,S1 d,S1_d")
-    listing = read_lists([tmp_path])
-    assert listing.splits == {"train": ["a", "b"], "val": ["c"], "test": ["d"]}
-    assert listing.left_out == {}
-
-
 V1 = "S2A_MSIL2A_20170613T101031_26_{}"
 V2 = "S2A_MSIL2A_20170613T101031_N9999_R022_T33UUP_26_{}"
 S1 = "S1B_IW_GRDH_1SDV_20170612T165809_33UUP_26_{}"
-LAYOUTS = {  # of a row, and of the heading
-    "{v1}": [None, "patch_id", "image"],
-    "{v1},{s1}": [None, "S2,S1", "a,b"],
-    "{s1},{v1}": [None, "S1,S2"],
-    "{n},{v1}": [None, ",patch", ",0", "id,image"],
-    '"{v1}","{s1}"': [None, '"S2","S1"'],
+SPLITS = {"train": "1 2", "val": "3", "test": "4"}
+
+
+def names(numbers: str) -> list[str]:
+    return [V1.format(number) for number in numbers.split()]
+
+
+def write(folder: Path, lists: dict[str, str], style: str = "{}.txt") -> Path:
+    """Write a line for each number, into split lists and, of the original, those of bad patches."""
+    every = SPLITS | (dict.fromkeys(BAD_LISTS, "") if style == "{}.txt" else {}) | lists
+    for what, numbers in every.items():
+        path = folder / BAD_LISTS.get(what, style.format(what))
+        path.write_text("".join(f"{name}\n" for name in names(numbers)))
+    return folder
+
+
+def test_patches_with_snow_or_clouds_are_left_out_and_counted_once(tmp_path: Path) -> None:
+    root = write(tmp_path, {"train": "7 2 1", "test": "4 5", SNOW: "2 9", CLOUD: "4 2"})
+    listing = read_lists([root])
+    assert listing.splits == {"train": names("7 1"), "val": names("3"), "test": names("5")}
+    assert listing.left_out == {SNOW: 1, CLOUD: 1}
+    assert listing.names == names("7 1 3 5")  # in their order
+    snow = root / BAD_LISTS[SNOW]
+    snow.write_bytes(snow.read_bytes().replace(b"\n", b"\r\n"))  # of Windows
+    (root / "test.txt").unlink()  # may be missing
+    assert read_lists([root]).splits == {"train": names("7 1"), "val": names("3")}
+
+
+LAYOUTS: dict[str, list[str | None]] = {  # of a row, and of the heading
+    "{v1}": [None, "patch_id"],
+    "{v1},{s1}": [None, "S2,S1"],
+    "{s1},{v1}": ["S1,S2"],
+    "{n},{v1}": [None, ",patch", ",0"],
     '"{n}","{v1}","Pastures, Salines"': [None, '"","name","labels"'],
-    "{n};{v1};{s1}": [None, ";S2;S1", ";0;1"],
-    "{v1}\t{s1}": [None, "S2\tS1"],
-    "{v2},Pastures,train,{v1}": [None, "patch_id,labels,split,s2v1_name"],
+    "{n};{v1};{s1}": [";S2;S1"],
+    "{v1}\t{s1}": [None],
+    "{v2},Pastures,train,{v1}": ["patch_id,labels,split,s2v1_name"],
 }
 
 
@@ -75,87 +69,80 @@ LAYOUTS = {  # of a row, and of the heading
 def test_lists_are_csv_with_or_without_heading_index_and_quotes(
     tmp_path: Path, row: str, heading: str | None
 ) -> None:
-    expected = {"train": [1, 2], "val": [3], "test": [4]}
-    bad = {"patches_with_seasonal_snow": [2], "patches_with_cloud_and_shadow": [9]}
-    for name, numbers in (expected | bad).items():
-        rows = [row.format(n=n, v1=V1.format(n), v2=V2.format(n), s1=S1.format(n)) for n in numbers]
+    for what, numbers in (SPLITS | {SNOW: "2", CLOUD: "9"}).items():
+        rows = [
+            row.format(n=n, v1=V1.format(n), v2=V2.format(n), s1=S1.format(n))
+            for n in numbers.split()
+        ]
         lines = [*([] if heading is None else [heading]), *rows, ""]
-        (tmp_path / f"{name}.csv").write_text("\n".join(lines), encoding="utf-8-sig")
+        path = tmp_path / BAD_LISTS.get(what, f"{what}.csv")
+        path.write_text("\n".join(lines), encoding="utf-8-sig")
     listing = read_lists([tmp_path])
-    assert listing.splits == {
-        "train": [V1.format(1)],
-        "val": [V1.format(3)],
-        "test": [V1.format(4)],
-    }
+    assert listing.splits == {"train": names("1"), "val": names("3"), "test": names("4")}
     assert listing.left_out == {SNOW: 1, CLOUD: 0}
 
 
-@pytest.mark.parametrize("heading", ["S2,S1", ",patch_id"])
-def test_names_of_ones_own_are_found_by_their_heading(tmp_path: Path, heading: str) -> None:
-    row = "{},x" if heading == "S2,S1" else "7,{}"
-    for split, name in (("train", "a"), ("val", "b")):
-        (tmp_path / f"{split}.csv").write_text(f"{heading}\n{row.format(name)}\n")
-    assert read_lists([tmp_path]).splits == {"train": ["a"], "val": ["b"]}
-
-
-def test_a_csv_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    write_all(tmp_path)
-    (tmp_path / "val.txt").write_text("x" * 200_000)
-    with pytest.raises(UserError, match=r"val\.txt is not readable as csv: field larger"):
-        read_lists([tmp_path])
+def test_csv_lists_of_tu_berlin_need_no_lists_of_snow_and_clouds(tmp_path: Path) -> None:
+    assert read_lists([write(tmp_path, {}, "{}.csv")]).left_out == {}
 
 
 def test_lists_of_another_data_set_are_ignored(tmp_path: Path) -> None:
-    write_all(tmp_path)
-    for name in ("train.txt", "val.txt", "test.txt"):
-        (tmp_path / name).rename(tmp_path / f"bigearthnet-{name}")
-    write(tmp_path, train__txt="Forest_1.jpg", val__txt="Forest_2.jpg")
-    with pytest.warns(UserWarning, match=r"\*\.txt is ignored: it names none of the patches"):
-        assert read_lists([tmp_path], lambda: set("abcd")).splits["val"] == ["c"]
-    (tmp_path / "deep").mkdir()
-    write(tmp_path / "deep", train__txt="Forest_1.jpg", val__txt="Forest_2.jpg")
-    with pytest.warns(UserWarning, match="is ignored"):
-        found = read_lists([tmp_path / "deep", tmp_path], lambda: set("abcd"))
-    assert found.splits["val"] == ["c"]
+    root = write(tmp_path, {SNOW: "", CLOUD: ""}, "bigearthnet-{}.txt")
+    (root / "deep").mkdir()
+    for folder in (root, root / "deep"):
+        (folder / "train.txt").write_text("Forest_1.jpg\nForest_2.jpg")
+    with pytest.warns(UserWarning, match=r"\*\.txt is ignored: it names no patch of v1"):
+        found = read_lists([root / "deep", root])
+    assert found.splits == {split: names(numbers) for split, numbers in SPLITS.items()}
 
 
 @pytest.mark.parametrize(
     ("lists", "message"),
     [
-        (
-            {"train__txt": "a b e", "test__txt": "d e b"},
-            "leak: 2 patches .* first is b in train and test",
-        ),
-        ({"snow": "a", "val__txt": "c a"}, "leak: 1 patches"),  # though it has snow
-        ({"train__txt": "a b a"}, "first is a in train twice"),
-        ({"val__txt": ""}, "the val split of .* is empty"),
-        ({"snow": "c"}, "the val split of .* has only patches with snow or clouds"),
-        ({"bigearthnet-train__txt": "a"}, r"two sets of split lists, bigearthnet-\*.txt and \*"),
+        ({"train": "1 2 5", "test": "4 5 2"}, f"leak: 2 .* is {V1.format(2)} in train and test"),
+        ({SNOW: "1", "val": "3 1"}, "leak: 1 patches"),  # though it has snow
+        ({"train": "1 2 1"}, f"first is {V1.format(1)} in train"),
+        ({"val": ""}, "no patch is left in the val split"),
+        ({SNOW: "3"}, "no patch is left in the val split"),
     ],
 )
-def test_lists_that_leak_or_are_useless_are_one_sentence(
+def test_lists_that_leak_or_are_empty_are_refused(
     tmp_path: Path, lists: dict[str, str], message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
-        read_lists([write_all(tmp_path, **lists)])
+        read_lists([write(tmp_path, lists)])
 
 
-@pytest.mark.parametrize("name", ["val.txt", "patches_with_seasonal_snow.csv"])
-def test_a_missing_list_is_named(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UserError, match=r"no split lists: put bigearthnet-train\.txt"):
+def test_lists_that_are_missing_double_or_no_lists_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"has none: keep or add bigearthnet-train\.txt"):
         read_lists([tmp_path])
-    (write_all(tmp_path) / name).unlink()
-    with pytest.raises(UserError, match=f"no {name}"):
+    for name in ("val.txt", BAD_LISTS[SNOW]):
+        (write(tmp_path, {}) / name).unlink()
+        with pytest.raises(UserError, match=f"but no {name}: add it"):
+            read_lists([tmp_path])
+    for what, name in (("val", "val.txt"), (SNOW, BAD_LISTS[SNOW])):
+        (write(tmp_path, {}) / name).write_text(f"{V1.format(8)}\n<html>\n")
+        with pytest.raises(UserError, match=f"the list {what} of .* has lines that name no patch"):
+            read_lists([tmp_path])
+    write(write(tmp_path, {}), {}, "bigearthnet-{}.txt")
+    with pytest.raises(UserError, match=r"has bigearthnet-\*\.txt and \*\.txt: keep"):
         read_lists([tmp_path])
+
+
+def parquet(path: Path, **columns: list[object]) -> Path:
+    rows = {"patch_id": ["a", "b", "c"], "labels": [["Pastures"]] * 3}
+    rows |= {"split": ["train", "validation", "test"]}
+    pq.write_table(pa.table(rows | columns), path)
+    return path
 
 
 def test_metadata_leaves_out_what_it_flags(tmp_path: Path) -> None:
     path = parquet(
         tmp_path / "m.parquet",
-        patch_id=["a", "b", "c", "d"],
+        patch_id=[*"dbca"],
         labels=[["Pastures"]] * 4,
         split=["train", "validation", "test", "train"],
-        contains_seasonal_snow=[False, False, False, True],
+        contains_seasonal_snow=[True, False, False, False],
     )
     listing = read_metadata(path)
     assert listing.splits == {"train": ["a"], "val": ["b"], "test": ["c"]}
@@ -163,27 +150,25 @@ def test_metadata_leaves_out_what_it_flags(tmp_path: Path) -> None:
 
 
 def test_written_metadata_is_read_back(tmp_path: Path) -> None:
-    listing = read_lists([write_all(tmp_path, snow="b")])
+    listing = Listing({"train": ["c", "a"], "val": ["d"]})
     labels = [["Pastures"], ["Airports", "Salines"], []]
     write_metadata(tmp_path / "metadata.parquet", listing, labels)
     again = read_metadata(tmp_path / "metadata.parquet")
     assert again.splits == listing.splits
-    assert again.labels == dict(zip("acd", labels, strict=True))
+    assert again.labels == dict(zip("cad", labels, strict=True))
 
 
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"split": ["train", "nowhere", "test"]}, "damaged row: 'b', .* split 'nowhere'"),
-        ({"split": ["train", None, "test"]}, "damaged row: 'b'"),
-        ({"split": [["train"], ["val"], ["test"]]}, "damaged row: 'a'"),
-        (
-            {"patch_id": list(np.arange(1, 4).astype("datetime64[ns]"))},
-            r"m\.parquet is not a readable parquet",
-        ),
-        ({"labels": [["Pastures"], None, []]}, "damaged row: 'b', None"),
+        ({"split": ["train", "nowhere", "test"]}, "is not BigEarthNet's metadata"),
+        ({"split": ["train", None, "test"]}, "is not BigEarthNet's metadata"),
+        ({"split": [["train"], ["val"], ["test"]]}, "is not BigEarthNet's metadata"),
+        ({"patch_id": ["a", None, "c"]}, "is not BigEarthNet's metadata"),
+        ({"labels": [["Pastures"], None, []]}, "is not BigEarthNet's metadata"),
+        ({"labels": [["Pastures"], [None], []]}, "is not BigEarthNet's metadata"),
         ({"patch_id": ["a", "a", "c"]}, "leak: 1 patches .* first is a in train and val"),
-        ({"split": ["train", "test", "test"]}, "the val split of .* is empty"),
+        ({"split": ["train", "test", "test"]}, "no patch is left in the val split"),
     ],
 )
 def test_damaged_metadata_is_one_sentence(
@@ -194,12 +179,12 @@ def test_damaged_metadata_is_one_sentence(
 
 
 def test_metadata_without_a_column_or_no_parquet_is_named(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"patch_id": ["a"]}), tmp_path / "m.parquet")
-    with pytest.raises(UserError, match=r"m\.parquet has no column labels"):
-        read_metadata(tmp_path / "m.parquet")
-    (tmp_path / "m.parquet").write_bytes(b"PAR1 nothing")
-    with pytest.raises(UserError, match=r"m\.parquet is not a readable parquet"):
-        read_metadata(tmp_path / "m.parquet")
+    path = tmp_path / "m.parquet"
+    pq.write_table(pa.table({"patch_id": ["a"]}), path)
+    for content in (path.read_bytes(), b"PAR1 nothing"):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=r"m\.parquet is not BigEarthNet's metadata"):
+            read_metadata(path)
 
 
 @pytest.mark.skipif(not METADATA.is_dir(), reason="the real lists are not here")
@@ -212,13 +197,13 @@ def test_real_metadata_has_the_published_splits() -> None:
 
 @pytest.mark.skipif(not METADATA.is_dir(), reason="the real lists are not here")
 def test_real_lists_of_snow_and_clouds_leave_out_their_patches(tmp_path: Path) -> None:
-    for name in ("patches_with_seasonal_snow.csv", "patches_with_cloud_and_shadow.csv"):
-        (tmp_path / name).symlink_to(METADATA / name)
-    snowy = (METADATA / "patches_with_seasonal_snow.csv").read_text().split()[:3]
-    cloudy = (METADATA / "patches_with_cloud_and_shadow.csv").read_text().split()[-1]
-    write(
-        tmp_path, train__txt=" ".join([V1.format(1), *snowy]), val__txt=f"{V1.format(2)} {cloudy}"
-    )
-    listing = read_lists([tmp_path])
-    assert listing.splits == {"train": [V1.format(1)], "val": [V1.format(2)]}
-    assert listing.left_out == {SNOW: 3, CLOUD: 1}
+    root = write(tmp_path, {})
+    snow, cloud = ((METADATA / name).read_text().split() for name in BAD_LISTS.values())
+    assert (len(snow), len(cloud)) == (61_707, 9_280)
+    (root / "train.txt").write_text("\n".join([*names("1 2"), *{*snow, *cloud}]))
+    for name in BAD_LISTS.values():
+        (root / name).unlink()
+        (root / name).symlink_to(METADATA / name)
+    listing = read_lists([root])
+    assert listing.splits["train"] == names("1 2")
+    assert listing.left_out == {SNOW: len(snow), CLOUD: len({*cloud} - {*snow})}

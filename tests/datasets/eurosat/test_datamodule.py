@@ -9,17 +9,8 @@ from torch import nn
 
 from datasets.eurosat_datamodule import EurosatDataModule
 from datasets.eurosat_dataset import EurosatDataset
-from datasets.mini_earth import write_eurosat
 from tests.references.plain_training import MeanColors, plain_trainer
 from utils.errors import UserError
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """10 classes x 5 pictures of 16 px without lists: 30, 10 and 10. Read only."""
-    root = tmp_path_factory.mktemp("mini_earth") / "EuroSAT"
-    write_eurosat(root, images_per_class=5, size=16, num_workers=1)
-    return root
 
 
 def test_a_plain_trainer_fits_two_epochs_and_tests(pictures: Path, tmp_path: Path) -> None:
@@ -54,33 +45,30 @@ def test_batches_are_those_of_the_original_by_default(pictures: Path) -> None:
 
 @pytest.mark.difference("eurosat-datamodule")
 def test_lists_of_the_original_need_no_test(pictures: Path, tmp_path: Path) -> None:
-    root = tmp_path / "EuroSAT"
-    shutil.copytree(pictures, root)
+    root = Path(shutil.copytree(pictures, tmp_path / "EuroSAT"))
     (root / "train.txt").write_text("River_1.jpg\nForest_2.jpg\nRiver_2.jpg\n")
     (root / "val.txt").write_text("Highway_5.jpg\n")
     data = EurosatDataModule(root, batch_size=2, num_workers=0)
     data.setup()
     assert (len(data.train_dataset), len(data.val_dataset)) == (3, 1)
     assert len(data.train_dataloader()) == 1
-    with pytest.raises(UserError, match=r"no test\.txt: add it"):
+    with pytest.raises(UserError, match=r"test\.txt is missing or empty: add it"):
         data.setup("test")
 
 
-def test_thirteen_bands_are_reflectance_and_a_transform_replaces_it(tmp_path: Path) -> None:
-    root = tmp_path / "EuroSAT_MS"
-    write_eurosat(root, images_per_class=5, size=16, all_bands=True, num_workers=1)
-    images, _ = next(iter(EurosatDataModule(root, 10, 0).test_dataloader()))
-    expected = torch.stack([EurosatDataset(root, "test")[i][0] for i in range(10)])
+def test_thirteen_bands_are_reflectance_and_a_transform_replaces_it(bands: Path) -> None:
+    images, _ = next(iter(EurosatDataModule(bands, 10, 0).test_dataloader()))
+    expected = torch.stack([EurosatDataset(bands, "test")[i][0] for i in range(10)])
     torch.testing.assert_close(images, expected / 10_000)
-    data = EurosatDataModule(root, 10, 0, lambda dn: dn[[3, 2, 1]])
+    data = EurosatDataModule(bands, 10, 0, lambda dn: dn[[3, 2, 1]])
     assert torch.equal(next(iter(data.test_dataloader()))[0], expected[:, [3, 2, 1]])
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"batch_size": 0}, "batch_size is 0: use 1 or more"),
-        ({"batch_size": 31}, r"train split of .* has 30 samples, .* batch of 31: lower batch_size"),
+        ({"batch_size": 0}, "batch_size is 0, but .* use 1 to 30"),
+        ({"batch_size": 31}, "batch_size is 31, but the train split of .* has 30 samples: use 1"),
         ({"split_kind": "north"}, "unknown kind of split 'north'"),
     ],
 )

@@ -12,10 +12,8 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import nn
-from torch.utils.data import DataLoader
 
-from datasets.mini_earth import write_oscd
-from datasets.oscd.splits import city_splits
+from datasets.oscd.files import city_splits
 from datasets.oscd_datamodule import (
     ChangeDetectionDataModule,
     Compose,
@@ -28,15 +26,7 @@ from datasets.oscd_dataset import ALL_BANDS, QUANTILES, RGB_BANDS, ChangeDetecti
 from tests.references.plain_training import MeanColors, plain_trainer
 from utils.errors import UserError
 
-SIDE = 70
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two training cities and two test cities of 70 px. Read only."""
-    path = tmp_path_factory.mktemp("mini_earth") / "oscd"
-    write_oscd(path, num_cities=4, size=SIDE, num_workers=1)
-    return path
+SIDE = 60
 
 
 def items_of_the_original(root: Path, split: str, side: int) -> list[list[np.ndarray]]:
@@ -63,8 +53,8 @@ def items_of_the_original(root: Path, split: str, side: int) -> list[list[np.nda
 
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_items_are_those_of_the_original(split: str, root: Path) -> None:
-    dataset = ChangeDetectionDataset(str(root), split, patch_size=32, aligned=False)
-    expected = items_of_the_original(root, split, 32)
+    dataset = ChangeDetectionDataset(str(root), split, patch_size=25, aligned=False)
+    expected = items_of_the_original(root, split, 25)
     assert len(dataset) == len(expected) == 2 * 9
     for index, (img_1, img_2, cm) in enumerate(expected):
         found = dataset[index]
@@ -140,7 +130,7 @@ def test_a_plot_shows_both_dates_and_the_changes(root: Path) -> None:
 
 
 def test_a_plain_trainer_takes_the_data_module(root: Path, tmp_path: Path) -> None:
-    data = ChangeDetectionDataModule(root, patch_size=32, batch_size=4, num_workers=0)
+    data = ChangeDetectionDataModule(root, patch_size=25, batch_size=4, num_workers=0)
     model = MeanColors(3, nn.BCEWithLogitsLoss(), 1)
     trainer = plain_trainer(tmp_path)
     trainer.fit(model, datamodule=data)
@@ -154,25 +144,29 @@ def test_a_plain_trainer_takes_the_data_module(root: Path, tmp_path: Path) -> No
 
 
 def test_batches_are_tensors_in_0_to_1(root: Path) -> None:
-    data = ChangeDetectionDataModule(str(root), 32, 4, 1, bands=["B8", "B4"])
+    data = ChangeDetectionDataModule(str(root), 25, 4, 1, bands=["B8", "B4"])
     img_1, img_2, cm = next(iter(data.val_dataloader()))
-    assert img_1.shape == img_2.shape == (4, 2, 32, 32)
-    assert (cm.shape, cm.unique().tolist()) == ((4, 1, 32, 32), [0, 1])
+    assert img_1.shape == img_2.shape == (4, 2, 25, 25)
+    assert (img_1.dtype, cm.shape, cm.unique().tolist()) == (torch.float32, (4, 1, 25, 25), [0, 1])
     assert 0 <= img_1.min() < img_1.max() <= 1
-    loaded = DataLoader(ChangeDetectionDataset(root, transform=ToTensor(), patch_size=32), 2)
-    assert next(iter(loaded))[0].dtype == torch.float32
+    first = ChangeDetectionDataset(root, city_splits(root)["val"], ["B8", "B4"], ToTensor(), 25)[0]
+    assert all(
+        torch.equal(batch[0], own) for batch, own in zip((img_1, img_2, cm), first, strict=True)
+    )
 
 
 @pytest.mark.parametrize(
     ("use", "message"),
     [
-        (lambda root: ChangeDetectionDataset(root, "val"), "unknown split 'val': the splits are"),
-        (lambda root: ChangeDetectionDataset(root, ["oslo"]), "do not include the city 'oslo'"),
+        (lambda root: ChangeDetectionDataset(root, "val"), "unknown split 'val': name train, test"),
+        (
+            lambda root: ChangeDetectionDataset(root, ["oslo"]),
+            r"unknown split \['oslo'\]: .* bercy",
+        ),
         (lambda root: ChangeDetectionDataset(root, bands=["B13"]), "OSCD has no B13"),
         (lambda root: ChangeDetectionDataset(root, patch_size=0), "patch_size is 0"),
-        (lambda root: ChangeDetectionDataset(root / "nowhere"), "nowhere is not a folder"),
-        (lambda root: ChangeDetectionDataModule(root, batch_size=0).setup(), "batch_size is 0"),
-        (lambda root: ChangeDetectionDataModule(root).setup(), "has 1 samples, fewer than one"),
+        (lambda root: ChangeDetectionDataset(root / "nowhere"), "nowhere holds no OSCD city"),
+        (lambda root: ChangeDetectionDataModule(root).setup(), "has 1 samples: use 1 to 1"),
     ],
 )
 def test_bad_input_is_one_sentence(use: Callable[[Path], Any], message: str, root: Path) -> None:

@@ -10,7 +10,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from datasets.oscd.files import City
-from datasets.oscd.maps import COLORS, plot_change_map, write_band
+from datasets.oscd.maps import COLORS, write_maps
 from datasets.oscd.tiles import CityTiles, WholeCities, unchanged_per_changed
 from utils.data import SeededSampler
 from utils.errors import UserError
@@ -124,23 +124,21 @@ def test_unchanged_pixels_are_counted_for_each_changed_one() -> None:
         unchanged_per_changed([still])
 
 
-def test_figures_color_right_false_and_missed_changes(tmp_path: Path) -> None:
-    green = np.zeros((3, 2, 2), np.uint8)
-    green[1] = 200
+def test_maps_show_both_dates_the_changes_and_what_was_found(tmp_path: Path) -> None:
+    dates = np.zeros((2, 3, 2, 2), np.uint8)
+    dates[0, 1], dates[1, 2] = 200, 100  # B4, B3, B2 of a green and a blue date
     mask = np.array([[True, True], [False, False]])
-    found = np.array([[True, False], [True, False]])
-    place = City("rio", green, green, mask, crs=None, transform=None)
-    plot_change_map(tmp_path / "a.png", place, [0, 1, 2], found)
-    drawn = np.asarray(Image.open(tmp_path / "a.png"))[..., :3]
+    green, blue = np.flip(dates, 1)
+    place = City("rio", green, blue, mask, crs=None, transform=None)
+    probability = torch.tensor([[0.7, 0.2], [0.6, 0.1]])
+    write_maps(tmp_path, [place], [probability], 0.6, ["B2", "B3", "B4"])
+    drawn = np.asarray(Image.open(tmp_path / "rio.png"))[..., :3]
     colors = {tuple(color) for color in np.unique(drawn.reshape(-1, 3), axis=0).tolist()}
-    assert {*COLORS.values(), (0, 200, 0)} <= colors
-    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
-
-
-def test_maps_of_images_without_coordinates_are_written_without(tmp_path: Path) -> None:
-    write_band(tmp_path / "a.tif", np.ones((3, 4), np.uint8), city(3, 4))
-    with pytest.warns(rasterio.errors.NotGeoreferencedWarning):
-        file = rasterio.open(tmp_path / "a.tif")
-    with file:
-        assert file.crs is None
-        assert file.read(1).tolist() == [[1] * 4] * 3
+    assert {*COLORS.values(), (0, 200, 0), (0, 0, 100)} <= colors
+    for name, expected in (("change", [[2, 1], [2, 1]]), ("probability", probability.tolist())):
+        with pytest.warns(rasterio.errors.NotGeoreferencedWarning):
+            file = rasterio.open(tmp_path / f"rio_{name}.tif")
+        with file:
+            assert file.crs is None
+            np.testing.assert_allclose(file.read(1), expected)
+    assert len(list(tmp_path.iterdir())) == 3
