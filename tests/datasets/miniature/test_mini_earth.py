@@ -15,7 +15,6 @@ from sklearn.preprocessing import StandardScaler
 
 from datasets import mini_earth
 from datasets.bands import ALL_BANDS, RESOLUTION_M, RGB_BANDS
-from datasets.miniature.canvas import noise
 from datasets.miniature.covers import COVER_NAMES, draw_place
 from datasets.miniature.files import Grid
 from datasets.miniature.oscd import build
@@ -176,11 +175,6 @@ def test_plants_are_green_in_the_local_summer(
     assert greenness(summer) > greenness(winter) + 0.2
 
 
-def test_a_late_field_is_bare_when_the_early_one_is_green() -> None:
-    early, late = (seen(Surface("crop", shift_days=days), 48, 110) for days in (40, -60))
-    assert early[NEAR_INFRARED] / early[RED] > 2 * late[NEAR_INFRARED] / late[RED]
-
-
 def test_a_shoal_is_below_water_only_above_its_level() -> None:
     shoal, water = Surface("sand", floods_at=0.5), moist_climate(48).water
     assert np.allclose(seen(shoal, 48, 100, water_level=0.6), water)
@@ -196,23 +190,6 @@ def test_snow_lies_in_northern_winters_and_nowhere_else() -> None:
 
     assert snowy(55, 1) > 0.5
     assert snowy(55, 7) == snowy(10, 1) == snowy(-40, 1) == 0
-
-
-def test_noise_has_unit_deviation_and_its_scale() -> None:
-    rng = np.random.default_rng(0)
-    fields = [noise(rng, 240, 12) for _ in range(10)]
-    assert np.std(fields) == pytest.approx(1, abs=0.1)
-    near = np.mean([np.mean(field[:, 2:] * field[:, :-2]) for field in fields])
-    far = np.mean([np.mean(field[:, 48:] * field[:, :-48]) for field in fields])
-    assert near > 0.9
-    assert abs(far) < 0.1
-
-
-def test_every_cover_fills_most_of_its_place_or_crosses_it() -> None:
-    rng = np.random.default_rng(0)
-    for number, cover in enumerate(COVER_NAMES):
-        shares = [np.mean(draw_place(rng, cover, size_px=60).cover == number) for _ in range(3)]
-        assert min(shares) > (0.02 if cover in ("Highway", "River") else 0.6)
 
 
 @pytest.mark.parametrize(
