@@ -188,7 +188,7 @@ def draw_accuracies(axes: Axes, metrics: dict[str, Any]) -> None:
         means, rows = [cell["test"] for cell in cells], [row + shift for row in range(len(cells))]
         ends = [[abs(cell["interval"][end] - cell["test"]) for cell in cells] for end in (0, 1)]
         axes.errorbar(means, rows, xerr=ends, fmt="o", color=color, label=name)
-        style = {"textcoords": "offset points", "va": "center", "color": color}
+        style: dict[str, Any] = {"textcoords": "offset points", "va": "center", "color": color}
         for cell, row in zip(cells, rows, strict=True):
             axes.annotate(f"{cell['test']:.1f}", (cell["interval"][1], row), (8, 0), **style)
     axes.set_yticks(range(len(LABELS)), list(LABELS.values()))

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
-from itertools import count, cycle, islice, repeat
+from itertools import chain, count, cycle, islice, repeat
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -122,7 +122,8 @@ def _read_epochs(store: PackedStore, batch_size: int, num_epochs: int = 4) -> Me
     """Measure the way of whole epochs into batches in memory, start and end included."""
     loader = store_loader(store, batch_size)
     units = num_epochs * len(loader) * batch_size
-    return rate(lambda: [_consume(loader) for _ in range(num_epochs)], units, CPU)
+    epochs = partial(chain.from_iterable, [loader] * num_epochs)
+    return rate(lambda: _consume(epochs()), units, CPU)
 
 
 def _consume(items: Iterable[object]) -> None:

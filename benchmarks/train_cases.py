@@ -164,7 +164,7 @@ def trainer_rate(argv: list[str], *, warm_up: int, steps: int, in_memory: bool =
     datamodule = main_pretrain.make_datamodule(args, World())
     if in_memory:
         load = partial(_repeat_first, datamodule.train_dataloader, warm_up + steps)
-        datamodule.train_dataloader = load  # type: ignore[method-assign, assignment]
+        datamodule.train_dataloader = load  # type: ignore[method-assign]
     model = main_pretrain.make_model(args, datamodule, World())
     stopwatch = _Stopwatch(warm_up, warm_up + steps)
     trainer = pretrain_trainer(args, World(), [FiniteLoss(), stopwatch], None)

@@ -16,7 +16,7 @@ if not __package__:  # started as a script: the root is not on the path yet
 import argparse
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from datasets.bands import ALL_BANDS, check_bands
 from datasets.oscd.facts import TEST_CITIES, TRAIN_CITIES
@@ -63,8 +63,8 @@ def write_seco(
     _create(root, size, num_places=num_places, num_dates=num_dates)
     from datasets.miniature.files import write_seco_place
 
-    look = {"num_dates": num_dates, "size": size, "bands": bands, "previews": previews}
-    work = partial(write_seco_place, root, seed=seed, **look)
+    options: dict[str, Any] = {"num_dates": num_dates, "size": size, "seed": seed}
+    work = partial(write_seco_place, root, bands=bands, previews=previews, **options)
     _for_each(work, [(number,) for number in range(num_places)], num_workers)
 
 
