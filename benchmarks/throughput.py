@@ -46,13 +46,13 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     """Read the command line, or ``argv`` in tests."""
     parser = Parser(__doc__)
     add = parser.add_argument
-    add("--quick", action="store_true", help="measure less of everything")
+    add("--quick", action="store_true", help="measure less of everything, for a CPU")
     add("--data_dir", type=Path, help="SeCo folder whose first places are copied and measured")
     add("--gpus", type=int, choices=[0, 1], help=GPUS_HELP)
     add("--precision", choices=["auto", "32-true", "bf16-mixed"], default="auto", help="of steps")
     add("--batch_size", type=int, help="samples of a step (default: 256, CPU 32, quick 16)")
     add("--crop_size", type=int, help="pixels of a view of a step (default: 224, CPU 64)")
-    add("--repeats", type=int, help="rounds (default: 7, GPU 5, quick 3)")
+    add("--repeats", type=int, help="rounds (default: 5, CPU 7, quick 3)")
     add("--num_places", type=int, help="places (default: 5120, CPU 512, quick 128)")
     add("--save_path", type=Path, help="JSON to write (default: in benchmarks/results)")
     add("--plot", type=Path, help="PNG to draw the rates into")
@@ -101,25 +101,34 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     return result
 
 
+# Per column: on a GPU, on a CPU, with --quick on a CPU.
+SIZES = {
+    "batch_size": (256, 32, 16),
+    "crop_size": (224, 64, 64),
+    "repeats": (5, 7, 3),
+    "num_places": (5120, 512, 128),
+    "num_drawn": (48, 48, 12),  # places; the others are the same again
+    "num_samples": (64, 64, 16),  # of reading and augmentation, per round
+    "warm_up": (8, 3, 1),  # steps
+    "steps": (40, 10, 2),
+}
+
+
 def choose_sizes(args: Namespace) -> None:
     """Add what the flags leave open, to fit the device."""
     on_gpu, cores = args.gpus > 0, available_cores()
+    for name, sizes in SIZES.items():
+        if getattr(args, name, None) is None:
+            setattr(args, name, sizes[0 if on_gpu else 2 if args.quick else 1])
     if args.precision == "auto":
         args.precision = auto_precision(on_gpu)
-    args.batch_size = args.batch_size or (256 if on_gpu else 16 if args.quick else 32)
-    args.crop_size = args.crop_size or (224 if on_gpu else 64)
-    args.repeats = args.repeats or (3 if args.quick else 5 if on_gpu else 7)
-    args.num_places = args.num_places or (5120 if on_gpu else 128 if args.quick else 512)
     name = f"throughput_{'gpu' if on_gpu else 'cpu'}{'_quick' * args.quick}.json"
     args.save_path = args.save_path or RESULTS / name
     if args.num_places < args.batch_size:
         raise UserError(
             f"--num_places {args.num_places} is less than a batch of {args.batch_size}: raise it"
         )
-    args.num_drawn = min(12 if args.quick else 48, args.num_places)
-    args.num_samples = 16 if args.quick else 64  # of reading and augmentation, per round
-    args.warm_up = 8 if on_gpu else 1 if args.quick else 3  # steps
-    args.steps = 40 if on_gpu else 2 if args.quick else 10
+    args.num_drawn = min(args.num_drawn, args.num_places)
     args.num_threads = min(8, cores) if on_gpu else 1  # that read; one is enough to feed a CPU
     args.num_processes = cores if on_gpu else max(1, cores // 2)  # of the original; others train
 
