@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 NUM_PLACES, NUM_DATES, PATCH_SIZE = 1000, 5, 64
 IMAGES_PER_CLASS = 200  # 120 to train, 40 for validation, 40 to test
 TRAIN_SHARE = 0.6
-FEW_LABELS = 10
+FEW_LABELS = 10  # per class
 NUM_DRAWS = 5  # of the few labels, and of the start of each probe
+LABELS = {"all": "all labels", FEW_LABELS: f"{FEW_LABELS} per class"}
 ENCODERS = {"random": "random, as at the start", "pretrain": "after Seasonal Contrast"}
 # A quarter of the channels: 14 times the samples of a ResNet-18 in the same time on a CPU.
 ENCODER = "resnet18_slim"
@@ -53,11 +54,12 @@ PRETRAIN_FLAGS = (
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     """Read the command line, or ``argv`` in tests."""
     parser = Parser(__doc__)
-    parser.add_argument("--log_dir", type=Path, default=Path("logs"), help="where to write")
-    parser.add_argument("--seed", type=int, default=0, help="seed of world, training and probes")
-    parser.add_argument("--num_places", type=int, default=NUM_PLACES, help="places to train on")
-    parser.add_argument("--images_per_class", type=int, default=IMAGES_PER_CLASS, help="to probe")
-    parser.add_argument("--max_epochs", type=int, help="of the pre-training, if not the usual")
+    add = parser.add_argument
+    add("--log_dir", type=Path, default=Path("logs"), help="where to write")
+    add("--seed", type=int, default=0, help="seed of world, training and probes")
+    add("--num_places", type=int, default=NUM_PLACES, help="places to train on")
+    add("--images_per_class", type=int, default=IMAGES_PER_CLASS, help="to probe")
+    add("--max_epochs", type=int, help="of the pre-training, if not the usual")
     return parser.parse_args(argv)
 
 
@@ -69,15 +71,11 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     seconds: dict[str, float] = {}
     with announced("1/3 a miniature Earth", seconds):
         write_places(args, run_dir)
-        # Another seed is another part of the world: no place is in both.
-        # Reflectance, as in EuroSAT's archive of 13 bands: its pictures are brighter than what the
-        # encoder was trained on, which costs it two to three points.
-        write_eurosat(
-            run_dir / "eurosat",
-            images_per_class=args.images_per_class,
-            seed=args.seed + 1000,
-            all_bands=True,
-        )
+        # Another seed is another part of the world: no place is in both. Reflectance, as in
+        # EuroSAT's archive of 13 bands: its pictures are brighter than what the encoder was
+        # trained on, which costs it two to three points.
+        number, seed = args.images_per_class, args.seed + 1000
+        write_eurosat(run_dir / "eurosat", images_per_class=number, seed=seed, all_bands=True)
     with announced("2/3 pre-training without labels", seconds):
         trainer = pretrain(args, run_dir)
     with announced("3/3 linear probes on a frozen encoder", seconds):
@@ -107,14 +105,8 @@ def write_places(args: Namespace, run_dir: Path) -> None:
     from datasets.seco.patches import SecoPatches
     from datasets.store.writer import pack
 
-    write_seco(
-        run_dir / "seco",
-        num_places=args.num_places,
-        num_dates=NUM_DATES,
-        size=PATCH_SIZE,
-        seed=args.seed,
-        bands=RGB_BANDS,
-    )
+    world = {"num_places": args.num_places, "num_dates": NUM_DATES, "size": PATCH_SIZE}
+    write_seco(run_dir / "seco", seed=args.seed, bands=RGB_BANDS, **world)
     num_workers = min(2, args.num_places // 100)  # a process takes seconds to start
     pack(SecoPatches(run_dir / "seco"), run_dir / "seco_packed", num_workers)
 
@@ -143,30 +135,29 @@ def probe(args: Namespace, run_dir: Path, backbone: str) -> dict[str, dict[str, 
     flags = ["--data_dir", run_dir / "eurosat", "--log_dir", run_dir, "--seed", args.seed]
     flags += ["--backbone_type", backbone, "--bands", *RGB_BANDS]
     flags += ["--gpus", 0, "--train_frac", few, 1, "--num_seeds", NUM_DRAWS]
-    if backbone == "random":
-        flags += ["--base_encoder", ENCODER]
-    else:
-        flags += ["--ckpt_path", checkpoint_of(run_dir)]
+    of_encoder = {"random": ["--base_encoder", ENCODER]}
+    flags += of_encoder.get(backbone, ["--ckpt_path", checkpoint_of(run_dir)])
     shares = main_eurosat.main([str(flag) for flag in flags])["by_method"]["linear"]
+    found = {FEW_LABELS: shares[f"{few:g}"], "all": shares["1"]}
     return {
         f"{backbone}/{labels}": {
-            "test": shares[f"{frac:g}"]["test/accuracy"],
-            "std": shares[f"{frac:g}"]["test/accuracy_std"],
-            "interval": shares[f"{frac:g}"]["test/accuracy_interval"],
-            "num_labels": shares[f"{frac:g}"]["num_labelled"],
+            "test": share["test/accuracy"],
+            "std": share["test/accuracy_std"],
+            "interval": share["test/accuracy_interval"],
+            "num_labels": share["num_labelled"],
         }
-        for labels, frac in ((FEW_LABELS, few), ("all", 1))
+        for labels, share in found.items()
     }
 
 
 def print_table(metrics: dict[str, Any]) -> None:
     """Print test accuracies, one row per encoder."""
-    columns = ("all", FEW_LABELS)
-    print(f"\n{'EuroSAT of the mini Earth, test':34s}{'all labels':>16s}{'10 per class':>16s}")
+    title = "EuroSAT of the mini Earth, test"
+    print(f"\n{title:34s}" + "".join(f"{label:>16s}" for label in LABELS.values()))
     for backbone, name in ENCODERS.items():
-        cells = [metrics[f"{backbone}/{column}"] for column in columns]
+        cells = [metrics[f"{backbone}/{labels}"] for labels in LABELS]
         print(f"{name:34s}" + "".join(f"{c['test']:8.1f} +- {c['std']:3.1f} %" for c in cells))
-    gains = [metrics[f"pretrain/{c}"]["test"] - metrics[f"random/{c}"]["test"] for c in columns]
+    gains = [metrics[f"pretrain/{n}"]["test"] - metrics[f"random/{n}"]["test"] for n in LABELS]
     print(f"{'gain in points':34s}" + "".join(f"{gain:+8.1f}        " for gain in gains) + "\n")
 
 
@@ -191,30 +182,16 @@ def plot_demo(path: Path, trainer: Trainer, metrics: dict[str, Any]) -> None:
 
 def draw_accuracies(axes: Axes, metrics: dict[str, Any]) -> None:
     """Draw one row per number of labels: a dot and its 95 % interval for each encoder."""
-    rows = {"all labels": "all", f"{FEW_LABELS} labels\nper class": FEW_LABELS}
-    styles = {"random": ("0.45", -0.17), "pretrain": ("tab:green", 0.17)}
-    for backbone, name in ENCODERS.items():
-        color, shift = styles[backbone]
-        for row, labels in enumerate(rows.values()):
-            cell = metrics[f"{backbone}/{labels}"]
-            mean, (low, high) = cell["test"], cell["interval"]
-            axes.errorbar(
-                mean,
-                row + shift,
-                xerr=[[mean - low], [high - mean]],
-                fmt="o",
-                color=color,
-                label=name if row == 0 else None,
-            )
-            axes.annotate(
-                f"{mean:.1f}",
-                (high, row + shift),
-                (8, 0),
-                textcoords="offset points",
-                va="center",
-                color=color,
-            )
-    axes.set_yticks(range(len(rows)), list(rows))
+    colors, shifts = ("0.45", "tab:green"), (-0.17, 0.17)
+    for (backbone, name), color, shift in zip(ENCODERS.items(), colors, shifts, strict=True):
+        cells = [metrics[f"{backbone}/{labels}"] for labels in LABELS]
+        means, rows = [cell["test"] for cell in cells], [row + shift for row in range(len(cells))]
+        ends = [[abs(cell["interval"][end] - cell["test"]) for cell in cells] for end in (0, 1)]
+        axes.errorbar(means, rows, xerr=ends, fmt="o", color=color, label=name)
+        style: dict[str, Any] = {"textcoords": "offset points", "va": "center", "color": color}
+        for cell, row in zip(cells, rows, strict=True):
+            axes.annotate(f"{cell['test']:.1f}", (cell["interval"][1], row), (8, 0), **style)
+    axes.set_yticks(range(len(LABELS)), list(LABELS.values()))
     axes.set(ylim=(1.5, -0.5), title="test accuracy on the miniature EuroSAT, %, 95 % intervals")
     axes.margins(x=0.1)
     axes.grid(axis="x", alpha=0.3)

@@ -8,7 +8,7 @@ answers after 50 ms and has the same pixels for all scenes; requests are limited
 and not in rate. The bounds are what the same number of threads decodes and writes when the answers
 are in memory, and 40 / 50 ms requests/s; the lower one counts. Then the same with 10 and 30 % of
 the requests failing. In rounds of all cases; a ratio is the median of the rounds' ratios. Server
-and downloader share the cores, so that the share of the server is reported, too.
+and downloader share the cores.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ import subprocess
 import tempfile
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import asdict, dataclass
 from functools import partial
 from io import StringIO
 from statistics import mean
 from typing import IO, TYPE_CHECKING, Any, cast
+from unittest.mock import patch
 
 from datasets import seco_downloader
 from datasets.collect import args as collect_args
@@ -47,78 +47,35 @@ from utils.report import provenance, write_json
 if TYPE_CHECKING:
     from datasets.collect.earth_engine import EarthEngine
     from datasets.collect.plan import Plan
-    from datasets.collect.scenes import Candidates, Lack, PatchGrid, Place, Scene
+    from datasets.collect.scenes import Place
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "download_cpu.json"
 LATENCY_S, IN_FLIGHT = 0.05, 40
 MAX_REQUESTS = IN_FLIGHT / LATENCY_S  # per second
 FAULTS = (0.0, 0.1, 0.3)  # shares of the requests
-
-
-@dataclass(frozen=True)
-class Collected:
-    """One run of the downloader.
-
-    Attributes:
-        share: Share of the requests that the server let fail.
-        places: Complete places, without those that --verify finds damaged.
-        wanted: Requested places.
-        images_per_s: From the first request to the last line of the journal.
-        requests_per_image: Repeats included.
-        bytes_per_image: Bytes of all answers, without headers.
-        client_ms: Milliseconds of a core per image in the downloader.
-        server_ms: Milliseconds of a core per image in the server; NaN if it is not known.
-    """
-
-    share: float
-    places: int
-    wanted: int
-    images_per_s: float
-    requests_per_image: float
-    bytes_per_image: float
-    client_ms: float
-    server_ms: float
-
-
-@dataclass(frozen=True)
-class Server:
-    """A process that answers: its address, its number, and the share of failing requests."""
-
-    url: str
-    pid: int
-    share: float
-
-
-def remembering(source: EarthEngine, plan: Plan) -> EarthEngine:
-    """Return a source that sends one request; later reads decode its answer in memory again."""
-    from datasets.collect.earth_engine import EarthEngine
-
-    class Remembering(EarthEngine):
-        content: Any = None
-
-        def _ask(self, request: Callable[[], Any]) -> Any:
-            if self.content is None:
-                self.content = super()._ask(request)
-            return self.content
-
-    return Remembering(plan.settings, source.transport)
+DECODE = "decode and write, no network"
+GOAL_SHARE, GOAL_REQUESTS = 0.8, 1.3  # of the lower bound; per image
+# Of the original; the bytes are those of the JSON that the real client fetched from a server on
+# loopback for one image of 264 px.
+ORIGINAL_REQUESTS, ORIGINAL_MB = 4, 3.11
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Measure, print a table, and write files if asked."""
     args = parse_args(argv)
-    from benchmarks.download_report import plot, print_table
+    from benchmarks.timing import Rates, plot_bars
 
     load = os.getloadavg()
-    with tempfile.TemporaryDirectory(dir=args.scratch) as folder, serving(FAULTS) as servers:
-        results = measure(args, Path(folder), servers)
-    results["load_before"] = load
+    with tempfile.TemporaryDirectory(dir=args.scratch) as folder, serving() as urls:
+        results = measure(args, Path(folder), urls) | {"load_before": load}
     print_table(results)
     if args.json:
         write_json(RESULTS, results | provenance(args))
     if args.plot is not None:
-        plot(args.plot, results)
+        found = results["images_per_second"]
+        rates = {case: Rates(each["values"]) for case, each in found.items()}
+        plot_bars(args.plot, rates, DECODE, xlabel=f"images/s of 12 bands, {args.patch_px} px")
     return results
 
 
@@ -140,84 +97,69 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
 
 
 @contextmanager
-def serving(shares: Sequence[float]) -> Iterator[list[Server]]:
-    """Start a process per share of failing requests, which answers as Earth Engine does."""
+def serving() -> Iterator[dict[float, str]]:
+    """Start a server per share of failing requests: its address."""
     command = [sys.executable, "-m", "datasets.miniature.services", "--cheap_pixels"]
     command += ["--latency", str(LATENCY_S), "--fault_share"]
-    processes = [
-        subprocess.Popen([*command, str(share)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-        for share in shares
-    ]
+    processes = {
+        share: subprocess.Popen([*command, str(share)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        for share in FAULTS
+    }
     try:
-        urls = [cast(IO[str], process.stdout).readline().strip() for process in processes]
-        yield [
-            Server(url, process.pid, share)
-            for url, process, share in zip(urls, processes, shares, strict=True)
-        ]
+        yield {
+            share: cast(IO[str], process.stdout).readline().strip()
+            for share, process in processes.items()
+        }
     finally:
-        for process in processes:
+        for process in processes.values():
             process.terminate()
             process.communicate()
 
 
-def measure(args: Namespace, folder: Path, servers: Sequence[Server]) -> dict[str, Any]:
-    """Measure all cases in rounds."""
-    from benchmarks.download_report import DECODE, case_name
+def measure(args: Namespace, folder: Path, urls: Mapping[float, str]) -> dict[str, Any]:
+    """Measure all cases in rounds, after one that lets the servers draw what is requested."""
     from benchmarks.timing import Rates, interleave
     from datasets.collect.plan import make_plan
 
-    flags = downloader_flags(args, folder, servers[0])
-    plan = make_plan(collect_args.settings_of(flags))
-    for server in reversed(servers):  # the first, which nothing disturbs, last
-        source, grid, scenes = warm_up(plan, downloader_flags(args, folder, server))
-    memory = remembering(source, plan)
-    memory.read(scenes[0], grid)
-    runs: list[Collected] = []
-    decode_ms: list[float] = []
+    flags = {share: downloader_flags(args, folder, url) for share, url in urls.items()}
+    plan = make_plan(collect_args.settings_of(flags[0.0]))
+    runs: list[dict[str, Any]] = []
 
-    def decode() -> float:
-        worked = time.process_time()
-        rate = decode_once(plan, memory, scenes, folder, args.num_workers)
-        worked = time.process_time() - worked
-        decode_ms.append(1000 * worked / plan.num_places / len(scenes))
-        return rate
+    def collect(share: float) -> float:
+        runs.append({"share": share} | collect_once(plan, flags[share]))
+        return float(runs[-1]["images_per_s"])
 
-    def collect(server: Server) -> float:
-        runs.append(collect_once(plan, downloader_flags(args, folder, server), server))
-        return runs[-1].images_per_s
-
-    rates = interleave(
-        {DECODE: decode}
-        | {case_name(server.share): partial(collect, server) for server in servers},
-        args.rounds,
-    )
-    good = [run for run in runs if run.share == 0]
-    requests = mean(run.requests_per_image for run in good)
-    at_most = Rates(tuple(min(x, MAX_REQUESTS / requests) for x in rates[DECODE].values))
+    cases = {DECODE: decoding(plan, flags[0.0])}
+    cases |= {case_name(share): partial(collect, share) for share in urls}
+    interleave(cases, 1)
+    runs.clear()
+    rates = interleave(cases, args.rounds)
+    undisturbed = [run for run in runs if run["share"] == 0]
+    requests = mean(run["requests_per_image"] for run in undisturbed)
+    bound = Rates(tuple(min(x, MAX_REQUESTS / requests) for x in rates[DECODE].values))
     return {
         "images_per_second": {case: found.summary() for case, found in rates.items()},
-        "share_of_bound": rates[case_name(0)].over(at_most),
+        "share_of_bound": rates[case_name(0)].over(bound),
         "max_requests": MAX_REQUESTS,
-        "bound": at_most.summary() | {"is_requests": rates[DECODE].median > at_most.median},
+        "bound": bound.summary(),
         "requests_per_image": requests,
-        "mb_per_image": mean(run.bytes_per_image for run in good) / 1e6,
-        "share_of_undisturbed": {
-            case: found.over(rates[case_name(0)])
-            for case, found in rates.items()
-            if case not in (DECODE, case_name(0))
-        },
-        "decode_ms": decode_ms,
-        "is_complete": all(run.places == run.wanted for run in runs),
-        "runs": [asdict(run) for run in runs],
+        "mb_per_image": mean(run["bytes_per_image"] for run in undisturbed) / 1e6,
+        "is_complete": all(run["places"] == run["wanted"] for run in runs),
+        "runs": runs,
     }
 
 
-def downloader_flags(args: Namespace, folder: Path, server: Server) -> Namespace:
+def case_name(share: float) -> str:
+    """Name the case with a share of failing requests."""
+    return f"{share:.0%} of requests failing"
+
+
+def downloader_flags(args: Namespace, folder: Path, url: str) -> Namespace:
     """Return the downloader's flags, as its command line gives them."""
     return collect_args.parse_args(
         None,
         [
-            *("--save_path", str(folder / "collection"), "--ee_url", server.url),
+            *("--save_path", str(folder / "collection"), "--ee_url", url),
             *("--num_locations", str(args.num_places), "--patch_px", str(args.patch_px)),
             *("--reference_date", "2022-03-01", "--num_workers", str(args.num_workers)),
             *("--max_in_flight", str(IN_FLIGHT), "--max_rate", "1e9", "--min_free_gb", "0"),
@@ -226,59 +168,60 @@ def downloader_flags(args: Namespace, folder: Path, server: Server) -> Namespace
     )
 
 
-def warm_up(plan: Plan, flags: Namespace) -> tuple[EarthEngine, PatchGrid, list[Scene]]:
-    """Let the server find and draw all that will be requested.
+def open_source(plan: Plan, flags: Namespace) -> EarthEngine:
+    """Start the client, as the downloader does."""
+    return cast("EarthEngine", seco_downloader.open_source(plan, flags))
 
-    Returns:
-        The source, and the patch of a place with a scene for each date.
+
+def decoding(plan: Plan, flags: Namespace) -> Callable[[], float]:
+    """Return a measurement of decoding and writing, with as many threads as a run: images/s.
+
+    Every scene gets the pixels of one real answer, without a network.
     """
-    from datasets.collect.rate_limit import RateLimit, Requester
+    import ee
+
     from datasets.collect.scenes import Lack, choose
-
-    source = cast("EarthEngine", seco_downloader.open_source(plan, flags))
-    requester = Requester(RateLimit(IN_FLIGHT, 1e9), base_wait_s=0.01)
-
-    def look(number: int) -> tuple[Place, Candidates | Lack]:
-        place = plan.place(number)
-        [scenes] = requester.call(partial(source.search, [place]))
-        return place, choose(place, scenes, plan.settings)
-
-    with ThreadPoolExecutor(IN_FLIGHT) as pool:
-        found = list(pool.map(look, range(len(plan.places))))
-    for place, candidates in found:
-        if not isinstance(candidates, Lack):
-            scenes = [scenes[0] for scenes in candidates]
-            requester.call(partial(source.read, scenes[0], place.grid))
-            return source, place.grid, scenes
-    raise UserError("no place has clear scenes: raise --num_places")
-
-
-def decode_once(
-    plan: Plan, source: EarthEngine, scenes: Sequence[Scene], folder: Path, num_workers: int
-) -> float:
-    """Decode and write as many images as a run collects, with as many threads: images/s."""
     from datasets.collect.writer import PlaceWriter
 
-    save_path = folder / "decoded"
+    source = open_source(plan, flags)
+    places = [plan.place(number) for number in range(plan.num_places)]
+    for first in places:
+        candidates = choose(first, source.search([first])[0], plan.settings)
+        if not isinstance(candidates, Lack):
+            break
+    else:
+        raise UserError("no place has clear scenes: raise --num_places")
+    scenes = [scenes[0] for scenes in candidates]
+    with patch.object(ee.data, "getPixels", side_effect=ee.data.getPixels) as spy:
+        source.read(scenes[0], first.grid)
+    answer = ee.data.getPixels(spy.call_args.args[0])
+    save_path = flags.save_path.with_name("decoded")
     writer = PlaceWriter(save_path, plan.settings, source.describe(), (0, 1))
 
-    def work(number: int) -> None:
-        place = plan.place(number)
+    def work(place: Place) -> None:
         draft = writer.draft(place)
         for scene in scenes:
             draft.add(scene, source.read(scene, place.grid))
         draft.finish()
 
-    started = time.perf_counter()
-    with ThreadPoolExecutor(num_workers) as pool:
-        list(pool.map(work, range(plan.num_places)))
-    elapsed = time.perf_counter() - started
-    shutil.rmtree(save_path)
-    return plan.num_places * len(scenes) / elapsed
+    def measure() -> float:
+        started = time.perf_counter()
+        from_memory = patch.object(ee.data, "getPixels", return_value=answer)
+        with from_memory, ThreadPoolExecutor(flags.num_workers) as pool:
+            list(pool.map(work, places))
+        elapsed = time.perf_counter() - started
+        shutil.rmtree(save_path)
+        return len(places) * len(scenes) / elapsed
+
+    return measure
 
 
-def collect_once(plan: Plan, flags: Namespace, server: Server) -> Collected:
-    """Collect all places into an empty folder, verify it, and remove it."""
+def collect_once(plan: Plan, flags: Namespace) -> dict[str, float]:
+    """Collect all places into an empty folder, verify it, and remove it.
+
+    Places that --verify finds damaged do not count. The time is from the first request to the last
+    line of the journal; requests include repeats, bytes no headers.
+    """
     from datasets.collect.plan import write_plan
     from datasets.collect.run import collect
     from datasets.collect.verify import REPORT_NAME, verify
@@ -287,12 +230,10 @@ def collect_once(plan: Plan, flags: Namespace, server: Server) -> Collected:
     save_path.mkdir()
     write_plan(save_path, plan)
     with redirect_stdout(StringIO()) as shown, redirect_stderr(shown):
-        source = cast("EarthEngine", seco_downloader.open_source(plan, flags))
-        received, served = source.transport.web.bytes_received, cpu_seconds(server.pid)
-        worked, started = time.process_time(), time.perf_counter()
+        source = open_source(plan, flags)
+        received, started = source.transport.web.bytes_received, time.perf_counter()
         collect(plan, source, seco_downloader.new_requester(flags), flags)
-        elapsed, worked = time.perf_counter() - started, time.process_time() - worked
-        served = cpu_seconds(server.pid) - served
+        elapsed = time.perf_counter() - started
         verify(save_path, plan, flags.num_workers)
     checked = json.loads((save_path / REPORT_NAME).read_text())
     damaged = {found["place"] for found in checked["findings"] if found["is_damage"]}
@@ -301,25 +242,40 @@ def collect_once(plan: Plan, flags: Namespace, server: Server) -> Collected:
     images = status["images"]
     if not images:
         raise UserError(f"nothing could be collected: {shown.getvalue()}")
-    return Collected(
-        share=server.share,
-        places=checked["places_done"] - len(damaged),
-        wanted=plan.num_places,
-        images_per_s=images / elapsed,
-        requests_per_image=status["requests"] / images,
-        bytes_per_image=(source.transport.web.bytes_received - received) / images,
-        client_ms=1000 * worked / images,
-        server_ms=1000 * served / images,
+    return {
+        "places": checked["places_done"] - len(damaged),
+        "wanted": plan.num_places,
+        "images_per_s": images / elapsed,
+        "requests_per_image": status["requests"] / images,
+        "bytes_per_image": (source.transport.web.bytes_received - received) / images,
+    }
+
+
+def print_table(results: dict[str, Any]) -> None:
+    """Print the table in Markdown, and whether the goals are met."""
+    print("| case | images/s (quartiles) | requests per image | complete |\n|---|---|---|---|")
+    for case, found in results["images_per_second"].items():
+        own = [run for run in results["runs"] if case == case_name(run["share"])]
+        cells = "- | -"
+        if own:
+            places, wanted = (sum(run[name] for run in own) for name in ("places", "wanted"))
+            requests = mean(run["requests_per_image"] for run in own)
+            cells = f"{requests:.2f} | {places} of {wanted} places"
+        speed = f"{found['median']:.0f} ({found['low']:.0f} .. {found['high']:.0f})"
+        print(f"| {case} | {speed} | {cells} |")
+    share, requests = results["share_of_bound"], results["requests_per_image"]
+    print(
+        f"{share:.0%} of the lower bound ({results['bound']['median']:.0f} images/s), goal "
+        f"{GOAL_SHARE:.0%}: {_verdict(share >= GOAL_SHARE)}\n"
+        f"{requests:.2f} requests per image, goal {GOAL_REQUESTS}: "
+        f"{_verdict(requests <= GOAL_REQUESTS)}; the original {ORIGINAL_REQUESTS}\n"
+        f"{results['mb_per_image']:.2f} MB per image; the original {ORIGINAL_MB} MB\n"
+        f"all places complete and verified: {_verdict(results['is_complete'])}"
     )
 
 
-def cpu_seconds(pid: int) -> float:
-    """Return the core time of a process in seconds; NaN on systems other than Linux."""
-    stat = Path(f"/proc/{pid}/stat")
-    if not stat.exists():
-        return float("nan")
-    user, system = stat.read_text().rpartition(")")[2].split()[11:13]
-    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+def _verdict(met: bool) -> str:
+    return "met" if met else "MISSED"
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The input pipeline of the original SeCo, one sample at a time: what ours is measured against.
+"""The input pipeline of the original SeCo, one sample at a time: what ours is compared with.
 
-Written anew from the description of https://github.com/ServiceNow/seasonal-contrast: nine GeoTIFFs
+Written from the description of https://github.com/ServiceNow/seasonal-contrast: nine GeoTIFFs
 opened with rasterio per sample, Pillow pictures, torchvision's first transforms, colour and blur at
 the full size before the crop, and worker processes of torch's ``DataLoader``.
 """
@@ -13,12 +13,12 @@ import rasterio
 from PIL import Image, ImageFilter
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler
-from torchvision import transforms
+from torchvision import transforms as T
 
 from datasets.bands import RGB_BANDS, RGB_QUANTILES
 from utils.input_spec import IMAGENET_MEAN, IMAGENET_STD
 
-_ENDLESS = 10**9  # samples of an epoch that no measurement reaches the end of
+_ENDLESS = 10**9  # samples of an epoch whose end no measurement reaches
 
 
 class ReferenceDataset(Dataset[tuple[Tensor, list[Tensor]]]):
@@ -31,19 +31,15 @@ class ReferenceDataset(Dataset[tuple[Tensor, list[Tensor]]]):
 
     def __init__(self, root: Path, crop_size: int = 224) -> None:
         self.places = sorted(path for path in root.iterdir() if path.is_dir())
-        self.preprocess = transforms.Compose(
+        crop = T.RandomResizedCrop(crop_size, scale=(0.2, 1.0))
+        normalize = T.Normalize(IMAGENET_MEAN, IMAGENET_STD)
+        self.preprocess = T.Compose([crop, T.ToTensor(), normalize])
+        self.augment = T.Compose(
             [
-                transforms.RandomResizedCrop(crop_size, scale=(0.2, 1.0)),
-                transforms.ToTensor(),
-                transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD),
-            ]
-        )
-        self.augment = transforms.Compose(
-            [
-                transforms.RandomApply([transforms.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
-                transforms.RandomGrayscale(p=0.2),
-                transforms.RandomApply([blur], p=0.5),
-                transforms.RandomHorizontalFlip(),
+                T.RandomApply([T.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
+                T.RandomGrayscale(p=0.2),
+                T.RandomApply([_blur], p=0.5),
+                T.RandomHorizontalFlip(),
             ]
         )
 
@@ -56,7 +52,7 @@ class ReferenceDataset(Dataset[tuple[Tensor, list[Tensor]]]):
     def read(self, index: int) -> list[Image.Image]:
         """Read three dates of a place, drawn with replacement."""
         scenes = [path for path in self.places[index].iterdir() if path.is_dir()]
-        return [read_picture(scene) for scene in np.random.choice(np.array(scenes), 3)]  # noqa: NPY002
+        return [_read_picture(scene) for scene in random.choices(scenes, k=3)]
 
     def views(self, pictures: list[Image.Image]) -> tuple[Tensor, list[Tensor]]:
         """Make the query and the keys of all, temporal and synthetic transformations."""
@@ -65,7 +61,7 @@ class ReferenceDataset(Dataset[tuple[Tensor, list[Tensor]]]):
         return self.preprocess(t0), [self.preprocess(key) for key in keys]
 
 
-def read_picture(scene: Path) -> Image.Image:
+def _read_picture(scene: Path) -> Image.Image:
     """Open the three band files of a scene and stretch them to a picture."""
     channels = []
     for band in RGB_BANDS:
@@ -77,14 +73,13 @@ def read_picture(scene: Path) -> Image.Image:
     return Image.fromarray(np.dstack(channels))
 
 
-def blur(picture: Image.Image) -> Image.Image:
-    """Blur by a random radius, with Pillow."""
+def _blur(picture: Image.Image) -> Image.Image:
     return picture.filter(ImageFilter.GaussianBlur(radius=random.uniform(0.1, 2.0)))
 
 
 def reference_loader(
     dataset: ReferenceDataset, batch_size: int, num_workers: int
 ) -> DataLoader[tuple[Tensor, list[Tensor]]]:
-    """Load batches with worker processes, in an epoch without end: it starts them once."""
+    """Load batches by worker processes, in an epoch without end: it starts them once."""
     sampler = RandomSampler(dataset, replacement=True, num_samples=_ENDLESS)
     return DataLoader(dataset, batch_size, sampler=sampler, num_workers=num_workers, drop_last=True)

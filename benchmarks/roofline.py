@@ -1,86 +1,200 @@
-"""How fast the device could be: its measured ceilings, and what a training step costs.
+"""What a step costs, counted without computing it, and how fast the device could do it.
 
-A step cannot be faster than its arithmetic at the rate of a large matrix product, nor than its
-memory traffic at the rate of a large copy. Operations run one after another, and few of them are at
-both ceilings at once; the sum of the two times is what good code without fusion comes near to.
+Every operator is called once on tensors without memory; its operands and results are the bytes
+that it reads and writes if nothing stays in the cache. A step can be no faster than its arithmetic
+at the rate of a large matrix product, nor than its bytes at the rate of a large copy. Few
+operations are at both ceilings at once; the sum of the two times is what good code without fusion
+comes near to.
 """
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode  # tensors without memory: no public name
+from torch import Tensor
+
+# Torch documents these by their underscored names; tests/scripts/test_traffic.py uses all of them.
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.functional import cross_entropy
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.bare_loop import SPACES, BareLoop
 from benchmarks.timing import Measure, rate
-from benchmarks.traffic_count import Traffic
+from datasets.seco.data_modes import DATA_MODES
 from models.moco2_module import MocoV2
+from utils import fused_views
+from utils.augment_config import AugmentConfig
+from utils.data import sample_keys
+from utils.input_spec import SECO_SPEC
 from utils.precision import auto_precision
+from utils.transforms import Augment
+
+PATCH_SIZE = 264  # of SeCo's patches, px
+# Which operator of a view belongs to which part.
+_VIEW_PARTS = {
+    "seco::grey_sums": "colour",
+    "seco::pictures": "colour",
+    "seco::resize_map": "maps",
+    "seco::blur_map": "maps",
+    "seco::finish_views": "normalise",
+}
 
 
-@dataclass(frozen=True)
-class StepCost:
-    """What a training step on one sample costs, without augmentation.
+class Traffic(TorchDispatchMode):
+    """Count operators and bytes, by part of the step."""
 
-    Attributes:
-        flop: Floating-point operations of convolutions and matrix products; a multiply-add is two.
-        traffic: Bytes that the operations read and write, each by itself, in eager mode.
+    def __init__(self) -> None:
+        super().__init__()
+        self.part = "other"  # what is counted now
+        self.kernels: Counter[str] = Counter()  # operators; each stands for one kernel
+        self.bytes: Counter[str] = Counter()
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        read, written = _tensors((args, kwargs)), _tensors(result)
+        if not _is_free(func, read, written):
+            part = _VIEW_PARTS.get(func._schema.name, self.part)
+            self.kernels[part] += 1
+            self.bytes[part] += sum(map(_num_bytes, [*read, *written]))
+        return result
+
+
+def _tensors(nested: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(nested) if isinstance(leaf, Tensor)]
+
+
+def _is_free(func: Any, read: Sequence[Tensor], written: Sequence[Tensor]) -> bool:
+    """Return whether an operator is a view, an allocation or a query, which touch no memory."""
+    if func._schema.name.startswith(("aten::empty", "aten::new_empty", "prim::")):
+        return True
+    stored = {tensor.untyped_storage()._cdata for tensor in read}
+    is_view = all(tensor.untyped_storage()._cdata in stored for tensor in written)
+    return is_view and not func._schema.is_mutable
+
+
+def _num_bytes(tensor: Tensor) -> int:
+    """Return the bytes behind a tensor; expanded ones have fewer than elements."""
+    return min(tensor.numel() * tensor.itemsize, tensor.untyped_storage().nbytes())
+
+
+def count_views(traffic: Traffic, batch_size: int, crop_size: int, data_mode: str) -> None:
+    """Count the augmentation of one batch: every view of its mode.
+
+    The tensors are CUDA tensors, so that the views take the path of a GPU.
+
+    Args:
+        traffic: Counter.
+        batch_size: Samples.
+        crop_size: Side of a view in pixels.
+        data_mode: Key of ``DATA_MODES``.
     """
+    mode = DATA_MODES[data_mode]
+    config = AugmentConfig(crop_size=crop_size, crop_first=mode.crop_first)
+    keys = sample_keys(0, torch.zeros(batch_size).long(), torch.arange(batch_size))
+    size = (PATCH_SIZE, PATCH_SIZE)
+    augment = Augment(SECO_SPEC, config)
+    augment.fused = fused_views
+    drawn = [
+        augment.draw(keys, stream, view.synthetic, size) for stream, view in enumerate(mode.views)
+    ]
+    with FakeTensorMode(), torch.device("cuda"):
+        for name, buffer in list(augment.named_buffers()):
+            setattr(augment, name, torch.empty(buffer.shape, dtype=buffer.dtype))
+        patches = torch.empty(batch_size, mode.num_dates, 3, *size, dtype=torch.uint8)
+        moved = [replace(each, values=torch.empty(each.values.shape)) for each in drawn]
+        traffic.part = "resample"
+        with traffic:
+            for view, draws in zip(mode.views, moved, strict=True):
+                augment.make(patches[:, view.date], draws)
 
-    flop: float
-    traffic: float
 
+def count_network(
+    traffic: Traffic,
+    batch_size: int,
+    crop_size: int,
+    base_encoder: str,
+    autocast: torch.dtype | None = torch.bfloat16,
+) -> int:
+    """Count forward passes, loss, backward pass and optimiser of one step; return its operations.
 
-@dataclass(frozen=True)
-class Roofline:
-    """Samples per second at the ceilings of a device."""
+    The tensors are CPU tensors, whose operators are the same, because torch cannot differentiate
+    CUDA tensors where there is no driver.
 
-    arithmetic: float
-    memory: float
-
-    @property
-    def one_after_another(self) -> float:
-        """Rate if arithmetic and memory traffic never overlap."""
-        return 1 / (1 / self.arithmetic + 1 / self.memory)
-
-
-def roofline(cost: StepCost, flop_per_s: float, bytes_per_s: float) -> Roofline:
-    """Turn measured ceilings into rates of the step."""
-    return Roofline(flop_per_s / cost.flop, bytes_per_s / cost.traffic)
+    Args:
+        traffic: Counter.
+        batch_size: Samples.
+        crop_size: Side of a view in pixels.
+        base_encoder: Name of a torchvision ResNet.
+        autocast: Type of the arithmetic, None for float32.
+    """
+    spaces = DATA_MODES["seco"].emb_spaces
+    with FakeTensorMode():
+        model = MocoV2(base_encoder, emb_spaces=spaces)
+        # Hooks of a module run before and after its operators.
+        for encoder, part in ((model.encoder_q, "query"), (model.encoder_k, "keys")):
+            encoder.register_forward_pre_hook(lambda *_, part=part: setattr(traffic, "part", part))
+            encoder.register_forward_hook(lambda *_: setattr(traffic, "part", "heads and queues"))
+        optimizer = torch.optim.SGD(model.parameters(), 0.03, momentum=0.9, foreach=True)
+        view = torch.empty(batch_size, 3, crop_size, crop_size)
+        view = view.contiguous(memory_format=torch.channels_last)
+        for weights in filter(lambda each: each.requires_grad, model.parameters()):
+            optimizer.state[weights]["momentum_buffer"] = torch.empty_like(weights)
+        traffic.part = "heads and queues"
+        with FlopCounterMode(display=False) as flops, traffic:
+            with torch.autocast("cpu", autocast, enabled=autocast is not None):
+                logits, targets = model(view, [view] * spaces)
+            loss = torch.stack([cross_entropy(scores, targets) for scores in logits]).sum()
+            traffic.part = "backward"
+            loss.backward()
+            traffic.part = "optimiser"
+            optimizer.step()
+            optimizer.zero_grad()
+    return int(flops.get_total_flops())
 
 
 def step_cost(
-    base_encoder: str,
-    crop_size: int,
-    batch_size: int,
-    num_negatives: int = 16384,
-    autocast: torch.dtype | None = None,
-) -> StepCost:
-    """Count a step of the real model, on tensors without content: nothing is computed.
+    base_encoder: str, crop_size: int, batch_size: int, autocast: torch.dtype | None
+) -> dict[str, float]:
+    """Return what a step on one sample costs, without augmentation.
 
     Args:
         base_encoder: Name of a torchvision ResNet.
         crop_size: Side of a view in pixels.
-        batch_size: Samples of a step; what is done once per step is shared by them.
-        num_negatives: Length of each queue.
+        batch_size: Samples of a step, which share what is done once.
         autocast: Type of the arithmetic, None for float32.
+
+    Returns:
+        "flop": Operations of convolutions and matrix products; a multiply-add is two.
+        "traffic": Bytes that the operators read and write, each by itself.
     """
-    with FakeTensorMode():
-        model = MocoV2(base_encoder, num_negatives=num_negatives, emb_spaces=SPACES)
-        loop = BareLoop(model, autocast)
-        images = torch.empty(batch_size, 3, crop_size, crop_size)
-        with FlopCounterMode(display=False) as counter, Traffic() as traffic:
-            loop.step(images, [images] * SPACES)
-    return StepCost(
-        counter.get_total_flops() / batch_size, sum(traffic.bytes.values()) / batch_size
-    )
+    flop = count_network(traffic := Traffic(), batch_size, crop_size, base_encoder, autocast)
+    return {"flop": flop / batch_size, "traffic": sum(traffic.bytes.values()) / batch_size}
 
 
 def ceilings(device: torch.device) -> dict[str, Measure]:
     """Measure what the device does at most, in operations or bytes per second."""
-    cases = {gemm_name(None): gemm(device, torch.float32), "ceiling/copy": copy(device)}
-    if device.type == "cuda" or auto_precision(on_gpu=False) == "bf16-mixed":
-        cases[gemm_name(torch.bfloat16)] = gemm(device, torch.bfloat16)
+    on_gpu = device.type == "cuda"
+    size, length, calls = (8192, 2**30, 20) if on_gpu else (1536, 2**27, 3)  # beyond any cache
+    types = [torch.float32]
+    if auto_precision(on_gpu) == "bf16-mixed":
+        types.append(torch.bfloat16)
+    cases = {}
+    for dtype in types:
+        left, right, out = (torch.randn(size, size, device=device).to(dtype) for _ in range(3))
+        product = partial(torch.mm, left, right, out=out)
+        cases[gemm_name(dtype)] = _repeated(product, calls, 2 * size**3, device)
+    source, target = (torch.zeros(length, dtype=torch.uint8, device=device) for _ in range(2))
+    cases["ceiling/copy"] = _repeated(partial(target.copy_, source), calls, 2 * length, device)
     return cases
 
 
@@ -89,27 +203,6 @@ def gemm_name(autocast: torch.dtype | None) -> str:
     return f"ceiling/GEMM {str(autocast or torch.float32).removeprefix('torch.')}"
 
 
-def gemm(device: torch.device, dtype: torch.dtype) -> Measure:
-    """Measure floating-point operations per second of a large square matrix product."""
-    size, calls = (8192, 20) if device.type == "cuda" else (1536, 2)
-    left, right, out = (torch.randn(size, size, device=device).to(dtype) for _ in range(3))
-
-    def work() -> None:
-        for _ in range(calls):
-            torch.mm(left, right, out=out)
-
+def _repeated(work: Callable[[], object], calls: int, units: int, device: torch.device) -> Measure:
     work()  # libraries are loaded by the first call
-    return rate(work, 2 * size**3 * calls, device)
-
-
-def copy(device: torch.device) -> Measure:
-    """Measure bytes per second, read and written, of a copy that no cache holds."""
-    size, calls = (2**30, 20) if device.type == "cuda" else (2**27, 4)
-    source, target = (torch.zeros(size, dtype=torch.uint8, device=device) for _ in range(2))
-
-    def work() -> None:
-        for _ in range(calls):
-            target.copy_(source)
-
-    work()
-    return rate(work, 2 * size * calls, device)
+    return rate(lambda: [work() for _ in range(calls)], calls * units, device)

@@ -7,8 +7,7 @@ numbers show that the protocols run and differ; they say nothing about the real 
 
 import time
 from argparse import Namespace
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,56 +22,32 @@ from utils.flags import Parser
 from utils.report import new_run_dir, write_results
 
 ENCODERS = ("random", "pretrain")
-COMMON = ("--num_workers", "1", "--gpus", "0")
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One line of the table.
-
-    Attributes:
-        name: Data set and method.
-        main: Of the script.
-        folder: Of the data set in the run's folder.
-        flags: Of the script.
-        metric: Key of its result.
-    """
-
-    name: str
-    main: Callable[[Sequence[str]], dict[str, Any]]
-    folder: str
-    flags: tuple[str, ...]
-    metric: str
-
-
-_EUROSAT = ("EuroSAT", main_eurosat.main, "eurosat")
-_LINEAR = ("--num_seeds", "3", "--max_epochs", "100")
-_BIGEARTHNET = ("BigEarthNet", main_bigearthnet.main, "bigearthnet")
-_PROBE = ("--freeze_backbone", "--learning_rate", "1e-3", "--batch_size", "64", *_LINEAR)
-_TUNE = ("--learning_rate", "1e-3", "--batch_size", "32", "--max_epochs", "10", "--num_seeds", "1")
-_OSCD = ("OSCD", main_oscd.main, "oscd")
-_CHANGE = ("--max_epochs", "20", "--batch_size", "8", "--num_seeds", "2")
-_PAPER = ("--protocol", "paper")
+COMMON = "--num_workers 1 --gpus 0"
+# Per data set its folder and its script.
+SCRIPTS = {
+    "EuroSAT": ("eurosat", main_eurosat.main),
+    "BigEarthNet": ("bigearthnet", main_bigearthnet.main),
+    "OSCD": ("oscd", main_oscd.main),
+}
+_PROBE = "--freeze_backbone --learning_rate 1e-3 --batch_size 64 --num_seeds 3 --max_epochs 100"
+_TUNE = "--learning_rate 1e-3 --batch_size 32 --max_epochs 10 --num_seeds 1"
+_CHANGE = "--max_epochs 20 --batch_size 8 --num_seeds 2"
+_PAPER = "--protocol paper"
+# The lines of the table: data set and method, key of the result, and flags.
 TRIALS = (
-    *(
-        Trial(f"{name}, {what}", main, folder, flags, metric)
-        for (name, main, folder), what, flags, metric in (
-            (_EUROSAT, "linear", _LINEAR, "test/accuracy"),
-            (_EUROSAT, "L-BFGS", ("--method", "lbfgs", "--num_seeds", "1"), "test/accuracy"),
-            (_EUROSAT, "5-NN", ("--method", "knn", "--num_seeds", "1"), "test/accuracy"),
-            (
-                _EUROSAT,
-                "linear, paper",
-                (*_PAPER, "--num_seeds", "1", "--max_epochs", "20"),
-                "val/accuracy_batch_mean",
-            ),
-            (_BIGEARTHNET, "linear", _PROBE, "test/map_micro"),
-            (_BIGEARTHNET, "linear, paper", (*_PROBE, *_PAPER), "val/map_micro_batch_mean"),
-            (_BIGEARTHNET, "fine-tuning", _TUNE, "test/map_micro"),
-            (_OSCD, "frozen", _CHANGE, "test/f1"),
-            (_OSCD, "frozen, paper", (*_CHANGE, *_PAPER), "val/f1_batch_mean"),
-        )
+    ("EuroSAT, linear", "test/accuracy", "--num_seeds 3 --max_epochs 100"),
+    ("EuroSAT, L-BFGS", "test/accuracy", "--method lbfgs --num_seeds 1"),
+    ("EuroSAT, 5-NN", "test/accuracy", "--method knn --num_seeds 1"),
+    (
+        "EuroSAT, linear, paper",
+        "val/accuracy_batch_mean",
+        f"{_PAPER} --num_seeds 1 --max_epochs 20",
     ),
+    ("BigEarthNet, linear", "test/map_micro", _PROBE),
+    ("BigEarthNet, linear, paper", "val/map_micro_batch_mean", f"{_PROBE} {_PAPER}"),
+    ("BigEarthNet, fine-tuning", "test/map_micro", _TUNE),
+    ("OSCD, frozen", "test/f1", _CHANGE),
+    ("OSCD, frozen, paper", "val/f1_batch_mean", f"{_CHANGE} {_PAPER}"),
 )
 
 
@@ -97,16 +72,26 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     args = parse_args(argv)
     check_checkpoint("ckpt_path", args.ckpt_path)
     run_dir = new_run_dir(args.log_dir, "table")
-    write_worlds(args, run_dir)
     if args.ckpt_path is None:
+        demo.write_places(args, run_dir)
         demo.pretrain(args, run_dir)
     checkpoint = args.ckpt_path or demo.checkpoint_of(run_dir)
-    table = {}
-    for trial in TRIALS:
-        print(f"== {trial.name}")
-        table[trial.name] = {
-            encoder: measure(args, run_dir, trial, encoder, checkpoint) for encoder in ENCODERS
-        }
+    seed = args.seed + 1000  # another part of the world
+    write_eurosat(run_dir / "eurosat", images_per_class=args.images_per_class, seed=seed)
+    write_bigearthnet(run_dir / "bigearthnet", num_patches=args.num_patches, seed=seed)
+    write_oscd(run_dir / "oscd", num_cities=args.num_cities, size=240, seed=seed)
+    table: dict[str, dict[str, dict[str, Any]]] = {}
+    for name, metric, own_flags in TRIALS:
+        print(f"== {name}")
+        table[name] = {}
+        folder, script = SCRIPTS[name.partition(",")[0]]
+        for encoder in ENCODERS:
+            flags = ["--data_dir", run_dir / folder, "--log_dir", run_dir, "--seed", args.seed]
+            flags += ["--backbone_type", encoder]
+            flags += ["--ckpt_path", checkpoint] if encoder == "pretrain" else []
+            found = script([*COMMON.split(), *own_flags.split(), *map(str, flags)])
+            spread = {key: found[f"{metric}_{key}"] for key in ("std", "per_seed")}
+            table[name][encoder] = {"metric": metric, "mean": found[metric]} | spread
     print_table(table)
     plot_table(run_dir / "table.png", table)
     print(f"picture: {run_dir / 'table.png'}")
@@ -114,35 +99,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     return table
 
 
-def write_worlds(args: Namespace, run_dir: Path) -> None:
-    """Write the miniature data sets; each is another part of the world."""
-    if args.ckpt_path is None:
-        demo.write_places(args, run_dir)
-    seed = args.seed + 1000
-    write_eurosat(run_dir / "eurosat", images_per_class=args.images_per_class, seed=seed)
-    write_bigearthnet(run_dir / "bigearthnet", num_patches=args.num_patches, seed=seed)
-    write_oscd(run_dir / "oscd", num_cities=args.num_cities, size=240, seed=seed)
-
-
-def measure(
-    args: Namespace, run_dir: Path, trial: Trial, encoder: str, checkpoint: Path
-) -> dict[str, Any]:
-    """Run a script and return its metric: mean, deviation and raw values, in percent."""
-    flags = ["--data_dir", run_dir / trial.folder, "--log_dir", run_dir, "--seed", args.seed]
-    flags += ["--backbone_type", encoder]
-    if encoder == "pretrain":
-        flags += ["--ckpt_path", checkpoint]
-    metrics = trial.main([*COMMON, *trial.flags, *map(str, flags)])
-    return {
-        "metric": trial.metric,
-        "mean": metrics[trial.metric],
-        "std": metrics[f"{trial.metric}_std"],
-        "per_seed": metrics[f"{trial.metric}_per_seed"],
-    }
-
-
 def print_table(table: dict[str, dict[str, dict[str, Any]]]) -> None:
-    """Print the table in Markdown, as it stands in README.md."""
+    """Print the table in Markdown, as in docs/evaluation.md."""
     print("\n| miniature Earth | metric | random | pre-trained |\n|---|---|---|---|")
     for name, row in table.items():
         cells = [
@@ -160,12 +118,12 @@ def plot_table(path: Path, table: dict[str, dict[str, dict[str, Any]]]) -> None:
 
     figure = Figure(figsize=(9, 1 + 0.6 * len(table)), layout="constrained")
     axes = figure.add_subplot()
-    for place, (encoder, color) in enumerate(zip(ENCODERS, ("tab:grey", "tab:green"), strict=True)):
-        rows = [row + 0.4 * place - 0.2 for row in range(len(table))]
+    for encoder, color, shift in zip(ENCODERS, ("tab:grey", "tab:green"), (-0.2, 0.2), strict=True):
+        rows = [row + shift for row in range(len(table))]
         cells = [row[encoder] for row in table.values()]
         spreads = [cell["std"] or 0.0 for cell in cells]
-        heights = [cell["mean"] for cell in cells]
-        bars = axes.barh(rows, heights, 0.38, xerr=spreads, color=color, label=encoder)
+        means = [cell["mean"] for cell in cells]
+        bars = axes.barh(rows, means, 0.38, xerr=spreads, color=color, label=encoder)
         axes.bar_label(bars, fmt="%.1f", padding=6)
     axes.set_yticks(range(len(table)), list(table))
     axes.set(xlim=(0, 110), xlabel="percent", title="the miniature Earth, seed 0")

@@ -6,7 +6,7 @@ A minute, for a first look:
 All of it, with a picture:
   python -m benchmarks.throughput --plot throughput.png
 
-Everything is measured beside the original's pipeline and the ceilings of this device, in rounds:
+Everything is measured next to the original's pipeline and the ceilings of this device, in rounds:
 each case once per round, medians and quartiles over the rounds, ratios within a round. Data is a
 miniature Earth as JPEG-compressed GeoTIFFs, in the page cache; --data_dir takes real places.
 """
@@ -24,7 +24,6 @@ import tempfile
 import time
 from argparse import Namespace
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from utils.cli import GPUS_HELP, run
@@ -33,52 +32,27 @@ from utils.errors import UserError
 from utils.files import check_exists
 from utils.flags import Parser, check_positive
 from utils.launch import resolve_gpus
-from utils.precision import auto_precision
+from utils.precision import auto_precision, autocast_type
 from utils.report import provenance, write_json
 
-# torch is imported by the functions that use it, so that wrong flags are answered at once.
-if TYPE_CHECKING:
-    from benchmarks.archive import Archive
-    from benchmarks.roofline import StepCost
+if TYPE_CHECKING:  # torch is imported later, so that wrong flags are answered at once
     from benchmarks.timing import Rates
-    from benchmarks.train_cases import TrainPlan
 
 RESULTS = Path(__file__).parent / "results"
 ENCODERS = ("resnet18", "resnet50")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How much is measured.
-
-    Attributes:
-        repeats: Rounds.
-        num_places: Places of the archive.
-        num_drawn: How many of them are drawn; the others are the same again.
-        num_samples: Samples of one repeat of reading or augmentation on one core.
-        train: How steps are measured.
-        end_to_end: Encoders that are trained end to end.
-    """
-
-    repeats: int
-    num_places: int
-    num_drawn: int
-    num_samples: int
-    train: TrainPlan
-    end_to_end: tuple[str, ...]
 
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     """Read the command line, or ``argv`` in tests."""
     parser = Parser(__doc__)
     add = parser.add_argument
-    add("--quick", action="store_true", help="measure less of everything")
+    add("--quick", action="store_true", help="measure less of everything, for a CPU")
     add("--data_dir", type=Path, help="SeCo folder whose first places are copied and measured")
     add("--gpus", type=int, choices=[0, 1], help=GPUS_HELP)
     add("--precision", choices=["auto", "32-true", "bf16-mixed"], default="auto", help="of steps")
     add("--batch_size", type=int, help="samples of a step (default: 256, CPU 32, quick 16)")
     add("--crop_size", type=int, help="pixels of a view of a step (default: 224, CPU 64)")
-    add("--repeats", type=int, help="rounds (default: 7, GPU 5, quick 3)")
+    add("--repeats", type=int, help="rounds (default: 5, CPU 7, quick 3)")
     add("--num_places", type=int, help="places (default: 5120, CPU 512, quick 128)")
     add("--save_path", type=Path, help="JSON to write (default: in benchmarks/results)")
     add("--plot", type=Path, help="PNG to draw the rates into")
@@ -93,117 +67,93 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     check_exists("data_dir", args.data_dir)
     import torch
 
-    from benchmarks.targets import check_targets
-    from benchmarks.throughput_report import plot_rates, print_report
+    from benchmarks.roofline import step_cost
+    from benchmarks.throughput_report import check_goals, print_report
+    from benchmarks.timing import plot_bars
 
     resolve_gpus(args)
-    plan = make_plan(args)
+    choose_sizes(args)
     busy = os.getloadavg()[0]  # processes that wanted to run in the last minute
     if busy > 0.5:
         print(f"other processes keep {busy:.1f} cores busy: the rates will be too low")
     torch.set_num_threads(available_cores())
     torch.backends.cudnn.benchmark = True  # as in main_pretrain.py
     with tempfile.TemporaryDirectory(prefix="throughput-") as scratch:
-        archive = make_archive(Path(scratch), plan, args.data_dir)
-        rates = measure(plan, archive)
-    costs = {name: cost(name, plan.train) for name in ENCODERS}
-    device_name = torch.cuda.get_device_name() if args.gpus else "CPU"
-    targets = check_targets(rates, device_name)
+        rates = measure(args, Path(scratch))
+    sizes = (args.crop_size, args.batch_size, autocast_type(args.precision))
+    costs = {name: step_cost(name, *sizes) for name in ENCODERS}
+    targets = check_goals(rates, torch.cuda.get_device_name() if args.gpus else "CPU")
     result = {
         "rates": {name: case.summary() for name, case in rates.items()},
-        "step_costs": {name: asdict(cost) for name, cost in costs.items()},
+        "step_costs": costs,
         "targets": targets,
-        "plan": asdict(plan),
         "load_before": busy,
         "seconds": round(time.perf_counter() - started, 1),
     } | provenance(args)
-    print_report(plan.train, rates, costs, targets)
-    path = args.save_path or default_path(args)
-    write_json(path, result)
+    print_report(args, rates, costs, targets)
+    write_json(args.save_path, result)
     if args.plot is not None:
-        plot_rates(args.plot, rates)
+        shown = {name: case for name, case in rates.items() if not name.startswith("ceiling/")}
+        label = "samples per second; grey: the original's pipeline"
+        plot_bars(args.plot, shown, "reference", xscale="log", xlabel=label)
         print(f"picture: {args.plot}")
-    print(f"results: {path}")
+    print(f"results: {args.save_path}")
     return result
 
 
-def make_plan(args: Namespace) -> Plan:
-    """Choose sizes that fit the device; flags win."""
-    import torch
+# Per column: on a GPU, on a CPU, with --quick on a CPU.
+SIZES = {
+    "batch_size": (256, 32, 16),
+    "crop_size": (224, 64, 64),
+    "repeats": (5, 7, 3),
+    "num_places": (5120, 512, 128),
+    "num_drawn": (48, 48, 12),  # places; the others are the same again
+    "num_samples": (64, 64, 16),  # of reading and augmentation, per round
+    "warm_up": (8, 3, 1),  # steps
+    "steps": (40, 10, 2),
+}
 
-    from benchmarks.train_cases import TrainPlan
 
+def choose_sizes(args: Namespace) -> None:
+    """Add what the flags leave open, to fit the device."""
     on_gpu, cores = args.gpus > 0, available_cores()
-    precision = auto_precision(on_gpu) if args.precision == "auto" else args.precision
-    batch_size = args.batch_size or (256 if on_gpu else 16 if args.quick else 32)
-    train = TrainPlan(
-        device=torch.device("cuda" if on_gpu else "cpu"),
-        precision=precision,
-        batch_size=batch_size,
-        crop_size=args.crop_size or (224 if on_gpu else 64),
-        warm_up=8 if on_gpu else 1 if args.quick else 3,
-        steps=40 if on_gpu else 2 if args.quick else 10,
-        num_threads=min(8, cores) if on_gpu else 1,  # one is enough to feed a CPU
-        num_processes=cores if on_gpu else max(1, cores // 2),  # the others train
-    )
-    num_places = args.num_places or (5120 if on_gpu else 128 if args.quick else 512)
-    if num_places < batch_size:
-        raise UserError(f"--num_places {num_places} is less than a batch of {batch_size}: raise it")
-    return Plan(
-        repeats=args.repeats or (3 if args.quick else 5 if on_gpu else 7),
-        num_places=num_places,
-        num_drawn=min(12 if args.quick else 48, num_places),
-        num_samples=16 if args.quick else 64,
-        train=train,
-        end_to_end=ENCODERS[:1] if args.quick else ENCODERS,
-    )
+    for name, sizes in SIZES.items():
+        if getattr(args, name, None) is None:
+            setattr(args, name, sizes[0 if on_gpu else 2 if args.quick else 1])
+    if args.precision == "auto":
+        args.precision = auto_precision(on_gpu)
+    name = f"throughput_{'gpu' if on_gpu else 'cpu'}{'_quick' * args.quick}.json"
+    args.save_path = args.save_path or RESULTS / name
+    if args.num_places < args.batch_size:
+        raise UserError(
+            f"--num_places {args.num_places} is less than a batch of {args.batch_size}: raise it"
+        )
+    args.num_drawn = min(args.num_drawn, args.num_places)
+    args.num_threads = min(8, cores) if on_gpu else 1  # that read; one is enough to feed a CPU
+    args.num_processes = cores if on_gpu else max(1, cores // 2)  # of the original; others train
 
 
-def make_archive(scratch: Path, plan: Plan, data_dir: Path | None) -> Archive:
-    """Write, or copy, places into an empty folder; zip and pack them."""
-    from benchmarks.archive import Archive, copy_folder, write_folder
-
-    folder = scratch / "seco"
-    if data_dir is None:
-        write_folder(folder, plan.num_places, plan.num_drawn)
-    else:
-        copy_folder(data_dir, folder, plan.num_places)
-    return Archive.beside(folder, scratch)
-
-
-def measure(plan: Plan, archive: Archive) -> dict[str, Rates]:
+def measure(args: Namespace, scratch: Path) -> dict[str, Rates]:
     """Measure on the device first: a core is reserved for what follows."""
-    from benchmarks.input_cases import input_cases
+    from benchmarks.input_cases import input_cases, make_archive
     from benchmarks.roofline import ceilings
     from benchmarks.timing import interleave
     from benchmarks.train_cases import TrainCases
 
-    trainings = [TrainCases(plan.train, archive, name) for name in ENCODERS]
-    cases = ceilings(plan.train.device)
-    cases |= trainings[0].augmentation()
-    for training in trainings:
+    make_archive(scratch, args.num_places, args.num_drawn, args.data_dir)
+    trainings = [TrainCases(args, scratch, name) for name in ENCODERS]
+    cases = ceilings(trainings[0].device) | trainings[0].augmentation()
+    for number, training in enumerate(trainings):
         cases |= training.steps()
-        if training.base_encoder in plan.end_to_end:
+        if number == 0 or not args.quick:
             cases |= training.end_to_end()
     cases |= trainings[0].reference()
-    print(f"training on {plan.train.device}, {plan.repeats} rounds")
-    rates = interleave(cases, plan.repeats)
-    print(f"reading and augmentation on one core, {plan.repeats} rounds")
-    with input_cases(archive, plan.num_samples) as cases:
+    print(f"training on {trainings[0].device}, {args.repeats} rounds")
+    rates = interleave(cases, args.repeats)
+    print(f"reading and augmentation on one core, {args.repeats} rounds")
+    with input_cases(scratch, args.num_samples) as cases:
         interleave(cases, 1)  # fills the page cache
-        return rates | interleave(cases, plan.repeats)
-
-
-def cost(base_encoder: str, plan: TrainPlan) -> StepCost:
-    """Count the arithmetic and the memory traffic of a step."""
-    from benchmarks.roofline import step_cost
-
-    return step_cost(base_encoder, plan.crop_size, plan.batch_size, autocast=plan.autocast)
-
-
-def default_path(args: Namespace) -> Path:
-    """Name the JSON after the device and the length of the run."""
-    return RESULTS / f"throughput_{'gpu' if args.gpus else 'cpu'}{'_quick' * args.quick}.json"
+        return rates | interleave(cases, args.repeats)
 
 
 if __name__ == "__main__":

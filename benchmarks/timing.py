@@ -1,36 +1,41 @@
-"""Honest timings: warm-up, interleaved repeats, medians with quartiles, waits for the device."""
+"""Honest timings: interleaved rounds, medians with quartiles, waits for the device, a bar chart."""
 
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
+
+from utils.plots import save_figure
 
 Measure = Callable[[], float]  # one repeat of a case, in units per second
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Units per second of one case, one number per repeat, in their order."""
+    """Units per second of one case, one number per round, in their order."""
 
     values: tuple[float, ...]
 
     @property
     def median(self) -> float:
-        """The middle repeat."""
+        """The middle round."""
         return median(self.values)
 
     @property
     def quartiles(self) -> tuple[float, float]:
-        """Between which half of the repeats lie; NumPy's linear interpolation."""
+        """Limits of the middle half of the rounds; NumPy's linear interpolation."""
         low, high = np.quantile(self.values, (0.25, 0.75))
         return float(low), float(high)
 
-    def summary(self) -> dict[str, float | tuple[float, ...]]:
+    def summary(self) -> dict[str, Any]:
         """Return all of it for a JSON file."""
         low, high = self.quartiles
         return {"median": self.median, "low": low, "high": high, "values": self.values}
@@ -51,26 +56,17 @@ def interleave(cases: Mapping[str, Measure], repeats: int) -> dict[str, Rates]:
 
 def rate(work: Callable[[], object], units: int, device: torch.device) -> Measure:
     """Make a measurement of a call that handles so many units."""
-    return lambda: units / seconds(work, device)
 
-
-def seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Time a call; on a GPU by its own clock, from the first kernel to the end of the last."""
-    if device.type == "cuda":
-        first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda.synchronize(device)
-        first.record()
+    def measure() -> float:
+        started = clock(device)
         work()
-        last.record()
-        last.synchronize()
-        return first.elapsed_time(last) / 1000  # it counts milliseconds
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
+        return units / (clock(device) - started)
+
+    return measure
 
 
 def clock(device: torch.device) -> float:
-    """Return the time in seconds once the device has done what it was asked for."""
+    """Return the time in seconds once the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
@@ -90,3 +86,25 @@ def one_core() -> Iterator[None]:
         torch.set_num_threads(threads)
         if cores is not None:
             os.sched_setaffinity(0, cores)
+
+
+def plot_bars(path: Path, rates: Mapping[str, Rates], grey: str, **axis: Any) -> None:
+    """Draw the rates as bars with their quartiles.
+
+    Args:
+        path: PNG to write.
+        rates: Rates of each case.
+        grey: Part of the name of the cases that are drawn in grey, for comparison.
+        **axis: Properties of the axes, such as its label.
+    """
+    medians = [case.median for case in rates.values()]
+    quartiles = np.array([case.quartiles for case in rates.values()]).T  # (2, cases)
+    figure = Figure(figsize=(9, 0.32 * len(rates) + 1), layout="constrained")
+    axes = figure.add_subplot()
+    colors = ["tab:grey" if grey in name else "tab:green" for name in rates]
+    bars = axes.barh(list(rates), medians, xerr=np.abs(quartiles - medians), color=colors)
+    axes.bar_label(bars, fmt="{:,.0f}", padding=5)
+    axes.margins(x=0.15)
+    axes.set(**axis)
+    axes.invert_yaxis()
+    save_figure(figure, path)

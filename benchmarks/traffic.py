@@ -1,15 +1,10 @@
 """Count what one training step moves on a GPU, without a GPU: ``python -m benchmarks.traffic``.
 
-Every operator is called once on tensors without memory, and its operands and results are added up:
-the bytes that it reads and writes if nothing stays in the cache. A step can be no faster than these
-bytes at the memory bandwidth. Views are counted as CUDA tensors, so that they take the path of a
-GPU; the network as CPU tensors under the CPU's autocast, whose operators are the same, because
-torch cannot differentiate CUDA tensors where there is no driver.
+The views take the path of a GPU, and nothing is computed, see ``benchmarks/roofline.py``.
 """
 
 from __future__ import annotations
 
-import json
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +13,7 @@ from typing import Any
 from datasets.seco.data_modes import DATA_MODES
 from utils.cli import run
 from utils.flags import Parser, check_positive
+from utils.report import write_json
 
 # GB/s; data sheets of NVIDIA H200 SXM (4.8 TB/s), H100 SXM5 (3.35) and A100-80 SXM (2.04).
 BANDWIDTHS = {"H200": 4800.0, "H100": 3350.0, "A100": 2039.0}
@@ -27,7 +23,7 @@ GOAL_GB, GOAL_KERNELS = 4.5, 80  # for the augmentation of 256 samples of four v
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Print the table, and return it."""
     args = parse_args(argv)
-    from benchmarks.traffic_count import Traffic, count_network, count_views
+    from benchmarks.roofline import Traffic, count_network, count_views
 
     views, network = Traffic(), Traffic()
     count_views(views, args.batch_size, args.crop_size, args.data_mode)
@@ -45,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         print(f"{part:18s}{row['GB']:8.2f}{row['kernels']:9d}{times}")
     result = {"parts": parts, "GB/s": BANDWIDTHS}
     if args.json is not None:
-        args.json.write_text(json.dumps(result, indent=1) + "\n")
+        write_json(args.json, result)
     total, kernels = sum(views.bytes.values()) / 1e9, sum(views.kernels.values())
     print(f"augmentation: {total:.1f} GB in {kernels} kernels")
     return result
@@ -54,11 +50,12 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     """Read the command line, or ``argv`` in tests."""
     parser = Parser(__doc__)
-    parser.add_argument("--base_encoder", default="resnet18", help="Name of a torchvision ResNet.")
-    parser.add_argument("--batch_size", type=int, default=256, help="Samples of a step.")
-    parser.add_argument("--crop_size", type=int, default=224, help="Side of a view in pixels.")
-    parser.add_argument("--data_mode", choices=DATA_MODES, default="seco", help="Kind of samples.")
-    parser.add_argument("--json", type=Path, help="File to write the table to.")
+    add = parser.add_argument
+    add("--base_encoder", default="resnet18", help="Name of a torchvision ResNet.")
+    add("--batch_size", type=int, default=256, help="Samples of a step.")
+    add("--crop_size", type=int, default=224, help="Side of a view in pixels.")
+    add("--data_mode", choices=DATA_MODES, default="seco", help="Kind of samples.")
+    add("--json", type=Path, help="File to write the table to.")
     args = parser.parse_args(argv)
     check_positive(args, "batch_size", "crop_size")
     return args

@@ -1,116 +1,97 @@
 """What a device trains: the step alone, from patches in memory, and end to end from a store."""
 
-from collections.abc import Iterator
+import gc
+from argparse import Namespace
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice, repeat
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch.utils.data import DataLoader
 
-from benchmarks.archive import Archive
-from benchmarks.bare_loop import SPACES, BareLoop, seco_views
-from benchmarks.input_cases import endless, store_loader
-from benchmarks.lightning_run import trainer_rate
+import main_pretrain
+from benchmarks.input_cases import FOLDER, SECO, STORE, Views, endless, seco_views, store_loader
 from benchmarks.reference_pipeline import ReferenceDataset, reference_loader
 from benchmarks.timing import Measure, clock, rate
 from datasets.store.reader import PackedStore
 from models.moco2_module import MocoV2
+from models.pretrain_run import FiniteLoss, pretrain_trainer
 from utils.augment_config import AugmentConfig
-from utils.data import sample_keys
+from utils.launch import World
 from utils.precision import autocast_type
 from utils.transforms import Augment
 
-Views = tuple[Tensor, list[Tensor]]
 
+class BareLoop:
+    """Steps of Seasonal Contrast with the defaults of main_pretrain.py, without Lightning.
 
-@dataclass(frozen=True)
-class TrainPlan:
-    """How steps are measured.
-
-    Attributes:
-        device: Where to train.
-        precision: Key of ``utils.precision.PRECISIONS``.
-        batch_size: Samples of a step.
-        crop_size: Side of a view in pixels.
-        warm_up: Steps before the clock starts, in every repeat.
-        steps: Steps that count.
-        num_threads: Threads that read a store.
-        num_processes: Processes of the original's pipeline.
+    Args:
+        model: On the device where it trains.
+        autocast: Type of the arithmetic, None for float32.
     """
 
-    device: torch.device
-    precision: str
-    batch_size: int
-    crop_size: int
-    warm_up: int
-    steps: int
-    num_threads: int
-    num_processes: int
+    def __init__(self, model: MocoV2, autocast: torch.dtype | None) -> None:
+        self.model = model
+        self.autocast = autocast
+        parameters = [*model.encoder_q.parameters(), *model.heads_q.parameters()]
+        self.optimizer = model.optimizer(parameters)
 
-    @property
-    def autocast(self) -> torch.dtype | None:
-        """Type of the arithmetic, None for float32."""
-        return autocast_type(self.precision)
-
-    def flags(self, base_encoder: str) -> list[str]:
-        """Return the flags of main_pretrain.py that train like this."""
-        flags = {
-            "base_encoder": base_encoder,
-            "precision": self.precision,
-            "batch_size": self.batch_size,
-            "crop_size": self.crop_size,
-            "num_workers": self.num_threads,
-            "gpus": int(self.device.type == "cuda"),
-        }
-        return [str(part) for name, value in flags.items() for part in (f"--{name}", value)]
+    def step(self, views: Views) -> None:
+        """Train on one batch of views."""
+        img_q, img_k = views
+        with torch.autocast(img_q.device.type, self.autocast, enabled=self.autocast is not None):
+            logits, targets = self.model(img_q, img_k)
+            loss = torch.stack([F.cross_entropy(scores, targets) for scores in logits]).sum()
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
 
 
 class TrainCases:
     """Measurements of the training of one encoder, in samples per second.
 
     Args:
-        plan: How to measure.
-        archive: Patches to train on.
+        args: Sizes, as ``benchmarks.throughput`` chooses them.
+        archive: Folder of ``make_archive``.
         base_encoder: Name of a torchvision ResNet.
     """
 
-    def __init__(self, plan: TrainPlan, archive: Archive, base_encoder: str) -> None:
-        self.plan = plan
+    def __init__(self, args: Namespace, archive: Path, base_encoder: str) -> None:
+        self.args = args
         self.archive = archive
         self.base_encoder = base_encoder
-        model = MocoV2(base_encoder, emb_spaces=SPACES).to(memory_format=torch.channels_last)
-        self.bare_loop = BareLoop(model.to(plan.device), plan.autocast)
-        store = PackedStore(archive.store)
-        config = AugmentConfig(crop_size=plan.crop_size)
-        self.augment = Augment(store.input_spec, config).to(plan.device)
-        self.loader = store_loader(store, plan.batch_size, plan.num_threads, plan.device)
+        self.device = torch.device("cuda" if args.gpus else "cpu")
+        model = MocoV2(base_encoder, emb_spaces=SECO.emb_spaces).to(self.device)
+        model = model.to(memory_format=torch.channels_last)
+        self.bare_loop = BareLoop(model, autocast_type(args.precision))
+        store = PackedStore(archive / STORE)
+        augment = Augment(store.input_spec, AugmentConfig(crop_size=args.crop_size))
+        self.make_views = partial(seco_views, augment.to(self.device))
+        self.loader = store_loader(store, args.batch_size, args.num_threads, self.device)
         with closing(endless(self.loader)) as batches:
             batch = next(batches)
             self.batch = {name: batch[name].clone() for name in ("patches", "epoch", "index")}
-        self.views = self.make_views(self.batch)
-
-    def make_views(self, batch: dict[str, Any]) -> Views:
-        """Augment a batch of patches on the device."""
-        keys = sample_keys(0, batch["epoch"], batch["index"])
-        return seco_views(self.augment, batch["patches"], keys)
 
     def augmentation(self) -> dict[str, Measure]:
         """Measure the augmentation on the device."""
+        steps = self.args.steps
 
         def work() -> None:
-            for _ in range(self.plan.steps):
+            for _ in range(steps):
                 self.make_views(self.batch)
 
-        units = self.plan.steps * self.plan.batch_size
-        return {"augment/device": rate(work, units, self.plan.device)}
+        return {"augment/device": rate(work, steps * self.args.batch_size, self.device)}
 
     def steps(self) -> dict[str, Measure]:
         """Measure the bare loop on views, and on patches, that are on the device already."""
+        views = self.make_views(self.batch)
         return {
-            f"{self.base_encoder}/step, views": lambda: self._rate(repeat(self.views)),
+            f"{self.base_encoder}/step, views": lambda: self._rate(repeat(views)),
             f"{self.base_encoder}/step, patches": lambda: self._rate(
                 map(self.make_views, repeat(self.batch))
             ),
@@ -118,33 +99,33 @@ class TrainCases:
 
     def end_to_end(self) -> dict[str, Measure]:
         """Measure the bare loop and Lightning's from a store, Lightning's also from memory."""
-        plan = self.plan
-        flags = ["--data_dir", str(self.archive.store), *plan.flags(self.base_encoder)]
-        trainer = partial(trainer_rate, warm_up=plan.warm_up, steps=plan.steps)
+        names = ("precision", "batch_size", "crop_size", "gpus")
+        flags = {name: getattr(self.args, name) for name in names}
+        flags |= {"data_dir": self.archive / STORE, "base_encoder": self.base_encoder}
+        flags["num_workers"] = self.args.num_threads
+        argv = [str(part) for name, value in flags.items() for part in (f"--{name}", value)]
+        trainer = partial(trainer_rate, warm_up=self.args.warm_up, steps=self.args.steps)
         cases: dict[str, Measure] = {
             "loop, store": self._from_store,
-            "Trainer, memory": partial(trainer, flags, in_memory=True),
-            "Trainer, store": partial(trainer, flags),
+            "Trainer, memory": partial(trainer, argv, in_memory=True),
+            "Trainer, store": partial(trainer, argv),
         }
-        if plan.device.type == "cuda":
-            cases["Trainer, store on GPU"] = partial(trainer, [*flags, "--cache", "gpu"])
+        if self.args.gpus:
+            cases["Trainer, store on GPU"] = partial(trainer, [*argv, "--cache", "gpu"])
         return {f"{self.base_encoder}/{name}": measure for name, measure in cases.items()}
 
     def reference(self) -> dict[str, Measure]:
         """Measure the bare loop behind the worker processes of the original's pipeline."""
         return {f"{self.base_encoder}/loop, reference": self._from_reference}
 
-    def _rate(self, views: Iterator[Views]) -> float:
-        """Train on so many batches of views; those of the warm-up empty a loader's queue."""
-        plan = self.plan
-        self._train(islice(views, plan.warm_up))
-        started = clock(plan.device)
-        self._train(islice(views, plan.steps))
-        return plan.steps * plan.batch_size / (clock(plan.device) - started)
-
-    def _train(self, views: Iterator[Views]) -> None:
-        for img_q, img_k in views:
-            self.bare_loop.step(img_q, img_k)
+    def _rate(self, views: Iterator[Views], warm_up: int = 0, steps: int = 0) -> float:
+        """Train on batches of views; those of the warm-up empty a loader's queue."""
+        for batch in islice(views, warm_up or self.args.warm_up):
+            self.bare_loop.step(batch)
+        started, steps = clock(self.device), steps or self.args.steps
+        for batch in islice(views, steps):
+            self.bare_loop.step(batch)
+        return steps * self.args.batch_size / (clock(self.device) - started)
 
     def _from_store(self) -> float:
         with closing(endless(self.loader)) as batches:
@@ -155,21 +136,65 @@ class TrainCases:
 
         The processes end with the measurement. The CPU leaves a core to each, as main_pretrain.py.
         """
-        plan = self.plan
-        dataset = ReferenceDataset(self.archive.folder, plan.crop_size)
-        batches = iter(reference_loader(dataset, plan.batch_size, plan.num_processes))
+        workers = self.args.num_processes
+        dataset = ReferenceDataset(self.archive / FOLDER, self.args.crop_size)
+        batches = iter(reference_loader(dataset, self.args.batch_size, workers))
         threads = torch.get_num_threads()
-        if plan.device.type == "cpu":
-            torch.set_num_threads(max(1, threads - plan.num_processes))
-
-        def train(number: int) -> int:
-            for img_q, img_k in islice(batches, number):
-                self.bare_loop.step(img_q.to(plan.device), [key.to(plan.device) for key in img_k])
-            return number * plan.batch_size
-
-        train(plan.num_processes)
-        started = clock(plan.device)
-        samples = train(max(plan.num_processes, 3))
-        elapsed = clock(plan.device) - started
+        if not self.args.gpus:
+            torch.set_num_threads(max(1, threads - workers))
+        views = (
+            (img_q.to(self.device), [key.to(self.device) for key in img_k])
+            for img_q, img_k in batches
+        )
+        found = self._rate(views, warm_up=workers, steps=max(workers, 3))
         torch.set_num_threads(threads)
-        return samples / elapsed
+        return found
+
+
+def trainer_rate(argv: list[str], *, warm_up: int, steps: int, in_memory: bool = False) -> float:
+    """Train as main_pretrain.py does, for a few steps, and return samples per second.
+
+    Args:
+        argv: Flags of main_pretrain.py.
+        warm_up: Steps before the clock starts.
+        steps: Steps that count.
+        in_memory: Train on one batch again and again, which is on the device already.
+    """
+    args = main_pretrain.parse_args([*argv, "--debug"])
+    datamodule = main_pretrain.make_datamodule(args, World())
+    if in_memory:
+        load = partial(_repeat_first, datamodule.train_dataloader, warm_up + steps)
+        datamodule.train_dataloader = load  # type: ignore[method-assign]
+    model = main_pretrain.make_model(args, datamodule, World())
+    stopwatch = _Stopwatch(warm_up, warm_up + steps)
+    trainer = pretrain_trainer(args, World(), [FiniteLoss(), stopwatch], None)
+    trainer.fit_loop.epoch_loop.max_steps = warm_up + steps
+    trainer.fit(model, datamodule)
+    del trainer, model, datamodule  # they hold each other, and gigabytes
+    gc.collect()
+    return steps * args.batch_size / stopwatch.seconds
+
+
+def _repeat_first(load: Callable[[], Iterable[dict[str, Any]]], times: int) -> DataLoader[Any]:
+    """Return a loader that yields the first batch of another one many times."""
+    batch = next(iter(load()))
+    batch["patches"] = batch["patches"].clone()  # its buffer is used again
+    # dict copies, because the data module removes entries
+    return DataLoader([batch] * times, batch_size=None, collate_fn=dict)  # type: ignore[arg-type]
+
+
+class _Stopwatch(Callback):
+    """Times the steps after the first ones; waits for the device at both ends only."""
+
+    def __init__(self, first: int, last: int) -> None:
+        self.first = first
+        self.last = last
+        self.seconds = 0.0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step == self.first:
+            self.seconds -= clock(pl_module.device)
+        elif trainer.global_step == self.last:
+            self.seconds += clock(pl_module.device)

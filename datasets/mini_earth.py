@@ -16,7 +16,7 @@ if not __package__:  # started as a script: the root is not on the path yet
 import argparse
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from datasets.bands import ALL_BANDS, check_bands
 from datasets.oscd.facts import TEST_CITIES, TRAIN_CITIES
@@ -59,20 +59,12 @@ def write_seco(
         previews: Also write a brightened RGB picture next to each scene, as in the 100K archive.
         num_workers: Processes; they do not change the bytes.
     """
-    _check(size=size, num_places=num_places, num_dates=num_dates)
-    chosen = check_bands(bands)
+    bands = check_bands(bands)
+    _create(root, size, num_places=num_places, num_dates=num_dates)
     from datasets.miniature.files import write_seco_place
 
-    _create(root)
-    work = partial(
-        write_seco_place,
-        root,
-        seed=seed,
-        num_dates=num_dates,
-        size=size,
-        bands=chosen,
-        previews=previews,
-    )
+    options: dict[str, Any] = {"num_dates": num_dates, "size": size, "seed": seed}
+    work = partial(write_seco_place, root, bands=bands, previews=previews, **options)
     _for_each(work, [(number,) for number in range(num_places)], num_workers)
 
 
@@ -95,11 +87,10 @@ def write_eurosat(
         all_bands: Write .tif with 13 bands, as in the other archive, of the same places.
         num_workers: Processes; they do not change the bytes.
     """
-    _check(size=size, images_per_class=images_per_class)
+    _create(root, size, images_per_class=images_per_class)
     from datasets.miniature.covers import COVER_NAMES
     from datasets.miniature.files import write_eurosat_image
 
-    _create(root)
     for name in COVER_NAMES:
         (root / name).mkdir()
     jobs = [(name, number + 1) for name in COVER_NAMES for number in range(images_per_class)]
@@ -118,14 +109,12 @@ def write_bigearthnet(
         seed: Seed of the world.
         num_workers: Processes; they do not change the bytes.
     """
-    _check(num_patches=num_patches)
+    _create(root, num_patches=num_patches)
     from datasets.miniature.bigearthnet import write_lists, write_patch
 
-    _create(root)
     jobs = [(number,) for number in range(num_patches)]
-    write_lists(
-        root, _for_each(partial(write_patch, root, seed=seed), jobs, num_workers), seed=seed
-    )
+    reports = _for_each(partial(write_patch, root, seed=seed), jobs, num_workers)
+    write_lists(root, reports, seed=seed)
 
 
 def write_oscd(
@@ -140,33 +129,29 @@ def write_oscd(
         seed: Seed of the world.
         num_workers: Processes; they do not change the bytes.
     """
-    _check(size=size)
     if not 2 <= num_cities <= len(TRAIN_CITIES) + len(TEST_CITIES):
         raise UserError(f"--num_cities must be 2 to 24, not {num_cities}: two splits, real names")
+    _create(root, size)
     from datasets.miniature.oscd import write_city
 
     # The proportion of the real data set, 14 to 10, with at least one city in each split.
     num_train = min(max(round(num_cities * 14 / 24), 1), num_cities - 1)
     train, test = TRAIN_CITIES[:num_train], TEST_CITIES[: num_cities - num_train]
     numbers = {city: number for number, city in enumerate(TRAIN_CITIES + TEST_CITIES)}
-    _create(root)
     work = partial(write_city, root, seed=seed, size=size)
     _for_each(work, [(city, numbers[city]) for city in (*train, *test)], num_workers)
     for split, cities in (("train", train), ("test", test)):
         (root / f"{split}.txt").write_text(",".join(cities) + "\n")
 
 
-def _check(size: int = MIN_SIZE, **counts: int) -> None:
-    """Refuse sizes and counts below their minimum."""
-    for name, count in counts.items():
-        if count < 1:
-            raise UserError(f"{name} must be at least 1, not {count}")
-    if size < MIN_SIZE:
-        raise UserError(f"size must be at least {MIN_SIZE} pixels, not {size}")
-
-
-def _create(root: Path) -> None:
-    """Create the folder; refuse one that has content."""
+def _create(root: Path, size: int = MIN_SIZE, **counts: int) -> None:
+    """Create the folder; refuse one that has content, and sizes and counts below their minimum."""
+    for name, value, least in (
+        *((name, count, 1) for name, count in counts.items()),
+        ("size", size, MIN_SIZE),
+    ):
+        if value < least:
+            raise UserError(f"{name} must be at least {least}, not {value}")
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise UserError(f"{root} is not an empty folder: choose another --save_path")
     root.mkdir(parents=True, exist_ok=True)
@@ -185,13 +170,12 @@ def _for_each(
 
 
 # Per data set: its writer, the writer's name for --num_places, and the optional flags it takes.
-WRITERS: dict[str, tuple[Callable[..., None], str, frozenset[str]]] = {
-    "seco": (write_seco, "num_places", frozenset({"num_dates", "size", "bands", "previews"})),
-    "eurosat": (write_eurosat, "images_per_class", frozenset({"size", "all_bands"})),
-    "bigearthnet": (write_bigearthnet, "num_patches", frozenset()),
-    "oscd": (write_oscd, "num_cities", frozenset({"size"})),
+WRITERS: dict[str, tuple[Callable[..., None], str, set[str]]] = {
+    "seco": (write_seco, "num_places", {"num_dates", "size", "bands", "previews"}),
+    "eurosat": (write_eurosat, "images_per_class", {"size", "all_bands"}),
+    "bigearthnet": (write_bigearthnet, "num_patches", set()),
+    "oscd": (write_oscd, "num_cities", {"size"}),
 }
-
 # Per data set: the script that reads it, with flags that suit its size.
 NEXT = {
     name: tuple(command.split())
@@ -215,16 +199,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--num_places", type=int, required=True, help=places)
     add("--seed", type=int, default=0, help="Seed of the world.")
     add("--num_workers", type=int, default=CPU_COUNT, help="Processes to use.")
-    absent = argparse.SUPPRESS  # the defaults are the writers'
-    add("--num_dates", type=int, default=absent, help="Dates of each place, for seco (default: 5).")
-    side = "Side of a picture in pixels (default: 264, for eurosat 64)."
-    add("--size", type=int, default=absent, help=side)
-    add("--bands", nargs="+", default=absent, help="Bands to write, for seco (default: all 12).")
-    for name, text in (
-        ("previews", "Also write RGB previews, for seco."),
-        ("all_bands", "Write 13 bands instead of RGB, for eurosat."),
-    ):
-        add(f"--{name}", action="store_true", default=absent, help=text)
+    add = partial(add, default=argparse.SUPPRESS)  # the defaults are the writers'
+    add("--num_dates", type=int, help="Dates of each place, for seco (default: 5).")
+    add("--size", type=int, help="Side in pixels (default: 264, for eurosat 64, for oscd 360).")
+    add("--bands", nargs="+", help="Bands to write, for seco (default: all 12).")
+    add("--previews", action="store_true", help="Also write RGB previews, for seco.")
+    add("--all_bands", action="store_true", help="Write 13 bands instead of RGB, for eurosat.")
     return parser.parse_args(argv)
 
 

@@ -34,29 +34,14 @@ def _seed() -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _one_thread() -> None:
-    """Tensors are tiny here: more threads only wait for each other."""
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _forked_workers() -> None:
-    """Tests replace functions that worker processes call: only forks have them replaced."""
+def _fast_and_alike_everywhere() -> Iterator[None]:
+    """Change what would only cost time here, or depend on the machine."""
+    torch.set_num_threads(1)  # tensors are tiny: more threads only wait for each other
+    # Tests replace functions that worker processes call: only forks have them replaced.
     multiprocessing.set_start_method("fork", force=True)  # not the default from Python 3.14 on
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _no_waiting_for_the_disk() -> Iterator[None]:
-    """No test cuts the power, and checkpoints are large."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda _: None)
-        yield
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _texts_anywhere() -> Iterator[None]:
-    """Pictures are drawn, but not laid out, which takes longer than a short training."""
-    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)  # no test cuts the power
+        # Pictures are drawn, but not laid out, which takes longer than a short training.
         patch.setattr(ConstrainedLayoutEngine, "execute", lambda *_: None)
         yield
 

@@ -16,37 +16,23 @@ def keys_of_marks(source: str) -> Iterator[str]:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
             for mark in node.decorator_list:
-                if isinstance(mark, ast.Call) and ast.unparse(mark.func).endswith(
-                    "mark.difference"
-                ):
-                    assert mark.args, f"{node.name}: a difference needs a key"
+                if ast.unparse(mark).startswith("pytest.mark.difference"):
+                    assert isinstance(mark, ast.Call), f"{node.name}: a difference needs a key"
                     yield from (ast.literal_eval(key) for key in mark.args)
 
 
-def test_marks_are_found_above_tests_only() -> None:
-    source = """
-@pytest.mark.difference("a", "b")
-@pytest.mark.slow
-def test_one(): ...
-class TestTwo:
-    @pytest.mark.difference("c")
-    def test_two(self): ...
-@pytest.mark.difference("d")
-def helper(): ...
-"""
-    assert sorted(keys_of_marks(source)) == ["a", "b", "c"]
-
-
 def test_every_row_has_a_marked_test_and_every_mark_a_row() -> None:
+    example = '@pytest.mark.difference("a", "b")\n@pytest.mark.slow\ndef {}(): ...'
+    assert list(keys_of_marks(example.format("test_one"))) == ["a", "b"]
+    assert list(keys_of_marks(example.format("helper"))) == []
     keys = [row.split("`")[1] for row in ROWS]
     marked = {key for path in TESTS.rglob("test_*.py") for key in keys_of_marks(path.read_text())}
     assert set(keys) - marked == set(), "rows without a test"
     assert marked - set(keys) == set(), "marks without a row"
-    assert len(keys) == len(set(keys))
+    assert len(keys) == len(set(keys)) > 0
 
 
 def test_rows_are_short_and_complete() -> None:
-    assert ROWS
     for row in ROWS:
         assert len(re.split(r"(?<!\\)\|", row)) == 6, row
         assert len(row) <= MAX_ROW, row

@@ -1,7 +1,7 @@
 """Procedural places, drawn and written in the layouts of the four data sets.
 
 - ``canvas.py``: Grid of 5 m cells with noise, parcels and curves.
-- ``surfaces.py``: Reflectance of each surface per band and season.
+- ``surfaces.py``: Reflectance of each surface per band, season and weather.
 - ``covers.py``: Ten land covers, and places composed of them.
 - ``render.py``: Reflectance of a place on a date, as the sensor measures it.
 - ``files.py``: Georeference and GeoTIFFs; places of SeCo and images of EuroSAT.

@@ -1,30 +1,33 @@
 """The canvas of the miniature Earth: noise, parcels and curves on a grid of 5 m cells."""
 
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.miniature.surfaces import Surface
+from datasets.miniature.surfaces import Climate, Surface
 
 Array = NDArray[Any]
+Rng = np.random.Generator
 _MAX_PARCELS = 4096
 CELL_M = 5  # two cells per 10 m pixel, so that pixels mix surfaces as real ones do
 
 
 class Canvas:
-    """The ground of one place, before any date: which surface, how rough and how high.
+    """One place, before any date: which surface each cell has, how rough and how high it is.
 
     Attributes:
         cells: Side in cells.
+        climate: Set when the place is complete.
         surfaces: The surfaces that ``labels`` number.
         labels: Surface of each cell, int, shape (cells, cells).
         texture: Relative brightness of each cell, about -0.5..0.5.
         height: Metres above the plain, for shadows.
         cover: Index of the land cover of each cell in ``COVERS``.
     """
+
+    climate: Climate
 
     def __init__(self, cells: int) -> None:
         self.cells = cells
@@ -35,12 +38,7 @@ class Canvas:
         self.cover = np.zeros((cells, cells), np.uint8)
 
     def add(
-        self,
-        rng: np.random.Generator,
-        *kinds: str,
-        spread: float = 0.15,
-        days: float = 10.0,
-        floods_at: float = 2.0,
+        self, rng: Rng, *kinds: str, spread: float = 0.15, days: float = 10, floods_at: float = 2
     ) -> Array:
         """Add one surface per kind with its own tone, hue and season; return their labels.
 
@@ -61,7 +59,7 @@ class Canvas:
     def put(
         self, where: Array, labels: Array | int, texture: Array | float = 0.0, height: Any = 0.0
     ) -> None:
-        """Set cells; values are numbers or arrays of shape (cells, cells).
+        """Set the cells of a mask to numbers, or from arrays of shape (cells, cells).
 
         Args:
             where: Cells to set, bool, shape (cells, cells).
@@ -87,14 +85,8 @@ def _spline(cells: int, scale: float) -> tuple[Array, Array]:
     return knot + np.arange(4)[:, None], weights.astype(np.float32)
 
 
-def noise(rng: np.random.Generator, cells: int, scale: float) -> Array:
-    """Draw smooth noise of mean 0 and deviation 1: float32, shape (cells, cells).
-
-    Args:
-        rng: Source of the knots.
-        cells: Side.
-        scale: Distance of the knots in cells.
-    """
+def noise(rng: Rng, cells: int, scale: float) -> Array:
+    """Draw smooth noise of mean 0 and deviation 1 with knots every ``scale`` cells: float32."""
     knots, weights = _spline(cells, scale)
     count = int(knots.max()) + 1
     field = rng.standard_normal((count, count), dtype=np.float32)
@@ -103,18 +95,18 @@ def noise(rng: np.random.Generator, cells: int, scale: float) -> Array:
     return np.asarray(sum(weights[k][:, None] * columns[knots[k]] for k in range(4)))
 
 
-def rough_noise(rng: np.random.Generator, cells: int, scale: float, octaves: int = 4) -> Array:
+def rough_noise(rng: Rng, cells: int, scale: float, octaves: int = 4) -> Array:
     """Add octaves of noise, each of half the scale and 0.6 of the amplitude; deviation 1."""
     parts = [0.6**k * noise(rng, cells, max(scale / 2**k, 1.5)) for k in range(octaves)]
     return np.asarray(sum(parts) / np.sqrt(sum(0.36**k for k in range(octaves))))
 
 
-def grain(rng: np.random.Generator, cells: int) -> Array:
+def grain(rng: Rng, cells: int) -> Array:
     """Draw independent noise per cell, deviation 1: float32."""
     return rng.standard_normal((cells, cells), dtype=np.float32)
 
 
-def frame(rng: np.random.Generator, cells: int, bend: float = 0.0) -> tuple[Array, Array]:
+def frame(rng: Rng, cells: int, bend: float = 0.0) -> tuple[Array, Array]:
     """Return coordinates in cells, rotated at random about the centre and bent by some cells."""
     angle = rng.uniform(0, np.pi)
     axis = np.arange(cells, dtype=np.float32) - cells / 2
@@ -126,28 +118,20 @@ def frame(rng: np.random.Generator, cells: int, bend: float = 0.0) -> tuple[Arra
     return u, v
 
 
-@dataclass(frozen=True)
-class Parcels:
-    """A division of the plane.
+class Parcels(NamedTuple):
+    """A division of the plane; every array has the shape of the canvas."""
 
-    Attributes:
-        ids: Parcel of each cell in 0..4095; distant parcels may share a number.
-        edge: Distance to the nearest border in cells.
-        u: Coordinate across the strip from its border, in cells.
-        v: Coordinate along the strip from the parcel's border, in cells.
-    """
+    ids: Array  # parcel of each cell in 0..4095; distant parcels may share a number
+    edge: Array  # distance to the nearest border in cells
+    u: Array  # coordinate across the strip from its border, in cells
+    v: Array  # coordinate along the strip from the parcel's border, in cells
 
-    ids: Array
-    edge: Array
-    u: Array
-    v: Array
-
-    def pick(self, rng: np.random.Generator, values: Array) -> Array:
+    def pick(self, rng: Rng, values: Array) -> Array:
         """Give every parcel one of the values: shape of ``ids``."""
         return np.asarray(values[rng.integers(0, len(values), _MAX_PARCELS)][self.ids])
 
 
-def strips(rng: np.random.Generator, u: Array, v: Array, width: float, length: float) -> Parcels:
+def strips(rng: Rng, u: Array, v: Array, width: float, length: float) -> Parcels:
     """Cut the plane into strips of unequal width across ``u`` and each strip along ``v``."""
     reach = float(np.hypot(*u.shape)) / 2 + 3 * width
     count = int(2 * reach / (0.6 * width)) + 2
@@ -164,7 +148,7 @@ def strips(rng: np.random.Generator, u: Array, v: Array, width: float, length: f
     return Parcels(ids, edge, across, rest)
 
 
-def patches(rng: np.random.Generator, u: Array, v: Array, size: float) -> Parcels:
+def patches(rng: Rng, u: Array, v: Array, size: float) -> Parcels:
     """Divide the plane into irregular polygons of about ``size`` cells (jittered Voronoi)."""
     side = int(np.hypot(*u.shape) / size) + 8
     jitter = rng.uniform(0.1, 0.9, (2, side, side)).astype(np.float32)

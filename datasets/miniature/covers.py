@@ -5,14 +5,13 @@ draws its own tones, so that a single pixel does not identify the cover. Lengths
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from datasets.miniature.canvas import (
+    Array,
     Canvas,
+    Rng,
     frame,
     grain,
     noise,
@@ -20,13 +19,10 @@ from datasets.miniature.canvas import (
     rough_noise,
     strips,
 )
-from datasets.miniature.surfaces import Climate, draw_climate
-
-Array = NDArray[Any]
-Painter = Callable[[Canvas, Array, np.random.Generator], None]
+from datasets.miniature.surfaces import draw_climate
 
 
-def paint_annual_crop(canvas: Canvas, where: Array, rng: np.random.Generator) -> None:
+def _annual_crop(canvas: Canvas, where: Array, rng: Rng) -> None:
     """Large even fields, sown and cut at different times, with faint tramlines."""
     u, v = frame(rng, canvas.cells, bend=rng.uniform(0, 4))
     fields = strips(rng, u, v, rng.uniform(22, 60), rng.uniform(40, 120))
@@ -40,7 +36,7 @@ def paint_annual_crop(canvas: Canvas, where: Array, rng: np.random.Generator) ->
     canvas.put(where & (fields.edge < 0.8), track)
 
 
-def paint_permanent_crop(canvas: Canvas, where: Array, rng: np.random.Generator) -> None:
+def _permanent_crop(canvas: Canvas, where: Array, rng: Rng) -> None:
     """Small plots of vines in rows or trees in a lattice, between light tracks."""
     u, v = frame(rng, canvas.cells, bend=rng.uniform(0, 6))
     plots = strips(rng, u, v, rng.uniform(20, 40), rng.uniform(25, 60))
@@ -57,7 +53,7 @@ def paint_permanent_crop(canvas: Canvas, where: Array, rng: np.random.Generator)
     canvas.put(where & (plots.edge < 0.9), canvas.add(rng, "sand", "soil")[rng.integers(2)])
 
 
-def paint_forest(canvas: Canvas, where: Array, rng: np.random.Generator) -> None:
+def _forest(canvas: Canvas, where: Array, rng: Rng) -> None:
     """Crowns in clumps of several kinds of trees, with a few clearings."""
     cells = canvas.cells
     trees = canvas.add(rng, "deciduous", "conifer", "deciduous", "conifer", spread=0.25, days=12)
@@ -72,7 +68,7 @@ def paint_forest(canvas: Canvas, where: Array, rng: np.random.Generator) -> None
         canvas.put(where & (noise(rng, cells, 14) > 1.7), clearing, 0, 0)
 
 
-def paint_herbaceous(canvas: Canvas, where: Array, rng: np.random.Generator) -> None:
+def _herbaceous(canvas: Canvas, where: Array, rng: Rng) -> None:
     """Rugged slopes of dry grass, bare soil and shrubs, furrowed by gullies."""
     cells = canvas.cells
     relief = rough_noise(rng, cells, rng.uniform(35, 70), octaves=5)
@@ -84,7 +80,7 @@ def paint_herbaceous(canvas: Canvas, where: Array, rng: np.random.Generator) -> 
     canvas.put(where, labels, texture, rng.uniform(15, 40) * relief)
 
 
-def paint_pasture(canvas: Canvas, where: Array, rng: np.random.Generator) -> None:
+def _pasture(canvas: Canvas, where: Array, rng: Rng) -> None:
     """Smooth meadows of irregular outline between dark hedges, with single trees."""
     cells = canvas.cells
     u, v = frame(rng, cells, bend=rng.uniform(1, 6))
@@ -99,7 +95,7 @@ def paint_pasture(canvas: Canvas, where: Array, rng: np.random.Generator) -> Non
     canvas.put(where & (hedge | trees), bush[rng.integers(2)], rough, 8)
 
 
-def paint_residential(canvas: Canvas, where: Array, rng: np.random.Generator) -> None:
+def _residential(canvas: Canvas, where: Array, rng: Rng) -> None:
     """Small roofs and gardens in rows along a net of streets."""
     cells = canvas.cells
     u, v = frame(rng, cells, bend=rng.uniform(0, 10))
@@ -120,7 +116,7 @@ def paint_residential(canvas: Canvas, where: Array, rng: np.random.Generator) ->
     canvas.put(where & (blocks.edge < 1.1), street)
 
 
-def paint_industrial(canvas: Canvas, where: Array, rng: np.random.Generator) -> None:
+def _industrial(canvas: Canvas, where: Array, rng: Rng) -> None:
     """Large flat halls on paved lots, with parking places and strips of green."""
     cells = canvas.cells
     u, v = frame(rng, cells)
@@ -137,7 +133,7 @@ def paint_industrial(canvas: Canvas, where: Array, rng: np.random.Generator) -> 
     canvas.put(where & (lots.edge < 1.3), road)
 
 
-def paint_highway(canvas: Canvas, where: Array, rng: np.random.Generator) -> None:
+def _highway(canvas: Canvas, where: Array, rng: Rng) -> None:
     """Two carriageways and a median between verges, sometimes crossed by a smaller road."""
     cells = canvas.cells
     u, v = frame(rng, cells)
@@ -157,7 +153,7 @@ def paint_highway(canvas: Canvas, where: Array, rng: np.random.Generator) -> Non
     canvas.put(where & (distance < rng.uniform(0.9, 1.5)), verge[rng.integers(3)])
 
 
-def paint_river(canvas: Canvas, where: Array, rng: np.random.Generator) -> None:
+def _river(canvas: Canvas, where: Array, rng: Rng) -> None:
     """A meandering band of water with shoals that the season floods, and wooded banks."""
     cells = canvas.cells
     u, v = frame(rng, cells)
@@ -175,7 +171,7 @@ def paint_river(canvas: Canvas, where: Array, rng: np.random.Generator) -> None:
     canvas.put(where & (distance < half - 0.6), water, 0.02 * noise(rng, cells, 6))
 
 
-def paint_sea_lake(canvas: Canvas, where: Array, rng: np.random.Generator) -> None:
+def _sea_lake(canvas: Canvas, where: Array, rng: Rng) -> None:
     """Open water: plumes of turbidity, swell, and a flat shore where it meets land."""
     cells = canvas.cells
     waters = canvas.add(rng, "water", "water", "water", spread=0.12)
@@ -187,40 +183,30 @@ def paint_sea_lake(canvas: Canvas, where: Array, rng: np.random.Generator) -> No
 
 
 # By EuroSAT's names. The last two are lines, drawn across open country.
-COVERS: dict[str, Painter] = {
-    "AnnualCrop": paint_annual_crop,
-    "Forest": paint_forest,
-    "HerbaceousVegetation": paint_herbaceous,
-    "Industrial": paint_industrial,
-    "Pasture": paint_pasture,
-    "PermanentCrop": paint_permanent_crop,
-    "Residential": paint_residential,
-    "SeaLake": paint_sea_lake,
-    "Highway": paint_highway,
-    "River": paint_river,
+COVERS: dict[str, Callable[[Canvas, Array, Rng], None]] = {
+    "AnnualCrop": _annual_crop,
+    "Forest": _forest,
+    "HerbaceousVegetation": _herbaceous,
+    "Industrial": _industrial,
+    "Pasture": _pasture,
+    "PermanentCrop": _permanent_crop,
+    "Residential": _residential,
+    "SeaLake": _sea_lake,
+    "Highway": _highway,
+    "River": _river,
 }
 COVER_NAMES = tuple(COVERS)
-_LINES = ("Highway", "River")
+_AREAS, _LINES = COVER_NAMES[:-2], COVER_NAMES[-2:]
 _OPEN = ("AnnualCrop", "Forest", "HerbaceousVegetation", "Pasture", "PermanentCrop")
-_AREAS = tuple(name for name in COVERS if name not in _LINES)
 
 
-@dataclass(frozen=True)
-class DrawnPlace:
-    """A location: its ground and its climate."""
-
-    canvas: Canvas
-    climate: Climate
-
-
-def draw_place(rng: np.random.Generator, cover: str, *, size_px: int) -> DrawnPlace:
+def draw_place(rng: Rng, cover: str, *, size_px: int) -> Canvas:
     """Draw a place that one cover dominates, perhaps with two others at one side.
 
     Args:
         rng: Source of everything about the place.
         cover: Name in ``COVERS``.
-        size_px: Side in pixels of 10 m; the canvas has two cells per pixel, even-sided up to
-            whole 60 m pixels.
+        size_px: Side in pixels of 10 m; the canvas is filled up to whole 60 m pixels.
     """
     canvas = Canvas(12 * (-(-size_px // 6)))
     main = cover if cover not in _LINES else str(rng.choice(_OPEN))
@@ -231,16 +217,17 @@ def draw_place(rng: np.random.Generator, cover: str, *, size_px: int) -> DrawnPl
         others = rng.choice([name for name in _AREAS if name != main], 2, replace=False)
         u, _ = frame(rng, canvas.cells)
         plan = u / 60 + rng.uniform(0.3, 1.5) * noise(rng, canvas.cells, 60)
-        beside = plan > np.quantile(plan, share)
+        side = plan > np.quantile(plan, share)
         first = noise(rng, canvas.cells, 80) > -0.5
-        paint(canvas, str(others[0]), beside & first, rng)
-        paint(canvas, str(others[1]), beside & ~first, rng)
+        paint(canvas, str(others[0]), side & first, rng)
+        paint(canvas, str(others[1]), side & ~first, rng)
     if cover in _LINES:
         paint(canvas, cover, everywhere, rng)
-    return DrawnPlace(canvas, draw_climate(rng))
+    canvas.climate = draw_climate(rng)
+    return canvas
 
 
-def paint(canvas: Canvas, cover: str, where: Array, rng: np.random.Generator) -> None:
+def paint(canvas: Canvas, cover: str, where: Array, rng: Rng) -> None:
     """Paint a cover and mark its cells.
 
     Args:

@@ -1,24 +1,23 @@
-"""Files of the miniature Earth: georeference, GeoTIFF, and one place of each data set's layout."""
+"""Files of the miniature Earth: georeference, GeoTIFF, and a place of SeCo or of EuroSAT."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import rasterio
-from numpy.typing import NDArray
 from PIL import Image
 from rasterio.crs import CRS
 from rasterio.transform import from_origin
 
-from datasets.bands import EUROSAT_BANDS
+from datasets.bands import EUROSAT_BANDS, RGB_BANDS
+from datasets.miniature.canvas import Array, Rng
 from datasets.miniature.covers import COVER_NAMES, draw_place
-from datasets.miniature.render import RESOLUTION_M, draw_weather, observe
-
-Array = NDArray[Any]
+from datasets.miniature.render import SENSOR_RESOLUTION_M, level_1c, observe
+from datasets.miniature.surfaces import draw_weather
 
 
 @dataclass(frozen=True)
@@ -29,8 +28,8 @@ class Grid:
     32TNM and 53HPV).
     """
 
+    latitude: float
     zone: int
-    is_north: bool
     left: int
     top: int
 
@@ -41,29 +40,24 @@ class Grid:
         offset = (longitude - (6 * zone - 183)) * np.cos(np.radians(latitude))
         left, top = 500_000 + 111_300 * offset, 110_900 * latitude
         equator = 0 if latitude >= 0 else 10_000_000
-        return cls(zone, latitude >= 0, int(left // 60) * 60, equator + int(top // 60) * 60)
+        return cls(latitude, zone, int(left // 60) * 60, equator + int(top // 60) * 60)
+
+    @cached_property
+    def crs(self) -> CRS:
+        """Coordinate reference system, WGS 84 / UTM; a look-up costs as much as writing a file."""
+        return CRS.from_epsg((32600 if self.latitude >= 0 else 32700) + self.zone)
 
     @property
-    def crs(self) -> CRS:
-        """Coordinate reference system, WGS 84 / UTM."""
-        return _crs((32600 if self.is_north else 32700) + self.zone)
-
-    def tile(self, latitude: float) -> str:
-        """Return the name of the MGRS tile, for example 10SFG."""
-        band = "CDEFGHJKLMNPQRSTUVWX"[int((latitude + 80) // 8)]
+    def tile(self) -> str:
+        """Name of the MGRS tile, for example 10SFG."""
+        band = "CDEFGHJKLMNPQRSTUVWX"[int((self.latitude + 80) // 8)]
         columns = ("ABCDEFGH", "JKLMNPQR", "STUVWXYZ")[(self.zone - 1) % 3]
         rows = "ABCDEFGHJKLMNPQRSTUV"
         row = rows[(self.top // 100_000 + (0 if self.zone % 2 else 5)) % 20]
         return f"{self.zone:02d}{band}{columns[self.left // 100_000 - 1]}{row}"
 
 
-@lru_cache(maxsize=128)
-def _crs(code: int) -> CRS:
-    """Look up a code once, which costs as much as writing a file."""
-    return CRS.from_epsg(code)
-
-
-def write_geotiff(path: Path, image: Array, grid: Grid, resolution_m: int) -> None:
+def write_geotiff(path: Path, image: Array, grid: Grid, resolution_m: int = 10) -> None:
     """Write an image, losslessly compressed.
 
     Args:
@@ -73,19 +67,27 @@ def write_geotiff(path: Path, image: Array, grid: Grid, resolution_m: int) -> No
         resolution_m: Side of a pixel in metres.
     """
     planes = image if image.ndim == 3 else image[None]
-    with rasterio.open(
-        path,
-        "w",
-        driver="GTiff",
-        count=planes.shape[0],
-        height=planes.shape[1],
-        width=planes.shape[2],
-        dtype=planes.dtype,
-        crs=grid.crs,
-        transform=from_origin(grid.left, grid.top, resolution_m, resolution_m),
-        compress="deflate",
-    ) as file:
+    count, height, width = planes.shape
+    transform = from_origin(grid.left, grid.top, resolution_m, resolution_m)
+    layout: dict[str, Any] = {"count": count, "height": height, "width": width}
+    layout |= {"dtype": planes.dtype, "crs": grid.crs, "transform": transform}
+    with rasterio.open(path, "w", driver="GTiff", compress="deflate", **layout) as file:
         file.write(planes)
+
+
+def write_native(path: Path, image: Array, grid: Grid, band: str, size: int) -> None:
+    """Write a band of a place of ``size`` pixels of 10 m: smaller than the canvas it was drawn on.
+
+    Args:
+        path: File to write.
+        image: Pixels of the band's resolution, from the corner of the grid on.
+        grid: Upper left corner.
+        band: Name in ``SENSOR_BANDS``.
+        size: Side in pixels of 10 m; the file has as many as cover them.
+    """
+    resolution_m = SENSOR_RESOLUTION_M[band]
+    side = -(-size * 10 // resolution_m)
+    write_geotiff(path, image[:side, :side], grid, resolution_m)
 
 
 def write_seco_place(
@@ -101,36 +103,27 @@ def write_seco_place(
     """Write ``<number>/<scene>/<band>.tif`` and ``metadata.json`` of all dates of a place."""
     rng = np.random.default_rng([seed, 1, number])
     place = draw_place(rng, str(rng.choice(COVER_NAMES)), size_px=size)
-    latitude, longitude = place.climate.latitude, float(rng.uniform(-120, 140))
-    grid = Grid.at(latitude, longitude)
+    longitude = float(rng.uniform(-120, 140))
+    grid = Grid.at(place.climate.latitude, longitude)
     # The downloader steps back by 84 days from a random day and takes a scene of the next 15.
     newest = datetime(2021, 2, 1, tzinfo=UTC) - timedelta(days=int(rng.integers(365)))
     for step in range(num_dates):
         day = newest - timedelta(days=84 * step - int(rng.integers(15)))
         start = day + timedelta(hours=10.5 - longitude / 15, seconds=int(rng.integers(1200)))
-        tile = grid.tile(latitude)
-        scene = f"{start:%Y%m%dT%H%M%S}_{start + timedelta(seconds=1):%Y%m%dT%H%M%S}_T{tile}"
-        weather = draw_weather(rng, latitude, start)
-        wanted = dict.fromkeys((*bands, *(("B4", "B3", "B2") if previews else ())))
+        end = start + timedelta(seconds=1)
+        scene = f"{start:%Y%m%dT%H%M%S}_{end:%Y%m%dT%H%M%S}_T{grid.tile}"
+        weather = draw_weather(rng, grid.latitude, start)
+        wanted = dict.fromkeys((*bands, *(RGB_BANDS if previews else ())))
         images = observe(rng, place, weather, tuple(wanted))
         folder = root / f"{number:06d}" / scene
         folder.mkdir(parents=True)
         for band in bands:
-            resolution_m = RESOLUTION_M[band]
-            side = -(-size * 10 // resolution_m)
             stored = np.floor(np.clip(to_dn(images[band]) / 10_000, 0, 1) * 255).astype(np.uint8)
-            write_geotiff(folder / f"{band}.tif", stored[:side, :side], grid, resolution_m)
-        metadata = _scene_properties(start, tile, weather.sun_elevation, rng)
+            write_native(folder / f"{band}.tif", stored, grid, band, size)
+        metadata = _scene_properties(start, grid.tile, weather.sun_elevation, rng)
         (folder / "metadata.json").write_text(json.dumps(metadata))
         if previews:
-            write_geotiff(
-                folder.with_suffix(".tif"), picture(images, 0.3)[:, :size, :size], grid, 10
-            )
-
-
-def two_digits(band: str) -> str:
-    """Spell a band as ESA's files do: B2 is B02, B8A stays."""
-    return band if len(band) == 3 else f"B0{band[1:]}"
+            write_geotiff(folder.with_suffix(".tif"), _picture(images, 0.3, size), grid)
 
 
 def to_dn(reflectance: Array) -> Array:
@@ -138,15 +131,15 @@ def to_dn(reflectance: Array) -> Array:
     return np.asarray(np.clip(np.round(reflectance * 10_000), 0, 65_535).astype(np.uint16))
 
 
-def picture(images: dict[str, Array], white: float) -> Array:
-    """Stack B4, B3, B2 as uint8, (3, H, W): reflectance 0..``white`` becomes 0..255."""
-    stack = np.stack([images[band] for band in ("B4", "B3", "B2")])
+def _picture(images: dict[str, Array], white: float, size: int) -> Array:
+    """Return red, green, blue, uint8, (3, size, size): reflectance 0..``white`` becomes 0..255."""
+    stack = np.stack([images[band] for band in RGB_BANDS])[:, :size, :size]
     return np.asarray(np.clip(stack / white * 255, 0, 255).astype(np.uint8))
 
 
 def _scene_properties(
-    start: datetime, tile: str, sun_elevation: float, rng: np.random.Generator
-) -> dict[str, Any]:
+    start: datetime, tile: str, sun_elevation: float, rng: Rng
+) -> dict[str, str | int | float]:
     """Return some of the properties that Earth Engine lists for a scene."""
     craft = "AB"[int(rng.integers(2))]
     orbit = int(rng.integers(1, 144))
@@ -174,23 +167,21 @@ def write_eurosat_image(
     rng = np.random.default_rng([seed, 2, COVER_NAMES.index(name), number])
     place = draw_place(rng, name, size_px=size)
     day = datetime(2017, 1, 1, tzinfo=UTC) + timedelta(days=int(rng.integers(730)))
-    weather = draw_weather(rng, place.climate.latitude, day)
-    # EuroSAT's pictures are free of snow, and level 1C: the air is not corrected.
-    weather = replace(weather, snow=0.0, haze=weather.haze + 0.03)
+    weather = level_1c(draw_weather(rng, place.climate.latitude, day))
     # Each band draws its noise in turn: red, green and blue first, so that both files see the same.
-    bands = dict.fromkeys(("B4", "B3", "B2") + (EUROSAT_BANDS if all_bands else ()))
+    bands = dict.fromkeys(RGB_BANDS + (EUROSAT_BANDS if all_bands else ()))
     images = observe(rng, place, weather, tuple(bands))
     path = root / name / f"{name}_{number}.jpg"
     if all_bands:
-        stack = np.stack([_on_10_m_grid(to_dn(images[b]), b) for b in EUROSAT_BANDS])
+        stack = np.stack([repeated_to_10_m(to_dn(images[b]), b, size) for b in EUROSAT_BANDS])
         grid = Grid.at(place.climate.latitude, float(rng.uniform(-9, 28)))
-        write_geotiff(path.with_suffix(".tif"), stack[:, :size, :size], grid, 10)
+        write_geotiff(path.with_suffix(".tif"), stack, grid)
         return
-    pixels = picture(images, 0.275)  # they reach white at about this reflectance
-    image = Image.fromarray(np.ascontiguousarray(pixels[:, :size, :size].transpose(1, 2, 0)))
-    image.save(path, quality=90)
+    pixels = _picture(images, 0.275, size)  # they reach white at about this reflectance
+    Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))).save(path, quality=90)
 
 
-def _on_10_m_grid(image: Array, band: str) -> Array:
-    """Repeat the cells of a coarser band."""
-    return image.repeat(RESOLUTION_M[band] // 10, 0).repeat(RESOLUTION_M[band] // 10, 1)
+def repeated_to_10_m(image: Array, band: str, size: int) -> Array:
+    """Repeat the pixels of a coarser band: shape (size, size)."""
+    factor = SENSOR_RESOLUTION_M[band] // 10
+    return image.repeat(factor, axis=0).repeat(factor, axis=1)[:size, :size]

@@ -7,11 +7,10 @@ import rasterio
 import torch
 from PIL import Image
 
-from datasets.bands import RGB_BANDS
+from datasets.bands import RGB_BANDS, two_digit_name
 from datasets.bigearthnet.facts import BIGEARTHNET_SPEC, MEAN_AND_STD
 from datasets.bigearthnet.index import BigEarthNet
 from datasets.bigearthnet.pictures import BigEarthNetPictures
-from datasets.miniature.files import two_digits
 from utils.input_spec import InputSpec, InputTransform, input_transform
 
 
@@ -24,7 +23,7 @@ def original_input(folder: Path, bands: tuple[str, ...] = ("B4", "B3", "B2")) ->
     channels = []
     for band in bands:
         mean, std = MEAN_AND_STD[band]
-        with rasterio.open(folder / f"{folder.name}_{two_digits(band)}.tif") as file:
+        with rasterio.open(folder / f"{folder.name}_{two_digit_name(band)}.tif") as file:
             low, high = mean - 2 * std, mean + 2 * std
             scaled = (file.read(1) - low) / (high - low) * 255.0
         channels.append(np.clip(scaled, 0, 255).astype(np.uint8))

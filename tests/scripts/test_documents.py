@@ -38,14 +38,7 @@ COMMANDS = sorted(
 DOWNLOADER = "datasets/seco_downloader.py"
 # Flags that pages name and that belong to torchrun, srun and sbatch.
 OF_OTHERS = {"--nproc_per_node", "--nodes", "--ntasks-per-node", "--signal", "--array"}
-OURS = r"(?:benchmarks|checkpoints|datasets|docs|models|tests|utils)"
-
-
-def sources() -> str:
-    """All our code but the tests."""
-    paths = [path for path in ROOT.glob("*/**/*.py") if re.match(OURS, str(path.relative_to(ROOT)))]
-    paths = [path for path in paths if path.relative_to(ROOT).parts[0] != "tests"]
-    return "\n".join(path.read_text() for path in [*ROOT.glob("main_*.py"), *paths])
+OURS = r"(?:benchmarks|checkpoints|datasets|docs|models|utils)"
 
 
 def test_the_documents_are_complete_and_the_readme_is_short() -> None:
@@ -76,15 +69,14 @@ def test_commands_parse(command: str) -> None:
         assert all(f'"{each}"' in source for each in names + flags)
 
 
-def test_flags_that_are_named_exist() -> None:
-    named = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", "\n".join(DOCUMENTS.values())))
-    known = set(re.findall(r"[\"'](--[\w-]+)[\"']", sources())) | {"--help"}
+def test_flags_and_make_targets_that_are_named_exist() -> None:
+    documents = "\n".join(DOCUMENTS.values())
+    paths = [path for path in ROOT.glob("*/**/*.py") if re.match(OURS, str(path.relative_to(ROOT)))]
+    sources = "\n".join(path.read_text() for path in [*ROOT.glob("main_*.py"), *paths])
+    known = set(re.findall(r"[\"'](--[\w-]+)[\"']", sources)) | {"--help"}
     known |= set(re.findall(r"--[a-z]\w*", collect_args.build_parser(None).format_help()))
-    assert named - known - OF_OTHERS == set()
-
-
-def test_make_targets_exist() -> None:
-    targets = set(re.findall(r"(?:^|`)make ([a-z-]+)", "\n".join(DOCUMENTS.values()), re.MULTILINE))
+    assert set(re.findall(r"(?<![\w-])--[a-z][\w-]*", documents)) - known - OF_OTHERS == set()
+    targets = set(re.findall(r"(?:^|`)make ([a-z-]+)", documents, re.MULTILINE))
     makefile = (ROOT / "Makefile").read_text()
     assert targets >= {"demo", "test"}
     assert all(re.search(rf"^{target}:", makefile, flags=re.MULTILINE) for target in targets)
@@ -101,7 +93,7 @@ def test_files_and_sections_that_are_named_exist(document: str) -> None:
             slugs = re.findall(r"^#+ (.+)$", target.read_text(), flags=re.MULTILINE)
             slugs = [re.sub(r"[^\w -]", "", slug).lower().replace(" ", "-") for slug in slugs]
             assert section in slugs, link
-    for name in re.findall(rf"`({OURS}/[\w./]+\.(?:py|md|json|sbatch))`", text):
+    for name in re.findall(rf"`((?:{OURS}|tests)/[\w./]+\.(?:py|md|json|sbatch))`", text):
         assert (ROOT / name).exists(), name
 
 

@@ -43,7 +43,6 @@ SCRIPTS = {
     "datasets/seco_utils.py": ["--data_dir", "."],
     "checkpoints/download.py": ["--list"],
     "models.export": ["--ckpt_path", ".", "--format", "timm", "--save_path", "x"],
-    "benchmarks.bigearthnet": [],
     "benchmarks.demo": [],
     "benchmarks.download": [],
     "benchmarks.table": [],

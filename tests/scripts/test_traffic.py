@@ -6,18 +6,19 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.roofline import Traffic, count_views
 from benchmarks.traffic import GOAL_GB, GOAL_KERNELS, main
-from benchmarks.traffic_count import Traffic, count_views
 
 
 def test_traffic_adds_up_what_operators_read_and_write() -> None:
     a, b = torch.zeros(1000), torch.zeros(1000)
-    with (traffic := Traffic()), traffic.of("sum"):
+    with Traffic() as traffic:
         c = a + b  # two operands and a result of 4,000 bytes
         c.view(10, 100).T.unsqueeze(0)  # nothing moves
+        traffic.part = "product"
         c.mul_(torch.zeros(1).expand(1000))  # an expanded number has 4 bytes
-    assert traffic.kernels == {"sum": 3}  # with the zeros
-    assert traffic.bytes == {"sum": 12_000 + 4 + (4_000 + 4 + 4_000)}
+    assert traffic.kernels == {"other": 1, "product": 2}  # with the zeros
+    assert traffic.bytes == {"other": 12_000, "product": 4 + (4_000 + 4 + 4_000)}
 
 
 @pytest.mark.parametrize("data_mode", ["seco", "moco"])

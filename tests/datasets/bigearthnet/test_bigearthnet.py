@@ -9,13 +9,12 @@ import rasterio
 import torch
 from PIL import Image
 
-from datasets.bands import ALL_BANDS
+from datasets.bands import ALL_BANDS, two_digit_name
 from datasets.bigearthnet.facts import NEW_LABELS, SIDE_PX
 from datasets.bigearthnet.folder import PatchFolder
 from datasets.bigearthnet.index import UNLABELLED, BigEarthNet, open_bigearthnet
 from datasets.bigearthnet.lists import BAD_LISTS, CLOUD, SNOW
 from datasets.bigearthnet.pictures import BigEarthNetPictures
-from datasets.miniature.files import two_digits
 from tests.references.bigearthnet_files import REAL, as_version_2, copied, kept, labels_in, lines
 from tests.references.bigearthnet_pictures import original_input, pictures, transform
 from utils.errors import UserError
@@ -76,7 +75,7 @@ def test_twelve_bands_keep_their_order_and_come_from_their_own_grids(
     picture, *_ = BigEarthNetPictures(index, torch.arange(1), way, image_size=120)[0]
     folder = bigearthnet_root / PATCHES / index.names[0]
     for channel, band in enumerate(ALL_BANDS):
-        with rasterio.open(folder / f"{folder.name}_{two_digits(band)}.tif") as file:
+        with rasterio.open(folder / f"{folder.name}_{two_digit_name(band)}.tif") as file:
             stored = file.read(1)
         assert stored.shape == (SIDE_PX[band], SIDE_PX[band])
         expected = way.table[channel][stored]

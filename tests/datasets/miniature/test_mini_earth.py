@@ -8,47 +8,41 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
-import torch
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from torch import Tensor, nn
-from torchvision.models import resnet18
 
 from datasets import mini_earth
 from datasets.bands import ALL_BANDS, RESOLUTION_M, RGB_BANDS
-from datasets.miniature.canvas import noise
 from datasets.miniature.covers import COVER_NAMES, draw_place
 from datasets.miniature.files import Grid
 from datasets.miniature.oscd import build
-from datasets.miniature.render import draw_weather, observe
-from datasets.miniature.surfaces import SENSOR_BANDS, Climate, Surface, draw_climate, reflect
+from datasets.miniature.render import observe
+from datasets.miniature.surfaces import (
+    SENSOR_BANDS,
+    Climate,
+    Surface,
+    Weather,
+    draw_climate,
+    draw_weather,
+    reflect,
+)
 from tests.references.script import exit_code
 from utils.errors import UserError
 
-ROOT = Path(__file__).parents[3]
-REAL_PATCHES = ROOT.parent / "shared" / "data" / "bigearthnet_tiny"
+REAL_PATCHES = Path(__file__).parents[4] / "shared" / "data" / "bigearthnet_tiny"
 RED, NEAR_INFRARED = SENSOR_BANDS.index("B4"), SENSOR_BANDS.index("B8")
 
 
 def read(path: Path) -> np.ndarray:
     with rasterio.open(path) as file:
-        image: np.ndarray = file.read()
-    return image
-
-
-def tree_hash(root: Path) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(root.rglob("*")):
-        digest.update(str(path.relative_to(root)).encode())
-        if path.is_file():
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
+        return np.asarray(file.read())
 
 
 @pytest.fixture(scope="module")
 def seco_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A side that 60 m do not divide is rounded up."""
     root = tmp_path_factory.mktemp("seco")
     mini_earth.write_seco(root, num_places=3, num_dates=4, size=50, previews=True)
     return root
@@ -61,39 +55,29 @@ def eurosat_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_a_seco_scene_has_twelve_single_band_files_and_its_properties(seco_root: Path) -> None:
+def test_a_seco_scene_has_twelve_bands_of_their_resolution_and_its_properties(
+    seco_root: Path,
+) -> None:
     assert sorted(path.name for path in seco_root.iterdir()) == ["000000", "000001", "000002"]
     scenes = sorted(path for path in (seco_root / "000001").iterdir() if path.is_dir())
     assert len(scenes) == 4
+    corners = set()
     for scene in scenes:
         assert {path.stem for path in scene.glob("*.tif")} == set(ALL_BANDS)
+        for path in scene.glob("*.tif"):
+            resolution_m = RESOLUTION_M[path.stem]
+            with rasterio.open(path) as file:
+                assert file.shape == ({10: 50, 20: 25, 60: 9}[resolution_m],) * 2
+                assert (file.count, file.dtypes) == (1, ("uint8",))
+                assert file.res == (resolution_m, resolution_m)
+                assert file.crs.is_projected
+                corners.add((file.bounds.left, file.bounds.top))
         properties = json.loads((scene / "metadata.json").read_text())
         start = datetime.fromtimestamp(properties["system:time_start"] / 1000, UTC)
         assert scene.name.startswith(f"{start:%Y%m%dT%H%M%S}_")
         assert scene.name.endswith("_T" + properties["MGRS_TILE"])
         assert properties["CLOUDY_PIXEL_PERCENTAGE"] < 10
-
-
-def test_bands_have_the_sides_of_their_resolution_and_one_corner(tmp_path: Path) -> None:
-    mini_earth.write_seco(tmp_path, num_places=1, num_dates=1, size=264)
-    sides = {10: 264, 20: 132, 60: 44}
-    corners = set()
-    for path in tmp_path.rglob("*.tif"):
-        resolution_m = RESOLUTION_M[path.stem]
-        with rasterio.open(path) as file:
-            assert file.shape == (sides[resolution_m],) * 2
-            assert file.dtypes == ("uint8",)
-            assert file.res == (resolution_m, resolution_m)
-            assert file.crs.is_projected
-            corners.add((file.bounds.left, file.bounds.top))
     assert len(corners) == 1
-
-
-def test_a_side_that_60_m_does_not_divide_is_rounded_up(seco_root: Path) -> None:
-    scene = next(path for path in (seco_root / "000000").iterdir() if path.is_dir())
-    assert read(scene / "B2.tif").shape == (1, 50, 50)
-    assert read(scene / "B5.tif").shape == (1, 25, 25)
-    assert read(scene / "B1.tif").shape == (1, 9, 9)
 
 
 def test_a_preview_shows_the_stored_bands_brightened_to_30_percent(seco_root: Path) -> None:
@@ -105,22 +89,47 @@ def test_a_preview_shows_the_stored_bands_brightened_to_30_percent(seco_root: Pa
     assert np.all(preview <= np.clip(((stored + 1) / 255 + 6e-5) / 0.3 * 255, 0, 255))
 
 
-def test_the_same_seed_writes_the_same_bytes_whatever_the_workers(
+def test_the_same_seed_writes_the_same_bytes_with_any_number_of_workers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mini_earth, "MIN_JOBS_PER_WORKER", 1)
     hashes = []
     for name, seed, num_workers in (("a", 3, 1), ("b", 3, 2), ("c", 4, 1)):
-        root = tmp_path / name
-        mini_earth.write_seco(
-            root / "seco", num_places=4, num_dates=2, size=24, seed=seed, num_workers=num_workers
-        )
-        mini_earth.write_eurosat(
-            root / "eurosat", images_per_class=1, seed=seed, num_workers=num_workers
-        )
-        hashes.append(tree_hash(root))
+        root, options = tmp_path / name, {"seed": seed, "num_workers": num_workers}
+        mini_earth.write_seco(root / "seco", num_places=4, num_dates=2, size=24, **options)  # type: ignore[arg-type]
+        mini_earth.write_eurosat(root / "eurosat", images_per_class=1, **options)  # type: ignore[arg-type]
+        digest = hashlib.sha256()
+        for path in sorted(path for path in root.rglob("*") if path.is_file()):
+            digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
+        hashes.append(digest.hexdigest())
     assert hashes[0] == hashes[1]
     assert hashes[0] != hashes[2]
+
+
+# Mean and deviation of B2, B8 and B12 on a day in March.
+GOLDEN = {
+    "AnnualCrop": (0.08891, 0.01773, 0.21242, 0.03488, 0.15532, 0.05582),
+    "Forest": (0.09044, 0.02890, 0.26909, 0.10805, 0.16876, 0.06222),
+    "HerbaceousVegetation": (0.08473, 0.02481, 0.34237, 0.12332, 0.27927, 0.10064),
+    "Industrial": (0.17470, 0.11535, 0.26485, 0.13228, 0.25264, 0.12704),
+    "Pasture": (0.22148, 0.06976, 0.33219, 0.09763, 0.18378, 0.06547),
+    "PermanentCrop": (0.22846, 0.04967, 0.30752, 0.05427, 0.18262, 0.03425),
+    "Residential": (0.09867, 0.05200, 0.28171, 0.09537, 0.15038, 0.06607),
+    "SeaLake": (0.09571, 0.02120, 0.10969, 0.10776, 0.04728, 0.06942),
+    "Highway": (0.04109, 0.01789, 0.13557, 0.04241, 0.07411, 0.05558),
+    "River": (0.05388, 0.02154, 0.17531, 0.06571, 0.08154, 0.08860),
+}
+
+
+@pytest.mark.parametrize("cover", COVER_NAMES)
+def test_the_world_is_the_one_whose_results_are_documented(cover: str) -> None:
+    """Any change of a painter, a spectrum or the order of the random numbers shows."""
+    rng = np.random.default_rng([0, COVER_NAMES.index(cover)])
+    place = draw_place(rng, cover, size_px=96)
+    weather = draw_weather(rng, place.climate.latitude, datetime(2020, 3, 1, tzinfo=UTC))
+    images = observe(rng, place, weather, ("B2", "B8", "B12")).values()
+    found = [value for image in images for value in (image.mean(), image.std())]
+    assert found == pytest.approx(GOLDEN[cover], rel=1e-3)
 
 
 def test_dates_of_a_place_share_their_geometry_and_places_do_not() -> None:
@@ -142,32 +151,34 @@ def test_dates_of_a_place_share_their_geometry_and_places_do_not() -> None:
     assert np.abs(others).max() < 0.15
 
 
+def seen(surface: Surface, latitude: float, day: int, water_level: float = 0.5) -> np.ndarray:
+    """Reflectance of a surface in a moist climate without snow: shape (13,)."""
+    weather = Weather(day, 0, water_level, snow=0, sun_elevation=50, haze=0.01, gain=1)
+    return np.asarray(reflect([surface], moist_climate(latitude), weather)[0, 0])
+
+
+def moist_climate(latitude: float) -> Climate:
+    climate = draw_climate(np.random.default_rng(0))
+    return Climate(latitude, aridity=0.0, soil=climate.soil, water=climate.water)
+
+
 @pytest.mark.parametrize(("latitude", "summer", "winter"), [(50, 190, 15), (-40, 15, 190)])
 @pytest.mark.parametrize("kind", ["crop", "grass", "deciduous"])
 def test_plants_are_green_in_the_local_summer(
-    kind: str, latitude: float, summer: float, winter: float
+    kind: str, latitude: float, summer: int, winter: int
 ) -> None:
-    climate = moist_climate(latitude)
-
-    def greenness(day: float) -> float:
-        seen = reflect_one(Surface(kind, shift_days=-20), climate, day)
-        return float((seen[NEAR_INFRARED] - seen[RED]) / (seen[NEAR_INFRARED] + seen[RED]))
+    def greenness(day: int) -> float:
+        spectrum = seen(Surface(kind, shift_days=-20), latitude, day)
+        red, infrared = spectrum[[RED, NEAR_INFRARED]]
+        return float((infrared - red) / (infrared + red))
 
     assert greenness(summer) > greenness(winter) + 0.2
 
 
-def test_a_late_field_is_bare_when_the_early_one_stands_green() -> None:
-    climate = moist_climate(48)
-    early = reflect_one(Surface("crop", shift_days=40), climate, 110)
-    late = reflect_one(Surface("crop", shift_days=-60), climate, 110)
-    assert early[NEAR_INFRARED] / early[RED] > 2 * late[NEAR_INFRARED] / late[RED]
-
-
-def test_a_shoal_lies_below_water_only_above_its_level() -> None:
-    climate = moist_climate(48)
-    shoal = Surface("sand", floods_at=0.5)
-    assert np.allclose(reflect_one(shoal, climate, 100, water_level=0.6), climate.water)
-    assert np.all(reflect_one(shoal, climate, 100, water_level=0.4) > climate.water)
+def test_a_shoal_is_below_water_only_above_its_level() -> None:
+    shoal, water = Surface("sand", floods_at=0.5), moist_climate(48).water
+    assert np.allclose(seen(shoal, 48, 100, water_level=0.6), water)
+    assert np.all(seen(shoal, 48, 100, water_level=0.4) > water)
 
 
 def test_snow_lies_in_northern_winters_and_nowhere_else() -> None:
@@ -178,27 +189,7 @@ def test_snow_lies_in_northern_winters_and_nowhere_else() -> None:
         return float(np.mean([draw_weather(rng, latitude, date).snow > 0 for _ in range(100)]))
 
     assert snowy(55, 1) > 0.5
-    assert snowy(55, 7) == snowy(10, 1) == 0
-    assert snowy(-40, 1) == 0
-
-
-def test_noise_has_unit_deviation_and_the_asked_scale() -> None:
-    rng = np.random.default_rng(0)
-    fields = [noise(rng, 240, 12) for _ in range(10)]
-    assert np.std(fields) == pytest.approx(1, abs=0.1)
-    near = np.mean([np.mean(field[:, 2:] * field[:, :-2]) for field in fields])
-    far = np.mean([np.mean(field[:, 48:] * field[:, :-48]) for field in fields])
-    assert near > 0.9
-    assert abs(far) < 0.1
-
-
-def test_every_cover_fills_most_of_its_place_or_crosses_it() -> None:
-    rng = np.random.default_rng(0)
-    for number, cover in enumerate(COVER_NAMES):
-        shares = [
-            np.mean(draw_place(rng, cover, size_px=60).canvas.cover == number) for _ in range(3)
-        ]
-        assert min(shares) > (0.02 if cover in ("Highway", "River") else 0.6)
+    assert snowy(55, 7) == snowy(10, 1) == snowy(-40, 1) == 0
 
 
 @pytest.mark.parametrize(
@@ -210,7 +201,8 @@ def test_real_towns_get_their_real_tiles(
 ) -> None:
     grid = Grid.at(latitude, longitude)
     assert grid.crs.to_epsg() == epsg
-    assert grid.tile(latitude).startswith(tile_start)
+    assert grid.tile.startswith(tile_start)
+    assert grid.left % 60 == (grid.top - (latitude < 0) * 10_000_000) % 60 == 0
 
 
 def test_eurosat_has_ten_class_folders_of_numbered_colour_pictures(eurosat_root: Path) -> None:
@@ -222,14 +214,14 @@ def test_eurosat_has_ten_class_folders_of_numbered_colour_pictures(eurosat_root:
         assert (image.size, image.mode, image.format) == ((64, 64), "RGB", "JPEG")
 
 
-def test_pixel_statistics_tell_at_most_60_percent_of_the_classes(eurosat_root: Path) -> None:
-    pictures, labels = read_eurosat(eurosat_root)
-    pixels = pictures.reshape(len(pictures), -1, 3) / 255
+def test_pixel_statistics_give_away_at_most_60_percent_of_the_classes(eurosat_root: Path) -> None:
+    paths = sorted(eurosat_root.rglob("*.jpg"))
+    labels = np.array([COVER_NAMES.index(path.parent.name) for path in paths])
+    pixels = np.stack([np.asarray(Image.open(path)).reshape(-1, 3) for path in paths]) / 255
     parts = [pixels.mean(1), pixels.std(1), pixels.min(1), pixels.max(1)]
-    parts += list(np.percentile(pixels, [25, 50, 75], axis=1))
-    statistics = np.concatenate(parts, axis=1)
+    statistics = np.concatenate([*parts, *np.percentile(pixels, [25, 50, 75], axis=1)], axis=1)
     assert statistics.shape[1] == 21
-    train, test = split(len(labels))
+    train, test = np.split(np.random.default_rng(0).permutation(len(labels)), [320])
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
     accuracy = model.fit(statistics[train], labels[train]).score(statistics[test], labels[test])
     assert 0.2 < accuracy <= 0.6
@@ -238,19 +230,16 @@ def test_pixel_statistics_tell_at_most_60_percent_of_the_classes(eurosat_root: P
 def test_bigearthnet_patches_are_built_as_the_real_ones(tmp_path: Path) -> None:
     mini_earth.write_bigearthnet(tmp_path, num_patches=10)
     patches = sorted((tmp_path / "BigEarthNet-v1.0").iterdir())
-    assert len(patches) == 10
-    lists = [
-        (tmp_path / f"bigearthnet-{split}.txt").read_text().split()
-        for split in ("train", "val", "test")
-    ]
-    assert [len(names) for names in lists] == [6, 2, 2]
-    assert sorted(name for names in lists for name in names) == [path.name for path in patches]
+    names = [path.name for path in patches]
+    splits = (tmp_path / f"bigearthnet-{split}.txt" for split in ("train", "val", "test"))
+    lists = [path.read_text().split() for path in splits]
+    assert [len(part) for part in lists] == [6, 2, 2]
+    assert sorted(name for part in lists for name in part) == names
     for name in ("patches_with_seasonal_snow.csv", "patches_with_cloud_and_shadow.csv"):
-        assert set((tmp_path / name).read_text().split()) <= {path.name for path in patches}
+        assert set((tmp_path / name).read_text().split()) <= set(names)
     if not REAL_PATCHES.is_dir():
-        pytest.skip("no real patches beside the project")
-    real = sorted(REAL_PATCHES.iterdir())[0]
-    assert layout(patches[0]) == layout(real)
+        pytest.skip("no real patches next to the project")
+    assert layout(patches[0]) == layout(sorted(REAL_PATCHES.iterdir())[0])
 
 
 def layout(patch: Path) -> dict[str, object]:
@@ -260,9 +249,9 @@ def layout(patch: Path) -> dict[str, object]:
         key = path.name.removeprefix(patch.name)
         if path.suffix == ".json":
             content = json.loads(path.read_text())
-            found[key] = [(name, type(value)) for name, value in content.items()]
-            found["corners"] = list(content["coordinates"])
             corners = content["coordinates"]
+            found[key] = [(name, type(value)) for name, value in content.items()]
+            found["corners"] = list(corners)
             found["size_m"] = (corners["lrx"] - corners["ulx"], corners["uly"] - corners["lry"])
             found["projection"] = content["projection"][:25]
         else:
@@ -296,37 +285,34 @@ def test_oscd_cities_have_both_dates_in_thirteen_bands_and_agreeing_change_maps(
 
 def test_change_is_construction_and_the_rest_keeps_its_surfaces() -> None:
     rng = np.random.default_rng(0)
-    before = draw_place(rng, "Pasture", size_px=120).canvas
+    before = draw_place(rng, "Pasture", size_px=120)
     old_labels = before.labels.copy()
     after, is_new = build(before, rng)
     differs = before.labels != after.labels
     per_pixel = differs.reshape(120, 2, 120, 2).sum(axis=(1, 3))
     assert np.array_equal(is_new, per_pixel >= 2)
-    assert set(after.cover[differs]) <= {
-        COVER_NAMES.index(c) for c in ("Industrial", "Residential")
-    }
+    built = {COVER_NAMES.index(cover) for cover in ("Industrial", "Residential")}
+    assert set(after.cover[differs]) <= built
     assert 0.005 < is_new.mean() < 0.3
     assert np.array_equal(before.labels, old_labels)
 
 
 @pytest.mark.parametrize(
-    ("flags", "says"),
+    ("flags", "sentence"),
     [
-        (["--dataset", "seco", "--num_places", "0"], "num_places must be at least 1"),
-        (["--dataset", "seco", "--num_places", "1", "--num_dates", "0"], "num_dates"),
-        (["--dataset", "seco", "--num_places", "1", "--size", "11"], "at least 12 pixels"),
-        (["--dataset", "seco", "--num_places", "1", "--bands", "B10"], "unknown band B10"),
-        (["--dataset", "eurosat", "--num_places", "15"], "ten classes"),
-        (["--dataset", "eurosat", "--num_places", "10", "--previews"], "--previews means nothing"),
-        (["--dataset", "bigearthnet", "--num_places", "-1"], "num_patches"),
-        (["--dataset", "oscd", "--num_places", "25"], "2 to 24"),
+        ("--dataset seco --num_places 0", "num_places must be at least 1"),
+        ("--dataset seco --num_places 1 --size 11", "size must be at least 12"),
+        ("--dataset seco --num_places 1 --bands B10", "unknown band B10"),
+        ("--dataset eurosat --num_places 15", "ten classes"),
+        ("--dataset eurosat --num_places 10 --previews", "--previews means nothing"),
+        ("--dataset oscd --num_places 25", "2 to 24"),
     ],
 )
 def test_bad_input_is_one_sentence_and_writes_nothing(
-    flags: list[str], says: str, tmp_path: Path
+    flags: str, sentence: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(UserError, match=says):
-        mini_earth.main([*flags, "--save_path", str(tmp_path / "new")])
+    with pytest.raises(UserError, match=sentence):
+        mini_earth.main([*flags.split(), "--save_path", str(tmp_path / "new")])
     assert not (tmp_path / "new").exists()
 
 
@@ -336,78 +322,5 @@ def test_a_folder_with_content_is_left_alone_by_the_script(
     (tmp_path / "mine.txt").write_text("mine")
     flags = ["--dataset", "eurosat", "--num_places", "10", "--save_path", str(tmp_path)]
     assert exit_code(monkeypatch, "datasets/mini_earth.py", *flags) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ")
-    assert "is not an empty folder" in error
+    assert f"error: {tmp_path} is not an empty folder" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
-def test_a_supervised_resnet_tells_at_least_95_percent_of_the_classes(tmp_path: Path) -> None:
-    mini_earth.write_eurosat(tmp_path, images_per_class=500)
-    pictures, labels = read_eurosat(tmp_path)
-    train, test = split(len(labels))
-    images = torch.from_numpy(pictures).permute(0, 3, 1, 2)
-    model = train_resnet(images[train], torch.from_numpy(labels[train]))
-    model.eval()
-    with torch.inference_mode():
-        found = torch.cat([model(as_input(part)).argmax(1) for part in images[test].split(250)])
-    assert (found.numpy() == labels[test]).mean() >= 0.95
-
-
-def moist_climate(latitude: float) -> Climate:
-    drawn = draw_climate(np.random.default_rng(0))
-    return Climate(latitude, aridity=0.0, soil=drawn.soil, water=drawn.water)
-
-
-def reflect_one(
-    surface: Surface, climate: Climate, day: float, water_level: float = 0.5
-) -> np.ndarray:
-    seen = reflect(
-        [surface], climate, day_of_year=day, warmth=0, water_level=water_level, snow_depth=0
-    )
-    return np.asarray(seen[0, 0])
-
-
-def read_eurosat(root: Path) -> tuple[np.ndarray, np.ndarray]:
-    paths = sorted(root.rglob("*.jpg"))
-    pictures = np.stack([np.asarray(Image.open(path)) for path in paths])
-    return pictures, np.array([COVER_NAMES.index(path.parent.name) for path in paths])
-
-
-def split(count: int) -> tuple[np.ndarray, np.ndarray]:
-    order = np.random.default_rng(0).permutation(count)
-    return order[: count * 4 // 5], order[count * 4 // 5 :]
-
-
-def as_input(pictures: Tensor) -> Tensor:
-    return ((pictures.float() / 255 - 0.45) / 0.15).contiguous(memory_format=torch.channels_last)
-
-
-def train_resnet(pictures: Tensor, labels: Tensor, epochs: int = 25, batch: int = 32) -> nn.Module:
-    """Train with quarter turns, flips and changes of light under a one-cycle schedule."""
-    model = resnet18(num_classes=len(COVER_NAMES)).to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.05)
-    steps = len(pictures) // batch
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=1e-3, epochs=epochs, steps_per_epoch=steps, pct_start=0.2
-    )
-    for _ in range(epochs):
-        order = torch.randperm(len(pictures))[: steps * batch].view(steps, batch)
-        for chosen in order:
-            turns = torch.randint(8, (batch,)).tolist()
-            views = [
-                torch.rot90(picture if turn < 4 else picture.flip(2), turn % 4, (1, 2))
-                for picture, turn in zip(pictures[chosen], turns, strict=True)
-            ]
-            contrast = 1 + 0.3 * torch.randn(batch, 1, 1, 1)
-            light = 0.3 * torch.randn(batch, 3, 1, 1)
-            with torch.autocast("cpu", torch.bfloat16):
-                logits = model(as_input(torch.stack(views)) * contrast + light)
-            loss = nn.functional.cross_entropy(logits.float(), labels[chosen], label_smoothing=0.05)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-    return model
