@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import random
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,6 +45,16 @@ def _fast_and_alike_everywhere() -> Iterator[None]:
         # Pictures are drawn, but not laid out, which takes longer than a short training.
         patch.setattr(ConstrainedLayoutEngine, "execute", lambda *_: None)
         yield
+
+
+@pytest.fixture
+def _restored_signals() -> Iterator[None]:
+    """Restore the handlers of signals that scripts and Lightning replace."""
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    before = {number: signal.getsignal(number) for number in numbers}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

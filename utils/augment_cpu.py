@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 from torch import Tensor
 
+from utils.augment_config import AugmentConfig
 from utils.color_jitter import BRIGHTNESS, CONTRAST, grey_weights
 
 Picture = NDArray[Any]  # uint8
@@ -66,28 +67,17 @@ class ViewMaker:
         table: Picture value per band and stored value, uint8, shape (C, 256).
         mean: Mean per band in 0..255, subtracted from the picture, shape (C, 1, 1).
         std: Standard deviation per band, the divisor that follows, shape (C, 1, 1).
-        crop_size: Height and width of a view.
-        crop_first: Crop before colour and blur.
-        as_pillow: Truncate and round exactly where Pillow does, which is slower.
+        config: Distribution of the views; ``round_to_uint8`` truncates and rounds exactly where
+            Pillow does, which is slower.
     """
 
-    def __init__(
-        self,
-        table: Tensor,
-        mean: Tensor,
-        std: Tensor,
-        crop_size: int,
-        *,
-        crop_first: bool,
-        as_pillow: bool,
-    ) -> None:
+    def __init__(self, table: Tensor, mean: Tensor, std: Tensor, config: AugmentConfig) -> None:
         is_picture = bool((table == torch.arange(256)).all())
         self.tables = None if is_picture else table.numpy()
-        self.mean = mean.flatten().repeat(crop_size)  # of a row of pixels
-        self.scale = 1 / std.flatten().repeat(crop_size)
-        self.crop_size = crop_size
-        self.crop_first = crop_first
-        self.as_pillow = as_pillow
+        self.crop_size, self.crop_first = config.crop_size, config.crop_first
+        self.as_pillow = config.round_to_uint8
+        self.mean = mean.flatten().repeat(self.crop_size)  # of a row of pixels
+        self.scale = 1 / std.flatten().repeat(self.crop_size)
 
     def __call__(self, patch: Tensor, view: View, target: Tensor) -> None:
         """Write the normalised view of a stored patch into the target.
