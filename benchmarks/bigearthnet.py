@@ -206,8 +206,7 @@ def measure_probe(num_val: int, epochs: int) -> float:
     """
     import torch
 
-    from models.linear_probe import Labelled, fit_linear_probe
-    from models.probe_task import Recipe
+    from models.linear_probe import Labelled, Recipe, fit_linear_probe
     from utils.metrics import map_micro
 
     generator = torch.Generator().manual_seed(0)

@@ -11,8 +11,9 @@ from torch.optim import Adam
 from torch.optim.lr_scheduler import ExponentialLR
 
 from models.backbones import Encoder
+from models.best_epoch import BestEpoch
+from models.change_scores import best_threshold, count_changes, mean_of_batches
 from models.segmentation import LEVELS, get_segmentation_model, level_channels
-from utils.change_scores import best_threshold, count_changes, mean_of_batches
 from utils.data import epoch_seed
 from utils.errors import UserError
 
@@ -26,8 +27,7 @@ class ChangeDetector(LightningModule):
     """Finds what changed between two dates, (B, C, H, W) uint8 each.
 
     A batch holds both dates, uint8, whether each pixel changed, and whether it counts, bool,
-    (B, H, W). Validation chooses the threshold with the best F1 over all its pixels, and keeps the
-    weights of the epoch with the highest one in ``best_state``.
+    (B, H, W). Validation chooses the threshold with the best F1 over all its pixels.
 
     Args:
         encoder: Used in place.
@@ -42,6 +42,10 @@ class ChangeDetector(LightningModule):
             while the decoder trains.
         mean_over_batches: Whether validation is as in the original: precision, recall and F1 at
             0.5, averaged over batches, and no choice of an epoch.
+
+    Attributes:
+        best: The epoch with the highest F1, with the tensors that training changes.
+        threshold: Probability from which a pixel counts as changed, chosen in that epoch.
     """
 
     def __init__(
@@ -70,8 +74,7 @@ class ChangeDetector(LightningModule):
         self.encoder_in_train_mode = encoder_in_train_mode
         self.mean_over_batches = mean_over_batches
         self.counts: list[Tensor] = []
-        self.best_f1, self.best_epoch, self.threshold = -torch.inf, 0, 0.5
-        self.best_state: dict[str, Tensor] = {}
+        self.best, self.threshold = BestEpoch(), 0.5
         self.train()
 
     def train(self, mode: bool = True) -> "ChangeDetector":
@@ -114,31 +117,25 @@ class ChangeDetector(LightningModule):
             return
         threshold, f1 = best_threshold(counts.sum(0))
         self.log_dict({"val/f1": f1, "val/threshold": threshold}, prog_bar=True)
-        if f1 > self.best_f1:
-            self.best_f1, self.best_epoch = f1, self.current_epoch + 1
+        state = self.state_dict()
+        if not self.finetune_backbone:
+            state = {name: state[name] for name in state if not name.startswith("model.siamese.")}
+        if self.best.update(f1, self.current_epoch + 1, state):
             self.threshold = threshold
-            self.best_state = {
-                name: tensor.detach().cpu().clone()
-                for name, tensor in self.state_dict().items()
-                if self.finetune_backbone or not name.startswith("model.siamese.")
-            }
 
     def load_best_state(self) -> None:
         """Load the weights of the best epoch; those of a frozen encoder never changed."""
-        self.load_state_dict(self.state_dict() | self.best_state)
+        self.load_state_dict(self.state_dict() | self.best.state)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["best"] = {
-            "f1": self.best_f1,
-            "epoch": self.best_epoch,
-            "threshold": self.threshold,
-            "state": self.best_state,
-        }
+        best = self.best
+        checkpoint["best"] = {"f1": best.score, "epoch": best.epoch, "state": best.state}
+        checkpoint["best"]["threshold"] = self.threshold
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         best = checkpoint["best"]
-        self.best_f1, self.best_epoch = best["f1"], best["epoch"]
-        self.threshold, self.best_state = best["threshold"], best["state"]
+        self.best = BestEpoch(best["f1"], best["epoch"], best["state"])
+        self.threshold = best["threshold"]
 
     def configure_optimizers(self) -> tuple[list[Adam], list[ExponentialLR]]:
         # A list: the original's set has another order in a resumed run, and Adam's moments follow.

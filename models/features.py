@@ -71,7 +71,8 @@ class FeatureReader:
             return compute(), False
         identity = data.splits[split].identify(rows)
         key = feature_key(encoder, data.transform, identity, self.precision)
-        return cached(self.cache_dir, key, (len(pictures), encoder.num_features), compute)
+        shape = (len(pictures), encoder.num_features)
+        return cached(self.cache_dir / f"{key}.npy", shape, compute)
 
 
 def extract_features(
@@ -133,40 +134,31 @@ def feature_key(
 
 
 def cached(
-    cache_dir: Path, key: str, shape: tuple[int, int], compute: Callable[[], Tensor]
+    path: Path, shape: tuple[int, int], compute: Callable[[], Tensor]
 ) -> tuple[Tensor, bool]:
-    """Read float32 features from the file of a key, or compute them and write it.
+    """Read float32 features, or compute and write them.
 
     Args:
-        cache_dir: Folder of computed features.
-        key: Name of the file, from ``feature_key``.
+        path: Their file, named by their ``feature_key``.
         shape: Shape of the features, (N, D).
         compute: Called if there is no file.
 
     Returns:
         The features, and whether there was a file.
+
+    Raises:
+        UserError: The file is not one that this function has written.
     """
-    path = cache_dir / f"{key}.npy"
-    if path.exists():
-        return _read_features(path, shape), True
-    features = compute()
-    with written_whole(path) as partial, partial.open("wb") as file:
-        np.save(file, features.numpy())
-    return features, False
-
-
-def _read_features(path: Path, shape: tuple[int, int]) -> Tensor:
-    """Read an array; one that ``cached`` cannot have written is a ``UserError``."""
+    if not path.exists():
+        features = compute()
+        with written_whole(path) as partial, partial.open("wb") as file:
+            np.save(file, features.numpy())
+        return features, False
     try:
         # Mapped first: a file cannot make this process reserve more memory than the file has bytes.
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-        if not isinstance(array, np.ndarray) or (array.dtype, array.shape) != (np.float32, shape):
+        if (array.dtype, array.shape) != (np.float32, shape) or not np.isfinite(array).all():
             raise ValueError("other features")
-        features = torch.from_numpy(np.array(array))
-    except (ValueError, OSError, EOFError, OverflowError, MemoryError, SyntaxError) as error:
-        raise UserError(
-            f"{path} does not hold the features it is named after: delete it"
-        ) from error
-    if not features.isfinite().all():
-        raise UserError(f"{path} holds features that are not finite: delete it")
-    return features
+    except (AttributeError, ValueError, OSError, EOFError, MemoryError, SyntaxError) as error:
+        raise UserError(f"{path} is not the file of its features: delete it") from error
+    return torch.from_numpy(np.array(array)), True

@@ -18,11 +18,11 @@ from torch import Tensor
 from models.linear_probe import (
     Labelled,
     LinearClassifier,
+    Recipe,
     Score,
     fit_linear_probe,
     standardisation,
 )
-from models.probe_task import Recipe
 from utils.progress import progress
 
 # Inverse strengths C in half decades, the most regularised first: each starts where the last ended.
@@ -72,12 +72,8 @@ def probe_by_adam(
         score: Score of val.
     """
     val = data["val"] if recipe.select_epoch else None
-    fits = [
-        fit_linear_probe(
-            data["train"], num_classes, chosen, seed=seed, recipe=recipe, val=val, score=score
-        )
-        for seed, chosen in zip(seeds, rows, strict=True)
-    ]
+    fit = partial(fit_linear_probe, data["train"], num_classes, recipe=recipe, val=val, score=score)
+    fits = [fit(chosen, seed=seed) for seed, chosen in zip(seeds, rows, strict=True)]
     epochs: list[float] = [epoch for _, epoch in fits]
     return _predict(data, [probe.scores for probe, _ in fits], {"best_epochs": epochs})
 

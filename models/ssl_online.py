@@ -10,8 +10,7 @@ from tqdm import tqdm
 
 from models.backbones import Encoder
 from models.features import FeatureReader
-from models.linear_probe import Labelled, fit_linear_probe
-from models.probe_task import ProbeTask, Recipe
+from models.linear_probe import Labelled, Recipe, fit_linear_probe
 from models.probes import knn_scores
 from utils.probe_data import ProbeData
 
@@ -73,10 +72,10 @@ class SSLOnlineEvaluator(Callback):
             data: Data set that was opened for it.
             device: Where to compute the features.
         """
-        task = ProbeTask(deepcopy(encoder), data)
+        probed = deepcopy(encoder)
         reader = FeatureReader(_FEATURE_BATCH_SIZE, device, self.precision)
         train, val = (
-            Labelled(reader.read(task.encoder, data, split)[0], data.targets[split])
+            Labelled(reader.read(probed, data, split)[0], data.targets[split])
             for split in ("train", "val")
         )
         count, rows = len(data.classes), torch.arange(len(train.features))
@@ -88,6 +87,6 @@ class SSLOnlineEvaluator(Callback):
         }
         name = "map_micro" if data.is_multi_label else "accuracy"
         return {
-            f"online/{method}_{name}": task.score(val.targets, values)
+            f"online/{method}_{name}": data.score(val.targets, values)
             for method, values in scores.items()
         }

@@ -206,7 +206,7 @@ class InputTransform:
             stored: 8-bit pictures as uint8, reflectance as uint16 DN.
 
         Raises:
-            UserError: The type is another one, so the unit is unknown.
+            UserError: The type is another one, so the unit is unknown, or the shape is.
         """
         import numpy as np
 
@@ -216,6 +216,11 @@ class InputTransform:
             raise UserError(
                 f"stored values are {stored.dtype}, but {np.dtype(expected)} ({unit}) is expected: "
                 "convert them"
+            )
+        if stored.ndim != 3 or len(stored) != len(self.table):
+            raise UserError(
+                f"stored values have shape {stored.shape}, but one image of {len(self.table)} "
+                f"bands, {' '.join(self.bands)}, is expected"
             )
         return np.stack([row[plane] for row, plane in zip(self.table, stored, strict=True)])
 

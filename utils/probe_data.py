@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset, TensorDataset
 
 from utils.input_spec import InputTransform
+from utils.metrics import accuracy, map_micro
 
 
 class NumberedPictures(Dataset[tuple[Tensor, Tensor, int]]):
@@ -53,14 +54,9 @@ class LabelledSplit:
     identify: Callable[[Tensor], str]
 
     @classmethod
-    def of(cls, pictures: Any) -> "LabelledSplit":
+    def of(cls, data: Any) -> "LabelledSplit":
         """Describe a data set that has targets, names, ``take(rows)`` and ``fingerprint()``."""
-        return cls(
-            pictures,
-            pictures.targets,
-            pictures.names,
-            lambda rows: str(pictures.take(rows).fingerprint()),
-        )
+        return cls(data, data.targets, data.names, lambda rows: str(data.take(rows).fingerprint()))
 
     def take(self, rows: Tensor | None = None) -> NumberedPictures:
         """Return all pictures, or those in some rows, int64, shape (M,)."""
@@ -99,6 +95,15 @@ class ProbeData:
         """The splits to score, val first."""
         return [name for name in ("val", "test") if name in self.splits]
 
+    def score(self, targets: Tensor, scores: Tensor) -> float:
+        """Return the percentage that chooses epochs and strengths: accuracy or micro-AP.
+
+        Args:
+            targets: Classes, shape (N,), or labels, shape (N, C).
+            scores: Larger means more likely, shape (N, C).
+        """
+        return (map_micro if self.is_multi_label else accuracy)(targets, scores)
+
 
 def splits_in_memory(
     images: Tensor, targets: Tensor, names: Sequence[str], rows: Mapping[str, Tensor]
@@ -116,16 +121,11 @@ def splits_in_memory(
         own_names = [names[row] for row in own.tolist()]
 
         def identify(chosen: Tensor) -> str:
-            return fingerprint([own_names[row] for row in chosen.tolist()], images[own[chosen]])
+            digest = hashlib.sha256("\n".join(own_names[row] for row in chosen.tolist()).encode())
+            digest.update(images[own[chosen]].numpy().data)
+            return digest.hexdigest()
 
         pictures = Subset(TensorDataset(images), own.tolist())
         return LabelledSplit(pictures, targets[own], own_names, identify)
 
     return {name: split(own) for name, own in rows.items()}
-
-
-def fingerprint(names: Sequence[str], images: Tensor) -> str:
-    """Identify pictures by the sha256 of their names and pixels."""
-    digest = hashlib.sha256("\n".join(names).encode())
-    digest.update(images.numpy().data)
-    return digest.hexdigest()

@@ -7,6 +7,7 @@ import subprocess
 import time
 from argparse import Namespace
 from importlib.metadata import version
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +32,14 @@ def new_run_dir(log_dir: Path, name: str) -> Path:
     parent = log_dir / name
     parent.mkdir(parents=True, exist_ok=True)
     taken = [path.name.removeprefix("version_") for path in parent.glob("version_*")]
-    number = max((int(suffix) for suffix in taken if suffix.isdigit()), default=-1) + 1
-    while True:
+    for number in count(max((int(text) for text in taken if text.isdigit()), default=-1) + 1):
         run_dir = parent / f"version_{number}"
         try:
             run_dir.mkdir()
         except FileExistsError:
-            number += 1
-        else:
-            return run_dir
+            continue
+        break
+    return run_dir
 
 
 def run_dir_of_rank(args: Namespace, name: str, rank: int) -> Path | None:

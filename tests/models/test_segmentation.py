@@ -11,6 +11,7 @@ from datasets.oscd.files import City
 from datasets.oscd.tiles import CityTiles
 from models.backbones import Encoder
 from models.change_detector import ChangeDetector, masked_loss
+from models.change_scores import count_changes
 from models.segmentation import (
     LEVELS,
     LEVELS_OF_THE_ORIGINAL,
@@ -20,7 +21,6 @@ from models.segmentation import (
     get_segmentation_model,
     level_channels,
 )
-from utils.change_scores import count_changes
 from utils.errors import UserError
 
 CHANNELS = (64, 64, 128, 256, 512)
@@ -221,4 +221,4 @@ def test_weights_that_are_not_finite_stop_the_run_before_they_are_kept() -> None
         module.model.head.weight[0, 3] = torch.nan
     with pytest.raises(UserError, match=r"not finite after epoch 1: .*lower --learning_rate"):
         module.on_validation_epoch_end()
-    assert module.best_state == {}
+    assert module.best.state == {}

@@ -13,9 +13,8 @@ from torch import Tensor
 
 from datasets.mini_earth import write_eurosat
 from models.backbones import Encoder
-from models.linear_probe import Labelled, fit_linear_probe
+from models.linear_probe import Labelled, Recipe, fit_linear_probe
 from models.moco2_module import MocoV2
-from models.probe_task import Recipe
 from models.ssl_online import SSLOnlineEvaluator
 from tests.references.pretraining import (
     assert_equal,

@@ -17,7 +17,7 @@ import main_eurosat
 from datasets.eurosat.splits import SPLITS
 from datasets.eurosat_dataset import EurosatDataset
 from datasets.mini_earth import write_eurosat
-from models.finetuning import FineTuning
+from models.ssl_finetuner import FineTuning
 from tests.references.legacy_checkpoint import write_legacy_checkpoint
 from tests.references.probe_pictures import stacked
 from tests.references.waiting import HANG_S
@@ -147,11 +147,10 @@ def test_fine_tuning_changes_the_features_and_not_the_encoder(
     assert not (tmp_path / "logs" / "features").exists()
     table = pq.read_table(path).to_pydict()
     embeddings = torch.tensor(table["embeddings"])
-    task = seen[0][0]
-    test = stacked(task.data, "test")
+    encoder, data, _ = seen[0]
     with torch.no_grad():
-        frozen = task.encoder.eval()(task.data.transform.normalize(test))
-    assert torch.equal(task.encoder.state_dict()["1.running_mean"], torch.zeros(16))
+        frozen = encoder.eval()(data.transform.normalize(stacked(data, "test")))
+    assert torch.equal(encoder.state_dict()["1.running_mean"], torch.zeros(16))
     assert (embeddings - frozen).abs().max() > 0.1
     right = np.array(table["scores"]).argmax(1) == np.array(table["targets"])
     assert 100 * right.mean() == pytest.approx(metrics["test/accuracy_per_seed"][0])
@@ -173,9 +172,9 @@ def test_any_bands_of_the_13_are_probed(tmp_path: Path) -> None:
     metrics = main_eurosat.main([*flags, "--debug", "--bands", "B8A", "B11", "B4", "B10"])
     assert metrics["num_test"] == 10
     args = main_eurosat.parse_args([*flags, "--bands", "B8A", "B11", "B4", "B10"])
-    task = main_eurosat.load_task(args)[0]
-    assert task.data.splits["train"].pictures[0][0].shape == (4, 32, 32)
-    assert task.encoder.state_dict()["0.weight"].shape[1] == 4
+    encoder, data, _ = main_eurosat.load_task(args)
+    assert data.splits["train"].pictures[0][0].shape == (4, 32, 32)
+    assert encoder.state_dict()["0.weight"].shape[1] == 4
     metrics = main_eurosat.main([*flags, "--debug"])  # red, green and blue
     assert 0 <= metrics["test/accuracy"] <= 100
 
@@ -223,7 +222,7 @@ def test_probes_say_once_that_they_run_on_one_device(
 def test_further_processes_of_a_launcher_have_nothing_to_probe(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(main_eurosat, "plan_processes", lambda _: World(1, 2, rank=1))
+    monkeypatch.setattr(main_eurosat.flags, "plan_processes", lambda _: World(1, 2, rank=1))
     assert main_eurosat.main(short_flags(data_dir, tmp_path / "logs")) == {}
     assert not (tmp_path / "logs").exists()
 

@@ -22,7 +22,7 @@ import main_bigearthnet
 from datasets.bands import ALL_BANDS
 from datasets.bigearthnet.index import open_bigearthnet
 from datasets.bigearthnet_dataset import main as write_lmdb
-from models import features, finetuning
+from models import features, ssl_finetuner
 from models.backbones import Encoder, load_encoder
 from models.ssl_finetuner import SSLFineTuner
 from tests.references.bigearthnet_files import as_version_2, copied
@@ -84,7 +84,7 @@ def caught_modules(monkeypatch: pytest.MonkeyPatch) -> list[SSLFineTuner]:
             super().__init__(*args, **kwargs)
             modules.append(self)
 
-    monkeypatch.setattr(finetuning, "SSLFineTuner", Caught)
+    monkeypatch.setattr(ssl_finetuner, "SSLFineTuner", Caught)
     return modules
 
 
@@ -233,7 +233,7 @@ def test_methods_on_features_are_their_slow_restatement(
     flags += ["--save_predictions", str(file), "--precision", "32-true"]
     metrics = main_bigearthnet.main([*probe, *flags])["by_method"]
 
-    data = main_bigearthnet.load_task(main_bigearthnet.parse_args(probe), World())[0].data
+    data = main_bigearthnet.load_task(main_bigearthnet.parse_args(probe), World())[1]
     with torch.no_grad():
         train, val, test = (
             encoder.eval()(data.transform.normalize(stacked(data, split))) for split in data.splits
@@ -369,9 +369,9 @@ def test_pictures_reach_an_encoder_as_it_was_trained(
     for protocol in ("corrected", "paper"):
         own = ["--protocol", protocol, "--batch_size", "4"]
         args = main_bigearthnet.parse_args([*flags, *own])
-        task, _ = main_bigearthnet.load_task(args, World())
-        picture = task.data.splits["train"].take()[0][0][None]
-        seen = task.data.transform.normalize(picture)
+        _, data, _ = main_bigearthnet.load_task(args, World())
+        picture = data.splits["train"].take()[0][0][None]
+        seen = data.transform.normalize(picture)
         ranges[protocol] = seen
         plain = picture.float() / 255
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
@@ -389,10 +389,10 @@ def test_a_checkpoint_of_2021_is_judged_with_its_own_stretch(
     assert 0 < main_bigearthnet.main([*probe, *extra, "--debug"])["test/map_micro"] < 100
 
     args = main_bigearthnet.parse_args([*probe, *extra, "--image_size", "120"])
-    task, data = main_bigearthnet.load_task(args, World())
-    train = task.data.splits["train"]
+    _, data, runs = main_bigearthnet.load_task(args, World())
+    train = data.splits["train"]
     picture = train.take()[0][0]
-    (red, *_) = data.index.source.read(train.names[0], ["B4"])
+    (red, *_) = runs.index.source.read(train.names[0], ["B4"])
     stored = np.floor(np.clip(red / 10_000, 0, 1) * 255)  # as SeCo stores reflectance
     assert np.array_equal(picture[0], np.floor(np.clip(stored / 129 * 255, 0, 255)))
 

@@ -17,7 +17,7 @@ import main_eurosat
 from datasets.bands import ALL_BANDS
 from datasets.eurosat_dataset import EurosatDataset
 from datasets.mini_earth import write_eurosat
-from models import finetuning
+from models import ssl_finetuner
 from models.backbones import Encoder, load_encoder
 from models.features import cached, extract_features, feature_key
 from models.ssl_finetuner import SSLFineTuner
@@ -157,7 +157,7 @@ def test_features_that_fail_leave_no_file(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        cached(tmp_path, "a", (1, 2), fail)
+        cached(tmp_path / "a.npy", (1, 2), fail)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -189,7 +189,7 @@ def test_a_file_of_other_features_is_named(tmp_path: Path, content: bytes) -> No
     path = tmp_path / "a.npy"
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"a\.npy .*: delete it"):
-        cached(tmp_path, "a", (2, 2), lambda: torch.zeros(2, 2))
+        cached(path, (2, 2), lambda: torch.zeros(2, 2))
     assert path.read_bytes() == content
 
 
@@ -206,7 +206,7 @@ def test_paper_protocol_drifts_statistics_but_no_weights_and_drops_the_last_batc
             probes.append(self)
 
     monkeypatch.setattr("models.backbones.load_encoder", lambda *_: (encoder, spec))
-    monkeypatch.setattr(finetuning, "SSLFineTuner", Recorded)
+    monkeypatch.setattr(ssl_finetuner, "SSLFineTuner", Recorded)
     paper = ["--protocol", "paper", "--batch_size", "16", "--num_seeds", "1", "--debug"]
     metrics = main_eurosat.main([*flags, *paper])
 
@@ -247,7 +247,10 @@ def test_paper_protocol_drifts_statistics_but_no_weights_and_drops_the_last_batc
         (["--resume_from_checkpoint", __file__], "probes write no checkpoint"),
         (["--num_workers", "-1"], "--num_workers must be 0 or more"),
         (["--num_seeds", "0"], "--num_seeds must be above 0"),
-        (["--train_frac", "0.05", "1"], "--train_frac 0.05 leaves no sample of .* and more"),
+        (["--val_frac", "1.1"], "--val_frac is a share"),
+        (["--train_frac", "0.1", "0"], "--train_frac is a share"),
+        (["--train_frac", "0.5", "0.5"], "names a share twice"),
+        (["--train_frac", "0.05", "1"], "--train_frac 0.05 leaves no sample of .* more: raise it"),
         (["--train_frac", "0.5", "--labels_per_class", "2"], "exclude each other"),
         (["--method", "knn", "--labels_per_class", "1"], "10 labelled images are fewer than 20"),
         (
