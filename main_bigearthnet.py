@@ -65,15 +65,12 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     args = parse_args(argv)
     flags.check_probe_flags(args)
     check_positive(args, "image_size")
-    world = flags.plan_processes(args)
-    if world.rank > 0 and "finetune" not in args.method:
-        return {}  # the launcher started more processes than probes use
-    from pytorch_lightning import seed_everything
-
+    world = flags.start(args)
+    if world is None:
+        return {}
     from models.evaluation import Evaluation
     from models.linear_probe import Recipe
 
-    seed_everything(args.seed, verbose=False)
     encoder, data, runs = load_task(args, world)
     choices = dict(PAPER) if args.protocol == "paper" else {}
     choices |= {"milestones": args.milestones}

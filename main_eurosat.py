@@ -60,16 +60,14 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     check_not_negative(args, "split_seed")
     if args.labels_per_class is not None and args.train_frac != [1.0]:
         raise UserError("--labels_per_class and --train_frac exclude each other: omit one")
-    world = flags.plan_processes(args)
-    if world.rank > 0 and "finetune" not in args.method:
-        return {}  # the launcher started more processes than probes use
+    world = flags.start(args)
+    if world is None:
+        return {}
     import torch
-    from pytorch_lightning import seed_everything
 
     from models.evaluation import Evaluation
     from models.linear_probe import Recipe
 
-    seed_everything(args.seed, verbose=False)
     encoder, data, draws = load_task(args)
     choices = PAPER if args.protocol == "paper" else CORRECTED
     per_process = batch_size_per_process(args, world)

@@ -1,6 +1,6 @@
 """LightningModule of a change detector: loss, validation, and the epoch that is kept."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,7 +13,12 @@ from torch.optim.lr_scheduler import ExponentialLR
 from models.backbones import Encoder
 from models.best_epoch import BestEpoch
 from models.change_scores import best_threshold, count_changes, mean_of_batches
-from models.segmentation import LEVELS, get_segmentation_model, level_channels
+from models.segmentation import (
+    LEVELS,
+    LEVELS_OF_THE_ORIGINAL,
+    get_segmentation_model,
+    level_channels,
+)
 from utils.data import epoch_seed
 from utils.errors import UserError
 
@@ -36,12 +41,10 @@ class ChangeDetector(LightningModule):
         seed: Seed of the dropout, set again in every epoch, so that a run can be resumed.
         learning_rate: Learning rate of Adam; multiplied by ``DECAY_PER_EPOCH`` after each epoch.
         pos_weight: Weight of a changed pixel in the loss; an unchanged one has 1.
-        levels: Children of the encoder whose outputs are compared.
         finetune_backbone: Whether the encoder is trained, too.
-        encoder_in_train_mode: Whether its batch norm uses, and learns, the statistics of batches
-            while the decoder trains.
-        mean_over_batches: Whether validation is as in the original: precision, recall and F1 at
-            0.5, averaged over batches, and no choice of an epoch.
+        as_original: Whether the raw stem is compared, batch norm of a frozen encoder uses, and
+            learns, the statistics of batches, and validation gives precision, recall and F1 at 0.5,
+            averaged over batches, and chooses no epoch.
 
     Attributes:
         best: The epoch with the highest F1, with the tensors that training changes.
@@ -57,22 +60,20 @@ class ChangeDetector(LightningModule):
         seed: int,
         learning_rate: float,
         pos_weight: float = 1.0,
-        levels: Sequence[int] = LEVELS,
         finetune_backbone: bool = False,
-        encoder_in_train_mode: bool = False,
-        mean_over_batches: bool = False,
+        as_original: bool = False,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(hyper_parameters)
         encoder.requires_grad_(finetune_backbone)
+        levels = LEVELS_OF_THE_ORIGINAL if as_original else LEVELS
         self.model = get_segmentation_model(encoder, levels, level_channels(encoder, levels))
         self.normalize = normalize
         self.seed = seed
         self.learning_rate = learning_rate
         self.pos_weight = torch.tensor(pos_weight)
         self.finetune_backbone = finetune_backbone
-        self.encoder_in_train_mode = encoder_in_train_mode
-        self.mean_over_batches = mean_over_batches
+        self.as_original = as_original
         self.counts: list[Tensor] = []
         self.best, self.threshold = BestEpoch(), 0.5
         self.train()
@@ -80,7 +81,7 @@ class ChangeDetector(LightningModule):
     def train(self, mode: bool = True) -> "ChangeDetector":
         """Switch to training, except for a frozen encoder's batch norm."""
         super().train(mode)
-        self.model.siamese.train(mode and self.encoder_in_train_mode)
+        self.model.siamese.train(mode and (self.as_original or self.finetune_backbone))
         return self
 
     def forward(self, image_1: Tensor, image_2: Tensor) -> Tensor:
@@ -111,7 +112,7 @@ class ChangeDetector(LightningModule):
             )
         counts = torch.stack(self.counts)  # (batches, 3, thresholds)
         self.counts.clear()
-        if self.mean_over_batches:
+        if self.as_original:
             for name, value in mean_of_batches(counts).items():
                 self.log(f"val/{name}_batch_mean", value, prog_bar=name == "f1")
             return

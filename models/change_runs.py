@@ -17,7 +17,6 @@ from models.backbones import Encoder
 from models.change_detector import Batch, ChangeDetector
 from models.change_scores import THRESHOLDS, count_changes, summarise_cities
 from models.results import summarise
-from models.segmentation import LEVELS, LEVELS_OF_THE_ORIGINAL
 from utils.checkpoint import WholeCheckpointIO, check_same_run
 from utils.cli import trainer_kwargs
 from utils.data import SeededSampler, epoch_of
@@ -28,38 +27,26 @@ from utils.training import of_repetition, run_trainer
 
 
 class Outcome(NamedTuple):
-    """What one detector found.
+    """What one detector found."""
 
-    Attributes:
-        threshold: Probability from which a pixel counts as changed.
-        validation: Scores of the detector on the validation set.
-        probabilities: Probabilities of change in every test image, float32, (H, W) each.
-        counts: Pixels found, false and missed in every test image, int64, (N, 3).
-    """
-
-    threshold: float
-    validation: dict[str, float]
-    probabilities: list[Tensor]
-    counts: Tensor
+    threshold: float  # probability from which a pixel counts as changed
+    validation: dict[str, float]  # scores
+    probabilities: list[Tensor]  # of change in every test image, float32, (H, W) each
+    counts: Tensor  # pixels found, false and missed in every test image, int64, (N, 3)
 
 
 @dataclass(frozen=True)
 class ChangeTask:
     """What all repetitions of an experiment share.
 
-    Attributes:
-        args: Flags of the script. Under ``--protocol paper`` the raw stem is compared, batch norm
-            is in train mode, last batches that are not full are left out, and validation sees
-            batches of tiles.
-        encoder: Encoder that each detector copies.
-        normalize: Turns uint8 pictures into the encoder's inputs.
-        hyper_parameters: For checkpoints, so that only the same run continues them.
+    Under ``--protocol paper`` detectors are those of the original, last batches that are not full
+    are left out, and validation sees batches of tiles.
     """
 
     args: Namespace
-    encoder: Encoder
-    normalize: Callable[[Tensor], Tensor]
-    hyper_parameters: dict[str, Any]
+    encoder: Encoder  # copied by each detector
+    normalize: Callable[[Tensor], Tensor]  # uint8 pictures to the encoder's inputs
+    hyper_parameters: dict[str, Any]  # for checkpoints, so that only the same run continues them
 
     @property
     def as_original(self) -> bool:
@@ -75,10 +62,8 @@ class ChangeTask:
             seed=seed,
             learning_rate=self.args.learning_rate,
             pos_weight=self.hyper_parameters["pos_weight"],
-            levels=LEVELS_OF_THE_ORIGINAL if self.as_original else LEVELS,
             finetune_backbone=self.args.finetune_backbone,
-            encoder_in_train_mode=self.as_original or self.args.finetune_backbone,
-            mean_over_batches=self.as_original,
+            as_original=self.as_original,
         )
 
     def check_resumable(self) -> None:

@@ -43,16 +43,10 @@ State = dict[Any, Any]
 
 
 class EncoderFile(NamedTuple):
-    """Encoder of a file.
+    """Encoder of a file, and the contract of its input."""
 
-    Attributes:
-        architecture: One of ``RESNETS``.
-        tensors: All tensors except those of the classifier, with torchvision's names.
-        spec: Input contract.
-    """
-
-    architecture: str
-    tensors: dict[str, Tensor]
+    architecture: str  # one of ``RESNETS``
+    tensors: dict[str, Tensor]  # without a classifier's, with torchvision's names
     spec: InputSpec
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from models.backbones import Encoder
 from models.evaluation_args import NEIGHBOURS, seeds
-from models.features import FeatureReader
+from models.features import read_features
 from models.linear_probe import Labelled, Recipe
 from models.probes import (
     Method,
@@ -41,33 +41,22 @@ from utils.training import make_trainer
 class Evaluation:
     """One run of an evaluation script.
 
-    Attributes:
-        args: Flags of the run.
-        world: Processes that fine-tune together.
-        encoder: Encoder to evaluate; none of its tensors changes.
-        data: Pictures and targets.
-        draws: For each share of the labels, in rising order, the labelled rows of the train split,
-            once per repetition.
-        linear: How a linear layer is trained: on features, but with ``freeze_backbone`` through
-            the encoder, and scored on val alone.
-        finetune: How the encoder is fine-tuned.
-        name: Name of the data set in pictures.
-        folder: Name of the folder of such runs.
-        described: Flags that describe a fine-tuning in its checkpoints.
-        facts: Further results, plain values.
+    A linear layer is trained on features, but with ``linear.freeze_backbone`` through the encoder,
+    and then scored on val alone.
     """
 
     args: Namespace
-    world: World
-    encoder: Encoder
+    world: World  # processes that fine-tune together
+    encoder: Encoder  # none of its tensors changes
     data: ProbeData
+    # For each share of the labels, rising, the labelled rows of train, once per repetition.
     draws: Mapping[float, Sequence[Tensor]]
     linear: Recipe
     finetune: Recipe
-    name: str
-    folder: str
-    described: Sequence[str]
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    name: str  # of the data set in pictures
+    folder: str  # name of the folder of such runs
+    described: Sequence[str]  # flags that describe a fine-tuning in its checkpoints
+    facts: Mapping[str, Any] = field(default_factory=dict)  # further results, plain values
 
     def run(self, started: float) -> tuple[dict[str, Any], Path | None]:
         """Evaluate, and write results after every step, because a later one may be interrupted.
@@ -131,13 +120,13 @@ class Evaluation:
         Of train, only the labelled rows are computed, unless all are needed to standardise.
         """
         began = time.perf_counter()
-        reader = self._reader(None if self.args.debug else self.args.log_dir / "features")
+        cache_dir = None if self.args.debug else self.args.log_dir / "features"
         features, were_cached = {}, True
         for split, targets in self.data.targets.items():
             rows = torch.arange(len(targets))
             if split == "train" and self.linear.standardise != "train":
                 rows = torch.cat([rows for draw in self.draws.values() for rows in draw]).unique()
-            found, was_cached = reader.read(self.encoder, self.data, split, rows)
+            found, was_cached = self._read(self.encoder, split, rows, cache_dir)
             if len(rows) < len(targets):  # a row that is not written takes no memory
                 found = torch.empty(len(targets), found.shape[1]).index_copy_(0, rows, found)
             features[split] = Labelled(found, targets)
@@ -145,9 +134,19 @@ class Evaluation:
         seconds = round(time.perf_counter() - began, 2)
         return features, {"features_were_cached": were_cached, "seconds_features": seconds}
 
-    def _reader(self, cache_dir: Path | None = None) -> FeatureReader:
-        device = torch.device("cuda" if self.args.gpus else "cpu")
-        return FeatureReader(self.args.feature_batch_size, device, self.args.precision, cache_dir)
+    def _read(
+        self, encoder: Encoder, split: str, rows: Tensor | None = None, cache: Path | None = None
+    ) -> tuple[Tensor, bool]:
+        return read_features(
+            encoder,
+            self.data,
+            split,
+            rows,
+            batch_size=self.args.feature_batch_size,
+            device=torch.device("cuda" if self.args.gpus else "cpu"),
+            precision=self.args.precision,
+            cache_dir=cache,
+        )
 
     def _finetuning(self) -> FineTuning:
         args, data, recipe = self.args, self.data, self.finetune
@@ -156,7 +155,7 @@ class Evaluation:
         every = recipe.val_every_n_epochs
 
         def embed(tuned: Encoder) -> Tensor:
-            return self._reader().read(tuned, data, data.held_out[-1])[0]
+            return self._read(tuned, data.held_out[-1])[0]
 
         return FineTuning(
             self.encoder,

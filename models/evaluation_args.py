@@ -197,6 +197,17 @@ def seeds(args: Namespace) -> range:
     return range(args.seed, args.seed + args.num_seeds)
 
 
+def start(args: Namespace) -> World | None:
+    """Seed all generators and return the processes of the run; None ends a process without work."""
+    world = plan_processes(args)
+    if world.rank > 0 and "finetune" not in args.method:
+        return None  # the launcher started more processes than probes use
+    from pytorch_lightning import seed_everything  # takes seconds
+
+    seed_everything(args.seed, verbose=False)
+    return world
+
+
 def plan_processes(args: Namespace) -> World:
     """Return the processes of the run; only fine-tuning uses more than one."""
     world = planned_world(args)

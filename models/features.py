@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,59 +19,48 @@ from utils.probe_data import ProbeData
 from utils.progress import progress
 
 
-@dataclass(frozen=True)
-class FeatureReader:
-    """Computes features of a split, or reads those that an earlier run has computed.
+def read_features(
+    encoder: Encoder,
+    data: ProbeData,
+    split: str,
+    rows: Tensor | None = None,
+    *,
+    batch_size: int,
+    device: torch.device,
+    precision: str,
+    cache_dir: Path | None = None,
+) -> tuple[Tensor, bool]:
+    """Compute features of a split, or read those that an earlier run has computed.
 
-    Attributes:
+    Args:
+        encoder: Moved to the device; none of its tensors changes.
+        data: Data set that was opened for it.
+        split: Name of the split.
+        rows: Rows of the split, int64, shape (N,); None for all of them.
         batch_size: Pictures per step.
         device: Where to compute.
         precision: A key of ``PRECISIONS``.
         cache_dir: Folder of computed features; None keeps none.
+
+    Returns:
+        See ``extract_features``, and whether they were cached.
     """
+    rows = torch.arange(len(data.targets[split])) if rows is None else rows
+    pictures, transform = data.splits[split].take(rows), data.transform
 
-    batch_size: int
-    device: torch.device
-    precision: str
-    cache_dir: Path | None = None
+    def compute() -> Tensor:
+        own = torch.Generator()  # the loader draws a number, but not from the global generator
+        loader = DataLoader(pictures, batch_size, num_workers=data.num_workers, generator=own)
+        batches = (batch[0] for batch in loader)
+        return extract_features(
+            encoder, transform, batches, len(pictures), device=device, precision=precision
+        )
 
-    def read(
-        self, encoder: Encoder, data: ProbeData, split: str, rows: Tensor | None = None
-    ) -> tuple[Tensor, bool]:
-        """Return features, and whether the cache had them.
-
-        Args:
-            encoder: Moved to the device; none of its tensors changes.
-            data: Data set that was opened for it.
-            split: Name of the split.
-            rows: Rows of the split, int64, shape (N,); None for all of them.
-
-        Returns:
-            float32 on the CPU, shape (N, encoder.num_features), and whether they were cached.
-        """
-        if rows is None:
-            rows = torch.arange(len(data.targets[split]))
-        pictures = data.splits[split].take(rows)
-
-        def compute() -> Tensor:
-            own = torch.Generator()  # the loader draws a number, but not from the global generator
-            workers = data.num_workers
-            loader = DataLoader(pictures, self.batch_size, num_workers=workers, generator=own)
-            return extract_features(
-                encoder,
-                data.transform,
-                (batch[0] for batch in loader),
-                len(pictures),
-                device=self.device,
-                precision=self.precision,
-            )
-
-        if self.cache_dir is None:
-            return compute(), False
-        identity = data.splits[split].identify(rows)
-        key = feature_key(encoder, data.transform, identity, self.precision)
-        shape = (len(pictures), encoder.num_features)
-        return cached(self.cache_dir / f"{key}.npy", shape, compute)
+    if cache_dir is None:
+        return compute(), False
+    identity = data.splits[split].identify(rows)
+    path = cache_dir / f"{feature_key(encoder, transform, identity, precision)}.npy"
+    return cached(path, (len(pictures), encoder.num_features), compute)
 
 
 def extract_features(
@@ -114,9 +102,7 @@ def extract_features(
             bar.update(len(batch))
     assert done == count
     if not features.isfinite().all():
-        raise UserError(
-            "features of the encoder are not finite: use --precision 32-true or another encoder"
-        )
+        raise UserError("features are not finite: use --precision 32-true or another encoder")
     return features
 
 
@@ -136,15 +122,7 @@ def feature_key(
 def cached(
     path: Path, shape: tuple[int, int], compute: Callable[[], Tensor]
 ) -> tuple[Tensor, bool]:
-    """Read float32 features, or compute and write them.
-
-    Args:
-        path: Their file, named by their ``feature_key``.
-        shape: Shape of the features, (N, D).
-        compute: Called if there is no file.
-
-    Returns:
-        The features, and whether there was a file.
+    """Read float32 features, (N, D), or compute and write them; return whether there was a file.
 
     Raises:
         UserError: The file is not one that this function has written.

@@ -66,15 +66,10 @@ class Recipe:
 
 
 class Labelled(NamedTuple):
-    """Samples with targets.
+    """Samples with targets."""
 
-    Attributes:
-        features: float32, shape (N, D).
-        targets: Classes, int64, shape (N,), or multi-hot labels, shape (N, C).
-    """
-
-    features: Tensor
-    targets: Tensor
+    features: Tensor  # float32, shape (N, D)
+    targets: Tensor  # classes, int64, shape (N,), or multi-hot labels, shape (N, C)
 
     def take(self, rows: Tensor) -> "Labelled":
         """Return some samples, int64, shape (M,)."""
@@ -83,18 +78,11 @@ class Labelled(NamedTuple):
 
 @dataclass(frozen=True)
 class LinearClassifier:
-    """A linear layer on standardised features.
+    """A linear layer on standardised features."""
 
-    Attributes:
-        mean: Subtracted from every feature, shape (D,).
-        std: Divisor that follows, 1 for a constant feature, shape (D,).
-        weight: Weights of standardised features and, in the last column, of the constant 1, shape
-            (C, D + 1).
-    """
-
-    mean: Tensor
-    std: Tensor
-    weight: Tensor
+    mean: Tensor  # subtracted from every feature, shape (D,)
+    std: Tensor  # divisor that follows, 1 for a constant feature, shape (D,)
+    weight: Tensor  # of standardised features, and of the constant 1 last: shape (C, D + 1)
 
     def inputs(self, features: Tensor) -> Tensor:
         """Standardise features, (N, D), and append the constant 1: (N, D + 1)."""
@@ -121,9 +109,9 @@ def fit_linear_probe(
     val: Labelled | None = None,
     score: Score | None = None,
 ) -> tuple[LinearClassifier, int]:
-    """Fit a linear layer by Adam, which minimises ``nn.CrossEntropyLoss``.
+    """Fit a linear layer by Adam.
 
-    Of several labels, the loss is ``nn.MultiLabelSoftMarginLoss``.
+    The loss is ``nn.CrossEntropyLoss`` or, of several labels, ``nn.MultiLabelSoftMarginLoss``.
 
     Args:
         train: Samples to learn from, float32 on the CPU.
@@ -139,29 +127,41 @@ def fit_linear_probe(
     """
     generator = torch.Generator().manual_seed(seed)
     probe = _start(train, num_classes, rows, recipe.standardise, generator)
-    features, labels = train.take(rows)
-    inputs, multi_label = probe.inputs(features), labels.ndim == 2
-    targets = (labels if multi_label else F.one_hot(labels, num_classes)).float()
-    held_out = None if val is None else probe.inputs(val.features)
-    optimizer = Adam([probe.weight], lr=recipe.learning_rate, fused=True)
-    scheduler = MultiStepLR(optimizer, recipe.falls)
-    best_score, best_epoch, best_weight = -torch.inf, recipe.max_epochs, probe.weight
-    epochs = progress(range(1, recipe.max_epochs + 1), desc="probe", unit=" epochs", leave=False)
+    samples, validate = Labelled(probe.inputs(train.features[rows]), train.targets[rows]), None
+    if val is not None and score is not None:
+        held_out = probe.inputs(val.features)
+        validate = lambda: score(val.targets, held_out @ probe.weight.T)  # noqa: E731
     with _one_thread():
-        for epoch in epochs:
-            for step in _batches(len(inputs), recipe, generator):
-                batch = inputs[step]
-                if recipe.dropout:
-                    drop_inputs(batch, recipe.dropout, generator)
-                gradient = loss_gradient(probe.weight, batch, targets[step], multi_label)
-                probe.weight.grad = gradient
-                optimizer.step()
-            scheduler.step()
-            if val is not None and held_out is not None and score is not None:
-                found = score(val.targets, held_out @ probe.weight.T)
-                if found > best_score:
-                    best_score, best_epoch, best_weight = found, epoch, probe.weight.clone()
-    return replace(probe, weight=best_weight), best_epoch
+        weight, epoch = _train(probe.weight, samples, recipe, generator, validate)
+    return replace(probe, weight=weight), epoch
+
+
+def _train(
+    weight: Tensor,
+    samples: Labelled,
+    recipe: Recipe,
+    generator: torch.Generator,
+    validate: Callable[[], float] | None,
+) -> tuple[Tensor, int]:
+    """Change the weight, and return that of the best or the last epoch with its number."""
+    inputs, labels = samples
+    multi_label = labels.ndim == 2
+    targets = (labels if multi_label else F.one_hot(labels, len(weight))).float()
+    optimizer = Adam([weight], lr=recipe.learning_rate, fused=True)
+    scheduler = MultiStepLR(optimizer, recipe.falls)
+    best_score, best_epoch, best_weight = -torch.inf, recipe.max_epochs, weight
+    epochs = progress(range(1, recipe.max_epochs + 1), desc="probe", unit=" epochs", leave=False)
+    for epoch in epochs:
+        for step in _batches(len(inputs), recipe, generator):
+            batch = inputs[step]
+            if recipe.dropout:
+                drop_inputs(batch, recipe.dropout, generator)
+            weight.grad = loss_gradient(weight, batch, targets[step], multi_label)
+            optimizer.step()
+        scheduler.step()
+        if validate is not None and (found := validate()) > best_score:
+            best_score, best_epoch, best_weight = found, epoch, weight.clone()
+    return best_weight, best_epoch
 
 
 def _start(

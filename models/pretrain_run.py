@@ -108,14 +108,7 @@ class PretrainPictures(Callback):
 def pretrain_trainer(
     args: Namespace, world: World, callbacks: Sequence[Callback], run_dir: Path | None
 ) -> Trainer:
-    """Configure Lightning; without a run folder nothing is logged or saved.
-
-    Args:
-        args: Flags of the run.
-        world: Processes that train together.
-        callbacks: Callbacks besides those of every training.
-        run_dir: Folder of the run, or None.
-    """
+    """Configure Lightning; without a run folder nothing is logged or saved."""
     settings = {"log_every_n_steps": args.log_every_n_steps, "benchmark": True}
     return run_trainer(
         "pre-training",

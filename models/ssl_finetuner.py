@@ -124,11 +124,7 @@ class SSLFineTuner(LightningModule):
         self.log("val/score", score, prog_bar=True, sync_dist=True)
         self.best.update(score, self.current_epoch + 1, self.state_dict())
 
-    def on_test_epoch_start(self) -> None:
-        copy_from_first(self.encoder_q.buffers())
-
-    def test_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
-        self.validation_step(batch, batch_idx)
+    on_test_epoch_start, test_step = on_validation_epoch_start, validation_step
 
     def on_test_epoch_end(self) -> None:
         self.test_logits = self.validation_outputs()[1]
@@ -169,28 +165,21 @@ class SSLFineTuner(LightningModule):
 class FineTuning:
     """Trains a classifier on a copy of the encoder, and the copy unless it is frozen.
 
-    Attributes:
-        encoder: Encoder to start from; none of its tensors changes.
-        data: Pictures and targets.
-        seeds: Seed of classifier, order and dropout of each repetition.
-        recipe: How it is trained.
-        make_trainer: Returns the Lightning trainer of a repetition; takes the number of epochs, the
-            folder to write into or None, ``seed`` and ``train_frac``.
-        held_out: Splits to score.
-        embed: Returns the features of the last held-out set, for the first repetition's encoder.
-        hyper_parameters: Plain values that a run must share with one that it resumes.
-        resumed: Checkpoint of the run to resume.
+    ``make_trainer`` returns the Lightning trainer of a repetition; it takes the number of epochs,
+    the folder to write into or None, ``seed`` and ``train_frac``.
     """
 
-    encoder: Encoder
+    encoder: Encoder  # none of its tensors changes
     data: ProbeData
-    seeds: Sequence[int]
+    seeds: Sequence[int]  # of classifier, order and dropout of each repetition
     recipe: Recipe
     make_trainer: Callable[..., Trainer]
-    held_out: Sequence[str] = ("val", "test")
+    held_out: Sequence[str] = ("val", "test")  # splits to score
+    # Returns the features of the last held-out set, for the first repetition's encoder.
     embed: Callable[[Encoder], Tensor] | None = None
+    # Plain values that a run must share with one that it resumes.
     hyper_parameters: Mapping[str, Any] = field(default_factory=dict)
-    resumed: Path | None = None
+    resumed: Path | None = None  # checkpoint of the run to resume
 
     def check_resumable(self, draws: Mapping[float, Sequence[Tensor]]) -> None:
         """Refuse to resume another run than that of the first share and seed."""

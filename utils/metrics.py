@@ -27,7 +27,7 @@ def map_micro(targets: Tensor, scores: Tensor) -> float:
     positives and negatives apart takes a tenth of scikit-learn's time, and a probe is scored on
     the validation set after every epoch.
     """
-    positive, values = targets.numpy().astype(bool), scores.numpy()
+    positive, values = targets.flatten().numpy().astype(bool), scores.flatten().numpy()
     yes, no = np.sort(values[positive]), np.sort(values[~positive])
     true = len(yes) - np.searchsorted(yes, yes)
     false = len(no) - np.searchsorted(no, yes)

@@ -39,19 +39,12 @@ class NumberedPictures(Dataset[tuple[Tensor, Tensor, int]]):
 
 @dataclass(frozen=True)
 class LabelledSplit:
-    """Pictures of one split with their targets.
+    """Pictures of one split with their targets."""
 
-    Attributes:
-        pictures: Data set whose items begin with a picture, uint8, shape (bands, H, W).
-        targets: Classes, int64, shape (N,), or labels of 0 and 1, shape (N, C).
-        names: Name of each picture.
-        identify: Returns a text that is equal only for equal pictures, given their rows.
-    """
-
-    pictures: Dataset[Any]
-    targets: Tensor
-    names: Sequence[str]
-    identify: Callable[[Tensor], str]
+    pictures: Dataset[Any]  # its items begin with a picture, uint8, shape (bands, H, W)
+    targets: Tensor  # classes, int64, shape (N,), or labels of 0 and 1, shape (N, C)
+    names: Sequence[str]  # of each picture
+    identify: Callable[[Tensor], str]  # a text that is equal only for equal pictures, of some rows
 
     @classmethod
     def of(cls, data: Any) -> "LabelledSplit":
@@ -66,19 +59,12 @@ class LabelledSplit:
 
 @dataclass(frozen=True)
 class ProbeData:
-    """A data set that an encoder is evaluated on.
+    """A data set that an encoder is evaluated on."""
 
-    Attributes:
-        transform: Turns the pictures into inputs of the encoder that they were read for.
-        splits: "train", "val" and perhaps "test".
-        classes: Names of the C classes.
-        num_workers: Loader processes; 0 for pictures in memory.
-    """
-
-    transform: InputTransform
-    splits: Mapping[str, LabelledSplit]
-    classes: Sequence[str]
-    num_workers: int = 0
+    transform: InputTransform  # of pictures to inputs of the encoder that they were read for
+    splits: Mapping[str, LabelledSplit]  # "train", "val" and perhaps "test"
+    classes: Sequence[str]  # names of the C classes
+    num_workers: int = 0  # loader processes; 0 for pictures in memory
 
     @property
     def is_multi_label(self) -> bool:

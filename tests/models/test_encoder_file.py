@@ -120,15 +120,6 @@ def test_a_run_of_2021_cannot_be_continued(legacy: Path) -> None:
         check_resumable(legacy, {}, 256, 1000)
 
 
-def test_a_bare_state_dict_of_caco_has_the_contract_of_seco(
-    tmp_path: Path, encoder: Encoder
-) -> None:
-    torch.save(encoder.state_dict(), tmp_path / "resnet18_caco_geo_1m_200.pth")
-    loaded, spec = load_encoder("pretrain", None, tmp_path / "resnet18_caco_geo_1m_200.pth")
-    assert same_features(loaded, encoder)
-    assert spec == SECO_SPEC
-
-
 def test_a_converted_file_of_torchgeo_is_known_by_its_hash(
     tmp_path: Path, encoder: Encoder, plain: State, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -196,8 +187,8 @@ def test_a_resnet_is_found_under_any_prefix_and_in_nested_dicts(
         assert spec == InputSpec.of_pictures()
 
 
-@pytest.mark.parametrize("prefix", ["module.", "encoder_q.", "module.encoder_q."])
-def test_wrapped_encoders_of_seco_and_caco_keep_their_contract(
+@pytest.mark.parametrize("prefix", ["", "module.", "encoder_q.", "module.encoder_q."])
+def test_bare_and_wrapped_encoders_of_seco_and_caco_have_the_contract_of_seco(
     tmp_path: Path, encoder: Encoder, prefix: str
 ) -> None:
     state = {f"{prefix}{key}": value for key, value in encoder.state_dict().items()}
@@ -377,9 +368,9 @@ def test_encoder_and_bands_that_the_user_requires_are_those_of_the_file(
     encoder, spec = load_encoder("pretrain", None, tmp_path / "x.pth", many)
     assert spec == InputSpec.of_pictures(many)
     assert encoder(torch.zeros(2, 4, 32, 32)).shape == (2, 128)
-    for bands in (None, many[:3]):
+    for few in (None, many[:3]):
         with pytest.raises(UserError, match="takes 4 bands: give 4 names with --bands, not"):
-            load_encoder("pretrain", None, tmp_path / "x.pth", bands)
+            load_encoder("pretrain", None, tmp_path / "x.pth", few)
 
 
 OTHER_BANDS = json.dumps(InputSpec.of_pictures(["B2", "B3", "B4", "B8"]).to_dict())

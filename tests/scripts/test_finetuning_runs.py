@@ -23,12 +23,16 @@ from datasets.mini_earth import write_eurosat
 from models.backbones import load_encoder
 from models.export import main as export
 from tests.references.probe_pictures import stacked
+from tests.references.script import as_flags
 from tests.references.waiting import HANG_S
 from utils.checkpoint import read_checkpoint
 from utils.errors import UserError
 from utils.training import SampleProgress
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+COMMON = {"backbone_type": "random", "base_encoder": "resnet18_slim", "gpus": 0, "num_seeds": 1}
 
 
 class Stopped(Exception):
@@ -45,31 +49,16 @@ def eurosat_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def eurosat_flags(data_dir: Path, log_dir: Path) -> list[str]:
     """The script and the flags of a short fine-tuning: 30 images, 2 steps per epoch."""
-    values = {"data_dir": data_dir, "log_dir": log_dir, "batch_size": 16}
-    values |= {
-        "backbone_type": "random",
-        "base_encoder": "resnet18_slim",
-        "method": "finetune",
-        "finetune_epochs": 2,
-    }
-    values |= {"precision": "32-true"}
-    values |= {"gpus": 0, "num_workers": 0, "num_seeds": 1}
-    flags = [part for name, value in values.items() for part in (f"--{name}", str(value))]
+    where = {"data_dir": data_dir, "log_dir": log_dir, "precision": "32-true", "num_workers": 0}
+    flags = as_flags(**where, **COMMON, method="finetune", finetune_epochs=2, batch_size=16)
     return ["main_eurosat.py", *flags]
 
 
 def bigearthnet_flags(data_dir: Path, log_dir: Path) -> list[str]:
     """The script and the flags of a short fine-tuning as the original does it, with dropout."""
-    values = {"data_dir": data_dir, "log_dir": log_dir, "batch_size": 6}
-    values |= {
-        "backbone_type": "random",
-        "base_encoder": "resnet18_slim",
-        "protocol": "paper",
-        "max_epochs": 2,
-    }
-    values |= {"image_size": 32, "gpus": 0, "num_workers": 1, "num_seeds": 1}
-    flags = [part for name, value in values.items() for part in (f"--{name}", str(value))]
-    return ["main_bigearthnet.py", *flags, "--learning_rate", "1e-3"]
+    where = {"data_dir": data_dir, "log_dir": log_dir, "num_workers": 1, "image_size": 32}
+    sizes = {"max_epochs": 2, "batch_size": 6, "learning_rate": 1e-3}
+    return ["main_bigearthnet.py", *as_flags(**where, **COMMON, **sizes, protocol="paper")]
 
 
 @pytest.fixture
