@@ -98,9 +98,7 @@ class Evaluation:
         cost: dict[str, Any] = {}
         if self.linear.freeze_backbone:
             trainer = partial(make_trainer, args, World(), "linear layer")
-            methods["linear"] = FineTuning(
-                self.encoder, self.data, each, self.linear, trainer, held_out=["val"]
-            )
+            methods["linear"] = FineTuning(self.encoder, self.data, each, self.linear, trainer)
         elif set(args.method) != {"finetune"} and self.world.rank == 0:
             features, cost = self._features()
             shared = (features, len(self.data.classes))
@@ -163,7 +161,6 @@ class Evaluation:
             seeds(args),
             recipe,
             partial(make_trainer, alone, self.world, "fine-tuning", val_every_n_epochs=every),
-            held_out=data.held_out,
             embed=embed if args.save_predictions is not None and self.world.rank == 0 else None,
             hyper_parameters={name: getattr(args, name) for name in self.described}
             | {"samples_per_step": recipe.batch_size * self.world.size},

@@ -174,12 +174,16 @@ class FineTuning:
     seeds: Sequence[int]  # of classifier, order and dropout of each repetition
     recipe: Recipe
     make_trainer: Callable[..., Trainer]
-    held_out: Sequence[str] = ("val", "test")  # splits to score
     # Returns the features of the last held-out set, for the first repetition's encoder.
     embed: Callable[[Encoder], Tensor] | None = None
     # Plain values that a run must share with one that it resumes.
     hyper_parameters: Mapping[str, Any] = field(default_factory=dict)
     resumed: Path | None = None  # checkpoint of the run to resume
+
+    @property
+    def held_out(self) -> list[str]:
+        """Splits to score; what trains through a frozen encoder is the original's, without test."""
+        return ["val"] if self.recipe.freeze_backbone else self.data.held_out
 
     def check_resumable(self, draws: Mapping[float, Sequence[Tensor]]) -> None:
         """Refuse to resume another run than that of the first share and seed."""

@@ -269,7 +269,7 @@ def test_the_layer_of_the_original_drops_what_is_no_whole_batch(
         return trainers[-1]
 
     recipe = Recipe(2, 4, 1e-3, select_epoch=False, drop_last=True, freeze_backbone=True)
-    train = FineTuning(encoder, pictures, [0], recipe, counted, held_out=["val"])
+    train = FineTuning(encoder, pictures, [0], recipe, counted)
     predictions = train([torch.arange(11)])
     assert trainers[0].global_step == 2 * 2  # of 11 images, 8 count
     assert predictions.scores.keys() == {"val"}

@@ -80,16 +80,6 @@ def test_two_identical_runs_end_with_the_same_bits(
     )
 
 
-def test_a_resumed_run_ends_with_the_same_bits(
-    two_epochs: Path, seco_root: Path, tmp_path: Path
-) -> None:
-    flags = ["--resume_from_checkpoint", str(two_epochs / "checkpoints/epoch=1.ckpt")]
-    resumed = pretrain(seco_root, tmp_path, "--max_epochs", "2", "--num_workers", "2", *flags)
-    assert_equal(
-        tensors(two_epochs / "checkpoints/last.ckpt"), tensors(resumed / "checkpoints/last.ckpt")
-    )
-
-
 def model_of(data_dir: Path, *flags: str) -> MocoV2:
     """Build the model of a run that does not begin."""
     args = parse_args(["--data_dir", str(data_dir), *SMALL, *flags])
@@ -135,14 +125,16 @@ def test_a_checkpoint_alone_resumes_its_run_in_its_folder(
     assert (first / "views.png").stat().st_mtime_ns == views
 
 
-def test_an_older_checkpoint_leaves_the_later_history_alone(
+def test_an_older_checkpoint_resumes_to_the_same_bits_and_leaves_the_later_history_alone(
     two_epochs: Path, tmp_path: Path
 ) -> None:
     before = (two_epochs / "metrics.csv").read_bytes()
-    checkpoint = str(two_epochs / "checkpoints/epoch=1.ckpt")
-    main(["--resume_from_checkpoint", checkpoint, "--log_dir", str(tmp_path)])
+    flags = ["--resume_from_checkpoint", str(two_epochs / "checkpoints/epoch=1.ckpt")]
+    main([*flags, "--log_dir", str(tmp_path), "--num_workers", "2"])
     assert (two_epochs / "metrics.csv").read_bytes() == before
     (resumed,) = run_dirs(tmp_path)
+    last = (run_dir / "checkpoints/last.ckpt" for run_dir in (two_epochs, resumed))
+    assert_equal(*map(tensors, last))
     assert history(resumed) == history(two_epochs)
 
 
