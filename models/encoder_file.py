@@ -217,7 +217,8 @@ def _named(content: _Content, tensors: dict[str, Tensor], required: str | None) 
 
         name = min(RESNETS, key=difference)
     if not isinstance(name, str) or name not in RESNETS:
-        raise _Unfit(f"holds a {reprlib.repr(name)}, not one of {' '.join(RESNETS)}")
+        known = " ".join(RESNETS)
+        raise _Unfit(f"cannot be read: its encoder is {reprlib.repr(name)}, not one of {known}")
     if required not in (None, name):
         raise _Unfit(f"holds a {name}, not the {required} of --base_encoder: leave that out")
     return name

@@ -2,7 +2,7 @@
 
 import time
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -124,7 +124,8 @@ class Evaluation:
             rows = torch.arange(len(targets))
             if split == "train" and self.linear.standardise != "train":
                 rows = torch.cat([rows for draw in self.draws.values() for rows in draw]).unique()
-            found, was_cached = self._read(self.encoder, split, rows, cache_dir)
+            where = {"split": split, "rows": rows, "cache_dir": cache_dir}
+            found, was_cached = self._read(self.encoder, **where)
             if len(rows) < len(targets):  # a row that is not written takes no memory
                 found = torch.empty(len(targets), found.shape[1]).index_copy_(0, rows, found)
             features[split] = Labelled(found, targets)
@@ -132,19 +133,11 @@ class Evaluation:
         seconds = round(time.perf_counter() - began, 2)
         return features, {"features_were_cached": were_cached, "seconds_features": seconds}
 
-    def _read(
-        self, encoder: Encoder, split: str, rows: Tensor | None = None, cache: Path | None = None
-    ) -> tuple[Tensor, bool]:
-        return read_features(
-            encoder,
-            self.data,
-            split,
-            rows,
-            batch_size=self.args.feature_batch_size,
-            device=torch.device("cuda" if self.args.gpus else "cpu"),
-            precision=self.args.precision,
-            cache_dir=cache,
-        )
+    @property
+    def _read(self) -> Callable[..., tuple[Tensor, bool]]:
+        device = torch.device("cuda" if self.args.gpus else "cpu")
+        settings = {"batch_size": self.args.feature_batch_size, "precision": self.args.precision}
+        return partial(read_features, data=self.data, device=device, **settings)
 
     def _finetuning(self) -> FineTuning:
         args, data, recipe = self.args, self.data, self.finetune
@@ -153,7 +146,7 @@ class Evaluation:
         every = recipe.val_every_n_epochs
 
         def embed(tuned: Encoder) -> Tensor:
-            return self._read(tuned, data.held_out[-1])[0]
+            return self._read(tuned, split=data.held_out[-1])[0]
 
         return FineTuning(
             self.encoder,

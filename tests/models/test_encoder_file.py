@@ -383,7 +383,7 @@ OTHER_BANDS = json.dumps(InputSpec.of_pictures(["B2", "B3", "B4", "B8"]).to_dict
         ({"input_spec": "[" * 100_000}, "not a readable safetensors file"),
         ({"input_spec": "[1]"}, "damaged input_spec"),
         ({"input_spec": OTHER_BANDS}, "takes 3 bands: give 3 names .* not B2 B3 B4 B8"),
-        ({"architecture": "vit_b_16"}, "holds a 'vit_b_16', not one of resnet"),
+        ({"architecture": "vit_b_16"}, "its encoder is 'vit_b_16', not one of resnet"),
         ({"architecture": "resnet34"}, "does not fit a resnet34"),
     ],
 )
