@@ -25,9 +25,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from datasets.bigearthnet.facts import BIGEARTHNET_SPEC, add_bigearthnet_args
-from models.probe_args import check_neighbours, check_probe_flags, parse_resumable, probe_parser
+from models import evaluation_args as flags
 from utils.cli import run
-from utils.evaluation import check_full_batch, input_norm, plan_processes, seeds
 from utils.flags import check_positive
 from utils.input_spec import input_transform
 from utils.launch import batch_size_per_process
@@ -36,8 +35,9 @@ from utils.launch import batch_size_per_process
 # are answered at once.
 if TYPE_CHECKING:
     from datasets.bigearthnet.pictures import BigEarthNetRuns
-    from models.probe_task import ProbeTask
+    from models.backbones import Encoder
     from utils.launch import World
+    from utils.probe_data import ProbeData
 
 # How a classifier is trained under --protocol paper.
 PAPER: dict[str, Any] = {
@@ -48,41 +48,30 @@ PAPER: dict[str, Any] = {
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     """Read the command line, or ``argv`` in tests."""
-    parser = probe_parser(__doc__, batch_size=256, learning_rate=1e-5)
+    parser = flags.probe_parser(__doc__, batch_size=256, learning_rate=1e-5)
     add_bigearthnet_args(parser)
     add = parser.group("training").add_argument
-    add(
-        "--freeze_backbone",
-        action="store_true",
-        help="Train a linear layer alone; the original's learning rate for it is 1e-3.",
-    )
-    add(
-        "--milestones",
-        type=int,
-        nargs="*",
-        metavar="EPOCH",
-        default=[60, 80],
-        help="Epochs after which the learning rate is divided by ten.",
-    )
-    return parse_resumable(parser, argv)
+    freeze = "Use --method linear, not finetune; the original's learning rate for it is 1e-3."
+    add("--freeze_backbone", action="store_true", help=freeze)
+    epochs: dict[str, Any] = {"type": int, "nargs": "*", "metavar": "EPOCH"}
+    falls = "Epochs after which the learning rate is divided by ten."
+    add("--milestones", **epochs, default=[60, 80], help=falls)
+    return flags.parse_resumable(parser, argv)
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Evaluate an encoder, write the run's folder and return the metrics."""
     started = time.perf_counter()
     args = parse_args(argv)
-    check_probe_flags(args)
+    flags.check_probe_flags(args)
     check_positive(args, "image_size")
-    world = plan_processes(args)
-    if world.rank > 0 and "finetune" not in args.method:
-        return {}  # the launcher started more processes than probes use
-    from pytorch_lightning import seed_everything
-
+    world = flags.start(args)
+    if world is None:
+        return {}
     from models.evaluation import Evaluation
-    from models.probe_task import Recipe
+    from models.linear_probe import Recipe
 
-    seed_everything(args.seed, verbose=False)
-    task, data = load_task(args, world)
+    encoder, data, runs = load_task(args, world)
     choices = dict(PAPER) if args.protocol == "paper" else {}
     choices |= {"milestones": args.milestones}
     per_process = batch_size_per_process(args, world)
@@ -92,48 +81,47 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     metrics, _ = Evaluation(
         args,
         world,
-        task,
-        data.draws,
+        encoder,
+        data,
+        runs.draws,
         Recipe(args.max_epochs, per_process * world.size, args.learning_rate, **choices),
         Recipe(epochs, per_process, learning_rate, **choices),
         name="BigEarthNet",
         folder=f"bigearthnet-{mode}-{args.backbone_type}",
         described=("protocol", "backbone_type", "num_classes", "image_size", "val_frac"),
-        facts={"left_out": data.index.left_out},
+        facts={"left_out": runs.index.left_out},
     ).run(started)
     return metrics
 
 
-def load_task(args: Namespace, world: World) -> tuple[ProbeTask, BigEarthNetRuns]:
+def load_task(args: Namespace, world: World) -> tuple[Encoder, ProbeData, BigEarthNetRuns]:
     """Load encoder and data set, and draw the labelled patches."""
     from datasets.bigearthnet.index import open_bigearthnet
     from datasets.bigearthnet.pictures import draw_splits
     from models.backbones import load_encoder
-    from models.probe_task import ProbeTask
     from utils.probe_data import LabelledSplit, ProbeData
 
     paper = args.protocol == "paper"
     encoder, spec = load_encoder(args.backbone_type, args.base_encoder, args.ckpt_path, args.bands)
-    transform = input_transform(spec, BIGEARTHNET_SPEC, input_norm(args))
+    transform = input_transform(spec, BIGEARTHNET_SPEC, flags.input_norm(args))
     index = open_bigearthnet(
         args.data_dir, lmdb=args.lmdb, num_classes=args.num_classes, keep_unlabelled=paper
     )
     if world.rank == 0:
         print(index.summary(), file=sys.stderr)
-    data = draw_splits(
+    runs = draw_splits(
         index,
         transform,
         image_size=args.image_size,
         train_fracs=args.train_frac,
         val_frac=args.val_frac,
-        seeds=seeds(args),
+        seeds=flags.seeds(args),
         with_replacement=paper,
     )
-    num_labelled = min(len(rows[0]) for rows in data.draws.values())
-    check_neighbours(args, num_labelled)
-    check_full_batch(args, {"train": num_labelled, "val": len(data.targets["val"])})
-    splits = {name: LabelledSplit.of(pictures) for name, pictures in data.pictures.items()}
-    return ProbeTask(encoder, ProbeData(transform, splits, index.classes, args.num_workers)), data
+    num_labelled = min(len(rows[0]) for rows in runs.draws.values())
+    flags.check_counts(args, {"train": num_labelled, "val": len(runs.targets["val"])})
+    splits = {name: LabelledSplit.of(pictures) for name, pictures in runs.pictures.items()}
+    return encoder, ProbeData(transform, splits, index.classes, args.num_workers), runs
 
 
 if __name__ == "__main__":

@@ -19,10 +19,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from datasets.eurosat.splits import add_split_args, write_split
-from models.probe_args import check_neighbours, check_probe_flags, parse_resumable, probe_parser
+from models import evaluation_args as flags
 from utils.cli import run
 from utils.errors import UserError
-from utils.evaluation import check_full_batch, input_norm, plan_processes, seeds
 from utils.flags import check_not_negative, check_positive
 from utils.launch import batch_size_per_process
 
@@ -31,7 +30,8 @@ from utils.launch import batch_size_per_process
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from models.probe_task import ProbeTask
+    from models.backbones import Encoder
+    from utils.probe_data import ProbeData
 
 # How a linear layer is trained, by protocol: on features, or through the encoder.
 CORRECTED: dict[str, Any] = {"standardise": "train"}
@@ -43,103 +43,89 @@ PAPER: dict[str, Any] = {
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     """Read the command line, or ``argv`` in tests."""
-    parser = probe_parser(
-        __doc__,
-        batch_size=32,
-        learning_rate=1e-3,
-        method="linear",
-        finetune_epochs=30,
-        finetune_learning_rate=1e-4,
-    )
+    parser = flags.probe_parser(__doc__, batch_size=32, learning_rate=1e-3)
+    parser.set_defaults(method=["linear"], finetune_epochs=30, finetune_learning_rate=1e-4)
     add_split_args(parser)
-    parser.group("evaluation").add_argument(
-        "--labels_per_class",
-        type=int,
-        help="Random training images of each class whose labels are used (default: all).",
-    )
-    return parse_resumable(parser, argv)
+    count = "Random training images of each class whose labels are used (default: all)."
+    parser.group("evaluation").add_argument("--labels_per_class", type=int, help=count)
+    return flags.parse_resumable(parser, argv)
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Evaluate an encoder, write the run's folder and return the metrics."""
     started = time.perf_counter()
     args = parse_args(argv)
-    check_flags(args)
-    world = plan_processes(args)
-    if world.rank > 0 and "finetune" not in args.method:
-        return {}  # the launcher started more processes than probes use
+    flags.check_probe_flags(args)
+    check_positive(args, "labels_per_class")
+    check_not_negative(args, "split_seed")
+    if args.labels_per_class is not None and args.train_frac != [1.0]:
+        raise UserError("--labels_per_class and --train_frac exclude each other: omit one")
+    world = flags.start(args)
+    if world is None:
+        return {}
     import torch
-    from pytorch_lightning import seed_everything
 
     from models.evaluation import Evaluation
-    from models.probe_task import Recipe
+    from models.linear_probe import Recipe
 
-    seed_everything(args.seed, verbose=False)
-    task, draws = load_task(args)
+    encoder, data, draws = load_task(args)
     choices = PAPER if args.protocol == "paper" else CORRECTED
     per_process = batch_size_per_process(args, world)
     metrics, run_dir = Evaluation(
         args,
         world,
-        task,
+        encoder,
+        data,
         draws,
         Recipe(args.max_epochs, args.batch_size, args.learning_rate, **choices),
         Recipe(args.finetune_epochs, per_process, args.finetune_learning_rate),
         name="EuroSAT",
         folder=f"eurosat-{args.backbone_type}",
         described=("backbone_type", "labels_per_class", "split", "split_seed", "val_frac"),
-        linear_through_encoder=args.protocol == "paper",
     ).run(started)
     if run_dir is not None:
-        for name, split in task.data.splits.items():
+        for name, split in data.splits.items():
             write_split(run_dir, split.names, {name: torch.arange(len(split.names))})
     return metrics
 
 
-def check_flags(args: Namespace) -> None:
-    """Refuse flags that cannot be met, before anything is read."""
-    check_probe_flags(args)
-    check_positive(args, "labels_per_class")
-    check_not_negative(args, "split_seed")
-    if args.labels_per_class is not None and args.train_frac != [1.0]:
-        raise UserError("--labels_per_class and --train_frac exclude each other: omit one")
-
-
-def load_task(args: Namespace) -> tuple[ProbeTask, dict[float, list[Tensor]]]:
+def load_task(args: Namespace) -> tuple[Encoder, ProbeData, dict[float, list[Tensor]]]:
     """Load encoder, split and, last because it takes longest, the pictures.
 
     Returns:
-        The task, and for each share of the labels the labelled rows of its train split, once per
-        repetition.
+        Encoder and pictures, and for each share of the labels the labelled rows of the train split,
+        once per repetition.
     """
     from datasets.eurosat_dataset import EurosatDataset
     from models.backbones import load_encoder
-    from models.probe_task import ProbeTask
     from utils.input_spec import input_transform
     from utils.probe_data import ProbeData, splits_in_memory
-    from utils.subset import check_train_classes, draw_labels, draw_per_class, stratified_subset
+    from utils.subset import draw_labels, draw_per_class, stratified_subset
 
     encoder, spec = load_encoder(args.backbone_type, args.base_encoder, args.ckpt_path, args.bands)
     dataset = EurosatDataset(args.data_dir)
-    transform = input_transform(spec, dataset.spec, input_norm(args))
+    transform = input_transform(spec, dataset.spec, flags.input_norm(args))
     rows = dataset.splits(args.split_seed, args.split)
     kept = stratified_subset(dataset.labels[rows["val"]], args.val_frac, args.seed)
     rows["val"] = rows["val"][kept]
     labels, classes = dataset.labels[rows["train"]], dataset.classes
-    check_train_classes(labels, dataset.labels, classes)
+    missing = sorted(set(dataset.labels.tolist()) - set(labels.tolist()))
+    if missing:
+        name = classes[missing[0]]
+        raise UserError(f"the train split has no sample of {name}: correct its list")
 
     def draw(frac: float, seed: int) -> Tensor:
         if args.labels_per_class is not None:
             return draw_per_class(labels, args.labels_per_class, seed)
         return draw_labels(labels, classes, frac, seed)
 
-    draws = {frac: [draw(frac, seed) for seed in seeds(args)] for frac in sorted(args.train_frac)}
+    fracs = sorted(args.train_frac)
+    draws = {frac: [draw(frac, seed) for seed in flags.seeds(args)] for frac in fracs}
     num_labelled = min(len(chosen[0]) for chosen in draws.values())
-    check_neighbours(args, num_labelled)
-    check_full_batch(args, {"train": num_labelled, "val": len(rows["val"])})
+    flags.check_counts(args, {"train": num_labelled, "val": len(rows["val"])})
     images = dataset.read_images(transform, args.num_workers)
     splits = splits_in_memory(images, dataset.labels, dataset.names, rows)
-    return ProbeTask(encoder, ProbeData(transform, splits, classes)), draws
+    return encoder, ProbeData(transform, splits, classes), draws
 
 
 if __name__ == "__main__":

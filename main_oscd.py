@@ -17,22 +17,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from datasets.oscd.facts import OSCD_DATA
-from models.probe_args import add_detector_args, check_detector_flags
-from utils.cli import base_parser, check_base_flags, run
-from utils.encoder_args import add_encoder_args, check_encoder_flags
-from utils.evaluation import (
-    add_evaluation_args,
-    check_evaluation_flags,
-    check_full_batch,
-    check_resume_flag,
-    input_norm,
-    print_finished,
-    seeds,
-)
+from models import evaluation_args as flags
+from utils.cli import run
 from utils.input_spec import InputTransform, input_transform
 from utils.launch import check_alone, resolve_gpus
 from utils.precision import resolve_precision
-from utils.report import new_run_dir, save_results, share_dir, write_results
+from utils.report import run_dir_of_rank, save_results, share_dir, write_results
 from utils.resume import with_flags_of_run
 
 # torch and Lightning take seconds to import: functions import them, so that --help and wrong flags
@@ -44,10 +34,8 @@ if TYPE_CHECKING:
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     """Read the command line, or ``argv`` in tests."""
-    parser = base_parser(__doc__, max_epochs=100, batch_size=32, learning_rate=1e-3)
-    add_encoder_args(parser)
-    add_evaluation_args(parser)
-    add_detector_args(parser)
+    parser = flags.evaluation_parser(__doc__, batch_size=32, learning_rate=1e-3)
+    flags.add_detector_args(parser)
     return parser.parse_args(with_flags_of_run(parser, argv, ["save_predictions"]))
 
 
@@ -55,14 +43,15 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Train and test the detectors, write the run's folder and return the metrics."""
     started = time.perf_counter()
     args = parse_args(argv)
-    check_flags(args)
+    flags.check_detector_flags(args)
     task, data, transform = prepare(args)
     from datasets.oscd.maps import save_probabilities, write_maps
     from datasets.oscd.tiles import WholeCities
     from models.change_runs import summarise_outcomes
-    from utils.change_scores import print_results, write_curve
+    from models.change_scores import print_results
+    from models.results import print_finished, write_curve
 
-    run_dir = None if args.debug else new_run_dir(args.log_dir, f"oscd-{args.backbone_type}")
+    run_dir = run_dir_of_rank(args, f"oscd-{args.backbone_type}", rank=0)
     cities = data.cities["test"]
     whole = WholeCities(cities)
     test = [whole[number] for number in range(len(whole))]
@@ -71,15 +60,11 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     results: dict[str, dict[str, Any]] = {}
     for frac in sorted(args.train_frac):  # the largest share is the last, and the one reported
         folder = share_dir(run_dir, frac, len(args.train_frac))
-        outcomes = [
-            task.run(
-                *(seed, frac),
-                *data.samples(args.patch_size, seed, frac),
-                test,
-                folder and folder / f"seed={seed}",
-            )
-            for seed in seeds(args)
-        ]
+        outcomes = []
+        for seed in flags.seeds(args):
+            train, val = data.samples(args.patch_size, seed, frac)
+            own_folder = folder and folder / f"seed={seed}"
+            outcomes.append(task.run(seed, frac, train, val, test, own_folder))
         result = summarise_outcomes(outcomes, [city.name for city in cities], args.seed)
         results[f"{frac:g}"] = result
         metrics = shared | result | {"by_train_frac": results}
@@ -91,20 +76,12 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         save_probabilities(args.save_predictions, cities, *found)
     if run_dir is not None and folder is not None:
         write_maps(run_dir / "maps", cities, *found, transform.bands)
-        write_curve(run_dir, metrics, args.backbone_type)
+        curve = {args.backbone_type: results}
+        write_curve(run_dir, curve, ["test/f1"], "test/f1 in percent")
         name = "last.ckpt" if task.as_original else "best.ckpt"
         checkpoint = folder / f"seed={args.seed}" / name
         write_results(run_dir / "results.json", args, metrics, started, checkpoint)
     return metrics
-
-
-def check_flags(args: Namespace) -> None:
-    """Refuse flags that cannot be met, before anything is read."""
-    check_base_flags(args)
-    check_encoder_flags(args)
-    check_evaluation_flags(args)
-    check_detector_flags(args)
-    check_resume_flag(args, writes_checkpoints=True)
 
 
 def prepare(args: Namespace) -> tuple[ChangeTask, CitySplits, InputTransform]:
@@ -121,12 +98,12 @@ def prepare(args: Namespace) -> tuple[ChangeTask, CitySplits, InputTransform]:
     seed_everything(args.seed, verbose=False)
     as_original = args.protocol == "paper"
     encoder, spec = load_encoder(args.backbone_type, args.base_encoder, args.ckpt_path, args.bands)
-    transform = input_transform(spec, OSCD_DATA, input_norm(args))
+    transform = input_transform(spec, OSCD_DATA, flags.input_norm(args))
     data = read_splits(args.data_dir, transform, as_original=as_original)
     ratios = {split: unchanged_per_changed(cities) for split, cities in data.cities.items()}
     pos_weight = args.pos_weight or (1.0 if as_original else "auto")
-    flags = ("protocol", "backbone_type", "learning_rate", "batch_size", "patch_size")
-    hyper_parameters = {name: getattr(args, name) for name in flags} | {
+    described = ("protocol", "backbone_type", "learning_rate", "batch_size", "patch_size")
+    hyper_parameters = {name: getattr(args, name) for name in described} | {
         "pos_weight": ratios["train"] if pos_weight == "auto" else float(pos_weight),
         "finetune_backbone": args.finetune_backbone,
         "encoder_parameters": sum(parameter.numel() for parameter in encoder.parameters()),
@@ -135,8 +112,8 @@ def prepare(args: Namespace) -> tuple[ChangeTask, CitySplits, InputTransform]:
         "train_cities": [city.name for city in data.cities["train"]],
     }
     train, val = data.samples(args.patch_size, args.seed, min(args.train_frac))
-    check_full_batch(args, {"train": len(train), "val": len(val)})
-    task = ChangeTask(args, encoder, transform.normalize, hyper_parameters, as_original)
+    flags.check_counts(args, {"train": len(train), "val": len(val)})
+    task = ChangeTask(args, encoder, transform.normalize, hyper_parameters)
     task.check_resumable()
     return task, data, transform
 

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 
 from datasets.seco.data_modes import add_data_args
 from models import pretrain_args as flags
-from utils.augment_config import add_view_args, augment_config
 from utils.cli import base_parser, run, share_cores
 from utils.launch import World, add_launch_args, batch_size_per_process
 from utils.report import run_dir_of_rank
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     """Read the command line, or ``argv`` in tests."""
     parser = base_parser(__doc__, max_epochs=200, batch_size=256, learning_rate=0.03)
-    for add_args in (add_data_args, add_view_args, add_launch_args, flags.add_pretrain_args):
+    for add_args in (add_data_args, flags.add_view_args, add_launch_args, flags.add_pretrain_args):
         add_args(parser)
     given = parser.parse_given(with_flags_of_run(parser, argv, flags.MAY_CHANGE))
     parser.set_defaults(**flags.PRESETS[given.get("preset", "seco")])
@@ -58,22 +57,17 @@ def main(argv: Sequence[str] | None = None) -> Trainer:
     for hint in datamodule.hints() if world.rank == 0 else ():
         print(hint, file=sys.stderr)
     model = make_model(args, datamodule, world)
-    callbacks = make_callbacks(args, world, datamodule)
+    callbacks, evaluation = make_callbacks(args, world, datamodule)
     name = f"pretrain-{args.data_mode}-{args.base_encoder}"  # what is learned
     run_dir = resumed_run_dir(args) or run_dir_of_rank(args, name, world.rank)
+    spec, mode = datamodule.input_spec, datamodule.mode
     if run_dir is not None:
         datamodule.log_dir = run_dir
-        spec, mode, dates = datamodule.input_spec, datamodule.mode, datamodule.dates
-        callbacks.append(PretrainPictures(run_dir, spec, mode.view_labels, mode.space_names, dates))
+        titles = (mode.view_labels, mode.space_names)
+        callbacks.append(PretrainPictures(run_dir, spec, *titles, datamodule.dates))
     trainer = pretrain_trainer(args, world, callbacks, run_dir)
     trainer.fit(model, datamodule, ckpt_path=args.resume_from_checkpoint)
     if run_dir is not None and trainer.is_global_zero:
-        evaluation: tuple[str, ...] | None = None
-        if args.online_data_dir is not None:
-            from datasets.online_data import evaluation_command
-
-            evaluation = evaluation_command(args.online_data_dir)
-        spec = datamodule.input_spec
         write_pretrain_results(args, trainer, spec, run_dir, started, evaluation)
     return trainer
 
@@ -85,7 +79,7 @@ def make_datamodule(args: Namespace, world: World) -> SecoDataModule:
     datamodule = SecoDataModule(
         **flags.values(args, flags.OF_DATA),
         batch_size=batch_size_per_process(args, world),
-        augment=augment_config(args),
+        augment=flags.augment_config(args),
         replace_dates=args.protocol == "paper",
         shuffle_keys=world.size > 1 or args.bn_group_size > 0,
     )
@@ -120,13 +114,19 @@ def make_model(args: Namespace, datamodule: SecoDataModule, world: World) -> Moc
     return model.to(memory_format=torch.channels_last)
 
 
-def make_callbacks(args: Namespace, world: World, datamodule: SecoDataModule) -> list[Callback]:
-    """Check the loss, and probe the encoder if labelled pictures are given."""
+def make_callbacks(
+    args: Namespace, world: World, datamodule: SecoDataModule
+) -> tuple[list[Callback], Sequence[str]]:
+    """Check the loss, and probe the encoder if labelled pictures are given.
+
+    Returns:
+        The callbacks, and the command that evaluates the encoder on these pictures.
+    """
     from models.pretrain_run import FiniteLoss
 
     if args.online_data_dir is None:
-        return [FiniteLoss()]
-    from datasets.online_data import read_online_data
+        return [FiniteLoss()], ()
+    from datasets.online_data import evaluation_command, read_online_data
     from models.ssl_online import SSLOnlineEvaluator
 
     pictures = None
@@ -139,7 +139,7 @@ def make_callbacks(args: Namespace, world: World, datamodule: SecoDataModule) ->
         seed=args.seed,
         precision=args.precision,
     )
-    return [FiniteLoss(), online]
+    return [FiniteLoss(), online], evaluation_command(args.online_data_dir)
 
 
 if __name__ == "__main__":

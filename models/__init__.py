@@ -3,14 +3,13 @@
 Encoders:
 
 - ``resnets.py``: Names of torchvision's ResNets, and their tensors.
-- ``state_dicts.py``: Find the tensors of a ResNet in a file.
 - ``encoder_file.py``: Read the encoder and its input contract from any supported file.
 - ``backbones.py``: ResNet encoders without their classifier, and their weights.
 - ``export.py``: Export an encoder for other programs (script).
 
 Pre-training:
 
-- ``pretrain_args.py``: Command-line flags of model, optimizer and probes.
+- ``pretrain_args.py``: Command-line flags of views, model, optimizer and probes.
 - ``group_batch_norm.py``: Batch normalisation over groups of a batch.
 - ``contrast.py``: Queue of keys, InfoNCE logits and moving average of weights.
 - ``moco2_module.py``: MoCo-v2 with one or several embedding spaces, as a LightningModule.
@@ -19,19 +18,19 @@ Pre-training:
 
 Evaluation by classification:
 
-- ``probe_args.py``: Command-line flags of the evaluation methods.
-- ``probe_task.py``: What is evaluated, and how classifiers are trained for it.
+- ``evaluation_args.py``: Command-line flags of all evaluation scripts.
 - ``features.py``: Features of a frozen encoder, computed once and cached in a file.
 - ``linear_probe.py``: A linear classifier on features, and its training by Adam.
 - ``probes.py``: The methods on frozen features: Adam, L-BFGS, k nearest neighbours.
 - ``best_epoch.py``: Which epoch of a training is kept.
-- ``ssl_finetuner.py``: Classifiers trained through the encoder, as a LightningModule.
-- ``finetuning.py``: Trainings through the encoder with their checkpoints, one per repetition.
+- ``ssl_finetuner.py``: Classifiers trained through the encoder, with their checkpoints.
+- ``results.py``: Summaries, tables, pictures and files of predictions.
 - ``evaluation.py``: Run every method on every share of the labels, and write the results.
 
 Evaluation by change detection:
 
 - ``segmentation.py``: Siamese encoder with a U-Net decoder.
+- ``change_scores.py``: Scores of change maps.
 - ``change_detector.py``: LightningModule of the change detector.
 - ``change_runs.py``: Train and resume change detectors, and predict maps of whole images.
 """

@@ -7,16 +7,10 @@ from pathlib import Path
 from torch import nn
 
 from models.encoder_file import SEQUENTIAL, read_encoder_file
+from models.evaluation_args import DEFAULT_ENCODER, check_encoder_source
 from models.resnets import build_resnet
-from utils.encoder_args import DEFAULT_ENCODER, check_encoder_source
 from utils.errors import UserError
-from utils.input_spec import (
-    PICTURE_BANDS,
-    RGB_QUANTILES,
-    InputSpec,
-    letters,
-    quantile_spec,
-)
+from utils.input_spec import PICTURE_BANDS, RGB_QUANTILES, InputSpec, letters, quantile_spec
 
 
 class Encoder(nn.Sequential):
@@ -56,7 +50,7 @@ def load_encoder(
     """Build an encoder in eval mode, and the contract of its input.
 
     Args:
-        source: One of ``utils.encoder_args.SOURCES``.
+        source: One of ``models.evaluation_args.SOURCES``.
         name: Name of a torchvision ResNet; None uses that of the checkpoint, else the default.
         ckpt_path: Any file that ``models.encoder_file`` reads, for "pretrain" only.
         bands: Channels of a random encoder, or names for a file that does not name its bands.
@@ -72,8 +66,14 @@ def load_encoder(
     path = None if ckpt_path is None else Path(ckpt_path)
     check_encoder_source(source, path, bands)
     if path is not None:
-        encoder, spec = _pretrained_encoder(path, name, bands)
-        return encoder.eval(), spec
+        file = read_encoder_file(path, name, bands)
+        encoder = Encoder(file.architecture, in_channels=len(file.spec.bands))
+        positions = {child: position for position, child in SEQUENTIAL.items()}
+        names = {key: key.partition(".") for key in file.tensors}
+        encoder.load_state_dict(
+            {f"{positions[child]}.{rest}": file.tensors[k] for k, (child, _, rest) in names.items()}
+        )
+        return encoder.eval(), file.spec
     name, bands = name or DEFAULT_ENCODER, tuple(bands or PICTURE_BANDS)
     if source == "imagenet":
         return _imagenet_encoder(name, bands).eval(), InputSpec.of_pictures(bands)
@@ -94,19 +94,3 @@ def _imagenet_encoder(name: str, bands: tuple[str, ...]) -> Encoder:
         return Encoder(name, weights="IMAGENET1K_V1")  # what pretrained=True meant in 2021
     except OSError as error:
         raise UserError(f"cannot download the ImageNet weights of {name}: {error}") from error
-
-
-def _pretrained_encoder(
-    path: Path, name: str | None, bands: Sequence[str] | None
-) -> tuple[Encoder, InputSpec]:
-    """Build the encoder of a file, with its input contract."""
-    file = read_encoder_file(path, name)
-    spec = file.input_spec(bands)
-    encoder = Encoder(file.architecture, in_channels=file.in_channels)
-    positions = {child: position for position, child in SEQUENTIAL.items()}
-    state = {}
-    for key, tensor in file.tensors.items():
-        child, _, rest = key.partition(".")
-        state[f"{positions[child]}.{rest}"] = tensor
-    encoder.load_state_dict(state)
-    return encoder, spec

@@ -11,6 +11,8 @@ from torch import Tensor
 class BestEpoch:
     """The epoch with the best validation score so far; of equal scores, the earliest.
 
+    It is a part of each checkpoint, so that a run may resume in another folder.
+
     Attributes:
         score: Score of this epoch.
         epoch: Its number, counted from 1; 0 if no epoch has been validated.
@@ -21,14 +23,10 @@ class BestEpoch:
     epoch: int = 0
     state: dict[str, Tensor] = field(default_factory=dict)
 
-    def update(self, score: float, epoch: int, state: Mapping[str, Tensor]) -> None:
-        """Keep an epoch that is better than all before it.
-
-        Args:
-            score: Its validation score, larger is better.
-            epoch: Its number, counted from 1.
-            state: Its tensors, which are copied.
-        """
-        if score > self.score:
-            self.score, self.epoch = score, epoch
-            self.state = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+    def update(self, score: float, epoch: int, state: Mapping[str, Tensor]) -> bool:
+        """Keep copies of the tensors of an epoch that is better than all before it."""
+        if score <= self.score:
+            return False
+        self.score, self.epoch = score, epoch
+        self.state = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+        return True

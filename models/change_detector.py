@@ -1,6 +1,6 @@
 """LightningModule of a change detector: loss, validation, and the epoch that is kept."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,8 +11,14 @@ from torch.optim import Adam
 from torch.optim.lr_scheduler import ExponentialLR
 
 from models.backbones import Encoder
-from models.segmentation import LEVELS, get_segmentation_model, level_channels
-from utils.change_scores import best_threshold, count_changes, mean_of_batches
+from models.best_epoch import BestEpoch
+from models.change_scores import best_threshold, count_changes, mean_of_batches
+from models.segmentation import (
+    LEVELS,
+    LEVELS_OF_THE_ORIGINAL,
+    get_segmentation_model,
+    level_channels,
+)
 from utils.data import epoch_seed
 from utils.errors import UserError
 
@@ -26,8 +32,7 @@ class ChangeDetector(LightningModule):
     """Finds what changed between two dates, (B, C, H, W) uint8 each.
 
     A batch holds both dates, uint8, whether each pixel changed, and whether it counts, bool,
-    (B, H, W). Validation chooses the threshold with the best F1 over all its pixels, and keeps the
-    weights of the epoch with the highest one in ``best_state``.
+    (B, H, W). Validation chooses the threshold with the best F1 over all its pixels.
 
     Args:
         encoder: Used in place.
@@ -36,12 +41,14 @@ class ChangeDetector(LightningModule):
         seed: Seed of the dropout, set again in every epoch, so that a run can be resumed.
         learning_rate: Learning rate of Adam; multiplied by ``DECAY_PER_EPOCH`` after each epoch.
         pos_weight: Weight of a changed pixel in the loss; an unchanged one has 1.
-        levels: Children of the encoder whose outputs are compared.
         finetune_backbone: Whether the encoder is trained, too.
-        encoder_in_train_mode: Whether its batch norm uses, and learns, the statistics of batches
-            while the decoder trains.
-        mean_over_batches: Whether validation is as in the original: precision, recall and F1 at
-            0.5, averaged over batches, and no choice of an epoch.
+        as_original: Whether the raw stem is compared, batch norm of a frozen encoder uses, and
+            learns, the statistics of batches, and validation gives precision, recall and F1 at 0.5,
+            averaged over batches, and chooses no epoch.
+
+    Attributes:
+        best: The epoch with the highest F1, with the tensors that training changes.
+        threshold: Probability from which a pixel counts as changed, chosen in that epoch.
     """
 
     def __init__(
@@ -53,31 +60,28 @@ class ChangeDetector(LightningModule):
         seed: int,
         learning_rate: float,
         pos_weight: float = 1.0,
-        levels: Sequence[int] = LEVELS,
         finetune_backbone: bool = False,
-        encoder_in_train_mode: bool = False,
-        mean_over_batches: bool = False,
+        as_original: bool = False,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(hyper_parameters)
         encoder.requires_grad_(finetune_backbone)
+        levels = LEVELS_OF_THE_ORIGINAL if as_original else LEVELS
         self.model = get_segmentation_model(encoder, levels, level_channels(encoder, levels))
         self.normalize = normalize
         self.seed = seed
         self.learning_rate = learning_rate
         self.pos_weight = torch.tensor(pos_weight)
         self.finetune_backbone = finetune_backbone
-        self.encoder_in_train_mode = encoder_in_train_mode
-        self.mean_over_batches = mean_over_batches
+        self.as_original = as_original
         self.counts: list[Tensor] = []
-        self.best_f1, self.best_epoch, self.threshold = -torch.inf, 0, 0.5
-        self.best_state: dict[str, Tensor] = {}
+        self.best, self.threshold = BestEpoch(), 0.5
         self.train()
 
     def train(self, mode: bool = True) -> "ChangeDetector":
         """Switch to training, except for a frozen encoder's batch norm."""
         super().train(mode)
-        self.model.siamese.train(mode and self.encoder_in_train_mode)
+        self.model.siamese.train(mode and (self.as_original or self.finetune_backbone))
         return self
 
     def forward(self, image_1: Tensor, image_2: Tensor) -> Tensor:
@@ -108,37 +112,31 @@ class ChangeDetector(LightningModule):
             )
         counts = torch.stack(self.counts)  # (batches, 3, thresholds)
         self.counts.clear()
-        if self.mean_over_batches:
+        if self.as_original:
             for name, value in mean_of_batches(counts).items():
                 self.log(f"val/{name}_batch_mean", value, prog_bar=name == "f1")
             return
         threshold, f1 = best_threshold(counts.sum(0))
         self.log_dict({"val/f1": f1, "val/threshold": threshold}, prog_bar=True)
-        if f1 > self.best_f1:
-            self.best_f1, self.best_epoch = f1, self.current_epoch + 1
+        state = self.state_dict()
+        if not self.finetune_backbone:
+            state = {name: state[name] for name in state if not name.startswith("model.siamese.")}
+        if self.best.update(f1, self.current_epoch + 1, state):
             self.threshold = threshold
-            self.best_state = {
-                name: tensor.detach().cpu().clone()
-                for name, tensor in self.state_dict().items()
-                if self.finetune_backbone or not name.startswith("model.siamese.")
-            }
 
     def load_best_state(self) -> None:
         """Load the weights of the best epoch; those of a frozen encoder never changed."""
-        self.load_state_dict(self.state_dict() | self.best_state)
+        self.load_state_dict(self.state_dict() | self.best.state)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["best"] = {
-            "f1": self.best_f1,
-            "epoch": self.best_epoch,
-            "threshold": self.threshold,
-            "state": self.best_state,
-        }
+        best = self.best
+        checkpoint["best"] = {"f1": best.score, "epoch": best.epoch, "state": best.state}
+        checkpoint["best"]["threshold"] = self.threshold
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         best = checkpoint["best"]
-        self.best_f1, self.best_epoch = best["f1"], best["epoch"]
-        self.threshold, self.best_state = best["threshold"], best["state"]
+        self.best = BestEpoch(best["f1"], best["epoch"], best["state"])
+        self.threshold = best["threshold"]
 
     def configure_optimizers(self) -> tuple[list[Adam], list[ExponentialLR]]:
         # A list: the original's set has another order in a resumed run, and Adam's moments follow.

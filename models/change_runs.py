@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from pytorch_lightning import Trainer, seed_everything
@@ -15,56 +15,45 @@ from torch.utils.data import DataLoader, Dataset
 
 from models.backbones import Encoder
 from models.change_detector import Batch, ChangeDetector
-from models.segmentation import LEVELS, LEVELS_OF_THE_ORIGINAL
-from utils.change_scores import THRESHOLDS, count_changes, summarise_cities
+from models.change_scores import THRESHOLDS, count_changes, summarise_cities
+from models.results import summarise
 from utils.checkpoint import WholeCheckpointIO, check_same_run
 from utils.cli import trainer_kwargs
 from utils.data import SeededSampler, epoch_of
-from utils.evaluation import summarise
 from utils.launch import World
 from utils.precision import autocast_type
 from utils.report import provenance
 from utils.training import of_repetition, run_trainer
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What one detector found.
+class Outcome(NamedTuple):
+    """What one detector found."""
 
-    Attributes:
-        threshold: Probability from which a pixel counts as changed.
-        validation: Scores of the detector on the validation set.
-        probabilities: Probabilities of change in every test image, float32, (H, W) each.
-        counts: Pixels found, false and missed in every test image, int64, (N, 3).
-    """
-
-    threshold: float
-    validation: dict[str, float]
-    probabilities: list[Tensor]
-    counts: Tensor
+    threshold: float  # probability from which a pixel counts as changed
+    validation: dict[str, float]  # scores
+    probabilities: list[Tensor]  # of change in every test image, float32, (H, W) each
+    counts: Tensor  # pixels found, false and missed in every test image, int64, (N, 3)
 
 
 @dataclass(frozen=True)
 class ChangeTask:
     """What all repetitions of an experiment share.
 
-    Attributes:
-        args: Flags of the script.
-        encoder: Encoder that each detector copies.
-        normalize: Turns uint8 pictures into the encoder's inputs.
-        hyper_parameters: For checkpoints, so that only the same run continues them.
-        as_original: Whether to compare the raw stem, to keep batch norm in train mode, to drop last
-            batches that are not full, and to validate on batches of tiles.
+    Under ``--protocol paper`` detectors are those of the original, last batches that are not full
+    are left out, and validation sees batches of tiles.
     """
 
     args: Namespace
-    encoder: Encoder
-    normalize: Callable[[Tensor], Tensor]
-    hyper_parameters: dict[str, Any]
-    as_original: bool
+    encoder: Encoder  # copied by each detector
+    normalize: Callable[[Tensor], Tensor]  # uint8 pictures to the encoder's inputs
+    hyper_parameters: dict[str, Any]  # for checkpoints, so that only the same run continues them
+
+    @property
+    def as_original(self) -> bool:
+        return bool(self.args.protocol == "paper")
 
     def build(self, seed: int, frac: float) -> ChangeDetector:
-        """Put a new decoder on a copy of the encoder."""
+        """Put a new decoder on a copy of the encoder, for one seed and share of the tiles."""
         seed_everything(seed, verbose=False)
         return ChangeDetector(
             deepcopy(self.encoder),
@@ -73,10 +62,8 @@ class ChangeTask:
             seed=seed,
             learning_rate=self.args.learning_rate,
             pos_weight=self.hyper_parameters["pos_weight"],
-            levels=LEVELS_OF_THE_ORIGINAL if self.as_original else LEVELS,
             finetune_backbone=self.args.finetune_backbone,
-            encoder_in_train_mode=self.as_original or self.args.finetune_backbone,
-            mean_over_batches=self.as_original,
+            as_original=self.as_original,
         )
 
     def check_resumable(self) -> None:
@@ -108,9 +95,8 @@ class ChangeTask:
         """
         detector = self.build(seed, frac)
         validation = self._fit(detector, train, val, folder, frac)
-        device = torch.device("cuda" if self.args.gpus else "cpu")
-        dtype = autocast_type(self.args.precision)
-        with torch.autocast(device.type, dtype, enabled=dtype is not None):
+        device, dtype = "cuda" if self.args.gpus else "cpu", autocast_type(self.args.precision)
+        with torch.autocast(device, dtype, enabled=dtype is not None):
             probabilities = find_changes(detector.to(device), [sample[:2] for sample in test])
         column = THRESHOLDS.index(detector.threshold)
         counts = [
@@ -142,19 +128,16 @@ class ChangeTask:
         with warnings.catch_warnings():  # a frozen encoder is intended
             warnings.filterwarnings("ignore", message=".*in eval mode at the start of training")
             trainer.fit(detector, loader, val_loader, ckpt_path=resumed, weights_only=True)
-        if not detector.best_state:
+        best, threshold = detector.best, detector.threshold
+        if not best.epoch:
             scores = sorted(trainer.callback_metrics.items())
             return {name: value.item() for name, value in scores if name.startswith("val/")}
         detector.load_best_state()
         if folder is not None:
-            hyper_parameters = dict(detector.hparams) | {"threshold": detector.threshold}
+            hyper_parameters = {**detector.hparams, "threshold": threshold}
             content = {"hyper_parameters": hyper_parameters, "state_dict": detector.state_dict()}
             WholeCheckpointIO().save_checkpoint(content, folder / "best.ckpt")
-        return {
-            "val/f1": detector.best_f1,
-            "val/threshold": detector.threshold,
-            "val/epoch": detector.best_epoch,
-        }
+        return {"val/f1": best.score, "val/threshold": threshold, "val/epoch": best.epoch}
 
     def _load(
         self, tiles: Dataset[Batch], trainer: Trainer, seed: int, num_workers: int

@@ -2,7 +2,7 @@
 
 import time
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -12,11 +12,9 @@ import torch
 from torch import Tensor
 
 from models.backbones import Encoder
-from models.features import FeatureReader
-from models.finetuning import FineTuning
-from models.linear_probe import Labelled
-from models.probe_args import NEIGHBOURS
-from models.probe_task import ProbeTask, Recipe
+from models.evaluation_args import NEIGHBOURS, seeds
+from models.features import read_features
+from models.linear_probe import Labelled, Recipe
 from models.probes import (
     Method,
     Predictions,
@@ -24,9 +22,17 @@ from models.probes import (
     probe_by_lbfgs,
     vote_of_neighbours,
 )
-from utils.classification import measure, measure_batches, print_results, write_pictures
-from utils.evaluation import print_finished, save_predictions, seeds
+from models.results import (
+    measure,
+    measure_batches,
+    print_finished,
+    print_results,
+    save_predictions,
+    write_pictures,
+)
+from models.ssl_finetuner import FineTuning
 from utils.launch import World
+from utils.probe_data import ProbeData
 from utils.report import run_dir_of_rank, save_results, share_dir, write_results
 from utils.training import make_trainer
 
@@ -35,33 +41,22 @@ from utils.training import make_trainer
 class Evaluation:
     """One run of an evaluation script.
 
-    Attributes:
-        args: Flags of the run.
-        world: Processes that fine-tune together.
-        task: Encoder and data.
-        draws: For each share of the labels, in rising order, the labelled rows of the train split,
-            once per repetition.
-        linear: How a linear layer is trained on features.
-        finetune: How the encoder is fine-tuned.
-        name: Name of the data set in pictures.
-        folder: Name of the folder of such runs.
-        described: Flags that describe a fine-tuning in its checkpoints.
-        facts: Further results, plain values.
-        linear_through_encoder: Whether a linear layer is trained through the encoder, whose batch
-            norm may be in train mode, and scored on val alone, rather than on features.
+    A linear layer is trained on features, but with ``linear.freeze_backbone`` through the encoder,
+    and then scored on val alone.
     """
 
     args: Namespace
-    world: World
-    task: ProbeTask
+    world: World  # processes that fine-tune together
+    encoder: Encoder  # none of its tensors changes
+    data: ProbeData
+    # For each share of the labels, rising, the labelled rows of train, once per repetition.
     draws: Mapping[float, Sequence[Tensor]]
     linear: Recipe
     finetune: Recipe
-    name: str
-    folder: str
-    described: Sequence[str]
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    linear_through_encoder: bool = False
+    name: str  # of the data set in pictures
+    folder: str  # name of the folder of such runs
+    described: Sequence[str]  # flags that describe a fine-tuning in its checkpoints
+    facts: Mapping[str, Any] = field(default_factory=dict)  # further results, plain values
 
     def run(self, started: float) -> tuple[dict[str, Any], Path | None]:
         """Evaluate, and write results after every step, because a later one may be interrupted.
@@ -98,74 +93,67 @@ class Evaluation:
 
     def _methods(self) -> tuple[dict[str, Method], dict[str, Any]]:
         """Return the requested methods by name, and the cost of their features."""
-        args, task = self.args, self.task
-        each = seeds(args)
+        args, each, score = self.args, seeds(self.args), self.data.score
         methods: dict[str, Method] = {}
         cost: dict[str, Any] = {}
-        frozen = [name for name in args.method if name != "finetune"]
-        if self.linear_through_encoder:
+        if self.linear.freeze_backbone:
             trainer = partial(make_trainer, args, World(), "linear layer")
-            methods["linear"] = FineTuning(task, each, self.linear, trainer, held_out=["val"])
-        elif frozen and self.world.rank == 0:
-            data, needed, cost = self._features()
-            shared = (data, len(task.data.classes))
-            score = task.score
-            methods["linear"] = partial(
-                probe_by_adam, *shared, seeds=each, recipe=self.linear, score=score
-            )
+            methods["linear"] = FineTuning(self.encoder, self.data, each, self.linear, trainer)
+        elif set(args.method) != {"finetune"} and self.world.rank == 0:
+            features, cost = self._features()
+            shared = (features, len(self.data.classes))
+            adam = partial(probe_by_adam, seeds=each, recipe=self.linear, score=score)
+            methods["linear"] = partial(adam, *shared)
             methods["lbfgs"] = partial(probe_by_lbfgs, *shared, score=score)
             methods |= {f"knn{k}": partial(vote_of_neighbours, *shared, k=k) for k in NEIGHBOURS}
-            methods = {name: _on_part(method, needed) for name, method in methods.items()}
         if "finetune" in args.method:
             methods["finetune"] = tuning = self._finetuning()
             tuning.check_resumable(self.draws)
         requested = tuple(args.method)
         return {name: m for name, m in methods.items() if name.startswith(requested)}, cost
 
-    def _features(self) -> tuple[dict[str, Labelled], Tensor, dict[str, Any]]:
-        """Return features and targets of every split, the rows of train that they are of, and cost.
+    def _features(self) -> tuple[dict[str, Labelled], dict[str, Any]]:
+        """Return features and targets of every split, and their cost.
 
-        Of train, these are the labelled rows, unless all are needed to standardise.
+        Of train, only the labelled rows are computed, unless all are needed to standardise.
         """
         began = time.perf_counter()
         cache_dir = None if self.args.debug else self.args.log_dir / "features"
-        data, features, were_cached = self.task.data, {}, []
-        needed = torch.arange(len(data.targets["train"]))
-        if self.linear.standardise != "train":
-            needed = torch.cat([rows for draw in self.draws.values() for rows in draw]).unique()
-        for split, targets in data.targets.items():
-            rows = needed if split == "train" else torch.arange(len(targets))
-            found, was_cached = self._reader(cache_dir).read(self.task.encoder, data, split, rows)
-            features[split] = Labelled(found, targets[rows])
-            were_cached.append(was_cached)
+        features, were_cached = {}, True
+        for split, targets in self.data.targets.items():
+            rows = torch.arange(len(targets))
+            if split == "train" and self.linear.standardise != "train":
+                rows = torch.cat([rows for draw in self.draws.values() for rows in draw]).unique()
+            where = {"split": split, "rows": rows, "cache_dir": cache_dir}
+            found, was_cached = self._read(self.encoder, **where)
+            if len(rows) < len(targets):  # a row that is not written takes no memory
+                found = torch.empty(len(targets), found.shape[1]).index_copy_(0, rows, found)
+            features[split] = Labelled(found, targets)
+            were_cached = were_cached and was_cached
         seconds = round(time.perf_counter() - began, 2)
-        cost = {"features_were_cached": all(were_cached), "seconds_features": seconds}
-        return features, needed, cost
+        return features, {"features_were_cached": were_cached, "seconds_features": seconds}
 
-    def _reader(self, cache_dir: Path | None = None) -> FeatureReader:
+    @property
+    def _read(self) -> Callable[..., tuple[Tensor, bool]]:
         device = torch.device("cuda" if self.args.gpus else "cpu")
-        return FeatureReader(self.args.feature_batch_size, device, self.args.precision, cache_dir)
+        settings = {"batch_size": self.args.feature_batch_size, "precision": self.args.precision}
+        return partial(read_features, data=self.data, device=device, **settings)
 
     def _finetuning(self) -> FineTuning:
-        args, data, recipe = self.args, self.task.data, self.finetune
+        args, data, recipe = self.args, self.data, self.finetune
         # Only the fine-tuning writes checkpoints, whose flags resume it alone.
         alone = Namespace(**vars(args) | {"method": ["finetune"]})
+        every = recipe.val_every_n_epochs
 
         def embed(tuned: Encoder) -> Tensor:
-            return self._reader().read(tuned, data, data.held_out[-1])[0]
+            return self._read(tuned, split=data.held_out[-1])[0]
 
         return FineTuning(
-            self.task,
+            self.encoder,
+            data,
             seeds(args),
             recipe,
-            partial(
-                make_trainer,
-                alone,
-                self.world,
-                "fine-tuning",
-                val_every_n_epochs=recipe.val_every_n_epochs,
-            ),
-            held_out=data.held_out,
+            partial(make_trainer, alone, self.world, "fine-tuning", val_every_n_epochs=every),
             embed=embed if args.save_predictions is not None and self.world.rank == 0 else None,
             hyper_parameters={name: getattr(args, name) for name in self.described}
             | {"samples_per_step": recipe.batch_size * self.world.size},
@@ -174,16 +162,16 @@ class Evaluation:
 
     def _measure(self, predictions: Predictions) -> dict[str, Any]:
         """Return the metrics on val and test, or the original's mean over batches of val."""
-        args, targets, scores = self.args, self.task.data.targets, predictions.scores
+        args, targets, scores = self.args, self.data.targets, predictions.scores
         if args.protocol == "paper":
             return measure_batches(targets["val"], scores["val"], args.batch_size)
-        return measure(targets, scores, self.task.data.classes, args.seed) | predictions.chosen
+        return measure(targets, scores, self.data.classes, args.seed) | predictions.chosen
 
     def _record(self, results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         """Return all results so far, with those of the first method's largest share on top."""
         main = self.args.method[0]
         method = next((name for name in results if name.startswith(main)), next(iter(results)))
-        data, shares = self.task.data, results[method]
+        data, shares = self.data, results[method]
         counts = {f"num_{split}": len(targets) for split, targets in data.targets.items()}
         record = counts | dict(self.facts) | {"classes": list(data.classes), "method": method}
         return record | list(shares.values())[-1] | {"by_method": results, "by_train_frac": shares}
@@ -192,7 +180,7 @@ class Evaluation:
         self, metrics: dict[str, Any], shown: Predictions, started: float, run_dir: Path | None
     ) -> None:
         """Print the results, and write the files that the flags request."""
-        args, data = self.args, self.task.data
+        args, data = self.args, self.data
         print_results(metrics)
         if args.save_predictions is not None:
             split = [split for split in data.held_out if split in shown.scores][-1]
@@ -202,12 +190,3 @@ class Evaluation:
         if run_dir is not None:
             write_pictures(run_dir, metrics, f"{self.name}, {args.backbone_type}")
             write_results(run_dir / "results.json", args, metrics, started, shown.checkpoint)
-
-
-def _on_part(method: Method, needed: Tensor) -> Method:
-    """Let a method find labelled rows of the train split among those with features."""
-
-    def run(rows: Sequence[Tensor]) -> Predictions:
-        return method([torch.searchsorted(needed, chosen) for chosen in rows])
-
-    return run

@@ -25,15 +25,13 @@ import json
 import logging
 import warnings
 from argparse import Namespace
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from utils.cli import run
 from utils.errors import UserError
 from utils.files import check_can_write, check_checkpoint, written_whole
 from utils.flags import Parser
-from utils.input_spec import InputSpec
 
 # torch is imported by the functions that use it, after the flags are checked.
 if TYPE_CHECKING:
@@ -42,50 +40,16 @@ if TYPE_CHECKING:
 _PIXELS = 224  # of the example from which the ONNX graph is traced, and of timm's default
 
 
-@dataclass(frozen=True)
-class Model:
-    """An encoder as a ResNet of torchvision, in eval mode.
-
-    Attributes:
-        architecture: One of ``models.resnets.RESNETS``.
-        resnet: The network; its classifier is the identity.
-        spec: Contract of the input.
-    """
-
-    architecture: str
-    resnet: ResNet
-    spec: InputSpec
-
-    def contract(self) -> dict[str, Any]:
-        """Return the metadata for all formats, as plain builtins."""
-        return {"architecture": self.architecture, "input_spec": self.spec.to_dict()}
-
-    def header(self) -> dict[str, str]:
-        """Return the metadata as text, for formats whose metadata is text."""
-        return {
-            "architecture": self.architecture,
-            "input_spec": json.dumps(self.spec.to_dict()),
-        }
-
-
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     """Read the command line, or ``argv`` in tests."""
     parser = Parser(__doc__, prog="python -m models.export")
     add = parser.add_argument
-    add(
-        "--ckpt_path",
-        type=Path,
-        required=True,
-        help="Checkpoint of the encoder, see checkpoints/README.md.",
-    )
-    add("--format", choices=WRITERS, required=True, help="Format to write, see above.")
+    source = "Checkpoint of the encoder, see checkpoints/README.md."
+    add("--ckpt_path", type=Path, required=True, help=source)
+    add("--format", choices=_WRITERS, required=True, help="Format to write, see above.")
     add("--save_path", type=Path, required=True, help="New file or folder to write.")
-    add(
-        "--bands",
-        nargs="+",
-        metavar="BAND",
-        help="Names of the channels, for a checkpoint that does not contain them.",
-    )
+    bands = "Names of the channels, for a checkpoint that does not contain them."
+    add("--bands", nargs="+", metavar="BAND", help=bands)
     return parser.parse_args(argv)
 
 
@@ -98,72 +62,58 @@ def main(argv: Sequence[str] | None = None) -> Path:
         raise UserError(f"{target} exists: choose another --save_path, or delete it")
     check_can_write("save_path", target, is_folder=False)
     from safetensors import SafetensorError
-
-    from models.resnets import SLIM
-
-    model = load_model(args.ckpt_path, args.bands)
-    if model.architecture == SLIM and args.format in ("timm", "torchvision"):
-        raise UserError(
-            f"{args.format} has no {SLIM}: use --format safetensors or onnx, or train a resnet18"
-        )
-    # The writers report a full disk with these errors.
-    with written_whole(target, RuntimeError, SafetensorError) as partial:
-        WRITERS[args.format](model, partial)
-    print(f"{target}: {model.architecture} on {' '.join(model.spec.bands)}")
-    return target
-
-
-def load_model(path: Path, bands: Sequence[str] | None = None) -> Model:
-    """Read an encoder from any supported file.
-
-    Args:
-        path: File of the encoder.
-        bands: Names of the channels, if the file does not have them.
-    """
     from torch import nn
 
     from models.encoder_file import read_encoder_file
-    from models.resnets import build_resnet
+    from models.resnets import SLIM, build_resnet
 
-    file = read_encoder_file(path)
-    resnet = build_resnet(file.architecture, in_channels=file.in_channels)
+    name, tensors, spec = read_encoder_file(args.ckpt_path, bands=args.bands)
+    if name == SLIM and args.format in ("timm", "torchvision"):
+        raise UserError(
+            f"{args.format} has no {SLIM}: use --format safetensors or onnx, or train a resnet18"
+        )
+    resnet = build_resnet(name, in_channels=len(spec.bands))
     resnet.fc = nn.Identity()
-    resnet.load_state_dict(file.tensors)
-    return Model(file.architecture, resnet.eval(), file.input_spec(bands))
+    resnet.load_state_dict(tensors)
+    contract = {"architecture": name, "input_spec": spec.to_dict()}
+    # The writers report a full disk with these errors.
+    with written_whole(target, RuntimeError, SafetensorError) as partial:
+        _WRITERS[args.format](resnet.eval(), contract, partial)
+    print(f"{target}: {name} on {' '.join(spec.bands)}")
+    return target
 
 
-def write_torchvision(model: Model, path: Path) -> None:
+def _write_torchvision(resnet: ResNet, contract: Mapping[str, Any], path: Path) -> None:
     """Write a state dict; torch keeps its ``_metadata`` and ignores unknown entries."""
     import torch
 
-    state = model.resnet.state_dict()
-    state._metadata["contract"] = model.contract()
+    state = resnet.state_dict()
+    state._metadata["contract"] = dict(contract)
     torch.save(state, path)
 
 
-def write_safetensors(model: Model, path: Path) -> None:
-    """Write the tensors and the header."""
+def _write_safetensors(resnet: ResNet, contract: Mapping[str, Any], path: Path) -> None:
     from safetensors.torch import save_file
 
-    state = {name: tensor.contiguous() for name, tensor in model.resnet.state_dict().items()}
-    save_file(state, path, {"format": "pt"} | model.header())
+    state = {name: tensor.contiguous() for name, tensor in resnet.state_dict().items()}
+    save_file(state, path, {"format": "pt"} | _header(contract))
 
 
-def write_timm(model: Model, path: Path) -> None:
+def _write_timm(resnet: ResNet, contract: Mapping[str, Any], path: Path) -> None:
     """Write a folder that timm opens without a network.
 
     timm uses torchvision's names for these ResNets and their tensors. Its ``mean`` and ``std`` are
     those of stretched pictures.
     """
-    spec, channels = model.spec, len(model.spec.bands)
-    config = model.contract() | {
+    spec, channels = contract["input_spec"], resnet.conv1.in_channels
+    config = dict(contract) | {
         "num_classes": 0,
-        "num_features": model.resnet.inplanes,
+        "num_features": resnet.inplanes,
         "model_args": {"in_chans": channels},
         "pretrained_cfg": {
             "input_size": [channels, _PIXELS, _PIXELS],
-            "mean": list(spec.mean),
-            "std": list(spec.std),
+            "mean": spec["mean"],
+            "std": spec["std"],
             "num_classes": 0,
             # timm converts a first filter that it knows to three bands
             "first_conv": "conv1" if channels == 3 else None,
@@ -171,11 +121,11 @@ def write_timm(model: Model, path: Path) -> None:
         },
     }
     path.mkdir()
-    write_safetensors(model, path / "model.safetensors")
+    _write_safetensors(resnet, contract, path / "model.safetensors")
     (path / "config.json").write_text(json.dumps(config, indent=1) + "\n")
 
 
-def write_onnx(model: Model, path: Path) -> None:
+def _write_onnx(resnet: ResNet, contract: Mapping[str, Any], path: Path) -> None:
     """Write one file; the input is any number of pictures of any size."""
     try:
         import onnxscript  # noqa: F401  # optional; torch needs it for the export
@@ -188,8 +138,8 @@ def write_onnx(model: Model, path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch about its own exporter
         program = torch.onnx.export(
-            model.resnet,
-            (torch.zeros(2, len(model.spec.bands), _PIXELS, _PIXELS),),
+            resnet,
+            (torch.zeros(2, resnet.conv1.in_channels, _PIXELS, _PIXELS),),
             input_names=["input"],
             output_names=["features"],
             dynamic_shapes=[{axis: torch.export.Dim(name) for axis, name in sizes.items()}],
@@ -197,15 +147,21 @@ def write_onnx(model: Model, path: Path) -> None:
             verbose=False,
         )
     assert program is not None  # only with a path
-    program.model.metadata_props.update(model.header())
+    program.model.metadata_props.update(_header(contract))
     program.save(path, external_data=False)
 
 
-WRITERS: dict[str, Callable[[Model, Path], None]] = {
-    "torchvision": write_torchvision,
-    "timm": write_timm,
-    "safetensors": write_safetensors,
-    "onnx": write_onnx,
+def _header(contract: Mapping[str, Any]) -> dict[str, str]:
+    """Return the contract for formats whose metadata is text."""
+    spec = json.dumps(contract["input_spec"])
+    return {"architecture": contract["architecture"], "input_spec": spec}
+
+
+_WRITERS = {
+    "torchvision": _write_torchvision,
+    "timm": _write_timm,
+    "safetensors": _write_safetensors,
+    "onnx": _write_onnx,
 }
 
 

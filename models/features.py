@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,58 +19,48 @@ from utils.probe_data import ProbeData
 from utils.progress import progress
 
 
-@dataclass(frozen=True)
-class FeatureReader:
-    """Computes features of a split, or reads those that an earlier run has computed.
+def read_features(
+    encoder: Encoder,
+    data: ProbeData,
+    split: str,
+    rows: Tensor | None = None,
+    *,
+    batch_size: int,
+    device: torch.device,
+    precision: str,
+    cache_dir: Path | None = None,
+) -> tuple[Tensor, bool]:
+    """Compute features of a split, or read those that an earlier run has computed.
 
-    Attributes:
+    Args:
+        encoder: Moved to the device; none of its tensors changes.
+        data: Data set that was opened for it.
+        split: Name of the split.
+        rows: Rows of the split, int64, shape (N,); None for all of them.
         batch_size: Pictures per step.
         device: Where to compute.
         precision: A key of ``PRECISIONS``.
         cache_dir: Folder of computed features; None keeps none.
+
+    Returns:
+        See ``extract_features``, and whether they were cached.
     """
+    rows = torch.arange(len(data.targets[split])) if rows is None else rows
+    pictures, transform = data.splits[split].take(rows), data.transform
 
-    batch_size: int
-    device: torch.device
-    precision: str
-    cache_dir: Path | None = None
+    def compute() -> Tensor:
+        own = torch.Generator()  # the loader draws a number, but not from the global generator
+        loader = DataLoader(pictures, batch_size, num_workers=data.num_workers, generator=own)
+        batches = (batch[0] for batch in loader)
+        return extract_features(
+            encoder, transform, batches, len(pictures), device=device, precision=precision
+        )
 
-    def read(
-        self, encoder: Encoder, data: ProbeData, split: str, rows: Tensor | None = None
-    ) -> tuple[Tensor, bool]:
-        """Return features, and whether the cache had them.
-
-        Args:
-            encoder: Moved to the device; none of its tensors changes.
-            data: Data set that was opened for it.
-            split: Name of the split.
-            rows: Rows of the split, int64, shape (N,); None for all of them.
-
-        Returns:
-            float32 on the CPU, shape (N, encoder.num_features), and whether they were cached.
-        """
-        if rows is None:
-            rows = torch.arange(len(data.targets[split]))
-        pictures = data.splits[split].take(rows)
-
-        def compute() -> Tensor:
-            own = torch.Generator()  # the loader draws a number, but not from the global generator
-            workers = data.num_workers
-            loader = DataLoader(pictures, self.batch_size, num_workers=workers, generator=own)
-            return extract_features(
-                encoder,
-                data.transform,
-                (batch[0] for batch in loader),
-                len(pictures),
-                device=self.device,
-                precision=self.precision,
-            )
-
-        if self.cache_dir is None:
-            return compute(), False
-        identity = data.splits[split].identify(rows)
-        key = feature_key(encoder, data.transform, identity, self.precision)
-        return cached(self.cache_dir, key, (len(pictures), encoder.num_features), compute)
+    if cache_dir is None:
+        return compute(), False
+    identity = data.splits[split].identify(rows)
+    path = cache_dir / f"{feature_key(encoder, transform, identity, precision)}.npy"
+    return cached(path, (len(pictures), encoder.num_features), compute)
 
 
 def extract_features(
@@ -113,9 +102,7 @@ def extract_features(
             bar.update(len(batch))
     assert done == count
     if not features.isfinite().all():
-        raise UserError(
-            "features of the encoder are not finite: use --precision 32-true or another encoder"
-        )
+        raise UserError("features are not finite: use --precision 32-true or another encoder")
     return features
 
 
@@ -133,40 +120,23 @@ def feature_key(
 
 
 def cached(
-    cache_dir: Path, key: str, shape: tuple[int, int], compute: Callable[[], Tensor]
+    path: Path, shape: tuple[int, int], compute: Callable[[], Tensor]
 ) -> tuple[Tensor, bool]:
-    """Read float32 features from the file of a key, or compute them and write it.
+    """Read float32 features, (N, D), or compute and write them; return whether there was a file.
 
-    Args:
-        cache_dir: Folder of computed features.
-        key: Name of the file, from ``feature_key``.
-        shape: Shape of the features, (N, D).
-        compute: Called if there is no file.
-
-    Returns:
-        The features, and whether there was a file.
+    Raises:
+        UserError: The file is not one that this function has written.
     """
-    path = cache_dir / f"{key}.npy"
-    if path.exists():
-        return _read_features(path, shape), True
-    features = compute()
-    with written_whole(path) as partial, partial.open("wb") as file:
-        np.save(file, features.numpy())
-    return features, False
-
-
-def _read_features(path: Path, shape: tuple[int, int]) -> Tensor:
-    """Read an array; one that ``cached`` cannot have written is a ``UserError``."""
+    if not path.exists():
+        features = compute()
+        with written_whole(path) as partial, partial.open("wb") as file:
+            np.save(file, features.numpy())
+        return features, False
     try:
         # Mapped first: a file cannot make this process reserve more memory than the file has bytes.
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-        if not isinstance(array, np.ndarray) or (array.dtype, array.shape) != (np.float32, shape):
+        if (array.dtype, array.shape) != (np.float32, shape) or not np.isfinite(array).all():
             raise ValueError("other features")
-        features = torch.from_numpy(np.array(array))
-    except (ValueError, OSError, EOFError, OverflowError, MemoryError, SyntaxError) as error:
-        raise UserError(
-            f"{path} does not hold the features it is named after: delete it"
-        ) from error
-    if not features.isfinite().all():
-        raise UserError(f"{path} holds features that are not finite: delete it")
-    return features
+    except (AttributeError, ValueError, OSError, EOFError, MemoryError, SyntaxError) as error:
+        raise UserError(f"{path} is not the file of its features: delete it") from error
+    return torch.from_numpy(np.array(array)), True

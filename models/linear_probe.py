@@ -3,7 +3,7 @@
 Shapes: N samples, B samples per step, D features, C classes.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -14,23 +14,62 @@ from torch import Tensor
 from torch.optim import Adam
 from torch.optim.lr_scheduler import MultiStepLR
 
-from models.best_epoch import BestEpoch
-from models.probe_task import Recipe
 from utils.progress import progress
 
 Score = Callable[[Tensor, Tensor], float]  # of targets and scores, larger is better
+# The learning rate is divided by ten after these shares of the epochs, as in the original's
+# EuroSAT and BigEarthNet (epochs 60 and 80 of 100).
+MILESTONES = (0.6, 0.8)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a classifier is trained by Adam, on features or through an encoder.
+
+    Attributes:
+        max_epochs: Passes over the labelled samples.
+        batch_size: Samples per step and process; the last batch of an epoch may be smaller.
+        learning_rate: Learning rate at the start.
+        milestones: Epochs after which it is divided by ten; None for 60 % and 80 % of all.
+        select_epoch: Whether the best epoch on val is kept; else the last one is.
+        drop_last: Whether an epoch leaves out a last batch that is not full.
+        dropout: Share of the features that a step leaves out (0.2 in the original's BigEarthNet).
+        standardise: Features that give mean and deviation for a linear layer: those of the whole
+            "train" split, which needs no labels, of the "labelled" samples, or "none".
+        freeze_backbone: Whether no gradient reaches an encoder that pictures pass through.
+        encoder_in_train_mode: Whether its batch norm uses, and learns, the statistics of batches;
+            in the original yes on EuroSAT, no on BigEarthNet.
+        val_every_n_epochs: Epochs between validations of such a training.
+        seeded_order: Whether its order is a function of (seed, epoch); else the global generator
+            draws it, as in the original's EuroSAT.
+    """
+
+    max_epochs: int
+    batch_size: int
+    learning_rate: float
+    milestones: Sequence[int] | None = None
+    select_epoch: bool = True
+    drop_last: bool = False
+    dropout: float = 0.0
+    standardise: str = "labelled"
+    freeze_backbone: bool = False
+    encoder_in_train_mode: bool = True
+    val_every_n_epochs: int = 1
+    seeded_order: bool = True
+
+    @property
+    def falls(self) -> list[int]:
+        """Epochs after which the learning rate falls, rounded down as in the original."""
+        if self.milestones is not None:
+            return list(self.milestones)
+        return [int(share * self.max_epochs) for share in MILESTONES]
 
 
 class Labelled(NamedTuple):
-    """Samples with targets.
+    """Samples with targets."""
 
-    Attributes:
-        features: float32, shape (N, D).
-        targets: Classes, int64, shape (N,), or multi-hot labels, shape (N, C).
-    """
-
-    features: Tensor
-    targets: Tensor
+    features: Tensor  # float32, shape (N, D)
+    targets: Tensor  # classes, int64, shape (N,), or multi-hot labels, shape (N, C)
 
     def take(self, rows: Tensor) -> "Labelled":
         """Return some samples, int64, shape (M,)."""
@@ -39,18 +78,11 @@ class Labelled(NamedTuple):
 
 @dataclass(frozen=True)
 class LinearClassifier:
-    """A linear layer on standardised features.
+    """A linear layer on standardised features."""
 
-    Attributes:
-        mean: Subtracted from every feature, shape (D,).
-        std: Divisor that follows, 1 for a constant feature, shape (D,).
-        weight: Weights of standardised features and, in the last column, of the constant 1, shape
-            (C, D + 1).
-    """
-
-    mean: Tensor
-    std: Tensor
-    weight: Tensor
+    mean: Tensor  # subtracted from every feature, shape (D,)
+    std: Tensor  # divisor that follows, 1 for a constant feature, shape (D,)
+    weight: Tensor  # of standardised features, and of the constant 1 last: shape (C, D + 1)
 
     def inputs(self, features: Tensor) -> Tensor:
         """Standardise features, (N, D), and append the constant 1: (N, D + 1)."""
@@ -79,8 +111,7 @@ def fit_linear_probe(
 ) -> tuple[LinearClassifier, int]:
     """Fit a linear layer by Adam.
 
-    The loss is the cross-entropy or, of several labels, the mean over the classes of binary
-    cross-entropies.
+    The loss is ``nn.CrossEntropyLoss`` or, of several labels, ``nn.MultiLabelSoftMarginLoss``.
 
     Args:
         train: Samples to learn from, float32 on the CPU.
@@ -95,48 +126,70 @@ def fit_linear_probe(
         The probe, and how many epochs it was trained for.
     """
     generator = torch.Generator().manual_seed(seed)
-    weight = torch.empty(num_classes, train.features.shape[1] + 1)
-    bound = train.features.shape[1] ** -0.5  # as nn.Linear: uniform within 1 / sqrt(D)
-    weight.uniform_(-bound, bound, generator=generator)
-    features, labels = train.take(rows)
-    multi_label = labels.ndim == 2
-    targets = (labels if multi_label else F.one_hot(labels, num_classes)).float()
-    if recipe.standardise == "none":
-        mean, std = torch.zeros(features.shape[1]), torch.ones(features.shape[1])
-    else:
-        mean, std = standardisation(train.features if recipe.standardise == "train" else features)
-    probe = LinearClassifier(mean, std, weight)
-    inputs = probe.inputs(features)
-    held_out = None if val is None else probe.inputs(val.features)
+    probe = _start(train, num_classes, rows, recipe.standardise, generator)
+    samples, validate = Labelled(probe.inputs(train.features[rows]), train.targets[rows]), None
+    if val is not None and score is not None:
+        held_out = probe.inputs(val.features)
+        validate = lambda: score(val.targets, held_out @ probe.weight.T)  # noqa: E731
+    with _one_thread():
+        weight, epoch = _train(probe.weight, samples, recipe, generator, validate)
+    return replace(probe, weight=weight), epoch
 
+
+def _train(
+    weight: Tensor,
+    samples: Labelled,
+    recipe: Recipe,
+    generator: torch.Generator,
+    validate: Callable[[], float] | None,
+) -> tuple[Tensor, int]:
+    """Change the weight, and return that of the best or the last epoch with its number."""
+    inputs, labels = samples
+    multi_label = labels.ndim == 2
+    targets = (labels if multi_label else F.one_hot(labels, len(weight))).float()
     optimizer = Adam([weight], lr=recipe.learning_rate, fused=True)
     scheduler = MultiStepLR(optimizer, recipe.falls)
-    best = BestEpoch()
-    epochs = progress(range(recipe.max_epochs), desc="probe", unit=" epochs", leave=False)
-    with _one_thread():
-        for epoch in epochs:
-            order = torch.randperm(len(inputs), generator=generator)
-            if recipe.drop_last:
-                order = order[: len(order) // recipe.batch_size * recipe.batch_size]
-            for step in order.split(recipe.batch_size):
-                batch = inputs[step]
-                if recipe.dropout:
-                    drop_inputs(batch, recipe.dropout, generator)
-                weight.grad = loss_gradient(weight, batch, targets[step], multi_label)
-                optimizer.step()
-            scheduler.step()
-            if val is not None and held_out is not None and score is not None:
-                best.update(score(val.targets, held_out @ weight.T), epoch + 1, {"weight": weight})
-    if val is None:
-        return probe, recipe.max_epochs
-    return replace(probe, weight=best.state["weight"]), best.epoch
+    best_score, best_epoch, best_weight = -torch.inf, recipe.max_epochs, weight
+    epochs = progress(range(1, recipe.max_epochs + 1), desc="probe", unit=" epochs", leave=False)
+    for epoch in epochs:
+        for step in _batches(len(inputs), recipe, generator):
+            batch = inputs[step]
+            if recipe.dropout:
+                drop_inputs(batch, recipe.dropout, generator)
+            weight.grad = loss_gradient(weight, batch, targets[step], multi_label)
+            optimizer.step()
+        scheduler.step()
+        if validate is not None and (found := validate()) > best_score:
+            best_score, best_epoch, best_weight = found, epoch, weight.clone()
+    return best_weight, best_epoch
+
+
+def _start(
+    train: Labelled, num_classes: int, rows: Tensor, standardise: str, generator: torch.Generator
+) -> LinearClassifier:
+    """Draw weights as nn.Linear does, uniform within 1 / sqrt(D)."""
+    dim = train.features.shape[1]
+    weight = torch.empty(num_classes, dim + 1)
+    weight.uniform_(-(dim**-0.5), dim**-0.5, generator=generator)
+    if standardise == "none":
+        return LinearClassifier(torch.zeros(dim), torch.ones(dim), weight)
+    used = train.features if standardise == "train" else train.features[rows]
+    return LinearClassifier(*standardisation(used), weight)
+
+
+def _batches(count: int, recipe: Recipe, generator: torch.Generator) -> Sequence[Tensor]:
+    """Draw the rows of each step of an epoch."""
+    order = torch.randperm(count, generator=generator)
+    if recipe.drop_last:
+        order = order[: count // recipe.batch_size * recipe.batch_size]
+    return order.split(recipe.batch_size)
 
 
 def drop_inputs(batch: Tensor, dropout: float, generator: torch.Generator) -> None:
-    """Set random features to 0 and scale up the others, in place; the constant stays.
+    """Set a random share of the features to 0 and scale up the others; the constant stays.
 
     Args:
-        batch: Inputs, shape (B, D + 1).
+        batch: Inputs, changed in place, shape (B, D + 1).
         dropout: Share to set to 0.
         generator: Source of the random numbers.
     """

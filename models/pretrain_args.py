@@ -1,18 +1,19 @@
-"""Command-line flags of the pre-training's model, optimiser and probes; imports no torch."""
+"""Command-line flags of the pre-training's views, model, optimiser and probes; imports no torch."""
 
-from argparse import Namespace
+import math
+from argparse import BooleanOptionalAction, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.augment_config import check_view_flags
+from models.evaluation_args import DEFAULT_ENCODER
+from utils.augment_config import AugmentConfig
 from utils.cli import check_base_flags
-from utils.encoder_args import DEFAULT_ENCODER
 from utils.errors import UserError
 from utils.files import check_exists
 from utils.flags import Parser, check_not_negative, check_positive
 
-# Flags that SecoDataModule and MocoV2 take under the same names.
+# Flags that SecoDataModule, MocoV2 and AugmentConfig take under the same names.
 OF_DATA = (
     *("data_dir", "data_mode", "bands", "num_workers", "seed"),
     *("on_bad_patch", "image_list", "cache"),
@@ -22,12 +23,13 @@ OF_MODEL = (
     *("learning_rate", "momentum", "weight_decay", "schedule", "lr_schedule", "warmup_epochs"),
     *("bn_group_size", "log_every_n_steps"),
 )
+_PROBABILITIES = ("jitter_prob", "grayscale_prob", "blur_prob")
+_OF_VIEWS = ("crop_size", "crop_scale", "color_jitter", *_PROBABILITIES, "rotate")
 # Flags that a resumed run may set to other values: they do not describe what is learned.
 MAY_CHANGE = (
     *("cache", "compile", "on_bad_patch", "schedule", "save_every_n_epochs", "log_every_n_steps"),
     *("online_data_dir", "online_max_epochs", "online_val_every_n_epoch"),
 )
-
 SCHEDULES = ("step", "cosine")  # of the learning rate: SeCo's and MoCo-v2's
 # Other defaults for other data; a flag on the command line still wins. How the numbers were found:
 # docs/training.md.
@@ -57,14 +59,41 @@ def values(args: Namespace, names: Sequence[str]) -> dict[str, Any]:
     return {name: getattr(args, name) for name in names}
 
 
+def augment_config(args: Namespace) -> AugmentConfig:
+    """Collect the flags; the paper's protocol rounds as the 8-bit pictures of the original did."""
+    chosen = values(args, _OF_VIEWS)
+    for name in ("crop_scale", "color_jitter"):
+        chosen[name] = tuple(chosen[name])
+    return AugmentConfig(**chosen, round_to_uint8=args.protocol == "paper")
+
+
+def add_view_args(parser: Parser) -> None:
+    """Add the flags of crop, colours, blur and rotation."""
+    views = AugmentConfig()
+    add = parser.group("views").add_argument
+    add("--crop_size", type=int, default=views.crop_size, help="Height and width of a view, px.")
+    numbers: dict[str, Any] = {"type": float, "nargs": 2, "metavar": ("MIN", "MAX")}
+    area = "Smallest and largest share of the patch's area that a crop covers, in 0..1."
+    add("--crop_scale", **numbers, default=views.crop_scale, help=area)
+    numbers |= {"nargs": 4, "metavar": ("BRIGHTNESS", "CONTRAST", "SATURATION", "HUE")}
+    strength = (
+        "Strength s of the colour jitter: the first three are factors in 1 - s .. 1 + s, the hue "
+        "is shifted by up to s turns, at most 0.5."
+    )
+    add("--color_jitter", **numbers, default=views.color_jitter, help=strength)
+    changes = ("the colours of a view are jittered", "a view is grey", "a view is blurred")
+    for name, change in zip(_PROBABILITIES, changes, strict=True):
+        text = f"Probability in 0..1 that {change}."
+        add(f"--{name}", type=float, default=getattr(views, name), help=text)
+    rotate = "Also flip views vertically and transpose them, for imagery without an up."
+    add("--rotate", action=BooleanOptionalAction, default=views.rotate, help=rotate)
+
+
 def add_pretrain_args(parser: Parser) -> None:
     """Add the flags of model, training, output and online probe; the probe is off without data."""
     add = parser.group("model").add_argument
-    add(
-        "--base_encoder",
-        default=DEFAULT_ENCODER,
-        help="Name of a torchvision ResNet, or resnet18_slim, a quarter as wide, for CPU demos.",
-    )
+    name = "Name of a torchvision ResNet, or resnet18_slim, a quarter as wide, for CPU demos."
+    add("--base_encoder", default=DEFAULT_ENCODER, help=name)
     add("--emb_dim", type=int, default=128, help="Size of an embedding.")
     add("--num_negatives", type=int, default=16384, help="Embeddings in the queue of each space.")
     momentum = "Momentum of the key encoder, the share of its weights that a step keeps, in 0..1."
@@ -98,17 +127,22 @@ def add_pretrain_args(parser: Parser) -> None:
 def check_pretrain_flags(args: Namespace) -> None:
     """Refuse values that cannot work, before anything is read."""
     check_base_flags(args)
-    check_view_flags(args)
     check_exists("image_list", args.image_list)
     check_exists("online_data_dir", args.online_data_dir)
-    check_positive(args, "emb_dim", "num_negatives", "softmax_temperature")
+    check_positive(args, "crop_size", "emb_dim", "num_negatives", "softmax_temperature")
     check_positive(args, "save_every_n_epochs", "log_every_n_steps")
     check_positive(args, "online_max_epochs", "online_val_every_n_epoch")
     check_not_negative(args, "momentum", "weight_decay", "warmup_epochs", "bn_group_size")
+    low, high = args.crop_scale
+    if not 0 < low <= high <= 1:
+        raise UserError(f"--crop_scale needs 0 < MIN <= MAX <= 1, not {low} {high}")
+    if not all(0 <= s < math.inf for s in args.color_jitter) or args.color_jitter[3] > 0.5:
+        raise UserError("--color_jitter needs four strengths from 0, the last one (hue) up to 0.5")
+    for name in (*_PROBABILITIES, "encoder_momentum"):
+        if not 0 <= getattr(args, name) <= 1:
+            raise UserError(f"--{name} must be in 0..1, not {getattr(args, name)}")
     if 1 in (args.batch_size, args.bn_group_size):
         raise UserError("--batch_size and --bn_group_size cannot be 1: batch norm compares images")
-    if not 0 <= args.encoder_momentum <= 1:
-        raise UserError(f"--encoder_momentum must be in 0..1, not {args.encoder_momentum}")
 
 
 def check_batch(args: Namespace, batch_size: int, world_size: int) -> None:

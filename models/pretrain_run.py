@@ -64,8 +64,7 @@ class PretrainPictures(Callback):
         spaces: Name of each embedding space.
         dates: Returns, for each view, the days of the first samples of the current batch.
 
-    Attributes:
-        shown: What was drawn; None before the first batch, and in all processes but the first.
+    ``shown`` is what was drawn; None before the first batch, and in all processes but the first.
     """
 
     def __init__(
@@ -109,14 +108,7 @@ class PretrainPictures(Callback):
 def pretrain_trainer(
     args: Namespace, world: World, callbacks: Sequence[Callback], run_dir: Path | None
 ) -> Trainer:
-    """Configure Lightning; without a run folder nothing is logged or saved.
-
-    Args:
-        args: Flags of the run.
-        world: Processes that train together.
-        callbacks: Callbacks besides those of every training.
-        run_dir: Folder of the run, or None.
-    """
+    """Configure Lightning; without a run folder nothing is logged or saved."""
     settings = {"log_every_n_steps": args.log_every_n_steps, "benchmark": True}
     return run_trainer(
         "pre-training",
@@ -138,7 +130,7 @@ def write_pretrain_results(
     spec: InputSpec,
     run_dir: Path,
     started: float,
-    evaluation: Sequence[str] | None,
+    evaluation: Sequence[str],
 ) -> None:
     """Write ``results.json``, and print the paths and the command that evaluates the encoder.
 
@@ -148,13 +140,13 @@ def write_pretrain_results(
         spec: Input of the encoder.
         run_dir: Folder of the run.
         started: ``time.perf_counter()`` at the start of the run.
-        evaluation: Command that evaluates encoders; None for ``main_eurosat.py``.
+        evaluation: Command that evaluates encoders; empty for ``main_eurosat.py``.
     """
     metrics = {name: float(value) for name, value in trainer.logged_metrics.items()}
     metrics |= {"epochs": trainer.current_epoch, "steps": trainer.global_step}
     last = run_dir / "checkpoints" / "last.ckpt"
     write_results(run_dir / "results.json", args, metrics, started, last)
-    if evaluation is None:
+    if not evaluation:
         is_rgb = letters(spec.bands) == PICTURE_BANDS
         archive = f"EuroSAT{'_RGB' if is_rgb else 'allBands'}.zip"
         evaluation = ("main_eurosat.py", "--data_dir", archive)

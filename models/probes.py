@@ -18,11 +18,11 @@ from torch import Tensor
 from models.linear_probe import (
     Labelled,
     LinearClassifier,
+    Recipe,
     Score,
     fit_linear_probe,
     standardisation,
 )
-from models.probe_task import Recipe
 from utils.progress import progress
 
 # Inverse strengths C in half decades, the most regularised first: each starts where the last ended.
@@ -33,19 +33,12 @@ _SIMILARITIES = 1024  # rows of the similarity matrix at a time
 
 @dataclass(frozen=True)
 class Predictions:
-    """Scores of the held-out sets by one method.
+    """Scores of the held-out sets by one method; what validation chose for each repetition."""
 
-    Attributes:
-        scores: Scores of each held-out set, larger means more likely, shape (S, N, C).
-        chosen: What validation chose for each repetition, S values under the name of the choice.
-        embeddings: Features of the last held-out set in the first repetition, shape (N, D).
-        checkpoint: Encoder that the first repetition wrote.
-    """
-
-    scores: dict[str, Tensor]
-    chosen: dict[str, list[float]] = field(default_factory=dict)
-    embeddings: Tensor | None = None
-    checkpoint: Path | None = None
+    scores: dict[str, Tensor]  # of each set, larger means more likely, shape (S, N, C)
+    chosen: dict[str, list[float]] = field(default_factory=dict)  # S values by name
+    embeddings: Tensor | None = None  # of the last set in the first repetition, shape (N, D)
+    checkpoint: Path | None = None  # encoder that the first repetition wrote
 
 
 Splits = Mapping[str, Labelled]
@@ -72,12 +65,8 @@ def probe_by_adam(
         score: Score of val.
     """
     val = data["val"] if recipe.select_epoch else None
-    fits = [
-        fit_linear_probe(
-            data["train"], num_classes, chosen, seed=seed, recipe=recipe, val=val, score=score
-        )
-        for seed, chosen in zip(seeds, rows, strict=True)
-    ]
+    fit = partial(fit_linear_probe, data["train"], num_classes, recipe=recipe, val=val, score=score)
+    fits = [fit(chosen, seed=seed) for seed, chosen in zip(seeds, rows, strict=True)]
     epochs: list[float] = [epoch for _, epoch in fits]
     return _predict(data, [probe.scores for probe, _ in fits], {"best_epochs": epochs})
 
@@ -191,12 +180,12 @@ def _predict(
     chosen: dict[str, list[float]] | None = None,
 ) -> Predictions:
     """Score all held-out sets by the classifier of every repetition."""
-    held_out = [split for split in ("val", "test") if split in data]
+    held_out = {split: data[split].features for split in ("val", "test") if split in data}
     scores = {
-        split: torch.stack([score(data[split].features) for score in classifiers])
-        for split in held_out
+        split: torch.stack([score(features) for score in classifiers])
+        for split, features in held_out.items()
     }
-    return Predictions(scores, chosen or {}, data[held_out[-1]].features)
+    return Predictions(scores, chosen or {}, list(held_out.values())[-1])
 
 
 def _distinct(rows: Sequence[Tensor]) -> Sequence[Tensor]:

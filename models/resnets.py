@@ -17,13 +17,15 @@ SLIM = "resnet18_slim"
 _SLIM_CHANNELS = (16, 32, 64, 128)  # of the four stages
 RESNETS = (*(name for name in list_models(module=torchvision.models) if "resne" in name), SLIM)
 
+Norm = Callable[..., nn.Module]
+
 
 def build_resnet(
     name: str,
     *,
     weights: str | None = None,
     in_channels: int = 3,
-    norm_layer: Callable[..., nn.Module] | None = None,
+    norm_layer: Norm | None = None,
 ) -> ResNet:
     """Build a ResNet with its classifier.
 
@@ -35,9 +37,9 @@ def build_resnet(
     """
     if name not in RESNETS:
         raise UserError(f"unknown encoder {name}: the known ones are {' '.join(RESNETS)}")
+    if name == SLIM and weights is not None:
+        raise UserError(f"{SLIM} has no {weights} weights: use resnet18, or random weights")
     if name == SLIM:
-        if weights is not None:
-            raise UserError(f"{SLIM} has no {weights} weights: use resnet18, or random weights")
         resnet = _build_slim(norm_layer or nn.BatchNorm2d)
     else:
         resnet = get_model(name, weights=weights, norm_layer=norm_layer)
@@ -46,20 +48,19 @@ def build_resnet(
     return resnet
 
 
-def _build_slim(norm_layer: Callable[..., nn.Module]) -> ResNet:
+def _build_slim(norm: Norm) -> ResNet:
     """Build a ResNet-18 whose stages have ``_SLIM_CHANNELS`` channels instead of 64 to 512."""
     resnet = ResNet(BasicBlock, [1, 1, 1, 1])  # its stages are replaced
     previous = _SLIM_CHANNELS[0]
-    resnet.conv1, resnet.bn1 = _stem(3, previous), norm_layer(previous)
+    resnet.conv1, resnet.bn1 = _stem(3, previous), norm(previous)
     for number, channels in enumerate(_SLIM_CHANNELS, start=1):
-        is_first = number == 1  # its input has its size and its channels already
-        stride = 1 if is_first else 2
-        shortcut = None if is_first else _shortcut(previous, channels, norm_layer)
-        blocks = (
-            BasicBlock(previous, channels, stride, shortcut, norm_layer=norm_layer),
-            BasicBlock(channels, channels, norm_layer=norm_layer),
-        )
-        setattr(resnet, f"layer{number}", nn.Sequential(*blocks))
+        stride, shortcut = 1, None  # the first stage's input has its size and its channels already
+        if number > 1:
+            projection = nn.Conv2d(previous, channels, kernel_size=1, stride=2, bias=False)
+            stride, shortcut = 2, nn.Sequential(projection, norm(channels))
+        first = BasicBlock(previous, channels, stride, shortcut, norm_layer=norm)
+        second = BasicBlock(channels, channels, norm_layer=norm)
+        setattr(resnet, f"layer{number}", nn.Sequential(first, second))
         previous = channels
     resnet.fc = nn.Linear(previous, resnet.fc.out_features)
     for module in resnet.modules():
@@ -72,13 +73,6 @@ def _stem(in_channels: int, out_channels: int) -> nn.Conv2d:
     stem = nn.Conv2d(in_channels, out_channels, kernel_size=7, stride=2, padding=3, bias=False)
     nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
     return stem
-
-
-def _shortcut(
-    in_channels: int, out_channels: int, norm_layer: Callable[..., nn.Module]
-) -> nn.Sequential:
-    convolution = nn.Conv2d(in_channels, out_channels, kernel_size=1, stride=2, bias=False)
-    return nn.Sequential(convolution, norm_layer(out_channels))
 
 
 @cache

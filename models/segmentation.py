@@ -61,11 +61,8 @@ def level_features(
 class SegmentationEncoder(nn.Module):
     """Features of two dates, compared level by level: (B, C, H, W) twice -> a list of tensors.
 
-    Args:
-        backbone: Runs on each date, up to the last of the levels.
-        feature_indices: Numbers of the children whose outputs are compared.
-        feature_channels: Channels of these outputs.
-        diff: Whether to return absolute differences; else both dates, concatenated.
+    The first three arguments are those of ``get_segmentation_model``; ``diff`` returns absolute
+    differences of the dates rather than both, concatenated.
     """
 
     def __init__(
@@ -87,20 +84,15 @@ class SegmentationEncoder(nn.Module):
 
     def forward(self, date_1: Tensor, date_2: Tensor) -> list[Tensor]:
         """Compare two dates, the finest level first."""
-        one_by_one = (
-            level_features(self.encoder, self.feature_indices, date) for date in (date_1, date_2)
-        )
-        pairs = zip(*one_by_one, strict=True)
+        dates = (level_features(self.encoder, self.feature_indices, d) for d in (date_1, date_2))
+        pairs = zip(*dates, strict=True)
         return [(one - two).abs() if self.diff else torch.cat([one, two], 1) for one, two in pairs]
 
 
 class DecoderBlock(nn.Module):
     """One step of the decoder: enlarge, reduce the channels, join the finer level.
 
-    Args:
-        in_channels: Channels of the coarse level.
-        out_channels: Channels of the finer level and of the output.
-        dropout: Share of the channels that are dropped in training.
+    The output has the channels of the finer level, of which training drops a share.
     """
 
     def __init__(self, in_channels: int, out_channels: int, dropout: float) -> None:

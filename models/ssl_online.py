@@ -2,6 +2,7 @@
 
 import sys
 from copy import deepcopy
+from functools import partial
 from typing import cast
 
 import torch
@@ -9,14 +10,13 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from tqdm import tqdm
 
 from models.backbones import Encoder
-from models.features import FeatureReader
-from models.linear_probe import Labelled, fit_linear_probe
-from models.probe_task import ProbeTask, Recipe
+from models.features import read_features
+from models.linear_probe import Labelled, Recipe, fit_linear_probe
 from models.probes import knn_scores
 from utils.probe_data import ProbeData
 
 NEIGHBOURS = 20
-_FEATURE_BATCH_SIZE = 128
+_BATCH_SIZE = 128  # of the features
 _PROBE_BATCH_SIZE = 256
 _LEARNING_RATE = 1e-3  # of the original's online probe
 
@@ -26,8 +26,7 @@ class SSLOnlineEvaluator(Callback):
 
     The probes use a copy of the encoder in eval mode and generators of their own: the training ends
     with the same bits as without them. With several processes the first one probes, because
-    checkpoints hold its batch-norm statistics, and the others wait, at most for the 30 minutes that
-    processes wait for each other.
+    checkpoints hold its batch-norm statistics, and the others wait, at most for 30 minutes.
 
     Args:
         pictures: Data set to probe on, opened for the encoder; None in the other processes.
@@ -73,12 +72,14 @@ class SSLOnlineEvaluator(Callback):
             data: Data set that was opened for it.
             device: Where to compute the features.
         """
-        task = ProbeTask(deepcopy(encoder), data)
-        reader = FeatureReader(_FEATURE_BATCH_SIZE, device, self.precision)
-        train, val = (
-            Labelled(reader.read(task.encoder, data, split)[0], data.targets[split])
-            for split in ("train", "val")
+        read = partial(
+            read_features,
+            *(deepcopy(encoder), data),
+            batch_size=_BATCH_SIZE,
+            device=device,
+            precision=self.precision,
         )
+        train, val = (Labelled(read(s)[0], data.targets[s]) for s in ("train", "val"))
         count, rows = len(data.classes), torch.arange(len(train.features))
         recipe = Recipe(self.max_epochs, _PROBE_BATCH_SIZE, _LEARNING_RATE)
         probe, _ = fit_linear_probe(train, count, rows, seed=self.seed, recipe=recipe)
@@ -88,6 +89,6 @@ class SSLOnlineEvaluator(Callback):
         }
         name = "map_micro" if data.is_multi_label else "accuracy"
         return {
-            f"online/{method}_{name}": task.score(val.targets, values)
+            f"online/{method}_{name}": data.score(val.targets, values)
             for method, values in scores.items()
         }

@@ -13,7 +13,6 @@
 - ``images.py``: Pillow's errors for damaged images, and bits per channel.
 - ``flags.py``: Argument parser with one-line errors, and checks of values.
 - ``cli.py``: Flags that the scripts share, and running a script to its exit code.
-- ``encoder_args.py``: Flags of the encoder to evaluate.
 - ``launchers.py``: Environment variables of torchrun, SLURM and Lightning.
 - ``launch.py``: Number of processes, and Lightning's settings for them.
 - ``precision.py``: Numerical precision that a device supports.
@@ -21,7 +20,7 @@
 - ``subset.py``: Fractions of a train set.
 - ``input_spec.py``: Input contract of an encoder, and conversion of data sets to it.
 - ``probe_data.py``: Labelled pictures of a data set, as evaluation takes them.
-- ``augment_config.py``: Distribution of the views, and its flags.
+- ``augment_config.py``: Distribution of the views.
 - ``view_draws.py``: Draw the random parameters of each view.
 - ``fused_views.py``: Views on a GPU, as operators around the kernels.
 - ``view_kernels.py``: Triton kernels of the views.
@@ -35,9 +34,6 @@
 - ``distributed.py``: Exchange of tensors between processes.
 - ``training.py``: Lightning's trainer for every script, with progress, checkpoints and a joint end.
 - ``metrics.py``: Metrics over a data set, with confidence intervals.
-- ``evaluation.py``: Flags, summaries and exports that the evaluation scripts share.
-- ``classification.py``: Results of classifiers, one class or several labels per sample.
-- ``change_scores.py``: Scores of change maps.
 - ``plots.py``: Figures of results.
 - ``report.py``: results.json, with versions and arguments of the run.
 """

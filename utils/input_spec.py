@@ -177,7 +177,14 @@ class InputTransform:
         self.mean, self.std = spec.mean, spec.std
 
     def to_picture(self, stored: np.ndarray) -> np.ndarray:
-        """Map stored values, (C, H, W), uint8 pictures or uint16 DN, to a uint8 picture."""
+        """Map stored values, (C, H, W), to a uint8 picture of the same shape.
+
+        Args:
+            stored: 8-bit pictures as uint8, reflectance as uint16 DN.
+
+        Raises:
+            UserError: The type is another one, so the unit is unknown, or the shape is.
+        """
         import numpy as np
 
         is_picture = self.table.shape[1] == 256
@@ -185,6 +192,11 @@ class InputTransform:
         if str(stored.dtype) != expected.split()[0]:
             raise UserError(
                 f"stored values are {stored.dtype}, but {expected} is expected: convert them"
+            )
+        if stored.ndim != 3 or len(stored) != len(self.table):
+            raise UserError(
+                f"stored values have shape {stored.shape}, but one image of {len(self.table)} "
+                f"bands, {' '.join(self.bands)}, is expected"
             )
         return np.stack([row[plane] for row, plane in zip(self.table, stored, strict=True)])
 

@@ -1,56 +1,37 @@
-"""Metrics over a whole data set, and their bootstrap confidence intervals.
+"""Metrics over a whole data set in percent, and their bootstrap confidence intervals.
 
 Shapes: N samples, C classes. ``weights`` say how often each sample counts; a bootstrap draws them.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import mean
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 RESAMPLES = 200  # draws of a bootstrap
 
 
 def accuracy(labels: Tensor, scores: Tensor) -> float:
-    """Return the percentage of samples whose class has the largest score.
-
-    Args:
-        labels: True classes, int64, shape (N,).
-        scores: Larger means more likely, shape (N, C).
-    """
+    """Return the share of samples, (N,), whose class has the largest score, (N, C)."""
     return 100 * (labels == scores.argmax(-1)).double().mean().item()
 
 
 def map_micro(targets: Tensor, scores: Tensor) -> float:
-    """Return the average precision of all decisions in percent: (N, C), (N, C)."""
-    return 100 * average_precision(targets.flatten(), scores.flatten())
+    """Return the average precision of all decisions: (N, C) and (N, C).
 
-
-def average_precision(targets: Tensor, scores: Tensor) -> float:
-    """Return the sum of (R_n - R_(n-1)) P_n over the distinct thresholds, as scikit-learn.
-
-    That is the mean, over the positive samples, of the precision at their own score. Sorting
+    That is the mean, over the positive decisions, of the precision at their own score. Sorting
     positives and negatives apart takes a tenth of scikit-learn's time, and a probe is scored on
     the validation set after every epoch.
-
-    Args:
-        targets: Whether a sample is positive, shape (M,).
-        scores: Larger means more likely, shape (M,).
-
-    Returns:
-        A share in 0..1; NaN without positive samples.
     """
-    positive = targets.numpy().astype(bool)
-    values = scores.numpy()
+    positive, values = targets.flatten().numpy().astype(bool), scores.flatten().numpy()
     yes, no = np.sort(values[positive]), np.sort(values[~positive])
-    if not len(yes):
-        return math.nan
     true = len(yes) - np.searchsorted(yes, yes)
     false = len(no) - np.searchsorted(no, yes)
-    return float(np.mean(true / (true + false)))
+    return 100 * float(np.mean(true / (true + false))) if len(yes) else math.nan
 
 
 class RankedScores:
@@ -80,18 +61,18 @@ class RankedScores:
         missed = torch.ones_like(self.no) if weights is None else weights[self.no]
         true, false = _at_or_above(gained, self.yes_below), _at_or_above(missed, self.no_below)
         precision = true.double() / (true + false).clamp(min=1)  # 0 samples gain 0
-        return ((gained * precision).sum() / gained.sum()).item()
+        return 100 * ((gained * precision).sum() / gained.sum()).item()
 
 
 def _at_or_above(weights: Tensor, below: Tensor) -> Tensor:
     """Sum sorted weights from each position ``below`` to the end."""
-    return weights.sum() - torch.nn.functional.pad(weights.cumsum(0), (1, 0))[below]
+    return weights.sum() - F.pad(weights.cumsum(0), (1, 0))[below]
 
 
 def multi_label_f1(
     targets: Tensor, predictions: Tensor, weights: Tensor | None = None
 ) -> tuple[float, float]:
-    """Return F1 in percent over all decisions (micro), and its mean over the classes (macro).
+    """Return F1 over all decisions (micro), and its mean over the classes (macro).
 
     A class without samples and predictions counts as 0, as in scikit-learn.
 
@@ -110,10 +91,10 @@ def multi_label_f1(
 
 
 def detection_scores(true: int, false: int, missed: int) -> dict[str, float]:
-    """Return precision, recall, F1 and IoU in percent; 0 where nothing is found or there.
+    """Return precision, recall, F1 and IoU from counts; 0 where nothing is found or there.
 
     Args:
-        true: Pixels or samples found that are there.
+        true: Pixels found that are there.
         false: Found, but not there.
         missed: There, but not found.
     """
@@ -125,35 +106,32 @@ def detection_scores(true: int, false: int, missed: int) -> dict[str, float]:
     }
 
 
-def batch_mean(metric: Callable[[Tensor, Tensor], float], *data: Tensor, batch_size: int) -> float:
-    """Return the mean of a metric over whole batches, as the original does; the rest is dropped.
+def batch_mean(
+    metric: Callable[[Tensor, Tensor], float], targets: Tensor, scores: Tensor, batch_size: int
+) -> float:
+    """Return the mean of a metric over whole batches, as the original does; the rest is dropped."""
+    whole = len(targets) // batch_size * batch_size
+    batches = zip(targets[:whole].split(batch_size), scores.split(batch_size), strict=False)
+    return mean(metric(*batch) for batch in batches)
+
+
+def bootstrap_intervals(
+    statistics: Callable[[Tensor], Sequence[float]], count: int, seed: int
+) -> list[list[float]]:
+    """Return the 95 % percentile interval of some statistics under resampling of the samples.
 
     Args:
-        metric: Takes a batch of each of ``data``.
-        data: Tensors of N rows.
-        batch_size: Rows per batch, at most N.
-    """
-    whole = [rows[: len(rows) // batch_size * batch_size].split(batch_size) for rows in data]
-    return mean(metric(*batch) for batch in zip(*whole, strict=True))
-
-
-def bootstrap_interval(
-    statistic: Callable[[Tensor], float], count: int, seed: int, resamples: int = RESAMPLES
-) -> tuple[float, float]:
-    """Return the 95 % percentile interval of a statistic under resampling of the samples.
-
-    Args:
-        statistic: Takes how often each sample was drawn, int64, shape (count,).
+        statistics: Takes how often each sample was drawn, int64, shape (count,).
         count: Number of samples.
         seed: Seed of the draws.
-        resamples: Number of draws.
     """
     generator = torch.Generator().manual_seed(seed)
     values = [
-        statistic(torch.randint(count, (count,), generator=generator).bincount(minlength=count))
-        for _ in range(resamples)
+        statistics(torch.randint(count, (count,), generator=generator).bincount(minlength=count))
+        for _ in range(RESAMPLES)
     ]
-    low, high = torch.tensor(values, dtype=torch.float64).nanquantile(
-        torch.tensor([0.025, 0.975], dtype=torch.float64)
+    ends = torch.tensor([0.025, 0.975], dtype=torch.float64)
+    found: list[list[float]] = (
+        torch.tensor(values, dtype=torch.float64).nanquantile(ends, 0).T.tolist()
     )
-    return low.item(), high.item()
+    return found

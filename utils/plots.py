@@ -27,14 +27,7 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 
 def plot_confusion(path: Path, confusion: Tensor, classes: Sequence[str], title: str) -> None:
-    """Draw a confusion matrix as percentages of each true class.
-
-    Args:
-        path: PNG to write.
-        confusion: Counts or their mean over runs, shape (C, C); rows are true classes.
-        classes: Name of each class.
-        title: Text above the picture.
-    """
+    """Draw percentages of each true class; ``confusion`` counts true classes in rows, (C, C)."""
     share = (100 * confusion / confusion.sum(1, keepdim=True).clamp(min=1)).numpy()
     size = 2.5 + 0.6 * len(classes)
     figure = Figure(figsize=(size, size), layout="constrained")
@@ -51,13 +44,7 @@ def plot_confusion(path: Path, confusion: Tensor, classes: Sequence[str], title:
 
 
 def plot_per_class(path: Path, values: Mapping[str, float], title: str) -> None:
-    """Draw one bar per class, the largest on top.
-
-    Args:
-        path: PNG to write.
-        values: Percentage of each class; NaN draws no bar.
-        title: Text above the picture.
-    """
+    """Draw one bar per class, the largest on top; NaN draws none."""
     ranked = sorted(values, key=lambda name: -np.nan_to_num(values[name], nan=-1))
     figure = Figure(figsize=(9, 1 + 0.3 * len(values)), layout="constrained")
     # Above the whole figure: above the axes alone, the title has half the width.
@@ -86,12 +73,9 @@ def plot_label_curve(
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.add_subplot()
     for name, points in curves.items():
-        fracs = sorted(points)
-        means = [points[frac][0] for frac in fracs]
-        stds = [points[frac][1] or 0.0 for frac in fracs]
-        axes.errorbar(
-            [100 * frac for frac in fracs], means, stds, marker="o", capsize=3, label=name
-        )
+        line = [(100 * frac, mean, std or 0.0) for frac, (mean, std) in sorted(points.items())]
+        x, y, error = zip(*line, strict=True)
+        axes.errorbar(x, y, error, marker="o", capsize=3, label=name)
     axes.set(xscale="log", xlabel="train labels in percent", ylabel=metric)
     shares = sorted({100 * frac for points in curves.values() for frac in points})
     axes.set_xticks(shares, [f"{share:g}" for share in shares])
@@ -145,32 +129,23 @@ def draw_views(figure: FigureBase, views: Views) -> None:
 
 
 def plot_training(path: Path, metrics_csv: Path, spaces: Sequence[str]) -> None:
-    """Draw loss, accuracy and spread of every embedding space, and the probes, over the steps.
-
-    Args:
-        path: PNG to write.
-        metrics_csv: File of Lightning's ``CSVLogger``.
-        spaces: Name of each embedding space.
-    """
+    """Write a PNG of the curves of a run, see ``read_curves`` and ``draw_curves``."""
     curves = read_curves(metrics_csv, spaces)
     figure = Figure(figsize=(4 * len(curves), 3.5), layout="constrained")
     draw_curves(figure, curves)
     save_figure(figure, path)
 
 
-# Titles of panels; in each, by name, the steps and the values of its curves.
+# For each panel, by name, the steps and values of its curves: shape (points, 2).
 Curves = dict[str, dict[str, NDArray[np.float64]]]
 
 
 def read_curves(metrics_csv: Path, spaces: Sequence[str]) -> Curves:
-    """Read the curves of a pre-training.
+    """Read loss, accuracy and spread of every embedding space, and the probes, over the steps.
 
     Args:
         metrics_csv: File of Lightning's ``CSVLogger``.
         spaces: Name of each embedding space.
-
-    Returns:
-        For each panel, its curves by name: steps and values, shape (points, 2).
     """
     with metrics_csv.open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -198,9 +173,8 @@ def read_curves(metrics_csv: Path, spaces: Sequence[str]) -> Curves:
 def draw_curves(figure: FigureBase, curves: Curves) -> None:
     """Draw one panel per title: logged values as thin lines, their running mean on top."""
     explained: list[str] = []
-    for axes, (title, panel) in zip(
-        figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True
-    ):
+    grid = figure.subplots(1, len(curves), squeeze=False)[0]
+    for axes, (title, panel) in zip(grid, curves.items(), strict=True):
         for number, (name, points) in enumerate(panel.items()):
             steps, values = points.T
             axes.plot(steps, values, color=f"C{number}", alpha=0.3, linewidth=0.7)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset, TensorDataset
 
 from utils.input_spec import InputTransform
+from utils.metrics import accuracy, map_micro
 
 
 class NumberedPictures(Dataset[tuple[Tensor, Tensor, int]]):
@@ -38,29 +39,17 @@ class NumberedPictures(Dataset[tuple[Tensor, Tensor, int]]):
 
 @dataclass(frozen=True)
 class LabelledSplit:
-    """Pictures of one split with their targets.
+    """Pictures of one split with their targets."""
 
-    Attributes:
-        pictures: Data set whose items begin with a picture, uint8, shape (bands, H, W).
-        targets: Classes, int64, shape (N,), or labels of 0 and 1, shape (N, C).
-        names: Name of each picture.
-        identify: Returns a text that is equal only for equal pictures, given their rows.
-    """
-
-    pictures: Dataset[Any]
-    targets: Tensor
-    names: Sequence[str]
-    identify: Callable[[Tensor], str]
+    pictures: Dataset[Any]  # its items begin with a picture, uint8, shape (bands, H, W)
+    targets: Tensor  # classes, int64, shape (N,), or labels of 0 and 1, shape (N, C)
+    names: Sequence[str]  # of each picture
+    identify: Callable[[Tensor], str]  # a text that is equal only for equal pictures, of some rows
 
     @classmethod
-    def of(cls, pictures: Any) -> "LabelledSplit":
+    def of(cls, data: Any) -> "LabelledSplit":
         """Describe a data set that has targets, names, ``take(rows)`` and ``fingerprint()``."""
-        return cls(
-            pictures,
-            pictures.targets,
-            pictures.names,
-            lambda rows: str(pictures.take(rows).fingerprint()),
-        )
+        return cls(data, data.targets, data.names, lambda rows: str(data.take(rows).fingerprint()))
 
     def take(self, rows: Tensor | None = None) -> NumberedPictures:
         """Return all pictures, or those in some rows, int64, shape (M,)."""
@@ -70,19 +59,12 @@ class LabelledSplit:
 
 @dataclass(frozen=True)
 class ProbeData:
-    """A data set that an encoder is evaluated on.
+    """A data set that an encoder is evaluated on."""
 
-    Attributes:
-        transform: Turns the pictures into inputs of the encoder that they were read for.
-        splits: "train", "val" and perhaps "test".
-        classes: Names of the C classes.
-        num_workers: Loader processes; 0 for pictures in memory.
-    """
-
-    transform: InputTransform
-    splits: Mapping[str, LabelledSplit]
-    classes: Sequence[str]
-    num_workers: int = 0
+    transform: InputTransform  # of pictures to inputs of the encoder that they were read for
+    splits: Mapping[str, LabelledSplit]  # "train", "val" and perhaps "test"
+    classes: Sequence[str]  # names of the C classes
+    num_workers: int = 0  # loader processes; 0 for pictures in memory
 
     @property
     def is_multi_label(self) -> bool:
@@ -98,6 +80,15 @@ class ProbeData:
     def held_out(self) -> list[str]:
         """The splits to score, val first."""
         return [name for name in ("val", "test") if name in self.splits]
+
+    def score(self, targets: Tensor, scores: Tensor) -> float:
+        """Return the percentage that chooses epochs and strengths: accuracy or micro-AP.
+
+        Args:
+            targets: Classes, shape (N,), or labels, shape (N, C).
+            scores: Larger means more likely, shape (N, C).
+        """
+        return (map_micro if self.is_multi_label else accuracy)(targets, scores)
 
 
 def splits_in_memory(
@@ -116,16 +107,11 @@ def splits_in_memory(
         own_names = [names[row] for row in own.tolist()]
 
         def identify(chosen: Tensor) -> str:
-            return fingerprint([own_names[row] for row in chosen.tolist()], images[own[chosen]])
+            digest = hashlib.sha256("\n".join(own_names[row] for row in chosen.tolist()).encode())
+            digest.update(images[own[chosen]].numpy().data)
+            return digest.hexdigest()
 
         pictures = Subset(TensorDataset(images), own.tolist())
         return LabelledSplit(pictures, targets[own], own_names, identify)
 
     return {name: split(own) for name, own in rows.items()}
-
-
-def fingerprint(names: Sequence[str], images: Tensor) -> str:
-    """Identify pictures by the sha256 of their names and pixels."""
-    digest = hashlib.sha256("\n".join(names).encode())
-    digest.update(images.numpy().data)
-    return digest.hexdigest()

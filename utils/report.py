@@ -7,6 +7,7 @@ import subprocess
 import time
 from argparse import Namespace
 from importlib.metadata import version
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -22,36 +23,24 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def new_run_dir(log_dir: Path, name: str) -> Path:
-    """Create the next free folder ``<log_dir>/<name>/version_N``, also if two runs start at once.
-
-    Args:
-        log_dir: Value of ``--log_dir``.
-        name: Kind of run.
-    """
+    """Create the next free ``<log_dir>/<name>/version_N``, also if two runs start at once."""
     parent = log_dir / name
     parent.mkdir(parents=True, exist_ok=True)
     taken = [path.name.removeprefix("version_") for path in parent.glob("version_*")]
-    number = max((int(suffix) for suffix in taken if suffix.isdigit()), default=-1) + 1
-    while True:
+    for number in count(max((int(text) for text in taken if text.isdigit()), default=-1) + 1):
         run_dir = parent / f"version_{number}"
         try:
             run_dir.mkdir()
         except FileExistsError:
-            number += 1
-        else:
-            return run_dir
+            continue
+        break
+    return run_dir
 
 
 def run_dir_of_rank(args: Namespace, name: str, rank: int) -> Path | None:
-    """Create the folder of a run in the first process; the other processes write nothing.
+    """Create the folder of a run in the process of rank 0, the only one that writes.
 
-    Args:
-        args: Flags ``log_dir`` and ``debug``.
-        name: Kind of run.
-        rank: Number of this process.
-
-    Returns:
-        Folder of the run; None with ``--debug``.
+    With ``--debug`` there is none.
     """
     if args.debug:
         return None
@@ -59,13 +48,7 @@ def run_dir_of_rank(args: Namespace, name: str, rank: int) -> Path | None:
 
 
 def share_dir(run_dir: Path | None, frac: float, num_shares: int) -> Path | None:
-    """Return the folder for one fraction of the labels; a single fraction needs none of its own.
-
-    Args:
-        run_dir: Folder of the run, None with ``--debug``.
-        frac: Fraction of the labels, above 0 and at most 1.
-        num_shares: Number of fractions of the run.
-    """
+    """Return the folder for one fraction of the labels; a single fraction needs none of its own."""
     return run_dir if run_dir is None or num_shares == 1 else run_dir / f"frac={frac:g}"
 
 
@@ -108,15 +91,7 @@ def save_results(
 def write_results(
     path: Path, args: Namespace, metrics: dict[str, Any], started: float, checkpoint: Path | None
 ) -> None:
-    """Write the final ``results.json`` and print the last lines of an entry script.
-
-    Args:
-        path: File to write.
-        args: Flags of the run.
-        metrics: Plain numbers and lists.
-        started: ``time.perf_counter()`` at the start of the run.
-        checkpoint: Encoder that the run wrote; None if it wrote none.
-    """
+    """Write the final ``results.json`` and print its path and that of the encoder, if any."""
     save_results(path.parent, args, metrics, started, finished=True)
     if checkpoint is not None:
         print(f"checkpoint: {checkpoint}")

@@ -17,6 +17,13 @@ MAY_CHANGE = {
     *("data_dir", "num_workers", "batch_size", "gpus", "accelerator", "num_nodes"),
     *("num_processes", "precision", "max_epochs", "log_dir", "debug", "resume_from_checkpoint"),
 }
+# A flag that one script alone has, in the order in which they are looked for.
+_SCRIPTS = {
+    "data_mode": "main_pretrain.py",
+    "labels_per_class": "main_eurosat.py",
+    "num_classes": "main_bigearthnet.py",
+    "pos_weight": "main_oscd.py",
+}
 # These belong to one start, not to the run.
 _NOT_KEPT = {"log_dir", "debug", "resume_from_checkpoint", "save_predictions"}
 # These name the repetition of a checkpoint; earlier versions stored the values of the whole run.
@@ -48,10 +55,13 @@ def with_flags_of_run(
         return given
     arguments = _read_arguments(path.parent / ARGUMENTS)
     allowed = {*MAY_CHANGE, *may_change}
+    actions = {action.dest: action for action in parser._actions}  # argparse has no public list
+    for name, script in _SCRIPTS.items():
+        if name in arguments and name not in actions:
+            raise UserError(f"{path} is of a run of {script}: resume it with that script")
     if arguments.get("num_seeds", 1) != 1:
         arguments = {name: arguments[name] for name in arguments if name not in _REPETITION}
         allowed |= _REPETITION
-    actions = {action.dest: action for action in parser._actions}  # argparse has no public list
     stored = [
         word
         for name, value in arguments.items()

@@ -1,17 +1,18 @@
 """Draw the labelled samples of a train set: the same rows for the same seed.
 
 Draws are stratified and without replacement, except those of ``draw_with_replacement``, which are
-the original's.
+the original's. Shapes: N samples, C classes.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from utils.data import sample_keys
-from utils.errors import UserError
+from utils.errors import UserError, listed
 from utils.flags import check_fraction
 
 
@@ -33,8 +34,12 @@ def stratified_subset(strata: Tensor, frac: float, seed: int) -> Tensor:
     check_fraction("train_frac", frac)
     keys = sample_keys(seed, torch.zeros_like(strata), torch.arange(len(strata)))
     members = [(strata == stratum).nonzero().flatten() for stratum in strata.unique()]
-    total = max(1, round(frac * len(strata)))
-    sizes = _round_to_total([frac * len(rows) for rows in members], total)
+    shares = [frac * len(rows) for rows in members]
+    sizes = [int(share) for share in shares]
+    # Rounded down; the largest remainders get what is missing.
+    by_remainder = sorted(range(len(shares)), key=lambda i: (sizes[i] - shares[i], i))
+    for index in by_remainder[: max(1, round(frac * len(strata))) - sum(sizes)]:
+        sizes[index] += 1
     drawn = [rows[keys[rows].argsort()[:size]] for rows, size in zip(members, sizes, strict=True)]
     return torch.cat(drawn).sort().values
 
@@ -56,32 +61,29 @@ def draw_labels(targets: Tensor, classes: Sequence[str], frac: float, seed: int)
     """
     one_class = targets.ndim == 1
     rows = stratified_subset(targets if one_class else rarest_labels(targets), frac, seed)
-    labels = torch.nn.functional.one_hot(targets, len(classes)) if one_class else targets
-    check_every_class(labels.sum(0), labels[rows].sum(0), classes, frac)
+    labels = F.one_hot(targets, len(classes)) if one_class else targets
+    lost = (labels.sum(0) > 0) & (labels[rows].sum(0) == 0)
+    if lost.any():
+        names = [classes[label] for label in lost.nonzero().flatten()]
+        raise UserError(f"--train_frac {frac:g} leaves no sample of {listed(names)}: raise it")
     return rows
 
 
 def draw_per_class(labels: Tensor, count: int, seed: int) -> Tensor:
-    """Draw ``count`` samples of each class; a class with fewer is a ``UserError``.
+    """Draw ``count`` samples of each class, int64, (N,) -> rows class by class.
 
-    Args:
-        labels: int64, shape (N,).
-        count: Samples of each class.
-        seed: Seed of the draw.
-
-    Returns:
-        Rows, int64, class by class.
+    Raises:
+        UserError: A class has fewer.
     """
-    smallest = int(labels.unique(return_counts=True)[1].min())
-    if count > smallest:
-        raise UserError(
-            f"--labels_per_class {count} is more than the {smallest} train images of the smallest "
-            "class"
-        )
     generator = torch.Generator().manual_seed(seed)
     chosen = []
     for label in labels.unique():
         members = (labels == label).nonzero().flatten()
+        if count > len(members):
+            raise UserError(
+                f"--labels_per_class {count} is more than the {len(members)} train images of a "
+                "class: lower it"
+            )
         chosen.append(members[torch.randperm(len(members), generator=generator)[:count]])
     return torch.cat(chosen)
 
@@ -90,8 +92,7 @@ def draw_with_replacement(count: int, frac: float, seed: int) -> Tensor:
     """Draw rows as the original does: a share of less than 1 has duplicates and any labels."""
     if frac == 1:
         return torch.arange(count)
-    drawn = np.random.default_rng(seed).choice(count, int(frac * count))
-    return torch.from_numpy(drawn)
+    return torch.from_numpy(np.random.default_rng(seed).choice(count, int(frac * count)))
 
 
 def rarest_labels(targets: Tensor) -> Tensor:
@@ -103,50 +104,6 @@ def rarest_labels(targets: Tensor) -> Tensor:
     Returns:
         int64, shape (N,); C where a sample has no label.
     """
-    count = targets.long().sum(0)
-    order = count.argsort(stable=True)  # the rarest first
+    order = targets.long().sum(0).argsort(stable=True)  # the rarest first
     ranked = targets.bool()[:, order]
-    first = ranked.int().argmax(1)
-    return torch.where(ranked.any(1), order[first], targets.shape[1])
-
-
-def check_train_classes(train: Tensor, labels: Tensor, classes: Sequence[str]) -> None:
-    """Refuse a train split without any sample of a class that the data set has.
-
-    Args:
-        train: Classes of the train split, int64, shape (N,).
-        labels: Classes of the whole data set, int64, shape (M,).
-        classes: Names.
-    """
-    missing = sorted(set(labels.tolist()) - set(train.tolist()))
-    if missing:
-        name = classes[missing[0]]
-        raise UserError(f"the train split has no sample of {name}: correct its list")
-
-
-def check_every_class(counts: Tensor, drawn: Tensor, classes: Sequence[str], frac: float) -> None:
-    """Refuse a share in which a class of the whole train set has no sample left.
-
-    Args:
-        counts: Samples of each class in the whole train set, shape (C,).
-        drawn: Samples of each class in the share, shape (C,).
-        classes: Names.
-        frac: The share, for the message.
-    """
-    empty = [
-        name for name, all_, part in zip(classes, counts, drawn, strict=True) if all_ > part == 0
-    ]
-    if empty:
-        raise UserError(
-            f"--train_frac {frac:g} leaves no sample of {', '.join(empty[:3])}"
-            f"{' and more' if len(empty) > 3 else ''} ({len(empty)} classes): raise it"
-        )
-
-
-def _round_to_total(shares: Sequence[float], total: int) -> list[int]:
-    """Round down, then give what is missing to the largest remainders."""
-    sizes = [int(share) for share in shares]
-    by_remainder = sorted(range(len(shares)), key=lambda i: (sizes[i] - shares[i], i))
-    for index in by_remainder[: total - sum(sizes)]:
-        sizes[index] += 1
-    return sizes
+    return torch.where(ranked.any(1), order[ranked.int().argmax(1)], targets.shape[1])

@@ -105,15 +105,6 @@ def test_the_average_moves_before_the_keys_are_computed_and_they_enter_the_queue
     torch.testing.assert_close(logits[0][:, 1:], from_old_queue, rtol=0, atol=1e-3)
 
 
-def test_any_batch_size_fits_the_queue() -> None:
-    model = make()
-    for _ in range(4):
-        model(*batch(size=3))
-    assert model.queue_ptr.tolist() == [[12 % QUEUE]] * SPACES
-    norms = model.queue.norm(dim=1)
-    torch.testing.assert_close(norms, torch.ones_like(norms))
-
-
 def test_state_dict_has_the_names_and_shapes_of_the_original() -> None:
     state = make(base_encoder="resnet18").state_dict()
     expected = {
@@ -131,14 +122,6 @@ def test_state_dict_has_the_names_and_shapes_of_the_original() -> None:
     assert prefixes == {"encoder_q", "encoder_k", "heads_q", "heads_k", "queue", "queue_ptr"}
     # 122 tensors in an encoder of torchvision without its classifier, 4 in a head.
     assert len(state) == 2 * 120 + 2 * 4 * SPACES + 2
-
-
-def test_more_bands_enter_the_first_convolution() -> None:
-    model = make(in_channels=12, emb_spaces=1)
-    images = torch.randn(2, 12, 32, 32)
-    logits, _ = model(images, [images])
-    assert model.encoder_q.get_parameter("0.weight").shape[1] == 12
-    assert logits[0].shape == (2, 1 + QUEUE)
 
 
 @pytest.mark.difference("precision")

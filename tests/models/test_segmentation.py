@@ -11,6 +11,7 @@ from datasets.oscd.files import City
 from datasets.oscd.tiles import CityTiles
 from models.backbones import Encoder
 from models.change_detector import ChangeDetector, masked_loss
+from models.change_scores import count_changes
 from models.segmentation import (
     LEVELS,
     LEVELS_OF_THE_ORIGINAL,
@@ -20,7 +21,6 @@ from models.segmentation import (
     get_segmentation_model,
     level_channels,
 )
-from utils.change_scores import count_changes
 from utils.errors import UserError
 
 CHANNELS = (64, 64, 128, 256, 512)
@@ -108,18 +108,6 @@ def test_any_size_of_image_gives_a_logit_per_pixel(size: tuple[int, int]) -> Non
     assert model(date_1, date_2).shape == (2, 1, *size)
 
 
-def test_size_that_32_does_not_divide_is_enlarged_by_repetition_and_cut() -> None:
-    coarse = torch.arange(38.0)[None, None, None]
-    enlarged = F.interpolate(coarse, size=(1, 75))[0, 0, 0]  # as the decoder does
-    assert enlarged.tolist() == [column // 2 for column in range(75)]
-
-
-def test_equal_dates_have_no_difference_whatever_the_encoder() -> None:
-    date = torch.rand(1, 3, 64, 64)
-    siamese = SegmentationEncoder(Encoder("resnet18"), LEVELS, CHANNELS, diff=True)
-    assert all(not level.any() for level in siamese(date, date))
-
-
 def test_dates_may_be_concatenated_for_several_classes() -> None:
     encoder = SegmentationEncoder(Encoder("resnet18"), LEVELS, CHANNELS)
     date_1, date_2 = torch.rand(2, 1, 3, 64, 64)
@@ -188,7 +176,7 @@ def test_what_lies_in_the_filling_changes_neither_loss_nor_gradient_nor_counts()
 def test_in_train_mode_statistics_of_the_frozen_encoder_drift_but_no_weights() -> None:
     encoder = Encoder("resnet18")
     before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
-    module = detector(encoder, encoder_in_train_mode=True).train()
+    module = detector(encoder, as_original=True).train()
     date_1, date_2 = images()
     module(date_1, date_2)
     for name, tensor in encoder.state_dict().items():
@@ -221,4 +209,4 @@ def test_weights_that_are_not_finite_stop_the_run_before_they_are_kept() -> None
         module.model.head.weight[0, 3] = torch.nan
     with pytest.raises(UserError, match=r"not finite after epoch 1: .*lower --learning_rate"):
         module.on_validation_epoch_end()
-    assert module.best_state == {}
+    assert module.best.state == {}

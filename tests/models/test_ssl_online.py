@@ -2,7 +2,6 @@
 
 import csv
 import random
-import subprocess
 from copy import deepcopy
 from pathlib import Path
 
@@ -13,9 +12,8 @@ from torch import Tensor
 
 from datasets.mini_earth import write_eurosat
 from models.backbones import Encoder
-from models.linear_probe import Labelled, fit_linear_probe
+from models.linear_probe import Labelled, Recipe, fit_linear_probe
 from models.moco2_module import MocoV2
-from models.probe_task import Recipe
 from models.ssl_online import SSLOnlineEvaluator
 from tests.references.pretraining import (
     assert_equal,
@@ -78,14 +76,12 @@ NESTED = torch.tensor([[1, 0], [1, 1]])  # label 1 only where it is bright
 LABELS = pictures(NESTED.repeat(20, 1), NESTED.repeat(5, 1), 2)
 
 
-def test_classes_that_differ_in_brightness_are_told_apart(encoder: Encoder) -> None:
-    scores = evaluator().evaluate(encoder, CLASSES, CPU)
-    assert scores == {"online/linear_accuracy": 100.0, "online/knn_accuracy": 100.0}
-
-
-def test_several_labels_are_measured_by_average_precision(encoder: Encoder) -> None:
-    scores = evaluator().evaluate(encoder, LABELS, CPU)
-    assert scores == {"online/linear_map_micro": 100.0, "online/knn_map_micro": 100.0}
+@pytest.mark.parametrize(("data", "name"), [(CLASSES, "accuracy"), (LABELS, "map_micro")])
+def test_pictures_that_differ_in_brightness_are_told_apart(
+    encoder: Encoder, data: ProbeData, name: str
+) -> None:
+    scores = evaluator().evaluate(encoder, data, CPU)
+    assert scores == {f"online/linear_{name}": 100.0, f"online/knn_{name}": 100.0}
 
 
 def test_labels_at_random_are_not_learned(encoder: Encoder) -> None:
@@ -204,32 +200,20 @@ def test_a_run_can_be_probed_on_bigearthnet(
     assert "online/knn_map_micro" in results
 
 
-def two_processes(seco_root: Path, log_dir: Path, *flags: str) -> subprocess.CompletedProcess[str]:
-    modes = ["--data_mode", "moco_tp", "--max_epochs", "2"]
-    done = pretrain_in_two_processes(seco_root, log_dir, *modes, *flags)
-    assert done.returncode == 0, done.stderr
-    return done
-
-
 @pytest.mark.slow
 def test_one_of_two_processes_probes_while_the_other_waits(
     seco_root: Path, eurosat: Path, tmp_path: Path
 ) -> None:
+    """They end with the bits of a run without probes."""
+    modes = ["--data_mode", "moco_tp", "--max_epochs", "2"]
+    plain = pretrain_in_two_processes(seco_root, tmp_path / "plain", *modes)
     flags = ["--online_data_dir", str(eurosat), "--online_max_epochs", "1"]
-    done = two_processes(seco_root, tmp_path, *flags)
+    done = pretrain_in_two_processes(seco_root, tmp_path / "probed", *modes, *flags)
+    assert (plain.returncode, done.returncode) == (0, 0), done.stderr
+    assert_equal(state(tmp_path / "plain"), state(tmp_path / "probed"))
     assert done.stderr.count("epoch 2: online/linear_accuracy") == 1
     assert done.stderr.count("reading EuroSAT") == 1
     assert "sync_dist" not in done.stderr
-    (run_dir,) = tmp_path.glob("pretrain-*/*")
+    (run_dir,) = (tmp_path / "probed").glob("pretrain-*/*")
     (row,) = online_rows(run_dir)
     assert f"{float(row['online/knn_accuracy']):.2f} %" in done.stderr  # not a mean with nothing
-
-
-@pytest.mark.slow
-def test_two_processes_end_with_the_bits_of_a_run_without_probes(
-    seco_root: Path, eurosat: Path, tmp_path: Path
-) -> None:
-    two_processes(seco_root, tmp_path / "plain")
-    flags = ["--online_data_dir", str(eurosat), "--online_val_every_n_epoch", "1"]
-    two_processes(seco_root, tmp_path / "probed", *flags)
-    assert_equal(state(tmp_path / "plain"), state(tmp_path / "probed"))

@@ -45,10 +45,10 @@ class MeanColors(LightningModule):
         return torch.optim.Adam(self.parameters(), lr=0.1)
 
 
-def plain_trainer(folder: Path) -> Trainer:
-    """Two epochs on the CPU, without files."""
+def plain_trainer(folder: Path | None = None, max_epochs: int = 2) -> Trainer:
+    """Some epochs on the CPU, without files."""
     return Trainer(
-        max_epochs=2,
+        max_epochs=max_epochs,
         accelerator="cpu",
         logger=False,
         enable_checkpointing=False,

@@ -12,23 +12,14 @@ import torch
 from torch import Tensor
 
 from main_pretrain import main
+from tests.references.script import as_flags
 from tests.references.waiting import HANG_S
 from utils.plots import Views
 
 ROOT = Path(__file__).resolve().parents[2]
-SMALL = [
-    *(
-        "--base_encoder",
-        "resnet18_slim",
-        "--crop_size",
-        "32",
-        "--batch_size",
-        "3",
-        "--num_negatives",
-        "8",
-    ),
-    *("--num_workers", "0", "--gpus", "0"),
-]
+SMALL = as_flags(
+    base_encoder="resnet18_slim", crop_size=32, batch_size=3, num_negatives=8, num_workers=0, gpus=0
+)
 
 
 def run_dirs(log_dir: Path) -> list[Path]:
@@ -73,19 +64,11 @@ def pretrain_in_two_processes(
     data_dir: Path, log_dir: Path, *flags: str, launcher: list[str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run the script with 2 processes of 2 samples, started by Lightning or by ``launcher``."""
-    small: dict[str, object] = {"data_dir": data_dir, "log_dir": log_dir, "gpus": 0}
-    small |= {
-        "base_encoder": "resnet18_slim",
-        "crop_size": 32,
-        "batch_size": 2,
-        "num_negatives": 8,
-        "num_workers": 0,
-    }
-    if launcher is None:
-        small["num_processes"] = 2
-    command = [sys.executable, *(launcher or []), "main_pretrain.py"]
+    command = [sys.executable, *(launcher or []), "main_pretrain.py", *SMALL]
+    command += as_flags(data_dir=data_dir, log_dir=log_dir, batch_size=2)
+    command += [] if launcher else ["--num_processes", "2"]
     return subprocess.run(
-        [*command, *(f"--{name}={value}" for name, value in small.items()), *flags],
+        [*command, *flags],
         cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,

@@ -21,3 +21,8 @@ def exit_code(monkeypatch: pytest.MonkeyPatch, script: str, *flags: str) -> int:
         runpy.run_path(str(ROOT / script), run_name="__main__")
     assert isinstance(left.value.code, int)
     return left.value.code
+
+
+def as_flags(**values: object) -> list[str]:
+    """Write values as a command line."""
+    return [part for name, value in values.items() for part in (f"--{name}", str(value))]

@@ -1,13 +1,18 @@
-"""``main_eurosat.py`` from flags to files, in process, on a small EuroSAT."""
+"""``main_eurosat.py`` from flags to files: methods, curves, exports, bands, processes."""
 
 import json
+import os
 import pickle
+import shutil
 import struct
+import subprocess
+import sys
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -15,16 +20,20 @@ from torch import Tensor
 
 import main_eurosat
 from datasets.bands import ALL_BANDS
+from datasets.eurosat.splits import SPLITS
 from datasets.eurosat_dataset import EurosatDataset
 from datasets.mini_earth import write_eurosat
-from models import finetuning
+from models import ssl_finetuner
 from models.backbones import Encoder, load_encoder
 from models.features import cached, extract_features, feature_key
-from models.ssl_finetuner import SSLFineTuner
-from tests.references.script import exit_code
+from models.ssl_finetuner import FineTuning, SSLFineTuner
+from tests.references.legacy_checkpoint import write_legacy_checkpoint
+from tests.references.probe_pictures import stacked
+from tests.references.script import as_flags, exit_code
+from tests.references.waiting import HANG_S
 from utils.errors import UserError
 from utils.input_spec import DataSpec, InputSpec, input_transform
-from utils.plots import plot_confusion
+from utils.launch import World
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = DataSpec.of_pictures("EuroSAT")
@@ -38,12 +47,17 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def short_flags(data_dir: Path, log_dir: Path, **changes: object) -> list[str]:
+    """Write the flags of a short run."""
+    small = {"backbone_type": "random", "base_encoder": "resnet18_slim", "feature_batch_size": 50}
+    epochs = {"max_epochs": 3, "finetune_epochs": 1, "gpus": 0, "num_workers": 1}
+    where = {"data_dir": data_dir, "log_dir": log_dir, "precision": "32-true"}
+    return as_flags(**(small | epochs | where | changes))
+
+
 @pytest.fixture
 def flags(data_dir: Path, tmp_path: Path) -> list[str]:
-    """Flags of a short run."""
-    values = {"data_dir": data_dir, "log_dir": tmp_path / "logs", "backbone_type": "random"}
-    values |= {"max_epochs": "3", "gpus": "0", "num_workers": "1", "feature_batch_size": "32"}
-    return [part for name, value in values.items() for part in (f"--{name}", str(value))]
+    return short_flags(data_dir, tmp_path / "logs")
 
 
 def tensors(encoder: Encoder) -> dict[str, Tensor]:
@@ -57,13 +71,13 @@ def tiny_features(encoder: Encoder, images: Tensor, **changes: Any) -> Tensor:
 
 
 def save_checkpoint(path: Path, bands: tuple[str, ...]) -> None:
-    """Write what main_pretrain.py leaves of a ResNet-18 on these bands."""
-    state = Encoder("resnet18", in_channels=len(bands)).state_dict()
+    """Write what main_pretrain.py leaves of an encoder on these bands."""
+    state = Encoder("resnet18_slim", in_channels=len(bands)).state_dict()
     zeros, ones = (0.0,) * len(bands), (1.0,) * len(bands)
     spec = InputSpec(bands, low=zeros, high=ones, mean=zeros, std=ones)
     torch.save(
         {
-            "hyper_parameters": {"base_encoder": "resnet18", "input_spec": spec.to_dict()},
+            "hyper_parameters": {"base_encoder": "resnet18_slim", "input_spec": spec.to_dict()},
             "state_dict": {f"encoder_q.{name}": tensor for name, tensor in state.items()},
         },
         path,
@@ -92,18 +106,6 @@ def test_run_leaves_results_split_and_picture(
     assert confusion.sum(1).tolist() == [2.0] * 10
     assert 100 * np.trace(confusion) / 20 == pytest.approx(metrics["test/accuracy"])
     assert np.mean(list(metrics["test/recall"].values())) == pytest.approx(metrics["test/accuracy"])
-
-
-@pytest.mark.difference("eurosat-batch-norm")
-def test_frozen_means_that_no_tensor_of_the_encoder_changes(
-    flags: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    encoder, spec = load_encoder("random", "resnet18")
-    before = tensors(encoder)
-    monkeypatch.setattr("models.backbones.load_encoder", lambda *_: (encoder, spec))
-    main_eurosat.main([*flags, "--num_seeds", "1", "--debug"])
-    for name, tensor in encoder.state_dict().items():
-        assert torch.equal(tensor, before[name]), name
 
 
 @pytest.mark.difference("eurosat-encoders")
@@ -157,7 +159,7 @@ def test_features_that_fail_leave_no_file(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        cached(tmp_path, "a", (1, 2), fail)
+        cached(tmp_path / "a.npy", (1, 2), fail)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -189,7 +191,7 @@ def test_a_file_of_other_features_is_named(tmp_path: Path, content: bytes) -> No
     path = tmp_path / "a.npy"
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"a\.npy .*: delete it"):
-        cached(tmp_path, "a", (2, 2), lambda: torch.zeros(2, 2))
+        cached(path, (2, 2), lambda: torch.zeros(2, 2))
     assert path.read_bytes() == content
 
 
@@ -206,7 +208,7 @@ def test_paper_protocol_drifts_statistics_but_no_weights_and_drops_the_last_batc
             probes.append(self)
 
     monkeypatch.setattr("models.backbones.load_encoder", lambda *_: (encoder, spec))
-    monkeypatch.setattr(finetuning, "SSLFineTuner", Recorded)
+    monkeypatch.setattr(ssl_finetuner, "SSLFineTuner", Recorded)
     paper = ["--protocol", "paper", "--batch_size", "16", "--num_seeds", "1", "--debug"]
     metrics = main_eurosat.main([*flags, *paper])
 
@@ -247,7 +249,10 @@ def test_paper_protocol_drifts_statistics_but_no_weights_and_drops_the_last_batc
         (["--resume_from_checkpoint", __file__], "probes write no checkpoint"),
         (["--num_workers", "-1"], "--num_workers must be 0 or more"),
         (["--num_seeds", "0"], "--num_seeds must be above 0"),
-        (["--train_frac", "0.05", "1"], "--train_frac 0.05 leaves no sample of .* and more"),
+        (["--val_frac", "1.1"], "--val_frac is a share"),
+        (["--train_frac", "0.1", "0"], "--train_frac is a share"),
+        (["--train_frac", "0.5", "0.5"], "names a share twice"),
+        (["--train_frac", "0.05", "1"], "--train_frac 0.05 leaves no sample of .* more: raise it"),
         (["--train_frac", "0.5", "--labels_per_class", "2"], "exclude each other"),
         (["--method", "knn", "--labels_per_class", "1"], "10 labelled images are fewer than 20"),
         (
@@ -288,16 +293,200 @@ def test_script_reports_bad_input_on_stderr_with_exit_code_2(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_confusion_picture_is_dark_where_the_counts_are(tmp_path: Path) -> None:
-    plot_confusion(tmp_path / "a.png", torch.eye(3) * 5, ["a", "b", "c"], "perfect")
-    plot_confusion(tmp_path / "b.png", torch.eye(3).flip(0) * 5, ["a", "b", "c"], "perfect")
-    good, bad = (np.asarray(Image.open(tmp_path / f"{n}.png").convert("L")) for n in "ab")
-    growth = []
-    for picture in (good, bad):
-        rows, columns = np.nonzero(picture < 60)
-        growth.append(np.mean((rows - rows.mean()) * (columns - columns.mean())) / rows.var())
-    assert growth[0] > 0.3  # the dark column moves right as the row moves down
-    assert growth[1] < -0.3
-    assert [path.name for path in sorted(tmp_path.iterdir())] == ["a.png", "b.png"]
-    plot_confusion(tmp_path / "b.png", torch.eye(3) * 70, ["a", "b", "c"], "perfect")
-    assert np.array_equal(good, np.asarray(Image.open(tmp_path / "b.png").convert("L")))  # shares
+# --- methods ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def curve(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    """Metrics and log folder of a run with all methods on frozen features and two shares."""
+    logs = tmp_path_factory.mktemp("curve")
+    flags = short_flags(data_dir, logs, num_seeds=2, save_predictions=logs / "p.npz")
+    extra = ["--method", "lbfgs", "linear", "knn", "--train_frac", "1", "0.5"]
+    return main_eurosat.main([*flags, *extra]), logs
+
+
+@pytest.mark.difference("eurosat-epoch")
+def test_every_method_and_share_is_measured(curve: tuple[Any, Path]) -> None:
+    metrics, logs = curve
+    results = metrics["by_method"]
+    assert list(results) == ["linear", "lbfgs", "knn5", "knn20"]
+    for shares in results.values():
+        assert [result["num_labelled"] for result in shares.values()] == [30, 60]
+        assert list(shares) == ["0.5", "1"]
+        for result in shares.values():
+            low, high = result["test/accuracy_interval"]
+            assert low <= result["test/accuracy"] <= high
+            assert high - low > 5  # of 20 images
+    assert len(results["linear"]["1"]["best_epochs"]) == 2
+    assert set(results["linear"]["1"]["best_epochs"]) <= {1, 2}
+    assert len(results["lbfgs"]["0.5"]["best_strengths"]) == 2
+    # Nothing is random about neighbours among all labels.
+    assert len(results["knn5"]["0.5"]["test/accuracy_per_seed"]) == 2
+    assert len(results["knn5"]["1"]["test/accuracy_per_seed"]) == 1
+    assert results["knn5"]["1"]["test/accuracy_std"] is None
+    # The first method with most labels is on top.
+    assert results["lbfgs"]["1"].items() <= metrics.items()
+    assert metrics["num_labelled"] == 60
+    (run_dir,) = logs.glob("eurosat-random/*")
+    files = ["confusion.png", "label_efficiency.png", "results.json", "test.txt"]
+    assert sorted(path.name for path in run_dir.iterdir()) == [*files, "train.txt", "val.txt"]
+
+
+def test_an_interruption_keeps_the_methods_that_are_finished(
+    data_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Ctrl-C in fine-tuning threw away the finished methods."""
+
+    def interrupt(self: FineTuning, *args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(FineTuning, "__call__", interrupt)
+    flags = short_flags(data_dir, tmp_path, num_seeds=1)
+    with pytest.raises(KeyboardInterrupt):
+        main_eurosat.main([*flags, "--method", "finetune", "linear", "knn"])
+    (path,) = tmp_path.glob("**/results.json")
+    kept = json.loads(path.read_text())
+    assert kept["finished"] is False
+    assert kept["metrics"]["by_method"].keys() == {"linear", "knn5", "knn20"}
+    assert kept["metrics"]["method"] == "linear"
+    printed = [line.split(":")[0] for line in capsys.readouterr().out.splitlines()]
+    assert printed[-3:] == [f"{name}, 60 labels" for name in ("linear", "knn5", "knn20")]
+
+
+def test_a_share_of_val_leaves_test_whole(data_dir: Path, tmp_path: Path) -> None:
+    flags = short_flags(data_dir, tmp_path, val_frac=0.5)
+    metrics = main_eurosat.main([*flags, "--debug"])
+    assert [metrics[f"num_{split}"] for split in SPLITS] == [60, 10, 20]
+
+
+def test_fine_tuning_changes_the_features_and_not_the_encoder(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    load_task = main_eurosat.load_task
+
+    def spy(args: Any) -> Any:
+        seen.append(load_task(args))
+        return seen[0]
+
+    monkeypatch.setattr(main_eurosat, "load_task", spy)
+    path = tmp_path / "p.parquet"
+    flags = short_flags(data_dir, tmp_path / "logs", num_seeds=2, save_predictions=path)
+    metrics = main_eurosat.main([*flags, "--method", "finetune", "--batch_size", "16"])
+    assert len(metrics["test/accuracy_per_seed"]) == 2
+    assert metrics["best_epochs"] == [1, 1]
+    assert not (tmp_path / "logs" / "features").exists()
+    table = pq.read_table(path).to_pydict()
+    embeddings = torch.tensor(table["embeddings"])
+    encoder, data, _ = seen[0]
+    with torch.no_grad():
+        frozen = encoder.eval()(data.transform.normalize(stacked(data, "test")))
+    assert torch.equal(encoder.state_dict()["1.running_mean"], torch.zeros(16))
+    assert (embeddings - frozen).abs().max() > 0.1
+    right = np.array(table["scores"]).argmax(1) == np.array(table["targets"])
+    assert 100 * right.mean() == pytest.approx(metrics["test/accuracy_per_seed"][0])
+
+
+def test_the_protocol_of_the_paper_exports_val(data_dir: Path, tmp_path: Path) -> None:
+    path = tmp_path / "p.npz"
+    flags = short_flags(data_dir, tmp_path, num_seeds=1, batch_size=10, save_predictions=path)
+    metrics = main_eurosat.main([*flags, "--protocol", "paper", "--debug"])
+    content = np.load(path)
+    assert len(content["names"]) == metrics["num_val"] == 20
+    right = content["scores"].argmax(1) == content["targets"]
+    assert 100 * right.mean() == pytest.approx(metrics["val/accuracy_batch_mean"])
+
+
+def test_any_bands_of_the_13_are_probed(tmp_path: Path) -> None:
+    write_eurosat(tmp_path / "tif", images_per_class=5, size=32, all_bands=True, num_workers=1)
+    flags = short_flags(tmp_path / "tif", tmp_path, num_seeds=1)
+    metrics = main_eurosat.main([*flags, "--debug", "--bands", "B8A", "B11", "B4", "B10"])
+    assert metrics["num_test"] == 10
+    args = main_eurosat.parse_args([*flags, "--bands", "B8A", "B11", "B4", "B10"])
+    encoder, data, _ = main_eurosat.load_task(args)
+    assert data.splits["train"].pictures[0][0].shape == (4, 32, 32)
+    assert encoder.state_dict()["0.weight"].shape[1] == 4
+    metrics = main_eurosat.main([*flags, "--debug"])  # red, green and blue
+    assert 0 <= metrics["test/accuracy"] <= 100
+
+
+def test_spatial_lists_are_used_where_asked_for(data_dir: Path, tmp_path: Path) -> None:
+    root = tmp_path / "EuroSAT_RGB"
+    root.symlink_to(data_dir)
+    dataset = EurosatDataset(data_dir)
+    for split, numbers in zip(SPLITS, ((1, 2, 3), (4, 5), (6, 7, 8)), strict=True):
+        lines = [f"{name}_{number}.jpg" for name in dataset.classes for number in numbers]
+        (tmp_path / f"eurosat-spatial-{split}.txt").write_text("\n".join(lines))
+    flags = short_flags(root, tmp_path / "logs", num_seeds=1)
+    metrics = main_eurosat.main([*flags, "--split", "spatial"])
+    assert [metrics[f"num_{split}"] for split in SPLITS] == [30, 20, 30]
+    (written,) = (tmp_path / "logs").glob("eurosat-random/*/val.txt")
+    assert "Forest/Forest_5.jpg\n" in written.read_text()
+
+
+def test_a_checkpoint_of_lightning_1_1_drives_the_script(data_dir: Path, tmp_path: Path) -> None:
+    encoder = write_legacy_checkpoint(tmp_path / "seco_resnet18_1m.ckpt")
+    path = tmp_path / "p.npz"
+    flags = short_flags(data_dir, tmp_path, num_seeds=1, save_predictions=path)
+    extra = ["--backbone_type", "pretrain", "--ckpt_path", str(tmp_path / "seco_resnet18_1m.ckpt")]
+    extra += ["--base_encoder", "resnet18"]
+    metrics = main_eurosat.main([*flags, *extra])
+    assert 0 <= metrics["test/accuracy"] <= 100
+    dataset = EurosatDataset(data_dir)
+    transform = input_transform(InputSpec.of_pictures(), dataset.spec, "imagenet")
+    test = dataset.read_images(transform, 1)[dataset.splits(0)["test"]]
+    with torch.no_grad():
+        features = encoder(transform.normalize(test))
+    torch.testing.assert_close(torch.from_numpy(np.load(path)["embeddings"]), features)
+    with pytest.raises(UserError, match="resnet18"):
+        main_eurosat.main([*flags, *extra, "--base_encoder", "resnet50"])
+
+
+def test_further_processes_of_a_launcher_have_nothing_to_probe(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(main_eurosat.flags, "plan_processes", lambda _: World(1, 2, rank=1))
+    assert main_eurosat.main(short_flags(data_dir, tmp_path / "logs")) == {}
+    assert not (tmp_path / "logs").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.difference("eurosat-devices")
+def test_two_processes_fine_tune_and_leave_one_folder(data_dir: Path, tmp_path: Path) -> None:
+    flags = short_flags(data_dir, tmp_path, num_processes=2, num_seeds=2, batch_size=20)
+    extra = ["--method", "knn", "finetune", "--accelerator", "dp"]
+    done = subprocess.run(
+        [sys.executable, "main_eurosat.py", *flags, *extra],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=HANG_S,
+    )
+    assert done.returncode == 0, done.stderr
+    (path,) = tmp_path.glob("eurosat-random/*/results.json")
+    result = json.loads(path.read_text())["metrics"]["by_method"]["finetune"]["1"]
+    assert len(result["test/accuracy_per_seed"]) == 2
+    assert np.sum(result["test/confusion"]) == 20  # no image is scored twice
+    assert done.stdout.count("knn5, 60 labels") == 1
+    assert done.stderr.count("probes run on one device") == 1
+    assert done.stderr.count("runs as ddp with the batch split") == 1
+
+
+@pytest.mark.parametrize("method", ["linear", "lbfgs"])
+def test_classes_without_pictures_keep_their_places(method: str, tmp_path: Path) -> None:
+    """Labels of a part of EuroSAT's classes stay those of the whole."""
+    write_eurosat(tmp_path / "EuroSAT", images_per_class=5, size=16, num_workers=1)
+    kept = ("Forest", "River", "SeaLake")
+    for name in set(EurosatDataset.all_classes) - set(kept):
+        shutil.rmtree(tmp_path / "EuroSAT" / name)
+    flags = short_flags(tmp_path / "EuroSAT", tmp_path, method=method, num_seeds=1, batch_size=4)
+    metrics = main_eurosat.main([*flags, "--debug"])
+    assert metrics["classes"] == list(EurosatDataset.all_classes)
+    assert set(metrics["test/recall"]) == set(kept)
+    assert len(metrics["test/confusion"]) == 10
+    assert metrics["num_train"] == 9

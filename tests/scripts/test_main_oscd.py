@@ -23,6 +23,7 @@ from models.backbones import Encoder, load_encoder
 from models.change_detector import ChangeDetector
 from models.change_runs import ChangeTask
 from tests.references.legacy_checkpoint import write_legacy_checkpoint
+from tests.references.script import as_flags
 from utils.checkpoint import read_checkpoint
 from utils.errors import UserError
 from utils.input_spec import InputSpec
@@ -40,10 +41,9 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def short_flags(data_dir: Path, log_dir: Path) -> list[str]:
-    values = {"data_dir": data_dir, "log_dir": log_dir, "backbone_type": "random", "gpus": "0"}
-    values |= {"max_epochs": "1", "num_workers": "0", "num_seeds": "1"}
-    values |= {"patch_size": "32", "batch_size": "4", "precision": "32-true"}
-    return [part for name, value in values.items() for part in (f"--{name}", str(value))]
+    sizes = {"max_epochs": 1, "num_workers": 0, "num_seeds": 1, "patch_size": 32, "batch_size": 4}
+    where = {"data_dir": data_dir, "log_dir": log_dir, "gpus": 0, "precision": "32-true"}
+    return as_flags(backbone_type="random", **where, **sizes)
 
 
 @pytest.fixture
@@ -398,17 +398,11 @@ def test_checkpoint_is_read_with_its_own_bands_and_stretch(
     assert np.abs(data.cities["test"][0].image_2[0] - picture).max() <= 1
     for name, tensor in task.encoder.state_dict().items():
         assert torch.equal(tensor, state[name])
-
-
-def test_checkpoint_of_the_original_is_read(flags: list[str], tmp_path: Path) -> None:
-    released = write_legacy_checkpoint(tmp_path / "seco.ckpt")
-    extra = ["--backbone_type", "pretrain", "--ckpt_path", str(tmp_path / "seco.ckpt")]
+    released = write_legacy_checkpoint(tmp_path / "nir.ckpt")  # one of the original
     task, _, transform = main_oscd.prepare(main_oscd.parse_args([*flags, *extra]))
     for name, tensor in task.encoder.state_dict().items():
         assert torch.equal(tensor, released.state_dict()[name]), name
     assert transform.bands == ("B4", "B3", "B2")
-    metrics = main_oscd.main([*flags, *extra, "--debug"])
-    assert 0 <= metrics["test/f1"] <= 100
 
 
 def test_the_originals_command_parses_with_its_defaults() -> None:
@@ -432,7 +426,7 @@ def test_the_originals_command_parses_with_its_defaults() -> None:
         (["--save_predictions", "/dev/null/p.npz"], r"/dev/null/p\.npz cannot be written"),
         (["--pos_weight", "-1"], "--pos_weight must be above 0"),
         (["--val_frac", "0.5"], "--val_frac: the cities to validate on are few"),
-        (["--save_predictions", "a.parquet"], r"a\.parquet: maps are written as \.npz"),
+        (["--save_predictions", "a.parquet"], r"a\.parquet must end in \.npz"),
         (["--gpus", "64"], "--gpus 64: OSCD is small"),
         (["--resume_from_checkpoint", "{tmp}/none.ckpt"], "does not exist"),
         (["--resume_from_checkpoint", __file__, "--train_frac", "0.1", "1"], "one --train_frac"),

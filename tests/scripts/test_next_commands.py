@@ -1,6 +1,7 @@
 """Scripts end with the command that usually comes next; it is one that its script understands."""
 
 import importlib
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import main_pretrain
 from datasets import mini_earth, seco_packed
 from datasets.download import COLLECTIONS as DATA
 from utils.cli import print_next
+from utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 PARSERS: dict[str, Callable[[Sequence[str]], Any]] = {
@@ -53,6 +55,26 @@ def test_commands_after_a_miniature_parse(
     if dataset == "seco":
         assert "--batch_size 3" in last  # no more than there are places
         assert args.crop_size == 48
+
+
+SCRIPTS = [name for name in PARSERS if name.startswith("main_")]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_checkpoint_of_another_script_is_refused_by_the_name_of_its_script(
+    script: str, tmp_path: Path
+) -> None:
+    """The advice to resume with the flags of its run led in a circle."""
+    arguments = vars(PARSERS[script](["--data_dir", "."]))
+    (tmp_path / "arguments.json").write_text(json.dumps({"arguments": arguments}, default=str))
+    (tmp_path / "last.ckpt").touch()
+    for other in SCRIPTS:
+        flags = ["--resume_from_checkpoint", str(tmp_path / "last.ckpt")]
+        if other == script:
+            assert PARSERS[other](flags).data_dir == Path()
+        else:
+            with pytest.raises(UserError, match=f"is of a run of {script}: resume it with that"):
+                PARSERS[other](flags)
 
 
 def test_paths_are_quoted_for_the_shell(capsys: pytest.CaptureFixture[str]) -> None:

@@ -119,8 +119,3 @@ def test_an_encoder_of_other_bands_is_refused_before_anything_is_read(
     for root, named in ((bigearthnet_root, "BigEarthNet has no B10"), (eurosat, "has no B8")):
         with pytest.raises(UserError, match=named):
             read_online_data(root, many, 1)
-
-
-def test_a_folder_of_something_else_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="has no class folders"):
-        read_online_data(tmp_path, SECO_RGB, 1)

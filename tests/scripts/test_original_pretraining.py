@@ -1,7 +1,6 @@
 """The pre-training of the original by its own names, used as its script used them."""
 
 import importlib
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -97,18 +96,6 @@ def test_an_image_is_read_as_the_data_set_reads_it(seco_root: Path, bands: tuple
     assert image == SeasonalContrastBasic(seco_root, bands)[0]
     with pytest.raises(UserError, match=r"B10\.tif is missing"):
         read_image(folder, ["B10"])
-
-
-def test_bad_patches_may_be_skipped(
-    seco_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("datasets.seco.bad_patches.MAX_BAD_FRACTION", 0.1)
-    root = Path(shutil.copytree(seco_root, tmp_path / "copy"))
-    next(iter(sorted(root.glob("*/*/B3.tif")))).unlink()
-    with pytest.raises(UserError, match=r"B3\.tif is missing: .* on_bad_patch skip"):
-        SeasonalContrastBasic(root)[0]
-    dataset = SeasonalContrastBasic(root, on_bad_patch="skip")
-    assert dataset[0] == dataset[1]
 
 
 def test_quantiles_are_measured_by_the_original_call(seco_root: Path) -> None:

@@ -1,16 +1,14 @@
 """Scores of change maps, from pixel counts over a whole data set."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from utils.evaluation import curve_points, print_table, summarise
-from utils.metrics import bootstrap_interval, detection_scores
-from utils.plots import plot_label_curve
+from models.results import print_table, summarise_runs
+from utils.metrics import detection_scores
 
 # Probabilities from which a pixel counts as changed: 0.01, 0.02 ... 0.99.
 THRESHOLDS = tuple(percent / 100 for percent in range(1, 100))
@@ -31,9 +29,8 @@ def count_changes(probability: Tensor, mask: Tensor) -> Tensor:
     thresholds = torch.tensor(THRESHOLDS, device=probability.device)
     # The number of thresholds that are at most the probability of each pixel.
     passed = torch.bucketize(probability.float(), thresholds, right=True)
-    bins = torch.bincount(
-        passed + (len(thresholds) + 1) * mask, minlength=2 * (len(thresholds) + 1)
-    ).view(2, -1)
+    size = len(thresholds) + 1
+    bins = torch.bincount(passed + size * mask, minlength=2 * size).view(2, -1)
     false, true = bins.flip(1).cumsum(1).flip(1)[:, 1:]
     return torch.stack([true, false, mask.sum() - true])
 
@@ -56,10 +53,7 @@ def mean_of_batches(counts: Tensor) -> dict[str, float]:
         counts: Results of ``count_changes``, shape (batches, 3, T).
     """
     batches = [detection_scores(*batch) for batch in counts[:, :, _HALF].tolist()]
-    return {
-        name: sum(scores[name] for scores in batches) / len(batches)
-        for name in ("precision", "recall", "f1")
-    }
+    return {name: mean(scores[name] for scores in batches) for name in SCORES[:3]}
 
 
 def summarise_cities(counts: Tensor, cities: Sequence[str], seed: int) -> dict[str, Any]:
@@ -73,16 +67,12 @@ def summarise_cities(counts: Tensor, cities: Sequence[str], seed: int) -> dict[s
         cities: Names of the cities.
         seed: Seed of the bootstrap.
     """
-    summary: dict[str, Any] = {}
-    for name in SCORES:
 
-        def score(weights: Tensor, name: str = name) -> list[float]:
-            totals = (weights[:, None] * counts).sum(1).tolist()
-            return [detection_scores(*total)[name] for total in totals]
+    def scores(run: int, weights: Tensor | None) -> dict[str, float]:
+        drawn = counts[run] if weights is None else weights[:, None] * counts[run]
+        return detection_scores(*drawn.sum(0).tolist())
 
-        per_seed = score(torch.ones(len(cities), dtype=torch.int64))
-        interval = bootstrap_interval(lambda w: mean(score(w)), len(cities), seed)
-        summary |= summarise(f"test/{name}", per_seed, interval)
+    summary = summarise_runs("test", len(counts), scores, len(cities), seed)
     summary["test/cities"] = {
         city: {
             name: mean(detection_scores(*row)[name] for row in counts[:, number].tolist())
@@ -107,17 +97,3 @@ def print_results(metrics: Mapping[str, Any]) -> None:
     print(f"test F1 of each city, {results[-1][0]['tiles %']} % of the tiles")
     for city, scores in metrics["test/cities"].items():
         print(f"  {city:25s}{scores['f1']:6.2f} %")
-
-
-def write_curve(run_dir: Path, metrics: Mapping[str, Any], label: str) -> None:
-    """Draw the test F1 over the shares of the tiles, if there are several.
-
-    Args:
-        run_dir: Folder for ``label_efficiency.png``.
-        metrics: As for ``print_results``.
-        label: Name of the curve.
-    """
-    shares = metrics["by_train_frac"]
-    if len(shares) > 1:
-        curves = {label: curve_points(shares, "test/f1")}
-        plot_label_curve(run_dir / "label_efficiency.png", curves, "test/f1 in percent")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from utils.change_scores import (
+from models.change_scores import (
     THRESHOLDS,
     best_threshold,
     count_changes,
