@@ -29,24 +29,6 @@ else:
 MAIN = ["main_pretrain.py", "main_eurosat.py", "main_bigearthnet.py", "main_oscd.py"]
 # With flags that are needed, so that a misspelt one is the only fault.
 SCRIPTS = {
-<<<<<<< HEAD
-    **{script: ["--data_dir", "."] for script in MAIN},
-    "datasets/bigearthnet_dataset.py": ["--data_dir", ".", "--save_dir", "x"],
-    "datasets/collect/cities.py": [],
-    "datasets/download.py": ["--list"],
-    "datasets/eurosat_dataset.py": ["--data_dir", ".", "--save_path", "x"],
-    "datasets/mini_earth.py": ["--dataset", "seco", "--save_path", "x", "--num_places", "1"],
-    "datasets/seco_downloader.py": ["--save_path", "x"],
-    "datasets/seco_packed.py": ["--data_dir", ".", "--save_path", "x"],
-    "datasets/seco_utils.py": ["--data_dir", "."],
-    "checkpoints/download.py": ["--list"],
-    "models.export": ["--ckpt_path", ".", "--format", "timm", "--save_path", "x"],
-    "benchmarks.demo": [],
-    "benchmarks.download": [],
-    "benchmarks.table": [],
-    "benchmarks.throughput": [],
-    "benchmarks.traffic": [],
-=======
     **dict.fromkeys(MAIN, "--data_dir ."),
     "datasets/bigearthnet_dataset.py": "--data_dir . --save_dir x",
     "datasets/collect/cities.py": "",
@@ -58,11 +40,7 @@ SCRIPTS = {
     "datasets/seco_utils.py": "--data_dir .",
     "checkpoints/download.py": "--list",
     "models.export": "--ckpt_path . --format timm --save_path x",
-    **{
-        f"benchmarks.{name}": ""
-        for name in ("bigearthnet", "demo", "download", "table", "throughput", "traffic")
-    },
->>>>>>> infra
+    **{f"benchmarks.{name}": "" for name in ("demo", "download", "table", "throughput", "traffic")},
 }
 
 
