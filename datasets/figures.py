@@ -20,12 +20,7 @@ _LINE_LENGTH = 34  # of a title above an image, in characters
 
 
 def to_image(picture: np.ndarray) -> Any:
-    """Turn a picture, uint8, (C, H, W), into what torchvision's transforms take.
-
-    Returns:
-        A PIL image of one or three bands; Pillow has no others, which stay an array, uint8, shape
-        (H, W, C).
-    """
+    """Return a picture, uint8, (C, H, W), as a PIL image; not of 1 or 3 bands, as (H, W, C)."""
     pixels = np.ascontiguousarray(picture.transpose(1, 2, 0))
     if len(picture) in (1, 3):
         return Image.fromarray(pixels[..., 0] if len(picture) == 1 else pixels)

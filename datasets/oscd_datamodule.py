@@ -95,7 +95,7 @@ class ChangeDetectionDataModule(SplitDataModule):
 
     def open_split(self, split: str) -> ChangeDetectionDataset:
         """Return the tiles of the cities of a split, as tensors; those to train on are moved."""
-        moves = [RandomFlip(), RandomRotation()] if split == "train" else []
+        moves = (RandomFlip(), RandomRotation()) if split == "train" else ()
         names = city_splits(self.data_dir)[split]
         transform = Compose([ToTensor(), *moves])
         return ChangeDetectionDataset(self.data_dir, names, self.bands, transform, self.patch_size)

@@ -109,19 +109,12 @@ def add_bigearthnet_args(parser: Parser) -> None:
 def multi_hot(
     names: Sequence[str], labels: Sequence[Sequence[str]], num_classes: int
 ) -> np.ndarray:
-    """Turn label names into rows of 0 and 1.
+    """Return 1 where a patch has a class, uint8, (N, C), C in the order of ``CLASS_NAMES``.
 
     Args:
         names: Name of each patch, for the error.
         labels: Label names of each patch, of either set of classes if ``num_classes`` is 19.
         num_classes: 19 or 43.
-
-    Returns:
-        uint8, shape (N, C), columns in the order of ``CLASS_NAMES[num_classes]``; a patch without
-        any of the 19 classes has a row of zeros.
-
-    Raises:
-        UserError: A label is unknown.
     """
     import numpy as np  # flags are parsed without it
 

@@ -22,12 +22,7 @@ _MAX_LABEL_BYTES = 1 << 16  # files of the archive have about 1,000
 
 @dataclass(frozen=True)
 class PatchFolder:
-    """Patch folders below a root, and how to read their bands.
-
-    Attributes:
-        root: Folder of the patches (v1), or of the scenes that hold them (v2).
-        by_scene: Whether patches are in folders of their scenes, as in v2: ``<scene>/<patch>/``.
-    """
+    """Patch folders below a root, or, ``by_scene`` as in v2, ``<scene>/<patch>/`` below it."""
 
     root: Path
     by_scene: bool

@@ -28,11 +28,7 @@ _opened: dict[str, tuple[tuple[int, int, int], lmdb.Environment]] = {}
 
 @dataclass(frozen=True)
 class PatchLmdb:
-    """Patches in an LMDB; each process that holds a copy opens the file once.
-
-    Attributes:
-        root: Folder of ``data.mdb``, resolved.
-    """
+    """Patches in the LMDB of a folder; each process that holds a copy opens the file once."""
 
     root: Path
 

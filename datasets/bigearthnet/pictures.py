@@ -105,9 +105,8 @@ class BigEarthNetRuns:
 
     Attributes:
         index: The data set.
-        pictures: Pictures of train, of the share of val and, unless ``with_replacement``, of test.
-        draws: For each share of the labels, in rising order, the labelled rows of train, once per
-            seed; int64, shape (M,).
+        pictures: Those of train, of the share of val and, unless ``with_replacement``, of test.
+        draws: Labelled rows of train, int64, (M,), by share in rising order, once per seed.
     """
 
     index: BigEarthNet

@@ -19,7 +19,6 @@ from datasets.bigearthnet.index import labels_of
 from datasets.bigearthnet.lists import METADATA, Listing, write_metadata
 from datasets.bigearthnet.lmdb_store import DATA_FILE, encode_patch
 from utils.errors import UserError
-from utils.files import check_can_write
 from utils.locks import sole_writer
 from utils.pools import process_pool
 from utils.progress import progress
@@ -47,7 +46,6 @@ def write_lmdb(
         raise UserError(f"{save_dir} holds an LMDB already: choose another --save_dir")
     labels = labels_of(source, listing)
     multi_hot(listing.names, labels, 19)  # refuses unknown labels before hours of work
-    check_can_write("save_dir", save_dir, is_folder=True)
     folder = save_dir / ".partial"
     folder.mkdir(parents=True, exist_ok=True)
     busy = f"another process is writing into {save_dir}: wait until it ends"

@@ -37,11 +37,7 @@ _GEOTIFF = {"driver": "GTiff", "GEOREF_SOURCES": "NONE"}
 
 
 class SmallFiles:
-    """A zip or a folder whose files are read by name, from any thread.
-
-    Attributes:
-        path: The zip or folder.
-    """
+    """A zip or a folder, ``path``, whose files are read by name, from any thread."""
 
     def __init__(self, path: Path) -> None:
         if not path.is_dir() and not path.is_file():  # /dev/zero would be read forever
@@ -65,14 +61,7 @@ class SmallFiles:
 
 
 def find_pictures(files: SmallFiles) -> tuple[str, list[str]]:
-    """Find the class folders, and ``<Class>/<file>`` of every picture in them, sorted.
-
-    Returns:
-        Prefix of the class folders, one of ``ROOTS``, and the names below it.
-
-    Raises:
-        UserError: There are no class folders, those of two archives, or EuroSAT's and others.
-    """
+    """Find the prefix of the class folders, one of ``ROOTS``, and ``<Class>/<file>``, sorted."""
     found = {root: sorted(filter(_is_picture, files.below(root))) for root in ROOTS}
     found = {root: names for root, names in found.items() if len(set(map(_class_of, names))) > 1}
     archives = [root for root in found if root]
@@ -93,13 +82,10 @@ def find_pictures(files: SmallFiles) -> tuple[str, list[str]]:
 
 
 def label_pictures(names: Sequence[str]) -> tuple[tuple[str, ...], torch.Tensor]:
-    """Number the class folders of pictures ``<Class>/<file>`` in alphabetical order.
+    """Return the classes, the ten or a user's own, and the label of each picture, int64, (N,).
 
     A part of EuroSAT, without some of its classes, keeps the ten labels. Unlike the original: see
     docs/differences.md, eurosat-classes.
-
-    Returns:
-        Names of the classes, the ten or a user's own, and the label of every picture, int64, (N,).
     """
     folders = set(map(_class_of, names))
     classes = CLASSES if folders <= set(CLASSES) else tuple(sorted(folders))

@@ -64,9 +64,10 @@ def split_pictures(
         Positions in ``names`` for each split that has a list, int64.
 
     Raises:
-        UserError: The kind is unknown, a list is missing or does not fit the pictures, or a class
-            has too few pictures.
+        UserError: A list is missing or does not fit, or a class has too few pictures.
     """
+    import torch
+
     from datasets.eurosat.files import SmallFiles
 
     if kind not in LIST_PREFIXES:
@@ -76,10 +77,13 @@ def split_pictures(
     folders = dict.fromkeys([(files, root), (files, ""), (parent, "")])
     for number, (container, folder) in enumerate(folders):
         for prefix in LIST_PREFIXES[kind]:
-            lists = _read_lists(container, f"{folder}{prefix}")
-            known = (_find(positions, line) is not None for own in lists.values() for line in own)
-            if lists and (number == 0 or any(known)):
-                return _match(lists, positions, container.path, needed)
+            lists = _read_lists(container, f"{folder}{prefix}", positions)
+            is_known = any(row is not None for rows in lists.values() for _, row in rows)
+            if lists and (number == 0 or is_known):
+                _check_lists(lists, container.path, needed)
+                return {
+                    split: torch.tensor([row for _, row in rows]) for split, rows in lists.items()
+                }
             if lists:
                 found = ", ".join(f"{folder}{prefix}{split}.txt" for split in lists)
                 warnings.warn(
@@ -92,20 +96,24 @@ def split_pictures(
             f"test in {files.path} or next to it: get them with `python datasets/download.py "
             "eurosat_rgb --save_path DIR`, or use the random split"
         )
-    return stratified_split(names, split_seed)
+    return _draw(names, split_seed)
 
 
-def stratified_split(names: Sequence[str], split_seed: int) -> dict[str, Tensor]:
-    """Split every class 60/20/20, by the hash of (seed, label, position in ``names``).
+def write_split(folder: Path, names: Sequence[str], splits: Mapping[str, Tensor]) -> None:
+    """Write ``train.txt``, ``val.txt`` and ``test.txt`` with lines ``<Class>/<file>``.
+
+    In ``--data_dir`` or next to it they act as the public lists; ``main_pretrain.py`` takes them as
+    ``--image_list``.
+    """
+    for split, positions in splits.items():
+        with written_whole(folder / f"{split}.txt") as partial:
+            partial.write_text("".join(f"{names[index]}\n" for index in positions.tolist()))
+
+
+def _draw(names: Sequence[str], seed: int) -> dict[str, Tensor]:
+    """Split every class 60/20/20, by the hash of (seed, label, position), and sort the positions.
 
     Unlike a shuffle, a hash does not change from one version of a library to the next.
-
-    Args:
-        names: ``<Class>/<file>`` of all pictures.
-        split_seed: Seed of the split.
-
-    Returns:
-        Sorted positions in ``names`` for each of ``SPLITS``; together all of them.
     """
     import torch
 
@@ -113,7 +121,7 @@ def stratified_split(names: Sequence[str], split_seed: int) -> dict[str, Tensor]
     from utils.data import sample_keys
 
     classes, labels = label_pictures(names)
-    keys = sample_keys(split_seed, labels, torch.arange(len(labels)))
+    keys = sample_keys(seed, labels, torch.arange(len(labels)))
     parts: dict[str, list[Tensor]] = {split: [] for split in SPLITS}
     for label in labels.unique().tolist():
         members = (labels == label).nonzero().flatten()
@@ -130,20 +138,14 @@ def stratified_split(names: Sequence[str], split_seed: int) -> dict[str, Tensor]
     return {split: torch.cat(part).sort().values for split, part in parts.items()}
 
 
-def write_split(folder: Path, names: Sequence[str], splits: Mapping[str, Tensor]) -> None:
-    """Write ``train.txt``, ``val.txt`` and ``test.txt`` with lines ``<Class>/<file>``.
+def _read_lists(
+    files: SmallFiles, start: str, positions: Mapping[str, int | None]
+) -> dict[str, list[tuple[str, int | None]]]:
+    """Read the lists whose names begin with ``start``: lines, and the pictures that they name.
 
-    In ``--data_dir`` or next to it they act as the public lists; ``main_pretrain.py`` takes them as
-    ``--image_list``.
+    A line has any folder prefix and suffix, because the public lists name a .jpg also for a .tif.
     """
-    for split, positions in splits.items():
-        with written_whole(folder / f"{split}.txt") as partial:
-            partial.write_text("".join(f"{names[index]}\n" for index in positions.tolist()))
-
-
-def _read_lists(files: SmallFiles, start: str) -> dict[str, list[str]]:
-    """Read the lines of the lists whose names begin in one way, without those of hidden files."""
-    lists: dict[str, list[str]] = {}
+    lists: dict[str, list[tuple[str, int | None]]] = {}
     for split in SPLITS:
         name = f"{start}{split}.txt"
         try:
@@ -152,29 +154,27 @@ def _read_lists(files: SmallFiles, start: str) -> dict[str, list[str]]:
             continue
         except ValueError as error:
             raise UserError(f"{name} in {files.path} is not readable: replace it") from error
-        stripped = (line.strip() for line in lines)
-        lists[split] = [line for line in stripped if line and not is_hidden(line.split("/")[-1])]
+        lists[split] = []
+        for line in filter(None, map(str.strip, lines)):
+            key = _key(line)
+            alone = key.split("/")[-1]
+            if not is_hidden(alone):
+                lists[split].append((line, positions.get(key, positions.get(alone))))
     return lists
 
 
-def _match(
-    lists: Mapping[str, Sequence[str]],
-    positions: Mapping[str, int | None],
-    container: Path,
-    needed: Sequence[str],
-) -> dict[str, Tensor]:
-    """Find the pictures of each list, in its order; lists that leak or do not fit are refused."""
-    import torch
-
+def _check_lists(
+    lists: Mapping[str, Sequence[tuple[str, int | None]]], container: Path, needed: Sequence[str]
+) -> None:
+    """Refuse lists that are missing, leak or do not fit the pictures."""
     for split in [*needed, *lists]:
         if not lists.get(split):
             raise UserError(
                 f"{container} has lists of a split, but {split}.txt is missing or empty: add it or "
                 "remove the others"
             )
-    found = {split: [_find(positions, line) for line in lines] for split, lines in lists.items()}
-    counts = Counter(row for rows in found.values() for row in rows)
-    pairs = [pair for split in lists for pair in zip(lists[split], found[split], strict=True)]
+    pairs = [pair for rows in lists.values() for pair in rows]
+    counts = Counter(row for _, row in pairs)
     problems = {
         "not in the data": [line for line, row in pairs if row is None],
         "listed more than once": [line for line, row in pairs if counts[row] > 1],
@@ -185,18 +185,11 @@ def _match(
                 f"{len(lines)} names of the split lists in {container} are {problem}, the first "
                 f"is {quoted(lines[0])}: add missing pictures, correct the lists or remove them"
             )
-    return {split: torch.tensor(rows) for split, rows in found.items()}
 
 
 def _key(name: str) -> str:
-    """Return ``<Class>/<name>`` without suffix: lists name a .jpg for a .tif, too."""
+    """Return ``<Class>/<name>`` without suffix."""
     return "/".join(re.sub(r"\.\w+$", "", name).split("/")[-2:])
-
-
-def _find(positions: Mapping[str, int | None], line: str) -> int | None:
-    """Return the position of the picture that a line of a list names, None if there is not one."""
-    key = _key(line)
-    return positions.get(key, positions.get(key.split("/")[-1]))
 
 
 def _positions(names: Sequence[str]) -> dict[str, int | None]:

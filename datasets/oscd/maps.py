@@ -76,8 +76,8 @@ def _plot(path: Path, city: City, channels: Sequence[int], found: np.ndarray) ->
         axes.imshow(panel, interpolation="nearest")
         axes.set(title=title, xticks=[], yticks=[])
     patches = [
-        Patch(facecolor=np.array(color) / 255, edgecolor="black", label=label)
-        for label, color in COLORS.items()
+        Patch(facecolor=(red / 255, green / 255, blue / 255), edgecolor="black", label=label)
+        for label, (red, green, blue) in COLORS.items()
     ]
     figure.legend(handles=patches, loc="outside lower right", ncols=len(patches))
     figure.suptitle(city.name)

@@ -50,7 +50,7 @@ def test_patches_with_snow_or_clouds_are_left_out_and_counted_once(tmp_path: Pat
     assert read_lists([root]).splits == {"train": names("7 1"), "val": names("3")}
 
 
-LAYOUTS = {  # of a row, and of the heading
+LAYOUTS: dict[str, list[str | None]] = {  # of a row, and of the heading
     "{v1}": [None, "patch_id"],
     "{v1},{s1}": [None, "S2,S1"],
     "{s1},{v1}": ["S1,S2"],
@@ -137,9 +137,14 @@ def parquet(path: Path, **columns: list[object]) -> Path:
 
 
 def test_metadata_leaves_out_what_it_flags(tmp_path: Path) -> None:
-    flags = {"contains_seasonal_snow": [True, False, False, False]}
-    every = {"labels": [["Pastures"]] * 4, "split": ["train", "validation", "test", "train"]}
-    listing = read_metadata(parquet(tmp_path / "m", patch_id=list("dbca"), **every, **flags))
+    path = parquet(
+        tmp_path / "m.parquet",
+        patch_id=[*"dbca"],
+        labels=[["Pastures"]] * 4,
+        split=["train", "validation", "test", "train"],
+        contains_seasonal_snow=[True, False, False, False],
+    )
+    listing = read_metadata(path)
     assert listing.splits == {"train": ["a"], "val": ["b"], "test": ["c"]}
     assert listing.left_out == {SNOW: 1}
 

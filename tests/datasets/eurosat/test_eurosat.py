@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from datasets.eurosat.splits import SPLITS, main, stratified_split, write_split
+from datasets.eurosat.splits import SPLITS, main, write_split
 from datasets.eurosat_dataset import RGB_DATA, EurosatDataset
 from datasets.seco.pictures import Pictures
 from utils.errors import UserError
@@ -100,21 +100,23 @@ def test_every_layout_gives_the_same_pictures_without_strays(
 
 
 @pytest.mark.difference("eurosat-splits")
-def test_split_without_lists_is_60_20_20_of_every_class() -> None:
+def test_split_without_lists_is_60_20_20_of_every_class(tmp_path: Path) -> None:
     sizes = {"Forest": 25, "River": 5, "SeaLake": 13}
-    names = [f"{name}/{number}.jpg" for name, size in sizes.items() for number in range(size)]
-    splits = stratified_split(names, 0)
-    counts = {
-        split: [sum(names[row].startswith(name) for row in rows) for name in sizes]
-        for split, rows in splits.items()
-    }
-    assert counts == {"train": [15, 3, 9], "val": [5, 1, 2], "test": [5, 1, 2]}
+    for name, size in sizes.items():
+        (tmp_path / name).mkdir()
+        for number in range(size):
+            (tmp_path / name / f"{number}.jpg").touch()
+    dataset = EurosatDataset(tmp_path)
+    splits, again, other = (dataset.splits(seed) for seed in (0, 0, 1))
+    counts = {split: dataset.labels[rows].bincount() for split, rows in splits.items()}
+    expected = {"train": [15, 3, 9], "val": [5, 1, 2], "test": [5, 1, 2]}
+    assert {split: found[found > 0].tolist() for split, found in counts.items()} == expected
     assert torch.equal(torch.cat(list(splits.values())).sort().values, torch.arange(43))
-    again, other = (stratified_split(names, seed) for seed in (0, 1))
     assert torch.equal(splits["test"], again["test"])
     assert not torch.equal(splits["test"], other["test"])
+    (tmp_path / "River" / "2.jpg").unlink()
     with pytest.raises(UserError, match="class River has 4 pictures"):
-        stratified_split([*names[:29], *names[30:]], 0)
+        EurosatDataset(tmp_path).splits(0)
 
 
 @pytest.mark.parametrize("prefix", ["", "eurosat-"])

@@ -9,8 +9,9 @@ import pytest
 import rasterio
 from PIL import Image
 
+from datasets.bands import check_dn
 from datasets.oscd.facts import BAND_QUANTILES, OSCD_DATA, TEST_CITIES, TRAIN_CITIES
-from datasets.oscd.files import city_splits, find_cities, read_cities
+from datasets.oscd.files import City, city_splits, find_cities, read_cities
 from utils.errors import UserError
 from utils.input_spec import InputSpec, InputTransform, input_transform
 
@@ -26,6 +27,11 @@ def read(path: Path) -> np.ndarray:
     with rasterio.open(path) as file:
         band: np.ndarray = file.read(1)
     return band
+
+
+def read_city(root: Path, *bands: str, aligned: bool = True) -> City:
+    (city,) = read_cities(root, ["brasilia"], transform(*bands), aligned=aligned)
+    return city
 
 
 def overwrite(path: Path, band: np.ndarray) -> None:
@@ -60,16 +66,23 @@ def test_thirteen_bands_are_stretched_between_the_published_quantiles(root: Path
     assert len(OSCD_DATA.bands) == 13
 
 
-def test_both_change_maps_mean_the_same(copied: Path) -> None:
+def same(one: City, other: City) -> bool:
+    images = np.array_equal(one.image_1, other.image_1) and np.array_equal(
+        one.image_2, other.image_2
+    )
+    return images and np.array_equal(one.mask, other.mask) and one.transform == other.transform
+
+
+def test_change_maps_in_any_colour_mode_and_as_a_geotiff_mean_the_same(copied: Path) -> None:
     path = copied / "brasilia/cm/cm.png"
     picture = Image.open(path)
     expected = np.asarray(picture) == 255
     assert 0 < expected.mean() < 0.5
     for mode in ("L", "RGB", "RGBA", "P", "1"):
         picture.convert(mode).save(path)
-        assert np.array_equal(read_cities(copied, ["brasilia"], transform())[0].mask, expected)
+        assert np.array_equal(read_city(copied).mask, expected)
     path.unlink()
-    assert np.array_equal(read_cities(copied, ["brasilia"], transform())[0].mask, expected)
+    assert np.array_equal(read_city(copied).mask, expected)
 
 
 def test_unpacked_archives_are_read_as_a_merged_folder(root: Path, tmp_path: Path) -> None:
@@ -77,22 +90,13 @@ def test_unpacked_archives_are_read_as_a_merged_folder(root: Path, tmp_path: Pat
     parts["Test Labels"] = tmp_path / f"{ARCHIVE}Test Labels" / f"{ARCHIVE}Test Labels"  # unzipped
     for split in ("train", "test"):
         for name in (root / f"{split}.txt").read_text().strip().split(","):
-            images = parts["Images"] / name
-            shutil.copytree(root / name, images)
+            images = Path(shutil.copytree(root / name, parts["Images"] / name))
             shutil.move(images / "cm", parts[f"{split.title()} Labels"] / name / "cm")
         shutil.copy(root / f"{split}.txt", parts["Images"])
     assert city_splits(tmp_path) == city_splits(root)
     names = sorted(find_cities(root))
-    pairs = zip(
-        read_cities(tmp_path, names, transform()),
-        read_cities(root, names, transform()),
-        strict=True,
-    )
-    for one, other in pairs:
-        assert np.array_equal(one.image_1, other.image_1)
-        assert np.array_equal(one.image_2, other.image_2)
-        assert np.array_equal(one.mask, other.mask)
-        assert one.transform == other.transform
+    cities = [read_cities(each, names, transform()) for each in (tmp_path, root)]
+    assert all(map(same, *cities))
 
 
 @pytest.mark.difference("oscd-splits")
@@ -124,7 +128,7 @@ def test_native_images_are_cut_or_filled_up_to_the_first_date(copied: Path) -> N
             overwrite(path, read(path)[: SIDE - 7, :])
     mask = Image.new("L", (SIDE + 9, SIDE - 3), 255)
     mask.save(copied / "brasilia/cm/cm.png")
-    (native,) = read_cities(copied, ["brasilia"], transform(), aligned=False)
+    native = read_city(copied, aligned=False)
     (aligned,) = read_cities(copied, ["aguasclaras"], transform())
     (same,) = read_cities(copied, ["aguasclaras"], transform(), aligned=False)
     assert np.array_equal(aligned.image_2, same.image_2)  # the miniature Earth is aligned as it is
@@ -136,43 +140,30 @@ def test_native_images_are_cut_or_filled_up_to_the_first_date(copied: Path) -> N
 
 
 def test_georeference_is_that_of_the_first_date_else_of_the_change_map(copied: Path) -> None:
-    path = copied / "rio/imgs_1_rect/B04.tif"
-    shutil.copytree(copied / "brasilia", copied / "rio")
-    (copied / "rio/cm/brasilia-cm.tif").rename(copied / "rio/cm/rio-cm.tif")
-    with rasterio.open(path) as file:
-        crs, georeference = file.crs, file.transform
-    (first,) = read_cities(copied, ["rio"], transform())
-    assert first.crs == crs
-    assert first.transform == georeference
-    bare = read(path)
-    with (
-        pytest.warns(rasterio.errors.NotGeoreferencedWarning),
-        rasterio.open(
-            *(path, "w"), driver="GTiff", count=1, height=SIDE, width=SIDE, dtype="uint16"
-        ) as file,
-    ):
-        file.write(bare, 1)
-    (second,) = read_cities(copied, ["rio"], transform())
-    assert (second.crs, second.transform) == (crs, georeference)
-    (copied / "rio/cm/rio-cm.tif").unlink()
-    (third,) = read_cities(copied, ["rio"], transform())
-    assert (third.crs, third.transform) == (None, None)
+    paths = [copied / "brasilia" / name for name in ("imgs_1_rect/B04.tif", "cm/brasilia-cm.tif")]
+    with rasterio.open(paths[0]) as file:
+        expected = file.crs, file.transform
+    bare = {"driver": "GTiff", "count": 1, "height": SIDE, "width": SIDE, "dtype": "uint16"}
+    for path in paths:
+        city = read_city(copied)
+        assert (city.crs, city.transform) == expected
+        pixels = read(path)
+        with (
+            pytest.warns(rasterio.errors.NotGeoreferencedWarning),
+            rasterio.open(path, "w", **bare) as file,
+        ):
+            file.write(pixels, 1)
+    assert (read_city(copied).crs, read_city(copied).transform) == (None, None)
 
 
-def test_resampled_digital_numbers_of_another_type_are_rounded(copied: Path) -> None:
-    path = copied / "brasilia/imgs_1_rect/B03.tif"
-    expected = read_cities(copied, ["brasilia"], transform())[0].image_1
-    overwrite(path, read(path).astype(np.float32) + np.float32(0.3))
-    assert np.array_equal(read_cities(copied, ["brasilia"], transform())[0].image_1, expected)
-
-
-def test_bands_may_be_spelled_in_other_ways(copied: Path) -> None:
+def test_bands_may_be_spelled_and_stored_in_other_ways(copied: Path) -> None:
     path = copied / "brasilia/imgs_1_rect/B04.tif"
-    expected = read_cities(copied, ["brasilia"], transform("B4", "B8A", "B1"))[0].image_1
+    expected = read_city(copied, "B4", "B8A", "B1")
     for name in ("B4.TIF", "b04.tiff", "S2A_MSIL1C_20150801_B4.Tif"):
         path = path.rename(path.with_name(name))
-        found = read_cities(copied, ["brasilia"], transform("B4", "B8A", "B1"))[0].image_1
-        assert np.array_equal(found, expected)
+        assert same(read_city(copied, "B4", "B8A", "B1"), expected)
+    overwrite(path, read(path).astype(np.float32) + np.float32(0.3))  # a resampled copy
+    assert same(read_city(copied, "B4", "B8A", "B1"), expected)
 
 
 @pytest.mark.difference("oscd-layout")
@@ -184,41 +175,47 @@ def test_hidden_files_are_ignored(copied: Path, root: Path) -> None:
         (copied / folder / "imgs_1_rect").mkdir(parents=True)
         (copied / folder.split("/")[0] / "train.txt").write_text("nowhere")
     for aligned in (True, False):
-        one, other = (
-            read_cities(each, ["brasilia"], transform(), aligned=aligned)[0]
-            for each in (copied, root)
-        )
-        assert np.array_equal(one.image_1, other.image_1)
+        assert same(read_city(copied, aligned=aligned), read_city(root, aligned=aligned))
     assert set(find_cities(copied)) == {"aguasclaras", "bercy", "brasilia", "montpellier"}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([0, np.nan, 0], "no value above 0: replace it"),
+        (
+            [0.01, np.nan, 0.4],
+            r"from 0\.01 to 0\.4, as reflectance has, .*: multiply them by 10,000",
+        ),
+        ([0, 200], "from 0 to 200, as 8-bit pictures have, .*: take the original"),
+        ([-5, 3], "from -5 to 3, as normalised data have"),
+        ([0, 3e4, 4e4], "from 0 to 40000, as 16-bit pictures have"),
+        ([500, 1e7], r"from 500 to 1e\+07, beyond 16 bits"),
+    ],
+)
+def test_values_in_another_unit_are_refused_with_the_values_seen(
+    values: list[float], message: str
+) -> None:
+    check_dn([np.array([0, 256.0])], "B03.tif")
+    with pytest.raises(UserError, match=rf"B03\.tif holds .*{message}"):
+        check_dn([np.array(values)], "B03.tif")
 
 
 def test_the_cirrus_band_is_dark_in_digital_numbers(copied: Path) -> None:
     path = copied / "brasilia/imgs_1_rect/B10.tif"
     dn = np.linspace(*BAND_QUANTILES["B10"], SIDE * SIDE).reshape(SIDE, SIDE).astype(np.uint16)
     overwrite(path, dn)
-    read_cities(copied, ["brasilia"], transform("B10", "B4", "B3"))
+    read_city(copied, "B10", "B4", "B3")
     overwrite(path, (dn / 10_000).astype(np.float32))
     with pytest.raises(UserError, match=r"B10\.tif holds values .* as reflectance has"):
-        read_cities(copied, ["brasilia"], transform("B10", "B4", "B3"))
+        read_city(copied, "B10", "B4", "B3")
 
 
-def replaced(change: Callable[[np.ndarray], np.ndarray], name: str) -> Callable[[Path], object]:
+def replaced(
+    change: Callable[[np.ndarray], np.ndarray], name: str = "imgs_1_rect/B03.tif"
+) -> Callable[[Path], object]:
     """Return what changes the pixels of a band of brasilia."""
-
-    def damage(root: Path) -> None:
-        overwrite(root / "brasilia" / name, change(read(root / "brasilia" / name)))
-
-    return damage
-
-
-def scaled(factor: float, dtype: str = "float32", offset: float = 0) -> Callable[[Path], object]:
-    """Return what stores a band in another unit than DN."""
-    return replaced(lambda dn: (dn * factor + offset).astype(dtype), GREEN)
-
-
-def as_16_bit_picture(dn: np.ndarray) -> np.ndarray:
-    low, middle = float(dn.min()), float(np.median(dn))
-    return ((dn - low) / (middle - low) * 3e4).clip(0, 65_535).astype("u2")
+    return lambda root: overwrite(root / "brasilia" / name, change(read(root / "brasilia" / name)))
 
 
 def other_size(root: Path) -> None:
@@ -235,11 +232,8 @@ def other_values(root: Path) -> None:
     replaced(lambda band: band + np.uint8(7), "cm/brasilia-cm.tif")(root)
 
 
-def with_list(split: str, text: str) -> Callable[[Path], object]:
-    return lambda root: (root / f"{split}.txt").write_text(text)
-
-
-GREEN = "imgs_1_rect/B03.tif"
+def with_text(name: str, text: str) -> Callable[[Path], object]:
+    return lambda root: (root / name).write_text(text)
 
 
 @pytest.mark.parametrize(
@@ -249,35 +243,28 @@ GREEN = "imgs_1_rect/B03.tif"
         (with_mask((SIDE, SIDE + 2)), "brasilia: .*the change map 60 x 62 px, but imgs_1_rect 60"),
         (with_mask((SIDE, SIDE), 1), r"cm\.png has values up to 1, but a change map has 0 and 255"),
         (
-            replaced(lambda dn: dn[:, 1:], GREEN),
+            replaced(lambda dn: dn[:, 1:]),
             "has B4 in 60 x 60 px, but B3 in 59 x 60 px: take bands of one resolution",
         ),
-        (replaced(lambda dn: (dn // 256).astype(np.uint8), GREEN), r"B03\.tif holds uint8 values"),
+        (replaced(lambda dn: (dn // 256).astype(np.uint8)), r"B03\.tif holds uint8 values"),
+        (replaced(lambda dn: dn.astype(np.complex64)), r"B03\.tif holds complex64 values"),
         (
-            scaled(1e-4),
+            replaced(lambda dn: (dn * 1e-4).astype("f4")),
             r"B03\.tif holds values from 0\.\d+ to 0\.\d+, as reflectance has, but dig",
         ),
-        (scaled(1e-4, "uint16"), r"B03\.tif holds no value above 0: replace it"),
-        (scaled(0.02, "uint16"), r"B03\.tif holds values .* as 8-bit pictures have, .*: take the"),
-        (scaled(5e-3, offset=-5), r"B03\.tif holds values from -.* as normalised data have"),
-        (scaled(1e4), r"B03\.tif holds values .* beyond 16 bits, but digital numbers"),
         (
-            replaced(as_16_bit_picture, GREEN),
-            r"B03\.tif holds values from 0 .* as 16-bit pictures have",
+            replaced(lambda dn: dn // 50),
+            r"B03\.tif holds values .* as 8-bit pictures have, .*: take",
         ),
         (other_values, r"brasilia-cm\.tif has values up to 9, but a change map has .* 1 and 2"),
-        (replaced(lambda dn: dn.astype(np.complex64), GREEN), r"B03\.tif holds complex64 values"),
         (lambda root: shutil.rmtree(root / "brasilia/cm"), "change map of brasilia is missing"),
-        (lambda root: (root / "brasilia/cm/cm.png").write_text("no"), "not a readable picture"),
+        (with_text("brasilia/cm/cm.png", "no"), "not a readable picture"),
         (lambda root: (root / "brasilia/imgs_1_rect/B02.tif").unlink(), r"has no B02\.tif"),
-        (
-            lambda root: (root / "brasilia/imgs_1_rect/B02.tif").write_text("no"),
-            r"B02\.tif is not a readable GeoTIFF",
-        ),
+        (with_text("brasilia/imgs_1_rect/B02.tif", "no"), r"B02\.tif is not a readable GeoTIFF"),
         (lambda root: shutil.rmtree(root / "montpellier"), "1 of OSCD's cities have no images"),
-        (with_list("test", "brasilia,aguasclaras"), r"aguasclaras is in train\.txt and in test"),
-        (with_list("train", "aguasclaras"), "name 1 and 2 cities, but at least two to train"),
-        (with_list("test", "\n"), "name 2 and 0 cities"),
+        (with_text("test.txt", "brasilia,bercy"), r"bercy is in train\.txt and in test"),
+        (with_text("train.txt", "bercy"), "name 1 and 2 cities, but at least two to train"),
+        (with_text("test.txt", "\n"), "name 2 and 0 cities"),
         (lambda root: (root / "train.txt").unlink(), r"12 of OSCD's cities have no images .*: abu"),
         (lambda root: shutil.rmtree(root), "holds no OSCD city, a folder with imgs_1_rect"),
     ],

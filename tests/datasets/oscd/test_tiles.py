@@ -128,7 +128,8 @@ def test_maps_show_both_dates_the_changes_and_what_was_found(tmp_path: Path) -> 
     dates = np.zeros((2, 3, 2, 2), np.uint8)
     dates[0, 1], dates[1, 2] = 200, 100  # B4, B3, B2 of a green and a blue date
     mask = np.array([[True, True], [False, False]])
-    place = City("rio", *np.flip(dates, 1), mask, crs=None, transform=None)
+    green, blue = np.flip(dates, 1)
+    place = City("rio", green, blue, mask, crs=None, transform=None)
     probability = torch.tensor([[0.7, 0.2], [0.6, 0.1]])
     write_maps(tmp_path, [place], [probability], 0.6, ["B2", "B3", "B4"])
     drawn = np.asarray(Image.open(tmp_path / "rio.png"))[..., :3]
