@@ -182,7 +182,7 @@ def test_hidden_files_are_ignored(copied: Path, root: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ([0, np.nan, 0], "holds no value above 0: replace it"),
+        ([0, np.nan, 0], "no value above 0: replace it"),
         (
             [0.01, np.nan, 0.4],
             r"from 0\.01 to 0\.4, as reflectance has, .*: multiply them by 10,000",
