@@ -14,6 +14,9 @@ from utils.files import written_whole
 from utils.input_spec import InputSpec
 from utils.torch_files import read_torch_file
 
+_SHAPE = ("base_encoder", "emb_dim", "num_negatives", "emb_spaces", "in_channels", "input_spec")
+_OPTIMIZER = ("learning_rate", "momentum", "weight_decay")  # the saved values would be used
+
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint of Lightning on the CPU, without running code in it.
@@ -23,10 +26,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     checkpoint = read_torch_file(path)
     if not isinstance(checkpoint, dict):
-        raise UserError(f"{path} is not a checkpoint: it holds a {type(checkpoint).__name__}")
+        raise UserError(
+            f"{path} holds a {type(checkpoint).__name__}, not a run: use the last.ckpt of its run"
+        )
     for part in ("state_dict", "hyper_parameters"):
         if not isinstance(checkpoint.get(part), dict):
-            raise UserError(f"{path} is not a checkpoint of main_pretrain.py: it has no {part}")
+            raise UserError(f"{path} has no {part} of a run: use the last.ckpt of its run")
     return checkpoint
 
 
@@ -51,21 +56,14 @@ def check_resumable(
             f"{path} was not written by this main_pretrain.py, so its run cannot be resumed: "
             "its encoder can be used with --backbone_type pretrain --ckpt_path"
         )
-    shape = ("base_encoder", "emb_dim", "num_negatives", "emb_spaces", "in_channels", "input_spec")
-    optimizer = ("learning_rate", "momentum", "weight_decay")  # the saved values would be used
-    for name in shape + optimizer:
-        if not _equal(name, saved.get(name), hparams[name]):
-            raise UserError(
-                f"{path} was trained with {name} {reprlib.repr(saved.get(name))}, not "
-                f"{hparams[name]}: resume with the flags of its run"
-            )
+    _check_same(path, saved, {name: hparams[name] for name in _SHAPE + _OPTIMIZER})
     before = checkpoint.get("SecoDataModule", {}).get("samples_per_step", samples_per_step)
     if before != samples_per_step:  # epochs would have another number of steps
         raise UserError(
             f"{path} was trained with {before} samples per step, not {samples_per_step}: resume "
             "with its --batch_size times its number of processes"
         )
-    _check_unfinished(path, checkpoint, max_epochs)
+    _check_unfinished(path, checkpoint, max_epochs, "max_epochs")
 
 
 def check_same_run(
@@ -83,20 +81,33 @@ def check_same_run(
         UserError: The checkpoint is of another run, or the run is finished.
     """
     checkpoint = read_checkpoint(path)
-    saved = checkpoint["hyper_parameters"]
-    for name, value in hyper_parameters.items():
-        if name not in saved or saved[name] != value:
-            raise UserError(
-                f"{path} is of a run with {name} {reprlib.repr(saved.get(name))}, not "
-                f"{reprlib.repr(value)}: resume with the flags of its run"
-            )
+    _check_same(path, checkpoint["hyper_parameters"], hyper_parameters)
     if "best" not in checkpoint or "epoch" not in checkpoint:
         raise UserError(f"{path} cannot be continued: use the last.ckpt of its run")
     _check_unfinished(path, checkpoint, max_epochs, flag)
 
 
+def _check_same(path: Path, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Refuse other hyper-parameters than those that the run was trained with."""
+    for name, value in wanted.items():
+        found = saved.get(name)
+        if name not in saved or _comparable(name, found) != _comparable(name, value):
+            raise UserError(
+                f"{path} was trained with {name} {reprlib.repr(found)}, not {reprlib.repr(value)}: "
+                "resume with the flags of its run"
+            )
+
+
+def _comparable(name: str, value: Any) -> Any:
+    """Complete an old ``input_spec``, which has no unit; leave anything else as it is."""
+    try:
+        return InputSpec.from_dict(value) if name == "input_spec" else value
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return value
+
+
 def _check_unfinished(
-    path: Path, checkpoint: Mapping[str, Any], max_epochs: int, flag: str = "max_epochs"
+    path: Path, checkpoint: Mapping[str, Any], max_epochs: int, flag: str
 ) -> None:
     """Refuse a checkpoint of a finished run."""
     done = checkpoint["epoch"] + 1  # checkpoints are written after whole epochs
@@ -106,16 +117,6 @@ def _check_unfinished(
         )
 
 
-def _equal(name: str, saved: Any, wanted: Any) -> bool:
-    """Compare hyper-parameters; an old ``input_spec`` has no unit."""
-    if name != "input_spec" or saved is None or wanted is None:
-        return bool(saved == wanted)
-    try:
-        return InputSpec.from_dict(saved) == InputSpec.from_dict(wanted)
-    except (KeyError, TypeError, ValueError, AttributeError):
-        return False
-
-
 class WholeCheckpointIO(TorchCheckpointIO):
     """Write Lightning's checkpoints completely or not at all; read them without running code."""
 
@@ -123,10 +124,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
     ) -> None:
         # RuntimeError: torch's report of a full disk, or of an interrupted write.
-        with (
-            written_whole(Path(path), RuntimeError) as partial,
-            partial.open("wb") as file,
-        ):
+        with written_whole(Path(path), RuntimeError) as partial, partial.open("wb") as file:
             torch.save(checkpoint, file)
 
     def load_checkpoint(

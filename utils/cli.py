@@ -1,4 +1,4 @@
-"""Command-line flags that the entry scripts share, and their translation to Lightning 2."""
+"""Flags that the scripts share, their translation to Lightning 2, and running a script."""
 
 import os
 import shlex
@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from utils.cores import available_cores
-from utils.errors import UserError, loader_sentence, os_error_sentence, sentence_of
+from utils.errors import printable, sentence_of
 from utils.files import check_can_write, check_exists
 from utils.flags import Parser, check_not_negative, check_positive
 from utils.launchers import launched_rank
@@ -25,17 +25,11 @@ GRACE_S = 5.0
 GROUPS = ("data", "views", "model", "training", "devices", "evaluation", "output")
 PROTOCOL_HELP = "paper restores the choices of the original, see docs/differences.md."
 GPUS_HELP = "GPUs on each machine, 0 for the CPU (default: 1 if there is a GPU, else 0)."
-PRECISION_HELP = (
-    "Floating-point numbers of the arithmetic; auto takes bf16 where the device has it."
-)
+_PRECISION_HELP = "Floating-point type of the arithmetic; auto takes bf16 where the device has it."
 
 
 def base_parser(
-    description: str | None,
-    *,
-    max_epochs: int,
-    batch_size: int,
-    learning_rate: float,
+    description: str | None, *, max_epochs: int, batch_size: int, learning_rate: float
 ) -> Parser:
     """Create a parser with the flags of every entry script.
 
@@ -63,7 +57,7 @@ def base_parser(
     add = parser.group("devices").add_argument
     add("--gpus", type=int, help=GPUS_HELP)
     add("--accelerator", choices=["dp", "ddp"], help="Spelling of 2021; both run as ddp.")
-    add("--precision", choices=["auto", *PRECISIONS], default="auto", help=PRECISION_HELP)
+    add("--precision", choices=["auto", *PRECISIONS], default="auto", help=_PRECISION_HELP)
     add = parser.group("output").add_argument
     add("--log_dir", type=Path, default=Path("logs"), help="Folder in which a run gets its own.")
     add("--debug", action="store_true", help="Write neither logs nor checkpoints.")
@@ -109,6 +103,11 @@ def share_cores(gpus: int, num_processes: int, num_loaders: int) -> None:
             os.environ["OMP_NUM_THREADS"] = str(threads)
 
 
+def print_next(*command: object) -> None:
+    """Print the command of the usual next step, quoted for the shell."""
+    print(f"next: python {shlex.join(map(str, command))}")
+
+
 def run(main: Callable[[], object]) -> None:
     """Run the ``main`` of a script.
 
@@ -122,37 +121,19 @@ def run(main: Callable[[], object]) -> None:
     sys.unraisablehook = _interrupt_again
     try:
         main()
-    except UserError as error:
-        _leave(f"error: {sentence_of(error)}", 2)
-    except OSError as error:
-        sentence = os_error_sentence(error)
-        if sentence is None:
-            raise
-        _leave(f"error: {sentence}", 2)
-    except _memory_errors():
-        _leave("error: out of memory: lower the sizes, such as --batch_size", 2)
-    except RuntimeError as error:
-        sentence = loader_sentence(error)
-        if sentence is None:
-            raise
-        _leave(f"error: {sentence}", 2)
-    except KeyboardInterrupt:
-        _leave("interrupted", 130)
-    except SystemExit as leaving:  # how Lightning reacts to Ctrl-C
-        if isinstance(leaving.__context__, KeyboardInterrupt):
+        sys.stdout.flush()
+    except BrokenPipeError:  # nobody reads the output any more, as in ``--list | head -1``
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes again
+        sys.exit(128 + signal.SIGPIPE)
+    except Exception as error:
+        if sentence := sentence_of(error):
+            _leave(f"error: {printable(sentence)}", 2)
+        raise
+    except (KeyboardInterrupt, SystemExit) as leaving:
+        # Lightning answers Ctrl-C with SystemExit.
+        if any(isinstance(e, KeyboardInterrupt) for e in (leaving, leaving.__context__)):
             _leave("interrupted", 130)
         raise
-
-
-def print_next(*command: object) -> None:
-    """Print the command of the usual next step, quoted for the shell."""
-    print(f"next: python {shlex.join(map(str, command))}")
-
-
-def _memory_errors() -> tuple[type[Exception], ...]:
-    """Return the errors of exhausted memory, torch's only if the script has imported torch."""
-    of_gpu = getattr(sys.modules.get("torch"), "OutOfMemoryError", MemoryError)
-    return MemoryError, of_gpu
 
 
 def exit_on_signal(number: int, frame: FrameType | None) -> NoReturn:
@@ -162,14 +143,13 @@ def exit_on_signal(number: int, frame: FrameType | None) -> NoReturn:
 
 def _interrupt_again(ignored: "sys.UnraisableHookArgs") -> None:
     """Repeat a signal that arrived while Python started a process, which discards it."""
-    if isinstance(ignored.exc_value, SystemExit | KeyboardInterrupt):
-        is_exit = isinstance(ignored.exc_value, SystemExit)
-        again = (os.getpid(), signal.SIGTERM if is_exit else signal.SIGINT)
-        timer = threading.Timer(0.1, os.kill, again)  # when the process is started
-        timer.daemon = True
-        timer.start()
-    else:
+    if not isinstance(ignored.exc_value, SystemExit | KeyboardInterrupt):
         sys.__unraisablehook__(ignored)
+        return
+    number = signal.SIGTERM if isinstance(ignored.exc_value, SystemExit) else signal.SIGINT
+    timer = threading.Timer(0.1, os.kill, (os.getpid(), number))  # when the process is started
+    timer.daemon = True
+    timer.start()
 
 
 def _leave(text: str, code: int) -> NoReturn:

@@ -18,8 +18,8 @@ class Collection:
         about: Description for the list.
         size: Size of all files together, as text, because not all exact sizes are recorded.
         files: Files to download.
-        unpack: For each folder to create, the names of the pieces of its archive, in order. Other
-            archives are read without unpacking.
+        unpack: For each folder to create, the names of the pieces of its archive, in order, which
+            are among ``files``. Other archives are read without unpacking.
         note: Sentence to print at the end.
         next_command: Script and flags of the usual next step; "{}" stands for the folder.
     """
@@ -31,21 +31,9 @@ class Collection:
     note: str = ""
     next_command: tuple[str, ...] = ()
 
-    def __post_init__(self) -> None:
-        """Refuse to unpack an archive without a checksum: every file of ``files`` has one."""
-        unverified = {part for parts in self.unpack.values() for part in parts}
-        unverified -= {file.name for file in self.files}
-        if unverified:
-            raise ValueError(f"{sorted(unverified)} have no checksum")
-
 
 def download(collection: Collection, folder: Path) -> None:
-    """Download, verify and unpack a collection; finished steps are skipped.
-
-    Args:
-        collection: Files to download.
-        folder: Folder to download into.
-    """
+    """Download, verify and unpack a collection into a folder; finished steps are skipped."""
     done = {name for name in collection.unpack if (folder / name).exists()}
     for name in sorted(done):
         print(f"{folder / name} exists already, unpacked")
@@ -62,14 +50,6 @@ def download(collection: Collection, folder: Path) -> None:
         print(collection.note)
     if collection.next_command:
         print_next(*(part.replace("{}", str(folder)) for part in collection.next_command))
-
-
-def print_list(collections: Mapping[str, Collection]) -> None:
-    """Print name, size, licence and description of each collection."""
-    width = max(len(name) for name in collections)
-    for name, collection in collections.items():
-        licences = ", ".join(sorted({file.licence for file in collection.files}))
-        print(f"{name:<{width}}  {collection.size:>8}  {licences:<20}  {collection.about}")
 
 
 def download_or_list(
@@ -93,7 +73,10 @@ def download_or_list(
     add("--list", action="store_true", help="Print all collections with size and licence.")
     args = parser.parse_args(argv)
     if args.list:
-        print_list(collections)
+        width = max(map(len, collections))
+        for name, one in collections.items():
+            licences = ", ".join(sorted({file.licence for file in one.files}))
+            print(f"{name:<{width}}  {one.size:>8}  {licences:<20}  {one.about}")
     elif args.name is None or args.save_path is None:
         parser.error("give a name and --save_path, or --list")
     else:

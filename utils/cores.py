@@ -16,14 +16,12 @@ def available_cores(num_processes: int = 1) -> int:
     """Return how many cores one of ``num_processes`` on this machine may use, at least 1.
 
     This is the smallest of the CPU affinity, the quotas of the control groups, and the allocation
-    of SLURM.
+    of SLURM: https://slurm.schedmd.com/srun.html, CPUs on the node and, with --cpus-per-task only,
+    per task.
     """
-    limits = [_affinity(), *_quotas()]
-    # https://slurm.schedmd.com/srun.html: "CPUs available to the step on this node".
-    on_node = number_of("SLURM_CPUS_ON_NODE")
-    # "Number of cpus requested per task", only set by --cpus-per-task.
     per_task = number_of("SLURM_CPUS_PER_TASK")
-    cores = min([*limits, *(number for number in (on_node, per_task) if number is not None)])
+    limits = [_affinity(), *_quotas(), number_of("SLURM_CPUS_ON_NODE"), per_task]
+    cores = min(number for number in limits if number is not None)
     # Each task of srun has cores of its own; a task, such as torchrun, may start several processes.
     is_own = per_task is not None and launcher() == "srun"
     return max(1, cores if is_own else cores // num_processes)
@@ -31,8 +29,6 @@ def available_cores(num_processes: int = 1) -> int:
 
 def _affinity() -> int:
     """Return the number of cores that the scheduler may run this process on."""
-    if hasattr(os, "process_cpu_count"):  # from Python 3.13 on
-        return os.process_cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):  # not on macOS
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -40,10 +36,7 @@ def _affinity() -> int:
 
 def _quotas() -> Iterator[int]:
     """Yield the limits of the control groups of this process and of their parents, in cores."""
-    try:
-        lines = _OWN_CGROUPS.read_text().splitlines()
-    except OSError:  # another system than Linux
-        return
+    lines = _OWN_CGROUPS.read_text().splitlines() if _OWN_CGROUPS.exists() else []
     for line in lines:
         _, controllers, path = line.split(":", 2)
         if controllers and "cpu" not in controllers.split(","):
@@ -52,20 +45,14 @@ def _quotas() -> Iterator[int]:
         folder = mount / path.lstrip("/")
         # In a container the path may be that of the host; then only the mount itself exists.
         for group in (folder, *folder.parents[: len(folder.parts) - len(mount.parts)]):
-            quota = _read_quota(group)
-            if quota is not None:
-                yield quota
-
-
-def _read_quota(group: Path) -> int | None:
-    """Return the limit of a control group in whole cores, at least 1; None without a limit."""
-    try:
-        if (group / "cpu.max").exists():
-            quota, period = (group / "cpu.max").read_text().split()
-        else:
-            quota = (group / "cpu.cfs_quota_us").read_text()
-            period = (group / "cpu.cfs_period_us").read_text()
-        cores = int(quota) // int(period)
-    except (OSError, ValueError):  # "max"
-        return None
-    return max(1, cores) if int(quota) > 0 else None  # -1 is no limit in version 1
+            try:
+                if controllers:
+                    quota, period = (
+                        (group / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period")
+                    )
+                else:
+                    quota, period = (group / "cpu.max").read_text().split()
+                if int(quota) > 0:  # -1 is no limit in version 1
+                    yield max(1, int(quota) // int(period))
+            except (OSError, ValueError):  # no such group, or "max"
+                continue

@@ -1,9 +1,8 @@
 """Which samples are drawn, and in which order: random numbers, samplers, subsets and a loader.
 
-Random numbers are a pure function of (seed, epoch, sample, view), batched on any device. A
-counter-based generator hashes the position of each number, so that samples can be drawn in any
-order, by any number of workers, and a resumed run continues with the same numbers. The hash is
-SplitMix64 (Steele, Lea and Flood 2014), a bijection of 64-bit integers.
+Random numbers are a pure function of (seed, epoch, sample, view), batched on any device: the hash
+SplitMix64 (Steele, Lea and Flood 2014), a bijection of 64-bit integers, of their position. So
+samples can be drawn in any order, and a resumed run continues with the same numbers.
 """
 
 from __future__ import annotations
@@ -19,18 +18,6 @@ from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 if TYPE_CHECKING:  # worker processes that are not forks import this file without Lightning
     from pytorch_lightning import Trainer
 
-__all__ = [
-    "InfiniteDataLoader",
-    "SeededOrder",
-    "SeededSampler",
-    "Subset",
-    "epoch_of",
-    "epoch_seed",
-    "mix",
-    "random_subset",
-    "sample_keys",
-    "uniform",
-]
 T = TypeVar("T")
 # SplitMix64's constants as signed integers: torch has no unsigned 64-bit arithmetic.
 _GAMMA = 0x9E3779B97F4A7C15 - (1 << 64)
@@ -38,8 +25,7 @@ _MULTIPLY_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
 _MULTIPLY_2 = 0x94D049BB133111EB - (1 << 64)
 
 
-def _shift_right(x: Tensor, bits: int) -> Tensor:
-    """Shift as if unsigned."""
+def _shift_right(x: Tensor, bits: int) -> Tensor:  # as if unsigned
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
@@ -60,8 +46,7 @@ def sample_keys(seed: int, epochs: Tensor, indices: Tensor) -> Tensor:
         indices: Index of each sample in its data set, int64, shape (B,).
 
     Returns:
-        Keys of shape (B,); distinct for distinct indices of one epoch, because ``mix`` is
-        one to one.
+        Keys of shape (B,); distinct for distinct indices of one epoch.
     """
     return mix(mix(mix(torch.full_like(epochs, seed)) + epochs) + indices)
 
@@ -126,11 +111,7 @@ class SeededSampler(Sampler[tuple[int, int]]):
 
 
 class SeededOrder(Sampler[int]):
-    """The indices of a ``SeededSampler``, for data that are the same in every epoch.
-
-    Args:
-        keys: Yields (epoch, index).
-    """
+    """The indices of a ``SeededSampler``, for data that are the same in every epoch."""
 
     def __init__(self, keys: SeededSampler) -> None:
         self.keys = keys
@@ -164,11 +145,6 @@ class InfiniteDataLoader(DataLoader[Any]):
     """A ``DataLoader`` whose worker processes live from one epoch to the next.
 
     The original's name. torch had no ``persistent_workers`` when the original was written.
-
-    Args:
-        dataset: A map-style or iterable data set.
-        batch_size: Samples of a batch.
-        **settings: Further arguments of ``torch.utils.data.DataLoader``.
     """
 
     def __init__(self, dataset: Dataset[Any], batch_size: int | None = 1, **settings: Any) -> None:

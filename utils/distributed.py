@@ -1,7 +1,4 @@
-"""Exchange of tensors between processes; the identity for a single process.
-
-Shapes: B samples per process, W processes.
-"""
+"""Exchange of tensors between W processes with B samples each; the identity for one process."""
 
 from collections.abc import Iterable
 
@@ -87,7 +84,7 @@ def unshuffle(tensor: Tensor, order: Tensor) -> Tensor:
     """Gather rows that ``exchange`` has moved, in their original order: (B, ...) -> (W * B, ...).
 
     Args:
-        tensor: This process's share of the permuted rows, shape (B, ...).
+        tensor: This process's share of the permuted rows.
         order: The permutation, on the device of the rows.
     """
     return gather(tensor)[order.argsort()]

@@ -16,7 +16,7 @@ import requests
 import urllib3
 from tqdm import tqdm
 
-from utils.errors import UserError, os_error_sentence
+from utils.errors import UserError, os_error_sentence, printable
 from utils.files import flush_to_disk
 from utils.locks import locked
 from utils.progress import progress
@@ -28,16 +28,15 @@ _ZENODO_FORMS = (
     "https://zenodo.org/record/{record}/files/{name}?download=1",
     "https://zenodo.org/api/records/{record}/files/{name}/content",
 )
-_HEX_DIGITS = {"md5": 32, "sha256": 64}
 _CHUNK = 2**16  # bytes; a process that is killed loses less than one chunk
 TRIES = 6  # failures in a row, none of which brought a further byte, before the next address
 TIMEOUT_S = 30.0  # longest silence of a server
-_FIRST_WAIT_S = 1.0  # after a failure; doubles with every further one
 LONGEST_WAIT_S = 300.0  # a server that requests a longer wait is given up
 _BUSY = {408, 425, 429}  # a later try may succeed, as with 5xx
 _RANGE_WRONG = 416
-# RFC 9110, section 14.4: position of a part in the file, and bytes of the whole file.
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)", re.ASCII)
+# RFC 9110, sections 8.6 and 14.4: bytes of the body; position of a part and bytes of the file.
+_LENGTH = re.compile(r"\d{1,18}", re.ASCII)
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", re.ASCII)
 # Compressed transfer would make positions in the file unknown.
 _HEADERS = {"User-Agent": "seasonal-contrast", "Accept-Encoding": "identity"}
 
@@ -65,16 +64,6 @@ class RemoteFile:
     size: int | None = None
     md5: str | None = None
     sha256: str | None = None
-
-    def __post_init__(self) -> None:
-        """Validate the entry without a download: digest length, file name, URL scheme."""
-        for kind, digest in self.digests().items():
-            if len(digest) != _HEX_DIGITS[kind] or set(digest) - set("0123456789abcdef"):
-                raise ValueError(f"{self.name}: {digest} is not a {kind}")
-        if not self.digests() or not self.urls or self.name != Path(self.name).name:
-            raise ValueError(f"{self.name}: a plain name, an address and a digest are needed")
-        if any(urlsplit(url).scheme not in ("http", "https") for url in self.urls):
-            raise ValueError(f"{self.name}: addresses start with http or https")
 
     def digests(self) -> dict[str, str]:
         """Return the digests that are given, by their kind."""
@@ -117,23 +106,22 @@ def fetch(file: RemoteFile, folder: Path) -> Path:
     """
     folder.mkdir(parents=True, exist_ok=True)
     target, partial = folder / file.name, folder / f".{file.name}.partial"
+    reasons = []
     with locked(folder / f".{file.name}.lock"):
         if target.exists():
-            defect = file.defect(target)
-            if defect is not None:
+            if defect := file.defect(target):
                 url = file.urls[0]
                 raise UserError(f"{target} is another file than {url} ({defect}): move it away")
             print(f"{target} exists already, verified")
             return target
-        reasons = []
         for url in file.urls:
-            reason = _fetch_from(url, file, partial)
-            if reason is None:
+            try:
+                _fetch_from(url, file, partial)
                 flush_to_disk(partial)
-                partial.replace(target)
-                return target
-            reasons.append(f"{urlsplit(url).hostname}: {reason}")
-            print(f"{file.name} from {reasons[-1]}", file=sys.stderr)
+                return partial.replace(target)
+            except _Refused as refusal:
+                reasons.append(f"{urlsplit(url).hostname}: {refusal}")
+                print(printable(f"{file.name} from {reasons[-1]}"), file=sys.stderr)
     rest = f", which resumes {partial} unless you delete it" if partial.exists() else ""
     raise UserError(
         f"{file.name} could not be downloaded from any address ({'; '.join(reasons)}): start the "
@@ -141,50 +129,32 @@ def fetch(file: RemoteFile, folder: Path) -> Path:
     )
 
 
-def _fetch_from(url: str, file: RemoteFile, partial: Path) -> str | None:
-    """Complete ``partial`` from one address and verify it.
-
-    Wrong bytes are deleted. If some of them came from an earlier call or connection, those may be
-    the wrong ones, and the whole file is downloaded once more.
-
-    Returns:
-        Why the address is given up; None on success.
-    """
-    most, failures, second_chance = _size(partial), 0, True
+def _fetch_from(url: str, file: RemoteFile, partial: Path) -> None:
+    """Complete ``partial`` from one address and verify it; wrong bytes are deleted."""
+    most, failures = _size(partial), 0
     with progress(desc=file.name, total=file.size, unit="B", unit_scale=True) as bar:
         while True:
             try:
-                in_one_piece = _append(url, file.size, partial, bar)
-            except _Refused as refusal:
-                return str(refusal)
+                _append(url, file.size, partial, bar)
+                break
             except Transient as failure:
                 failures = 1 if _size(partial) > most else failures + 1
                 most = max(most, _size(partial))
                 if failures >= TRIES or failure.wait_s > LONGEST_WAIT_S:
-                    return f"{failure}, given up"
-                wait_s = _wait_s(failures, failure.wait_s)
-                bar.write(f"{file.name}: {failure}, again in {wait_s:.0f} s", file=sys.stderr)
+                    raise _Refused(f"{failure}, given up") from failure
+                # Randomised, so that clients do not synchronise, without the seeded generators.
+                wait_s = max(failure.wait_s, 2.0 ** (failures - 1))
+                wait_s = min(wait_s * random.SystemRandom().uniform(1, 1.5), LONGEST_WAIT_S)
+                text = printable(f"{file.name}: {failure}, again in {wait_s:.0f} s")
+                bar.write(text, file=sys.stderr)
                 time.sleep(wait_s)
-                continue
-            bar.set_postfix_str("verifying")
-            defect = file.defect(partial)
-            if defect is None:
-                return None
+        bar.set_postfix_str("verifying")
+        if defect := file.defect(partial):
             partial.unlink()
-            if in_one_piece or not second_chance:
-                return f"wrong bytes ({defect})"
-            second_chance = False
-            bar.write(f"{file.name}: wrong bytes ({defect}), again from the start", file=sys.stderr)
+            raise _Refused(f"wrong bytes ({defect}), which are deleted")
 
 
-def _wait_s(failures: int, requested_s: float) -> float:
-    """Return the seconds until the next try, randomised so that clients do not synchronise."""
-    wait_s = max(requested_s, _FIRST_WAIT_S * 2 ** (failures - 1))
-    factor = random.SystemRandom().uniform(1, 1.5)  # leaves the seeded generators alone
-    return min(wait_s * factor, LONGEST_WAIT_S)
-
-
-def _append(url: str, size: int | None, partial: Path, bar: tqdm) -> bool:
+def _append(url: str, size: int | None, partial: Path, bar: tqdm) -> None:
     """Download what ``partial`` lacks; received bytes stay there after any error.
 
     Args:
@@ -193,9 +163,6 @@ def _append(url: str, size: int | None, partial: Path, bar: tqdm) -> bool:
         partial: First bytes of the file, or no file yet.
         bar: Progress in bytes.
 
-    Returns:
-        Whether this call downloaded all bytes of the file.
-
     Raises:
         Transient: A later try may succeed.
         _Refused: Another address may succeed.
@@ -203,21 +170,20 @@ def _append(url: str, size: int | None, partial: Path, bar: tqdm) -> bool:
     """
     have = _size(partial)
     if size is not None and have >= size:
-        return False  # the verification finds excess bytes
+        return  # the verification finds excess bytes
     headers = _HEADERS | ({"Range": f"bytes={have}-"} if have else {})
     try:
         with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT_S) as response:
             if response.status_code == _RANGE_WRONG:
-                return False  # complete or too long: the verification decides
+                return  # complete or too long: the verification decides
             start, total = _check(response, have, size)
             bar.total, bar.n = total, start
             bar.refresh()
             end = _write(response, partial, start, total, bar)
-    except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+    except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
         raise _network_error(error) from error
     if total is not None and end < total:
         raise Transient(f"the connection ended after {end} of {total} bytes")
-    return start == 0
 
 
 def _check(response: requests.Response, have: int, size: int | None) -> tuple[int, int | None]:
@@ -234,17 +200,15 @@ def _check(response: requests.Response, have: int, size: int | None) -> tuple[in
         raise _Refused(f"HTTP {status} {response.reason}")
     if headers.get("Content-Type", "").startswith("text/html"):
         raise _Refused("a web page instead of the file")
-    length = headers.get("Content-Length", "")
-    start, total = 0, int(length) if length.isdecimal() else size
+    length = _LENGTH.fullmatch(headers.get("Content-Length", ""))
+    start, total = 0, int(length[0]) if length else size
     if status == 206:
         place = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
-        if place is None:
-            raise _Refused("a part of the file without its position")
-        start, total = int(place[1]), size or int(place[2]) + 1
+        if place is None or int(place[1]) != have:
+            raise _Refused(f"not the part of the file from byte {have} on")
+        start, total = have, size or int(place[2]) + 1
         if place[3] != "*":
             total = int(place[3])
-        if start != have:
-            raise _Refused(f"bytes from {start} on instead of those from {have} on")
     if size is not None and total != size:
         raise _Refused(f"a file of {total} bytes instead of {size}")
     if total is not None and total < have:
@@ -275,8 +239,6 @@ def _write(
             return out.tell()
     except OSError as error:
         sentence = os_error_sentence(error, partial)
-        if sentence is None:
-            raise
         raise UserError(f"{sentence}; start the same command again, which resumes") from error
 
 
@@ -289,12 +251,8 @@ def _network_error(error: Exception) -> Transient | _Refused:
         return _Refused(f"its certificate is not valid ({cause.verify_message})")
     if isinstance(cause, socket.gaierror) and cause.errno != socket.EAI_AGAIN:
         return _Refused("its name is not known")
-    if isinstance(error, requests.exceptions.InvalidSchema):
-        return _Refused("a redirect to another protocol than http")
-    if isinstance(cause, TimeoutError):
-        return Transient("no answer in time")
-    if isinstance(error, urllib3.exceptions.ProtocolError):
-        return Transient("the connection ended early")
+    if isinstance(error, ValueError):  # requests' and Python's, for what is not an address
+        return _Refused("a redirect to what is not an address of http")
     return Transient(str(cause) or type(cause).__name__)
 
 

@@ -1,4 +1,4 @@
-"""The error of a user, as opposed to a bug, and its one-line message."""
+"""The error of a user, and the one sentence that a script prints for an error."""
 
 import errno
 import re
@@ -8,9 +8,7 @@ from collections.abc import Sequence
 # of a file in /dev/shm, aten/src/ATen/MapAllocator.cpp.
 _LOADER_LOST = re.compile(r"DataLoader worker \(pid.*\) (exited unexpectedly|is killed by signal)")
 _SHARED_MEMORY = re.compile(r"is killed by signal: Bus error|unable to .*(shared memory|</torch_)")
-
-# What the user can do about an error of the operating system that concerns a path. Errors that are
-# not listed are bugs, and keep their traceback.
+# What the user can do about an error of the operating system that concerns a path.
 _REMEDIES = {
     errno.ENOSPC: "free some space on this disk, or choose another one",
     errno.EDQUOT: "free some space within your quota, or choose another disk",
@@ -29,45 +27,37 @@ _REMEDIES = {
 
 
 class UserError(Exception):
-    """Invalid input. Its text is one sentence that names the cause and the remedy.
-
-    Entry scripts print the sentence and leave with a non-zero exit code (``utils.cli.run``); a bug
-    keeps its traceback.
-    """
+    """Invalid input; the text is one sentence that names the cause and the remedy."""
 
 
-def os_error_sentence(error: OSError, path: object = None) -> str | None:
-    """Describe an error of the operating system and its remedy.
+def os_error_sentence(error: OSError, path: object = None) -> str:
+    """Describe an error of the operating system and its remedy in one sentence.
 
     Args:
         error: The error.
         path: What it concerns, if not the path that the error names.
 
     Returns:
-        One sentence; None for an error that a user cannot remedy.
+        The sentence; empty for an error that concerns no path, which is a bug.
     """
-    reason = remedy_sentence(error)
     where = error.filename if path is None else path
-    return reason if reason is None or where is None else f"{quoted(str(where), 500)}: {reason}"
+    remedy = _REMEDIES.get(error.errno or 0, "" if where is None else "correct the path")
+    reason = f"{error.strerror or error}: {remedy}"
+    return "" if not remedy else reason if where is None else f"{quoted(str(where), 500)}: {reason}"
 
 
-def remedy_sentence(error: OSError) -> str | None:
-    """Return the cause of an error and its remedy, without the path; None if there is no remedy."""
-    remedy = _REMEDIES.get(error.errno or 0)
-    return None if remedy is None else f"{error.strerror}: {remedy}"
-
-
-def sentence_of(error: UserError) -> str:
-    """Return the sentence of an error; torch adds the traceback to one of a loader process."""
+def sentence_of(error: Exception) -> str:
+    """Return the sentence for an error of the user or of the machine; empty for a bug."""
     text = str(error)
-    if text.startswith("Caught ") and "\nOriginal " in text:  # which may begin with its cause
-        return text.rstrip().splitlines()[-1].partition(": ")[2]  # after the name of the class
-    return text
-
-
-def loader_sentence(error: RuntimeError) -> str | None:
-    """Return the remedy for a lost loader process; None for any other error of torch."""
-    text = f"{error}\n{error.__cause__}"  # the cause names the signal
+    if isinstance(error, UserError):
+        if text.startswith("Caught ") and "\nOriginal " in text:  # with torch's own traceback
+            return text.rstrip().splitlines()[-1].partition(": ")[2]  # after the name of the class
+        return text
+    if isinstance(error, OSError):
+        return os_error_sentence(error)
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's
+        return "out of memory: lower the sizes, such as --batch_size"
+    text += f"\n{error.__cause__}"  # the cause names the signal
     if _SHARED_MEMORY.search(text):
         return (
             "the shared memory (/dev/shm) is too small for the loader processes: use "
@@ -78,26 +68,21 @@ def loader_sentence(error: RuntimeError) -> str | None:
             "a loader process was killed, perhaps because the memory is full: use fewer "
             "--num_workers, 0 reads without processes"
         )
-    return None
+    return ""
+
+
+def printable(text: str) -> str:
+    """Escape line breaks and characters that control the terminal."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def quoted(text: str, limit: int = 80) -> str:
-    """Shorten text from an unknown file, and escape characters that control the terminal.
-
-    Args:
-        text: Any text.
-        limit: Number of characters to keep.
-    """
+    """Shorten text from an unknown file to ``limit`` characters, and escape it if needed."""
     shown = text if text.isprintable() else ascii(text[:limit])
     return shown if len(shown) <= limit else f"{shown[:limit]}..."
 
 
 def listed(names: Sequence[str], shown: int = 3) -> str:
-    """Quote the first names and count the others.
-
-    Args:
-        names: All names.
-        shown: Number of names to quote.
-    """
+    """Quote the first ``shown`` names and count the others."""
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
     return ", ".join(map(quoted, names[:shown])) + more

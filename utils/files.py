@@ -9,17 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from utils.errors import UserError, os_error_sentence, quoted, remedy_sentence
+from utils.errors import UserError, os_error_sentence
 
-_BLOCK = bytes(4096)  # one block of a file system, which a full disk refuses
-_TIMM_CONFIG = "config.json"  # of a folder for timm's "local-dir:", which is an encoder
-# Where a run stores its checkpoint; the last one that exists is suggested.
+# Where a run stores its checkpoint (main_oscd.py: without a folder); the last match is suggested.
 _LAST_CHECKPOINTS = (
-    "version_*/checkpoints/last.ckpt",
-    "seed=*/last.ckpt",  # of main_oscd.py
-    "seed=*/checkpoints/last.ckpt",
-    "last.ckpt",
-    "checkpoints/last.ckpt",
+    *("version_*/checkpoints/last.ckpt", "seed=*/last.ckpt", "seed=*/checkpoints/last.ckpt"),
+    *("last.ckpt", "checkpoints/last.ckpt"),
 )
 
 
@@ -34,8 +29,8 @@ def written_whole(path: Path, *others: type[Exception]) -> Iterator[Path]:
         others: What a library raises for a full disk, besides ``OSError``.
 
     Yields:
-        Path in the same folder to write to. It is unique to this process, because two runs may
-        write the same file. At the end a file is flushed to the disk and renamed to ``path``.
+        Path in the same folder to write to, unique to this process. At the end a file is flushed to
+        the disk and renamed to ``path``.
 
     Raises:
         UserError: The disk is full, or the path cannot be written.
@@ -54,7 +49,10 @@ def written_whole(path: Path, *others: type[Exception]) -> Iterator[Path]:
     except errors as error:
         if isinstance(error.__context__, KeyboardInterrupt | SystemExit):
             raise error.__context__ from None  # torch reports an interrupted write in its own way
-        raise UserError(f"cannot write {_write_error(error, path)}") from error
+        if isinstance(error, OSError) and error.errno:
+            raise UserError(f"cannot write {os_error_sentence(error, path)}") from error
+        reason = (str(error) or type(error).__name__).splitlines()[0]  # NumPy gives no number
+        raise UserError(f"cannot write {path}, is the disk full? {reason}") from error
 
 
 def flush_to_disk(path: Path) -> None:
@@ -64,13 +62,14 @@ def flush_to_disk(path: Path) -> None:
             os.fsync(file.fileno())
 
 
-def _write_error(error: Exception, path: Path) -> str:
-    """Return the path, the reason and the remedy."""
-    sentence = os_error_sentence(error, path) if isinstance(error, OSError) else None
-    if sentence is None:  # libraries report a full disk in their own words, NumPy without a number
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        sentence = f"{path}, is the disk full? {reason}"
-    return sentence
+def remove_partials(path: Path) -> None:
+    """Delete what killed processes left of ``written_whole``; only for a file with one writer."""
+    for partial in path.parent.glob(f".{path.name}.*.partial"):
+        _remove(partial)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.partial")
 
 
 def _remove(path: Path) -> None:
@@ -91,7 +90,7 @@ def check_can_write(flag: str, path: Path, *, is_folder: bool) -> None:
     Raises:
         UserError: Nothing can be written there.
     """
-    check_name(flag, path)
+    _check_name(flag, path)
     folder = path if is_folder else path.parent
     try:
         if not is_folder and path.is_dir():
@@ -100,10 +99,10 @@ def check_can_write(flag: str, path: Path, *, is_folder: bool) -> None:
         while not folder.exists() and folder != folder.parent:
             folder = folder.parent
         with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(_BLOCK)
+            file.write(bytes(4096))  # a block of a file system, which a full disk refuses
     except OSError as error:
-        reason = remedy_sentence(error) or error.strerror
-        raise UserError(f"--{flag} {quoted(str(path), 500)} cannot be written: {reason}") from error
+        what = f"--{flag} {path} cannot be written"
+        raise UserError(os_error_sentence(error, what)) from error
 
 
 def check_exists(flag: str, path: Path | None) -> None:
@@ -119,12 +118,11 @@ def check_exists(flag: str, path: Path | None) -> None:
     """
     if path is None:
         return
-    check_name(flag, path)
+    _check_name(flag, path)
     try:
         exists = "://" in address(path) or path.exists()
     except OSError as error:
-        reason = os_error_sentence(error, path) or f"{path}: {error.strerror}"
-        raise UserError(f"--{flag} cannot be read: {reason}") from error
+        raise UserError(os_error_sentence(error, f"--{flag} {path} cannot be read")) from error
     if not exists:
         raise UserError(f"--{flag} {path.absolute()} does not exist: correct the path")
 
@@ -132,16 +130,17 @@ def check_exists(flag: str, path: Path | None) -> None:
 def check_checkpoint(flag: str, path: Path | None) -> None:
     """Refuse a checkpoint that does not exist; suggest the checkpoint of a run for its folder."""
     check_exists(flag, path)
-    if path is None or not path.is_dir() or (path / _TIMM_CONFIG).exists():
-        return
-    found = [each for pattern in _LAST_CHECKPOINTS for each in sorted(path.glob(pattern))]
-    hint = f"did you mean {found[-1]}?" if found else "name a file"
-    raise UserError(f"--{flag} {path.absolute()} is a folder: {hint}")
+    # A folder with this file is an encoder for timm's "local-dir:".
+    if path is not None and path.is_dir() and not (path / "config.json").exists():
+        found = [each for pattern in _LAST_CHECKPOINTS for each in sorted(path.glob(pattern))]
+        hint = f"did you mean {found[-1]}?" if found else "name a file"
+        raise UserError(f"--{flag} {path.absolute()} is a folder: {hint}")
 
 
-def address(path: Path) -> str:
-    """Return a path as the user typed it: ``Path`` turns "s3://bucket" into "s3:/bucket"."""
-    return re.sub(r"^(\w{2,}):/(?!/)", r"\1://", str(path))
+def _check_name(flag: str, path: Path) -> None:
+    """Refuse a path with undecodable bytes, which GDAL cannot open, or with control characters."""
+    if not str(path).isprintable():
+        raise UserError(f"--{flag} {str(path)!a} has unprintable characters: rename it")
 
 
 def check_regular(path: Path) -> None:
@@ -150,10 +149,9 @@ def check_regular(path: Path) -> None:
         raise OSError(errno.EINVAL, "not a regular file", str(path))
 
 
-def check_name(flag: str, path: Path) -> None:
-    """Refuse a path with undecodable bytes, which GDAL cannot open, or with control characters."""
-    if not str(path).isprintable():
-        raise UserError(f"--{flag} {str(path)!a} has unprintable characters: rename it")
+def address(path: Path) -> str:
+    """Return a path as the user typed it: ``Path`` turns "s3://bucket" into "s3:/bucket"."""
+    return re.sub(r"^(\w{2,}):/(?!/)", r"\1://", str(path))
 
 
 def is_hidden(name: str) -> bool:
@@ -169,21 +167,11 @@ def is_hidden(name: str) -> bool:
     return "/." in path or "/__MACOSX" in path or "/@eaDir" in path
 
 
-def remove_partials(path: Path) -> None:
-    """Delete what killed processes left of ``written_whole``; only for a file with one writer."""
-    for partial in path.parent.glob(f".{path.name}.*.partial"):
-        _remove(partial)
-
-
-def _partial(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.partial")
-
-
 def read_list(content: bytes, name: object) -> str:
-    """Decode a list of names.
+    """Decode a list of names in UTF-8; editors on Windows put a byte order mark first.
 
     Args:
-        content: Bytes of the file, in UTF-8; editors on Windows put a byte order mark first.
+        content: Bytes of the file.
         name: Name of the file, for the error.
 
     Raises:

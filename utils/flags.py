@@ -1,7 +1,4 @@
-"""Argument parser with one-line errors, and checks of the values of flags.
-
-Nothing heavy is imported, so that ``--help`` and invalid flags are answered immediately.
-"""
+"""Argument parser with one-line errors, and checks of values; imports nothing heavy."""
 
 import argparse
 import difflib
@@ -17,39 +14,26 @@ from utils.errors import UserError, quoted
 LARGEST_COUNT = 2**32  # exclusive limit of counts; also that of NumPy for a seed
 # Names of other command lines (timm, torchvision, MoCo, Lightning) for our flags.
 _SYNONYMS = {
-    "arch": "base_encoder",
-    "backbone": "backbone_type",
-    "checkpoint": "ckpt_path",
-    "ckpt": "ckpt_path",
-    "cos": "lr_schedule",
-    "data": "data_dir",
-    "data_path": "data_dir",
-    "dataset_dir": "data_dir",
-    "device": "gpus",
-    "devices": "gpus",
-    "epochs": "max_epochs",
-    "img_size": "crop_size",
-    "input_size": "crop_size",
-    "lr": "learning_rate",
-    "model": "base_encoder",
-    "moco_dim": "emb_dim",
-    "moco_k": "num_negatives",
-    "moco_m": "encoder_momentum",
-    "moco_t": "softmax_temperature",
-    "nodes": "num_nodes",
-    "nproc_per_node": "num_processes",
-    "num_epochs": "max_epochs",
-    "num_gpus": "gpus",
-    "out_dir": "save_path",
-    "output": "save_path",
-    "output_dir": "log_dir",
-    "pretrained": "ckpt_path",
-    "resume": "resume_from_checkpoint",
-    "root": "data_dir",
-    "temperature": "softmax_temperature",
-    "wd": "weight_decay",
-    "workers": "num_workers",
-    "world_size": "num_nodes",
+    "backbone_type": "backbone",
+    "base_encoder": "arch model",
+    "ckpt_path": "checkpoint ckpt pretrained",
+    "crop_size": "img_size input_size",
+    "data_dir": "data data_path dataset_dir root",
+    "emb_dim": "moco_dim",
+    "encoder_momentum": "moco_m",
+    "gpus": "device devices num_gpus",
+    "learning_rate": "lr",
+    "log_dir": "output_dir",
+    "lr_schedule": "cos",
+    "max_epochs": "epochs num_epochs",
+    "num_negatives": "moco_k",
+    "num_nodes": "nodes world_size",
+    "num_processes": "nproc_per_node",
+    "num_workers": "workers",
+    "resume_from_checkpoint": "resume",
+    "save_path": "out_dir output",
+    "softmax_temperature": "moco_t temperature",
+    "weight_decay": "wd",
 }
 # Start of the text of a service account's key, as JSON or as PEM, which must not be printed.
 _SECRET = re.compile(r"\{|-----BEGIN")
@@ -59,11 +43,10 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
     """Show informative defaults, and keep the line breaks of the example commands."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        text = action.help or ""
-        says_nothing = action.default in (None, "", argparse.SUPPRESS)
-        if says_nothing or isinstance(action.default, bool) or "default" in text:
+        text, default = action.help or "", action.default
+        says_nothing = default in (None, "", argparse.SUPPRESS) or isinstance(default, bool)
+        if says_nothing or "default" in text:
             return action.help
-        default = action.default
         shown = " ".join(map(str, default)) if isinstance(default, list | tuple) else str(default)
         return f"{text.removesuffix('.')} (default: {shown.replace('%', '%%')})."
 
@@ -89,8 +72,15 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: Any = None
     ) -> tuple[Any, list[str]]:
-        """Parse; a misspelt flag is reported before a missing one."""
-        self._check_names(sys.argv[1:] if args is None else args)
+        """Parse; a misspelt flag is reported before a missing one, without its value."""
+        for token in sys.argv[1:] if args is None else args:
+            if token == "--":
+                break
+            name = token.partition("=")[0]
+            # The rule of argparse: a negative number is a value.
+            is_flag = re.match(r"-[^\d.]", token) is not None and " " not in token
+            if is_flag and name not in self._option_string_actions:
+                self.error(f"{quoted(name, 40)} is not a flag{self._suggestion(name)}")
         return super().parse_known_args(args, namespace)
 
     def parse_given(self, argv: Sequence[str] | None = None) -> dict[str, Any]:
@@ -111,68 +101,38 @@ class Parser(argparse.ArgumentParser):
     def _names(self) -> list[str]:
         return [action.dest for action in self._actions if action.dest != "help"]
 
-    def _check_names(self, argv: Sequence[str]) -> None:
-        """Refuse an unknown flag and suggest a similar one; its value is not printed."""
-        for token in argv:
-            if token == "--":
-                return
-            name = token.partition("=")[0]
-            # The rule of argparse: a negative number is a value.
-            is_flag = re.match(r"-[^\d.]", token) is not None and " " not in token
-            if is_flag and name not in self._option_string_actions:
-                self.error(f"{quoted(name, 40)} is not a flag{self._suggestion(name)}")
-
     def _suggestion(self, name: str) -> str:
         """Return the most similar flag as a question, or an empty string."""
         known = [option[2:] for option in self._option_string_actions if option[2:]]
         wanted = name.lstrip("-").replace("-", "_").lower()
-        guesses = [guess for guess in (wanted, _SYNONYMS.get(wanted)) if guess in known]
+        guesses = [wanted, *(flag for flag, names in _SYNONYMS.items() if wanted in names.split())]
         guesses += difflib.get_close_matches(wanted, known, 1)
-        return f": did you mean --{guesses[0]}?" if guesses else ""
+        return next((f": did you mean --{guess}?" for guess in guesses if guess in known), "")
 
 
 def check_positive(args: Namespace, *names: str) -> None:
-    """Refuse values that are not above 0 and below the limit; None (not given) is accepted.
-
-    Args:
-        args: Parsed flags.
-        names: Flags to check, without dashes.
-
-    Raises:
-        UserError: A value is out of range.
-    """
+    """Refuse values of flags that are not above 0 or too large; None (not given) is accepted."""
     for name in names:
-        value = getattr(args, name)
-        if value is not None and not 0 < value < _limit(value):
-            raise UserError(f"--{name} must be above 0 and {_below(value)}, not {value}")
+        _check_range(name, getattr(args, name), "above 0")
 
 
 def check_not_negative(args: Namespace, *names: str) -> None:
-    """Refuse values that are negative or too large; None (not given) is accepted.
-
-    Args:
-        args: Parsed flags.
-        names: Flags to check, without dashes.
-
-    Raises:
-        UserError: A value is out of range.
-    """
+    """Refuse values of flags that are negative or too large; None (not given) is accepted."""
     for name in names:
-        value = getattr(args, name)
-        if value is not None and not 0 <= value < _limit(value):
-            raise UserError(f"--{name} must be 0 or more and {_below(value)}, not {value}")
+        _check_range(name, getattr(args, name), "0 or more")
+
+
+def _check_range(name: str, value: float | None, lowest: str) -> None:
+    if value is None or (value == 0 and lowest == "0 or more"):
+        return
+    limit, below = math.inf, "finite"
+    if isinstance(value, int):  # far beyond any use, but safe for the libraries
+        limit, below = LARGEST_COUNT, f"below {LARGEST_COUNT:,}"
+    if not 0 < value < limit:
+        raise UserError(f"--{name} must be {lowest} and {below}, not {value}")
 
 
 def check_fraction(flag: str, frac: float) -> None:
     """Refuse a fraction that is not above 0 and at most 1."""
     if not 0 < frac <= 1:
         raise UserError(f"--{flag} is a share in 0..1, above 0, not {frac:g}")
-
-
-def _limit(value: float) -> float:
-    """Return an exclusive limit: far beyond any use, but safe for the libraries."""
-    return LARGEST_COUNT if isinstance(value, int) else math.inf
-
-
-def _below(value: float) -> str:
-    return f"below {LARGEST_COUNT:,}" if isinstance(value, int) else "finite"

@@ -61,28 +61,25 @@ class InputSpec:
 
     def __post_init__(self) -> None:
         """Raise a ``ValueError`` for an invalid contract, because it may come from any file."""
+        names = (isinstance(b, str) and 0 < len(b) < 40 and b.isprintable() for b in self.bands)
         columns = (self.low, self.high, self.mean, self.std)
-        if not all(isinstance(band, str) and 0 < len(band) < 40 for band in self.bands):
-            raise ValueError("names of bands are short strings")
-        if not all(band.isprintable() for band in self.bands):
-            raise ValueError("names of bands are printable")
-        if self.unit not in UNITS:
-            raise ValueError(f"the unit is one of {' '.join(UNITS)}")
-        if any(len(column) != len(self.bands) for column in columns):
-            raise ValueError("each band has one low, high, mean and std")
-        if not all(math.isfinite(value) for column in columns for value in column):
-            raise ValueError("all numbers are finite")
-        if min(self.std) <= 0 or any(
-            low >= high for low, high in zip(self.low, self.high, strict=True)
+        if not (
+            all(names)
+            and all(len(column) == len(self.bands) for column in columns)
+            and all(math.isfinite(value) for column in columns for value in column)
+            and all(low < high for low, high in zip(self.low, self.high, strict=True))
+            and min(self.std) > 0
+            and self.unit in UNITS
         ):
-            raise ValueError("std is above 0, and high above low")
+            raise ValueError(
+                "each band has a short name, a finite low below its high, a finite mean, and a "
+                f"std above 0; the unit is one of {' '.join(UNITS)}"
+            )
 
     @classmethod
     def of_pictures(cls, bands: Sequence[str] = PICTURE_BANDS) -> InputSpec:
         """Describe 8-bit pictures of any bands: no stretch, the statistics of ImageNet."""
-        mean, std = imagenet_statistics(bands)
-        count = len(bands)
-        return cls(tuple(bands), (0.0,) * count, (255.0,) * count, mean, std, unit="picture")
+        return replace(quantile_spec(bands, dict.fromkeys(bands, (0.0, 255.0))), unit="picture")
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> InputSpec:
@@ -99,13 +96,9 @@ class InputSpec:
 
     def stretch_table(self) -> Tensor:
         """Tabulate the stretch, computed in float64 as in the original: uint8, shape (C, 256)."""
-        import numpy as np
         import torch
 
-        stored = np.arange(256.0)
-        low, high = np.array(self.low)[:, None], np.array(self.high)[:, None]
-        picture = np.clip((stored - low) / (high - low) * 255.0, 0, 255).astype(np.uint8)
-        return torch.from_numpy(picture)
+        return torch.from_numpy(_stretch(256, self.low, self.high))
 
     def normalize(self, pictures: Tensor) -> Tensor:
         """Convert stretched pictures, (B, C, H, W) in 0..255, to float inputs of the same shape."""
@@ -138,14 +131,9 @@ def quantile_spec(bands: Sequence[str], quantiles: Mapping[str, tuple[float, flo
         bands: Names as B4, each with quantiles.
         quantiles: For each band, the stored values that become 0 and 255.
     """
-    mean, std = imagenet_statistics(bands)  # the original does so for red, green and blue
-    return InputSpec(
-        bands=tuple(bands),
-        low=tuple(quantiles[band][0] for band in bands),
-        high=tuple(quantiles[band][1] for band in bands),
-        mean=mean,
-        std=std,
-    )
+    low, high = zip(*(quantiles[band] for band in bands), strict=True)
+    # The original normalises red, green and blue by ImageNet's statistics.
+    return InputSpec(tuple(bands), low, high, *imagenet_statistics(bands))
 
 
 # Contract of the original code, and so of the published encoders of SeCo and CACo.
@@ -178,26 +166,23 @@ class DataSpec:
     @classmethod
     def of_reflectance(cls, name: str, bands: tuple[str, ...]) -> DataSpec:
         """Describe uint16 DN of Sentinel-2 bands, stretched from reflectance 0 to 1."""
-        count = len(bands)
-        return cls(name, bands, (0.0,) * count, (float(_DN_PER_UNIT),) * count)
+        return cls(name, bands, (0.0,) * len(bands), (float(_DN_PER_UNIT),) * len(bands))
 
 
 class InputTransform:
     """Conversion of stored values to inputs.
 
-    Attributes:
+    Args:
         bands: Bands to read from the data set, in the encoder's channel order (C of them).
         table: Picture of every stored value, uint8, shape (C, 256 or 65536).
-        mean: Mean per band, subtracted from the picture in 0..1.
-        std: Standard deviation per band, the divisor that follows.
         spec: Contract of an encoder that is trained on such inputs.
     """
 
     def __init__(self, bands: tuple[str, ...], table: np.ndarray, spec: InputSpec) -> None:
         self.bands = bands
         self.table = table
-        self.mean, self.std = spec.mean, spec.std
         self.spec = spec
+        self.mean, self.std = spec.mean, spec.std
 
     def to_picture(self, stored: np.ndarray) -> np.ndarray:
         """Map stored values, (C, H, W), to a uint8 picture of the same shape.
@@ -210,12 +195,11 @@ class InputTransform:
         """
         import numpy as np
 
-        expected = np.uint8 if self.table.shape[1] == 256 else np.uint16
-        if stored.dtype != expected:
-            unit = "8-bit pictures" if expected == np.uint8 else "10,000 times reflectance"
+        is_picture = self.table.shape[1] == 256
+        expected = "uint8 (8-bit pictures)" if is_picture else "uint16 (10,000 times reflectance)"
+        if str(stored.dtype) != expected.split()[0]:
             raise UserError(
-                f"stored values are {stored.dtype}, but {np.dtype(expected)} ({unit}) is expected: "
-                "convert them"
+                f"stored values are {stored.dtype}, but {expected} is expected: convert them"
             )
         return np.stack([row[plane] for row, plane in zip(self.table, stored, strict=True)])
 
@@ -225,9 +209,7 @@ class InputTransform:
         Raises:
             UserError: The type is another one; floats in 0..1 would be divided by 255 twice.
         """
-        import torch
-
-        if pictures.dtype != torch.uint8:
+        if str(pictures.dtype) != "torch.uint8":
             raise UserError(
                 f"pictures are {pictures.dtype}, but torch.uint8 from 0 to 255 is expected: "
                 "multiply pictures in 0..1 by 255 and convert them"
@@ -255,25 +237,34 @@ def input_transform(spec: InputSpec, data: DataSpec, input_norm: str) -> InputTr
     import numpy as np
 
     bands = _matching_bands(spec, data)
-    rows = [data.bands.index(band) for band in bands]
-    low, high = np.array(data.low)[rows, None], np.array(data.high)[rows, None]
-    mean, std = (0.0,) * len(bands), (1.0,) * len(bands)
+    count = len(bands)
+    mean, std = (0.0,) * count, (1.0,) * count
     if input_norm == "auto":
         mean, std = spec.mean, spec.std
     elif input_norm == "imagenet":
         mean, std = imagenet_statistics(bands)
-    used = InputSpec(spec.bands, (0.0,) * len(bands), (255.0,) * len(bands), mean, std, "picture")
+    used = InputSpec(spec.bands, (0.0,) * count, (255.0,) * count, mean, std, "picture")
+    # SeCo's stored value of every DN: floor(255 * min(DN / 10000, 1)).
+    stored = np.minimum(np.arange(65_536) * 255 // _DN_PER_UNIT, 255).astype(np.uint8)
     if data.unit == "picture":
-        table = np.tile(np.arange(256, dtype=np.uint8), (len(bands), 1))
+        table = np.tile(np.arange(256, dtype=np.uint8), (count, 1))
     elif input_norm == "none":
-        table = np.tile(_stored_reflectance(), (len(bands), 1))
-        used = replace(used, unit="reflectance")
+        table, used = np.tile(stored, (count, 1)), replace(used, unit="reflectance")
     elif input_norm == "auto" and spec.unit == "reflectance":
-        table = spec.stretch_table().numpy()[:, _stored_reflectance()]
-        used = spec
+        table, used = _stretch(256, spec.low, spec.high)[:, stored], spec
     else:
-        table = np.clip((np.arange(65_536.0) - low) / (high - low) * 255, 0, 255).astype(np.uint8)
+        rows = [data.bands.index(band) for band in bands]
+        table = _stretch(65_536, [data.low[row] for row in rows], [data.high[row] for row in rows])
     return InputTransform(bands, table, used)
+
+
+def _stretch(count: int, low: Sequence[float], high: Sequence[float]) -> np.ndarray:
+    """Map the stored values 0 to ``count`` - 1 to pictures: uint8, shape (C, count)."""
+    import numpy as np
+
+    lowest, highest = np.array(low)[:, None], np.array(high)[:, None]
+    picture = (np.arange(float(count)) - lowest) / (highest - lowest) * 255.0
+    return np.clip(picture, 0, 255).astype(np.uint8)
 
 
 def _matching_bands(spec: InputSpec, data: DataSpec) -> tuple[str, ...]:
@@ -288,10 +279,3 @@ def _matching_bands(spec: InputSpec, data: DataSpec) -> tuple[str, ...]:
             f"{' '.join(data.bands)}"
         )
     return bands
-
-
-def _stored_reflectance() -> np.ndarray:
-    """Tabulate SeCo's stored value of every DN: floor(255 * min(DN / 10000, 1)), shape (65536,)."""
-    import numpy as np
-
-    return np.minimum(np.arange(65_536) * 255 // _DN_PER_UNIT, 255).astype(np.uint8)

@@ -21,21 +21,13 @@ from utils.launchers import launcher, number_of
 if TYPE_CHECKING:
     from pytorch_lightning.plugins.environments import ClusterEnvironment
 
-# In any job of SLURM Lightning loads hpc_ckpt_N.ckpt from the trainer's default_root_dir
-# (trainer/connectors/checkpoint_connector.py); a path that is not a folder holds none.
-_NO_FOLDER = os.devnull
-
 
 def add_launch_args(parser: Parser) -> None:
     """Add the flags of a run with several processes; ``--gpus`` is one per GPU and node."""
     add = parser.group("devices").add_argument
     add("--num_nodes", type=int, default=1, help="Number of machines.")
-    add(
-        "--num_processes",
-        type=int,
-        default=1,
-        help="Number of processes on each machine with --gpus 0; each GPU has one.",
-    )
+    processes = "Number of processes on each machine with --gpus 0; each GPU has one."
+    add("--num_processes", type=int, default=1, help=processes)
 
 
 @dataclass(frozen=True)
@@ -96,11 +88,11 @@ def planned_world(args: Namespace) -> World:
     planned = World(args.num_nodes, args.gpus or args.num_processes)
     started_by = launcher()
     if started_by == "torchrun":
-        world = _from_torchrun(args, planned)
+        world = _from_torchrun(planned)
     elif started_by == "srun":
         world = _from_srun(planned)
     else:
-        world = _from_flags(args, planned)
+        world = _from_flags(planned)
     if args.gpus and world.per_node > torch.cuda.device_count():
         raise UserError(
             f"{world.per_node} processes need as many GPUs, {torch.cuda.device_count()} found: "
@@ -116,20 +108,21 @@ def check_alone(name: str) -> None:
         raise UserError(f"{name} trains in one process, but {size} were started: start only one")
 
 
-def _from_torchrun(args: Namespace, planned: World) -> World:
+def _from_torchrun(planned: World) -> World:
     """Read the variables of torchrun; flags may repeat its numbers, not contradict them."""
-    names = ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
-    rank, size, per_node = (int(os.environ[name]) for name in names)
+    rank, size, per_node = (
+        int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+    )
     if rank >= size or per_node == 0 or size % per_node:
         raise UserError(
             f"RANK={rank}, WORLD_SIZE={size} and LOCAL_WORLD_SIZE={per_node} contradict each "
             "other: start with torchrun, or unset TORCHELASTIC_RUN_ID"
         )
     world = World(size // per_node, per_node, rank)
-    if planned.num_nodes not in (1, world.num_nodes) or planned.per_node not in (1, world.per_node):
+    if planned.num_nodes not in (1, world.num_nodes) or planned.per_node not in (1, per_node):
         raise UserError(
-            f"torchrun started {world.num_nodes} x {world.per_node} processes, but the flags ask "
-            f"for {planned.num_nodes} x {planned.per_node}: leave {_flags(args)} to torchrun"
+            f"torchrun started {world.num_nodes} x {per_node} processes, but the flags ask for "
+            f"{planned.num_nodes} x {planned.per_node}: leave the numbers to torchrun"
         )
     return world
 
@@ -142,34 +135,29 @@ def _from_srun(planned: World) -> World:
             f"SLURM_PROCID={rank} is not below SLURM_NTASKS={tasks}: start with srun, or unset "
             "SLURM_PROCID"
         )
-    expected = f"srun --nodes {planned.num_nodes} --ntasks-per-node {planned.per_node}"
-    if tasks != planned.size:
-        raise UserError(
-            f"SLURM started {tasks} tasks, but the flags ask for {planned.num_nodes} x "
-            f"{planned.per_node} processes: use {expected}"
-        )
-    if tasks > 1:  # Lightning compares these too, and needs the second one
-        for name, number in (
-            ("SLURM_NNODES", planned.num_nodes),
-            ("SLURM_NTASKS_PER_NODE", planned.per_node),
-        ):
-            found = os.environ.get(name)
-            if found != str(number):
-                raise UserError(
-                    f"SLURM started {tasks} tasks with {name} {found or 'not set'} instead of "
-                    f"{number}: use {expected}"
-                )
+    expected = {"SLURM_NTASKS": planned.size}
+    if tasks > 1:  # Lightning compares these too, and needs the last one
+        expected |= {"SLURM_NNODES": planned.num_nodes, "SLURM_NTASKS_PER_NODE": planned.per_node}
+    for name, number in expected.items():
+        found = os.environ.get(name)
+        if found != str(number):
+            raise UserError(
+                f"SLURM started {tasks} tasks with {name} {found or 'not set'} instead of {number}:"
+                f" use srun --nodes {planned.num_nodes} --ntasks-per-node {planned.per_node}"
+            )
     return World(planned.num_nodes, planned.per_node, rank)
 
 
-def _from_flags(args: Namespace, planned: World) -> World:
+def _from_flags(planned: World) -> World:
     """Use the flags: Lightning starts the processes of a machine, the user those of several."""
-    is_started = launcher() == "Lightning" and number_of("WORLD_SIZE") == planned.size
-    if planned.size == 1 or not is_started:
-        _unset("LOCAL_RANK")  # if it is set, Lightning starts no processes
+    started_by = launcher()
+    left_over = ["RANK"]
+    if planned.size == 1 or not started_by or number_of("WORLD_SIZE") != planned.size:
+        left_over.append("LOCAL_RANK")  # if it is set, Lightning starts no processes
     if planned.num_nodes == 1:  # a single machine has no number
-        _unset("NODE_RANK", "GROUP_RANK")
-    _unset("RANK")
+        left_over += ["NODE_RANK", "GROUP_RANK"]
+    for name in left_over:
+        os.environ.pop(name, None)
     if planned.num_nodes > 1 and not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
         raise UserError(
             f"--num_nodes {planned.num_nodes} needs srun or torchrun; without them, start the "
@@ -187,18 +175,9 @@ def _from_flags(args: Namespace, planned: World) -> World:
         raise UserError(
             f"NODE_RANK={node_rank} and LOCAL_RANK={local_rank} are not among the "
             f"{planned.num_nodes} x {planned.per_node} processes of the flags: unset them, or "
-            f"change {_flags(args)}"
+            "change the flags"
         )
     return World(planned.num_nodes, planned.per_node, node_rank * planned.per_node + local_rank)
-
-
-def _unset(*names: str) -> None:
-    for name in names:
-        os.environ.pop(name, None)
-
-
-def _flags(args: Namespace) -> str:
-    return "--num_nodes and --gpus" if args.gpus else "--num_nodes and --num_processes"
 
 
 def launch_kwargs(world: World) -> dict[str, Any]:
@@ -226,7 +205,9 @@ def launch_kwargs(world: World) -> dict[str, Any]:
         "num_nodes": world.num_nodes,
         "strategy": strategy if world.size > 1 else "auto",
         "plugins": [_cluster_environment(), WholeCheckpointIO()],
-        "default_root_dir": _NO_FOLDER,
+        # In any job of SLURM Lightning loads hpc_ckpt_N.ckpt from this folder
+        # (trainer/connectors/checkpoint_connector.py); a path that is not a folder holds none.
+        "default_root_dir": os.devnull,
     }
 
 

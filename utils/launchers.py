@@ -9,13 +9,15 @@ from typing import Literal
 
 Launcher = Literal["torchrun", "srun", "Lightning"]
 
-# https://docs.pytorch.org/docs/stable/elastic/run.html#environment-variables
-_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
-# https://slurm.schedmd.com/srun.html, "OUTPUT ENVIRONMENT VARIABLES"
-_SRUN = ("SLURM_PROCID", "SLURM_NTASKS")
-# Set by Lightning's first process for the others (strategies/launchers/subprocess_script.py), or by
-# hand. Processes find each other through the port.
-_LIGHTNING = ("LOCAL_RANK", "MASTER_PORT", "WORLD_SIZE")
+# Number of a process, number of all processes (with Lightning the flags have it), and what else the
+# launcher sets. torchrun: https://docs.pytorch.org/docs/stable/elastic/run.html; srun:
+# https://slurm.schedmd.com/srun.html, "OUTPUT ENVIRONMENT VARIABLES"; Lightning's first process, or
+# a user: pytorch_lightning/strategies/launchers/subprocess_script.py.
+_VARIABLES: dict[Launcher, tuple[str, str, str]] = {
+    "torchrun": ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
+    "srun": ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_NTASKS"),
+    "Lightning": ("LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT"),
+}
 # Jobs that are shells, by the names that Lightning's SLURMEnvironment knows.
 _INTERACTIVE_JOBS = ("bash", "interactive")
 
@@ -28,36 +30,29 @@ def number_of(name: str) -> int | None:
 
 def launcher() -> Launcher | None:
     """Return the launcher of this process; None if the process was started alone."""
-    if "TORCHELASTIC_RUN_ID" in os.environ and _are_set(_TORCHRUN):
-        return "torchrun"
-    if _are_set(_SRUN) and not _is_only_process_of_job():
-        return "srun"
-    return "Lightning" if _are_set(_LIGHTNING) else None
+    for name, variables in _VARIABLES.items():
+        is_set = None not in map(number_of, variables)
+        if name == "torchrun":
+            is_set = is_set and "TORCHELASTIC_RUN_ID" in os.environ
+        if is_set and not (name == "srun" and _is_only_process_of_job()):
+            return name
+    return None
 
 
 def launched_rank() -> int:
-    """Return the number of this process among those of its launcher; 0 without a launcher.
+    """Return the number of this process among those of its launcher, before they are connected.
 
-    It is known before the processes are connected. A number that is not below the number of
-    processes is left over from another launcher and counts as 0.
+    It is 0 without a launcher, and for a number that is left over: not below that of all processes.
     """
     started_by = launcher()
     if started_by is None:
         return 0
-    rank, size = {
-        "torchrun": (number_of("RANK"), number_of("WORLD_SIZE")),
-        "srun": (number_of("SLURM_PROCID"), number_of("SLURM_NTASKS")),
-        "Lightning": (number_of("LOCAL_RANK"), None),  # the flags have the size
-    }[started_by]
-    return rank if rank is not None and (size is None or rank < size) else 0
-
-
-def _are_set(names: tuple[str, ...]) -> bool:
-    return all(number_of(name) is not None for name in names)
+    rank, size = (number_of(name) or 0 for name in _VARIABLES[started_by][:2])
+    return rank if started_by == "Lightning" or rank < size else 0
 
 
 def _is_only_process_of_job() -> bool:
-    """Recognise shells and batch scripts of SLURM, which run once, whatever the number of tasks.
+    """Recognise shells and batch scripts of SLURM, which run once for any number of tasks.
 
     Batch scripts have SLURM_PROCID, but only processes of srun have SLURM_STEP_ID:
     https://github.com/SchedMD/slurm/blob/master/src/common/env.c, setup_env and

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from types import FrameType
 from typing import Any
 
 from utils.errors import UserError
@@ -54,18 +53,14 @@ def _start(start: Callable[..., None] | None, arguments: tuple[Any, ...]) -> Non
 def _signals_held() -> Iterator[None]:
     """Delay interruptions: a partially started pool can be neither used nor shut down."""
     came: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        came.append(number)
-
     # Other threads cannot set handlers and are never interrupted.
     in_main = threading.current_thread() is threading.main_thread()
     numbers = (signal.SIGINT, signal.SIGTERM) if in_main else ()
-    before = {number: signal.signal(number, note) for number in numbers}
+    before = {number: signal.signal(number, lambda n, _: came.append(n)) for number in numbers}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        for signalled in came:
-            signal.raise_signal(signalled)
+        for number in came:
+            signal.raise_signal(number)

@@ -3,7 +3,6 @@
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,25 +11,20 @@ if TYPE_CHECKING:  # the flags are parsed before torch is imported
 
 # Lightning's name of each precision, and torch's name of the type of autocast.
 PRECISIONS = {
-    "32-true": None,
-    "32": None,
-    "bf16-mixed": "bfloat16",
-    "16-mixed": "float16",
-    "16": "float16",
+    **{"32-true": None, "32": None},
+    **{"bf16-mixed": "bfloat16", "16-mixed": "float16", "16": "float16"},
 }
+# x86 has two kinds of bf16 instructions (Linux, arch/x86/include/asm/cpufeatures.h).
 _CPU_INFO = Path("/proc/cpuinfo")
-# x86 has two kinds of bf16 instructions, under these names in the flags of /proc/cpuinfo (Linux,
-# arch/x86/include/asm/cpufeatures.h).
-_BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
-# Values of ONEDNN_MAX_CPU_ISA, earlier DNNL_MAX_CPU_ISA, that disable the bf16 instructions of
-# convolutions: oneDNN's developer guide, "CPU dispatcher control".
-_ISA_VARIABLES = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
-_ISAS_WITHOUT_BF16 = frozenset(
-    {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"}
-)
-# Values of ATEN_CPU_CAPABILITY that disable them in torch's own kernels; the next one is avx512
-# (aten/src/ATen/native/DispatchStub.cpp).
-_ATEN_WITHOUT_BF16 = frozenset({"default", "avx2"})
+_BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
+# Values of variables that disable them: in oneDNN's convolutions (its developer guide, "CPU
+# dispatcher control"), and in torch's own kernels (aten/src/ATen/native/DispatchStub.cpp).
+_ISAS = "SSE41 AVX AVX2 AVX2_VNNI AVX2_VNNI_2 AVX512_CORE AVX512_CORE_VNNI"
+_WITHOUT_BF16 = {
+    "ONEDNN_MAX_CPU_ISA": _ISAS,
+    "DNNL_MAX_CPU_ISA": _ISAS,
+    "ATEN_CPU_CAPABILITY": "DEFAULT AVX2",
+}
 # How many times slower than 32-true emulated bf16 is. CPU: a training step of a ResNet-18 took 7
 # times as long on a Xeon limited to AVX2, and 20 times on an AMD EPYC that has AVX2 only. GPU: a T4
 # multiplied matrices at less than half the speed (github.com/openxla/xla/issues/12429).
@@ -74,22 +68,12 @@ def has_bf16(on_gpu: bool) -> bool:
         import torch
 
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    text = _CPU_INFO.read_text() if _CPU_INFO.exists() else ""
-    return cpu_has_bf16(text, os.environ)
-
-
-def cpu_has_bf16(cpu_info: str, environ: Mapping[str, str]) -> bool:
-    """Return whether torch uses bf16 instructions on a CPU.
-
-    Args:
-        cpu_info: Content of /proc/cpuinfo.
-        environ: Environment, which may limit the instructions that torch and oneDNN use.
-    """
-    is_limited = environ.get("ATEN_CPU_CAPABILITY") in _ATEN_WITHOUT_BF16 or any(
-        environ.get(name, "").upper() in _ISAS_WITHOUT_BF16 for name in _ISA_VARIABLES
+    lines = _CPU_INFO.read_text().splitlines() if _CPU_INFO.exists() else []
+    flags = next((line.split() for line in lines if line.startswith("flags")), [])
+    is_limited = any(
+        os.environ.get(name, "").upper() in values.split() for name, values in _WITHOUT_BF16.items()
     )
-    flags = [line for line in cpu_info.splitlines() if line.startswith("flags")]
-    return bool(flags) and not is_limited and not _BF16_FLAGS.isdisjoint(flags[0].split())
+    return not is_limited and not _BF16_FLAGS.isdisjoint(flags)
 
 
 def autocast_type(precision: str) -> "torch.dtype | None":

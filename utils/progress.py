@@ -13,9 +13,7 @@ _REFRESH_LOG_S = 30.0  # in a log file, where every refresh is a line
 
 
 def progress(iterable: Iterable[Any] | None = None, **settings: Any) -> tqdm:
-    """Return a bar of tqdm, which is refreshed rarely if its output is a file.
-
-    If several processes train together, only the first one shows it.
+    """Return a bar of tqdm that is refreshed rarely in a log; of several processes, one shows it.
 
     Args:
         iterable: Items to count; None for a bar that is updated by hand.

@@ -3,7 +3,7 @@
 import json
 import sys
 from argparse import SUPPRESS, Action, ArgumentParser, BooleanOptionalAction, Namespace
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ from utils.errors import UserError, quoted
 from utils.files import check_checkpoint
 
 ARGUMENTS = "arguments.json"  # next to the checkpoints, as ``utils.report.provenance`` returns it
-LAST = "last.ckpt"
 # Flags that a resumed run may change: its machine, its length and its output. The number of samples
 # per step is compared with that of the checkpoint.
 MAY_CHANGE = {
@@ -35,24 +34,32 @@ def with_flags_of_run(
         may_change: Flags that may have another value, besides ``MAY_CHANGE``.
 
     Returns:
-        A complete command line; ``argv`` itself without ``--resume_from_checkpoint`` or stored
-        flags.
+        A complete command line; ``argv`` itself if nothing is resumed or no flags are stored.
 
     Raises:
         UserError: A flag contradicts the run.
     """
     given = list(sys.argv[1:] if argv is None else argv)
-    path = _resumed_checkpoint(given)
+    only = ArgumentParser(add_help=False, allow_abbrev=False, argument_default=SUPPRESS)
+    only.add_argument("--resume_from_checkpoint", type=Path, nargs="?")
+    path: Path | None = vars(only.parse_known_args(given)[0]).get("resume_from_checkpoint")
     check_checkpoint("resume_from_checkpoint", path)
     if path is None or not (path.parent / ARGUMENTS).is_file():
         return given
     arguments = _read_arguments(path.parent / ARGUMENTS)
+    allowed = {*MAY_CHANGE, *may_change}
     if arguments.get("num_seeds", 1) != 1:
         arguments = {name: arguments[name] for name in arguments if name not in _REPETITION}
-        may_change = {*may_change, *_REPETITION}
-    stored = _as_flags(parser, arguments)
+        allowed |= _REPETITION
+    actions = {action.dest: action for action in parser._actions}  # argparse has no public list
+    stored = [
+        word
+        for name, value in arguments.items()
+        if name in actions and name not in _NOT_KEPT and value is not None
+        for word in _as_flag(actions[name], value)
+    ]
     before, now = (vars(parser.parse_args(flags)) for flags in (stored, [*stored, *given]))
-    for name in before.keys() - MAY_CHANGE - set(may_change):
+    for name in before.keys() - allowed:
         if before[name] != now[name]:
             raise UserError(
                 f"--{name} {_shown(now[name])} contradicts the run of {path}, which has "
@@ -64,19 +71,12 @@ def with_flags_of_run(
 def resumed_run_dir(args: Namespace) -> Path | None:
     """Return the folder of the run whose ``last.ckpt`` is resumed; None starts a new folder."""
     path: Path | None = args.resume_from_checkpoint
-    if path is None or args.debug or path.name != LAST:
+    if path is None or args.debug or path.name != "last.ckpt":
         return None
     return path.parent.parent if (path.parent / ARGUMENTS).is_file() else None
 
 
-def _resumed_checkpoint(argv: Sequence[str]) -> Path | None:
-    parser = ArgumentParser(add_help=False, allow_abbrev=False, argument_default=SUPPRESS)
-    parser.add_argument("--resume_from_checkpoint", type=Path, nargs="?")
-    path = getattr(parser.parse_known_args(argv)[0], "resume_from_checkpoint", None)
-    return path if isinstance(path, Path) else None
-
-
-def _read_arguments(path: Path) -> Mapping[str, Any]:
+def _read_arguments(path: Path) -> dict[str, Any]:
     try:
         arguments = json.loads(path.read_text())["arguments"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -86,17 +86,8 @@ def _read_arguments(path: Path) -> Mapping[str, Any]:
     return arguments
 
 
-def _as_flags(parser: ArgumentParser, arguments: Mapping[str, Any]) -> list[str]:
-    """Write stored values as a command line, without flags that the parser does not know."""
-    actions = {action.dest: action for action in parser._actions}  # argparse has no public list
-    flags: list[str] = []
-    for name, value in arguments.items():
-        if name in actions and name not in _NOT_KEPT and value is not None:
-            flags += _as_flag(actions[name], value)
-    return flags
-
-
 def _as_flag(action: Action, value: Any) -> list[str]:
+    """Write a stored value as words of a command line."""
     flag = action.option_strings[0]
     if isinstance(action, BooleanOptionalAction):
         return [flag if value else action.option_strings[1]]

@@ -9,12 +9,13 @@ _LONGEST_PAUSE_S = 3600.0  # longer requests of a service count as this one
 class Transient(Exception):
     """The same request may work later.
 
-    Attributes:
+    Args:
+        reason: What happened.
         wait_s: Seconds that the service requests to wait; 0 if it does not say.
         is_quota: A quota of the service was exceeded.
-        is_too_large: The request may be too large; it is not repeated unchanged.
         is_strange: The answer was not one of the service (a portal's page, an empty object); a few
             in a row end the run.
+        is_too_large: The request may be too large; it is not repeated unchanged.
     """
 
     def __init__(
@@ -34,10 +35,7 @@ class Transient(Exception):
 
 
 def retry_after(text: str) -> float:
-    """Return the seconds of a header Retry-After, which is a number or a date.
-
-    RFC 9110, section 10.2.3; 0 for any other text.
-    """
+    """Return the seconds of a header Retry-After, a number or a date (RFC 9110); else 0."""
     text = text.strip()
     try:
         if text.isdecimal():

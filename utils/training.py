@@ -66,10 +66,10 @@ def run_trainer(
     """
     added: list[Callback] = [EndTogether(), SampleProgress(description), *callbacks]
     if checkpoints is not None:
-        added.append(SaveCheckpoints(checkpoints, origin or {}, every_n_epochs))
+        added.append(_SaveCheckpoints(checkpoints, origin or {}, every_n_epochs))
     loggers: list[Logger] = []
     if folder is not None:
-        loggers.append(csv_logger(folder, resumed))
+        loggers.append(_csv_logger(folder, resumed))
         if tensorboard:
             loggers.append(TensorBoardLogger(folder, name="", version="", default_hp_metric=False))
     settings = {"log_every_n_steps": 1, **arguments, **launch_kwargs(world)}
@@ -121,14 +121,8 @@ def of_repetition(args: Namespace, seed: int, train_frac: float) -> Namespace:
     return Namespace(**vars(args) | {"seed": seed, "num_seeds": 1, "train_frac": [train_frac]})
 
 
-def csv_logger(folder: Path, resumed: Path | None = None) -> CSVLogger:
-    """Log to ``metrics.csv`` in a folder.
-
-    Args:
-        folder: Folder of the file.
-        resumed: Checkpoint of the run to resume. The file begins with the rows of that run up to
-            the checkpoint, so that it is the history of the whole run.
-    """
+def _csv_logger(folder: Path, resumed: Path | None) -> CSVLogger:
+    """Log to ``metrics.csv``, which begins with the resumed run up to its checkpoint."""
     logger = CSVLogger(folder, name="", version="")
     rank: int = rank_zero_only.rank  # type: ignore[attr-defined]
     if resumed is None or rank != 0:  # only the first process writes
@@ -185,27 +179,25 @@ class SampleProgress(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        if self.bar is not None or not trainer.is_global_zero:
-            return
-        samples_per_step = len(batch[0]) * trainer.world_size
-        steps = int(trainer.num_training_batches) * (trainer.max_epochs or 1)
-        self.bar = progress(
-            desc=self.description,
-            total=steps * samples_per_step,
-            initial=trainer.global_step * samples_per_step,
-            unit=" samples",
-            unit_scale=True,
-        )
+        if self.bar is None and trainer.is_global_zero:
+            samples_per_step = len(batch[0]) * trainer.world_size
+            steps = int(trainer.num_training_batches) * (trainer.max_epochs or 1)
+            self.bar = progress(
+                desc=self.description,
+                total=steps * samples_per_step,
+                initial=trainer.global_step * samples_per_step,
+                unit=" samples",
+                unit_scale=True,
+            )
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self.bar is None:
-            return
         self.loss = outputs["loss"]
-        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            self._show(trainer, self.bar)
-        self.bar.update(len(batch[0]) * trainer.world_size)
+        if self.bar is not None:
+            if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+                self._show(trainer, self.bar)
+            self.bar.update(len(batch[0]) * trainer.world_size)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Reading computes means over the processes: all must read, or the first one would hang.
@@ -218,43 +210,27 @@ class SampleProgress(Callback):
     def _show(self, trainer: Trainer, bar: tqdm) -> None:
         """Show loss and scores; rarely, because reading the loss waits for the device."""
         shown = {"epoch": f"{trainer.current_epoch + 1}/{trainer.max_epochs}"}
-        shown |= {"loss": f"{float(self.loss):.3f}"}
-        shown |= {
-            name.removeprefix("val/"): f"{float(score):.4g}"
-            for name, score in trainer.progress_bar_metrics.items()
-            if name.startswith("val/")
-        }
+        shown["loss"] = f"{float(self.loss):.3f}"
+        for name, score in trainer.progress_bar_metrics.items():
+            if name.startswith("val/"):
+                shown[name.removeprefix("val/")] = f"{float(score):.4g}"
         bar.set_postfix(shown, refresh=False)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._close()
-
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
-        self._close()
-
-    def _close(self) -> None:
+    def on_train_end(self, *_: Any) -> None:
         if self.bar is not None:
             self.bar.close()
             self.bar = None
 
+    on_exception = on_train_end
 
-class SaveCheckpoints(Checkpoint):
-    """Write ``last.ckpt`` after every epoch, and a copy to keep every ``every_n_epochs``.
 
-    Args:
-        folder: Folder of the checkpoints.
-        origin: Arguments, versions and commit of the run, written next to the checkpoints.
-        every_n_epochs: Epochs between the copies; None keeps no copies.
-    """
+class _SaveCheckpoints(Checkpoint):
+    """Write ``last.ckpt`` after every epoch, and a copy to keep every ``every_n_epochs``."""
 
-    def __init__(
-        self, folder: Path, origin: dict[str, Any], every_n_epochs: int | None = None
-    ) -> None:
+    def __init__(self, folder: Path, origin: dict[str, Any], every_n_epochs: int | None) -> None:
         self.folder = folder
-        self.every_n_epochs = every_n_epochs
         self.origin = origin
+        self.every_n_epochs = every_n_epochs
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:

@@ -1,15 +1,9 @@
-"""Unpack archives whose checksum was verified, and name the compression methods of zips.
-
-The caller verifies an archive before it is unpacked (``utils.collection``), so its content is that
-of its publisher. A mistake there must still not write outside the folder or fill the disk: only
-plain files and folders are created, under names that stay inside, and within limits of size.
-"""
+"""Unpack archives whose checksum was verified, and name the compression methods of zips."""
 
 import gzip
 import io
 import lzma
 import shutil
-import stat
 import struct
 import tarfile
 import zipfile
@@ -18,26 +12,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from utils.errors import UserError, os_error_sentence
 from utils.locks import locked
 from utils.progress import progress
 
-STORED, DEFLATED, BZIP2, LZMA = 0, 8, 12, 14
-READ_METHODS = (STORED, DEFLATED, BZIP2, LZMA)  # what Python's standard library can decompress
+STORED, DEFLATED, BZIP2, LZMA = 0, 8, 12, 14  # what Python's standard library can decompress
 ENCRYPTED = -1  # stands for any method behind a password
-# APPNOTE.TXT 6.3.10, section 4.4.5, without those above. Windows' Explorer and 7-Zip write
-# Deflate64, WinZip any of the later ones.
-_METHOD_NAMES = {
-    **{1: "Shrink", 2: "Reduce", 3: "Reduce", 4: "Reduce", 5: "Reduce", 6: "Implode"},
-    **{9: "Deflate64", 10: "PKWARE DCL Implode", 93: "Zstandard", 95: "XZ", 98: "PPMd"},
-    **{96: "JPEG", 97: "WavPack", 99: "AES encryption"},
-}
-# Limits of a bomb. Pictures shrink to a third; masks, which are mostly zeros, are small files.
-_MAX_RATIO = 100
-_MAX_RATIO_FROM = 2**28  # unpacked bytes below which the ratio does not matter
-# What the standard library raises for damaged archives; a wrong gzip header is an OSError.
+# APPNOTE.TXT 6.3.10, section 4.4.5: Windows' Explorer and 7-Zip write Deflate64, WinZip the others.
+_METHOD_NAMES = {9: "Deflate64", 93: "Zstandard", 95: "XZ", 98: "PPMd", 99: "AES encryption"}
+# What the standard library raises for archives that it cannot read.
 _DAMAGED = (
     *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, gzip.BadGzipFile),
     *(EOFError, ValueError, RuntimeError, NotImplementedError, struct.error),
@@ -79,9 +62,7 @@ def unpack(parts: Sequence[Path], folder: Path) -> bool:
         shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
         try:
             partial.mkdir()
-            is_zip = zipfile.is_zipfile(parts[0])
-            with progress(desc=f"unpacking {parts[0].name}", unit=" files", unit_scale=True) as bar:
-                (_unpack_zip if is_zip else _unpack_tar)(parts, partial, bar)
+            (_unpack_zip if zipfile.is_zipfile(parts[0]) else _unpack_tar)(parts, partial)
             entries = list(partial.iterdir())
             alone = len(entries) == 1 and entries[0].is_dir()
             (entries[0] if alone else partial).rename(folder)
@@ -91,8 +72,6 @@ def unpack(parts: Sequence[Path], folder: Path) -> bool:
             ) from error
         except OSError as error:
             sentence = os_error_sentence(error, folder)
-            if sentence is None:
-                raise
             raise UserError(f"nothing of {parts[0]} was unpacked, {sentence}") from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -121,58 +100,35 @@ class _Joined(io.RawIOBase):
         super().close()
 
 
-def _unpack_tar(parts: Sequence[Path], root: Path, bar: tqdm) -> None:
+def _unpack_tar(parts: Sequence[Path], root: Path) -> None:
     """Read the pieces once, from the first byte to the last, without joining them on the disk."""
-    limit, total = _limit(parts, root), 0
-    with _Joined(parts) as joined, tarfile.open(fileobj=joined, mode="r|*") as archive:
+    with (
+        _Joined(parts) as joined,
+        tarfile.open(fileobj=joined, mode="r|*") as archive,
+        progress(desc=f"unpacking {parts[0].name}", unit=" files", unit_scale=True) as bar,
+    ):
         while (member := archive.next()) is not None:
             archive.members.clear()  # type: ignore[attr-defined]  # 8 GB for BigEarthNet's files
-            _check_member(parts[0], member.name)
-            if not (member.isdir() or member.isreg()) or member.issparse():
-                raise UserError(f"{parts[0]} holds {member.name!r}, which is not a plain file")
-            total += member.size
-            _check_total(parts[0], total, limit)
+            is_plain = member.isreg() and not member.issparse()
+            _check_member(parts[0], root, member.name, is_plain, member.isdir())
             archive.extract(member, root, filter="data")
             bar.update()
 
 
-def _unpack_zip(parts: Sequence[Path], root: Path, bar: tqdm) -> None:
-    (path,) = parts
-    with zipfile.ZipFile(path) as archive:
-        members = archive.infolist()
-        for member in members:
-            _check_member(path, member.filename)
-            if member.flag_bits & 1:
-                raise unread_method(path, ENCRYPTED)
-            if member.compress_type not in READ_METHODS:
-                raise unread_method(path, member.compress_type)
-            if stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
-                raise UserError(f"{path} holds {member.filename!r}, which is not a plain file")
-        _check_total(path, sum(member.file_size for member in members), _limit(parts, root))
-        for member in members:
+def _unpack_zip(parts: Sequence[Path], root: Path) -> None:
+    with zipfile.ZipFile(parts[0]) as archive:
+        for member in progress(archive.infolist(), desc=f"unpacking {parts[0].name}"):
+            kind = (member.external_attr >> 28) & 0xF  # of Unix; 8 is a plain file, 4 a folder
+            _check_member(parts[0], root, member.filename, kind in (0, 8), member.is_dir())
             archive.extract(member, root)
-            bar.update()
 
 
-def _check_member(archive: Path, name: str) -> None:
-    """Refuse a name that leads out of the folder, on any operating system."""
-    if name.startswith("/") or ".." in name.split("/") or not name.isprintable() or "\\" in name:
-        raise UserError(f"{archive} holds {name[:100]!a}, which is not a name inside its folder")
-
-
-def _limit(parts: Sequence[Path], root: Path) -> tuple[int, int]:
-    """Return the bytes that may be unpacked by the ratio of compression, and by the free space."""
-    packed = sum(part.stat().st_size for part in parts)
-    return max(_MAX_RATIO * packed, _MAX_RATIO_FROM), shutil.disk_usage(root).free
-
-
-def _check_total(archive: Path, total: int, limit: tuple[int, int]) -> None:
-    """Refuse an archive that announces more bytes than the limits."""
-    by_ratio, free = limit
-    if total > by_ratio:
-        raise UserError(f"{archive} would grow beyond {by_ratio / 1e9:.1f} GB, as no data set does")
-    if total > free:
+def _check_member(archive: Path, root: Path, name: str, is_file: bool, is_folder: bool) -> None:
+    """Refuse what is not a plain file or a folder under a new name inside the root."""
+    inside = not name.startswith("/") and ".." not in name.split("/") and "\\" not in name
+    is_new = is_folder or not (root / name).exists()
+    if not (inside and name.isprintable() and is_new and (is_file or is_folder)):
         raise UserError(
-            f"{archive} needs more than the {free / 1e9:.1f} GB that are free: free some space or "
-            "choose another folder"
+            f"{archive} holds {name[:100]!a}, which is not a new file inside its folder: tell its "
+            "publisher"
         )

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import importlib
+import os
 import re
 import subprocess
 import sys
@@ -41,18 +42,19 @@ def collection(servers: list[FileServer]) -> Collection:
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_every_file_has_its_own_name_and_addresses_of_the_web(script: ModuleType) -> None:
+def test_every_file_has_a_plain_name_a_digest_and_addresses_of_the_web(script: ModuleType) -> None:
+    """And no archive is unpacked whose checksum is not known."""
     for entry in script.COLLECTIONS.values():
         names = [file.name for file in entry.files]
         assert len(set(names)) == len(names)
-        assert all(
-            re.fullmatch(r"https://[!-~]+", url) for file in entry.files for url in file.urls
-        )
-
-
-def test_an_archive_without_a_checksum_is_not_unpacked() -> None:
-    with pytest.raises(ValueError, match=r"\['x\.zip'\] have no checksum"):
-        Collection("", "", (), {"x": ("x.zip",)})
+        assert {part for parts in entry.unpack.values() for part in parts} <= set(names)
+        for file in entry.files:
+            assert file.name == Path(file.name).name
+            assert file.urls
+            assert all(re.fullmatch(r"https://[!-~]+", url) for url in file.urls)
+            assert file.digests()
+            assert re.fullmatch("[0-9a-f]{32}", file.md5 or "0" * 32)
+            assert re.fullmatch("[0-9a-f]{64}", file.sha256 or "0" * 64)
 
 
 def test_the_promised_data_sets_and_weights_are_there() -> None:
@@ -67,7 +69,7 @@ def test_the_promised_data_sets_and_weights_are_there() -> None:
 
 
 def test_real_files_of_the_tables_are_those_at_hand() -> None:
-    """Two lists and v2's metadata lie beside the project where its developers work."""
+    """Two lists and v2's metadata are stored next to the project where its developers work."""
     folder = ROOT.parent / "shared" / "data" / "bigearthnet_metadata"
     if not folder.exists():
         pytest.skip("no real data at hand")
@@ -114,11 +116,26 @@ def test_nothing_is_unpacked_when_a_piece_is_missing(
     assert [path.name for path in tmp_path.iterdir()] == ["x.tar.gzaa"]
 
 
-def test_the_script_outside_of_packages_starts_from_anywhere(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "checkpoints" / "download.py")]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "error: give a name" in done.stderr
+@pytest.mark.parametrize(
+    ("flags", "code", "message"),
+    [
+        ("checkpoints/download.py", 2, "error: give a name"),
+        ("datasets/download.py oscd --save_path /proc/x", 2, "error: /proc/x: No such file"),
+        ("datasets/download.py --list", 141, ""),
+    ],
+)
+def test_the_scripts_start_from_anywhere_and_end_in_one_sentence(
+    flags: str, code: int, message: str, tmp_path: Path
+) -> None:
+    """The last one prints into a pipe that nobody reads, as of ``head``."""
+    script, *rest = flags.split()
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, str(ROOT / script), *rest]
+    done = subprocess.run(command, cwd=tmp_path, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, len(done.stderr.splitlines())) == (code, bool(message))
+    assert message in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -129,7 +146,7 @@ def test_incomplete_commands_are_refused(argv: list[str]) -> None:
         datasets.download.main(argv)
 
 
-def test_weights_go_beside_their_description(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_go_next_to_their_description(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr("utils.collection.download", lambda *what: asked.append(what))
     WEIGHTS.main(["seco_resnet18_1m"])

@@ -47,45 +47,30 @@ def attribute(item: bytes, text: str) -> bytes:
 def direct_calls(file: str) -> dict[str, bytes]:
     """Name calls of one global that create ``file`` or run a text that does."""
     touch, code, words = f"touch {file}", f"open({file!r}, 'w').close()", ["touch", file]
+    nested = pickle_of(call("os", "mkdir", file))
     calls: list[tuple[Any, ...]] = [
-        ("os", "system", touch),
-        ("posix", "system", touch),
-        ("os", "mkdir", file),
-        ("posix", "mkdir", file),
-        ("os", "makedirs", file),
-        ("os", "symlink", "/", file),
-        ("os", "open", file, 65),
-        ("os", "mkfifo", file),
-        ("subprocess", "call", words),
-        ("subprocess", "check_call", words),
-        ("subprocess", "check_output", words),
-        ("subprocess", "run", words),
-        ("subprocess", "getoutput", touch),
-        ("builtins", "eval", code),
-        ("builtins", "exec", code),
-        ("__builtin__", "eval", code),
-        ("builtins", "open", file, "w"),
-        ("io", "open", file, "w"),
-        ("_io", "FileIO", file, "w"),
-        ("codecs", "open", file, "w"),
-        ("gzip", "open", file, "wb"),
-        ("bz2", "open", file, "wb"),
-        ("lzma", "open", file, "wb"),
-        ("zipfile", "ZipFile", file, "w"),
-        ("tarfile", "open", file, "w"),
-        ("sqlite3", "connect", file),
-        ("logging", "FileHandler", file),
-        ("shutil", "copyfile", __file__, file),
-        ("timeit", "timeit", "pass", code),
-        ("pickle", "loads", pickle_of(call("os", "mkdir", file))),
-        ("_pickle", "loads", pickle_of(call("os", "mkdir", file))),
-        ("torch.storage", "_load_from_bytes", legacy_file(call("os", "mkdir", file))),
-        ("torch", "save", [1], file),
-        ("numpy", "save", f"{file}.npy", [1]),
-        ("numpy", "memmap", file, "uint8", "w+", 0, 9),
-        ("numpy.testing._private.utils", "runstring", code, {}),
+        ("os:system posix:system subprocess:getoutput", touch),
+        ("os:mkdir posix:mkdir os:makedirs os:mkfifo sqlite3:connect logging:FileHandler", file),
+        ("subprocess:call subprocess:check_call subprocess:check_output subprocess:run", words),
+        ("builtins:eval builtins:exec __builtin__:eval", code),
+        ("builtins:open io:open _io:FileIO codecs:open zipfile:ZipFile tarfile:open", file, "w"),
+        ("gzip:open bz2:open lzma:open", file, "wb"),
+        ("os:symlink", "/", file),
+        ("os:open", file, 65),
+        ("shutil:copyfile", __file__, file),
+        ("timeit:timeit", "pass", code),
+        ("pickle:loads _pickle:loads", nested),
+        ("torch.storage:_load_from_bytes", legacy_file(call("os", "mkdir", file))),
+        ("torch:save", [1], file),
+        ("numpy:save", f"{file}.npy", [1]),
+        ("numpy:memmap", file, "uint8", "w+", 0, 9),
+        ("numpy.testing._private.utils:runstring", code, {}),
     ]
-    return {f"{module}.{name}": call(module, name, *rest) for module, name, *rest in calls}
+    return {
+        name.replace(":", "."): call(*name.split(":"), *arguments)
+        for names, *arguments in calls
+        for name in names.split()
+    }
 
 
 def indirect_calls(file: str) -> dict[str, bytes]:
@@ -146,59 +131,24 @@ def live(canary: Path) -> dict[str, bytes]:
     return direct_calls(str(canary)) | indirect_calls(str(canary))
 
 
-GADGETS = {
-    f"{module}.{name}": call(module, name, *arguments)
-    for module, name, *arguments in (
-        ("torch.hub", "load", "stranger/repository", "model"),
-        ("torch", "load", "file.pt"),
-        ("torch.serialization", "load", "file.pt"),
-        ("torch.jit", "load", "file.pt"),
-        ("torch.jit._script", "ScriptModule"),
-        ("torch.utils.cpp_extension", "load", "name", ["file.cpp"]),
-        ("torch.fx.graph_module", "_forward_from_src", "def forward(): pass", {}),
-        ("torch.distributed.rpc.internal", "_run_function", b""),
-        ("torch._utils", "_rebuild_device_tensor_from_numpy", [1], "float32", "cpu", False),
-        ("torch._utils", "_rebuild_wrapper_subclass", 1),
-        ("torch._tensor", "_rebuild_from_type_v2", 1, 2, 3, 4),
-        ("torch.storage", "UntypedStorage", 2**50),
-        ("torch", "FloatTensor", 2**50),
-        ("builtins", "bytearray", 2**40),
-        ("_codecs", "encode", "text", "hex"),
-        ("codecs", "decode", b"", "zlib"),
-        ("numpy", "load", "file.npy", None, True),
-        ("numpy.f2py", "compile", "end"),
-        ("numpy.f2py.capi_maps", "load_f2cmap_file", "file"),
-        ("numpy.core.multiarray", "_reconstruct", 1, [0], b"b"),
-        ("numpy._core.multiarray", "scalar", 1, b""),
-        ("numpy.lib._npyio_impl", "DataSource"),
-        ("webbrowser", "open", "http://localhost"),
-        ("pty", "spawn", ["sh"]),
-        ("ctypes", "CDLL", "libc.so.6"),
-        ("socket", "create_connection", ["localhost", 1]),
-        ("urllib.request", "urlopen", "http://localhost"),
-        ("runpy", "run_path", "file.py"),
-        ("runpy", "run_module", "antigravity"),
-        ("marshal", "loads", b""),
-        ("types", "CodeType"),
-        ("pdb", "run", "pass"),
-        ("cProfile", "run", "pass"),
-        ("pip", "main", ["install", "stranger"]),
-        ("site", "addsitedir", "folder"),
-        ("multiprocessing.util", "spawnv_passfds", b"/bin/sh", ["sh"], []),
-        ("_posixsubprocess", "fork_exec"),
-        ("asyncio.subprocess", "create_subprocess_shell", "true"),
-        ("os", "execv", "/bin/true", ["true"]),
-        ("os", "kill", 0, 0),
-        ("nt", "system", "true"),
-        ("sys", "exit", 1),
-        ("joblib", "load", "file"),
-        ("dill", "loads", b""),
-        ("pytorch_lightning.utilities.parsing", "AttributeDict.__init__"),
-        ("pytorch_lightning", "Trainer"),
-        ("lightning.fabric.utilities.cloud_io", "_load", "file"),
-        ("tests.references.hostile_pickles", "live", "canary"),
-    )
-} | {"an extension": b"\x82\x01", "a persistent name": value("storage") + b"Q"}
+# Arguments do not matter: they are refused by their names.
+_NAMES = """
+torch.hub:load torch:load torch.serialization:load torch.jit:load torch.jit._script:ScriptModule
+torch.utils.cpp_extension:load torch.fx.graph_module:_forward_from_src torch:FloatTensor
+torch.distributed.rpc.internal:_run_function torch._utils:_rebuild_device_tensor_from_numpy
+torch._utils:_rebuild_wrapper_subclass torch._tensor:_rebuild_from_type_v2
+torch.storage:UntypedStorage builtins:bytearray _codecs:encode codecs:decode numpy:load
+numpy.f2py:compile numpy.f2py.capi_maps:load_f2cmap_file numpy.core.multiarray:_reconstruct
+numpy._core.multiarray:scalar numpy.lib._npyio_impl:DataSource webbrowser:open pty:spawn
+ctypes:CDLL socket:create_connection urllib.request:urlopen runpy:run_path runpy:run_module
+marshal:loads types:CodeType pdb:run cProfile:run pip:main site:addsitedir
+multiprocessing.util:spawnv_passfds _posixsubprocess:fork_exec os:execv os:kill nt:system sys:exit
+asyncio.subprocess:create_subprocess_shell joblib:load dill:loads pytorch_lightning:Trainer
+pytorch_lightning.utilities.parsing:AttributeDict.__init__ lightning.fabric.utilities.cloud_io:_load
+tests.references.hostile_pickles:live
+"""
+GADGETS = {name.replace(":", "."): call(*name.split(":"), 2**50) for name in _NAMES.split()}
+GADGETS |= {"an extension": b"\x82\x01", "a persistent name": value("storage") + b"Q"}
 
 
 def pickle_of(instructions: bytes) -> bytes:

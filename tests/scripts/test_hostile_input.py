@@ -3,7 +3,6 @@
 import signal
 import subprocess
 import sys
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,16 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
-from datasets.eurosat_dataset import RGB_DATA, EurosatDataset
-from datasets.seco.geotiff import decode_band
 from datasets.seco.patches import parse_quantiles
 from datasets.seco.pictures import Pictures
 from models.backbones import Encoder, load_encoder
 from tests.references.waiting import HANG_S
-from utils.checkpoint import WholeCheckpointIO, read_checkpoint
 from utils.cli import run
 from utils.errors import UserError
-from utils.input_spec import InputSpec, input_transform
+from utils.input_spec import InputSpec
 
 
 def pictures(folder: Path, *names: str) -> Path:
@@ -33,14 +29,10 @@ def pictures(folder: Path, *names: str) -> Path:
     return folder
 
 
-def test_a_list_from_windows_is_read_without_its_mark(tmp_path: Path) -> None:
+def test_a_list_of_windows_is_read_and_one_in_another_encoding_is_named(tmp_path: Path) -> None:
     root = pictures(tmp_path / "root", "a.png", "b.png")
     (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbfa.png\r\na.png\r\n")
     assert Pictures(root, tmp_path / "list.txt").names == ["a.png"]
-
-
-def test_a_list_in_another_encoding_is_named(tmp_path: Path) -> None:
-    root = pictures(tmp_path / "root", "a.png")
     (tmp_path / "list.txt").write_text("a.png\n", encoding="utf-16")
     with pytest.raises(UserError, match=r"list\.txt is not a text in UTF-8"):
         Pictures(root, tmp_path / "list.txt")
@@ -52,37 +44,6 @@ def test_a_link_to_a_folder_above_adds_no_pictures(tmp_path: Path) -> None:
     (root / "loop").symlink_to(root)
     (root / "other").symlink_to(tmp_path / "elsewhere")
     assert Pictures(root).names == ["a.png", "other/b.png"]
-
-
-def test_a_zip_with_a_damaged_directory_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "z.zip"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("a.png", b"x")
-    content = bytearray(path.read_bytes())
-    content[content.find(b"PK\x01\x02")] = 0
-    path.write_bytes(content)
-    with pytest.raises(UserError, match=r"z\.zip is not a whole zip: download or copy"):
-        Pictures(path)
-
-
-def test_an_encrypted_zip_of_eurosat_is_named(tmp_path: Path) -> None:
-    root = pictures(tmp_path / "root", "A/A_1.png", "B/B_1.png")
-    path = tmp_path / "z.zip"
-    with zipfile.ZipFile(path, "w") as archive:
-        for name in ("A/A_1.png", "B/B_1.png"):
-            archive.write(root / name, name)
-    content = bytearray(path.read_bytes())
-    content[6] |= 1
-    content[content.find(b"PK\x01\x02") + 8] |= 1
-    path.write_bytes(content)
-    transform = input_transform(InputSpec.of_pictures(), RGB_DATA, "auto")
-    with pytest.raises(UserError, match=r"z\.zip holds encrypted files: pack it again"):
-        EurosatDataset(path).read_images(transform, 1)
-
-
-def test_an_empty_band_is_named() -> None:
-    with pytest.raises(UserError, match=r"1/scene/B4\.tif is not a readable GeoTIFF"):
-        decode_band(b"", "1/scene/B4.tif")
 
 
 @pytest.mark.parametrize("limits", ["[NaN, NaN]", "[0, Infinity]", "[-9, 3]"])
@@ -108,11 +69,11 @@ SPEC = InputSpec.of_pictures().to_dict()
         ({"base_encoder": 5}, "its encoder is 5"),
         ({"base_encoder": ["resnet18"]}, "its encoder is"),
         ({"input_spec": "abc"}, "damaged input_spec"),
-        ({"input_spec": SPEC | {"mean": [0.5]}}, "one low, high, mean and std"),
+        ({"input_spec": SPEC | {"mean": [0.5]}}, "damaged input_spec"),
         ({"input_spec": SPEC | {"mean": ["a", "b", "c"]}}, "damaged input_spec"),
-        ({"input_spec": SPEC | {"mean": [float("nan")] * 3}}, "numbers are finite"),
-        ({"input_spec": SPEC | {"std": [0.0] * 3}}, "std is above 0"),
-        ({"input_spec": SPEC | {"bands": [1, 2, 3]}}, "names of bands"),
+        ({"input_spec": SPEC | {"mean": [float("nan")] * 3}}, "a finite mean"),
+        ({"input_spec": SPEC | {"std": [0.0] * 3}}, "a std above 0"),
+        ({"input_spec": SPEC | {"bands": [1, 2, 3]}}, "each band has a short name"),
         ({"input_spec": {"bands": ["R"]}}, "damaged input_spec"),
     ],
 )
@@ -144,50 +105,12 @@ def test_hostile_weights_are_refused(
         load_encoder("pretrain", "resnet18", tmp_path / "x.ckpt")
 
 
-@pytest.mark.parametrize("part", ["state_dict", "hyper_parameters"])
-def test_a_checkpoint_without_its_parts_is_refused(tmp_path: Path, part: str) -> None:
-    whole: dict[str, Any] = {"state_dict": {}, "hyper_parameters": {}}
-    torch.save(whole | {part: [1]}, tmp_path / "x.ckpt")
-    with pytest.raises(UserError, match=f"has no {part}"):
-        read_checkpoint(tmp_path / "x.ckpt")
-
-
-@pytest.mark.parametrize("content", [b"\x80", b"\x80\x02}", b"\x80\x02cos\nsystem\n."])
-def test_bytes_that_are_no_checkpoint_are_refused_without_advice_to_run_them(
-    tmp_path: Path, content: bytes
-) -> None:
-    (tmp_path / "x.ckpt").write_bytes(content)
-    with pytest.raises(UserError, match=r"x\.ckpt is not a readable checkpoint") as caught:
-        read_checkpoint(tmp_path / "x.ckpt")
-    assert "weights_only" not in str(caught.value)
-
-
-def test_a_checkpoint_that_would_not_be_read_is_an_error() -> None:
-    with pytest.raises(UserError, match="--backbone_type pretrain"):
-        load_encoder("random", "resnet18", Path("last.ckpt"))
-
-
-def test_a_full_disk_keeps_the_previous_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "last.ckpt"
-    path.write_text("previous")
-
-    def save(checkpoint: object, file: object) -> None:
-        raise RuntimeError("[enforce fail at inline_container.cc] unexpected pos 9 vs 8\nmore")
-
-    monkeypatch.setattr(torch, "save", save)
-    with pytest.raises(UserError, match=r"cannot write .*last\.ckpt, is the disk full\?"):
-        WholeCheckpointIO().save_checkpoint({}, path)
-    assert path.read_text() == "previous"
-    assert len(list(tmp_path.iterdir())) == 1
-
-
 @pytest.mark.parametrize(
     ("error", "message"),
     [
         (PermissionError(13, "Permission denied", "logs"), "logs: Permission denied: change the"),
         (MemoryError(), "out of memory"),
+        (UserError("a\x1b[2J\nb"), r"error: a\x1b[2J\nb"),  # of a stranger's file or server
         (torch.OutOfMemoryError(), "out of memory"),
     ],
 )

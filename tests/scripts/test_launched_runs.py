@@ -4,9 +4,9 @@ import json
 import os
 import signal
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import pytest
 from pytorch_lightning.plugins.environments import SLURMEnvironment
@@ -40,43 +40,33 @@ def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
         signal.signal(number, handler)
 
 
-def pretrain_flags(data_dir: Path, log_dir: Path) -> list[str]:
-    """Return the flags of a pre-training of two steps."""
-    values: dict[str, Any] = {"data_dir": data_dir, "log_dir": log_dir, "gpus": 0}
-    values |= {"crop_size": 32, "batch_size": 3, "num_negatives": 8, "num_workers": 0}
-    values |= {"max_epochs": 1, "precision": "32-true"}
-    return [f"--{name}={value}" for name, value in values.items()]
+def flags(text: str, data_dir: Path, log_dir: Path) -> list[str]:
+    common = "--gpus 0 --num_workers 0 --max_epochs 1 --data_dir"
+    return [*text.split(), *common.split(), str(data_dir), "--log_dir", str(log_dir)]
+
+
+# Two steps of a pre-training.
+PRETRAIN = "--crop_size 32 --batch_size 3 --num_negatives 8 --precision 32-true"
 
 
 @pytest.fixture
 def pretrain(seco_root: Path, tmp_path: Path) -> list[str]:
-    return pretrain_flags(seco_root, tmp_path / "logs")
+    return flags(PRETRAIN, seco_root, tmp_path / "logs")
 
 
 @pytest.fixture
 def eurosat(tmp_path: Path) -> list[str]:
     """Flags of a probe that Lightning trains."""
-    root = tmp_path / "EuroSAT_RGB"
-    write_eurosat(root, images_per_class=5, size=32, num_workers=1)
-    values: dict[str, Any] = {"data_dir": root, "log_dir": tmp_path / "logs", "gpus": 0}
-    values |= {
-        "backbone_type": "random",
-        "base_encoder": "resnet18_slim",
-        "max_epochs": 1,
-        "num_workers": 0,
-        "batch_size": 8,
-    }
-    return [f"--{name}={value}" for name, value in values.items()]
+    write_eurosat(tmp_path / "EuroSAT_RGB", images_per_class=5, size=32, num_workers=1)
+    text = "--protocol paper --backbone_type random --base_encoder resnet18_slim --batch_size 8"
+    return flags(text, tmp_path / "EuroSAT_RGB", tmp_path / "logs")
 
 
 @pytest.fixture
 def oscd(tmp_path: Path) -> list[str]:
     """Flags of a change detector."""
-    root = tmp_path / "oscd"
-    write_oscd(root, num_cities=4, size=64, num_workers=1)
-    values: dict[str, Any] = {"data_dir": root, "log_dir": tmp_path / "logs", "gpus": 0}
-    values |= {"backbone_type": "random", "max_epochs": 1, "num_workers": 0, "patch_size": 32}
-    return [f"--{name}={value}" for name, value in values.items()]
+    write_oscd(tmp_path / "oscd", num_cities=4, size=64, num_workers=1)
+    return flags("--backbone_type random --patch_size 32", tmp_path / "oscd", tmp_path / "logs")
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +75,7 @@ def finished(seco_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     log_dir = tmp_path_factory.mktemp("finished")
     with pytest.MonkeyPatch.context() as patch:
         forget_launchers(patch)
-        main_pretrain.main(pretrain_flags(seco_root, log_dir))
+        main_pretrain.main(flags(PRETRAIN, seco_root, log_dir))
     return next(log_dir.rglob("last.ckpt"))
 
 
@@ -117,18 +107,14 @@ def test_a_run_resumes_in_a_job_of_slurm_from_the_named_checkpoint_only(
     assert main_pretrain.main([*pretrain, *more]).global_step == 4
 
 
-@pytest.mark.parametrize("name", ["eurosat", "oscd"])
+@pytest.mark.parametrize("script", [main_eurosat, main_oscd])
 def test_downstream_runs_take_none_either(
-    name: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    script: ModuleType, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scripts: dict[str, Callable[[list[str]], dict[str, Any]]] = {
-        "eurosat": main_eurosat.main,
-        "oscd": main_oscd.main,
-    }
-    paper = ["--protocol=paper"] if name == "eurosat" else []
     Path(STALE).write_bytes(b"another run's")
     set_all(monkeypatch, srun(1))
-    assert scripts[name]([*request.getfixturevalue(name), *paper, "--debug"])
+    given = request.getfixturevalue(script.__name__.removeprefix("main_"))
+    assert script.main([*given, "--debug"])
     assert [path.name for path in Path().iterdir()] == [STALE]
 
 
@@ -223,7 +209,7 @@ def test_numbers_that_are_left_over_are_of_the_only_process(
     set_all(monkeypatch, variables)
     # As it is when Lightning is imported with these variables.
     monkeypatch.setattr(rank_zero_only, "rank", 1)
-    metrics = main_eurosat.main([*eurosat, "--protocol=paper"])
+    metrics = main_eurosat.main(eurosat)
     assert metrics["val/accuracy_batch_mean"] > 0
     (path,) = (tmp_path / "logs").rglob("results.json")
     assert path.parent.name == "version_0"

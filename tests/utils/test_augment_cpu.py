@@ -113,10 +113,3 @@ def test_number_of_threads_changes_no_bit() -> None:
     finally:
         torch.set_num_threads(1)
     assert torch.equal(alone, together)
-
-
-def test_patches_stay_as_they_are() -> None:
-    stored = patches(3, 80, 80)
-    before = stored.clone()
-    Augment(PICTURES, AugmentConfig(crop_size=80))(stored, keys(), 1, True)
-    assert torch.equal(stored, before)

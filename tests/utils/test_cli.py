@@ -17,16 +17,8 @@ from torch._utils import ExceptionWrapper
 
 from tests.references.launcher_variables import torchrun
 from tests.references.waiting import HANG_S
-from utils.cli import (
-    GRACE_S,
-    base_parser,
-    check_base_flags,
-    run,
-    share_cores,
-    trainer_kwargs,
-)
+from utils.cli import GRACE_S, base_parser, check_base_flags, run, share_cores, trainer_kwargs
 from utils.errors import UserError
-from utils.flags import check_positive
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -36,12 +28,6 @@ def test_flags_become_arguments_of_lightning(gpus: int, expected: str) -> None:
     kwargs = trainer_kwargs(Namespace(gpus=gpus, precision="16", max_epochs=3))
     assert (kwargs["accelerator"], kwargs["devices"], kwargs["max_epochs"]) == (expected, 1, 3)
     assert kwargs["precision"] == "16-mixed"
-
-
-@pytest.mark.parametrize("value", [0, -1, float("nan"), 2**32])
-def test_flags_that_must_be_positive_are_named(value: float) -> None:
-    with pytest.raises(UserError, match="--batch_size must be above 0"):
-        check_positive(Namespace(batch_size=value, other=None), "other", "batch_size")
 
 
 @pytest.mark.parametrize(

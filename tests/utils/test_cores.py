@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.references.launcher_variables import forget_launchers, srun
+from tests.references.launcher_variables import forget_launchers, set_all, srun
 from utils import cores
 from utils.cores import available_cores
 
@@ -24,18 +24,6 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def write_group(folder: Path, **files: str) -> None:
-    folder.mkdir(parents=True)
-    for name, text in files.items():
-        (folder / name.replace("__", ".")).write_text(text + "\n")
-
-
-def test_a_machine_without_limits_is_used_whole() -> None:
-    assert available_cores() == 64
-    assert available_cores(4) == 16
-    assert available_cores(100) == 1
-
-
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux only")
 def test_the_affinity_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     script = (
@@ -46,45 +34,40 @@ def test_the_affinity_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert done.stdout == "1\n", done.stderr
 
 
+V1 = "5:devices:/slurm/uid_7\n4:cpu,cpuacct:/slurm/uid_7\n3:cpuset:/\n0::/\n"
+V2 = "0::/system.slice/job.scope\n"
+
+
 @pytest.mark.parametrize(
-    ("own", "parent", "expected"),
+    ("own", "files", "expected"),
     [
-        ("400000 100000", "max 100000", 4),
-        ("max 100000", "250000 100000", 2),  # a parent's limit holds for its children
-        ("800000 100000", "300000 100000", 3),
-        ("50000 100000", "max 100000", 1),
-        ("max 100000", "max 100000", 64),
+        (V2, {"job.scope/cpu.max": "400000 100000", "cpu.max": "max 100000"}, 4),
+        # A parent's limit holds for its children.
+        (V2, {"job.scope/cpu.max": "max 100000", "cpu.max": "250000 100000"}, 2),
+        (V2, {"job.scope/cpu.max": "800000 100000", "cpu.max": "300000 100000"}, 3),
+        (V2, {"job.scope/cpu.max": "50000 100000"}, 1),
+        (V2, {"job.scope/cpu.max": "max 100000", "cpu.max": "max 100000"}, 64),
+        # In a container the path is the host's, and its own group is mounted.
+        ("0::/../../docker/ab12\n", {"../cpu.max": "400000 100000"}, 4),
+        (V1, {"cpu.cfs_quota_us": "400000", "cpu.cfs_period_us": "100000"}, 4),
+        (V1, {"cpu.cfs_quota_us": "-1", "cpu.cfs_period_us": "100000"}, 64),
     ],
 )
 def test_the_quota_of_a_control_group_counts(
-    machine: Path, own: str, parent: str, expected: int
+    machine: Path, own: str, files: dict[str, str], expected: int
 ) -> None:
-    (machine / "own").write_text("0::/system.slice/job.scope\n")
-    write_group(machine / "cgroup" / "system.slice", cpu__max=parent)
-    write_group(machine / "cgroup" / "system.slice" / "job.scope", cpu__max=own)
-    assert available_cores() == expected
-
-
-def test_the_quota_of_a_container_counts(machine: Path) -> None:
-    """The path in /proc is the host's, what is mounted is the container's own group."""
-    (machine / "own").write_text("0::/../../docker/ab12\n")
-    write_group(machine / "cgroup", cpu__max="400000 100000")
-    assert available_cores() == 4
-
-
-@pytest.mark.parametrize(("quota", "expected"), [("400000", 4), ("-1", 64)])
-def test_the_quota_of_version_1_counts(machine: Path, quota: str, expected: int) -> None:
-    (machine / "own").write_text(
-        "5:devices:/slurm/uid_7/job_4711\n4:cpu,cpuacct:/slurm/uid_7/job_4711\n3:cpuset:/\n0::/\n"
-    )
-    folder = machine / "cgroup" / "cpu" / "slurm" / "uid_7" / "job_4711"
-    write_group(folder, cpu__cfs_quota_us=quota, cpu__cfs_period_us="100000")
+    (machine / "own").write_text(own)
+    folder = machine / "cgroup" / ("cpu/slurm/uid_7" if own == V1 else "system.slice")
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).resolve().write_text(text + "\n")
     assert available_cores() == expected
 
 
 @pytest.mark.parametrize(
     ("variables", "alone", "of_two"),
     [
+        ({}, 64, 32),
         ({"SLURM_CPUS_ON_NODE": "4"}, 4, 2),
         # Each task of srun has its own; one task of sbatch may start several processes.
         (srun(2) | {"SLURM_CPUS_ON_NODE": "8", "SLURM_CPUS_PER_TASK": "4"}, 4, 4),
@@ -97,9 +80,10 @@ def test_the_quota_of_version_1_counts(machine: Path, quota: str, expected: int)
 def test_the_allocation_of_slurm_counts(
     variables: dict[str, str], alone: int, of_two: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    assert (available_cores(), available_cores(2)) == (alone, of_two)
+    set_all(monkeypatch, variables)
+    assert [available_cores(processes) for processes in (1, 2, 100)] == [
+        *(alone, of_two, alone if "SLURM_PROCID" in variables else 1)
+    ]
 
 
 def test_nothing_else_counts_the_cores_of_the_machine() -> None:

@@ -1,4 +1,4 @@
-"""Hidden files, files written completely or not at all, and a remedy for every error of a path."""
+"""Paths: hidden files, files written completely or not at all, remedies for errors, and locks."""
 
 import errno
 import os
@@ -6,32 +6,28 @@ from pathlib import Path
 
 import pytest
 
-from utils.errors import UserError, os_error_sentence
-from utils.files import check_can_write, is_hidden, remove_partials, written_whole
-
-
-@pytest.mark.parametrize(
-    ("name", "hidden"),
-    [
-        (".DS_Store", True),
-        ("._B04.tif", True),
-        (".B04.tif", True),
-        ("paris/imgs_1/._B04.tif", True),
-        (".git/B04.tif", True),
-        ("a/.ipynb_checkpoints/B04.tif", True),
-        ("__MACOSX", True),
-        ("__MACOSX/a/B04.tif", True),
-        ("a/__MACOSX/B04.tif", True),
-        ("a/@eaDir/1.jpg/SYNOPHOTO_THUMB_M.jpg", True),
-        ("./._B04.tif", True),
-        ("B04.tif", False),
-        ("./paris/B04.tif", False),
-        ("a.b/c.d.tif", False),
-        ("a/MACOSX/B04.tif", False),
-    ],
+from utils.errors import UserError, os_error_sentence, printable
+from utils.files import (
+    check_can_write,
+    check_checkpoint,
+    check_exists,
+    is_hidden,
+    remove_partials,
+    written_whole,
 )
-def test_hidden_files_are_recognised(name: str, hidden: bool) -> None:
-    assert is_hidden(name) is hidden
+from utils.locks import locked, sole_writer
+
+HIDDEN = (
+    ".DS_Store ._B04.tif .B04.tif paris/imgs_1/._B04.tif .git/B04.tif ._B04.tif ./._B04.tif "
+    "a/.ipynb_checkpoints/B04.tif __MACOSX __MACOSX/a/B04.tif a/__MACOSX/B04.tif "
+    "a/@eaDir/1.jpg/SYNOPHOTO_THUMB_M.jpg"
+)
+
+
+def test_hidden_files_are_recognised() -> None:
+    assert [name for name in HIDDEN.split() if not is_hidden(name)] == []
+    names = ("B04.tif", "./paris/B04.tif", "a.b/c.d.tif", "a/MACOSX/B04.tif")
+    assert [name for name in names if is_hidden(name)] == []
 
 
 REMEDIES = {
@@ -48,6 +44,7 @@ REMEDIES = {
     errno.ELOOP: "circle of symbolic links",
     errno.ENXIO: "name a regular file",
     errno.EIO: "check the disk",
+    errno.ENOENT: "correct the path",
 }
 
 
@@ -56,11 +53,9 @@ def test_every_error_of_a_path_has_its_own_remedy(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     error = OSError(number, os.strerror(number), "a/b")
-    sentence = str(os_error_sentence(error))
+    sentence = os_error_sentence(error)
     assert sentence.startswith(f"a/b: {os.strerror(number)}: ")
-    assert [other for other, remedy in REMEDIES.items() if remedy in sentence] == [
-        other for other, remedy in REMEDIES.items() if remedy == REMEDIES[number]
-    ]
+    assert {each for each in REMEDIES.values() if each in sentence} == {REMEDIES[number]}
 
     def fail(descriptor: int) -> None:
         raise error
@@ -72,15 +67,17 @@ def test_every_error_of_a_path_has_its_own_remedy(
     assert not any(tmp_path.iterdir())
 
 
-def test_another_error_of_the_system_is_a_bug() -> None:
-    assert os_error_sentence(OSError(errno.EBADF, "Bad file descriptor")) is None
+def test_an_error_of_the_system_without_a_path_is_a_bug() -> None:
+    assert os_error_sentence(OSError(errno.EBADF, "Bad file descriptor")) == ""
+
+
+def test_what_a_terminal_would_obey_is_escaped() -> None:
+    assert printable("é\x1b[2J\n\udcff") == r"é\x1b[2J\n\udcff"
 
 
 def test_a_path_that_cannot_be_written_is_refused_with_its_remedy(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(
-        UserError, match=r"--log_dir .* cannot be written: .*one of its folders is a"
-    ):
+    with pytest.raises(UserError, match=r"--log_dir .* cannot be written: .*of its folders is a"):
         check_can_write("log_dir", tmp_path / "file" / "x", is_folder=True)
     with pytest.raises(UserError, match=r"cannot be written: .*shorten the name"):
         check_can_write("save_path", tmp_path / ("n" * 250), is_folder=False)  # partial is longer
@@ -101,3 +98,63 @@ def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
     (tmp_path / ".b.json.123.partial").touch()
     remove_partials(tmp_path / "a.json")
     assert [path.name for path in tmp_path.iterdir()] == [".b.json.123.partial"]
+
+
+@pytest.mark.parametrize("address", ["s3://bucket/set", "gs://bucket/set"])
+def test_buckets_are_not_looked_for_on_the_disk(address: str) -> None:
+    check_exists("data_dir", Path(address))
+
+
+def test_a_missing_path_is_shown_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=f"--data_dir {tmp_path}/a/b does not exist"):
+        check_exists("data_dir", Path("a/b"))
+
+
+@pytest.mark.parametrize(
+    ("files", "named", "suggested"),
+    [
+        (["checkpoints/last.ckpt"], "", "checkpoints/last.ckpt"),
+        (["checkpoints/last.ckpt"], "checkpoints", "checkpoints/last.ckpt"),
+        (["last.ckpt", "checkpoints/last.ckpt"], "", "checkpoints/last.ckpt"),
+        (["seed=42/checkpoints/last.ckpt"], "", "seed=42/checkpoints/last.ckpt"),
+        (["seed=42/last.ckpt"], "", "seed=42/last.ckpt"),
+        (["version_0/checkpoints/last.ckpt", "version_1/checkpoints/last.ckpt"], "", "version_1"),
+    ],
+)
+def test_the_folder_of_a_run_is_answered_by_its_checkpoint(
+    files: list[str], named: str, suggested: str, tmp_path: Path
+) -> None:
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    with pytest.raises(UserError, match=f"is a folder: did you mean {tmp_path}/{suggested}"):
+        check_checkpoint("ckpt_path", tmp_path / named)
+
+
+def test_of_other_folders_only_that_of_timm_is_a_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is a folder: name a file"):
+        check_checkpoint("ckpt_path", tmp_path)
+    (tmp_path / "config.json").touch()
+    check_checkpoint("ckpt_path", tmp_path)
+
+
+def test_a_second_writer_is_refused_until_the_first_has_ended(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    with sole_writer(path, "busy"), pytest.raises(UserError, match=r"^busy$"):  # noqa: SIM117
+        with sole_writer(path, "busy"):
+            pass
+    assert not path.exists()
+    path.touch()  # left by a process that was killed
+    with locked(path):
+        assert path.exists()
+    assert not path.exists()
+
+
+def test_a_lock_that_is_a_link_leaves_its_target_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("precious")
+    (tmp_path / "lock").symlink_to("mine")
+    with pytest.raises(UserError, match=r"cannot lock .*lock \(.*the file must not be a link"):  # noqa: SIM117
+        with sole_writer(tmp_path / "lock", "busy"):
+            pass
+    assert (tmp_path / "mine").read_text() == "precious"

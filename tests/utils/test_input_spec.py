@@ -1,7 +1,5 @@
 """The input contract of an encoder, and its inputs from each data set, in plain Python."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -172,17 +170,7 @@ def test_stretch_of_any_band_rises_from_0_to_255(low: float, width: float) -> No
     assert (table[int(low + width) + 1 :] == 255).all()
 
 
-def test_pictures_are_not_stretched() -> None:
-    table = InputSpec.of_pictures().stretch_table()
-    assert torch.equal(table, torch.arange(256, dtype=torch.uint8).expand(3, 256))
-
-
 def test_normalisation_is_torchvisions() -> None:
     picture = noise(5, 7)
     expected = TF.normalize(TF.to_tensor(to_pil(picture)), list(IMAGENET_MEAN), list(IMAGENET_STD))
     torch.testing.assert_close(InputSpec.of_pictures().normalize(picture[None])[0], expected)
-
-
-def test_contract_survives_json() -> None:
-    spec = seco_input_spec(RGB_BANDS)
-    assert InputSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec

@@ -128,11 +128,6 @@ def test_no_blur_changes_nothing() -> None:
     assert torch.equal(blur_map(torch.zeros(2), 9, 2.0), torch.eye(9).expand(2, 9, 9))
 
 
-def test_the_upper_bound_of_sigma_does_not_change_the_blur() -> None:
-    sigma = torch.tensor([0.1, 1.0, 2.0])
-    torch.testing.assert_close(blur_map(sigma, 30, 2.0), blur_map(sigma, 30, 7.0))
-
-
 @given(st.integers(1, 40), st.lists(st.floats(0, 3), min_size=1, max_size=4))
 def test_blur_keeps_a_constant_picture_of_any_size(size: int, sigmas: list[float]) -> None:
     sums = blur_map(torch.tensor(sigmas), size, 3.0).sum(dim=2)
@@ -171,17 +166,6 @@ def test_every_sample_of_a_batch_gets_its_own_map() -> None:
     together = resample(pictures, rows, columns)
     for i in range(3):
         torch.testing.assert_close(together[i], rows[i] @ pictures[i].float() @ columns[i].T)
-
-
-def test_half_precision_costs_less_than_a_fifth_of_a_grey_level() -> None:
-    """What a GPU does, on the CPU: both factors and both products in fp16."""
-    picture = noise(264, 264)
-    rows = resize_map(torch.tensor([3.0]), torch.tensor([211.0]), 264, 224)
-    rows = rows @ blur_map(torch.tensor([0.7]), 264, 2.0)
-    exact = resample(picture[None], rows, rows)[0]
-    half = rows[0].half()
-    rounded = half @ (picture.half() @ half.T)
-    assert (rounded.float() - exact).abs().max() < 0.2
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
