@@ -1,10 +1,7 @@
 """The views of ``utils.transforms`` on a CPU: one sample after the other, in its cache.
 
-A batched operation reads and writes a batch of pictures, 200 MB, for every step of the colour
-chain; a core does the same to one picture 10 times as fast as memory delivers it, and skips what a
-sample does not need: colour, blur, and pixels outside of the crop. Numbers and order of operations
-are those of the batched path, and results agree to 0.01 of 255.
-
+A core does so 10 times as fast as memory delivers batches, and skips what a sample does not need:
+colour, blur, and pixels outside of the crop. Results agree with the batched path to 0.01 of 255.
 Pictures are float32, 0..255, shape (C, H, W); operations change them in place where they can.
 """
 
@@ -15,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from utils.augment_config import AugmentConfig
 from utils.color_jitter import BRIGHTNESS, SATURATION, finish, shift_hue, to_grey
 
 
@@ -52,27 +50,16 @@ class ViewMaker:
         table: Picture value per band and stored value, uint8, shape (C, 256).
         mean: Mean per band in 0..255, subtracted from the picture.
         std: Standard deviation per band, the divisor that follows.
-        crop_size: Height and width of a view.
-        crop_first: Crop before colour and blur.
-        round_to_uint8: Round after each operation, as 8-bit pictures do.
+        config: Distribution of the views.
     """
 
-    def __init__(
-        self,
-        table: Tensor,
-        mean: Tensor,
-        std: Tensor,
-        crop_size: int,
-        *,
-        crop_first: bool,
-        round_to_uint8: bool,
-    ) -> None:
+    def __init__(self, table: Tensor, mean: Tensor, std: Tensor, config: AugmentConfig) -> None:
         self.tables = [bytes(row) for row in table.tolist()]
         self.mean = mean
         self.std = std
-        self.crop_size = crop_size
-        self.crop_first = crop_first
-        self.round_to_uint8 = round_to_uint8
+        self.crop_size = config.crop_size
+        self.crop_first = config.crop_first
+        self.round_to_uint8 = config.round_to_uint8
 
     def __call__(self, patch: Tensor, view: View, target: Tensor) -> None:
         """Write the normalised view of a stored patch, uint8, (C, H, W), into the target."""
@@ -133,7 +120,7 @@ def color_jitter(picture: Tensor, view: View, round_to_uint8: bool) -> Tensor:
 
 
 def blur(picture: Tensor, taps: Sequence[float], box: tuple[int, int, int, int]) -> Tensor:
-    """Blur as ``utils.resample.blur_map``, and return only the box."""
+    """Blur as ``utils.resample.taps_map``, and return only the box."""
     if len(taps) == 1:
         return cut(picture, box)
     reach = len(taps) // 2

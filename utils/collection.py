@@ -58,13 +58,9 @@ def download_or_list(
     argv: Sequence[str] | None,
     save_path: Path | None = None,
 ) -> None:
-    """Run a download script.
+    """Run a download script with this docstring, collections and arguments.
 
-    Args:
-        description: Docstring of the script.
-        collections: Its collections by name.
-        argv: Arguments; those of the process if None.
-        save_path: Default of ``--save_path``; None makes the flag required.
+    ``save_path`` is the default of the flag; None makes it required.
     """
     parser = Parser(description)
     add = parser.add_argument

@@ -129,11 +129,11 @@ def epoch_of(trainer: Trainer) -> int:
 
 
 def random_subset(dataset: Dataset[T], frac: float, seed: int | None = None) -> Subset[T]:
-    """Draw a share of a data set without replacement, under the original's name.
+    """Draw ``int(frac * N)`` of N samples without replacement, under the original's name.
 
     Args:
         dataset: A map-style data set of N samples.
-        frac: Share to draw, in 0..1; ``int(frac * N)`` samples are drawn.
+        frac: Share to draw, in 0..1.
         seed: Seed of the draw; None draws differently each time.
     """
     count = len(dataset)  # type: ignore[arg-type]

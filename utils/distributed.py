@@ -54,16 +54,11 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
 
 @torch.no_grad()
 def exchange(tensor: Tensor, order: Tensor) -> Tensor:
-    """Return this process's share of the permuted global batch; each row travels once.
-
-    Equals ``own_part(gather(tensor)[order])``, without the rows that go elsewhere.
+    """Return ``own_part(gather(tensor)[order])``; each row travels once.
 
     Args:
         tensor: This process's rows, shape (B, ...).
         order: Permutation of the W * B rows of all processes, on the CPU, equal in all of them.
-
-    Returns:
-        Rows of shape (B, ...): row i of process r is row ``order[r * B + i]`` of all.
     """
     batch, this = len(tensor), rank()
     source, row = order // batch, order % batch
@@ -83,8 +78,6 @@ def exchange(tensor: Tensor, order: Tensor) -> Tensor:
 def unshuffle(tensor: Tensor, order: Tensor) -> Tensor:
     """Gather rows that ``exchange`` has moved, in their original order: (B, ...) -> (W * B, ...).
 
-    Args:
-        tensor: This process's share of the permuted rows.
-        order: The permutation, on the device of the rows.
+    ``order`` is the permutation, on the device of the rows.
     """
     return gather(tensor)[order.argsort()]

@@ -88,17 +88,10 @@ def zenodo_urls(record: int, name: str) -> tuple[str, ...]:
 
 
 def fetch(file: RemoteFile, folder: Path) -> Path:
-    """Download a file into a folder, or resume an interrupted download.
+    """Download a file into a folder, or resume an interrupted download, and return its path.
 
     Until it is verified it is called ``.<name>.partial``. If several processes request the same
     file, one downloads it and the others wait.
-
-    Args:
-        file: File to download.
-        folder: Folder to download into; created if needed.
-
-    Returns:
-        Path of the verified file.
 
     Raises:
         UserError: Another file of this name exists, no address provides the right bytes, or the
@@ -155,19 +148,7 @@ def _fetch_from(url: str, file: RemoteFile, partial: Path) -> None:
 
 
 def _append(url: str, size: int | None, partial: Path, bar: tqdm) -> None:
-    """Download what ``partial`` lacks; received bytes stay there after any error.
-
-    Args:
-        url: Address of the file.
-        size: Bytes of the whole file, if they are known.
-        partial: First bytes of the file, or no file yet.
-        bar: Progress in bytes.
-
-    Raises:
-        Transient: A later try may succeed.
-        _Refused: Another address may succeed.
-        UserError: The disk is full.
-    """
+    """Download what ``partial`` lacks; received bytes stay there after any error."""
     have = _size(partial)
     if size is not None and have >= size:
         return  # the verification finds excess bytes

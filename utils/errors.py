@@ -31,14 +31,11 @@ class UserError(Exception):
 
 
 def os_error_sentence(error: OSError, path: object = None) -> str:
-    """Describe an error of the operating system and its remedy in one sentence.
+    """Describe an error of the operating system and its remedy; empty for one without a path.
 
     Args:
         error: The error.
         path: What it concerns, if not the path that the error names.
-
-    Returns:
-        The sentence; empty for an error that concerns no path, which is a bug.
     """
     where = error.filename if path is None else path
     remedy = _REMEDIES.get(error.errno or 0, "" if where is None else "correct the path")

@@ -20,17 +20,14 @@ _LAST_CHECKPOINTS = (
 
 @contextmanager
 def written_whole(path: Path, *others: type[Exception]) -> Iterator[Path]:
-    """Write a file or folder completely or not at all.
-
-    The folder of ``path`` is created. A killed process leaves the previous file as it was.
+    """Write a file or folder completely or not at all; a kill leaves the previous one as it was.
 
     Args:
-        path: File or folder to write; a file that exists is replaced at the end.
+        path: File or folder to write; its folder is created, and a file that exists is replaced.
         others: What a library raises for a full disk, besides ``OSError``.
 
     Yields:
-        Path in the same folder to write to, unique to this process. At the end a file is flushed to
-        the disk and renamed to ``path``.
+        Path in the same folder to write to, unique to this process; it is renamed at the end.
 
     Raises:
         UserError: The disk is full, or the path cannot be written.
@@ -86,9 +83,6 @@ def check_can_write(flag: str, path: Path, *, is_folder: bool) -> None:
         flag: Name of the flag, for the error.
         path: File to write, or folder to write into; neither it nor its parents need to exist.
         is_folder: Whether ``path`` is a folder to write into.
-
-    Raises:
-        UserError: Nothing can be written there.
     """
     _check_name(flag, path)
     folder = path if is_folder else path.parent
@@ -112,9 +106,6 @@ def check_exists(flag: str, path: Path | None) -> None:
         flag: Name of the flag, for the error.
         path: File, folder or address of a bucket (``s3://BUCKET/PREFIX``), which is not checked;
             None if the flag was not given.
-
-    Raises:
-        UserError: The path does not exist or cannot be read.
     """
     if path is None:
         return
@@ -155,13 +146,11 @@ def address(path: Path) -> str:
 
 
 def is_hidden(name: str) -> bool:
-    """Return whether a file is hidden or was added by a file manager.
-
-    Examples are ``.DS_Store``, ``._B04.tif`` and ``__MACOSX/`` (macOS), ``@eaDir/`` (Synology).
+    """Return whether a file is hidden or was added by a file manager (macOS, Synology).
 
     Args:
-        name: File name, or path relative to the data set with ``/`` between folders. An absolute
-            path would be wrong here: a user may keep the whole data set in a hidden folder.
+        name: File name, or path relative to the data set with ``/`` between folders, because a user
+            may keep the whole data set in a hidden folder.
     """
     path = f"/{name.removeprefix('./')}"  # some archivers write ./ before every name
     return "/." in path or "/__MACOSX" in path or "/@eaDir" in path
@@ -173,9 +162,6 @@ def read_list(content: bytes, name: object) -> str:
     Args:
         content: Bytes of the file.
         name: Name of the file, for the error.
-
-    Raises:
-        UserError: The encoding is another one.
     """
     try:
         return content.decode("utf-8-sig")

@@ -1,6 +1,5 @@
 """The steps of a view on a GPU, each as one operator of torch around one Triton kernel.
 
-Operators, so that ``torch.compile`` and counting on tensors without memory see each of them once.
 Shapes: B samples, C bands, H x W pixels of a patch, h x w pixels of a view.
 """
 
@@ -97,7 +96,7 @@ def resize_map(start: Tensor, length: Tensor, in_size: int, out_size: int) -> Te
 
 @torch.library.custom_op("seco::blur_map", mutates_args=())
 def blur_map(taps: Tensor, size: int) -> Tensor:
-    """``utils.resample.blur_map`` in fp16."""
+    """``utils.resample.taps_map`` in fp16."""
     maps = taps.new_empty(len(taps), size, size, dtype=torch.float16)
     kernels.blur_map_kernel[(len(taps), size)](
         taps, maps, size, taps.stride(0), taps.shape[1], triton.next_power_of_2(size)
@@ -181,6 +180,4 @@ def _(taps: Tensor, size: int) -> Tensor:
     return taps.new_empty(len(taps), size, size, dtype=torch.float16)
 
 
-@finish_views.register_fake
-def _(small: Tensor, *_: object) -> Tensor:
-    return _empty_views(small)
+finish_views.register_fake(lambda small, *_: _empty_views(small))

@@ -1,11 +1,8 @@
 """The input contract of an encoder, and the conversion of evaluation data sets to it.
 
-Pre-training: a stored 8-bit value x becomes a picture by the quantile stretch of SeCo,
-floor(clip((x - low) / (high - low) * 255, 0, 255)), and the picture an input by
-(picture / 255 - mean) / std.
-
-Evaluation: data sets store 8-bit pictures, or reflectance as uint16 digital numbers (DN, 10,000
-times reflectance). One table per band converts them to such a picture, in the encoder's bands.
+Pre-training: a stored 8-bit value x becomes a picture by SeCo's stretch, floor(clip((x - low) /
+(high - low) * 255, 0, 255)), and the picture an input by (picture / 255 - mean) / std. Evaluation:
+one table per band converts 8-bit pictures or uint16 digital numbers (DN, 10,000 times reflectance).
 """
 
 from __future__ import annotations
@@ -125,12 +122,7 @@ def imagenet_statistics(bands: Sequence[str]) -> tuple[tuple[float, ...], tuple[
 
 
 def quantile_spec(bands: Sequence[str], quantiles: Mapping[str, tuple[float, float]]) -> InputSpec:
-    """Describe stored reflectance, stretched between quantiles and normalised as in SeCo.
-
-    Args:
-        bands: Names as B4, each with quantiles.
-        quantiles: For each band, the stored values that become 0 and 255.
-    """
+    """Describe stored reflectance of bands, stretched between quantiles, normalised as in SeCo."""
     low, high = zip(*(quantiles[band] for band in bands), strict=True)
     # The original normalises red, green and blue by ImageNet's statistics.
     return InputSpec(tuple(bands), low, high, *imagenet_statistics(bands))
@@ -185,14 +177,7 @@ class InputTransform:
         self.mean, self.std = spec.mean, spec.std
 
     def to_picture(self, stored: np.ndarray) -> np.ndarray:
-        """Map stored values, (C, H, W), to a uint8 picture of the same shape.
-
-        Args:
-            stored: 8-bit pictures as uint8, reflectance as uint16 DN.
-
-        Raises:
-            UserError: The type is another one, so the unit is unknown.
-        """
+        """Map stored values, (C, H, W), uint8 pictures or uint16 DN, to a uint8 picture."""
         import numpy as np
 
         is_picture = self.table.shape[1] == 256
@@ -204,11 +189,7 @@ class InputTransform:
         return np.stack([row[plane] for row, plane in zip(self.table, stored, strict=True)])
 
     def normalize(self, pictures: Tensor) -> Tensor:
-        """Convert uint8 pictures, (B, C, H, W), to float32 inputs of the same shape.
-
-        Raises:
-            UserError: The type is another one; floats in 0..1 would be divided by 255 twice.
-        """
+        """Convert uint8 pictures, (B, C, H, W), to float32 inputs of the same shape."""
         if str(pictures.dtype) != "torch.uint8":
             raise UserError(
                 f"pictures are {pictures.dtype}, but torch.uint8 from 0 to 255 is expected: "
@@ -228,11 +209,8 @@ def input_transform(spec: InputSpec, data: DataSpec, input_norm: str) -> InputTr
 
     Args:
         spec: Contract of the encoder.
-        data: Stored values of the data set.
+        data: Stored values of the data set, which must have the encoder's bands.
         input_norm: One of ``INPUT_NORMS``.
-
-    Raises:
-        UserError: The data set lacks a band of the encoder.
     """
     import numpy as np
 

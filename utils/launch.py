@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from utils.errors import UserError
 from utils.flags import Parser, check_positive
-from utils.launchers import launcher, number_of
+from utils.launchers import VARIABLES, Launcher, launcher, number_of
 
 # torch and Lightning are imported by the functions that need them, after the flags are parsed.
 if TYPE_CHECKING:
@@ -87,12 +87,10 @@ def planned_world(args: Namespace) -> World:
         raise UserError("--num_processes is for the CPU, with --gpus 0: each GPU has one process")
     planned = World(args.num_nodes, args.gpus or args.num_processes)
     started_by = launcher()
-    if started_by == "torchrun":
-        world = _from_torchrun(planned)
-    elif started_by == "srun":
-        world = _from_srun(planned)
-    else:
+    if started_by is None or started_by == "Lightning":
         world = _from_flags(planned)
+    else:
+        world = _from_launcher(started_by, planned)
     if args.gpus and world.per_node > torch.cuda.device_count():
         raise UserError(
             f"{world.per_node} processes need as many GPUs, {torch.cuda.device_count()} found: "
@@ -108,44 +106,34 @@ def check_alone(name: str) -> None:
         raise UserError(f"{name} trains in one process, but {size} were started: start only one")
 
 
-def _from_torchrun(planned: World) -> World:
-    """Read the variables of torchrun; flags may repeat its numbers, not contradict them."""
-    rank, size, per_node = (
-        int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
-    )
-    if rank >= size or per_node == 0 or size % per_node:
+def _from_launcher(started_by: Launcher, planned: World) -> World:
+    """Refuse processes that do not match the flags: some would wait indefinitely for others."""
+    rank, size = (int(os.environ[name]) for name in VARIABLES[started_by][:2])
+    if started_by == "torchrun":
+        per_node = int(os.environ["LOCAL_WORLD_SIZE"]) or 1
+        world = World(size // per_node, per_node, rank)
+        is_odd = rank >= size or world.size != size
+        # Flags may repeat its numbers.
+        matches = planned.num_nodes in (1, world.num_nodes) and planned.per_node in (1, per_node)
+        found = f"torchrun started {world.num_nodes} x {per_node} processes"
+        remedy = "leave the numbers to torchrun"
+    else:
+        world, is_odd = World(planned.num_nodes, planned.per_node, rank), rank >= size
+        # Lightning compares these, too.
+        numbers = [os.environ.get(f"SLURM_{name}", "?") for name in ("NNODES", "NTASKS_PER_NODE")]
+        matches = size == 1 or numbers == [str(planned.num_nodes), str(planned.per_node)]
+        found = f"SLURM started {size} tasks, {' nodes x '.join(numbers)} on each"
+        remedy = f"use srun --nodes {planned.num_nodes} --ntasks-per-node {planned.per_node}"
+    if is_odd:
         raise UserError(
-            f"RANK={rank}, WORLD_SIZE={size} and LOCAL_WORLD_SIZE={per_node} contradict each "
-            "other: start with torchrun, or unset TORCHELASTIC_RUN_ID"
+            f"process {rank} of {size} cannot be: start with {started_by}, or unset "
+            "TORCHELASTIC_RUN_ID and SLURM_PROCID"
         )
-    world = World(size // per_node, per_node, rank)
-    if planned.num_nodes not in (1, world.num_nodes) or planned.per_node not in (1, per_node):
+    if not matches or (started_by == "srun" and size != planned.size):
         raise UserError(
-            f"torchrun started {world.num_nodes} x {per_node} processes, but the flags ask for "
-            f"{planned.num_nodes} x {planned.per_node}: leave the numbers to torchrun"
+            f"{found}, but the flags ask for {planned.num_nodes} x {planned.per_node}: {remedy}"
         )
     return world
-
-
-def _from_srun(planned: World) -> World:
-    """Refuse tasks that do not match the flags: some would wait indefinitely for others."""
-    rank, tasks = int(os.environ["SLURM_PROCID"]), int(os.environ["SLURM_NTASKS"])
-    if rank >= tasks:
-        raise UserError(
-            f"SLURM_PROCID={rank} is not below SLURM_NTASKS={tasks}: start with srun, or unset "
-            "SLURM_PROCID"
-        )
-    expected = {"SLURM_NTASKS": planned.size}
-    if tasks > 1:  # Lightning compares these too, and needs the last one
-        expected |= {"SLURM_NNODES": planned.num_nodes, "SLURM_NTASKS_PER_NODE": planned.per_node}
-    for name, number in expected.items():
-        found = os.environ.get(name)
-        if found != str(number):
-            raise UserError(
-                f"SLURM started {tasks} tasks with {name} {found or 'not set'} instead of {number}:"
-                f" use srun --nodes {planned.num_nodes} --ntasks-per-node {planned.per_node}"
-            )
-    return World(planned.num_nodes, planned.per_node, rank)
 
 
 def _from_flags(planned: World) -> World:

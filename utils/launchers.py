@@ -13,7 +13,7 @@ Launcher = Literal["torchrun", "srun", "Lightning"]
 # launcher sets. torchrun: https://docs.pytorch.org/docs/stable/elastic/run.html; srun:
 # https://slurm.schedmd.com/srun.html, "OUTPUT ENVIRONMENT VARIABLES"; Lightning's first process, or
 # a user: pytorch_lightning/strategies/launchers/subprocess_script.py.
-_VARIABLES: dict[Launcher, tuple[str, str, str]] = {
+VARIABLES: dict[Launcher, tuple[str, str, str]] = {
     "torchrun": ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
     "srun": ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_NTASKS"),
     "Lightning": ("LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT"),
@@ -30,7 +30,7 @@ def number_of(name: str) -> int | None:
 
 def launcher() -> Launcher | None:
     """Return the launcher of this process; None if the process was started alone."""
-    for name, variables in _VARIABLES.items():
+    for name, variables in VARIABLES.items():
         is_set = None not in map(number_of, variables)
         if name == "torchrun":
             is_set = is_set and "TORCHELASTIC_RUN_ID" in os.environ
@@ -47,7 +47,7 @@ def launched_rank() -> int:
     started_by = launcher()
     if started_by is None:
         return 0
-    rank, size = (number_of(name) or 0 for name in _VARIABLES[started_by][:2])
+    rank, size = (number_of(name) or 0 for name in VARIABLES[started_by][:2])
     return rank if started_by == "Lightning" or rank < size else 0
 
 

@@ -1,7 +1,6 @@
-"""Crop, resize, flip and blur as matrices: every one of them is a separable linear map.
+"""Crop, resize, flip and blur of a batch as matrices: ``rows @ X @ columns.T`` for a picture X.
 
-A picture X of shape (H, W) becomes ``rows @ X @ columns.T``. Maps are made for a whole batch at
-once; each sample has its own. Shapes: B samples, C bands.
+Shapes: B samples, C bands.
 """
 
 import math
@@ -34,24 +33,12 @@ def resize_map(start: Tensor, length: Tensor, in_size: int, out_size: int) -> Te
     return weights / weights.sum(dim=2, keepdim=True)
 
 
-def blur_map(sigma: Tensor, size: int, max_sigma: float) -> Tensor:
-    """Blur as Pillow's ``GaussianBlur``: three passes of an extended box filter.
-
-    The box is that of Gwosdek et al. 2011, equations 7, 11 and 14; borders repeat the last pixel.
-
-    Args:
-        sigma: Standard deviation in pixels, shape (B,); 0 leaves the picture as it is.
-        size: Pixels along this axis.
-        max_sigma: Upper bound of ``sigma``; sets the width of the filter without a look at it.
+def taps_map(taps: Tensor, size: int) -> Tensor:
+    """Filter with symmetric ``taps``, shape (B, 2 * reach + 1); borders repeat the last pixel.
 
     Returns:
         Maps of shape (B, size, size); each row sums to 1.
     """
-    return taps_map(gaussian_taps(sigma, max_sigma), size)
-
-
-def taps_map(taps: Tensor, size: int) -> Tensor:
-    """Filter with symmetric ``taps``, shape (B, 2 * reach + 1): maps of shape (B, size, size)."""
     reach = taps.shape[1] // 2
     output = torch.arange(size, device=taps.device)[:, None]
     source = torch.arange(-reach, size + reach, device=taps.device)
@@ -65,7 +52,17 @@ def taps_map(taps: Tensor, size: int) -> Tensor:
 
 
 def gaussian_taps(sigma: Tensor, max_sigma: float) -> Tensor:
-    """Return the three-fold convolution of the extended box, shape (B, taps)."""
+    """Return the filter of Pillow's ``GaussianBlur``: three passes of an extended box.
+
+    The box is that of Gwosdek et al. 2011, equations 7, 11 and 14.
+
+    Args:
+        sigma: Standard deviation in pixels, shape (B,); 0 leaves the picture as it is.
+        max_sigma: Upper bound of ``sigma``; sets the width of the filter without a look at it.
+
+    Returns:
+        Taps of shape (B, taps).
+    """
     reach = math.floor((math.sqrt(4 * max_sigma**2 + 1) - 1) / 2) + 1  # of one box
     variance = sigma**2 / 3  # of one box
     whole = ((torch.sqrt(12 * variance + 1) - 1) / 2).floor()

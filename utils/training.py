@@ -163,13 +163,7 @@ def _history(checkpoint: Path) -> list[dict[str, float]]:
 
 
 class SampleProgress(Callback):
-    """One progress bar for the whole run, in samples, with loss and scores.
-
-    Scores are the values that the module logs with ``prog_bar=True`` under ``val/``.
-
-    Args:
-        description: What the run does.
-    """
+    """One progress bar for the whole run, in samples, with the loss and scores under ``val/``."""
 
     def __init__(self, description: str) -> None:
         self.description = description
@@ -221,7 +215,8 @@ class SampleProgress(Callback):
             self.bar.close()
             self.bar = None
 
-    on_exception = on_train_end
+    def on_exception(self, *_: Any) -> None:
+        self.on_train_end()
 
 
 class _SaveCheckpoints(Checkpoint):

@@ -1,12 +1,9 @@
 """The views of a training: stored uint8 patches in, normalised views out.
 
-All random numbers are a function of the samples' keys (``utils.data``), and drawn for whole batches
-on the CPU (``utils.view_draws``). A GPU works on whole batches, without a loop over samples and
-without waiting for the device, by the kernels of ``utils.fused_views`` where Triton is installed; a
-CPU makes one view after the other (``utils.augment_cpu``), unless patches are small.
-
-SeCo applies, at the full size of a patch, colour jitter, grey, blur and flip, and then crops; MoCo
-crops first. Blur, flip, crop and resize are one linear map per axis (``utils.resample``).
+Random numbers are drawn for whole batches on the CPU (``utils.view_draws``). A GPU works on whole
+batches, by the kernels of ``utils.fused_views`` where Triton is installed; a CPU makes one view
+after the other (``utils.augment_cpu``), unless patches are small. SeCo applies, at the full size of
+a patch, colour jitter, grey, blur and flip, and then crops; MoCo crops first.
 """
 
 import sys
@@ -30,12 +27,7 @@ _SMALL_PATCH = 3 * 64 * 64  # values; a batch of such patches is faster as a who
 
 
 class ApplyN:
-    """Apply a transform several times, as for two views of one image.
-
-    Args:
-        transform: Takes an image, and draws its own random numbers.
-        n: Number of views.
-    """
+    """Apply a transform ``n`` times; it draws its own random numbers. The original's name."""
 
     def __init__(self, transform: Callable[[Any], Any], n: int) -> None:
         self.transform = transform
@@ -78,17 +70,10 @@ class Augment(nn.Module):
         }
         for name, values in buffers.items():  # a checkpoint carries the InputSpec instead
             self.register_buffer(name, values, persistent=False)
-        self._make_view = ViewMaker(
-            table,
-            self.mean,
-            self.std,
-            config.crop_size,
-            crop_first=config.crop_first,
-            round_to_uint8=config.round_to_uint8,
-        )
+        self._make_view = ViewMaker(table, self.mean, self.std, config)
 
     def forward(self, patches: Tensor, keys: Tensor, stream: int, synthetic: bool) -> Tensor:
-        """Make one view of each patch: ``draw`` and ``make``; arguments as there."""
+        """Make one view of each patch; arguments as of ``draw`` and ``make``."""
         return self.make(patches, self.draw(keys, stream, synthetic, patches.shape[2:]))
 
     def draw(self, keys: Tensor, stream: int, synthetic: bool, size: Sequence[int]) -> ViewDraws:

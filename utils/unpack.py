@@ -39,20 +39,13 @@ def unread_method(path: Path, method: int) -> UserError:
 
 
 def unpack(parts: Sequence[Path], folder: Path) -> bool:
-    """Unpack a verified archive into a new folder, completely or not at all.
+    """Unpack a verified archive completely or not at all, and return whether this was needed.
 
     A folder that is the only entry of the archive becomes ``folder`` itself.
 
     Args:
         parts: A zip, a tar or a tar.gz; or the pieces of a tar or tar.gz that was split, in order.
         folder: Folder to create; an existing one is not changed.
-
-    Returns:
-        Whether the folder was created; False if it existed.
-
-    Raises:
-        UserError: The archive is damaged, does not fit on the disk, or has a member that is not a
-            plain file or folder inside it.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f".{folder.name}.partial")

@@ -134,19 +134,14 @@ def draw_views(
 
 
 class Draws:
-    """Successive uniform numbers of every sample of a batch; a call returns the next ``count``.
-
-    Args:
-        keys: Streams of the samples, int64, shape (B,).
-        stream: Number of the view.
-    """
+    """Successive uniform numbers of every sample of a batch, from the keys of a stream."""
 
     def __init__(self, keys: Tensor, stream: int) -> None:
         self._values = uniform(keys, stream, count=48)  # (B, 48), more than a view uses
         self._used = 0
 
     def __call__(self, count: int) -> Tensor:
-        """Return numbers in [0, 1), shape (B, count)."""
+        """Return the next numbers in [0, 1), shape (B, count)."""
         start, self._used = self._used, self._used + count
         return self._values[:, start : self._used]
 

@@ -1,11 +1,10 @@
 """Triton kernels of the views: few launches, and every value is read once per pass.
 
-The chain is that of ``utils.transforms``: stretch, colour in each sample's own order, blur, crop,
-resize, flips, normalisation. Colour needs two passes, because contrast blends with the mean of the
-grey picture at its point of the chain: the first computes the chain up to there and sums grey, the
-second computes the whole chain again from the stored values. Pictures lie in memory as
-(B, H, C, W), the layout in which both matrix products of a resampling read and write without a
-copy. ``TRITON_INTERPRET=1`` runs the kernels on a CPU, which the tests do.
+Colour needs two passes, because contrast blends with the mean of the grey picture at its point of
+the chain: the first computes the chain up to there and sums grey, the second computes the whole
+chain from the stored values. Pictures are stored as (B, H, C, W), the layout in which both matrix
+products of a resampling read and write without a copy. ``TRITON_INTERPRET=1`` runs the kernels on a
+CPU, which the tests do.
 
 Shapes: B samples, C bands, H x W pixels of a patch, h x w pixels of a view.
 """
@@ -101,20 +100,9 @@ def grey_sums_kernel(
     inside = (pixel < H * W) & (band < C)
     weight = tl.load(weights + band, mask=band < C, other=0.0)
     x = _load_pixels(
-        source,
-        table,
-        sample,
-        pixel,
-        band,
-        inside,
-        H,
-        W,
-        stride_b,
-        stride_c,
-        stride_h,
-        STORED,
-        ROUND,
-    )
+        source, table, sample, pixel, band, inside, H, W, stride_b, stride_c, stride_h,
+        STORED, ROUND,
+    )  # fmt: skip
     own = color + sample * color_stride
     second, third = tl.load(own + _ORDER + 1), tl.load(own + _ORDER + 2)
     contrast_slot = (second == _CONTRAST).to(tl.int32) + 2 * (third == _CONTRAST).to(tl.int32)
@@ -144,20 +132,9 @@ def pictures_kernel(
     band = tl.arange(0, BANDS)[:, None]
     inside = (pixel < H * W) & (band < C)
     x = _load_pixels(
-        source,
-        table,
-        sample,
-        pixel,
-        band,
-        inside,
-        H,
-        W,
-        stride_b,
-        stride_c,
-        stride_h,
-        STORED,
-        ROUND,
-    )
+        source, table, sample, pixel, band, inside, H, W, stride_b, stride_c, stride_h,
+        STORED, ROUND,
+    )  # fmt: skip
     if COLOR:
         weight = tl.load(weights + band, mask=band < C, other=0.0)
         part = tl.arange(0, SUMS)
@@ -196,7 +173,7 @@ def resize_map_kernel(start, length, maps, in_size, out_size, stride, IN: tl.con
 
 @triton.jit
 def blur_map_kernel(taps, maps, size, stride, TAPS: tl.constexpr, SIZE: tl.constexpr):
-    """One row of ``utils.resample.blur_map``; a tap outside falls on the border pixel."""
+    """One row of ``utils.resample.taps_map``; a tap outside falls on the border pixel."""
     sample, row = tl.program_id(0).to(tl.int64), tl.program_id(1)
     column = tl.arange(0, SIZE)
     weight = tl.zeros((SIZE,), tl.float32)

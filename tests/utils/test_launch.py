@@ -79,6 +79,7 @@ def test_launchers_number_their_processes(
 
 
 BY_HAND = {"MASTER_ADDR": "n1", "MASTER_PORT": "29500", "NODE_RANK": "1"}
+LEFT_OVER = {"LOCAL_RANK": "0", "NODE_RANK": "3", "RANK": "3", "WORLD_SIZE": "4", "GROUP_RANK": "3"}
 TWO_BY_TWO = srun(4, 3, nodes=2, per_node=2)
 
 
@@ -89,6 +90,9 @@ TWO_BY_TWO = srun(4, 3, nodes=2, per_node=2)
         (BY_HAND, {"num_nodes": 2, "num_processes": 3}, World(2, 3, 3)),
         (lightning(2, 6, node_rank=1), {"num_nodes": 2, "num_processes": 3}, World(2, 3, 5)),
         ({"LOCAL_RANK": "1", "NODE_RANK": "1"}, {"num_processes": 2}, World(1, 2, 0)),
+        (LEFT_OVER, {}, World()),
+        ({"SLURM_PROCID": "1"}, {}, World()),
+        (lightning(1, 2), {}, World()),
         (torchrun(6, 3, rank=4), {}, World(2, 3, 4)),
         (torchrun(6, 3, rank=4), {"num_nodes": 2, "num_processes": 3}, World(2, 3, 4)),
         (TWO_BY_TWO, {"num_nodes": 2, "num_processes": 2}, World(2, 2, 3)),
@@ -99,7 +103,9 @@ TWO_BY_TWO = srun(4, 3, nodes=2, per_node=2)
         ({}, {"num_nodes": 2, "num_processes": 3}, "--num_nodes 2 needs srun or torchrun"),
         (torchrun(6, 3, rank=4), {"num_processes": 2}, "torchrun started 2 x 3 processes"),
         (TWO_BY_TWO, {}, "--ntasks-per-node 1"),
-        (TWO_BY_TWO, {"num_processes": 4}, "SLURM_NNODES 2 instead of 1"),
+        (TWO_BY_TWO, {"num_processes": 4}, "4 tasks, 2 nodes x 2 on each.* 1 x 4"),
+        (srun(2, per_node=4), {"num_processes": 2}, "1 nodes x 4 on each"),
+        (srun(2), {"num_processes": 2}, r"1 nodes x \? on each"),
         (lightning(2, 2), {"num_processes": 2}, "unset"),
         (lightning(0, 2, node_rank=2), {"num_processes": 2, "num_nodes": 2}, "unset"),
         (lightning(0, 2) | {"NODE_RANK": "one"}, {"num_nodes": 2}, "unset"),
@@ -120,7 +126,8 @@ def test_flags_and_launcher_plan_the_processes_or_contradict_each_other(
     if isinstance(expected, World):
         assert planned_world(flags(**requested)) == expected
         assert expected.num_nodes > 1 or "NODE_RANK" not in os.environ
-        assert launcher() or "LOCAL_RANK" not in os.environ  # else Lightning starts no processes
+        # If it is set, Lightning starts no processes.
+        assert (expected.size > 1 and launcher()) or "LOCAL_RANK" not in os.environ
     else:
         with pytest.raises(UserError, match=expected):
             planned_world(flags(**requested))

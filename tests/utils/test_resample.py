@@ -11,7 +11,7 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 
 from tests.references.pil_reference import PICTURES, from_pil, landscape, noise, to_pil
-from utils.resample import blur_map, resample, resize_map
+from utils.resample import gaussian_taps, resample, resize_map, taps_map
 
 # Height and width of the patch; top, left, height and width of the crop; size of the view.
 CROPS = [
@@ -31,6 +31,10 @@ def crop_and_resize(pictures: Tensor, box: tuple[int, int, int, int], size: int)
     rows = resize_map(top, height, pictures.shape[1], size)
     columns = resize_map(left, width, pictures.shape[2], size)
     return resample(pictures[None], rows, columns)[0]
+
+
+def blur_map(sigma: Tensor, size: int, max_sigma: float) -> Tensor:
+    return taps_map(gaussian_taps(sigma, max_sigma), size)
 
 
 def blur(picture: Tensor, sigma: float) -> Tensor:
