@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import random
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -59,6 +60,16 @@ def _texts_anywhere() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ConstrainedLayoutEngine, "execute", lambda *_: None)
         yield
+
+
+@pytest.fixture
+def _restored_signals() -> Iterator[None]:
+    """Restore the handlers of signals that scripts and Lightning replace."""
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    before = {number: signal.getsignal(number) for number in numbers}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

@@ -120,11 +120,13 @@ def run(main: Callable[[], object]) -> None:
         signal.signal(number, exit_on_signal)
     sys.unraisablehook = _interrupt_again
     try:
-        main()
-        sys.stdout.flush()
-    except BrokenPipeError:  # nobody reads the output any more, as in ``--list | head -1``
+        try:
+            main()
+        finally:  # also of --help, which exits
+            sys.stdout.flush()
+    except BrokenPipeError:  # as in ``--list | head -1``
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes again
-        sys.exit(128 + signal.SIGPIPE)
+        _leave("stopped: the reader of the output, or a helper process, has ended", 141)
     except Exception as error:
         if sentence := sentence_of(error):
             _leave(f"error: {printable(sentence)}", 2)

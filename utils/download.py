@@ -228,12 +228,11 @@ def _network_error(error: Exception) -> Transient | _Refused:
     cause: BaseException = error
     while (inner := cause.__cause__ or cause.__context__) is not None:
         cause = inner
-    if isinstance(cause, ssl.SSLCertVerificationError):
-        return _Refused(f"its certificate is not valid ({cause.verify_message})")
-    if isinstance(cause, socket.gaierror) and cause.errno != socket.EAI_AGAIN:
-        return _Refused("its name is not known")
     if isinstance(error, ValueError):  # requests' and Python's, for what is not an address
         return _Refused("a redirect to what is not an address of http")
+    is_temporary = isinstance(cause, socket.gaierror) and cause.errno == socket.EAI_AGAIN
+    if isinstance(cause, ssl.SSLCertVerificationError | socket.gaierror) and not is_temporary:
+        return _Refused(str(cause))
     return Transient(str(cause) or type(cause).__name__)
 
 

@@ -1,6 +1,5 @@
 """What a clumsy or hostile user hands in ends as one sentence, not as a traceback."""
 
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -114,16 +113,15 @@ def test_hostile_weights_are_refused(
         (torch.OutOfMemoryError(), "out of memory"),
     ],
 )
+@pytest.mark.usefixtures("_restored_signals")
 def test_errors_of_the_machine_are_one_sentence(
     capsys: pytest.CaptureFixture[str], error: Exception, message: str
 ) -> None:
     def main() -> None:
         raise error
 
-    before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as caught:
         run(main)
-    signal.signal(signal.SIGTERM, before)
     assert caught.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -27,17 +26,12 @@ STALE = "hpc_ckpt_1.ckpt"  # pytorch_lightning/trainer/connectors/checkpoint_con
 
 
 @pytest.fixture(autouse=True)
-def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, _restored_signals: None) -> None:
     """No launcher, an own working directory, and signals and ranks as they were afterwards."""
     forget_launchers(monkeypatch)
     monkeypatch.setattr(rank_zero_only, "rank", 0)
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-    before = {number: signal.getsignal(number) for number in numbers}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 def flags(text: str, data_dir: Path, log_dir: Path) -> list[str]:

@@ -4,7 +4,6 @@ import os
 import re
 import resource
 import signal
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,15 +16,6 @@ from tests.references.script import exit_code
 from utils.cli import run
 from utils.errors import UserError
 from utils.pools import process_pool
-
-
-@pytest.fixture
-def _restored_signals() -> Iterator[None]:
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-    before = {number: signal.getsignal(number) for number in numbers}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 def end_by(number: int) -> None:

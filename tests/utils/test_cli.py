@@ -1,11 +1,9 @@
 """The flags that the scripts share."""
 
 import os
-import signal
 import subprocess
 import sys
 from argparse import Namespace
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,14 +45,6 @@ def test_processes_and_their_loaders_keep_a_core_each(
     assert chosen == [expected]
     share_cores(1, processes, workers)
     assert chosen == [expected]  # a GPU needs no threads
-
-
-@pytest.fixture
-def _restored_signals() -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
