@@ -93,7 +93,7 @@ def _check_same(path: Path, saved: Mapping[str, Any], wanted: Mapping[str, Any])
         found = saved.get(name)
         if name not in saved or _comparable(name, found) != _comparable(name, value):
             raise UserError(
-                f"{path} was trained with {name} {reprlib.repr(found)}, not {reprlib.repr(value)}: "
+                f"{path} is of a run with {name} {reprlib.repr(found)}, not {reprlib.repr(value)}: "
                 "resume with the flags of its run"
             )
 

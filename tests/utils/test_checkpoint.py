@@ -166,5 +166,5 @@ def test_a_run_does_not_resume_with_other_hyper_parameters(
     tmp_path: Path, change: dict[str, Any]
 ) -> None:
     hparams = resumable(tmp_path / "x.ckpt", **change)
-    with pytest.raises(UserError, match=rf"trained with {next(iter(change))} .*resume with the"):
+    with pytest.raises(UserError, match=rf"of a run with {next(iter(change))} .*resume with the"):
         check_resumable(tmp_path / "x.ckpt", hparams, 256, max_epochs=11)
