@@ -324,3 +324,9 @@ def test_a_folder_with_content_is_left_alone_by_the_script(
     assert exit_code(monkeypatch, "datasets/mini_earth.py", *flags) == 2
     assert f"error: {tmp_path} is not an empty folder" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_the_script_divides_the_images_of_eurosat_among_its_classes(tmp_path: Path) -> None:
+    flags = ["--dataset", "eurosat", "--num_places", "20", "--size", "12"]
+    mini_earth.main([*flags, "--save_path", str(tmp_path)])
+    assert [len(list((tmp_path / name).iterdir())) for name in COVER_NAMES] == [2] * 10
