@@ -51,7 +51,7 @@ def _path(text: str) -> Path:
     return Path(text)
 
 
-def _build_parser(description: str | None) -> Parser:
+def build_parser(description: str | None) -> Parser:
     """Create the parser of the flags that ``Settings`` and ``Fetching`` declare, and of steps."""
     parser = Parser(description)
     add = parser.add_argument
@@ -82,7 +82,7 @@ def parse_args(description: str | None, argv: Sequence[str] | None = None) -> Na
     ``given`` of the result names the settings that were given: a plan that exists decides the
     others. ``shard`` is the number of this part, and of all.
     """
-    parser = _build_parser(description)
+    parser = build_parser(description)
     on_command_line = parser.parse_given(argv)
     given = on_command_line.keys() & (vars(DEFAULTS).keys() - {"preview"})
     if on_command_line.get("protocol") == "paper":

@@ -49,8 +49,9 @@ class EarthEngineServer(LoopbackServer):
         latency_s: float = 0.0,
         fault_plan: FaultPlan | None = None,
         is_cheap: bool = False,
+        port: int = 0,
     ) -> None:
-        super().__init__(_Handler, ("search", "check", "read"), fault_plan)
+        super().__init__(_Handler, ("search", "check", "read"), fault_plan, port)
         self.catalogue = catalogue or Catalogue()
         self.evaluator = Evaluator(self.catalogue, remembers=is_cheap)
         self.latency_s = latency_s

@@ -24,6 +24,7 @@ class LoopbackServer(ThreadingHTTPServer):
         handler: Class that answers.
         kinds: Kinds of requests that may fail.
         fault_plan: Draws how the requests fail.
+        port: Port to listen on; 0 chooses a free one.
     """
 
     daemon_threads = True
@@ -35,8 +36,9 @@ class LoopbackServer(ThreadingHTTPServer):
         handler: type["LoopbackHandler"],
         kinds: Sequence[str],
         fault_plan: FaultPlan | None = None,
+        port: int = 0,
     ) -> None:
-        super().__init__(("127.0.0.1", 0), handler)
+        super().__init__(("127.0.0.1", port), handler)
         self.fault_plan = fault_plan or FaultPlan(0)
         self.faults: dict[str, deque[Fault]] = {kind: deque() for kind in kinds}
         self.headers: tuple[tuple[str, str], ...] = ()
