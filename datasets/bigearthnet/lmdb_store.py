@@ -21,9 +21,9 @@ from utils.errors import UserError
 
 DATA_FILE = "data.mdb"  # LMDB's own name
 _DTYPE_NAMES = {"U16": "uint16"}
-# Environments by folder, with their process and state of the file: a process must not open an LMDB
-# twice, and a forked process must open its own.
-_opened: dict[str, tuple[tuple[int, int, int], lmdb.Environment]] = {}
+# Environments by the inode of their folder, as in lmdb, with their process and state of the file: a
+# process must not open an LMDB twice, and a forked process must open its own.
+_opened: dict[tuple[int, int], tuple[tuple[int, int, int], lmdb.Environment]] = {}
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,10 @@ def _environment(root: Path) -> lmdb.Environment:
     """Open the present file for reading, once per process."""
     path = root / DATA_FILE
     try:
-        state = path.stat()
+        state, folder = path.stat(), root.stat()
+        inode = folder.st_dev, folder.st_ino
         owner = os.getpid(), state.st_ino, state.st_mtime_ns
-        known, environment = _opened.get(str(root), (None, None))
+        known, environment = _opened.get(inode, (None, None))
         if environment is not None and known == owner:
             return environment
         if environment is not None:
@@ -90,5 +91,5 @@ def _environment(root: Path) -> lmdb.Environment:
     if state.st_size < expected:  # reading beyond the end would kill the process
         environment.close()
         raise UserError(f"{path} is truncated, its size is not {expected:,} bytes: copy it again")
-    _opened[str(root)] = owner, environment
+    _opened[inode] = owner, environment
     return environment
