@@ -285,7 +285,7 @@ def test_another_run_is_not_resumed(
         (["--seed", "7"], "--seed 7 contradicts the run of .*, which has 42: leave it out"),
         (["--train_frac", "0.67"], r"--train_frac 0\.67 contradicts .* has 1\.0: leave it out"),
         (["--finetune_learning_rate", "0.1"], r"0\.1 contradicts .* has 0\.0001: leave it out"),
-        (["--batch_size", "4"], "of a run with samples_per_step 16, not 4"),
+        (["--batch_size", "4"], "was trained with samples_per_step 16, not 4"),
         (["--num_seeds", "2"], "--num_seeds 2 contradicts .* has 1: leave it out"),
         (["--train_frac", "0.67", "1"], r"--train_frac 0\.67 1\.0 contradicts"),
         (["--method", "linear", "finetune"], "--method linear finetune contradicts"),
