@@ -13,7 +13,15 @@ from typing import Any
 
 from utils.files import written_whole
 
-_PACKAGES = ("torch", "torchvision", "pytorch-lightning", "numpy", "rasterio", "pillow")
+_PACKAGES = (
+    "torch",
+    "torchvision",
+    "pytorch-lightning",
+    "numpy",
+    "rasterio",
+    "pillow",
+    "opencv-python-headless",
+)
 
 
 def write_json(path: Path, content: Any) -> None:
