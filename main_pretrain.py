@@ -1,7 +1,7 @@
 r"""Pre-train a ResNet on unlabelled multi-season patches (Seasonal Contrast), or on any images.
 
 Three embedding spaces from a folder of SeCo patches:
-  python main_pretrain.py --data_dir datasets/seco_100k --data_mode seco \
+  python main_pretrain.py --data_dir data/seco_100k_packed --data_mode seco \
     --base_encoder resnet18 --max_epochs 1000 --schedule 600 800
 
 MoCo-v2 on a folder or zip of small pictures:

@@ -2,7 +2,7 @@
 
 Bands and file formats that all data sets share:
 
-- ``bands.py``: Sentinel-2 bands with order, resolution, unit and quantiles.
+- ``bands.py``: Sentinel-2 bands with order, resolution and unit; which file holds which band.
 - ``archive.py``: Zips with millions of members, listed in little memory and read by any process.
 - ``figures.py``: Stretched bands as images, and figures of them.
 - ``loaders.py``: Loaders of the plain data modules.

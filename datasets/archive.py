@@ -32,6 +32,12 @@ _END64_LOCATOR = struct.Struct("<4s4xQ4x")
 _LONGEST_COMMENT = 0xFFFF
 
 
+def zip_hint(root: Path) -> str:
+    """Return the end of an error about a folder without data: the zip in it, as downloaded."""
+    found = sorted(root.glob("*.zip")) if root.is_dir() else []
+    return f": did you mean {found[0]}?" if found else ""
+
+
 class ZipMember(NamedTuple):
     """Position, sizes in bytes and method of a member, in the order of ``MEMBER_FIELDS``."""
 

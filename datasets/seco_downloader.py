@@ -1,16 +1,16 @@
 """Collect a SeCo data set: Sentinel-2 patches of many places, at several seasons each.
 
 From Earth Engine, with a project of yours (or EARTHENGINE_PROJECT):
-  python datasets/seco_downloader.py --save_path datasets/my_seco --num_locations 1000 --project P
+  python datasets/seco_downloader.py --save_path data/my_seco --num_locations 1000 --project P
 
 Kill it at any time; the same command resumes it. What it will cost, before it starts, and later how
 far it is:
-  python datasets/seco_downloader.py --save_path datasets/my_seco --num_locations 1000 --plan
-  python datasets/seco_downloader.py --save_path datasets/my_seco --status
-  python datasets/seco_downloader.py --save_path datasets/my_seco --verify
+  python datasets/seco_downloader.py --save_path data/my_seco --num_locations 1000 --plan
+  python datasets/seco_downloader.py --save_path data/my_seco --status
+  python datasets/seco_downloader.py --save_path data/my_seco --verify
 
 Without an account, from a public STAC catalogue:
-  python datasets/seco_downloader.py --save_path datasets/my_seco --num_locations 100 --source stac
+  python datasets/seco_downloader.py --save_path data/my_seco --num_locations 100 --source stac
 
 Exit codes: 0 complete, 1 some places have no clear scenes or were refused and no spare is left,
 2 bad input, 75 run the same command again later.
@@ -117,8 +117,8 @@ def check(save_path: Path, plan: Plan, num_workers: int) -> int:
     if not (save_path / MANIFEST_NAME).exists():
         done = summarise(save_path, plan)["places_done"]
         print(
-            f"{done} of {plan.num_places} places, not yet a store: the same command without "
-            "--verify resumes it"
+            f"{done} of {plan.num_places} places, not yet a store, which needs all of them: "
+            "--status says how the last runs ended"
         )
         return 1
     store = verify_store(save_path, num_workers)

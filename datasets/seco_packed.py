@@ -1,17 +1,17 @@
 """Pack a SeCo folder or zip, or pictures, into a few large files that a training reads fast.
 
 A SeCo folder, or its zip without unpacking it:
-  python datasets/seco_packed.py --data_dir seco_100k.zip --save_path datasets/seco_100k_packed
+  python datasets/seco_packed.py --data_dir seco_100k.zip --save_path data/seco_100k_packed
 
 Pictures, for --data_mode moco:
-  python datasets/seco_packed.py --data_dir EuroSAT_RGB.zip --save_path datasets/eurosat_packed
+  python datasets/seco_packed.py --data_dir EuroSAT_RGB.zip --save_path data/eurosat_packed
 
 LitData chunks; copy them to a bucket, and stream them with --data_dir s3://BUCKET/PREFIX:
   python datasets/seco_packed.py --data_dir seco_100k.zip --save_path seco_100k --format litdata
 
 An interrupted packing of a store resumes when the same command runs again. Compare a store with its
 hashes, for example after copying it:
-  python datasets/seco_packed.py --verify --save_path datasets/seco_100k_packed
+  python datasets/seco_packed.py --verify --save_path data/seco_100k_packed
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 
 from datasets.bands import RGB_BANDS
-from utils.cli import print_next, run
+from utils.cli import print_next, run, sizes_for
 from utils.cores import available_cores
 from utils.errors import UserError
 from utils.files import address, check_can_write, check_exists
@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"{'chunks' if args.format == 'litdata' else 'store'}: {args.save_path}")
     flags: list[object] = ["--data_mode", "moco"] if isinstance(source, Pictures) else []
     if num_places < DEFAULT_BATCH:
-        flags += ["--batch_size", min(32, num_places), "--num_negatives", 256]
+        flags += sizes_for(num_places)
     print_next("main_pretrain.py", "--data_dir", args.save_path, *flags)
 
 

@@ -1,9 +1,9 @@
 """Measure the quantiles of all bands of a SeCo data set, for a pre-training beyond RGB.
 
-python datasets/seco_utils.py --data_dir datasets/seco_100k
+python datasets/seco_utils.py --data_dir data/seco_100k_packed
 
-Writes quantiles.json into the data set, where the reader finds it. Red, green and blue keep the
-published quantiles; the measured ones are not used for them.
+Writes quantiles.json into the folder or store, where the reader finds it; pack a zip first, with
+--bands. Red, green and blue keep the published quantiles; the measured ones are not used for them.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ Evaluation by classification:
 Evaluation by change detection:
 
 - ``segmentation.py``: Siamese encoder with a U-Net decoder.
-- ``change_scores.py``: Scores of change maps.
+- ``change_scores.py``: Scores of change maps, and the threshold with the best F1.
 - ``change_detector.py``: LightningModule of the change detector.
 - ``change_runs.py``: Train and resume change detectors, and predict maps of whole images.
 """

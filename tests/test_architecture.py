@@ -216,6 +216,7 @@ SCRIPTS = [
     for name, tree in TREES.items()
     if top(name) == "checkpoints"
     or (top(name) in PACKAGES and ast.unparse(tree.body[-1]).startswith("if __name__"))
+    if not name.endswith(".__main__")  # starts by python -m only
 ]
 
 

@@ -18,7 +18,7 @@
 - ``precision.py``: Numerical precision that a device supports.
 - ``data.py``: Random numbers and order of the samples as functions of seed and epoch; a loader.
 - ``subset.py``: Fractions of a train set.
-- ``input_spec.py``: Input contract of an encoder, and conversion of data sets to it.
+- ``input_spec.py``: Input contract of an encoder: bands, quantile stretch, normalisation.
 - ``probe_data.py``: Labelled pictures of a data set, as evaluation takes them.
 - ``augment_config.py``: Distribution of the views.
 - ``view_draws.py``: Draw the random parameters of each view.

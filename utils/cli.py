@@ -103,6 +103,16 @@ def share_cores(gpus: int, num_processes: int, num_loaders: int) -> None:
             os.environ["OMP_NUM_THREADS"] = str(threads)
 
 
+def sizes_for(num_samples: int) -> list[object]:
+    """Return flags of main_pretrain.py for a small data set.
+
+    A batch is no larger than the data set, and the queue shorter: otherwise every query meets keys
+    of its own place as negatives.
+    """
+    batch = min(32, num_samples)
+    return ["--batch_size", batch, "--num_negatives", max(batch, min(256, num_samples // 2))]
+
+
 def print_next(*command: object) -> None:
     """Print the command of the usual next step, quoted for the shell."""
     print(f"next: python {shlex.join(map(str, command))}")

@@ -18,7 +18,7 @@ Plan:
 Sources of scenes:
 
 - ``scenes.py``: Places, windows, scenes, the interface of a source, and which scenes are tried.
-- ``rate_limit.py``: Limit, repeat and count the requests to a service.
+- ``rate_limit.py``: Limit, repeat and count requests; halve them after 429, obey Retry-After.
 - ``web.py``: HTTP requests with a deadline for the whole answer.
 - ``ee_credentials.py``: Find credentials and project for Earth Engine without prompting.
 - ``ee_answers.py``: Parse scenes, pixels and errors from Earth Engine's answers.

@@ -16,7 +16,7 @@ from datasets.collect.report import Ending, Reporter, some_places
 from datasets.collect.scenes import Source
 from datasets.collect.settings import EXIT_LATER, check_settings
 from datasets.collect.writer import PlaceWriter
-from utils.cli import print_next
+from utils.cli import print_next, sizes_for
 from utils.errors import UserError, sentence_of
 
 _BATCH_SIZE = 256  # default of main_pretrain.py
@@ -82,8 +82,8 @@ def collect(plan: Plan, source: Source, requester: Requester, args: Namespace) -
         done = fetch.progress.done
         print(f"complete: {some_places(done)} in {save_path}")
         if args.shard[1] == 1:
-            size = ["--batch_size", min(32, done)] if done < _BATCH_SIZE else []
-            print_next("main_pretrain.py", "--data_dir", save_path, *size)
+            sizes = sizes_for(done) if done < _BATCH_SIZE else []
+            print_next("main_pretrain.py", "--data_dir", save_path, *sizes)
     if fetch.is_abandoned:  # its threads wait for answers that may never come
         sys.stdout.flush()
         os._exit(_EXIT_CODES[ending.kind])

@@ -69,7 +69,8 @@ class Settings:
     )
     source: str = _flag("earthengine", "Service; stac needs no account.", tuple(COLLECTIONS))
     collection: str = _flag(
-        COLLECTIONS["earthengine"], f"Collection of scenes (default: {COLLECTIONS})."
+        COLLECTIONS["earthengine"],
+        f"Collection of scenes (default: {', for stac '.join(COLLECTIONS.values())}).",
     )
     stac_url: str = _flag("", f"Address of the STAC catalogue (default: {EARTH_SEARCH}).")
     cloud_pct: float = _flag(10.0, "Most clouds of a scene, in percent.", (0.001, 100))

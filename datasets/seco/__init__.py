@@ -6,5 +6,5 @@
 - ``layouts.py``: Places, dates and band files of a SeCo folder or zip.
 - ``patches.py``: SeCo patches of chosen bands as arrays, from a folder or a zip.
 - ``pictures.py``: RGB pictures from any folder or zip, read like patches.
-- ``samples.py``: The data set of a training: the patches of each sample, and their order.
+- ``samples.py``: The data set of a training: draws the dates of a place for each sample.
 """

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.archive import MEMBER_FIELDS, ZipFiles, ZipMember
+from datasets.archive import MEMBER_FIELDS, ZipFiles, ZipMember, zip_hint
 from datasets.bands import ALL_BANDS, QUANTILES_NAME, band_of, find_band_files
 from datasets.seco.bad_patches import BadPatchError
 from datasets.seco.geotiff import UNREADABLE, decode_band, read_band
@@ -165,7 +165,9 @@ def _check_any(places: list[str], root: Path) -> None:
     if (root / "manifest.json").is_file():
         raise UserError(f"{root} is a packed store: read it with PackedStore or SecoDataModule")
     if not places:
-        raise UserError(f"{root} holds no SeCo places, which are folders PLACE/SCENE/B4.tif")
+        raise UserError(
+            f"{root} holds no SeCo places, which are folders PLACE/SCENE/B4.tif{zip_hint(root)}"
+        )
 
 
 def _band_files(folder: Path) -> dict[str, str]:

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import MemoryFile
 
-from datasets.archive import MEMBER_FIELDS, ZipFiles, ZipMember
+from datasets.archive import MEMBER_FIELDS, ZipFiles, ZipMember, zip_hint
 from datasets.bands import band_of
 from datasets.seco.bad_patches import BadPatchError, first_readable
 from utils.errors import UserError
@@ -155,7 +155,7 @@ def _list_images(root: Path, archive: ZipFiles | None) -> dict[str, ZipMember | 
     if not images:
         raise UserError(
             f"{root} holds neither pictures ({' '.join(SUFFIXES)}) nor SeCo patches "
-            "(PLACE/SCENE/B4.tif)"
+            f"(PLACE/SCENE/B4.tif){zip_hint(root)}"
         )
     return images
 

@@ -1,7 +1,9 @@
 """An exported encoder gives the same features elsewhere, and carries the contract of its input."""
 
 import builtins
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +129,15 @@ def test_other_bands_travel_too_and_our_own_loader_reads_them_back(
         assert close(model(images), many[1](images))
 
 
+@pytest.mark.parametrize("form", ["torchvision", "timm", "safetensors"])
+def test_others_may_read_what_the_umask_lets_them(tmp_path: Path, saved: Saved, form: str) -> None:
+    """The writer of safetensors made files of mode 600."""
+    path = exported(saved[0], form, tmp_path / "x")
+    (tmp_path / "usual").touch()
+    for file in path.iterdir() if path.is_dir() else [path]:
+        assert file.stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
 def test_an_existing_target_is_kept(tmp_path: Path, saved: Saved) -> None:
     (tmp_path / "x").write_text("mine")
     with pytest.raises(UserError, match="x exists: choose another --save_path, or delete it"):
@@ -138,12 +149,16 @@ def test_an_existing_target_is_kept(tmp_path: Path, saved: Saved) -> None:
 def test_a_full_disk_leaves_nothing(
     tmp_path: Path, saved: Saved, monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
-    def full(*arguments: object) -> None:
+    def torch_full(*arguments: object) -> None:
         raise RuntimeError("[enforce fail at inline_container.cc] unexpected pos 9 vs 8\nmore")
 
-    monkeypatch.setattr(torch, "save", full)
-    monkeypatch.setattr("safetensors.torch.save_file", full)
-    with pytest.raises(UserError, match=r"cannot write .*x, is the disk full"):
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(torch, "save", torch_full)
+    monkeypatch.setattr(Path, "write_bytes", full)
+    reason = ", is the disk full" if form == "torchvision" else ": No space left"
+    with pytest.raises(UserError, match=f"cannot write .*x{reason}"):
         exported(saved[0], form, tmp_path / "x")
     assert not any(tmp_path.iterdir())
 

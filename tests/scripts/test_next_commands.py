@@ -14,7 +14,7 @@ import main_oscd
 import main_pretrain
 from datasets import mini_earth, seco_packed
 from datasets.download import COLLECTIONS as DATA
-from utils.cli import print_next
+from utils.cli import print_next, sizes_for
 from utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,7 +53,7 @@ def test_commands_after_a_miniature_parse(
     assert last.startswith(f"next: python {mini_earth.NEXT[dataset][0]} --data_dir '{root}'")
     args = PARSERS[mini_earth.NEXT[dataset][0]]([*mini_earth.NEXT[dataset][1:], "--data_dir", "."])
     if dataset == "seco":
-        assert "--batch_size 3" in last  # no more than there are places
+        assert "--batch_size 3 --num_negatives 3" in last  # no more than there are places
         assert args.crop_size == 48
 
 
@@ -75,6 +75,15 @@ def test_a_checkpoint_of_another_script_is_refused_by_the_name_of_its_script(
         else:
             with pytest.raises(UserError, match=f"is of a run of {script}: resume it with that"):
                 PARSERS[other](flags)
+
+
+@pytest.mark.parametrize(
+    ("count", "batch", "queue"), [(12, 12, 12), (40, 32, 32), (200, 32, 100), (5000, 32, 256)]
+)
+def test_the_queue_of_a_small_set_is_shorter_than_an_epoch(
+    count: int, batch: int, queue: int
+) -> None:
+    assert sizes_for(count) == ["--batch_size", batch, "--num_negatives", queue]
 
 
 def test_paths_are_quoted_for_the_shell(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,12 +15,14 @@ from datasets.collect.rate_limit import RateLimit, Requester
 from datasets.collect.scenes import PatchGrid, Place, Refused, Scene, Window
 from datasets.collect.settings import Settings
 from datasets.collect.utm import from_utm
+from datasets.miniature.services.__main__ import main as start_service
 from datasets.miniature.services.catalogue import REMAINDER, TILE_M, Catalogue, Granule
 from datasets.miniature.services.earth_engine import EarthEngineServer, earth_engine
 from datasets.miniature.services.expressions import CLEAR, CLOUDY
 from datasets.miniature.services.faults import PASSING, FaultPlan
 from tests.references.waiting import HANG_S
 from tests.servers.fake_source import FakeSource, expected_pixels
+from utils.errors import UserError
 
 EPSG = 32632
 GRID = PatchGrid(EPSG, 450_000, 5_350_020, 12)
@@ -351,3 +353,9 @@ def test_offsets_of_the_products_began_in_january_2022() -> None:
     assert len(set(baselines.values())) == 2
     for day, baseline in baselines.items():
         assert (baseline >= "04.00") == (day >= date(2022, 1, 25))
+
+
+def test_a_port_in_use_is_one_sentence(server: EarthEngineServer) -> None:
+    port = str(server.server_address[1])
+    with pytest.raises(UserError, match=f"--port {port} is in use: choose another"):
+        start_service(["--port", port])

@@ -150,7 +150,7 @@ def test_the_command_makes_and_verifies_a_store(
 
     assert downloader_runs.collect([*argv, "--plan"]) == 0
     assert downloader_runs.collect([*argv[:2], "--verify"]) == 1
-    assert "0 of 3 places, not yet a store" in capsys.readouterr().out
+    assert "not yet a store, which needs all of them: --status" in capsys.readouterr().out
     with earth_engine() as server:
         assert downloader_runs.collect([*argv, "--ee_url", server.url]) == 0
     assert downloader_runs.collect([*argv[:2], "--verify"]) == 0

@@ -213,7 +213,10 @@ def test_wrong_roots_are_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="file is not a whole zip"):
         seco_dataset(tmp_path / "file")
-    with pytest.raises(UserError, match="holds no SeCo places"):
+    with pytest.raises(UserError, match=r"holds no SeCo places.*B4.tif$"):
+        seco_dataset(tmp_path)
+    (tmp_path / "seco.zip").touch()
+    with pytest.raises(UserError, match=r"holds no SeCo places.*: did you mean .*/seco.zip"):
         seco_dataset(tmp_path)
 
 

@@ -332,9 +332,12 @@ def test_list_that_fits_no_pictures_is_an_error(
 def test_wrong_roots_and_lists_are_refused(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.zip").write_text("no zip")
+    (tmp_path / "downloaded").mkdir()
+    (tmp_path / "downloaded" / "seco.zip").touch()
     for root, message in (
         ("nowhere", "nowhere is missing"),
-        ("empty", "empty holds neither pictures"),
+        ("empty", r"empty holds neither pictures .*B4.tif\)$"),
+        ("downloaded", "downloaded holds neither .*: did you mean .*downloaded/seco.zip"),
         ("text.zip", "is neither a folder nor a whole zip"),
     ):
         with pytest.raises(UserError, match=message):
