@@ -24,7 +24,7 @@ from datasets.collect.places import (
 from datasets.collect.sampling import Places, bounded, gaussian, land_mask, sample_places
 from datasets.collect.scenes import PatchGrid, Place, Window
 from datasets.collect.settings import NEWEST_DAYS, PLAN_NAME, Settings, check_settings, spelt
-from utils.errors import UserError, listed, quoted
+from utils.errors import UserError, listed, os_error_sentence, quoted
 from utils.files import check_regular, written_whole
 from utils.locks import locked
 
@@ -141,6 +141,8 @@ def read_plan(save_path: Path) -> Plan:
             f"{save_path} has no {Path(error.filename).name}: name the --save_path of a "
             "collection, or begin one with --plan"
         ) from error
+    except OSError as error:
+        raise UserError(os_error_sentence(error, error.filename or path)) from error
     except Exception as error:  # a damaged file raises anything
         raise UserError(
             f"{path} is not the plan of a collection ({quoted(str(error), 500)}): restore it and "
