@@ -50,7 +50,8 @@ def split_pictures(
     """Return the public split where its lists are found, else a stratified 60/20/20 one.
 
     Lists are looked for in the folder of the classes, in the data set and next to it. In the last
-    two they may be those of another data set, and are then ignored with a warning.
+    two they may be those of another data set, and are then ignored with a warning, also where they
+    cannot be read.
 
     Args:
         files: Zip or folder of the data set.
@@ -77,7 +78,13 @@ def split_pictures(
     folders = dict.fromkeys([(files, root), (files, ""), (parent, "")])
     for number, (container, folder) in enumerate(folders):
         for prefix in LIST_PREFIXES[kind]:
-            lists = _read_lists(container, f"{folder}{prefix}", positions)
+            try:
+                lists = _read_lists(container, f"{folder}{prefix}", positions)
+            except (UserError, OSError) as error:
+                if number == 0:
+                    raise
+                warnings.warn(f"lists in {container.path} are ignored: {error}", stacklevel=2)
+                continue
             is_known = any(row is not None for rows in lists.values() for _, row in rows)
             if lists and (number == 0 or is_known):
                 _check_lists(lists, container.path, needed)
