@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     from datasets.oscd.tiles import WholeCities
     from models.change_runs import summarise_outcomes
     from models.change_scores import print_results
-    from models.results import print_finished, write_curve
+    from models.result_views import print_finished, write_curve
 
     run_dir = run_dir_of_rank(args, f"oscd-{args.backbone_type}", rank=0)
     cities = data.cities["test"]

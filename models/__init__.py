@@ -23,8 +23,10 @@ Evaluation by classification:
 - ``linear_probe.py``: A linear classifier on features, and its training by Adam.
 - ``probes.py``: The methods on frozen features: Adam, L-BFGS, k nearest neighbours.
 - ``best_epoch.py``: Which epoch of a training is kept.
-- ``ssl_finetuner.py``: Classifiers trained through the encoder, with their checkpoints.
-- ``results.py``: Summaries, tables, pictures and files of predictions.
+- ``ssl_finetuner.py``: LightningModule of a classifier that is trained through the encoder.
+- ``finetuning.py``: Train it once per repetition, with checkpoints to resume from.
+- ``results.py``: Metrics of every repetition, and their summaries.
+- ``result_views.py``: Tables, pictures and files of predictions.
 - ``evaluation.py``: Run every method on every share of the labels, and write the results.
 
 Evaluation by change detection:

@@ -24,8 +24,8 @@ class BestEpoch:
     state: dict[str, Tensor] = field(default_factory=dict)
 
     def update(self, score: float, epoch: int, state: Mapping[str, Tensor]) -> bool:
-        """Keep copies of the tensors of an epoch that is better than all before it."""
-        if score <= self.score:
+        """Keep copies of the tensors of an epoch that is better than all before it; NaN is not."""
+        if not score > self.score:
             return False
         self.score, self.epoch = score, epoch
         self.state = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.results import print_table, summarise_runs
+from models.result_views import print_table
+from models.results import summarise_runs
 from utils.metrics import detection_scores
 
 # Probabilities from which a pixel counts as changed: 0.01, 0.02 ... 0.99.

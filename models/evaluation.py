@@ -14,6 +14,7 @@ from torch import Tensor
 from models.backbones import Encoder
 from models.evaluation_args import NEIGHBOURS, seeds
 from models.features import read_features
+from models.finetuning import FineTuning
 from models.linear_probe import Labelled, Recipe
 from models.probes import (
     Method,
@@ -22,15 +23,8 @@ from models.probes import (
     probe_by_lbfgs,
     vote_of_neighbours,
 )
-from models.results import (
-    measure,
-    measure_batches,
-    print_finished,
-    print_results,
-    save_predictions,
-    write_pictures,
-)
-from models.ssl_finetuner import FineTuning
+from models.result_views import print_finished, print_results, save_predictions, write_pictures
+from models.results import measure, measure_batches
 from utils.launch import World
 from utils.probe_data import ProbeData
 from utils.report import run_dir_of_rank, save_results, share_dir, write_results

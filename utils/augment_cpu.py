@@ -133,7 +133,7 @@ def to_grey(picture: Picture) -> Picture:
 
 
 def blur(picture: Picture, taps: tuple[float, ...], as_pillow: bool) -> Picture:
-    """Blur as ``utils.resample.blur_map``."""
+    """Apply the taps along both axes; borders repeat the last pixel."""
     if len(taps) == 1:
         return picture
     if not as_pillow:

@@ -133,7 +133,7 @@ def run(main: Callable[[], object]) -> None:
         try:
             main()
         finally:  # also of --help, which exits
-            sys.stdout.flush()
+            print(end="", flush=True)  # nothing if there is no standard output
     except BrokenPipeError:  # as in ``--list | head -1``
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes again
         _leave("stopped: the reader of the output, or a helper process, has ended", 141)

@@ -23,6 +23,11 @@ _REMEDIES = {
     errno.ELOOP: "remove the circle of symbolic links",
     errno.ENXIO: "name a regular file, not a socket or device",
     errno.EIO: "check the disk, which reports a fault",
+    errno.ESTALE: "start again, the network disk has lost the file",
+    **dict.fromkeys(
+        (errno.EMFILE, errno.ENFILE),
+        "raise the limit of open files (ulimit -n), or use fewer --num_workers",
+    ),
 }
 
 

@@ -8,7 +8,6 @@ one table per band converts 8-bit pictures or uint16 digital numbers (DN, 10,000
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -33,6 +32,7 @@ RGB_QUANTILES = {"B2": (3.0, 88.0), "B3": (2.0, 103.0), "B4": (0.0, 129.0)}
 # data set's own stretch, then mean and standard deviation of ImageNet. none: no stretch.
 INPUT_NORMS = ("auto", "paper", "imagenet", "none")
 _DN_PER_UNIT = 10_000  # of reflectance
+_LARGEST = 1e30  # of a number in a contract; integers of JSON may be too large for a float
 _BANDS_OF_LETTERS = {letter: band for band, letter in PICTURE_LETTERS.items()}
 
 
@@ -63,7 +63,7 @@ class InputSpec:
         if not (
             all(names)
             and all(len(column) == len(self.bands) for column in columns)
-            and all(math.isfinite(value) for column in columns for value in column)
+            and all(abs(value) <= _LARGEST for column in columns for value in column)
             and all(low < high for low, high in zip(self.low, self.high, strict=True))
             and min(self.std) > 0
             and self.unit in UNITS

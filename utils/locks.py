@@ -1,5 +1,6 @@
 """Lock files: one process at a time."""
 
+import errno
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -8,6 +9,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from utils.errors import UserError
+
+# Network disks that were mounted without locks: nobody waits, and nobody is refused.
+_WITHOUT_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
 
 
 @contextmanager
@@ -26,10 +30,11 @@ def locked(path: Path, busy: str = "") -> Iterator[None]:
         print(f"another process holds {path}: waiting for it", file=sys.stderr)
         lock.acquire()
     except OSError as error:
-        raise UserError(
-            f"cannot lock {path} ({error.strerror}): its folder has to be writable, and the file "
-            "must not be a link"
-        ) from error
+        if error.errno not in _WITHOUT_LOCKS:
+            raise UserError(
+                f"cannot lock {path} ({error.strerror}): its folder has to be writable, and the "
+                "file must not be a link"
+            ) from error
     try:
         yield
     finally:

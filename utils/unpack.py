@@ -16,7 +16,7 @@ from utils.errors import UserError, os_error_sentence
 from utils.locks import locked
 from utils.progress import progress
 
-STORED, DEFLATED, BZIP2, LZMA = 0, 8, 12, 14  # what Python's standard library can decompress
+STORED, DEFLATED = 0, 8  # of most zips, and all that are read in place
 ENCRYPTED = -1  # stands for any method behind a password
 # APPNOTE.TXT 6.3.10, section 4.4.5: Windows' Explorer and 7-Zip write Deflate64, WinZip the others.
 _METHOD_NAMES = {9: "Deflate64", 93: "Zstandard", 95: "XZ", 98: "PPMd", 99: "AES encryption"}

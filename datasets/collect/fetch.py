@@ -104,7 +104,7 @@ class Fetch:
         """
         pool = ThreadPoolExecutor(self._num_workers)
         try:
-            with _signals(lambda name: self._stop(f"{name} was received", finishes=True)):
+            with _signals(self._on_signal):
                 self._loop(pool)
         finally:
             self._requester.limit.close()
@@ -157,6 +157,12 @@ class Fetch:
             self._stop_reason, self._stopped_at = reason, time.monotonic()
         if not finishes:
             self._requester.limit.close()
+
+    def _on_signal(self, name: str) -> None:
+        """Finish what is in progress; a further signal waits for nothing, which loses only that."""
+        if self._stop_reason:
+            self._grace_s = 0.0
+        self._stop(f"{name} was received", finishes=True)
 
     def _fail(self, error: Exception) -> None:
         """End the run by the first error that comes."""

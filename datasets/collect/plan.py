@@ -5,6 +5,7 @@ import json
 import platform
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -24,7 +25,7 @@ from datasets.collect.places import (
 from datasets.collect.sampling import Places, bounded, gaussian, land_mask, sample_places
 from datasets.collect.scenes import PatchGrid, Place, Window
 from datasets.collect.settings import NEWEST_DAYS, PLAN_NAME, Settings, check_settings, spelt
-from utils.errors import UserError, listed, quoted
+from utils.errors import UserError, listed, os_error_sentence, quoted
 from utils.files import check_regular, written_whole
 from utils.locks import locked
 
@@ -141,6 +142,8 @@ def read_plan(save_path: Path) -> Plan:
             f"{save_path} has no {Path(error.filename).name}: name the --save_path of a "
             "collection, or begin one with --plan"
         ) from error
+    except OSError as error:
+        raise UserError(os_error_sentence(error, error.filename or path)) from error
     except Exception as error:  # a damaged file raises anything
         raise UserError(
             f"{path} is not the plan of a collection ({quoted(str(error), 500)}): restore it and "
@@ -175,29 +178,43 @@ def open_plan(save_path: Path, settings: Settings, given: set[str]) -> Plan:
             plan = _new_plan(settings, given)
         else:
             old = read_plan(save_path)
-            now, before = vars(settings), vars(old.settings)
-            changed = [name for name in sorted(given) if now[name] != before[name]]
+            now = vars(settings)
+            changed = [name for name in sorted(given) if now[name] != vars(old.settings)[name]]
             if not changed:
                 return old
-            name = changed[0]
-            planned, asked = spelt(before[name]), spelt(now[name])
-            records = read_journals(save_path, old.hash).values()
-            if data or any(record.outcome == "done" for record in records):
-                raise UserError(
-                    f"--{name} is {planned} in the plan of {save_path}, not {asked}: leave it out "
-                    "to resume, or choose another --save_path"
-                )
-            names = [*changed, *(name for one in changed for name in _FOLLOWERS.get(one, ()))]
-            plan = _new_plan(replace(old.settings, **{name: now[name] for name in names}), given)
-            discard_journals(save_path)
-            (save_path / PLAN_NAME).unlink()  # a kill before the new one is whole leaves none
-            print(
-                f"--{name} is now {asked}, not {planned}: the plan of {save_path} is replaced, "
-                "since nothing was collected by it",
-                file=sys.stderr,
-            )
+            plan = _replacement(save_path, old, settings, changed, given, has_data=bool(data))
         write_plan(save_path, plan)
         return plan
+
+
+def _replacement(
+    save_path: Path,
+    old: Plan,
+    settings: Settings,
+    changed: Sequence[str],
+    given: set[str],
+    *,
+    has_data: bool,
+) -> Plan:
+    """Delete a plan by which nothing was collected, and return the one that replaces it."""
+    name, now = changed[0], vars(settings)
+    planned, asked = spelt(vars(old.settings)[name]), spelt(now[name])
+    records = read_journals(save_path, old.hash).values()
+    if has_data or any(record.outcome == "done" for record in records):
+        raise UserError(
+            f"--{name} is {planned} in the plan of {save_path}, not {asked}: leave it out to "
+            "resume, or choose another --save_path"
+        )
+    names = [*changed, *(name for one in changed for name in _FOLLOWERS.get(one, ()))]
+    plan = _new_plan(replace(old.settings, **{name: now[name] for name in names}), given)
+    discard_journals(save_path)
+    (save_path / PLAN_NAME).unlink()  # a kill before the new one is whole leaves none
+    print(
+        f"--{name} is now {asked}, not {planned}: the plan of {save_path} is replaced, since "
+        "nothing was collected by it",
+        file=sys.stderr,
+    )
+    return plan
 
 
 def _new_plan(settings: Settings, given: set[str]) -> Plan:

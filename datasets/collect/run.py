@@ -33,47 +33,11 @@ def collect(plan: Plan, source: Source, requester: Requester, args: Namespace) -
         args: Flags of the run.
     """
     save_path = args.save_path
-    # Pictures may be requested later; they do not change the data.
-    settings = replace(plan.settings, preview=args.preview or plan.settings.preview)
-    check_settings(settings)
     journal = Journal(save_path, plan.hash, args.shard)
     with journal.opened():
         if read_plan(save_path).hash != plan.hash:
             raise UserError(f"another process replaced the plan of {save_path}: run this again")
-        records = read_journals(save_path, plan.hash)
-        store = PackedCollection(save_path, plan) if settings.format == "packed" else None
-        if store is not None:
-            store.open(any(record.outcome == "done" for record in records.values()))
-        root = None if store is None else store.places
-        writer = PlaceWriter(save_path, settings, source.describe(), args.shard, root)
-        reporter = Reporter(save_path, plan, args.shard, requester, args.log_freq)
-        indices = None if args.indices_file is None else read_indices(args.indices_file, plan)
-        fetch = Fetch(
-            Collector(plan, source, requester, writer),
-            journal,
-            blocks_of(plan, indices, args.shard),
-            records,
-            num_workers=args.num_workers,
-            retry=args.retry,
-            has_spares=settings.match_file is None and indices is None,
-            give_up_s=args.give_up_after,
-            min_free_bytes=1e9 * args.min_free_gb,
-            report=reporter,
-            on_block=None if store is None else store.pack,
-        )
-        writer.clear()
-        ending = Ending("failed", "an error of the program")
-        try:
-            ending = fetch.run()
-        except UserError as error:
-            ending = Ending("failed", sentence_of(error))
-            raise
-        finally:
-            if not fetch.is_abandoned:
-                writer.clear()
-            reporter.end(fetch.progress, ending)
-        if store is not None and not fetch.is_abandoned:
-            store.finish(read_journals(save_path, plan.hash))
+        fetch, ending = _fetch(plan, source, requester, args, journal)
     if ending.kind == "later":
         print_later(ending.reason)
     elif ending.kind == "incomplete":
@@ -88,6 +52,51 @@ def collect(plan: Plan, source: Source, requester: Requester, args: Namespace) -
         sys.stdout.flush()
         os._exit(_EXIT_CODES[ending.kind])
     return _EXIT_CODES[ending.kind]
+
+
+def _fetch(
+    plan: Plan, source: Source, requester: Requester, args: Namespace, journal: Journal
+) -> tuple[Fetch, Ending]:
+    """Fetch by a journal that is open; a store that has all its places is finished."""
+    save_path = args.save_path
+    # Pictures may be requested later; they do not change the data.
+    settings = replace(plan.settings, preview=args.preview or plan.settings.preview)
+    check_settings(settings)
+    records = read_journals(save_path, plan.hash)
+    store = PackedCollection(save_path, plan) if settings.format == "packed" else None
+    if store is not None:
+        store.open(any(record.outcome == "done" for record in records.values()))
+    root = None if store is None else store.places
+    writer = PlaceWriter(save_path, settings, source.describe(), args.shard, root)
+    reporter = Reporter(save_path, plan, args.shard, requester, args.log_freq)
+    indices = None if args.indices_file is None else read_indices(args.indices_file, plan)
+    fetch = Fetch(
+        Collector(plan, source, requester, writer),
+        journal,
+        blocks_of(plan, indices, args.shard),
+        records,
+        num_workers=args.num_workers,
+        retry=args.retry,
+        has_spares=settings.match_file is None and indices is None,
+        give_up_s=args.give_up_after,
+        min_free_bytes=1e9 * args.min_free_gb,
+        report=reporter,
+        on_block=None if store is None else store.pack,
+    )
+    writer.clear()
+    ending = Ending("failed", "an error of the program")
+    try:
+        ending = fetch.run()
+    except UserError as error:
+        ending = Ending("failed", sentence_of(error))
+        raise
+    finally:
+        if not fetch.is_abandoned:
+            writer.clear()
+        reporter.end(fetch.progress, ending)
+    if store is not None and not fetch.is_abandoned:
+        store.finish(read_journals(save_path, plan.hash))
+    return fetch, ending
 
 
 def print_later(reason: str) -> None:

@@ -84,6 +84,8 @@ def _read(remote: "RemoteFile", grid: PatchGrid, resolution_m: int, dtype: str) 
         left, top = int(column), int(row)
         rows = slice(max(0, top), min(file.height, top + side))
         columns = slice(max(0, left), min(file.width, left + side))
+        if rows.start >= rows.stop or columns.start >= columns.stop:
+            return np.zeros((side, side), dtype)
         image = file.read(1, window=PixelWindow.from_slices(rows, columns))
         above, before = rows.start - top, columns.start - left
         return np.pad(

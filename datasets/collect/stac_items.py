@@ -159,4 +159,5 @@ def _address(assets: Mapping[str, Any], band: str) -> str | None:
 def _is_plain(value: Any) -> bool:
     """Return whether the metadata may have a value: a word or a finite number."""
     is_word = isinstance(value, str) and len(value) <= 200
-    return is_word or (isinstance(value, int | float) and math.isfinite(value))
+    # An integer may be too large for a float.
+    return is_word or (isinstance(value, int | float) and abs(value) < math.inf)

@@ -104,8 +104,20 @@ class Draft:
                 )
                 for band in settings.bands
             }
-        # No time of writing, so that a repeat gives the same bytes.
-        metadata: dict[str, Any] = {
+        metadata = self._describe(scene, files)
+        if passed_over:
+            metadata["passed_over"] = list(passed_over)
+        files[METADATA_NAME] = (json.dumps(metadata, indent=1) + "\n").encode()
+        self._files |= {f"{scene.name}/{name}": content for name, content in files.items()}
+        self._passed_over += passed_over
+        if self._writer.previews is not None:
+            stored = [convert(images[band], "uint8") for band in RGB_BANDS]
+            self._pictures[scene.name] = stretch(np.stack(stored))
+
+    def _describe(self, scene: Scene, files: dict[str, bytes]) -> dict[str, Any]:
+        """Return the metadata of a scene: no time of writing, so that a repeat gives the same."""
+        settings, grid = self._writer.settings, self.place.grid
+        return {
             **self._writer.origin,
             "scene": scene.name,
             "time": scene.start.isoformat(),
@@ -125,14 +137,6 @@ class Draft:
             },
             "properties": scene.properties,
         }
-        if passed_over:
-            metadata["passed_over"] = list(passed_over)
-        files[METADATA_NAME] = (json.dumps(metadata, indent=1) + "\n").encode()
-        self._files |= {f"{scene.name}/{name}": content for name, content in files.items()}
-        self._passed_over += passed_over
-        if self._writer.previews is not None:
-            stored = [convert(images[band], "uint8") for band in RGB_BANDS]
-            self._pictures[scene.name] = stretch(np.stack(stored))
 
     def finish(self) -> Record:
         """Let the place appear, and return its record."""

@@ -49,9 +49,6 @@ def split_pictures(
 ) -> dict[str, Tensor]:
     """Return the public split where its lists are found, else a stratified 60/20/20 one.
 
-    Lists are looked for in the folder of the classes, in the data set and next to it. In the last
-    two they may be those of another data set, and are then ignored with a warning.
-
     Args:
         files: Zip or folder of the data set.
         root: Prefix of the class folders in it.
@@ -68,28 +65,12 @@ def split_pictures(
     """
     import torch
 
-    from datasets.eurosat.files import SmallFiles
-
     if kind not in LIST_PREFIXES:
         raise UserError(f"unknown kind of split {kind!r}: the kinds are {', '.join(LIST_PREFIXES)}")
-    positions = _positions(names)
-    parent = SmallFiles(files.path.absolute().parent)
-    folders = dict.fromkeys([(files, root), (files, ""), (parent, "")])
-    for number, (container, folder) in enumerate(folders):
-        for prefix in LIST_PREFIXES[kind]:
-            lists = _read_lists(container, f"{folder}{prefix}", positions)
-            is_known = any(row is not None for rows in lists.values() for _, row in rows)
-            if lists and (number == 0 or is_known):
-                _check_lists(lists, container.path, needed)
-                return {
-                    split: torch.tensor([row for _, row in rows]) for split, rows in lists.items()
-                }
-            if lists:
-                found = ", ".join(f"{folder}{prefix}{split}.txt" for split in lists)
-                warnings.warn(
-                    f"{found} in {container.path} is ignored: it names none of the pictures",
-                    stacklevel=2,
-                )
+    lists, container = _find_lists(files, root, _positions(names), LIST_PREFIXES[kind])
+    if lists:
+        _check_lists(lists, container, needed)
+        return {split: torch.tensor([row for _, row in rows]) for split, rows in lists.items()}
     if kind == "spatial":
         raise UserError(
             f"--split spatial needs {LIST_PREFIXES[kind][0]}train.txt and the lists for val and "
@@ -108,6 +89,39 @@ def write_split(folder: Path, names: Sequence[str], splits: Mapping[str, Tensor]
     for split, positions in splits.items():
         with written_whole(folder / f"{split}.txt") as partial:
             partial.write_text("".join(f"{names[index]}\n" for index in positions.tolist()))
+
+
+def _find_lists(
+    files: SmallFiles, root: str, positions: Mapping[str, int | None], prefixes: Sequence[str]
+) -> tuple[dict[str, list[tuple[str, int | None]]], Path]:
+    """Return the first lists in the folder of the classes, in the data set or next to it.
+
+    In the last two they may be those of another data set, and are then ignored with a warning, also
+    where they cannot be read. Without lists the dictionary is empty.
+    """
+    from datasets.eurosat.files import SmallFiles
+
+    parent = SmallFiles(files.path.absolute().parent)
+    folders = dict.fromkeys([(files, root), (files, ""), (parent, "")])
+    for number, (container, folder) in enumerate(folders):
+        for prefix in prefixes:
+            try:
+                lists = _read_lists(container, f"{folder}{prefix}", positions)
+            except (UserError, OSError) as error:
+                if number == 0:
+                    raise
+                warnings.warn(f"lists in {container.path} are ignored: {error}", stacklevel=3)
+                continue
+            is_known = any(row is not None for rows in lists.values() for _, row in rows)
+            if lists and (number == 0 or is_known):
+                return lists, container.path
+            if lists:
+                found = ", ".join(f"{folder}{prefix}{split}.txt" for split in lists)
+                warnings.warn(
+                    f"{found} in {container.path} is ignored: it names none of the pictures",
+                    stacklevel=3,
+                )
+    return {}, files.path
 
 
 def _draw(names: Sequence[str], seed: int) -> dict[str, Tensor]:

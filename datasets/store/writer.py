@@ -8,8 +8,9 @@ store with a manifest is complete.
 import hashlib
 import json
 import os
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from multiprocessing import connection, parent_process
 from pathlib import Path
@@ -48,6 +49,7 @@ LOCK_NAME = "packing.lock"
 BITMAP_NAME = "packing.rows"
 _OLD_JOURNAL_NAME = "packing.jsonl"  # before December 2026
 _CHUNK = 64  # patches that a process reads and writes at a time
+_AHEAD = 4  # results per process that wait to be taken
 _SYNC_BYTES = 2**28  # written between two waits for the disk
 
 Source = SecoPatches | Pictures
@@ -106,6 +108,8 @@ def in_processes(
 ) -> Iterator[Any]:
     """Yield the result of each task in order; the processes end with this one.
 
+    A few results wait at most, because those of ``litdata_writer.py`` are whole places.
+
     Args:
         work: Function that processes can receive.
         tasks: Its arguments.
@@ -114,8 +118,14 @@ def in_processes(
     if num_workers == 0 or not tasks:
         yield from map(work, tasks)
         return
+    ahead: deque[Future[Any]] = deque()
     with process_pool(min(num_workers, len(tasks)), _start_worker, work) as pool:
-        yield from pool.map(_work_on, tasks)
+        for task in tasks:
+            ahead.append(pool.submit(_work_on, task))
+            if len(ahead) > _AHEAD * num_workers:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
 
 
 _work: Callable[[Any], Any]  # of a worker process

@@ -15,6 +15,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
 from models.backbones import Encoder
+from models.finetuning import FineTuning
 from models.linear_probe import Labelled, Recipe
 from models.probes import (
     STRENGTHS,
@@ -25,7 +26,6 @@ from models.probes import (
     probe_by_lbfgs,
     vote_of_neighbours,
 )
-from models.ssl_finetuner import FineTuning
 from tests.references.plain_training import plain_trainer
 from tests.references.probe_pictures import stacked
 from utils.errors import UserError

@@ -12,16 +12,10 @@ from PIL import Image
 from sklearn import metrics as sk
 from torch import Tensor
 
+from models import result_views
 from models import results as under_test
-from models.results import (
-    measure,
-    measure_batches,
-    print_results,
-    print_table,
-    save_predictions,
-    summarise,
-    write_pictures,
-)
+from models.result_views import print_results, print_table, save_predictions, write_pictures
+from models.results import measure, measure_batches, summarise
 from utils.errors import UserError
 from utils.metrics import RankedScores, bootstrap_intervals, detection_scores, map_micro
 from utils.report import new_run_dir
@@ -274,7 +268,7 @@ def test_pictures_name_what_they_show(
     drawn: dict[str, Any] = {}
     for name in ("plot_confusion", "plot_per_class", "plot_label_curve"):
         keep = lambda *args, name=name: drawn.update({name: args})  # noqa: E731
-        monkeypatch.setattr(under_test, name, keep)
+        monkeypatch.setattr(result_views, name, keep)
     metrics = results(multi_label)
     write_pictures(tmp_path, metrics, "EuroSAT")
     value = metrics["test/map_micro" if multi_label else "test/accuracy"]

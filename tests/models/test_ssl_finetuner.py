@@ -1,5 +1,6 @@
 """Fine-tuning: what is trained, what is kept, what is scored."""
 
+import math
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from models.backbones import Encoder
+from models.best_epoch import BestEpoch
 from models.ssl_finetuner import SSLFineTuner
 from tests.references.plain_training import plain_trainer
 from utils.errors import UserError
@@ -129,3 +131,12 @@ def test_labels_are_learned_by_the_soft_margin_loss() -> None:
 def test_scores_that_are_no_numbers_end_the_run() -> None:
     with pytest.raises(UserError, match=r"scores are not finite after epoch 1: .*lower"):
         fit(model(learning_rate=1e30), Squares(8))
+
+
+def test_a_score_that_is_not_a_number_is_never_the_best() -> None:
+    best = BestEpoch()
+    assert not best.update(math.nan, 1, {})
+    assert best.update(50.0, 2, {})
+    assert not best.update(math.nan, 3, {})
+    assert not best.update(40.0, 4, {})
+    assert (best.score, best.epoch) == (50.0, 2)

@@ -20,7 +20,7 @@ import main_bigearthnet
 from datasets.bands import ALL_BANDS
 from datasets.bigearthnet.index import open_bigearthnet
 from datasets.bigearthnet_dataset import main as write_lmdb
-from models import features, ssl_finetuner
+from models import features, finetuning
 from models.backbones import Encoder, load_encoder
 from models.ssl_finetuner import SSLFineTuner
 from tests.references.bigearthnet_files import as_version_2, copied
@@ -82,7 +82,7 @@ def caught_modules(monkeypatch: pytest.MonkeyPatch) -> list[SSLFineTuner]:
             super().__init__(*args, **kwargs)
             modules.append(self)
 
-    monkeypatch.setattr(ssl_finetuner, "SSLFineTuner", Caught)
+    monkeypatch.setattr(finetuning, "SSLFineTuner", Caught)
     return modules
 
 

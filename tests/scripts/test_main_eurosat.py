@@ -23,10 +23,11 @@ from datasets.bands import ALL_BANDS
 from datasets.eurosat.splits import SPLITS
 from datasets.eurosat_dataset import EurosatDataset
 from datasets.mini_earth import write_eurosat
-from models import ssl_finetuner
+from models import finetuning
 from models.backbones import Encoder, load_encoder
 from models.features import cached, extract_features, feature_key
-from models.ssl_finetuner import FineTuning, SSLFineTuner
+from models.finetuning import FineTuning
+from models.ssl_finetuner import SSLFineTuner
 from tests.references.legacy_checkpoint import write_legacy_checkpoint
 from tests.references.probe_pictures import stacked
 from tests.references.script import as_flags, exit_code
@@ -208,7 +209,7 @@ def test_paper_protocol_drifts_statistics_but_no_weights_and_drops_the_last_batc
             probes.append(self)
 
     monkeypatch.setattr("models.backbones.load_encoder", lambda *_: (encoder, spec))
-    monkeypatch.setattr(ssl_finetuner, "SSLFineTuner", Recorded)
+    monkeypatch.setattr(finetuning, "SSLFineTuner", Recorded)
     paper = ["--protocol", "paper", "--batch_size", "16", "--num_seeds", "1", "--debug"]
     metrics = main_eurosat.main([*flags, *paper])
 

@@ -1,6 +1,7 @@
 """The flags that the scripts share."""
 
 import os
+import shlex
 import subprocess
 import sys
 from argparse import Namespace
@@ -148,3 +149,12 @@ def test_other_processes_let_the_first_one_report(
     with pytest.raises(SystemExit):
         run(main)
     assert waited == expected
+
+
+def test_a_script_needs_no_standard_output() -> None:
+    script = "from utils.cli import run; run(lambda: print('text'))"
+    command = f"exec {shlex.quote(sys.executable)} -c {shlex.quote(script)} >&-"
+    done = subprocess.run(
+        ["sh", "-c", command], cwd=ROOT, stderr=subprocess.PIPE, timeout=HANG_S, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, b"")

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from utils.errors import UserError, os_error_sentence, printable
 from utils.files import (
@@ -158,3 +159,22 @@ def test_a_lock_that_is_a_link_leaves_its_target_alone(tmp_path: Path) -> None:
         with sole_writer(tmp_path / "lock", "busy"):
             pass
     assert (tmp_path / "mine").read_text() == "precious"
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_disk_without_locks_can_be_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(self: FileLock, **_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    with locked(tmp_path / "a.lock"), locked(tmp_path / "b.lock", "in use"):
+        pass
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
+def test_too_many_open_files_do_not_blame_the_path(number: int) -> None:
+    sentence = os_error_sentence(OSError(number, os.strerror(number), "B2.tif"))
+    assert sentence.startswith("B2.tif: Too many open files")
+    assert "ulimit -n" in sentence

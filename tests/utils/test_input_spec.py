@@ -1,5 +1,7 @@
 """The input contract of an encoder, and its inputs from each data set, in plain Python."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -174,3 +176,12 @@ def test_normalisation_is_torchvisions() -> None:
     picture = noise(5, 7)
     expected = TF.normalize(TF.to_tensor(to_pil(picture)), list(IMAGENET_MEAN), list(IMAGENET_STD))
     torch.testing.assert_close(InputSpec.of_pictures().normalize(picture[None])[0], expected)
+
+
+@pytest.mark.parametrize("name", ["low", "high", "mean", "std"])
+@pytest.mark.parametrize("value", [10**400, math.inf, math.nan], ids=["huge", "inf", "nan"])
+def test_numbers_of_a_contract_are_finite(name: str, value: float) -> None:
+    content = InputSpec.of_pictures().to_dict()
+    content[name] = [value, *content[name][1:]]
+    with pytest.raises(ValueError, match="finite"):
+        InputSpec.from_dict(content)

@@ -4,6 +4,7 @@ import errno
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -98,6 +99,22 @@ def test_after_a_signal_nobody_waits_longer_than_the_grace(tmp_path: Path) -> No
     assert fetch(tmp_path, plan, source_of(plan)) == COMPLETE
     assert folders(tmp_path) == done(tmp_path, plan)
     assert len(folders(tmp_path)) == 30
+
+
+def test_a_further_signal_ends_the_wait(tmp_path: Path) -> None:
+    plan, answered = plan_in(tmp_path, SMALL), threading.Event()
+
+    def hang() -> None:
+        terminate()
+        os.kill(os.getpid(), signal.SIGINT)
+        answered.wait(HANG_S)
+
+    began = time.monotonic()
+    ending = fetch(tmp_path, plan, source_of(plan, at_read(9, hang)), grace_s=60)
+    answered.set()
+    assert ending.kind == "later"
+    assert time.monotonic() - began < 40
+    assert fetch(tmp_path, plan, source_of(plan)) == COMPLETE
 
 
 def test_a_full_disk_leaves_no_half_place_and_the_next_run_resumes(

@@ -1,5 +1,6 @@
 """The plan of a collection: made once, read again, refused where it is not the same."""
 
+import errno
 import hashlib
 import json
 import os
@@ -434,3 +435,20 @@ def test_a_pipe_in_the_place_of_a_file_is_named_and_not_waited_for(
     if name == "journal.jsonl":
         with pytest.raises(UserError, match=name), Journal(tmp_path, plan.hash).opened():
             pass
+
+
+@pytest.mark.parametrize("name", ["plan.json", "places.csv"])
+def test_plan_that_may_not_be_read_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    open_plan(tmp_path, SMALL, set())
+    read = Path.read_bytes
+
+    def refuse(path: Path) -> bytes:
+        if path.name == name:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(UserError, match=rf"{name}: Permission denied: change the permissions"):
+        read_plan(tmp_path)

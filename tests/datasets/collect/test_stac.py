@@ -165,6 +165,16 @@ def test_a_patch_over_a_tiles_edge_has_no_data_there(server: StacServer) -> None
     assert has_gaps(source(server).read(half, place.grid), half.is_clamped)
 
 
+@pytest.mark.parametrize(("right", "up"), [(-1, 0), (1, 0), (0, -1), (0, 1)])
+def test_a_patch_outside_of_a_tile_has_no_data(
+    server: StacServer, scene: Scene, right: int, up: int
+) -> None:
+    grid = place_at().grid
+    outside = replace(grid, left=grid.left + right * 2 * TILE_M, top=grid.top + up * 2 * TILE_M)
+    image = source(server, bands=("B4",)).read(scene, outside)["B4"]
+    np.testing.assert_array_equal(image, np.zeros((12, 12), np.uint16))
+
+
 def test_shares_of_clear_and_valid_pixels_come_from_the_scene_classes(server: StacServer) -> None:
     place = place_at()
     for scene in scenes_of(server, place):

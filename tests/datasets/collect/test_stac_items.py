@@ -169,3 +169,10 @@ def test_items_that_lack_something_are_left_out(number: int) -> None:
 def test_what_is_not_an_item_is_left_out(item: Any) -> None:
     with pytest.raises(Refused):
         parse(item, ("B2",))
+
+
+@pytest.mark.parametrize("value", [10**400, float("inf"), float("nan"), None, ["x"]])
+def test_what_metadata_cannot_hold_is_left_out(value: Any) -> None:
+    key = "view:sun_elevation"
+    item = edited(item_of(), lambda new: new["properties"].update({key: value}))
+    assert parsed(item)[1].properties.get(key) in (None, 10**400)

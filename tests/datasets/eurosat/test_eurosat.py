@@ -261,6 +261,15 @@ def test_lists_of_another_data_set_are_ignored(where: str, num_lists: int, tmp_p
         assert [len(rows) for rows in dataset.splits(0).values()] == [1, 1, 1]
 
 
+def test_lists_of_another_data_set_may_be_in_another_encoding(tmp_path: Path) -> None:
+    data_dir = parent_of_2023(tmp_path)
+    expected = EurosatDataset(data_dir).splits(0)
+    (data_dir.parent / "train.txt").write_text("sentences\n", encoding="utf-16")
+    with pytest.warns(UserWarning, match=r"are ignored: .*train\.txt is not a text in UTF-8"):
+        found = EurosatDataset(data_dir).splits(0)
+    assert all(map(torch.equal, found.values(), expected.values()))
+
+
 def test_damaged_files_are_named(tmp_path: Path) -> None:
     archive = zip_of_classes(tmp_path)
     content = archive.read_bytes()
