@@ -105,6 +105,14 @@ def test_buckets_are_not_looked_for_on_the_disk(address: str) -> None:
     check_exists("data_dir", Path(address))
 
 
+def test_a_path_that_cannot_be_read_to_its_end_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.zip")
+    (tmp_path / "zeros").symlink_to("/dev/zero")
+    for name in ("pipe.zip", "zeros"):
+        with pytest.raises(UserError, match=f"--data_dir .*{name} .*not a regular file"):
+            check_exists("data_dir", tmp_path / name)
+
+
 def test_a_missing_path_is_shown_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=f"--data_dir {tmp_path}/a/b does not exist"):
