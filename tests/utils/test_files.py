@@ -5,8 +5,9 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
-from utils.errors import UserError, os_error_sentence, printable
+from utils.errors import UserError, os_error_sentence, printable, sentence_of
 from utils.files import (
     check_can_write,
     check_checkpoint,
@@ -166,3 +167,9 @@ def test_a_lock_that_is_a_link_leaves_its_target_alone(tmp_path: Path) -> None:
         with sole_writer(tmp_path / "lock", "busy"):
             pass
     assert (tmp_path / "mine").read_text() == "precious"
+
+
+def test_memory_that_torch_does_not_get_is_one_sentence() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**50)
+    assert sentence_of(caught.value).startswith("out of memory: lower the sizes")
