@@ -15,6 +15,11 @@ from utils.input_spec import InputSpec
 from utils.torch_files import read_torch_file
 
 _SHAPE = ("base_encoder", "emb_dim", "num_negatives", "emb_spaces", "in_channels", "input_spec")
+# What Lightning restores, besides weights and hyper-parameters; a file of weights alone lacks it.
+_STATE = {
+    **{"epoch": int, "pytorch-lightning_version": str, "loops": dict, "callbacks": dict},
+    **{"optimizer_states": list, "lr_schedulers": list},
+}
 _OPTIMIZER = ("learning_rate", "momentum", "weight_decay")  # the saved values would be used
 
 
@@ -57,6 +62,7 @@ def check_resumable(
             "its encoder can be used with --backbone_type pretrain --ckpt_path"
         )
     _check_same(path, saved, {name: hparams[name] for name in _SHAPE + _OPTIMIZER})
+    _check_state(path, checkpoint)
     before = checkpoint.get("SecoDataModule", {}).get("samples_per_step", samples_per_step)
     if before != samples_per_step:  # epochs would have another number of steps
         raise UserError(
@@ -84,6 +90,7 @@ def check_same_run(
     _check_same(path, checkpoint["hyper_parameters"], hyper_parameters)
     if "best" not in checkpoint or "epoch" not in checkpoint:
         raise UserError(f"{path} cannot be continued: use the last.ckpt of its run")
+    _check_state(path, checkpoint)
     _check_unfinished(path, checkpoint, max_epochs, flag)
 
 
@@ -104,6 +111,13 @@ def _comparable(name: str, value: Any) -> Any:
         return InputSpec.from_dict(value) if name == "input_spec" else value
     except (KeyError, TypeError, ValueError, AttributeError):
         return value
+
+
+def _check_state(path: Path, checkpoint: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint without the state of a run, such as one of weights alone."""
+    for part, kind in _STATE.items():
+        if not isinstance(checkpoint.get(part), kind):
+            raise UserError(f"{path} has no {part} of a run: use the last.ckpt of its run")
 
 
 def _check_unfinished(

@@ -57,7 +57,9 @@ def sentence_of(error: Exception) -> str:
         return text
     if isinstance(error, OSError):
         return os_error_sentence(error)
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's
+    # Torch's, on the CPU and on a GPU.
+    is_full = "DefaultCPUAllocator: " in text or type(error).__name__ == "OutOfMemoryError"
+    if is_full or isinstance(error, MemoryError):
         return "out of memory: lower the sizes, such as --batch_size"
     text += f"\n{error.__cause__}"  # the cause names the signal
     if _SHARED_MEMORY.search(text):

@@ -100,7 +100,7 @@ def check_can_write(flag: str, path: Path, *, is_folder: bool) -> None:
 
 
 def check_exists(flag: str, path: Path | None) -> None:
-    """Refuse a path to read that does not exist.
+    """Refuse a path to read that does not exist, or whose reading would never end.
 
     Args:
         flag: Name of the flag, for the error.
@@ -112,6 +112,7 @@ def check_exists(flag: str, path: Path | None) -> None:
     _check_name(flag, path)
     try:
         exists = "://" in address(path) or path.exists()
+        check_regular(path)
     except OSError as error:
         raise UserError(os_error_sentence(error, f"--{flag} {path} cannot be read")) from error
     if not exists:

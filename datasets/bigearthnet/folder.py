@@ -14,6 +14,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from datasets.bigearthnet.facts import FILE_NAMES, check_band
 from utils.errors import UserError
+from utils.files import check_regular
 
 # Coordinates are not needed, and reading them would double the time.
 _OPTIONS = {"driver": "GTiff", "GEOREF_SOURCES": "NONE"}
@@ -43,6 +44,7 @@ class PatchFolder:
         """Read the label names in the folder of a patch of v1."""
         path = self._path(name, "labels_metadata.json")
         try:
+            check_regular(Path(path))
             with open(path, encoding="utf-8") as file:  # noqa: PTH123 - the path is a str
                 labels: list[str] = json.loads(file.read(_MAX_LABEL_BYTES))["labels"]
             if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
@@ -71,10 +73,11 @@ class PatchFolder:
 
 def _read_band(path: str, band: str) -> np.ndarray:
     try:
+        check_regular(Path(path))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             with rasterio.open(path, **_OPTIONS) as file:
                 check_band(band, file.dtypes[0], file.shape, path)  # before it is read
                 return file.read(1)
-    except RasterioError as error:
+    except (RasterioError, OSError) as error:
         raise UserError(f"{path} is missing or not a readable GeoTIFF: replace it") from error

@@ -15,6 +15,7 @@ from datasets.collect.sampling import Places, around, shifts, uniforms
 from datasets.collect.scenes import GRID_M
 from datasets.collect.utm import false_northing
 from utils.errors import UserError, quoted
+from utils.files import check_regular
 
 Array = NDArray[Any]
 
@@ -115,6 +116,7 @@ def read_columns(
         of names, but with three numbers a line, is read as index, lng, lat: the list of SSL4EO-S12.
     """
     try:
+        check_regular(path)
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = [row for row in csv.reader(file) if row]
         names = [cell.strip().lower() for cell in rows.pop(0)] if rows else []

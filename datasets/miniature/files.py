@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rasterio
 from PIL import Image
 from rasterio.crs import CRS
+from rasterio.io import MemoryFile
 from rasterio.transform import from_origin
 
 from datasets.bands import EUROSAT_BANDS, RGB_BANDS
@@ -71,8 +71,10 @@ def write_geotiff(path: Path, image: Array, grid: Grid, resolution_m: int = 10) 
     transform = from_origin(grid.left, grid.top, resolution_m, resolution_m)
     layout: dict[str, Any] = {"count": count, "height": height, "width": width}
     layout |= {"dtype": planes.dtype, "crs": grid.crs, "transform": transform}
-    with rasterio.open(path, "w", driver="GTiff", compress="deflate", **layout) as file:
-        file.write(planes)
+    with MemoryFile() as memory:  # GDAL would not report that the disk is full
+        with memory.open(driver="GTiff", compress="deflate", **layout) as file:
+            file.write(planes)
+        path.write_bytes(memory.read())
 
 
 def write_native(path: Path, image: Array, grid: Grid, band: str, size: int) -> None:

@@ -30,7 +30,7 @@ from rasterio.transform import Affine
 from datasets.bands import check_dn, two_digit_name
 from datasets.oscd.facts import TEST_CITIES, TRAIN_CITIES
 from utils.errors import UserError
-from utils.files import is_hidden, read_list
+from utils.files import check_regular, is_hidden, read_list
 from utils.images import IMAGE_ERRORS
 from utils.input_spec import InputTransform
 
@@ -82,6 +82,7 @@ def listed_cities(data_dir: Path) -> dict[str, list[str]]:
     known = {*TRAIN_CITIES, *TEST_CITIES, *found}
     for split in splits:
         for path in _visible(data_dir, f"{split}.txt"):
+            check_regular(path)
             text = read_list(path.read_bytes(), path).replace(",", "\n")
             names = list(dict.fromkeys(name.strip() for name in text.splitlines() if name.strip()))
             if not names or known.intersection(names):
@@ -163,6 +164,7 @@ def _read_mask(picture: Path, raster: Path) -> Array:
     """Read whether each pixel changed, from the PNG or else the GeoTIFF: bool, (H, W)."""
     try:
         if picture.exists() or not raster.exists():
+            check_regular(picture)
             with Image.open(picture) as image:  # grey, palette, RGB or RGBA
                 values = np.asarray(image.convert("L"))
             if not 0 < values.max() <= _WHITE:
@@ -220,11 +222,12 @@ def _band_path(folder: Path, band: str) -> Path:
 def _open(path: Path) -> Iterator[DatasetReader]:
     """Open a GeoTIFF, with coordinates or not."""
     try:
+        check_regular(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             with rasterio.open(path, driver="GTiff") as file:
                 yield file
-    except RasterioError as error:
+    except (RasterioError, OSError) as error:
         raise UserError(f"{path} is not a readable GeoTIFF: unpack OSCD again") from error
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rasterio
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from rasterio.errors import NotGeoreferencedWarning
+from rasterio.io import MemoryFile
 from torch import Tensor
 
 from datasets.bands import RGB_BANDS
@@ -91,5 +91,7 @@ def _write_band(path: Path, band: np.ndarray, city: City) -> None:
     profile |= {"crs": city.crs, "transform": city.transform}
     with written_whole(path) as partial, warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with rasterio.open(partial, "w", **profile) as file:
-            file.write(band, 1)
+        with MemoryFile() as memory:  # GDAL would not report that the disk is full
+            with memory.open(**profile) as file:
+                file.write(band, 1)
+            partial.write_bytes(memory.read())

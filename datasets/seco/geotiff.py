@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from datasets.seco.bad_patches import BadPatchError
 from utils.errors import UserError
+from utils.files import check_regular
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,11 +52,12 @@ def _read(source: Path | bytes, name: str) -> np.ndarray:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             if isinstance(source, Path):
+                check_regular(source)
                 with rasterio.open(source, **_OPTIONS) as file:
                     return _pixels(file, name)
             with rasterio.MemoryFile(source) as memory, memory.open(**_OPTIONS) as file:
                 return _pixels(file, name)
-    except RasterioError as error:
+    except (RasterioError, OSError) as error:
         is_missing = isinstance(source, Path) and not source.exists()
         raise BadPatchError(name, "is missing" if is_missing else UNREADABLE) from error
 

@@ -18,7 +18,7 @@ from datasets.archive import MEMBER_FIELDS, ZipFiles, ZipMember, zip_hint
 from datasets.bands import band_of
 from datasets.seco.bad_patches import BadPatchError, first_readable
 from utils.errors import UserError
-from utils.files import is_hidden, read_list
+from utils.files import check_regular, is_hidden, read_list
 from utils.images import IMAGE_ERRORS, bit_depth
 from utils.input_spec import InputSpec
 
@@ -131,7 +131,9 @@ class Pictures:
 
     def _read_bytes(self, index: int) -> bytes:
         if self._zip is None:
-            return (self.root / self.names[index]).read_bytes()
+            path = self.root / self.names[index]
+            check_regular(path)
+            return path.read_bytes()
         return self._zip.read(ZipMember(*self._members[index].tolist()), _MAX_BYTES)
 
     def _warn_once(self, kind: int, text: str) -> None:

@@ -138,8 +138,34 @@ def resumable(path: Path, **changes: Any) -> dict[str, Any]:
         **{"in_channels": 3, "input_spec": InputSpec.of_pictures().to_dict()},
         **{"learning_rate": 0.03, "momentum": 0.9, "weight_decay": 1e-4},
     }
-    torch.save({"state_dict": {}, "hyper_parameters": hparams | changes, "epoch": 9}, path)
+    state = {"epoch": 9, "pytorch-lightning_version": "2.6", "loops": {}, "callbacks": {}}
+    state |= {"optimizer_states": [], "lr_schedulers": []}
+    torch.save({"state_dict": {}, "hyper_parameters": hparams | changes} | state, path)
     return hparams
+
+
+@pytest.mark.parametrize(
+    "part", ["epoch", "pytorch-lightning_version", "loops", "optimizer_states", "lr_schedulers"]
+)
+@pytest.mark.parametrize("value", [None, 3.5])
+def test_weights_without_the_state_of_a_run_are_not_resumed(
+    tmp_path: Path, part: str, value: object
+) -> None:
+    hparams = resumable(tmp_path / "x.ckpt")
+    content = torch.load(tmp_path / "x.ckpt")
+    torch.save(content | {part: value}, tmp_path / "x.ckpt")
+    with pytest.raises(UserError, match=f"has no {part} of a run: use the last"):
+        check_resumable(tmp_path / "x.ckpt", hparams, 256, max_epochs=11)
+
+
+def test_a_bit_that_flipped_in_a_tensor_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "x.ckpt"
+    torch.save({"state_dict": {"weight": torch.full((1000,), 3.0)}, "hyper_parameters": {}}, path)
+    content = bytearray(path.read_bytes())
+    content[content.index(torch.full((9,), 3.0).numpy().tobytes()) + 100] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"x/data/0 in it is damaged: download or copy"):
+        read_checkpoint(path)
 
 
 def test_a_run_resumes_from_a_checkpoint_of_before_the_contract_had_a_unit(tmp_path: Path) -> None:

@@ -5,9 +5,10 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from filelock import FileLock
 
-from utils.errors import UserError, os_error_sentence, printable
+from utils.errors import UserError, os_error_sentence, printable, sentence_of
 from utils.files import (
     check_can_write,
     check_checkpoint,
@@ -106,6 +107,14 @@ def test_buckets_are_not_looked_for_on_the_disk(address: str) -> None:
     check_exists("data_dir", Path(address))
 
 
+def test_a_path_that_cannot_be_read_to_its_end_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.zip")
+    (tmp_path / "zeros").symlink_to("/dev/zero")
+    for name in ("pipe.zip", "zeros"):
+        with pytest.raises(UserError, match=f"--data_dir .*{name} .*not a regular file"):
+            check_exists("data_dir", tmp_path / name)
+
+
 def test_a_missing_path_is_shown_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=f"--data_dir {tmp_path}/a/b does not exist"):
@@ -178,3 +187,9 @@ def test_too_many_open_files_do_not_blame_the_path(number: int) -> None:
     sentence = os_error_sentence(OSError(number, os.strerror(number), "B2.tif"))
     assert sentence.startswith("B2.tif: Too many open files")
     assert "ulimit -n" in sentence
+
+
+def test_memory_that_torch_does_not_get_is_one_sentence() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**50)
+    assert sentence_of(caught.value).startswith("out of memory: lower the sizes")

@@ -1,6 +1,7 @@
 """BigEarthNet's folders: which patches, which labels, which pictures."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -162,6 +163,8 @@ def test_a_band_that_does_not_fit_is_named(copy: Path) -> None:
     path.write_bytes(b"II*\0")
     refuse("is missing or not a readable GeoTIFF")
     path.unlink()
+    refuse("is missing or not a readable GeoTIFF")
+    os.mkfifo(path)
     refuse("is missing or not a readable GeoTIFF")
 
 

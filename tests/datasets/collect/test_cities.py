@@ -1,5 +1,6 @@
 """The table of cities, and tables of the user's."""
 
+import os
 from importlib.metadata import version
 from pathlib import Path
 
@@ -76,7 +77,11 @@ def test_a_table_that_is_not_one_is_refused(tmp_path: Path, text: str, sentence:
     assert str(caught.value).isprintable()
 
 
-@pytest.mark.parametrize(("name", "why"), [("none.csv", "No such file"), ("", "Is a directory")])
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [("none.csv", "No such file"), ("", "Is a directory"), ("pipe", "not a regular file")],
+)
 def test_a_table_that_cannot_be_read_is_named(tmp_path: Path, name: str, why: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
     with pytest.raises(UserError, match=f"cannot be read: {why}"):
         read_city_table(str(tmp_path / name))

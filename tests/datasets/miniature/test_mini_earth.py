@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import resource
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -324,6 +325,18 @@ def test_a_folder_with_content_is_left_alone_by_the_script(
     assert exit_code(monkeypatch, "datasets/mini_earth.py", *flags) == 2
     assert f"error: {tmp_path} is not an empty folder" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            mini_earth.write_eurosat(
+                tmp_path, images_per_class=1, size=64, all_bands=True, num_workers=1
+            )
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_the_script_divides_the_images_of_eurosat_among_its_classes(tmp_path: Path) -> None:

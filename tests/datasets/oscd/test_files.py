@@ -1,5 +1,6 @@
 """OSCD's folders, bands, change maps and splits, on files of the miniature Earth."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -236,6 +237,14 @@ def with_text(name: str, text: str) -> Callable[[Path], object]:
     return lambda root: (root / name).write_text(text)
 
 
+def as_pipe(name: str) -> Callable[[Path], object]:
+    def damage(root: Path) -> None:
+        (root / name).unlink()
+        os.mkfifo(root / name)
+
+    return damage
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -261,6 +270,8 @@ def with_text(name: str, text: str) -> Callable[[Path], object]:
         (with_text("brasilia/cm/cm.png", "no"), "not a readable picture"),
         (lambda root: (root / "brasilia/imgs_1_rect/B02.tif").unlink(), r"has no B02\.tif"),
         (with_text("brasilia/imgs_1_rect/B02.tif", "no"), r"B02\.tif is not a readable GeoTIFF"),
+        (as_pipe("brasilia/imgs_1_rect/B02.tif"), r"B02\.tif is not a readable GeoTIFF"),
+        (as_pipe("brasilia/cm/cm.png"), "not a readable picture"),
         (lambda root: shutil.rmtree(root / "montpellier"), "1 of OSCD's cities have no images"),
         (with_text("test.txt", "brasilia,bercy"), r"bercy is in train\.txt and in test"),
         (with_text("train.txt", "bercy"), "name 1 and 2 cities, but at least two to train"),

@@ -1,5 +1,6 @@
 """Tiles and whole cities as samples, and predicted change maps as files."""
 
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -142,3 +143,15 @@ def test_maps_show_both_dates_the_changes_and_what_was_found(tmp_path: Path) -> 
             assert file.crs is None
             np.testing.assert_allclose(file.read(1), expected)
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_no_map_is_cut_by_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.oscd.maps._plot", lambda *arguments: None)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(UserError, match=r"rio_probability\.tif: File too large: raise"):
+            write_maps(tmp_path, [city(50, 70)], [torch.rand(50, 70)], 0.6, ["B2", "B3", "B4"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list(tmp_path.iterdir())

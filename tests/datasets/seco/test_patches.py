@@ -1,6 +1,7 @@
 """Reading SeCo against plain rasterio, slow loops and damaged copies of a tiny data set."""
 
 import json
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -236,6 +237,11 @@ def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
+def become_a_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
 def not_a_tiff(path: Path) -> None:
     """A PNG, which GDAL opens by default."""
     size = {"count": 1, "height": 48, "width": 48}
@@ -249,6 +255,7 @@ def not_a_tiff(path: Path) -> None:
     [
         (truncate, "B3.tif is not a readable GeoTIFF"),
         (lambda path: path.write_bytes(b""), "B3.tif is not a readable GeoTIFF"),
+        (become_a_pipe, "B3.tif is not a readable GeoTIFF"),
         (not_a_tiff, "B3.tif is not a readable GeoTIFF"),
         (Path.unlink, "B3.tif is missing"),
     ],

@@ -1,5 +1,6 @@
 """Users' own pictures: formats, folder or zip, lists, and files that are not what they seem."""
 
+import os
 import pickle
 import shutil
 import struct
@@ -263,6 +264,9 @@ def test_zeros_and_damaged_pictures_name_their_file(folder: Path) -> None:
         with pytest.raises(BadPatchError, match=reason) as caught:
             _ = dataset[0, index]
         assert caught.value.name == str(folder / NAMES[index])
+    os.mkfifo(folder / NAMES[3])
+    with pytest.raises(BadPatchError, match="is not a readable picture"):
+        _ = dataset[0, 3]
 
 
 def test_damage_inside_a_zip_names_the_picture(folder: Path, tmp_path: Path) -> None:
