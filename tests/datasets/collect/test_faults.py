@@ -4,11 +4,12 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
 
-from datasets.collect.journal import read_journals
+from datasets.collect.journal import Journal, Record, read_journals
 from datasets.collect.plan import Plan, open_plan, read_plan
 from datasets.collect.report import Ending, incomplete
 from datasets.collect.scenes import Missing, PatchGrid, Place, Refused, Scene
@@ -112,9 +113,18 @@ def test_a_run_that_works_no_longer_does_not_use_up_its_spares(
 ) -> None:
     monkeypatch.setattr("datasets.collect.fetch._MANY_REFUSED", 5)
 
+    works, add = Event(), Journal.add
+
+    def note(self: Journal, record: Record) -> None:
+        add(self, record)
+        if record.outcome == "done":
+            works.set()
+
     def judge(places: Sequence[Place]) -> None:
-        if any(tmp_path.glob("[0-9]*")):  # once a place is done
+        if works.is_set():
             raise Refused("HTTP 400")
+
+    monkeypatch.setattr(Journal, "add", note)
 
     plan = plan_in(tmp_path, SMALL)
     ending = fetch(tmp_path, plan, FakeSource(plan.settings, CLEAR, on_search=judge))
