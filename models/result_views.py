@@ -6,6 +6,7 @@ All numbers are percentages, summarised by ``models.results``.
 from collections.abc import Mapping, Sequence
 from math import nan
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -90,7 +91,7 @@ def print_results(metrics: Mapping[str, Any]) -> None:
         print(f"{_PER_CLASS[name]}, {_described(metrics)}")
         for class_name, value in metrics[name].items():
             shown = "     -" if value is None else f"{value:6.2f}"
-            print(f"  {class_name[:40]:41s}{shown} %")
+            print(f"  {shorten(class_name, 40, placeholder=' …'):41s}{shown} %")
 
 
 def write_pictures(folder: Path, metrics: Mapping[str, Any], title: str) -> None:
