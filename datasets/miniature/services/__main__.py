@@ -8,8 +8,6 @@ It runs until Ctrl-C.
 import errno
 from collections.abc import Sequence
 
-from datasets.miniature.services.earth_engine import EarthEngineServer
-from datasets.miniature.services.faults import FaultPlan
 from utils.cli import run
 from utils.errors import UserError
 from utils.flags import Parser
@@ -24,6 +22,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--fault_share", type=float, default=0.0, help="Share of the requests that fail, in 0..1.")
     add("--cheap_pixels", action="store_true", help="Send the same pixels for all scenes.")
     args = parser.parse_args(argv)
+    from datasets.miniature.services.earth_engine import EarthEngineServer
+    from datasets.miniature.services.faults import FaultPlan
+
     try:
         server = EarthEngineServer(
             latency_s=args.latency,
