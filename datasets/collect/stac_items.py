@@ -88,7 +88,7 @@ def parse(item: Any, bands: tuple[str, ...]) -> tuple[int, Scene]:
 
 
 def harmonised(images: dict[str, Array], offset: int | None) -> dict[str, Array]:
-    """Subtract the offset of later baselines; what has data stays at 1 at least, as 0 is no data.
+    """Subtract the offset of later baselines; valid pixels stay at least 1, since 0 means no data.
 
     Args:
         images: Digital numbers per band.

@@ -153,7 +153,7 @@ def parse_quantiles(content: bytes | None, name: object) -> dict[str, tuple[floa
     one (``datasets/seco_utils.py`` writes it).
 
     Args:
-        content: Bytes of the file; None if there is no file.
+        content: Bytes of the file; None if it does not exist.
         name: Path of the file, for the error.
     """
     try:
