@@ -19,7 +19,7 @@ from datasets.store.manifest import PICTURE_BANDS
 from datasets.store.open import open_patches
 from datasets.store.reader import PackedStore
 from utils.augment_config import AugmentConfig
-from utils.data import InfiniteDataLoader, SeededSampler, epoch_of, sample_keys
+from utils.data import InfiniteDataLoader, SeededSampler, batches_done, epoch_of, sample_keys
 from utils.distributed import exchange, shared_permutation, to_device
 from utils.errors import UserError
 from utils.input_spec import InputSpec
@@ -97,6 +97,7 @@ class SecoDataModule(LightningDataModule):
         self.cache = cache
         self.shuffle_keys = shuffle_keys
         self._are_dates_known = False
+        self._saved_world_size: int | None = None  # of the checkpoint that is resumed
 
     @property
     def num_keys(self) -> int:
@@ -171,17 +172,20 @@ class SecoDataModule(LightningDataModule):
         self._bad_patches = BadPatchList(len(self.dataset), log_dir)
         device = trainer.strategy.root_device
         source, on_gpu = self.dataset.source, device.type == "cuda"
-        shares: dict[str, Any] = {"epoch": lambda: epoch_of(trainer)}
-        shares |= {"rank": trainer.global_rank, "world_size": trainer.world_size}
+        shares: dict[str, Any] = {
+            "epoch": lambda: epoch_of(trainer),
+            "done": lambda: batches_done(trainer) * self.batch_size,
+            "rank": trainer.global_rank,
+            "world_size": trainer.world_size,
+        }
         sampler = SeededSampler(len(self.dataset), self.seed, **shares)
-        loader = InfiniteDataLoader
         if isinstance(source, StreamedPlaces):
-            from datasets.store.litdata_loader import ChunkOrder, StreamLoader  # need LitData
+            from datasets.store.litdata_loader import ChunkOrder  # needs LitData
 
+            self._check_same_chunks(batches_done(trainer), trainer.world_size)
             sampler = ChunkOrder(source.first_samples(self.mode.every_date), self.seed, **shares)
-            loader = StreamLoader
         if not isinstance(source, PackedStore):
-            return loader(
+            return InfiniteDataLoader(
                 self.dataset,
                 self.batch_size,
                 sampler=sampler,
@@ -253,7 +257,19 @@ class SecoDataModule(LightningDataModule):
     def state_dict(self) -> dict[str, Any]:
         """Store the global batch size in checkpoints: the schedule of a run depends on it."""
         assert self.trainer is not None
-        return {"samples_per_step": self.batch_size * self.trainer.world_size}
+        world_size = self.trainer.world_size
+        return {"samples_per_step": self.batch_size * world_size, "world_size": world_size}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._saved_world_size = state_dict.get("world_size")
+
+    def _check_same_chunks(self, batches: int, world_size: int) -> None:
+        """Refuse another number of processes within an epoch: each has chunks of its own."""
+        if batches and self._saved_world_size != world_size:
+            raise UserError(
+                f"the checkpoint was written within an epoch by {self._saved_world_size} processes "
+                f"that had chunks of their own: resume it with as many, not with {world_size}"
+            )
 
     def _is_training(self) -> bool:
         return self.trainer is not None and self.trainer.training

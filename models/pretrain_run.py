@@ -1,5 +1,6 @@
 """What a pre-training does around its steps: check the loss, draw pictures, write results."""
 
+import warnings
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -31,6 +32,11 @@ class FiniteLoss(Callback):
     ) -> None:
         if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self._check(pl_module)
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self.on_train_epoch_end(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._check(pl_module)
@@ -109,6 +115,8 @@ def pretrain_trainer(
     args: Namespace, world: World, callbacks: Sequence[Callback], run_dir: Path | None
 ) -> Trainer:
     """Configure Lightning; without a run folder nothing is logged or saved."""
+    # The order of a sampler begins where the checkpoint ends; Lightning expects that of the loader.
+    warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before")
     settings = {"log_every_n_steps": args.log_every_n_steps, "benchmark": True}
     return run_trainer(
         "pre-training",
@@ -119,6 +127,7 @@ def pretrain_trainer(
         provenance(args),
         args.resume_from_checkpoint,
         every_n_epochs=args.save_every_n_epochs,
+        every_minutes=args.save_every_minutes,
         callbacks=callbacks,
         tensorboard=True,
     )

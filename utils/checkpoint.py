@@ -40,6 +40,22 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
+def whole_epochs(path: Path, checkpoint: Mapping[str, Any]) -> int:
+    """Return how many epochs a run had finished when it wrote its checkpoint.
+
+    Args:
+        path: File of the checkpoint, for the error.
+        checkpoint: Its content.
+
+    Raises:
+        UserError: The checkpoint is without the state of a run.
+    """
+    try:
+        return int(checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} has no state of a run: use the last.ckpt of its run") from error
+
+
 def check_resumable(
     path: Path, hparams: Mapping[str, Any], samples_per_step: int, max_epochs: int
 ) -> None:
@@ -124,7 +140,7 @@ def _check_unfinished(
     path: Path, checkpoint: Mapping[str, Any], max_epochs: int, flag: str
 ) -> None:
     """Refuse a checkpoint of a finished run."""
-    done = checkpoint["epoch"] + 1  # checkpoints are written after whole epochs
+    done = whole_epochs(path, checkpoint)
     if done >= max_epochs:
         raise UserError(
             f"{path} has its {done} epochs already: raise --{flag} above {done} to resume"
@@ -147,4 +163,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
         map_location: Any = "cpu",
         weights_only: bool | None = True,
     ) -> dict[str, Any]:
-        return read_checkpoint(Path(path))
+        checkpoint = read_checkpoint(Path(path))
+        # Loaders wrote a state until November 2026; now the counted batches are their position.
+        checkpoint.get("loops", {}).get("fit_loop", {}).pop("combined_loader", None)
+        return checkpoint

@@ -80,6 +80,7 @@ class SeededSampler(Sampler[tuple[int, int]]):
         seed: Seed of the order.
         epoch: Returns the current epoch whenever an order begins. Lightning's ``set_epoch`` comes
             too late for the workers of a resumed run, which read ahead before its first call.
+        done: Returns how many samples of this epoch the process has taken before it resumed.
         rank: Number of this process, which takes every ``world_size``-th sample.
         world_size: Number of processes, all of which take equally many samples.
     """
@@ -90,12 +91,14 @@ class SeededSampler(Sampler[tuple[int, int]]):
         seed: int,
         *,
         epoch: Callable[[], int],
+        done: Callable[[], int] = lambda: 0,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
         self.num_samples = num_samples
         self.seed = seed
         self.epoch = epoch
+        self.done = done
         self.rank = rank
         self.world_size = world_size
 
@@ -106,7 +109,7 @@ class SeededSampler(Sampler[tuple[int, int]]):
         epoch = self.epoch()
         seeds = np.random.SeedSequence(self.seed, spawn_key=(epoch,))
         order = np.random.default_rng(seeds).permutation(self.num_samples)
-        for index in order[self.rank :: self.world_size][: len(self)].tolist():
+        for index in order[self.rank :: self.world_size][self.done() : len(self)].tolist():
             yield epoch, index
 
 
@@ -125,7 +128,15 @@ class SeededOrder(Sampler[int]):
 
 def epoch_of(trainer: Trainer) -> int:
     """Return the epoch that begins; ``trainer.current_epoch`` lags behind in a resumed run."""
-    return trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
+    epochs = trainer.fit_loop.epoch_progress.current
+    is_over = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch  # in the checkpoint
+    return epochs.started if is_over else epochs.processed  # type: ignore[attr-defined]
+
+
+def batches_done(trainer: Trainer) -> int:
+    """Return how many batches of the beginning epoch a run took before its checkpoint."""
+    batches = trainer.fit_loop.epoch_loop.batch_progress
+    return 0 if batches.is_last_batch else batches.current.processed  # type: ignore[attr-defined]
 
 
 def random_subset(dataset: Dataset[T], frac: float, seed: int | None = None) -> Subset[T]:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import warnings
 from argparse import SUPPRESS, Action, ArgumentParser, BooleanOptionalAction, Namespace
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -10,12 +11,14 @@ from typing import Any
 from utils.errors import UserError, quoted
 from utils.files import check_checkpoint
 
+LAST, PREVIOUS = "last.ckpt", "previous.ckpt"  # the newest checkpoint, and the one before it
 ARGUMENTS = "arguments.json"  # next to the checkpoints, as ``utils.report.provenance`` returns it
 # Flags that a resumed run may change: its machine, its length and its output. The number of samples
 # per step is compared with that of the checkpoint.
 MAY_CHANGE = {
     *("data_dir", "num_workers", "batch_size", "gpus", "accelerator", "num_nodes"),
-    *("num_processes", "precision", "max_epochs", "log_dir", "debug", "resume_from_checkpoint"),
+    *("num_processes", "precision", "max_epochs", "log_dir", "debug"),
+    *("resume", "resume_from_checkpoint"),
 }
 # A flag that one script alone has, in the order in which they are looked for.
 _SCRIPTS = {
@@ -25,7 +28,7 @@ _SCRIPTS = {
     "pos_weight": "main_oscd.py",
 }
 # These belong to one start, not to the run.
-_NOT_KEPT = {"log_dir", "debug", "resume_from_checkpoint", "save_predictions"}
+_NOT_KEPT = {"log_dir", "debug", "resume", "resume_from_checkpoint", "save_predictions"}
 # These name the repetition of a checkpoint; earlier versions stored the values of the whole run.
 _REPETITION = {"num_seeds", "seed", "train_frac", "method"}
 
@@ -45,11 +48,19 @@ def with_flags_of_run(
 
     Raises:
         UserError: A flag contradicts the run.
+        SystemExit: ``--resume auto`` found a finished run.
     """
     given = list(sys.argv[1:] if argv is None else argv)
     only = ArgumentParser(add_help=False, allow_abbrev=False, argument_default=SUPPRESS)
     only.add_argument("--resume_from_checkpoint", type=Path, nargs="?")
-    path: Path | None = vars(only.parse_known_args(given)[0]).get("resume_from_checkpoint")
+    only.add_argument("--resume", nargs="?")
+    only.add_argument("--log_dir", type=Path, default=parser.get_default("log_dir"))
+    flags = vars(only.parse_known_args(given)[0])
+    path: Path | None = flags.get("resume_from_checkpoint")
+    done = 0
+    if flags.get("resume") == "auto" and path is None:
+        path, done = _newest_checkpoint(flags["log_dir"])
+        given += [] if path is None else ["--resume_from_checkpoint", str(path)]
     check_checkpoint("resume_from_checkpoint", path)
     if path is None or not (path.parent / ARGUMENTS).is_file():
         return given
@@ -75,15 +86,34 @@ def with_flags_of_run(
                 f"--{name} {_shown(now[name])} contradicts the run of {path}, which has "
                 f"{_shown(before[name])}: leave it out"
             )
+    if done >= now["max_epochs"]:
+        print(f"{path} has all {done} epochs: nothing is left to do")
+        sys.exit(0)
     return [*stored, *given]
 
 
 def resumed_run_dir(args: Namespace) -> Path | None:
-    """Return the folder of the run whose ``last.ckpt`` is resumed; None starts a new folder."""
+    """Return the folder of the run whose newest checkpoint is resumed; None starts a new folder."""
     path: Path | None = args.resume_from_checkpoint
-    if path is None or args.debug or path.name != "last.ckpt":
+    if path is None or args.debug or path.name not in (LAST, PREVIOUS):
         return None
     return path.parent.parent if (path.parent / ARGUMENTS).is_file() else None
+
+
+def _newest_checkpoint(log_dir: Path) -> tuple[Path | None, int]:
+    """Return the newest readable checkpoint of the newest pre-training, and its whole epochs."""
+    runs = log_dir.glob(f"pretrain-*/version_*/checkpoints/{LAST}")
+    newest = max(runs, key=lambda path: path.stat().st_mtime, default=None)
+    if newest is None:
+        return None, 0
+    from utils.checkpoint import read_checkpoint, whole_epochs  # need torch
+
+    for path in (newest, newest.with_name(PREVIOUS)):
+        try:
+            return path, whole_epochs(path, read_checkpoint(path))
+        except UserError as error:
+            warnings.warn(f"not resumed: {error}", stacklevel=2)
+    raise UserError(f"no checkpoint in {newest.parent} can be read: use another --log_dir")
 
 
 def _read_arguments(path: Path) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
-from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 from tqdm import tqdm
@@ -23,7 +22,8 @@ from utils.cli import GRACE_S, exit_on_signal, trainer_kwargs
 from utils.launch import World, launch_kwargs, planned_world
 from utils.precision import resolve_precision
 from utils.progress import progress
-from utils.report import provenance, write_json
+from utils.report import provenance
+from utils.save_checkpoints import SaveCheckpoints
 
 METRICS = "metrics.csv"  # Lightning's name
 _KEPT = ".metrics.csv.kept"  # while the file is written again
@@ -47,6 +47,7 @@ def run_trainer(
     resumed: Path | None = None,
     *,
     every_n_epochs: int | None = None,
+    every_minutes: float | None = None,
     callbacks: Sequence[Callback] = (),
     tensorboard: bool = False,
 ) -> Trainer:
@@ -61,20 +62,22 @@ def run_trainer(
         origin: Arguments, versions and commit of the run, written next to the checkpoints.
         resumed: Checkpoint of the run to resume, whose metrics.csv is continued.
         every_n_epochs: Epochs between checkpoints that are kept; None keeps the last one only.
+        every_minutes: See ``SaveCheckpoints``.
         callbacks: Further callbacks.
         tensorboard: Also write the values of metrics.csv for TensorBoard.
     """
     added: list[Callback] = [EndTogether(), SampleProgress(description), *callbacks]
     if checkpoints is not None:
-        added.append(_SaveCheckpoints(checkpoints, origin or {}, every_n_epochs))
+        added.append(SaveCheckpoints(checkpoints, origin or {}, every_n_epochs, every_minutes))
     loggers: list[Logger] = []
     if folder is not None:
-        loggers.append(_csv_logger(folder, resumed))
+        done = resumed and read_checkpoint(resumed)["global_step"]
+        loggers.append(_csv_logger(folder, _history(resumed, done) if resumed else None))
         if tensorboard:
-            loggers.append(TensorBoardLogger(folder, name="", version="", default_hp_metric=False))
-    settings = {"log_every_n_steps": 1, **arguments, **launch_kwargs(world)}
+            settings = {"default_hp_metric": False, "purge_step": done}  # later steps come again
+            loggers.append(TensorBoardLogger(folder, name="", version="", **settings))
     return Trainer(
-        **settings,
+        **{"log_every_n_steps": 1, **arguments, **launch_kwargs(world)},
         logger=loggers or False,
         callbacks=added,
         enable_checkpointing=checkpoints is not None,
@@ -121,13 +124,12 @@ def of_repetition(args: Namespace, seed: int, train_frac: float) -> Namespace:
     return Namespace(**vars(args) | {"seed": seed, "num_seeds": 1, "train_frac": [train_frac]})
 
 
-def _csv_logger(folder: Path, resumed: Path | None) -> CSVLogger:
-    """Log to ``metrics.csv``, which begins with the resumed run up to its checkpoint."""
+def _csv_logger(folder: Path, rows: list[dict[str, float]] | None) -> CSVLogger:
+    """Log to ``metrics.csv``, which begins with the rows of a resumed run; None of a new one."""
     logger = CSVLogger(folder, name="", version="")
     rank: int = rank_zero_only.rank  # type: ignore[attr-defined]
-    if resumed is None or rank != 0:  # only the first process writes
+    if rows is None or rank != 0:  # only the first process writes
         return logger
-    rows = _history(resumed)
     path, kept = folder / METRICS, folder / _KEPT
     # Lightning deletes the file; a kill before it is complete again must lose no rows.
     if path.exists() and not kept.exists():
@@ -141,8 +143,8 @@ def _csv_logger(folder: Path, resumed: Path | None) -> CSVLogger:
     return logger
 
 
-def _history(checkpoint: Path) -> list[dict[str, float]]:
-    """Return the logged rows of a run up to its checkpoint; [] if there are none.
+def _history(checkpoint: Path, done: int) -> list[dict[str, float]]:
+    """Return the logged rows of the ``done`` steps of a run; [] if there are none.
 
     The checkpoint is stored in the folder of ``metrics.csv`` or in a subfolder of it.
     """
@@ -153,7 +155,6 @@ def _history(checkpoint: Path) -> list[dict[str, float]]:
         return []
     with found.open(newline="") as file:
         rows = [{name: text for name, text in row.items() if text} for row in csv.DictReader(file)]
-    done = read_checkpoint(checkpoint)["global_step"]
     # Row s describes step s, counted from 0. Integers stay integers, so that the text is the same.
     return [
         {name: int(text) if text.isdigit() else float(text) for name, text in row.items()}
@@ -217,30 +218,6 @@ class SampleProgress(Callback):
 
     def on_exception(self, *_: Any) -> None:
         self.on_train_end()
-
-
-class _SaveCheckpoints(Checkpoint):
-    """Write ``last.ckpt`` after every epoch, and a copy to keep every ``every_n_epochs``."""
-
-    def __init__(self, folder: Path, origin: dict[str, Any], every_n_epochs: int | None) -> None:
-        self.folder = folder
-        self.origin = origin
-        self.every_n_epochs = every_n_epochs
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.is_global_zero:
-            write_json(self.folder / "arguments.json", self.origin)
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Lightning logs the means of an epoch after its checkpoint; a resumed run needs them.
-        for logger in trainer.loggers:
-            logger.save()
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        done = trainer.current_epoch + 1
-        trainer.save_checkpoint(self.folder / "last.ckpt", weights_only=False)
-        if self.every_n_epochs is not None and done % self.every_n_epochs == 0:
-            trainer.save_checkpoint(self.folder / f"epoch={done}.ckpt", weights_only=False)
 
 
 class EndTogether(Callback):

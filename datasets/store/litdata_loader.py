@@ -4,7 +4,7 @@ This file needs LitData, which is optional: import it where a stream is opened.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 from pathlib import Path
@@ -17,7 +17,7 @@ from litdata.streaming import downloader
 from litdata.streaming.item_loader import BaseItemLoader, Interval
 
 from datasets.store.litdata import INDEX_NAME, storage_options
-from utils.data import InfiniteDataLoader, SeededSampler
+from utils.data import SeededSampler
 from utils.errors import UserError
 from utils.locks import locked
 
@@ -115,61 +115,18 @@ class ChunkOrder(SeededSampler):
     Args:
         bounds: Number of the first sample of each chunk, and of all samples, shape (C + 1,).
         seed: Seed of the order.
-        epoch: See ``SeededSampler``, like ``rank`` and ``world_size``.
-        rank: Number of this process.
-        world_size: Number of processes.
+        shares: ``epoch``, ``done``, ``rank`` and ``world_size`` of a ``SeededSampler``.
     """
 
-    def __init__(
-        self,
-        bounds: np.ndarray,
-        seed: int,
-        *,
-        epoch: Callable[[], int],
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        super().__init__(int(bounds[-1]), seed, epoch=epoch, rank=rank, world_size=world_size)
+    def __init__(self, bounds: np.ndarray, seed: int, **shares: Any) -> None:
+        super().__init__(int(bounds[-1]), seed, **shares)
         self._bounds = bounds.tolist()
-        self.resume_at = (-1, 0)  # an epoch, and how many samples of it are left out
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         epoch = self.epoch()
         rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(epoch,)))
         chunks = rng.permutation(len(self._bounds) - 1).tolist()
         order = [rng.permutation(range(*self._bounds[chunk : chunk + 2])) for chunk in chunks]
-        first, (of_epoch, taken) = self.rank * len(self), self.resume_at
-        self.resume_at = (-1, 0)
-        mine = np.concatenate(order)[first : first + len(self)][taken * (epoch == of_epoch) :]
+        first = self.rank * len(self)
+        mine = np.concatenate(order)[first : first + len(self)][self.done() :]
         yield from ((epoch, index) for index in mine.tolist())
-
-
-class StreamLoader(InfiniteDataLoader):
-    """Batches of a stream; a checkpoint within an epoch resumes with the next batch."""
-
-    _taken = (-1, 0)  # the epoch of the last batch, and the samples that were taken of it
-
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        self._taken = self.sampler.resume_at  # type: ignore[attr-defined]
-        for batch in super().__iter__():
-            epoch = int(batch["epoch"][0])
-            before = self._taken[1] if self._taken[0] == epoch else 0
-            self._taken = (epoch, before + len(batch["epoch"]))
-            yield batch
-
-    def state_dict(self) -> dict[str, int]:
-        samples = self._taken[1] % (len(self) * (self.batch_size or 1))
-        world_size = self.sampler.world_size  # type: ignore[attr-defined]
-        return {"epoch": self._taken[0], "samples": samples, "world_size": world_size}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        is_old = "batches" in state  # of LitData's own order, before December 2026
-        if not (state["batches"] % len(self) if is_old else state["samples"]):
-            return  # between two epochs
-        sampler: Any = self.sampler
-        if is_old or state["world_size"] != sampler.world_size:
-            raise UserError(
-                f"the checkpoint was written within an epoch, with {state}: resume it with the "
-                "same number of processes and version, or use a checkpoint between epochs"
-            )
-        sampler.resume_at = self._taken = (state["epoch"], state["samples"])

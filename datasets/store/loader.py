@@ -120,8 +120,8 @@ class DeviceLoader:
 def _batches(sampler: SeededSampler, batch_size: int) -> Iterator[Tensor]:
     """Yield epochs and indices of full batches, int64, shape (B, 2)."""
     keys = iter(sampler)
-    for _ in range(len(sampler) // batch_size):
-        yield torch.tensor(list(islice(keys, batch_size)))
+    while len(batch := list(islice(keys, batch_size))) == batch_size:
+        yield torch.tensor(batch)
 
 
 class _Buffer:

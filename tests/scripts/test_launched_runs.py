@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import warnings
 from pathlib import Path
 from types import ModuleType
@@ -15,10 +14,8 @@ import main_eurosat
 import main_oscd
 import main_pretrain
 from datasets.mini_earth import write_eurosat, write_oscd
-from models.pretrain_run import FiniteLoss
 from tests.references.launcher_variables import forget_launchers, lightning, salloc, set_all, srun
 from tests.references.script import exit_code
-from utils.cli import run
 from utils.launch import World, launch_kwargs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -127,24 +124,6 @@ def test_lightning_never_requeues_a_job(monkeypatch: pytest.MonkeyPatch) -> None
     environment = launch_kwargs(World(1, 2, 1))["plugins"][0]
     assert isinstance(environment, SLURMEnvironment)
     assert not environment.auto_requeue
-
-
-@pytest.mark.parametrize("variables", [srun(1), {}], ids=["srun", "alone"])
-def test_the_signal_before_the_time_limit_ends_the_run_without_files(
-    variables: dict[str, str], pretrain: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """``sbatch --signal=USR1@60``."""
-
-    def interrupt(*_: object) -> None:
-        os.kill(os.getpid(), signal.SIGUSR1)
-
-    monkeypatch.setattr(FiniteLoss, "on_train_batch_end", interrupt)
-    set_all(monkeypatch, variables)
-    with pytest.raises(SystemExit) as left:
-        run(lambda: main_pretrain.main(pretrain))
-    assert left.value.code == 128 + signal.SIGUSR1
-    assert not list(Path().iterdir())
-    assert not list((tmp_path / "logs").rglob("*ckpt*"))
 
 
 def test_tasks_that_lightning_would_reject_are_one_sentence(

@@ -26,7 +26,6 @@ from datasets.seco.bad_patches import BadPatchError
 from datasets.seco.samples import PatchDataset
 from datasets.seco_packed import main as pack
 from datasets.store.litdata import INDEX_NAME, MANIFEST_NAME, StreamedPlaces, is_litdata
-from datasets.store.litdata_loader import StreamLoader
 from datasets.store.litdata_writer import write_litdata
 from datasets.store.open import open_patches
 from main_pretrain import main as pretrain
@@ -41,7 +40,7 @@ from tests.references.stream_process import (
     make_loader,
     work,
 )
-from utils.data import epoch_of
+from utils.data import InfiniteDataLoader, batches_done, epoch_of
 from utils.errors import UserError, sentence_of
 from utils.input_spec import InputSpec
 
@@ -158,31 +157,8 @@ def test_samples_are_those_of_the_source_in_full_batches(
 def test_a_resumed_epoch_continues_with_the_next_batch(root: Path, num_workers: int) -> None:
     whole = list(make_loader(root, num_workers=num_workers))
     for count in (1, 5, 11):
-        killed = make_loader(root, num_workers=num_workers)
-        batches = iter(killed)
-        assert_equal([next(batches) for _ in range(count)], whole[:count])
-        state = json.loads(json.dumps(killed.state_dict()))  # plain builtins
-        resumed = make_loader(root, num_workers=2 - num_workers)
-        resumed.load_state_dict(state)
-        rest = list(resumed)
-        assert_equal(rest, whole[count:])
-        assert_equal(list(resumed), whole)  # only the first epoch was a rest
-
-
-def test_an_interrupted_epoch_does_not_continue_in_another_order(root: Path) -> None:
-    killed = make_loader(root)
-    next(iter(killed))
-    with pytest.raises(UserError, match=r"within an epoch, .*'world_size': 1.*: resume it with"):
-        make_loader(root, world_size=2).load_state_dict(killed.state_dict())
-    old = {"epoch": 2, "batches": 3, "batch_size": 4, "num_workers": 0, "world_size": 1}
-    with pytest.raises(UserError, match=r"within an epoch, .*'batches': 3.* version"):
-        make_loader(root).load_state_dict(old)
-    list(killed)  # to the end of an epoch
-    for state in (killed.state_dict(), old | {"batches": 12}):
-        make_loader(root, world_size=2).load_state_dict(state)
-        resumed = make_loader(root, epoch=3)
-        resumed.load_state_dict(state)
-        assert_equal(list(resumed), list(make_loader(root, epoch=3)))
+        rest = make_loader(root, num_workers=2 - num_workers, done=count * BATCH_SIZE)
+        assert_equal(list(rest), whole[count:])
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 5])
@@ -216,10 +192,11 @@ class Notes(Recorder):
         self.root, self.save_after, self.path = root, save_after, path
         self.seen: list[tuple[int, list[int]]] = []
 
-    def train_dataloader(self) -> StreamLoader:
+    def train_dataloader(self) -> InfiniteDataLoader:
         loader = make_loader(self.root)
         order: Any = loader.sampler
         order.epoch = lambda: epoch_of(self.trainer)
+        order.done = lambda: batches_done(self.trainer) * BATCH_SIZE
         return loader
 
     def training_step(self, batch: Any) -> torch.Tensor:

@@ -1,0 +1,227 @@
+"""Runs that are interrupted within an epoch, and resumed by the same command."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pytorch_lightning import LightningModule, Trainer
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from datasets.seco_packed import main as pack
+from main_pretrain import main
+from models.moco2_module import MocoV2
+from tests.references.launcher_variables import forget_launchers, set_all, srun
+from tests.references.pretraining import ROOT, SMALL, assert_equal, run_dirs, tensors
+from tests.references.script import as_flags
+from tests.references.waiting import HANG_S
+from utils.errors import UserError
+from utils.save_checkpoints import SaveCheckpoints
+
+# Six places: three steps per epoch, nine in all.
+FLAGS = [*SMALL, *as_flags(batch_size=2, max_epochs=3, log_every_n_steps=1)]
+STEPS = 9
+Interrupt = Callable[[int, int], None]
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch: pytest.MonkeyPatch, _restored_signals: None) -> None:
+    forget_launchers(monkeypatch)
+    monkeypatch.setattr("models.pretrain_run.plot_views", lambda *_: None)
+    monkeypatch.setattr("models.pretrain_run.plot_training", lambda *_: None)
+
+
+@pytest.fixture
+def interrupt(monkeypatch: pytest.MonkeyPatch) -> Interrupt:
+    """Return a function that plans a signal after a step; number 0 is an error, as of a kill."""
+    planned = {"step": 0, "number": 0}
+
+    def after_step(self: MocoV2, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if self.trainer.global_step == planned["step"]:
+            if not planned["number"]:
+                raise ConnectionError("a kill")
+            os.kill(os.getpid(), planned["number"])
+
+    monkeypatch.setattr(MocoV2, "on_train_batch_end", after_step)
+    return lambda step, number: planned.update(step=step, number=number)
+
+
+def flags(data_dir: Path, log_dir: Path, *more: str) -> list[str]:
+    return [*FLAGS, *as_flags(data_dir=data_dir, log_dir=log_dir), "--resume", "auto", *more]
+
+
+@pytest.fixture(scope="module")
+def sources(seco_root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The same patches as folder, zip, packed store and LitData chunks."""
+    tmp = tmp_path_factory.mktemp("sources")
+    shutil.make_archive(str(tmp / "seco"), "zip", seco_root)
+    pack(as_flags(data_dir=seco_root, save_path=tmp / "store", num_workers=1))
+    flags = as_flags(data_dir=seco_root, save_path=tmp / "chunks", num_workers=1)
+    pack([*flags, "--format", "litdata"])
+    found = {"folder": seco_root, "zip": tmp / "seco.zip"}
+    return found | {"store": tmp / "store", "chunks": tmp / "chunks"}
+
+
+def rows(run_dir: Path) -> list[dict[str, str]]:
+    with (run_dir / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize(
+    ("source", "workers", "mode", "stops"),
+    [
+        ("folder", 0, "seco", range(1, STEPS)),
+        ("zip", 2, "moco_tp", (2,)),
+        ("store", 2, "seco", (1, 5)),
+        ("chunks", 0, "moco", (4, 7)),
+        pytest.param("folder", 2, "moco", range(1, STEPS), marks=pytest.mark.slow),
+        pytest.param("zip", 0, "moco_tp", range(1, STEPS), marks=pytest.mark.slow),
+        pytest.param("store", 0, "moco_tp", range(1, STEPS), marks=pytest.mark.slow),
+        pytest.param("chunks", 2, "seco", range(1, STEPS), marks=pytest.mark.slow),
+    ],
+)
+def test_a_run_that_is_stopped_within_epochs_ends_with_the_same_bits_and_history(
+    sources: dict[str, Path],
+    tmp_path: Path,
+    interrupt: Interrupt,
+    source: str,
+    workers: int,
+    mode: str,
+    stops: range | tuple[int, ...],
+) -> None:
+    more = as_flags(num_workers=workers, data_mode=mode)
+    for step in stops:
+        interrupt(step, signal.SIGTERM)
+        with pytest.raises(SystemExit) as left:
+            main(flags(sources[source], tmp_path / "stopped", *more))
+        assert left.value.code == os.EX_TEMPFAIL
+    interrupt(0, 0)
+    for name in ("stopped", "whole"):
+        main(flags(sources[source], tmp_path / name, *more))
+    (stopped,), (whole,) = (run_dirs(tmp_path / name) for name in ("stopped", "whole"))
+    assert_equal(*(tensors(run_dir / "checkpoints/last.ckpt") for run_dir in (stopped, whole)))
+    assert rows(stopped) == rows(whole)
+    steps = STEPS * 4 if mode == "moco" else STEPS  # there each of four dates is a sample
+    assert [int(row["step"]) for row in rows(whole)] == list(range(steps))
+    results = json.loads((stopped / "results.json").read_text())
+    assert results["metrics"]["steps"] == steps
+    if source == "folder":
+        events = EventAccumulator(str(stopped)).Reload().Scalars("train/loss")
+        assert [event.step for event in events] == list(range(STEPS))
+
+
+def test_a_killed_run_resumes_from_the_checkpoint_before_it(
+    seco_root: Path, tmp_path: Path, interrupt: Interrupt
+) -> None:
+    for step in (2, 5):  # each after a step that no checkpoint holds
+        interrupt(step, 0)
+        with pytest.raises(ConnectionError):
+            main(flags(seco_root, tmp_path / "killed", "--save_every_minutes", "1e-9"))
+    interrupt(0, 0)
+    for name in ("killed", "whole"):
+        main(flags(seco_root, tmp_path / name))
+    (killed,), (whole,) = (run_dirs(tmp_path / name) for name in ("killed", "whole"))
+    assert_equal(*(tensors(run_dir / "checkpoints/last.ckpt") for run_dir in (killed, whole)))
+    assert rows(killed) == rows(whole)
+
+
+@pytest.fixture(scope="module")
+def stopped(seco_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Logs of a run that was stopped after four steps."""
+    log_dir = tmp_path_factory.mktemp("stopped")
+
+    def stop(self: SaveCheckpoints, trainer: Trainer, module: LightningModule, *_: Any) -> None:
+        if trainer.global_step == 4:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    with pytest.MonkeyPatch.context() as patch:
+        forget_launchers(patch)
+        set_all(patch, srun(1))
+        patch.setattr("models.pretrain_run.plot_views", lambda *_: None)
+        patch.setattr(SaveCheckpoints, "on_train_batch_end", stop)
+        with pytest.raises(SystemExit):
+            main(flags(seco_root, log_dir))
+    return log_dir
+
+
+@pytest.mark.filterwarnings("ignore:not resumed")
+def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_it_used(
+    seco_root: Path, stopped: Path, tmp_path: Path, interrupt: Interrupt
+) -> None:
+    log_dir = shutil.copytree(stopped, tmp_path / "logs")
+    (run_dir,) = run_dirs(log_dir)
+    last, previous = (run_dir / "checkpoints" / f"{name}.ckpt" for name in ("last", "previous"))
+    content = bytearray(last.read_bytes())
+    content[len(content) // 2] ^= 1
+    last.write_bytes(content)
+    before = previous.read_bytes()
+    interrupt(4, 0)
+    damaged = r"not resumed: .*last\.ckpt"
+    with pytest.warns(UserWarning, match=damaged), pytest.raises(ConnectionError):
+        main(flags(seco_root, log_dir))
+    assert previous.read_bytes() == before  # not replaced by the damaged one
+    interrupt(0, 0)
+    with pytest.warns(UserWarning, match=damaged):
+        assert main(flags(seco_root, log_dir)).global_step == STEPS
+    assert len(rows(run_dir)) == STEPS
+    for path in (last, previous):
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match=r"no checkpoint in .* can be"):
+        main(flags(seco_root, log_dir))
+
+
+def test_a_contradiction_is_refused_and_a_finished_run_is_left_alone(
+    seco_root: Path, stopped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log_dir = shutil.copytree(stopped, tmp_path / "logs")
+    with pytest.raises(UserError, match=r"--seed 7 contradicts the run of .*, which has 42"):
+        main(flags(seco_root, log_dir, "--seed", "7"))
+    main(flags(seco_root, log_dir))
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as left:
+        main(flags(seco_root, log_dir))
+    assert left.value.code == 0
+    assert "has all 3 epochs" in capsys.readouterr().out
+    assert len(run_dirs(log_dir)) == 1
+
+
+@pytest.mark.parametrize("again", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_two_processes_stop_at_one_step_and_resume(
+    seco_root: Path, tmp_path: Path, again: int
+) -> None:
+    """The first process alone receives the signal, as from ``kill``; moco: six steps per epoch."""
+    command = [sys.executable, "main_pretrain.py", *flags(seco_root, tmp_path / "logs")]
+    command += as_flags(data_mode="moco", max_epochs=60, num_processes=2)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        while b"epoch=" not in process.stderr.readline(200):  # until the bar shows steps
+            assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=HANG_S)
+        assert process.returncode == os.EX_TEMPFAIL
+    (run_dir,) = run_dirs(tmp_path / "logs")
+    done = int(rows(run_dir)[-1]["step"]) + 1
+    assert 0 < done < 60 * 6
+    epochs = done // 6 + 1
+    if again == 1:  # the same samples in the same steps, other statistics of batch norm
+        more = as_flags(data_mode="moco", max_epochs=epochs, batch_size=4, num_processes=1)
+        main(flags(seco_root, tmp_path / "logs", *more))
+    else:
+        for name in ("logs", "whole"):
+            command[command.index("--log_dir") + 1] = str(tmp_path / name)
+            subprocess.run(
+                command + as_flags(max_epochs=epochs), cwd=ROOT, env=environment, check=True
+            )
+        last = (
+            run_dirs(tmp_path / name)[0] / "checkpoints/last.ckpt" for name in ("logs", "whole")
+        )
+        assert_equal(*map(tensors, last))
+    assert [int(row["step"]) for row in rows(run_dir)] == list(range(6 * epochs))
