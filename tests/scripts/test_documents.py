@@ -38,6 +38,7 @@ COMMANDS = sorted(
 DOWNLOADER = "datasets/seco_downloader.py"
 # Flags that pages name and that belong to torchrun, srun and sbatch.
 OF_OTHERS = {"--nproc_per_node", "--nodes", "--ntasks-per-node", "--signal", "--array"}
+OF_OTHERS |= {"--gpus-per-node", "--max-restarts"}
 OURS = r"(?:benchmarks|checkpoints|datasets|docs|models|utils)"
 
 

@@ -24,7 +24,7 @@ SUGGESTED = "{} is not a flag: did you mean {}? See --help"
         *(("--Max_Epochs", "--max_epochs"), ("--batch-size=4", "--batch_size")),
         *(("--batchsize", "--batch_size"), ("--lr", "--learning_rate"), ("-lr", "--learning_rate")),
         *(("--workers", "--num_workers"), ("--arch", "--base_encoder")),
-        *(("--resume", "--resume_from_checkpoint"), ("--moco-k", "--num_negatives")),
+        ("--moco-k", "--num_negatives"),
         *(("--crop_sise", "--crop_size"), ("--gpu", "--gpus")),
     ],
 )
