@@ -71,10 +71,12 @@ def run_trainer(
         added.append(SaveCheckpoints(checkpoints, origin or {}, every_n_epochs, every_minutes))
     loggers: list[Logger] = []
     if folder is not None:
-        done = resumed and read_checkpoint(resumed)["global_step"]
-        loggers.append(_csv_logger(folder, _history(resumed, done) if resumed else None))
+        done: int | None = read_checkpoint(resumed)["global_step"] if resumed else None
+        rows = None if resumed is None or done is None else _history(resumed, done)
+        loggers.append(_csv_logger(folder, rows))
         if tensorboard:
-            settings = {"default_hp_metric": False, "purge_step": done}  # later steps come again
+            settings: dict[str, Any] = {"default_hp_metric": False}
+            settings |= {"purge_step": done}  # what a resumed run logs again
             loggers.append(TensorBoardLogger(folder, name="", version="", **settings))
     return Trainer(
         **{"log_every_n_steps": 1, **arguments, **launch_kwargs(world)},

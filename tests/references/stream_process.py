@@ -52,6 +52,8 @@ def work(rank: int, bucket: str, folder: str, num_workers: int) -> None:
     """Stream an epoch and save what came; then the end of it, as after an interruption."""
     loader = make_loader(bucket, num_workers=num_workers, rank=rank, world_size=WORLD)
     batches = list(loader)
-    shares = {"rank": rank, "world_size": WORLD, "done": 3 * BATCH_SIZE}
-    assert_equal(list(make_loader(bucket, num_workers=num_workers, **shares)), batches[3:])
+    rest = make_loader(
+        bucket, num_workers=num_workers, done=3 * BATCH_SIZE, rank=rank, world_size=WORLD
+    )
+    assert_equal(list(rest), batches[3:])
     torch.save(batches, f"{folder}/{rank}.pt")
