@@ -25,6 +25,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from models.backbones import Encoder
 from models.contrast import enqueue, info_nce_logits, spread, update_average
 from models.group_batch_norm import GroupBatchNorm2d
+from models.winograd import use_winograd
 from utils.distributed import gather, own_part, unshuffle, world_size
 
 
@@ -99,6 +100,8 @@ class MocoV2(LightningModule):
         for query, key in ((self.encoder_q, self.encoder_k), (self.heads_q, self.heads_k)):
             key.load_state_dict(query.state_dict())
             key.requires_grad_(False)
+        for encoder in (self.encoder_q, self.encoder_k):
+            use_winograd(encoder)
         queue = F.normalize(torch.randn(emb_spaces, emb_dim, num_negatives), dim=1)
         self.register_buffer("queue", queue)  # (S, D, K)
         self.register_buffer("queue_ptr", torch.zeros(emb_spaces, 1, dtype=torch.long))
