@@ -24,7 +24,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from models.backbones import Encoder
 from models.contrast import enqueue, info_nce_logits, spread, update_average
-from models.group_batch_norm import GroupBatchNorm2d
+from models.group_batch_norm import GroupBatchNorm2d, views_apart
 from models.winograd import use_winograd
 from utils.distributed import gather, own_part, unshuffle, world_size
 
@@ -91,9 +91,10 @@ class MocoV2(LightningModule):
         self.encoder_momentum = encoder_momentum
         self.softmax_temperature = softmax_temperature
         self.bn_group_size = bn_group_size
-        norm = partial(GroupBatchNorm2d, group_size=bn_group_size) if bn_group_size else None
-        self.encoder_q = Encoder(base_encoder, in_channels=in_channels, norm_layer=norm)
-        self.encoder_k = Encoder(base_encoder, in_channels=in_channels, norm_layer=norm)
+        norm = partial(GroupBatchNorm2d, group_size=bn_group_size)
+        self.encoder_q, self.encoder_k = (
+            Encoder(base_encoder, in_channels=in_channels, norm_layer=norm) for _ in range(2)
+        )
         self.mlp_dim = self.encoder_q.num_features
         self.heads_q = _heads(emb_spaces, self.mlp_dim, emb_dim)
         self.heads_k = _heads(emb_spaces, self.mlp_dim, emb_dim)
@@ -125,8 +126,9 @@ class MocoV2(LightningModule):
         """
         update_average(self.encoder_k, self.encoder_q, self.encoder_momentum)
         update_average(self.heads_k, self.heads_q, self.encoder_momentum)
-        v_q = self.encoder_q(img_q)  # (B, mlp_dim)
+        # Keys first: their memory is free again when that of the query, for backward, fills up.
         z_k = self._encode_keys(img_k, order)  # (W * B, S views, S spaces, D)
+        v_q = self.encoder_q(img_q)  # (B, mlp_dim)
         own, logits = own_part(z_k), []
         for space, head in enumerate(self.heads_q):
             others = [z_k[:, v, space].T for v in range(len(img_k)) if v != space and space > 0]
@@ -173,7 +175,8 @@ class MocoV2(LightningModule):
     def _encode_keys(self, img_k: Sequence[Tensor], order: Tensor | None) -> Tensor:
         """Return the keys of all processes in every space, in the order of their queries.
 
-        Each view has a forward pass of its own, so that views do not share batch statistics.
+        Views do not share batch statistics. On a CPU all of them take one forward pass, in which
+        the weights are brought into the order of the processor once.
 
         Args:
             img_k: S views of shape (B, C, H, W).
@@ -182,7 +185,12 @@ class MocoV2(LightningModule):
         Returns:
             float32, shape (W * B, S views, S spaces, D).
         """
-        v_k = torch.stack([self.encoder_k(images) for images in img_k], dim=1)  # (B, S, mlp_dim)
+        if img_k[0].device.type == "cpu":
+            with views_apart(self.encoder_k, len(img_k)):
+                views = self.encoder_k(torch.cat(list(img_k))).chunk(len(img_k))
+        else:
+            views = [self.encoder_k(images) for images in img_k]
+        v_k = torch.stack(views, dim=1)  # (B, S, mlp_dim)
         z_k = torch.stack([_project(head, v_k) for head in self.heads_k], dim=2)
         return gather(z_k) if order is None else unshuffle(z_k, order)
 
