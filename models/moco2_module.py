@@ -91,6 +91,7 @@ class MocoV2(LightningModule):
         self.encoder_momentum = encoder_momentum
         self.softmax_temperature = softmax_temperature
         self.bn_group_size = bn_group_size
+        self.join_keys = True  # in one forward pass on a CPU; more memory traffic on a GPU
         norm = partial(GroupBatchNorm2d, group_size=bn_group_size)
         self.encoder_q, self.encoder_k = (
             Encoder(base_encoder, in_channels=in_channels, norm_layer=norm) for _ in range(2)
@@ -185,7 +186,7 @@ class MocoV2(LightningModule):
         Returns:
             float32, shape (W * B, S views, S spaces, D).
         """
-        if img_k[0].device.type == "cpu":
+        if self.join_keys and img_k[0].device.type == "cpu":
             with views_apart(self.encoder_k, len(img_k)):
                 views = self.encoder_k(torch.cat(list(img_k))).chunk(len(img_k))
         else:
