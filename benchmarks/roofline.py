@@ -140,6 +140,7 @@ def count_network(
     spaces = DATA_MODES["seco"].emb_spaces
     with FakeTensorMode():
         model = MocoV2(base_encoder, emb_spaces=spaces)
+        model.join_keys = False  # as on a GPU
         # Hooks of a module run before and after its operators.
         for encoder, part in ((model.encoder_q, "query"), (model.encoder_k, "keys")):
             encoder.register_forward_pre_hook(lambda *_, part=part: setattr(traffic, "part", part))

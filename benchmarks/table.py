@@ -89,9 +89,11 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             flags = ["--data_dir", run_dir / folder, "--log_dir", run_dir, "--seed", args.seed]
             flags += ["--backbone_type", encoder]
             flags += ["--ckpt_path", checkpoint] if encoder == "pretrain" else []
+            began = time.perf_counter()
             found = script([*COMMON.split(), *own_flags.split(), *map(str, flags)])
             spread = {key: found[f"{metric}_{key}"] for key in ("std", "per_seed")}
-            table[name][encoder] = {"metric": metric, "mean": found[metric]} | spread
+            seconds = {"seconds": round(time.perf_counter() - began, 1)}
+            table[name][encoder] = {"metric": metric, "mean": found[metric]} | spread | seconds
     print_table(table)
     plot_table(run_dir / "table.png", table)
     print(f"picture: {run_dir / 'table.png'}")

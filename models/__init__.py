@@ -11,6 +11,7 @@ Pre-training:
 
 - ``pretrain_args.py``: Command-line flags of views, model, optimizer and probes.
 - ``group_batch_norm.py``: Batch normalisation over groups of a batch.
+- ``winograd.py``: Convolutions of many channels on a CPU, with fewer products.
 - ``contrast.py``: Queue of keys, InfoNCE logits and moving average of weights.
 - ``moco2_module.py``: MoCo-v2 with one or several embedding spaces, as a LightningModule.
 - ``pretrain_run.py``: Trainer, pictures and results of a pre-training.

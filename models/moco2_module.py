@@ -24,7 +24,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from models.backbones import Encoder
 from models.contrast import enqueue, info_nce_logits, spread, update_average
-from models.group_batch_norm import GroupBatchNorm2d
+from models.group_batch_norm import GroupBatchNorm2d, views_apart
+from models.winograd import use_winograd
 from utils.distributed import gather, own_part, unshuffle, world_size
 
 
@@ -90,15 +91,19 @@ class MocoV2(LightningModule):
         self.encoder_momentum = encoder_momentum
         self.softmax_temperature = softmax_temperature
         self.bn_group_size = bn_group_size
-        norm = partial(GroupBatchNorm2d, group_size=bn_group_size) if bn_group_size else None
-        self.encoder_q = Encoder(base_encoder, in_channels=in_channels, norm_layer=norm)
-        self.encoder_k = Encoder(base_encoder, in_channels=in_channels, norm_layer=norm)
+        self.join_keys = True  # in one forward pass on a CPU; more memory traffic on a GPU
+        norm = partial(GroupBatchNorm2d, group_size=bn_group_size)
+        self.encoder_q, self.encoder_k = (
+            Encoder(base_encoder, in_channels=in_channels, norm_layer=norm) for _ in range(2)
+        )
         self.mlp_dim = self.encoder_q.num_features
         self.heads_q = _heads(emb_spaces, self.mlp_dim, emb_dim)
         self.heads_k = _heads(emb_spaces, self.mlp_dim, emb_dim)
         for query, key in ((self.encoder_q, self.encoder_k), (self.heads_q, self.heads_k)):
             key.load_state_dict(query.state_dict())
             key.requires_grad_(False)
+        for encoder in (self.encoder_q, self.encoder_k):
+            use_winograd(encoder)
         queue = F.normalize(torch.randn(emb_spaces, emb_dim, num_negatives), dim=1)
         self.register_buffer("queue", queue)  # (S, D, K)
         self.register_buffer("queue_ptr", torch.zeros(emb_spaces, 1, dtype=torch.long))
@@ -122,8 +127,9 @@ class MocoV2(LightningModule):
         """
         update_average(self.encoder_k, self.encoder_q, self.encoder_momentum)
         update_average(self.heads_k, self.heads_q, self.encoder_momentum)
-        v_q = self.encoder_q(img_q)  # (B, mlp_dim)
+        # Keys first: their memory is free again when that of the query, for backward, fills up.
         z_k = self._encode_keys(img_k, order)  # (W * B, S views, S spaces, D)
+        v_q = self.encoder_q(img_q)  # (B, mlp_dim)
         own, logits = own_part(z_k), []
         for space, head in enumerate(self.heads_q):
             others = [z_k[:, v, space].T for v in range(len(img_k)) if v != space and space > 0]
@@ -170,7 +176,8 @@ class MocoV2(LightningModule):
     def _encode_keys(self, img_k: Sequence[Tensor], order: Tensor | None) -> Tensor:
         """Return the keys of all processes in every space, in the order of their queries.
 
-        Each view has a forward pass of its own, so that views do not share batch statistics.
+        Views do not share batch statistics. On a CPU all of them take one forward pass, in which
+        the weights are brought into the order of the processor once.
 
         Args:
             img_k: S views of shape (B, C, H, W).
@@ -179,7 +186,12 @@ class MocoV2(LightningModule):
         Returns:
             float32, shape (W * B, S views, S spaces, D).
         """
-        v_k = torch.stack([self.encoder_k(images) for images in img_k], dim=1)  # (B, S, mlp_dim)
+        if self.join_keys and img_k[0].device.type == "cpu":
+            with views_apart(self.encoder_k, len(img_k)):
+                views = self.encoder_k(torch.cat(list(img_k))).chunk(len(img_k))
+        else:
+            views = [self.encoder_k(images) for images in img_k]
+        v_k = torch.stack(views, dim=1)  # (B, S, mlp_dim)
         z_k = torch.stack([_project(head, v_k) for head in self.heads_k], dim=2)
         return gather(z_k) if order is None else unshuffle(z_k, order)
 

@@ -15,12 +15,12 @@ from sklearn.metrics import confusion_matrix
 from torch import Tensor
 
 from utils.metrics import (
+    LabelDecisions,
     RankedScores,
     accuracy,
     batch_mean,
     bootstrap_intervals,
     map_micro,
-    multi_label_f1,
 )
 
 LABEL_METRICS = ("map_micro", "map_macro", "f1_micro", "f1_macro")
@@ -121,11 +121,12 @@ def _label_metrics(targets: Tensor, scores: Tensor) -> Statistic:
     by_class = [
         [RankedScores(*pair) for pair in zip(targets.T, each.T, strict=True)] for each in scores
     ]
+    decisions = [LabelDecisions(targets, each > 0) for each in scores]
 
     def statistic(run: int, weights: Tensor | None) -> dict[str, float]:
         macro = np.nanmean([ranked.average_precision(weights) for ranked in by_class[run]])
-        f1 = multi_label_f1(targets, scores[run] > 0, weights)
-        values = (together[run].average_precision(weights), float(macro), *f1)
+        micro, f1 = together[run].average_precision(weights), decisions[run].f1(weights)
+        values = (micro, float(macro), *f1)
         return dict(zip(LABEL_METRICS, values, strict=True))
 
     return statistic

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from utils.cores import available_cores
+from utils.cores import available_cores, keep_freed_memory
 from utils.errors import printable, sentence_of
 from utils.files import check_can_write, check_exists
 from utils.flags import Parser, check_not_negative, check_positive
@@ -84,18 +84,19 @@ def trainer_kwargs(args: Namespace) -> dict[str, Any]:
 
 
 def share_cores(gpus: int, num_processes: int, num_loaders: int) -> None:
-    """Limit the threads of torch on the CPU, so that each loader process has a core of its own.
+    """Prepare a process that computes on the CPU; each of its loader processes has a core.
 
     Threads wait for each other by spinning: one without a core slows a step down many times.
 
     Args:
-        gpus: GPUs per machine; the limit is only set for 0.
+        gpus: GPUs per machine; nothing happens unless 0.
         num_processes: Training processes on this machine.
         num_loaders: Loader processes of each training process.
     """
     import torch
 
     if gpus == 0:
+        keep_freed_memory()
         free = available_cores(num_processes) - num_loaders
         threads = max(1, min(free, torch.get_num_threads()))
         torch.set_num_threads(threads)

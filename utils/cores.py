@@ -1,5 +1,6 @@
-"""Number of cores that this process may use, often fewer than the machine has."""
+"""Cores and memory of a process that computes on the CPU."""
 
+import ctypes
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,20 @@ from utils.launchers import launcher, number_of
 # https://docs.kernel.org/scheduler/sched-bwc.html (cpu.cfs_quota_us of version 1)
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN_CGROUPS = Path("/proc/self/cgroup")
+
+# M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of glibc, https://man7.org/linux/man-pages/man3/mallopt.3.html
+_MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
+_MMAP_LIMITS = (2**30, 2**25)  # bytes; older versions of glibc refuse the first
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep freed memory for the next tensors; other C libraries stay as they are.
+
+    By default it returns large blocks to the system, which clears them before it lends them again.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None and any(mallopt(_MMAP_THRESHOLD, limit) for limit in _MMAP_LIMITS):
+        mallopt(_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def available_cores(num_processes: int = 1) -> int:

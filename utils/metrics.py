@@ -9,7 +9,6 @@ from statistics import mean
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 RESAMPLES = 200  # draws of a bootstrap
@@ -21,7 +20,7 @@ def accuracy(labels: Tensor, scores: Tensor) -> float:
 
 
 def map_micro(targets: Tensor, scores: Tensor) -> float:
-    """Return the average precision of all decisions: (N, C) and (N, C).
+    """Return the average precision of all decisions: (N, C) and (N, C); NaN without positives.
 
     That is the mean, over the positive decisions, of the precision at their own score. Sorting
     positives and negatives apart takes a tenth of scikit-learn's time, and a probe is scored on
@@ -29,7 +28,7 @@ def map_micro(targets: Tensor, scores: Tensor) -> float:
     """
     positive, values = targets.flatten().numpy().astype(bool), scores.flatten().numpy()
     yes, no = np.sort(values[positive]), np.sort(values[~positive])
-    true = len(yes) - np.searchsorted(yes, yes)
+    true = len(yes) - _first_equal(yes)
     false = len(no) - np.searchsorted(no, yes)
     return 100 * float(np.mean(true / (true + false))) if len(yes) else math.nan
 
@@ -43,51 +42,70 @@ class RankedScores:
     """
 
     def __init__(self, targets: Tensor, scores: Tensor) -> None:
-        positive = targets.bool().flatten()
-        sample = torch.arange(len(targets)).repeat_interleave(targets.numel() // len(targets))
-        yes, yes_order = scores.flatten()[positive].sort()
-        no, no_order = scores.flatten()[~positive].sort()
-        self.yes, self.no = sample[positive][yes_order], sample[~positive][no_order]
-        self.yes_below = torch.searchsorted(yes, yes)  # positives below each positive
-        self.no_below = torch.searchsorted(no, yes)
+        values = scores.flatten().numpy()
+        order = values.argsort()  # NumPy's takes a tenth of torch's time
+        positive = targets.bool().flatten().numpy()[order]
+        yes, no = order[positive], order[~positive]
+        self.count, decisions = len(targets), targets.numel() // len(targets)
+        below = _first_equal(values[yes]), np.searchsorted(values[no], values[yes])
+        # Samples of the positives and of the negatives, and how many of either are below a positive
+        self.yes, self.no = (torch.from_numpy(rows // decisions) for rows in (yes, no))
+        self.yes_below, self.no_below = (torch.from_numpy(counts) for counts in below)
 
     def average_precision(self, weights: Tensor | None = None) -> float:
         """Return the average precision; NaN without positive samples.
 
         Args:
-            weights: int64, shape (N,); None counts every sample once.
+            weights: Integers, shape (N,), whose sum is below 2 ** 31 / C; None counts every sample
+                once.
         """
-        gained = torch.ones_like(self.yes) if weights is None else weights[self.yes]
-        missed = torch.ones_like(self.no) if weights is None else weights[self.no]
+        counts = (torch.ones(self.count) if weights is None else weights).int()
+        gained, missed = (counts.index_select(0, rows) for rows in (self.yes, self.no))
         true, false = _at_or_above(gained, self.yes_below), _at_or_above(missed, self.no_below)
         precision = true.double() / (true + false).clamp(min=1)  # 0 samples gain 0
         return 100 * ((gained * precision).sum() / gained.sum()).item()
 
 
+def _first_equal(values: np.ndarray) -> np.ndarray:
+    """Return for each sorted value the position of the first one that equals it."""
+    is_first = np.concatenate(([True], values[1:] != values[:-1]))[: len(values)]
+    firsts = np.flatnonzero(is_first)
+    return np.repeat(firsts, np.diff(firsts, append=len(values)))
+
+
 def _at_or_above(weights: Tensor, below: Tensor) -> Tensor:
-    """Sum sorted weights from each position ``below`` to the end."""
-    return weights.sum() - F.pad(weights.cumsum(0), (1, 0))[below]
+    """Sum sorted weights, int32 as half of the memory is moved, from each ``below`` to the end."""
+    sums = weights.new_zeros(len(weights) + 1)
+    torch.cumsum(weights, 0, dtype=torch.int32, out=sums[1:])
+    return sums[-1] - sums[below]
 
 
-def multi_label_f1(
-    targets: Tensor, predictions: Tensor, weights: Tensor | None = None
-) -> tuple[float, float]:
-    """Return F1 over all decisions (micro), and its mean over the classes (macro).
-
-    A class without samples and predictions counts as 0, as in scikit-learn.
+class LabelDecisions:
+    """F1 of several labels per sample, compared once for many weightings of the samples.
 
     Args:
         targets: Multi-hot, shape (N, C).
-        predictions: Multi-hot, shape (N, C).
-        weights: How often each sample counts, shape (N,).
+        predictions: Multi-hot, same shape.
     """
-    targets, predictions = targets.bool(), predictions.bool()
-    weight = torch.ones(len(targets)).double() if weights is None else weights.double()
-    true = weight @ (targets & predictions).double()
-    wrong = weight @ (targets ^ predictions).double()
-    micro = 2 * true.sum() / (2 * true.sum() + wrong.sum()).clamp(min=1)
-    macro = (2 * true / (2 * true + wrong).clamp(min=1)).mean()
-    return 100 * micro.item(), 100 * macro.item()
+
+    def __init__(self, targets: Tensor, predictions: Tensor) -> None:
+        targets, predictions = targets.bool(), predictions.bool()
+        self.true = (targets & predictions).double()
+        self.wrong = (targets ^ predictions).double()
+
+    def f1(self, weights: Tensor | None = None) -> tuple[float, float]:
+        """Return F1 over all decisions (micro), and its mean over the classes (macro).
+
+        A class without samples and predictions counts as 0, as in scikit-learn.
+
+        Args:
+            weights: How often each sample counts, shape (N,); None counts every sample once.
+        """
+        weight = torch.ones(len(self.true)).double() if weights is None else weights.double()
+        true, wrong = weight @ self.true, weight @ self.wrong
+        micro = 2 * true.sum() / (2 * true.sum() + wrong.sum()).clamp(min=1)
+        macro = (2 * true / (2 * true + wrong).clamp(min=1)).mean()
+        return 100 * micro.item(), 100 * macro.item()
 
 
 def detection_scores(true: int, false: int, missed: int) -> dict[str, float]:

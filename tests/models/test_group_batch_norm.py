@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from models.backbones import Encoder
-from models.group_batch_norm import GroupBatchNorm2d
+from models.group_batch_norm import GroupBatchNorm2d, views_apart
 
 
 @pytest.mark.difference("batch-norm")
@@ -45,3 +45,16 @@ def test_weights_load_into_an_ordinary_encoder_and_evaluate_alike() -> None:
     grouped(images)
     plain.load_state_dict(grouped.state_dict(), strict=True)
     torch.testing.assert_close(grouped.eval()(images), plain.eval()(images))
+
+
+@pytest.mark.parametrize("group_size", [0, 2])
+def test_views_of_a_batch_are_normalised_one_after_the_other(group_size: int) -> None:
+    images = torch.randn(9, 3, 5, 5) * torch.arange(1.0, 10)[:, None, None, None]
+    together, alone = (GroupBatchNorm2d(3, group_size) for _ in range(2))
+    expected = torch.cat([alone(view) for view in images.split(3)])
+    with views_apart(together, 3):
+        found = together(images)
+    torch.testing.assert_close(found, expected)
+    for name, tensor in alone.state_dict().items():
+        torch.testing.assert_close(together.state_dict()[name], tensor)
+    assert together.views == 1

@@ -1,6 +1,7 @@
 """Cores of the allocation, not of the machine."""
 
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 from tests.references.launcher_variables import forget_launchers, set_all, srun
 from utils import cores
-from utils.cores import available_cores
+from utils.cores import available_cores, keep_freed_memory
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -95,3 +96,14 @@ def test_nothing_else_counts_the_cores_of_the_machine() -> None:
         if "cpu_count(" in path.read_text()
     }
     assert found == {"utils/cores.py", "utils/report.py"}  # the latter records the machine
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts page faults of glibc")
+def test_freed_memory_is_used_again() -> None:
+    keep_freed_memory()
+    faults = []
+    for _ in range(2):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        bytearray(2**26)
+        faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    assert faults[1] < 1000  # 16,384 pages of 4 KiB
