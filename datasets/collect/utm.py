@@ -42,12 +42,24 @@ def wrapped(lng: ArrayLike) -> Array:
 
 
 def to_utm(lat: ArrayLike, lng: ArrayLike, epsg: ArrayLike) -> tuple[Array, Array]:
-    """Return easting and northing in metres of points in degrees, which may leave their zones."""
+    """Return easting and northing in metres of points in degrees, which may leave their zones.
+
+    Args:
+        lat: Latitudes.
+        lng: Longitudes.
+        epsg: Code of the zone, one or one per point.
+    """
     return _projected(lng, lat, epsg, from_zone=False)
 
 
 def from_utm(easting: ArrayLike, northing: ArrayLike, epsg: ArrayLike) -> tuple[Array, Array]:
-    """Return latitude and longitude in degrees of points in a zone of their own, in metres."""
+    """Return latitude and longitude in degrees of points in a zone of their own, in metres.
+
+    Args:
+        easting: Eastings.
+        northing: Northings.
+        epsg: Code of the zone, one or one per point.
+    """
     lng, lat = _projected(easting, northing, epsg, from_zone=True)
     return lat, wrapped(lng)
 

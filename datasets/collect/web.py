@@ -61,7 +61,13 @@ class Web:
         return response
 
     def ask(self, method: str, url: str, **options: Any) -> requests.Response:
-        """Return an answer with a status of success; ``Transient`` or ``Missing`` for others."""
+        """Return an answer with a status of success; ``Transient`` or ``Missing`` for others.
+
+        Args:
+            method: HTTP method.
+            url: http or https.
+            **options: Arguments of ``requests.Session.request``.
+        """
         is_search = method == "POST"  # ranges of files are small
         response = self.request(method, url, is_heavy=is_search, **options)
         status = response.status_code
