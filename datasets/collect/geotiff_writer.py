@@ -73,7 +73,7 @@ def _deflate(image: Array) -> bytes:
     rows[:, 1:] -= image[:, :-1]
     strategy = zlib.Z_RLE  # 0.96 of the size and a fifth of the time of GDAL's level 1
     packer = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, strategy)
-    return packer.compress(rows.astype(rows.dtype.newbyteorder("<"), copy=False)) + packer.flush()
+    return packer.compress(rows.astype(rows.dtype.newbyteorder("<")).tobytes()) + packer.flush()
 
 
 def _jpeg(image: Array) -> bytes:

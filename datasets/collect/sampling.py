@@ -9,16 +9,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from datasets.collect.scenes import GRID_M
+from datasets.collect.scenes import GRID_M, Array
 from datasets.collect.utm import false_northing, from_utm, to_utm, utm_epsg, wrapped
 from utils.errors import UserError
 
-Array = NDArray[Any]
 Sampler = Callable[[Array], tuple[Array, Array]]
 IsLand = Callable[[Array, Array], Array]
 

@@ -1,17 +1,16 @@
 """UTM zones as Sentinel-2's grid (MGRS) has them; PROJ projects points to zones of their own."""
 
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from rasterio.crs import CRS
 from rasterio.errors import CRSError
 from rasterio.warp import transform
 
+from datasets.collect.scenes import Array
 from utils.errors import UserError
 
-Array = NDArray[Any]
 _FALSE_NORTHING_M = 10_000_000.0  # in the south
 _WGS_84 = 4326
 

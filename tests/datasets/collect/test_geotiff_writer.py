@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import rasterio
 from rasterio.io import MemoryFile
-from rasterio.transform import from_origin
 
 from datasets.collect.geotiff_writer import encode_geotiff
 from datasets.collect.scenes import Array, PatchGrid
@@ -33,7 +32,7 @@ def by_gdal(image: Array, grid: PatchGrid, resolution_m: int, **compression: Any
             width=width,
             dtype=image.dtype,
             crs=f"EPSG:{grid.epsg}",
-            transform=from_origin(grid.left, grid.top, resolution_m, resolution_m),
+            transform=rasterio.Affine(resolution_m, 0, grid.left, 0, -resolution_m, grid.top),
             **compression,
         ) as file:
             file.write(image, 1)
