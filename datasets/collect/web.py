@@ -50,10 +50,12 @@ class Web:
             **options: Further arguments of ``requests.Request``.
         """
         headers = {**self._session.headers, **(headers or {})}
+        hooks: dict[str, Any] = {"response": _read_whole}
         try:
-            request = requests.Request(method, url, headers, auth=_no_password, **options).prepare()
-            request.register_hook("response", _read_whole)
-            response = self._session.send(request, timeout=self.timeout_s, **self._settings_of(url))
+            request = requests.Request(method, url, headers, hooks=hooks, **options)
+            request.auth = _no_password
+            settings = self._settings_of(url)
+            response = self._session.send(request.prepare(), timeout=self.timeout_s, **settings)
         except _LATE as error:
             raise Transient("no answer in time", is_too_large=is_heavy) from error
         except (ValueError, requests.exceptions.TooManyRedirects) as error:
