@@ -92,7 +92,12 @@ def check_flags(args: Namespace) -> None:
 
 
 def show(args: Namespace, plan: Plan) -> None:
-    """Print how far all shards are, or what the plan will cost and where its places are."""
+    """Print how far all shards are, or what the plan will cost and where its places are.
+
+    Args:
+        args: Flags of the command.
+        plan: Plan of the collection.
+    """
     from datasets.collect.report import summarise, table
 
     if args.status:
@@ -106,7 +111,13 @@ def show(args: Namespace, plan: Plan) -> None:
 
 
 def check(save_path: Path, plan: Plan, num_workers: int) -> int:
-    """Read everything again, with so many threads, and return the exit code."""
+    """Read everything again, with so many threads, and return the exit code.
+
+    Args:
+        save_path: Folder of the collection.
+        plan: Its plan.
+        num_workers: Files that are read at the same time.
+    """
     from datasets.collect.report import summarise
     from datasets.collect.verify import verify
     from datasets.store.manifest import MANIFEST_NAME
@@ -117,17 +128,26 @@ def check(save_path: Path, plan: Plan, num_workers: int) -> int:
     if not (save_path / MANIFEST_NAME).exists():
         done = summarise(save_path, plan)["places_done"]
         print(
-            f"{done} of {plan.num_places} places, not yet a store, which needs all of them: "
-            "--status says how the last runs ended"
+            f"{done} of {plan.num_places} places, not yet a store: the same command without "
+            "--verify collects the others, and --status says how the last runs ended"
         )
         return 1
     store = verify_store(save_path, num_workers)
     print(f"{len(store.places)} of {plan.num_places} places, 0 damaged")
-    return 0
+    return 0 if len(store.places) == plan.num_places else 1
 
 
 def open_source(plan: Plan, args: Namespace) -> Source:
-    """Return the source of the plan's scenes; its client is only imported if it is needed."""
+    """Return the source of the plan's scenes; its client is only imported if it is needed.
+
+    Args:
+        plan: Plan of the collection.
+        args: Flags of the command.
+
+    Raises:
+        UserError: The service refuses the account, or a library is missing.
+        ComeBack: The service does not answer.
+    """
     if plan.settings.source == "stac":
         from datasets.collect.stac import Stac
 

@@ -61,7 +61,14 @@ def compute_quantiles(
 def measure_histograms(
     root: Path, num_images: int, seed: int, bands: Sequence[str] | None = None
 ) -> dict[str, np.ndarray]:
-    """Count all pixels of drawn images, see ``compute_quantiles``: int64, (256,), per band."""
+    """Count all pixels of drawn images, see ``compute_quantiles``: int64, (256,), per band.
+
+    Args:
+        root: Folder of the places, or packed store.
+        num_images: Dates of places to read.
+        seed: Seed of the draw.
+        bands: Bands to measure; None for all.
+    """
     import numpy as np
 
     from utils.progress import progress
@@ -132,8 +139,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     limits = {band: (low, quantiles["max_q"][band]) for band, low in quantiles["min_q"].items()}
     path = args.data_dir / QUANTILES_NAME
     write_json(path, {"quantiles": limits, "num_images": args.num_images, "seed": args.seed})
+    print("band  2 %  98 %")
     for band, (low, high) in limits.items():
-        print(f"{band:>3} {low:3d} {high:3d}")
+        print(f"{band:>4} {low:4d} {high:5d}")
     print(f"quantiles: {path}")
 
 

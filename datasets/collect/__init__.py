@@ -32,6 +32,7 @@ Run:
 - ``run.py``: One run over the places of a shard.
 - ``fetch.py``: Schedule searches and places over threads until the collection is complete.
 - ``collector.py``: Search, read and write the scenes of one place; runs in threads.
+- ``geotiff_writer.py``: Encode one band as a GeoTIFF.
 - ``writer.py``: Write the GeoTIFFs, metadata and picture of a place.
 - ``packed.py``: Write the places of complete blocks into a packed store.
 - ``journal.py``: Record which places are done or failed, per shard.

@@ -81,6 +81,10 @@ def parse_args(description: str | None, argv: Sequence[str] | None = None) -> Na
 
     ``given`` of the result names the settings that were given: a plan that exists decides the
     others. ``shard`` is the number of this part, and of all.
+
+    Args:
+        description: Docstring of the script.
+        argv: Arguments; None for those of the process.
     """
     parser = build_parser(description)
     on_command_line = parser.parse_given(argv)

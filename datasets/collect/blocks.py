@@ -11,6 +11,7 @@ from pathlib import Path
 from datasets.collect.journal import Outcome, Shard
 from datasets.collect.plan import Plan
 from utils.errors import UserError, quoted
+from utils.files import check_regular
 
 BLOCK = 25  # places
 
@@ -41,6 +42,11 @@ class Block:
     def is_complete(self) -> bool:
         """Whether it has all its places."""
         return len(self.done) >= len(self.places)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether it has all its places, or no candidate is left."""
+        return self.is_complete or len(self._outcomes) == len(self._candidates)
 
     @property
     def missing(self) -> int:
@@ -97,13 +103,22 @@ def blocks_of(
 
 
 def read_indices(path: Path, plan: Plan) -> set[int]:
-    """Read numbers of requested places from text, separated by line ends, commas or spaces."""
+    """Read numbers of requested places from text, separated by line ends, commas or spaces.
+
+    Args:
+        path: File to read.
+        plan: Plan of the collection.
+
+    Raises:
+        UserError: The file cannot be read, or has anything else.
+    """
     if plan.settings.format == "packed":  # a row's number is its place's among the whole block
         raise UserError(
             f"--indices_file {path} cannot be collected into a packed store, which takes whole "
             "blocks of places: use --format folder, and datasets/seco_packed.py later"
         )
     try:
+        check_regular(path)
         words = re.findall(r"[^\s,]+", path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--indices_file {path} cannot be read as text: {error}") from error

@@ -71,7 +71,12 @@ class Collector:
         ]
 
     def collect(self, place: Place, candidates: Candidates) -> Record:
-        """Read a scene for each window of a place and write it, or return why there is none."""
+        """Read a scene for each window of a place and write it, or return why there is none.
+
+        Args:
+            place: Place to collect.
+            candidates: Scenes per window, the best first.
+        """
         draft = self._writer.draft(place)
         taken: set[object] = set()
         for scenes in candidates:

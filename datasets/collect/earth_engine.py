@@ -42,6 +42,11 @@ class Transport:
     """The transport below Earth Engine's client, as its ``http_transport`` requires.
 
     Answers of the service at ``url`` that are errors become ours before the client shortens them.
+
+    Args:
+        url: Endpoint of the service.
+        timeout_s: Deadline of a whole answer in seconds.
+        num_threads: Requests at a time, at most.
     """
 
     def __init__(self, url: str, timeout_s: float, num_threads: int) -> None:
@@ -52,7 +57,14 @@ class Transport:
     def request(
         self, uri: str, method: str = "GET", body: Any = None, headers: Any = None, **_: Any
     ) -> tuple[httplib2.Response, bytes]:
-        """Send a request as ``httplib2.Http`` does."""
+        """Send a request as ``httplib2.Http`` does.
+
+        Args:
+            uri: Address.
+            method: HTTP method.
+            body: Content to send.
+            headers: HTTP headers.
+        """
         answer = self.web.request(method, uri, is_heavy=True, data=body, headers=headers)
         if "restricted=true" in answer.headers.get("x-earth-engine-quota-status", ""):
             raise ComeBack(
@@ -89,7 +101,9 @@ def connect(
         num_threads: Requests at a time, at most.
         patience_s: Time for repeats of what fails at the start.
 
-    Raises ``UserError`` or ``ComeBack`` if it does not start.
+    Raises:
+        UserError: The credentials or the project are refused.
+        ComeBack: The service does not answer.
     """
     credentials, project = find_credentials(url, project, key_file)
     url = url.rstrip("/")
@@ -122,7 +136,12 @@ def connect(
 
 
 class EarthEngine:
-    """A ``Source`` that asks Earth Engine; made by ``connect``."""
+    """A ``Source`` that asks Earth Engine; made by ``connect``.
+
+    Args:
+        settings: Collection, bands, clouds.
+        transport: Transport of the client.
+    """
 
     places_per_search = PLACES_PER_SEARCH["earthengine"]
 
@@ -224,7 +243,7 @@ class EarthEngine:
             },
         }
         try:
-            content = self._ask(lambda: ee.data.getPixels(request))
+            content = _translated(lambda: ee.data.getPixels(request))
         except Transient as error:
             if not error.is_too_large or len(bands) == 1:
                 raise
@@ -234,9 +253,6 @@ class EarthEngine:
         pixels = ee_answers.decode(content, bands, grid.size_px)
         self.transport.facts["dtype of the pixels"] = pixels[bands[0]].dtype.str
         return pixels
-
-    def _ask(self, request: Callable[[], Answer]) -> Answer:
-        return _translated(request)
 
 
 def _translated(request: Callable[[], Answer], *, is_smallest: bool = False) -> Answer:

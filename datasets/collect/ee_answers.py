@@ -86,7 +86,16 @@ def _share(properties: dict[str, Any], name: str) -> float:
 
 
 def decode(content: bytes, bands: Sequence[str], side: int) -> dict[str, Array]:
-    """Read an NPY file with a field of 2 bytes per band, shape (side, side)."""
+    """Read an NPY file with a field of 2 bytes per band, shape (side, side).
+
+    Args:
+        content: Bytes of the file.
+        bands: Names of the fields, in their order.
+        side: Height and width in pixels.
+
+    Raises:
+        Transient: It is another file.
+    """
     if not content.startswith(b"\x93NUMPY"):
         raise Transient("an answer that is not an array", is_strange=bool(content))
     file = io.BytesIO(content)
@@ -107,13 +116,19 @@ def decode(content: bytes, bands: Sequence[str], side: int) -> dict[str, Array]:
 
 
 def native(band: str, image: Array) -> Array:
-    """Return a band's own pixels, of an image (H, W) that was upsampled to 10 m.
+    """Return a band's own pixels, uint16.
 
-    Raises ``Refused`` if a block is not of one value: the band's grid is not that of the patch.
+    Args:
+        band: Name of the band.
+        image: Digital numbers upsampled to 10 m, shape (H, W).
+
+    Raises:
+        Refused: A block is not of one value: the band's grid is not that of the patch.
     """
     factor = RESOLUTION_M[band] // 10
-    pixels = np.array(image[::factor, ::factor], np.uint16, order="C")
-    if factor > 1 and not np.array_equal(pixels.repeat(factor, 0).repeat(factor, 1), image):
+    rows = image.reshape(len(image) // factor, factor, -1)  # a view; of a block's rows the first
+    pixels = np.array(rows[:, 0, ::factor], np.uint16, order="C")
+    if factor > 1 and not (rows == pixels.repeat(factor, 1)[:, None]).all():
         raise Refused(
             f"its {band} does not come in whole pixels of {RESOLUTION_M[band]} m, so its grid is "
             "not that of the patch"

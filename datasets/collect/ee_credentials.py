@@ -19,6 +19,7 @@ from google.oauth2 import service_account
 from google.oauth2.credentials import Credentials
 
 from utils.errors import UserError, quoted
+from utils.files import check_regular
 
 KEY_VARIABLE, PROJECT_VARIABLE = "EARTHENGINE_SERVICE_ACCOUNT_KEY", "EARTHENGINE_PROJECT"
 _ADC_VARIABLE = "GOOGLE_APPLICATION_CREDENTIALS"
@@ -80,7 +81,10 @@ def _service_account(key_file: Path | None) -> tuple[Any, Any]:
     variable = os.environ.get(KEY_VARIABLE, "")
     try:
         is_text = key_file is None and variable.lstrip().startswith("{")
-        key = json.loads(variable if is_text else Path(key_file or variable).read_bytes())
+        path = Path(key_file or variable)
+        if not is_text:
+            check_regular(path)
+        key = json.loads(variable if is_text else path.read_bytes())
         info = service_account.Credentials.from_service_account_info(key, scopes=_SCOPES)
     except _UNREADABLE:
         raise UserError(
@@ -106,6 +110,7 @@ def _stored() -> tuple[Any, Any] | None:
 
 def _default() -> tuple[Any, Any]:
     try:
+        check_regular(Path(os.environ.get(_ADC_VARIABLE, "")))
         credentials, project = google.auth.default(scopes=_SCOPES)
     except _UNREADABLE:
         raise UserError(

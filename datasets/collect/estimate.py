@@ -42,14 +42,14 @@ def estimate(plan: Plan, places_per_search: int) -> dict[str, str]:
         disk = images * share * pixels / PATCH_PX**2
         disk *= FILE_BYTES[settings.dtype, settings.compress]
         files = f"{images * (len(settings.bands) + 1):,}"
-    shortest, longest = (requests * seconds / IN_FLIGHT / 3600 for seconds in REQUEST_S)
+    in_flight = _time(*(requests * seconds / IN_FLIGHT for seconds in REQUEST_S))
     facts = {
         "places": f"{plan.num_places:,} and {plan.num_spares:,} spares",
         "images": f"{images:,}",
         "requests *": f"{requests:,}, {requests / images:.2f} per image",
         "received *": " to ".join(map(_size, wire)),
         "on disk *": f"{_size(disk)}, {files} files",
-        "hours *": f"{shortest:.2g} to {longest:.2g} with {IN_FLIGHT} requests in flight",
+        "time *": f"{in_flight} with {IN_FLIGHT} requests in flight",
     }
     notes = [
         f"{SEARCHED_PER_PLACE:g} places are searched per place that is taken",
@@ -59,14 +59,25 @@ def estimate(plan: Plan, places_per_search: int) -> dict[str, str]:
     if is_stac:
         notes.append(f"an image of 12 bands takes {STAC_REQUESTS} requests")
     else:
-        fastest = f"{requests / MOST_PER_S / 3600:.2g} at {MOST_PER_S} requests per second"
-        facts["hours at least"] = fastest
+        fastest = _time(requests / MOST_PER_S)
+        facts["time at least"] = f"{fastest} at {MOST_PER_S} requests per second"
         for tier, hours in TIERS.items():
-            limit = hours * 3600 / images
-            shown = f"{limit:.2g}" if limit < 100 else f"{limit:,.0f}"
-            facts[f"{tier} tier"] = f"enough below {shown} EECU-seconds per image"
+            limit = _number(hours * 3600 / images)
+            facts[f"{tier} tier"] = f"enough below {limit} EECU-seconds per image"
         notes.append("--probe with your project measures the EECU-seconds of an image")
     return facts | {"* assumed": "; ".join(notes)}
+
+
+def _time(*seconds: float) -> str:
+    """Spell one time, or the shortest and the longest."""
+    if max(seconds) < 60:
+        return "less than a minute"
+    unit, name = (60, "minutes") if max(seconds) < 3600 else (3600, "hours")
+    return f"{' to '.join(_number(each / unit) for each in seconds)} {name}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.2g}" if value < 99.5 else f"{value:,.0f}"
 
 
 def _size(count: float) -> str:

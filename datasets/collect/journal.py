@@ -7,12 +7,12 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from utils.errors import UserError
+from utils.errors import UserError, os_error_sentence
 from utils.files import check_regular, remove_partials, written_whole
 from utils.locks import sole_writer
 
@@ -36,7 +36,13 @@ class Record:
 
 
 def shard_name(stem: str, shard: Shard, suffix: str) -> str:
-    """Return stem.suffix for the only shard, else stem-00001-of-00004.suffix."""
+    """Return stem.suffix for the only shard, else stem-00001-of-00004.suffix.
+
+    Args:
+        stem: Beginning of the name.
+        shard: Number and count.
+        suffix: End of the name, with its dot.
+    """
     number, count = shard
     return f"{stem}{suffix}" if count == 1 else f"{stem}-{number:05}-of-{count:05}{suffix}"
 
@@ -101,7 +107,7 @@ class Journal:
                 os.fsync(file.fileno())
         except OSError as error:
             raise UserError(
-                f"cannot write {self.path} ({error.strerror}): make room, and run the same command "
+                f"cannot write {os_error_sentence(error, self.path)}, and run the same command "
                 "again to resume"
             ) from error
         self._size += len(content)
@@ -109,9 +115,19 @@ class Journal:
 
 
 def forget(save_path: Path, places: set[int]) -> None:
-    """Remove places from all journals, so that they are collected again."""
-    for path in _journals(save_path) if places else ():
-        with _sole_writer(path):
+    """Remove places from all journals, so that they are collected again.
+
+    Args:
+        save_path: Folder of the collection.
+        places: Numbers of the places.
+
+    Raises:
+        UserError: A process writes to a journal; all journals stay as they are.
+    """
+    if not places:
+        return
+    with _all_locked(save_path) as journals:
+        for path in journals:
             header, *lines = _lines(path) or [b""]
             kept = [line for line in lines if json.loads(line)["place"] not in places]
             if len(kept) < len(lines):
@@ -119,9 +135,9 @@ def forget(save_path: Path, places: set[int]) -> None:
 
 
 def discard_journals(save_path: Path) -> None:
-    """Delete all journals; a ``UserError`` if a process writes to one."""
-    for path in _journals(save_path):
-        with _sole_writer(path):
+    """Delete all journals; a ``UserError`` if a process writes to one, and then all stay."""
+    with _all_locked(save_path) as journals:
+        for path in journals:
             path.unlink()
 
 
@@ -130,6 +146,13 @@ def read_journals(save_path: Path, plan_hash: str) -> dict[int, Record]:
 
     A "done" record wins, also over those of another journal, which exist if the number of shards
     has changed; otherwise the last record does.
+
+    Args:
+        save_path: Folder of the collection.
+        plan_hash: Hash of the plan.
+
+    Raises:
+        UserError: A journal is damaged, or of another plan.
     """
     records: dict[int, Record] = {}
     for path in _journals(save_path):
@@ -159,7 +182,7 @@ def _lines(path: Path, plan_hash: str | None = None) -> list[bytes]:
         with path.open("rb") as file:
             lines = [line for line in file if line.endswith(b"\n")]
     except OSError as error:
-        raise UserError(f"cannot read {path} ({error.strerror}): check it") from error
+        raise UserError(f"cannot read {os_error_sentence(error, path)}") from error
     try:
         header = json.loads(lines[0]) if lines else {"format": _FORMAT, "plan": plan_hash}
         is_ours = header["format"] == _FORMAT and plan_hash in (None, header["plan"])
@@ -193,6 +216,16 @@ def _parse(content: dict[str, Any]) -> Record:
     ):
         raise ValueError(content)
     return record
+
+
+@contextmanager
+def _all_locked(save_path: Path) -> Iterator[list[Path]]:
+    """Lock all journals, and give their paths."""
+    paths = _journals(save_path)
+    with ExitStack() as stack:
+        for path in paths:
+            stack.enter_context(_sole_writer(path))
+        yield paths
 
 
 @contextmanager

@@ -1,23 +1,32 @@
 """Collecting straight into a packed store (``--format packed``), which has few files.
 
 Places are files in ``.places/`` until their block is complete and their rows are on the disk: block
-b has the rows from 25 * b * dates on, its places by number, their dates by name.
+b has the rows from 25 * b * dates on, its places by number, their dates by name. At the end, places
+of later rows and those that still wait fill the rows of places that could not be collected.
 """
 
+import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from datasets.bands import RGB_QUANTILES
 from datasets.collect.blocks import BLOCK, Block, blocks_of
-from datasets.collect.journal import Record
+from datasets.collect.journal import Record, Shard, read_journals
 from datasets.collect.plan import Plan
 from datasets.collect.scenes import Array
 from datasets.seco.geotiff import read_band
 from datasets.seco.patches import on_10_m_grid
-from datasets.store.manifest import MANIFEST_NAME, ZEROS, Flaw, Manifest, plan_groups
+from datasets.store.manifest import (
+    MANIFEST_NAME,
+    ZEROS,
+    Flaw,
+    Manifest,
+    plan_groups,
+    read_manifest,
+)
 from datasets.store.rows import (
     check_free_disk,
     create_files,
@@ -45,86 +54,172 @@ class PackedCollection:
         self.save_path = save_path
         self.places = save_path / _PLACES_FOLDER
         self._plan = plan
-        self._side = plan.settings.patch_px
-        num_patches = plan.num_places * plan.settings.num_dates
-        self._groups = plan_groups(plan.settings.bands, num_patches)
+        self._bare = self._manifest((), plan.num_places)
+        self._late: set[int] = set()  # numbers of blocks that ``finish`` writes, see ``open``
 
-    def open(self, has_begun: bool = False) -> None:
+    @property
+    def is_finished(self) -> bool:
+        """Whether it is a store, perhaps of fewer places than planned."""
+        return (self.save_path / MANIFEST_NAME).exists()
+
+    def open(self, records: Mapping[int, Record], shard: Shard) -> None:
         """Create the files at their full size, and the folder of waiting places.
 
         Args:
-            has_begun: Whether a journal has places that are done: their rows have to be there.
+            records: Records of all journals. The rows of places that are done have to be there.
+            shard: Number and count. Of its blocks, one with failures may be completed by a retry
+                while another shard makes a store without its rows, so that ``finish`` writes it.
         """
-        bare = self._manifest(())
+        blocks = self._blocks(records, shard)
+        self._late = {b.number for b in blocks if b.failures and not b.is_complete}
+        has_begun = any(record.outcome == "done" for record in records.values())
         with locked(self.save_path / _LOCK_NAME):
-            if (self.save_path / MANIFEST_NAME).exists():
+            self.places.mkdir(exist_ok=True)
+            if self.is_finished:
                 return
-            for path, _ in missing_files(bare, self.save_path) if has_begun else ():
+            for path, _ in missing_files(self._bare, self.save_path) if has_begun else ():
                 raise UserError(
                     f"{path} is missing, cut off or of an earlier version, and with it places that "
                     "the journal has: restore it, or collect into another --save_path, which "
                     f"--match_file {self.save_path / 'places.csv'} gives the same places"
                 )
-            self.places.mkdir(exist_ok=True)
-            check_free_disk(bare, self.save_path)
-            create_files(bare, self.save_path)
+            check_free_disk(self._bare, self.save_path)
+            create_files(self._bare, self.save_path)
 
     def pack(self, block: Block) -> None:
         """Write the rows of the places of a complete block that still wait."""
-        settings = self._plan.settings
-        waiting = []
-        for row, number in enumerate(sorted(block.done)):
-            folder = self.places / f"{number:06d}"
-            if folder.is_dir():
-                first = (block.number * BLOCK + row) * settings.num_dates
-                patches = self._read(folder)
-                write_rows(self._manifest(()), self.save_path, first, settings.bands, patches)
-                waiting.append(folder)
-        if waiting:
-            sync_files(self._manifest(()), self.save_path)
-        for folder in waiting:
-            gone = folder.with_name(f".{folder.name}")
-            shutil.rmtree(gone, ignore_errors=True)
-            folder.rename(gone)  # half a folder would be written again, in part
-            shutil.rmtree(gone)
+        is_left = block.number in self._late or self.is_finished
+        waiting = {} if is_left else self._waiting()
+        rows = {row: n for row, n in enumerate(block.done, BLOCK * block.number) if n in waiting}
+        for row, number in rows.items():
+            self._write(row, self._read(waiting[number]))
+        if rows:
+            sync_files(self._bare, self.save_path)
+        for number in rows.values():
+            _remove(waiting[number])
 
-    def finish(self, records: Mapping[int, Record]) -> bool:
-        """Write the manifest if the blocks of all shards are in the store; return whether it is."""
-        blocks = blocks_of(self._plan)
+    def finish(self) -> int:
+        """Make the store if no place is to come, or add to it what a retry collected.
+
+        A row that is copied stays until the manifest is written: after an interruption, the next
+        call ends with the same files.
+
+        Returns:
+            Number of places in the store; 0 as long as there is none.
+        """
+        with locked(self.save_path / _LOCK_NAME):  # the second process finds it done
+            records = read_journals(self.save_path, self._plan.hash)
+            blocks = self._blocks(records)
+            late, self._late = self._late, set()
+            for block in blocks:
+                if block.is_complete and block.number in late:
+                    self.pack(block)
+            waiting = self._waiting()
+            names = {n: "/".join([f"{n:06d}", *r.scenes]) for n, r in records.items() if r.scenes}
+            stored: dict[int, str] = {}  # names of places by the row of their first date
+            for block in () if self.is_finished else blocks:
+                if not block.is_settled:
+                    return 0
+                if block.is_complete and not waiting.keys().isdisjoint(block.done):
+                    return 0  # another shard is about to write them
+                if block.is_complete:
+                    stored |= enumerate((names[n] for n in block.done), BLOCK * block.number)
+            if self.is_finished:
+                stored |= enumerate(read_manifest(self.save_path).places)
+            known = set(stored.values())
+            found = {names[n]: folder for n, folder in waiting.items() if n in names}
+            manifest = self._fill(stored, {name: found[name] for name in found.keys() - known})
+            if manifest.places:
+                self._clean_up(manifest, found.values())
+        return len(manifest.places)
+
+    def _fill(self, stored: dict[int, str], fresh: Mapping[str, Path]) -> Manifest:
+        """Make a store without holes, of rows and of places that are still files.
+
+        Args:
+            stored: Names of places by the row of their first date, those of the last ones move.
+            fresh: Folders of places by name.
+        """
+        count = len(stored) + len(fresh)
+        holes = iter([row for row in range(count) if row not in stored])
+        for row in [row for row in stored if row >= count]:
+            hole = next(holes)
+            self._write(hole, self._stored(row))
+            stored[hole] = stored.pop(row)
+        for hole, name in zip(holes, sorted(fresh), strict=True):
+            self._write(hole, self._read(fresh[name]))
+            stored[hole] = name
+        manifest = self._manifest([stored[row] for row in range(count)], count)
+        if count and (fresh or not self.is_finished):
+            sync_files(manifest, self.save_path)
+            flaws = _zero_planes(manifest, self.save_path)
+            finish_store(manifest, self.save_path, flaws, available_cores())
+        return manifest
+
+    def _clean_up(self, manifest: Manifest, waiting: Iterable[Path]) -> None:
+        """Remove the rows and files that the store does not need; shards may retry the others."""
+        for path, size in manifest.files(self.save_path):
+            if path.stat().st_size > size:
+                os.truncate(path, size)
+        for folder in waiting:
+            _remove(folder)
+        for folder in self.places.glob(".*"):  # of an interrupted removal
+            shutil.rmtree(folder, ignore_errors=True)
+        if len(manifest.places) == self._plan.num_places:
+            shutil.rmtree(self.places, ignore_errors=True)
+
+    def _blocks(self, records: Mapping[int, Record], shard: Shard = (0, 1)) -> list[Block]:
+        """Return the blocks of a shard with their outcomes."""
+        blocks = blocks_of(self._plan, None, shard)
         outcomes = {number: record.outcome for number, record in records.items()}
         for block in blocks:
             block.settle(outcomes)
-        if not all(block.is_complete for block in blocks):
-            return False
-        with locked(self.save_path / _LOCK_NAME):  # the second process finds it done
-            if (self.save_path / MANIFEST_NAME).exists():
-                return True
-            if any(not path.name.startswith(".") for path in self.places.iterdir()):
-                return False  # another shard is about to write them
-            done = [number for block in blocks for number in sorted(block.done)]
-            names = ["/".join([f"{number:06d}", *records[number].scenes]) for number in done]
-            bare = self._manifest(names)
-            flaws = _zero_planes(bare, self.save_path)
-            finish_store(bare, self.save_path, flaws, available_cores())
-            shutil.rmtree(self.places, ignore_errors=True)
-        return True
+        return blocks
 
-    def _manifest(self, places: Sequence[str]) -> Manifest:
-        side = self._side
-        return Manifest("seco", tuple(places), side, side, RGB_QUANTILES, self._groups)
+    def _waiting(self) -> dict[int, Path]:
+        """Return the folders of places that are not in the store yet."""
+        return {int(path.name): path for path in self.places.glob("*") if path.name.isdigit()}
+
+    def _manifest(self, places: Sequence[str], num_places: int) -> Manifest:
+        settings = self._plan.settings
+        groups = plan_groups(settings.bands, num_places * settings.num_dates)
+        side = settings.patch_px
+        return Manifest("seco", tuple(places), side, side, RGB_QUANTILES, groups)
+
+    def _write(self, row: int, patches: Array) -> None:
+        """Write a place's patches, uint8, shape (T, C, H, W), bands as in the groups."""
+        write_rows(self._bare, self.save_path, row * len(patches), self._bare.bands, patches)
+
+    def _stored(self, row: int) -> Array:
+        """Read the patches of a place from its row, shaped as for ``_write``."""
+        dates, side, parts = self._plan.settings.num_dates, self._bare.height, []
+        files = self._bare.files(self.save_path)
+        for group, (path, _) in zip(self._bare.groups, files, strict=True):
+            size = dates * self._bare.row_bytes(group)
+            pixels = np.fromfile(path, np.uint8, size, offset=row * size)
+            parts.append(pixels.reshape(dates, len(group.bands), side, side))
+        return np.concatenate(parts, axis=1)
 
     def _read(self, folder: Path) -> Array:
-        """Read all dates of a place on the 10 m grid: uint8, shape (T, C, H, W)."""
-        side = self._side
+        """Read the patches of a place from its files on the 10 m grid, shaped as for ``_write``."""
+        side = self._bare.height
         scenes = sorted(path for path in folder.iterdir() if path.is_dir())
         images = [
             [
                 on_10_m_grid(read_band(scene / f"{band}.tif"), side, side)
-                for band in self._plan.settings.bands
+                for band in self._bare.bands
             ]
             for scene in scenes
         ]
         return np.array(images, np.uint8)
+
+
+def _remove(folder: Path) -> None:
+    """Remove the folder of a place at once: half a folder would be written again, in part."""
+    gone = folder.with_name(f".{folder.name}")
+    shutil.rmtree(gone, ignore_errors=True)
+    folder.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def _zero_planes(manifest: Manifest, save_path: Path) -> list[Flaw]:

@@ -5,19 +5,15 @@ import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from datasets.bands import RESOLUTION_M
 from datasets.collect.sampling import Places, around, shifts, uniforms
-from datasets.collect.scenes import GRID_M
+from datasets.collect.scenes import GRID_M, Array
 from datasets.collect.utm import false_northing
 from utils.errors import UserError, quoted
 from utils.files import check_regular
-
-Array = NDArray[Any]
 
 HEADER = "number,lat,lng,epsg,left,top,shift_days"
 _LONGEST_SHIFT = 36_500  # days
@@ -145,7 +141,12 @@ def read_columns(
 
 
 def check_distinct(path: Path, places: Places) -> None:
-    """Refuse places of a file that occur twice."""
+    """Refuse places of a file that occur twice.
+
+    Args:
+        path: File of the places, for the error.
+        places: Places to compare.
+    """
     seen: dict[tuple[int, int, int], int] = {}
     corners = (column.tolist() for column in (places.epsg, places.left, places.top))
     for row, corner in enumerate(zip(*corners, strict=True), 1):

@@ -22,7 +22,7 @@ from datasets.collect.places import (
     places_to_csv,
     read_match_file,
 )
-from datasets.collect.sampling import Places, bounded, gaussian, land_mask, sample_places
+from datasets.collect.sampling import Places, bounded, gaussian, joined, land_mask, sample_places
 from datasets.collect.scenes import PatchGrid, Place, Window
 from datasets.collect.settings import NEWEST_DAYS, PLAN_NAME, Settings, check_settings, spelt
 from utils.errors import UserError, listed, os_error_sentence, quoted
@@ -82,14 +82,22 @@ class Plan:
 
 
 def make_plan(settings: Settings) -> Plan:
-    """Choose the places; with a match file as many as it has, at most ``num_locations``."""
+    """Choose the places; with a match file as many as it has, at most ``num_locations``.
+
+    Of the places.csv of another plan, with its plan.json next to it, spares stay spares.
+    """
     check_settings(settings)
     sizes = {"patch_px": settings.patch_px, "max_shift_days": settings.max_shift_days}
     if settings.match_file is not None:
         path = Path(settings.match_file)
-        places = read_match_file(path, seed=settings.seed, **sizes)[: settings.num_locations]
+        places = read_match_file(path, seed=settings.seed, **sizes)
+        is_plan = path.name == PLACES_NAME and path.with_name(PLAN_NAME).exists()
+        listed = _parse(path.parent).num_places if is_plan else len(places)
+        count = min(listed, settings.num_locations)
+        spares = places[listed:][: round(settings.spares * count)]
+        places = joined([places[:count], spares])
         check_distinct(path, places)
-        settings = replace(settings, num_locations=len(places))
+        settings = replace(settings, num_locations=count)
     else:
         count = settings.num_locations + round(settings.spares * settings.num_locations)
         if settings.sampler == "gaussian":
@@ -102,7 +110,12 @@ def make_plan(settings: Settings) -> Plan:
 
 
 def write_plan(save_path: Path, plan: Plan) -> None:
-    """Write the files of a plan, plan.json last: if it exists, the plan is complete."""
+    """Write the files of a plan, plan.json last: if it exists, the plan is complete.
+
+    Args:
+        save_path: Folder of the collection.
+        plan: Plan to write.
+    """
     with written_whole(save_path / PLACES_NAME) as partial:
         partial.write_bytes(places_to_csv(plan.places))
     record = {
@@ -120,6 +133,13 @@ def write_plan(save_path: Path, plan: Plan) -> None:
 
 def read_plan(save_path: Path) -> Plan:
     """Read the plan of a collection; anything but the plan that was written is refused."""
+    plan = _parse(save_path)
+    check_lattice(save_path / PLACES_NAME, plan.places, plan.settings.bands)
+    return plan
+
+
+def _parse(save_path: Path) -> Plan:
+    """Read a plan that may be of an earlier version."""
     path, places_path = save_path / PLAN_NAME, save_path / PLACES_NAME
     try:
         check_regular(path)
@@ -149,7 +169,6 @@ def read_plan(save_path: Path) -> Plan:
             f"{path} is not the plan of a collection ({quoted(str(error), 500)}): restore it and "
             f"{PLACES_NAME} as they were written"
         ) from error
-    check_lattice(places_path, places, settings.bands)
     return Plan(settings, places, record["places_sha256"])
 
 

@@ -37,7 +37,7 @@ def collect(plan: Plan, source: Source, requester: Requester, args: Namespace) -
     with journal.opened():
         if read_plan(save_path).hash != plan.hash:
             raise UserError(f"another process replaced the plan of {save_path}: run this again")
-        fetch, ending = _fetch(plan, source, requester, args, journal)
+        fetch, ending, stored = _fetch(plan, source, requester, args, journal)
     if ending.kind == "later":
         print_later(ending.reason)
     elif ending.kind == "incomplete":
@@ -48,6 +48,8 @@ def collect(plan: Plan, source: Source, requester: Requester, args: Namespace) -
         if args.shard[1] == 1:
             sizes = sizes_for(done) if done < _BATCH_SIZE else []
             print_next("main_pretrain.py", "--data_dir", save_path, *sizes)
+    if 0 < stored < plan.num_places:
+        print(f"{save_path} is a store of {stored} places instead of {plan.num_places}")
     if fetch.is_abandoned:  # its threads wait for answers that may never come
         sys.stdout.flush()
         os._exit(_EXIT_CODES[ending.kind])
@@ -56,8 +58,8 @@ def collect(plan: Plan, source: Source, requester: Requester, args: Namespace) -
 
 def _fetch(
     plan: Plan, source: Source, requester: Requester, args: Namespace, journal: Journal
-) -> tuple[Fetch, Ending]:
-    """Fetch by a journal that is open; a store that has all its places is finished."""
+) -> tuple[Fetch, Ending, int]:
+    """Fetch by a journal that is open; return also the number of places in a finished store."""
     save_path = args.save_path
     # Pictures may be requested later; they do not change the data.
     settings = replace(plan.settings, preview=args.preview or plan.settings.preview)
@@ -65,7 +67,7 @@ def _fetch(
     records = read_journals(save_path, plan.hash)
     store = PackedCollection(save_path, plan) if settings.format == "packed" else None
     if store is not None:
-        store.open(any(record.outcome == "done" for record in records.values()))
+        store.open(records, args.shard)
     root = None if store is None else store.places
     writer = PlaceWriter(save_path, settings, source.describe(), args.shard, root)
     reporter = Reporter(save_path, plan, args.shard, requester, args.log_freq)
@@ -94,9 +96,10 @@ def _fetch(
         if not fetch.is_abandoned:
             writer.clear()
         reporter.end(fetch.progress, ending)
+    stored = 0
     if store is not None and not fetch.is_abandoned:
-        store.finish(read_journals(save_path, plan.hash))
-    return fetch, ending
+        stored = store.finish()
+    return fetch, ending, stored
 
 
 def print_later(reason: str) -> None:

@@ -5,20 +5,17 @@ A plan takes the first ones on land in a free cell of a lattice: more places beg
 """
 
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from datasets.collect.scenes import GRID_M
+from datasets.collect.scenes import GRID_M, Array
 from datasets.collect.utm import false_northing, from_utm, to_utm, utm_epsg, wrapped
 from utils.errors import UserError
 
-Array = NDArray[Any]
 Sampler = Callable[[Array], tuple[Array, Array]]
 IsLand = Callable[[Array, Array], Array]
 
@@ -46,6 +43,12 @@ class Places:
 
     def __getitem__(self, rows: Array | slice) -> "Places":
         return Places(*(column[rows] for column in vars(self).values()))
+
+
+def joined(parts: Sequence[Places]) -> Places:
+    """Return the places of all parts in their order."""
+    columns = zip(*(vars(part).values() for part in parts), strict=True)
+    return Places(*map(np.concatenate, columns))
 
 
 def uniforms(seed: int, first: int, count: int) -> Array:
@@ -84,7 +87,14 @@ def gaussian(cities: Array, std_km: float) -> Sampler:
 
 
 def bounded(west: float, south: float, east: float, north: float) -> Sampler:
-    """Sample evenly by area within bounds in degrees; a west above the east crosses 180."""
+    """Sample evenly by area within bounds in degrees; a west above the east crosses 180.
+
+    Args:
+        west: Least longitude.
+        south: Least latitude.
+        east: Largest longitude.
+        north: Largest latitude.
+    """
     low, high = np.sin(np.radians([south, north]))
     width = east - west if east > west else east - west + 360
 
@@ -137,8 +147,7 @@ def sample_places(
                     "larger area, or fewer --num_locations or --spares"
                 )
             recently = since = 0
-    columns = zip(*(vars(part).values() for part in parts), strict=True)
-    return Places(*map(np.concatenate, columns))[:count]
+    return joined(parts)[:count]
 
 
 def _distinct_cells(
@@ -173,7 +182,13 @@ def _on_grid(epsg: Array, left: Array, top: Array, patch_px: int) -> Places:
 
 
 def around(lat: Array, lng: Array, patch_px: int) -> Places:
-    """Make places, without a shift, of centres in degrees; corners move onto the lattice."""
+    """Make places, without a shift, of centres in degrees; corners move onto the lattice.
+
+    Args:
+        lat: Latitudes, float64, shape (B,).
+        lng: Longitudes, shape (B,).
+        patch_px: Side of a patch in pixels of 10 m.
+    """
     epsg, half = utm_epsg(lat, lng), 5 * patch_px
     easting, northing = to_utm(lat, lng, epsg)
     left = GRID_M * np.round((easting - half) / GRID_M)
@@ -183,12 +198,22 @@ def around(lat: Array, lng: Array, patch_px: int) -> Places:
 
 
 def shifts(drawn: Array, max_shift_days: int) -> Array:
-    """Return the shift in days of candidates, by the last of their uniform numbers."""
+    """Return the shift in days of candidates, by the last of their uniform numbers.
+
+    Args:
+        drawn: Uniform numbers of candidates, shape (B, 4).
+        max_shift_days: Shifts are from 0 to one less.
+    """
     return np.floor(drawn[:, 3] * max_shift_days).astype(np.int32)
 
 
 def within_zone(places: Places, patch_px: int) -> Array:
-    """Return which patches lie in their UTM zone with all corners, and where Sentinel-2 sees."""
+    """Return which patches lie in their UTM zone with all corners, and where Sentinel-2 sees.
+
+    Args:
+        places: B places.
+        patch_px: Side of a patch in pixels of 10 m.
+    """
     near, far = -_MARGIN_M, 10 * patch_px + _MARGIN_M
     x, y = np.array([[near, near, far, far], [-near, -far, -near, -far]])[:, :, None]
     lat, lng = from_utm(places.left + x, places.top + y, places.epsg)  # (4, B)

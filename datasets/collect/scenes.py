@@ -140,6 +140,10 @@ class Source(Protocol):
     def read(self, scene: Scene, grid: PatchGrid) -> dict[str, Array]:
         """Read, by one request, the bands of a patch as they were sensed.
 
+        Args:
+            scene: Scene that a search found.
+            grid: Where the patch is.
+
         Returns:
             Per band digital numbers (10,000 times reflectance, without offset), uint16, square:
             ``size_px`` pixels of 10 m, or 1/2 or 1/6 as many. No data is 0. Names, type and shape

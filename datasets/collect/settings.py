@@ -50,7 +50,9 @@ class Settings:
         None, "Degrees of --sampler bounded; a west above the east crosses 180.", **_BOUNDS
     )
     cities: str = _flag("geonames", "CSV with lat, lng and population, or this project's table.")
-    match_file: str | None = _flag(None, "CSV with lat and lng of places, instead of sampled ones.")
+    match_file: str | None = _flag(
+        None, "CSV with lat and lng of the places, such as the places.csv of another plan."
+    )
     land_mask: bool = _flag(
         True, "Also keep places at sea.", flag="--no_land_mask", action="store_false"
     )

@@ -97,6 +97,10 @@ class RemoteFile(io.RawIOBase):
     """A TIFF of which ranges are fetched as GDAL needs them, each once.
 
     GDAL swallows what a reader raises: ``error`` keeps the first one, and nothing more is fetched.
+
+    Args:
+        web: Session.
+        url: http or https.
     """
 
     def __init__(self, web: Web, url: str) -> None:

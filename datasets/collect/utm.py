@@ -1,17 +1,16 @@
 """UTM zones as Sentinel-2's grid (MGRS) has them; PROJ projects points to zones of their own."""
 
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from rasterio.crs import CRS
 from rasterio.errors import CRSError
 from rasterio.warp import transform
 
+from datasets.collect.scenes import Array
 from utils.errors import UserError
 
-Array = NDArray[Any]
 _FALSE_NORTHING_M = 10_000_000.0  # in the south
 _WGS_84 = 4326
 
@@ -42,12 +41,24 @@ def wrapped(lng: ArrayLike) -> Array:
 
 
 def to_utm(lat: ArrayLike, lng: ArrayLike, epsg: ArrayLike) -> tuple[Array, Array]:
-    """Return easting and northing in metres of points in degrees, which may leave their zones."""
+    """Return easting and northing in metres of points in degrees, which may leave their zones.
+
+    Args:
+        lat: Latitudes.
+        lng: Longitudes.
+        epsg: Code of the zone, one or one per point.
+    """
     return _projected(lng, lat, epsg, from_zone=False)
 
 
 def from_utm(easting: ArrayLike, northing: ArrayLike, epsg: ArrayLike) -> tuple[Array, Array]:
-    """Return latitude and longitude in degrees of points in a zone of their own, in metres."""
+    """Return latitude and longitude in degrees of points in a zone of their own, in metres.
+
+    Args:
+        easting: Eastings.
+        northing: Northings.
+        epsg: Code of the zone, one or one per point.
+    """
     lng, lat = _projected(easting, northing, epsg, from_zone=True)
     return lat, wrapped(lng)
 

@@ -3,6 +3,7 @@
 import threading
 import time
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -29,26 +30,32 @@ class Web:
         self._session = requests.Session()
         self._session.mount("https://", adapter)
         self._session.mount("http://", adapter)
-        self._session.auth = lambda request: request  # else passwords of ~/.netrc go to strangers
-        hooks: dict[str, Any] = {"response": [_read_whole]}
-        self._session.hooks = hooks
+        self._settings: dict[str, Any] = {}  # proxies and certificates of the environment by host
         self._lock = threading.Lock()
         self.num_answers = 0
         self.bytes_received = 0
 
     def request(
-        self, method: str, url: str, *, is_heavy: bool = False, **options: Any
+        self, method: str, url: str, *, is_heavy: bool = False, headers: Any = None, **options: Any
     ) -> requests.Response:
         """Return an answer of any status, with all of its body; ``Transient`` if there is none.
+
+        ``requests.Session.request`` would look up the settings of the environment each time.
 
         Args:
             method: HTTP method.
             url: http or https.
             is_heavy: Whether a smaller request might be answered in time.
-            **options: Arguments of ``requests.Session.request``.
+            headers: HTTP headers.
+            **options: Further arguments of ``requests.Request``.
         """
+        headers = {**self._session.headers, **(headers or {})}
+        hooks: dict[str, Any] = {"response": _read_whole}
         try:
-            response = self._session.request(method, url, timeout=self.timeout_s, **options)
+            request = requests.Request(method, url, headers, hooks=hooks, **options)
+            request.auth = _no_password
+            settings = self._settings_of(url)
+            response = self._session.send(request.prepare(), timeout=self.timeout_s, **settings)
         except _LATE as error:
             raise Transient("no answer in time", is_too_large=is_heavy) from error
         except (ValueError, requests.exceptions.TooManyRedirects) as error:
@@ -60,8 +67,21 @@ class Web:
             self.bytes_received += len(response.content)
         return response
 
+    def _settings_of(self, url: str) -> dict[str, Any]:
+        host = urlsplit(url).netloc
+        if host not in self._settings:
+            found = self._session.merge_environment_settings(url, {}, None, None, None)
+            self._settings[host] = found
+        return self._settings[host]
+
     def ask(self, method: str, url: str, **options: Any) -> requests.Response:
-        """Return an answer with a status of success; ``Transient`` or ``Missing`` for others."""
+        """Return an answer with a status of success; ``Transient`` or ``Missing`` for others.
+
+        Args:
+            method: HTTP method.
+            url: http or https.
+            **options: Further arguments of ``requests.Request``.
+        """
         is_search = method == "POST"  # ranges of files are small
         response = self.request(method, url, is_heavy=is_search, **options)
         status = response.status_code
@@ -89,6 +109,11 @@ def check_status(
         raise Transient(shown or f"HTTP {status}", wait_s=wait_s, is_too_large=True)
     if status == 408 or status >= 500:
         raise Transient(f"HTTP {status}", wait_s=wait_s)
+
+
+def _no_password(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """Keep the passwords of ~/.netrc and of addresses from strangers."""
+    return request
 
 
 def _read_whole(response: requests.Response, timeout: float, **_: Any) -> None:

@@ -13,24 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rasterio
 from PIL import Image
-from rasterio.io import MemoryFile
-from rasterio.transform import from_origin
 
 from datasets.bands import RESOLUTION_M, RGB_BANDS, RGB_QUANTILES
+from datasets.collect.geotiff_writer import encode_geotiff
 from datasets.collect.journal import Record, Shard
-from datasets.collect.scenes import Array, PatchGrid, Place, Scene
+from datasets.collect.scenes import Array, Place, Scene
 from datasets.collect.settings import Settings
-from datasets.collect.utm import utm_crs
-from utils.errors import UserError
+from utils.errors import UserError, os_error_sentence
 from utils.files import written_whole
 
-# Differences of neighbours at level 1: level 6 takes a third longer, and saves 0 to 6 %.
-_COMPRESSION: dict[str, dict[str, Any]] = {
-    "deflate": {"compress": "deflate", "zlevel": 1, "predictor": 2},
-    "jpeg": {"compress": "jpeg"},
-}
 METADATA_NAME = "metadata.json"
 
 
@@ -76,7 +68,12 @@ class PlaceWriter:
 
 
 class Draft:
-    """The encoded files of a place; they are in memory until ``finish`` writes them."""
+    """The encoded files of a place; they are in memory until ``finish`` writes them.
+
+    Args:
+        writer: Writer of the collection.
+        place: Place to write.
+    """
 
     def __init__(self, writer: PlaceWriter, place: Place) -> None:
         self.place = place
@@ -94,16 +91,12 @@ class Draft:
             passed_over: Better scenes of its window, each with the reason in words.
         """
         settings, grid = self._writer.settings, self.place.grid
-        with rasterio.Env():  # else each file sets one up
-            files = {
-                f"{band}.tif": _encode(
-                    convert(images[band], settings.dtype),
-                    grid,
-                    RESOLUTION_M[band],
-                    settings.compress,
-                )
-                for band in settings.bands
-            }
+        files = {
+            f"{band}.tif": encode_geotiff(
+                convert(images[band], settings.dtype), grid, RESOLUTION_M[band], settings.compress
+            )
+            for band in settings.bands
+        }
         metadata = self._describe(scene, files)
         if passed_over:
             metadata["passed_over"] = list(passed_over)
@@ -160,8 +153,8 @@ class Draft:
         except OSError as error:
             shutil.rmtree(folder, ignore_errors=True)
             raise UserError(
-                f"cannot write {target} ({error.strerror}): make room, and run the same command "
-                "again to resume"
+                f"cannot write {os_error_sentence(error, target)}, and run the same command again "
+                "to resume"
             ) from error
         return Record(
             self.place.number,
@@ -181,7 +174,12 @@ class Draft:
 
 
 def convert(image: Array, dtype: str) -> Array:
-    """Store digital numbers as they are, or as 255 times reflectance, truncated as the archives."""
+    """Store digital numbers as they are, or as 255 times reflectance, truncated as the archives.
+
+    Args:
+        image: Digital numbers, uint16, shape (H, W).
+        dtype: "uint16" keeps them, "uint8" converts them.
+    """
     if dtype == "uint16":
         return image
     return np.asarray(np.minimum(image, 10_000).astype(np.uint32) * 255 // 10_000, dtype=np.uint8)
@@ -198,24 +196,6 @@ def stretch(image: Array) -> Array:
     low, high = (np.array([RGB_QUANTILES[band][end] for band in RGB_BANDS]) for end in (0, 1))
     scaled = (image - low[:, None, None]) / (high - low)[:, None, None]
     return np.asarray((np.clip(scaled, 0, 1) * 255).astype(np.uint8))
-
-
-def _encode(image: Array, grid: PatchGrid, resolution_m: int, compress: str) -> bytes:
-    """Return a GeoTIFF of one band; the same image gives the same bytes."""
-    height, width = image.shape
-    with MemoryFile() as memory:
-        with memory.open(
-            driver="GTiff",
-            count=1,
-            height=height,
-            width=width,
-            dtype=image.dtype,
-            crs=utm_crs(grid.epsg),
-            transform=from_origin(grid.left, grid.top, resolution_m, resolution_m),
-            **_COMPRESSION[compress],
-        ) as file:
-            file.write(image, 1)
-        return bytes(memory.getbuffer())
 
 
 def _sha256(content: bytes) -> str:

@@ -16,7 +16,7 @@ from datasets.bands import ALL_BANDS, QUANTILES_NAME, band_of, find_band_files
 from datasets.seco.bad_patches import BadPatchError
 from datasets.seco.geotiff import UNREADABLE, decode_band, read_band
 from utils.errors import UserError
-from utils.files import is_hidden
+from utils.files import check_regular, is_hidden
 
 _ABSENT = -1  # as an offset
 _BITS = {band: 1 << bit for bit, band in enumerate(ALL_BANDS)}
@@ -59,6 +59,7 @@ class SecoFolder:
     def read_quantiles(self) -> bytes | None:
         """Return the content of the file of quantiles next to the places, or None."""
         path = self.root / QUANTILES_NAME
+        check_regular(path)
         return path.read_bytes() if path.exists() else None
 
 

@@ -3,8 +3,9 @@
 import hashlib
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from datasets.store.manifest import MANIFEST_NAME, Flaw, Manifest, read_manifest
 from datasets.store.reader import check_files
-from utils.errors import UserError
+from utils.errors import UserError, os_error_sentence
 from utils.progress import progress
 from utils.report import write_json
 
@@ -46,7 +47,7 @@ def missing_files(plan: Manifest, save_path: Path) -> list[tuple[Path, int]]:
 def create_files(plan: Manifest, save_path: Path) -> None:
     """Create the missing files at their full size."""
     for path, size in missing_files(plan, save_path):
-        with path.open("wb") as file:
+        with _errors_named(path), path.open("wb") as file:
             file.truncate(size)
 
 
@@ -65,22 +66,28 @@ def write_rows(
     for group in plan.groups:
         channels = [bands.index(band) for band in group.bands]
         path = save_path / group.shards[0].file
-        try:
-            with path.open("r+b") as file:
-                file.seek(first * plan.row_bytes(group))
-                file.write(np.ascontiguousarray(patches[:, channels]).data)
-        except OSError as error:
-            raise UserError(
-                f"cannot write {path} ({error.strerror}): make room, and run the same command "
-                "again, which resumes where it stopped"
-            ) from error
+        with _errors_named(path), path.open("r+b") as file:
+            file.seek(first * plan.row_bytes(group))
+            file.write(np.ascontiguousarray(patches[:, channels]).data)
 
 
 def sync_files(plan: Manifest, save_path: Path) -> None:
     """Wait until everything written is on the disk."""
     for path, _ in plan.files(save_path):
-        with path.open("rb") as file:
+        with _errors_named(path), path.open("rb") as file:
             os.fsync(file.fileno())
+
+
+@contextmanager
+def _errors_named(path: Path) -> Iterator[None]:
+    """Raise errors of writing with the path, which those of an open file lack."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write {os_error_sentence(error, path)}, and run the same command again, which "
+            "resumes where it stopped"
+        ) from error
 
 
 def finish_store(
@@ -128,16 +135,18 @@ def _hashed(manifest: Manifest, save_path: Path, num_workers: int) -> Manifest:
     files = manifest.files(save_path)
     bar = progress(desc="hashing", total=sum(size for _, size in files), unit="B", unit_scale=True)
 
-    def hash_file(path: Path) -> str:
+    def hash_file(file_and_size: tuple[Path, int]) -> str:
+        path, left = file_and_size  # a collection cuts off what is behind the rows later
         digest = hashlib.sha256()
         with path.open("rb", buffering=0) as file:
-            while block := file.read(_HASH_BYTES):
+            while block := file.read(min(_HASH_BYTES, left)):
                 digest.update(block)
+                left -= len(block)
                 bar.update(len(block))
         return digest.hexdigest()
 
     with bar, ThreadPoolExecutor(max(1, num_workers)) as pool:
-        hashes = pool.map(hash_file, [path for path, _ in files])
+        hashes = pool.map(hash_file, files)
         groups = [
             replace(g, shards=tuple(replace(s, sha256=next(hashes)) for s in g.shards))
             for g in manifest.groups

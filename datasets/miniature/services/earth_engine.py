@@ -61,7 +61,12 @@ class EarthEngineServer(LoopbackServer):
         self._cached: dict[tuple[Any, ...], bytes] | None = {} if is_cheap else None
 
     def pixels(self, asset: str, request: dict[str, Any]) -> bytes:
-        """Return an NPY file with a field per band."""
+        """Return an NPY file with a field per band.
+
+        Args:
+            asset: Collection and scene.
+            request: Body of the request.
+        """
         grid, bands = request["grid"], request["bandIds"]
         size, place = grid["dimensions"], grid["affineTransform"]
         left, top = place["translateX"], place["translateY"]

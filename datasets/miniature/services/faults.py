@@ -26,7 +26,14 @@ def status(
     reason: str = "",
     headers: tuple[tuple[str, str], ...] = (),
 ) -> Fault:
-    """Answer with an error of the service."""
+    """Answer with an error of the service.
+
+    Args:
+        code: HTTP status.
+        message: Message of the error.
+        reason: Reason for programs.
+        headers: HTTP headers.
+    """
     error: dict[str, Any] = {"code": code, "message": message, "status": _CODES[code]}
     if reason:
         error["errors"] = [{"reason": reason, "message": message}]
@@ -39,12 +46,25 @@ def content(
     code: int = 200,
     headers: tuple[tuple[str, str], ...] = (),
 ) -> Fault:
-    """Answer with something else."""
+    """Answer with something else.
+
+    Args:
+        body: Content to send.
+        kind: Its content type.
+        code: HTTP status.
+        headers: HTTP headers.
+    """
     return lambda handler, _body, _kind: handler.answer(code, body, kind, headers)
 
 
 def reset(handler: Any, body: bytes, kind: str) -> None:
-    """Reset the connection."""
+    """Reset the connection.
+
+    Args:
+        handler: Handler of the request.
+        body: Body of a good answer.
+        kind: Its content type.
+    """
     now = struct.pack("ii", 1, 0)
     handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, now)
     handler.connection.close()
@@ -52,14 +72,26 @@ def reset(handler: Any, body: bytes, kind: str) -> None:
 
 
 def cut(handler: Any, body: bytes, kind: str) -> None:
-    """Close the connection in the middle of the body."""
+    """Close the connection in the middle of the body.
+
+    Args:
+        handler: Handler of the request.
+        body: Body of a good answer.
+        kind: Its content type.
+    """
     handler.head(200, kind, len(body))
     handler.wfile.write(body[: len(body) // 2])
     handler.close_connection = True
 
 
 def cut_chunked(handler: Any, body: bytes, kind: str) -> None:
-    """Close the connection in the middle of a body of unknown length."""
+    """Close the connection in the middle of a body of unknown length.
+
+    Args:
+        handler: Handler of the request.
+        body: Body of a good answer.
+        kind: Its content type.
+    """
     handler.head(200, kind, None)
     half = body[: len(body) // 2]
     handler.wfile.write(b"%x\r\n%s\r\n" % (len(half), half))
@@ -67,18 +99,36 @@ def cut_chunked(handler: Any, body: bytes, kind: str) -> None:
 
 
 def short(handler: Any, body: bytes, kind: str) -> None:
-    """Send half of the body as if it were all."""
+    """Send half of the body as if it were all.
+
+    Args:
+        handler: Handler of the request.
+        body: Body of a good answer.
+        kind: Its content type.
+    """
     handler.answer(200, body[: len(body) // 2], kind)
 
 
 def hang(handler: Any, body: bytes, kind: str) -> None:
-    """Answer nothing as long as the server runs."""
+    """Answer nothing as long as the server runs.
+
+    Args:
+        handler: Handler of the request.
+        body: Body of a good answer.
+        kind: Its content type.
+    """
     handler.close_connection = True
     handler.server.stopping.wait(HANG_S)
 
 
 def drip(handler: Any, body: bytes, kind: str) -> None:
-    """Send a byte now and then, and the last one never."""
+    """Send a byte now and then, and the last one never.
+
+    Args:
+        handler: Handler of the request.
+        body: Body of a good answer.
+        kind: Its content type.
+    """
     handler.head(200, kind, len(body))
     for byte in body[:-1]:
         handler.wfile.write(bytes([byte]))
@@ -89,12 +139,24 @@ def drip(handler: Any, body: bytes, kind: str) -> None:
 
 
 def no_fault(handler: Any, body: bytes, kind: str) -> None:
-    """Answer well, where others in a queue of faults do not."""
+    """Answer well, where others in a queue of faults do not.
+
+    Args:
+        handler: Handler of the request.
+        body: Body of a good answer.
+        kind: Its content type.
+    """
     handler.answer(200, body, kind)
 
 
 def missing(kind: str, asset: str, code: int = 400) -> Fault:
-    """Answer as for an asset that is not there, as in Open-ET/openet-ssebop issue 74."""
+    """Answer as for an asset that is not there, as in Open-ET/openet-ssebop issue 74.
+
+    Args:
+        kind: Kind of the asset.
+        asset: Its name.
+        code: HTTP status.
+    """
     text = f"{kind} asset '{asset}' not found (does not exist or caller does not have access)."
     return status(code, f"{kind}.load: {text}")
 
@@ -165,7 +227,13 @@ PASSING: dict[str, Fault] = {
 
 
 class FaultPlan:
-    """Makes a share of the requests fail, each way in ``faults`` as often as the others."""
+    """Makes a share of the requests fail, each way in ``faults`` as often as the others.
+
+    Args:
+        share: Share of the requests, 0 .. 1.
+        seed: Seed of the draw.
+        faults: Ways to fail.
+    """
 
     def __init__(self, share: float, seed: int = 0, faults: dict[str, Fault] | None = None) -> None:
         self._share = share

@@ -1,5 +1,6 @@
 """A block ends with its first places that succeed, in whatever order outcomes come."""
 
+import os
 import random
 from pathlib import Path
 
@@ -135,6 +136,12 @@ def test_indices_with_garbage_are_refused(
     with pytest.raises(UserError, match=sentence) as caught:
         read_indices(tmp_path / "list", stub_plan(60, 30))
     assert str(caught.value).isprintable()
+
+
+def test_a_pipe_of_indices_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "list")
+    with pytest.raises(UserError, match="not a regular file"):
+        read_indices(tmp_path / "list", stub_plan(60, 0))
 
 
 def test_indices_are_refused_where_only_whole_blocks_have_rows(tmp_path: Path) -> None:

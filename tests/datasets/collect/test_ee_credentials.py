@@ -1,6 +1,7 @@
 """The start of Earth Engine: credentials and project, and what is said when they are missing."""
 
 import json
+import os
 import socket
 from collections import deque
 from pathlib import Path
@@ -165,9 +166,15 @@ def test_a_damaged_key_is_one_sentence(
     assert "download the key as JSON from Google Cloud" in refused()
 
 
-def test_a_key_that_cannot_be_read_is_one_sentence_without_its_text(tmp_path: Path) -> None:
-    for path in (tmp_path / "none.json", tmp_path, Path('{"private_key": "SECRET"}')):
+def test_a_key_that_cannot_be_read_is_one_sentence_without_its_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe, long_name = tmp_path / "pipe", Path('{"private_key": "SECRET"}')
+    os.mkfifo(pipe)  # whose reading would wait forever
+    for path in (tmp_path / "none.json", tmp_path, long_name, pipe):
         assert "give the name of its file" in refused(key_file=path)
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(pipe))
+    assert "no credentials for Earth Engine were found" in refused()
 
 
 @pytest.mark.parametrize("text", [SECRET, f'["{SECRET}"]', f'"{SECRET}"', f'{{"a": "{SECRET}"'])

@@ -132,7 +132,7 @@ def test_a_full_disk_leaves_no_half_place_and_the_next_run_resumes(
 
     with monkeypatch.context() as patched:
         patched.setattr(collect_writer, "_write_synced", fills)
-        with pytest.raises(UserError, match=r"No space left on device.*make room"):
+        with pytest.raises(UserError, match=r"No space left on device.*again to resume"):
             fetch(tmp_path, plan, source_of(plan))
 
     assert folders(tmp_path) == done(tmp_path, plan)

@@ -3,14 +3,14 @@
 import json
 import multiprocessing
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from datasets.collect.journal import Journal, Record, forget, read_journals
+from datasets.collect.journal import Journal, Record, discard_journals, forget, read_journals
 from tests.references.waiting import HANG_S
 from utils.errors import UserError
 
@@ -169,7 +169,7 @@ def test_a_file_of_somebody_else_or_of_another_plan_is_refused_and_stays(
 
 def test_a_journal_that_is_a_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "journal.jsonl").mkdir()
-    with pytest.raises(UserError, match=r"journal\.jsonl \(Is a directory"):
+    with pytest.raises(UserError, match=r"journal\.jsonl: Is a directory"):
         read_journals(tmp_path, PLAN)
 
 
@@ -214,9 +214,20 @@ def test_two_processes_do_not_write_one_journal(tmp_path: Path) -> None:
                 pass
         with Journal(tmp_path, PLAN, (0, 2)).opened():  # other shards may
             pass
-        with pytest.raises(UserError, match="another process collects"):
-            forget(tmp_path, {3})
         forget(tmp_path, set())
+
+
+@pytest.mark.parametrize("change", [discard_journals, lambda folder: forget(folder, {3})])
+def test_journals_change_together_or_not_at_all(
+    tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    paths = [note(tmp_path, DONE, shard=(number, 3)) for number in range(3)]
+    with elsewhere(tmp_path, (1, 3)):
+        with pytest.raises(UserError, match="another process collects"):
+            change(tmp_path)
+        assert all(b'"place": 3' in path.read_bytes() for path in paths)
+    change(tmp_path)
+    assert read_journals(tmp_path, PLAN) == {}
 
 
 def test_the_lock_of_a_killed_process_does_not_refuse_the_next(tmp_path: Path) -> None:

@@ -291,10 +291,24 @@ def test_places_of_a_match_file_are_taken_as_they_are(tmp_path: Path) -> None:
 
 
 def test_the_places_of_another_plan_are_collected_again(tmp_path: Path) -> None:
+    """As many as it collects; its spares stay spares, or are left out."""
     other = open_plan(tmp_path, SMALL, set())
-    again = make_plan(replace(SMALL, match_file=str(tmp_path / "places.csv"), seed=99))
-    assert [again.place(n) for n in range(60)] == [other.place(n) for n in range(60)]
-    assert again.num_places == 60
+    chosen = replace(SMALL, match_file=str(tmp_path / "places.csv"), seed=99, num_locations=200_000)
+    again = make_plan(chosen)
+    assert [again.place(n) for n in range(90)] == [other.place(n) for n in range(90)]
+    assert (again.num_places, again.settings.num_locations) == (60, 60)
+    for changes, counts in (
+        ({"spares": 0.0}, (60, 0)),
+        ({"num_locations": 10}, (10, 5)),
+        ({"num_locations": 10, "spares": 9.0}, (10, 30)),
+    ):
+        fewer = make_plan(replace(chosen, **changes))
+        assert (fewer.num_places, fewer.num_spares) == counts
+        assert fewer.place(fewer.num_places - 1).grid == other.place(fewer.num_places - 1).grid
+        if fewer.num_spares:
+            assert fewer.place(fewer.num_places).grid == other.place(60).grid
+    (tmp_path / "plan.json").unlink()  # any list of places
+    assert (make_plan(chosen).num_places, make_plan(chosen).num_spares) == (90, 0)
 
 
 def test_matched_places_without_shifts_get_them_from_the_seed(tmp_path: Path) -> None:
@@ -404,13 +418,15 @@ def test_the_estimate_of_the_default_is_that_of_the_note(tmp_path: Path) -> None
     assert facts["requests *"] == f"{1_000_000 + 200_000 * 16 // 200:,}, 1.02 per image"
     assert facts["received *"] == "1.673 TB"  # 12 bands of 264 squared, 2 bytes
     assert facts["on disk *"] == "208 GB, 13,000,000 files"
-    assert facts["hours *"].startswith("9.2 to 14 with 40 requests")
-    assert facts["hours at least"].startswith("2.8 at 100")
+    assert facts["time *"] == "9.2 to 14 hours with 40 requests in flight"
+    assert facts["time at least"] == "2.8 hours at 100 requests per second"
     assert facts["Community tier"] == "enough below 0.54 EECU-seconds per image"
     assert facts["Contributor tier"] == "enough below 3.6 EECU-seconds per image"
     small = stub_plan(60, 30)
     assert "enough below 1,200,000 EECU" in estimate(small, 20)["Partner tier"]
     assert "measures the EECU-seconds" in estimate(small, 20)["* assumed"]
+    assert estimate(small, 20)["time *"].startswith("less than a minute with")
+    assert estimate(stub_plan(2_000, 0), 20)["time *"].startswith("5.5 to 8.4 minutes with")
     stac = stub_plan(60, 30, source="stac", format="packed")
     facts = estimate(stac, 1)
     assert facts["requests *"].startswith(f"{90 + 300 * 40:,}, ")

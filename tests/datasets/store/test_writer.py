@@ -1,5 +1,6 @@
 """Packing loses nothing, resumes where it stopped, and refuses what would lose something."""
 
+import errno
 import hashlib
 import itertools
 import json
@@ -331,12 +332,33 @@ def test_disk_that_fills_up_loses_nothing(
     running.join(HANG_S)
     assert running.exitcode == 2
     message = capfd.readouterr().err.splitlines()[-1]
-    assert message.startswith(f"error: cannot write {tmp_path / 'store' / 'rgb-00000.u8'} (File")
+    assert message.startswith(f"error: cannot write {tmp_path / 'store' / 'rgb-00000.u8'}: File")
     assert "resumes where it stopped" in message
     bits = (tmp_path / "store" / packing.BITMAP_NAME).read_bytes()[32:]
     assert any(bits)  # some rows are not written again
     pack(seco_root, tmp_path / "store")
     assert hashes(tmp_path / "store") == hashes(tmp_path / "whole")
+
+
+def test_errors_of_files_that_are_open_name_them(
+    seco_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    plan = packing.plan_store(SecoPatches(seco_root))
+    packing.create_files(plan, tmp_path)
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match=r"rgb-00000\.u8: No space left on device: free some"):
+        packing.sync_files(plan, tmp_path)
+
+
+def test_a_pipe_of_quantiles_is_not_waited_for(copy: Path, tmp_path: Path) -> None:
+    pack(copy, tmp_path / "store")
+    for source in (SecoPatches(copy), PackedStore(tmp_path / "store", RGB_BANDS)):
+        os.mkfifo(source.root / "quantiles.json")
+        with pytest.raises(OSError, match="not a regular file"):
+            _ = source.input_spec
 
 
 def test_two_packers_on_one_target_exclude_each_other(seco_root: Path, tmp_path: Path) -> None:
