@@ -1,4 +1,4 @@
-r"""How fast the input, the step and the whole training are, on the CPU or GPU that is here.
+r"""How fast views, steps and whole trainings are, on the CPU or GPU that is here.
 
 A minute, for a first look:
   python -m benchmarks.throughput --quick
@@ -9,6 +9,7 @@ All of it, with a picture:
 Everything is measured next to the original's pipeline and the ceilings of this device, in rounds:
 each case once per round, medians and quartiles over the rounds, ratios within a round. Data is a
 miniature Earth as JPEG-compressed GeoTIFFs, in the page cache; --data_dir takes real places.
+``benchmarks.rivals`` measures what one core reads, augments and trains.
 """
 
 from __future__ import annotations
@@ -108,7 +109,6 @@ SIZES = {
     "repeats": (5, 7, 3),
     "num_places": (5120, 512, 128),
     "num_drawn": (48, 48, 12),  # places; the others are the same again
-    "num_samples": (64, 64, 16),  # of reading and augmentation, per round
     "warm_up": (8, 3, 1),  # steps
     "steps": (40, 10, 2),
 }
@@ -134,8 +134,8 @@ def choose_sizes(args: Namespace) -> None:
 
 
 def measure(args: Namespace, scratch: Path) -> dict[str, Rates]:
-    """Measure on the device first: a core is reserved for what follows."""
-    from benchmarks.input_cases import input_cases, make_archive
+    """Measure all cases on one archive."""
+    from benchmarks.input_cases import make_archive
     from benchmarks.roofline import ceilings
     from benchmarks.timing import interleave
     from benchmarks.train_cases import TrainCases
@@ -149,11 +149,7 @@ def measure(args: Namespace, scratch: Path) -> dict[str, Rates]:
             cases |= training.end_to_end()
     cases |= trainings[0].reference()
     print(f"training on {trainings[0].device}, {args.repeats} rounds")
-    rates = interleave(cases, args.repeats)
-    print(f"reading and augmentation on one core, {args.repeats} rounds")
-    with input_cases(scratch, args.num_samples) as cases:
-        interleave(cases, 1)  # fills the page cache
-        return rates | interleave(cases, args.repeats)
+    return interleave(cases, args.repeats)
 
 
 if __name__ == "__main__":

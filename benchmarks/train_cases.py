@@ -12,11 +12,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 import main_pretrain
-from benchmarks.input_cases import FOLDER, SECO, STORE, Views, endless, seco_views, store_loader
-from benchmarks.reference_pipeline import ReferenceDataset, reference_loader
+from benchmarks.input_cases import FOLDER, SECO, STORE, endless, seco_views, store_loader
+from benchmarks.reference_pipeline import ReferenceDataset, Views, reference_loader
 from benchmarks.timing import Measure, clock, rate
 from datasets.store.reader import PackedStore
 from models.moco2_module import MocoV2
@@ -41,8 +42,8 @@ class BareLoop:
         parameters = [*model.encoder_q.parameters(), *model.heads_q.parameters()]
         self.optimizer = model.optimizer(parameters)
 
-    def step(self, views: Views) -> None:
-        """Train on one batch of views."""
+    def step(self, views: Views) -> Tensor:
+        """Train on one batch of views, and return the loss."""
         img_q, img_k = views
         with torch.autocast(img_q.device.type, self.autocast, enabled=self.autocast is not None):
             logits, targets = self.model(img_q, img_k)
@@ -50,6 +51,7 @@ class BareLoop:
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
+        return loss.detach()
 
 
 class TrainCases:
