@@ -120,7 +120,13 @@ def pipeline(
 def draw_batches(
     items: Mapping[str, Iterator[object]], num_samples: int, batch_size: int
 ) -> dict[str, Measure]:
-    """Measure the drawing of so many samples, in whole batches, from iterators without end."""
+    """Measure the drawing of batches, in samples per second.
+
+    Args:
+        items: Iterators without end, by name.
+        num_samples: Samples per repeat, rounded up to whole batches.
+        batch_size: Samples of a batch.
+    """
     number = -(-num_samples // batch_size)
 
     def draw(batches: Iterator[object]) -> Measure:
@@ -132,7 +138,13 @@ def draw_batches(
 def sample_batches(
     read: Callable[[int], Item], num_places: int, batch_size: int
 ) -> Iterator[list[Item]]:
-    """Read one place after the other, without end, into lists."""
+    """Read one place after the other, without end, into lists.
+
+    Args:
+        read: Reads the sample of a place.
+        num_places: Places to begin again after.
+        batch_size: Samples of a list.
+    """
     samples = map(read, cycle(range(num_places)))
     while True:
         yield list(islice(samples, batch_size))

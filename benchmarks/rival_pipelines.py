@@ -41,7 +41,15 @@ def jpeg_pipeline(
     load: Callable[[Path], Any],
     views: Callable[[Any], Views],
 ) -> Items:
-    """Read three dates of each place, drawn with replacement, and make their views one by one."""
+    """Read three dates of each place, drawn with replacement, and make their views one by one.
+
+    Args:
+        name: Name of the pipeline.
+        archive: Folder of ``write_pictures``.
+        batch_size: Samples of a batch.
+        load: Reads a picture.
+        views: Makes query and keys of three pictures.
+    """
     places = sorted((archive / PICTURES).iterdir())
 
     def read(place: int) -> list[Any]:

@@ -30,6 +30,11 @@ def step_cases(views: Views, steps: int, with_lightly: bool) -> dict[str, Measur
     """Measure steps on one batch of views again and again, in samples per second.
 
     Ours is measured in 32-bit floats, as the others, and in bf16 where the device computes in it.
+
+    Args:
+        views: Query (B, 3, H, W) and three keys of the same shape.
+        steps: Steps per repeat.
+        with_lightly: Whether lightly is installed.
     """
     sizes = ("resnet18", 128, 16384, 3)  # encoder, embedding, queue and spaces of SeCo
     model = MocoV2(*sizes).to(memory_format=torch.channels_last)

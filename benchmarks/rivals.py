@@ -66,7 +66,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     for name, sizes in SIZES.items():
         if getattr(args, name, None) is None:
             setattr(args, name, sizes[args.quick])
-    args.save_path = args.save_path or RESULTS / f"rivals_cpu{'_quick' * args.quick}.json"
+    args.num_places = max(args.num_places, args.batch_size)  # a store drops incomplete batches
     return args
 
 
@@ -87,8 +87,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         "rivals": {name: version(name) for name in sorted(packages)},
         "seconds": round(time.perf_counter() - started, 1),
     }
-    write_json(args.save_path, result | provenance(args))
-    print(f"results: {args.save_path}")
+    path = args.save_path or RESULTS / f"rivals_cpu{'_quick' * args.quick}.json"
+    write_json(path, result | provenance(args))
+    print(f"results: {path}")
     if missing:
         print(f"not installed: {', '.join(sorted(missing))}; pip install -r requirements-bench.txt")
     beside = "not measured"
@@ -99,7 +100,13 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def measure(args: Namespace, archive: Path, missing: set[str]) -> dict[str, Rates]:
-    """Measure all cases in the same rounds."""
+    """Measure all cases in the same rounds, in samples per second.
+
+    Args:
+        args: Sizes.
+        archive: Empty folder for the pictures.
+        missing: Packages that are not installed; what needs them is left out.
+    """
     import torch
 
     from benchmarks import rival_pipelines
