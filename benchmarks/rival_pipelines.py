@@ -111,7 +111,8 @@ def albumentations(archive: Path, batch_size: int) -> Items:
     from albumentations.pytorch import ToTensorV2
 
     def load(path: Path) -> Any:
-        return cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+        picture: Any = cv2.imread(str(path))
+        return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
 
     plain = [
         A.RandomResizedCrop((CROP_SIZE, CROP_SIZE), scale=SCALE),

@@ -10,7 +10,6 @@ from functools import partial
 from itertools import chain
 
 import torch
-import torchvision
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 from torch.optim import SGD
@@ -18,12 +17,14 @@ from torch.optim import SGD
 from benchmarks.reference_pipeline import Views
 from benchmarks.timing import Measure, rate
 from benchmarks.train_cases import BareLoop
+from models.backbones import Encoder
 from models.moco2_module import MocoV2
 from utils.precision import auto_precision, autocast_type
 
+Step = Callable[[Views], object]
 CPU = torch.device("cpu")
 MOMENTUM, TEMPERATURE = 0.999, 0.07  # of the moving average; of the softmax
-SGD_OPTIONS = {"lr": 0.03, "momentum": 0.9, "weight_decay": 1e-4}
+new_optimizer = partial(SGD, lr=0.03, momentum=0.9, weight_decay=1e-4)
 
 
 def step_cases(views: Views, steps: int, with_lightly: bool) -> dict[str, Measure]:
@@ -38,21 +39,22 @@ def step_cases(views: Views, steps: int, with_lightly: bool) -> dict[str, Measur
     """
     sizes = ("resnet18", 128, 16384, 3)  # encoder, embedding, queue and spaces of SeCo
     model = MocoV2(*sizes).to(memory_format=torch.channels_last)
-    loops = {"reference": OriginalLoop(*sizes), "ours": BareLoop(model, None)}
+    loops: dict[str, Step] = {
+        "reference": OriginalLoop(*sizes).step,
+        "ours": BareLoop(model, None).step,
+    }
     half = autocast_type(auto_precision(False))
     if half is not None:
-        loops["ours_bf16"] = BareLoop(deepcopy(model), half)
+        loops["ours_bf16"] = BareLoop(deepcopy(model), half).step
     if with_lightly:
-        loops["lightly"] = LightlyLoop(*sizes)
+        loops["lightly"] = LightlyLoop(*sizes).step
 
-    def work(step: Callable[[Views], object]) -> None:
+    def work(step: Step) -> None:
         for _ in range(steps):
             step(views)
 
     units = steps * len(views[0])
-    return {
-        f"step/{name}": rate(partial(work, loop.step), units, CPU) for name, loop in loops.items()
-    }
+    return {f"step/{name}": rate(partial(work, step), units, CPU) for name, step in loops.items()}
 
 
 class OriginalLoop(nn.Module):
@@ -63,13 +65,14 @@ class OriginalLoop(nn.Module):
     """
 
     queue: Tensor
+    queue_ptr: Tensor
 
     def __init__(
         self, base_encoder: str, emb_dim: int, num_negatives: int, emb_spaces: int
     ) -> None:
         super().__init__()
-        self.encoder_q, self.encoder_k = (resnet(base_encoder) for _ in range(2))
-        features = torchvision.models.get_model(base_encoder).fc.in_features
+        self.encoder_q, self.encoder_k = (Encoder(base_encoder) for _ in range(2))
+        features = self.encoder_q.num_features
         self.heads_q, self.heads_k = (
             nn.ModuleList(head(features, emb_dim) for _ in range(emb_spaces)) for _ in range(2)
         )
@@ -80,7 +83,7 @@ class OriginalLoop(nn.Module):
         self.register_buffer("queue", queue)
         self.register_buffer("queue_ptr", torch.zeros(emb_spaces, 1, dtype=torch.long))
         parameters = chain(self.encoder_q.parameters(), self.heads_q.parameters())
-        self.optimizer = SGD(parameters, **SGD_OPTIONS)
+        self.optimizer = new_optimizer(parameters)
 
     def step(self, views: Views) -> Tensor:
         """Train on one batch of views, and return the loss."""
@@ -143,8 +146,8 @@ class LightlyLoop(nn.Module):
         from lightly.models.modules import MoCoProjectionHead
         from lightly.models.utils import deactivate_requires_grad
 
-        self.backbone = resnet(base_encoder)
-        features = torchvision.models.get_model(base_encoder).fc.in_features
+        self.backbone = Encoder(base_encoder)
+        features = self.backbone.num_features
         heads = [MoCoProjectionHead(features, features, emb_dim) for _ in range(emb_spaces)]
         self.projection_heads = nn.ModuleList(heads)
         self.backbone_momentum = deepcopy(self.backbone)
@@ -154,7 +157,7 @@ class LightlyLoop(nn.Module):
         self.criteria = nn.ModuleList(
             NTXentLoss(TEMPERATURE, memory_bank_size=(num_negatives, emb_dim)) for _ in heads
         )
-        self.optimizer = SGD(self.parameters(), **SGD_OPTIONS)
+        self.optimizer = new_optimizer(self.parameters())
 
     def step(self, views: Views) -> Tensor:
         """Train on one batch of views, and return the loss."""
@@ -174,11 +177,6 @@ class LightlyLoop(nn.Module):
         self.optimizer.step()
         self.optimizer.zero_grad()
         return loss.detach()
-
-
-def resnet(name: str) -> nn.Sequential:
-    """Build a torchvision ResNet up to its pooled features."""
-    return nn.Sequential(*list(torchvision.models.get_model(name).children())[:-1], nn.Flatten())
 
 
 def head(features: int, emb_dim: int) -> nn.Sequential:

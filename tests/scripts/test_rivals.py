@@ -26,9 +26,9 @@ SIZES = ("resnet18", 16, 8, 3)  # encoder, embedding, queue, spaces
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """4 places x 5 dates of 264 px, as GeoTIFFs and as RGB JPEGs."""
+    """4 places x 5 dates of 96 px, as GeoTIFFs and as RGB JPEGs."""
     root = tmp_path_factory.mktemp("archive")
-    make_archive(root, num_places=4, num_drawn=4)
+    make_archive(root, num_places=4, num_drawn=4, size=96)
     write_pictures(root)
     return root
 
