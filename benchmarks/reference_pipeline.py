@@ -2,7 +2,7 @@
 
 Written from the description of https://github.com/ServiceNow/seasonal-contrast: nine GeoTIFFs
 opened with rasterio per sample, Pillow pictures, torchvision's first transforms, colour and blur at
-the full size before the crop, and worker processes of torch's ``DataLoader``.
+the full size before the crop.
 """
 
 import random
@@ -14,14 +14,13 @@ import numpy as np
 import rasterio
 from PIL import Image, ImageFilter
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, RandomSampler
+from torch.utils.data import Dataset
 from torchvision import transforms as T
 
 from datasets.bands import RGB_BANDS, RGB_QUANTILES
 from utils.input_spec import IMAGENET_MEAN, IMAGENET_STD
 
 Views = tuple[Tensor, list[Tensor]]  # of a query and its keys
-_ENDLESS = 10**9  # samples of an epoch whose end no measurement reaches
 
 
 class ReferenceDataset(Dataset[Views]):
@@ -83,11 +82,3 @@ def read_picture(scene: Path) -> Image.Image:
 
 def _blur(picture: Image.Image) -> Image.Image:
     return picture.filter(ImageFilter.GaussianBlur(radius=random.uniform(0.1, 2.0)))
-
-
-def reference_loader(
-    dataset: ReferenceDataset, batch_size: int, num_workers: int
-) -> DataLoader[Views]:
-    """Load batches by worker processes, in an epoch without end: it starts them once."""
-    sampler = RandomSampler(dataset, replacement=True, num_samples=_ENDLESS)
-    return DataLoader(dataset, batch_size, sampler=sampler, num_workers=num_workers, drop_last=True)

@@ -6,10 +6,10 @@ A minute, for a first look:
 All of it, with a picture:
   python -m benchmarks.throughput --plot throughput.png
 
-Everything is measured next to the original's pipeline and the ceilings of this device, in rounds:
-each case once per round, medians and quartiles over the rounds, ratios within a round. Data is a
-miniature Earth as JPEG-compressed GeoTIFFs, in the page cache; --data_dir takes real places.
-``benchmarks.rivals`` measures what one core reads, augments and trains.
+Everything is measured next to the ceilings of this device, in rounds: each case once per round,
+medians and quartiles over the rounds, ratios within a round. Data is a miniature Earth as
+JPEG-compressed GeoTIFFs, in the page cache; --data_dir takes real places. ``benchmarks.rivals``
+compares with the original and with other packages.
 """
 
 from __future__ import annotations
@@ -95,8 +95,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     write_json(args.save_path, result)
     if args.plot is not None:
         shown = {name: case for name, case in rates.items() if not name.startswith("ceiling/")}
-        label = "samples per second; grey: the original's pipeline"
-        plot_bars(args.plot, shown, "reference", xscale="log", xlabel=label)
+        label = "samples per second; grey: without loader and augmentation"
+        plot_bars(args.plot, shown, "step, views", xscale="log", xlabel=label)
         print(f"picture: {args.plot}")
     print(f"results: {args.save_path}")
     return result
@@ -116,7 +116,7 @@ SIZES = {
 
 def choose_sizes(args: Namespace) -> None:
     """Add what the flags leave open, to fit the device."""
-    on_gpu, cores = args.gpus > 0, available_cores()
+    on_gpu = args.gpus > 0
     for name, sizes in SIZES.items():
         if getattr(args, name, None) is None:
             setattr(args, name, sizes[0 if on_gpu else 2 if args.quick else 1])
@@ -129,8 +129,8 @@ def choose_sizes(args: Namespace) -> None:
             f"--num_places {args.num_places} is less than a batch of {args.batch_size}: raise it"
         )
     args.num_drawn = min(args.num_drawn, args.num_places)
-    args.num_threads = min(8, cores) if on_gpu else 1  # that read; one is enough to feed a CPU
-    args.num_processes = cores if on_gpu else max(1, cores // 2)  # of the original; others train
+    # Threads that read: one is enough to feed a CPU.
+    args.num_threads = min(8, available_cores()) if on_gpu else 1
 
 
 def measure(args: Namespace, scratch: Path) -> dict[str, Rates]:
@@ -147,7 +147,6 @@ def measure(args: Namespace, scratch: Path) -> dict[str, Rates]:
         cases |= training.steps()
         if number == 0 or not args.quick:
             cases |= training.end_to_end()
-    cases |= trainings[0].reference()
     print(f"training on {trainings[0].device}, {args.repeats} rounds")
     return interleave(cases, args.repeats)
 

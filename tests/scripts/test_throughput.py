@@ -22,7 +22,7 @@ from benchmarks.input_cases import (
     seco_views,
     store_loader,
 )
-from benchmarks.reference_pipeline import ReferenceDataset, reference_loader
+from benchmarks.reference_pipeline import ReferenceDataset
 from benchmarks.roofline import step_cost
 from benchmarks.throughput_report import ceilings_of, check_goals
 from benchmarks.timing import Rates, interleave, one_core, rate
@@ -187,15 +187,6 @@ def test_reference_has_the_statistics_of_our_views(archive: Path) -> None:
         )
 
 
-def test_reference_loads_with_worker_processes(archive: Path) -> None:
-    dataset = ReferenceDataset(archive / FOLDER, 16)
-    batches = iter(reference_loader(dataset, batch_size=2, num_workers=2))
-    for _ in range(4):  # more than the five places once: there is no end
-        query, keys = next(batches)
-        assert query.shape == (2, 3, 16, 16)
-        assert [key.shape for key in keys] == [query.shape] * 3
-
-
 def test_goals_of_the_device_are_judged_and_others_are_not() -> None:
     names = [f"{encoder}/{name}" for encoder in throughput.ENCODERS for name in TRAIN_NAMES]
     rates = dict.fromkeys(names, Rates((1.0,))) | {"augment/device": Rates((256_000.0,))}
@@ -227,7 +218,7 @@ def test_quick_run_writes_every_row(tmp_path: Path) -> None:
     flags = ["--quick", "--gpus", "0", "--repeats", "1", "--batch_size", "4", "--num_places", "8"]
     throughput.main([*flags, "--save_path", str(path), "--plot", str(plot)])
     result = json.loads(path.read_text())
-    names = [f"resnet18/{name}" for name in (*TRAIN_NAMES, "loop, reference")]
+    names = [f"resnet18/{name}" for name in TRAIN_NAMES]
     names += ["resnet50/step, views", "resnet50/step, patches", "augment/device"]
     names += ["ceiling/GEMM float32", "ceiling/copy"]
     assert set(names) <= result["rates"].keys()
