@@ -28,6 +28,7 @@ table: setup ## all three evaluations by both protocols on the miniature Earth
 	$(PYTHON) -m benchmarks.table
 
 bench: setup ## how fast reading, augmentation and training are here
+	$(PYTHON) -m benchmarks.rivals --quick
 	$(PYTHON) -m benchmarks.throughput --quick
 
 test: setup ## the fast tests

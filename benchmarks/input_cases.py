@@ -1,12 +1,13 @@
 """What one core reads and augments: our sources and the original's pipeline on the same archive.
 
-The archive is of JPEG-compressed GeoTIFFs of 264 px, as the published ones.
+The archive is of JPEG-compressed GeoTIFFs of 264 px, as the published ones. Every pipeline ends in
+batches of normalised float views, one tensor per view.
 """
 
 import os
 import shutil
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from functools import partial
 from itertools import chain, count, cycle, islice, repeat
@@ -15,25 +16,25 @@ from typing import Any, TypeVar
 
 import rasterio.shutil
 import torch
-from torch import Tensor
+from torch.utils.data import DataLoader, default_collate
 
-from benchmarks.reference_pipeline import ReferenceDataset
+from benchmarks.reference_pipeline import ReferenceDataset, Views
 from benchmarks.timing import Measure, one_core, rate
 from datasets.bands import RGB_BANDS
 from datasets.mini_earth import write_seco
 from datasets.seco.data_modes import DATA_MODES
 from datasets.seco.patches import SecoPatches
-from datasets.seco.samples import PatchDataset
+from datasets.seco.samples import PatchDataset, collate
 from datasets.store.loader import StoreLoader
 from datasets.store.reader import PackedStore
 from datasets.store.writer import pack
 from utils.augment_config import AugmentConfig
 from utils.cores import available_cores
 from utils.data import SeededSampler, sample_keys
+from utils.input_spec import InputSpec
 from utils.transforms import Augment
 
 Item = TypeVar("Item")
-Views = tuple[Tensor, list[Tensor]]  # of a query and its keys
 SECO = DATA_MODES["seco"]
 FOLDER, ZIP, STORE = "seco", "seco.zip", "store"  # in the folder of the archive
 CPU = torch.device("cpu")
@@ -81,49 +82,99 @@ def input_cases(
     Args:
         archive: Folder of ``make_archive``; it is in the page cache after the first round.
         num_samples: Samples per repeat. A store is read in whole epochs.
-        batch_size: Samples of a batch from a store.
+        batch_size: Samples of a batch.
     """
     reference = ReferenceDataset(archive / FOLDER, CROP_SIZE)
-    folder, zipped = (PatchDataset(SecoPatches(archive / name)) for name in (FOLDER, ZIP))
-    store, ram = (PackedStore(archive / STORE) for _ in range(2))
-    ram.load()
-    views = partial(seco_views, Augment(store.input_spec, AugmentConfig(crop_size=CROP_SIZE)))
-    places = cycle(range(len(reference)))
-    pictures = [reference.read(place) for place in islice(places, num_samples)]
+    reads = sample_batches(reference.read, len(reference), batch_size)
+    store = PackedStore(archive / STORE)
+    augment, augment_pictures = (
+        partial(seco_views, Augment(spec, AugmentConfig(crop_size=CROP_SIZE)))
+        for spec in (store.input_spec, InputSpec.of_pictures())
+    )
     with one_core(), closing(endless(store_loader(store, batch_size))) as batches:
-        samples: dict[str, Iterator[object]] = {
-            "read/reference": map(reference.read, places),
-            "read/folder": map(folder.__getitem__, endless(_order(folder))),
-            "read/zip": map(zipped.__getitem__, endless(_order(zipped))),
-            "augment/reference": map(reference.views, cycle(pictures)),
-            "input/reference": map(reference.__getitem__, places),
-        }
-        batched: dict[str, Iterator[object]] = {
-            "augment/ours": map(views, repeat(next(batches))),
-            "input/store": map(views, batches),
-        }
-        yield (
-            {name: _draw(items, num_samples, 1) for name, items in samples.items()}
-            | {name: _draw(items, num_samples, batch_size) for name, items in batched.items()}
-            | {
-                f"read/{n}": _read_epochs(s, batch_size)
-                for n, s in (("store", store), ("ram", ram))
-            }
-        )
+        items = pipeline("reference", reads, batch_views(reference.views))
+        items["augment/ours"] = map(augment_pictures, _pictures(next(batches), store.input_spec))
+        items["input/store"] = map(augment, batches)
+        for kind, name in (("folder", FOLDER), ("zip", ZIP)):
+            read = items[f"read/{kind}"] = endless(_file_loader(archive / name, batch_size))
+            items[f"input/{kind}"] = map(augment, read)
+        cases = draw_batches(items, num_samples, batch_size)
+        yield cases | {"read/store": _read_epochs(store, batch_size)}
 
 
-def _draw(items: Iterator[object], num_samples: int, samples_per_item: int) -> Measure:
-    """Measure the drawing of so many samples from an iterator that never ends."""
-    number = -(-num_samples // samples_per_item)
-    return rate(lambda: _consume(islice(items, number)), number * samples_per_item, CPU)
+def pipeline(
+    name: str, batches: Iterator[Any], views: Callable[[Any], object]
+) -> dict[str, Iterator[object]]:
+    """Return what reading, augmentation and both yield, without end.
+
+    Args:
+        name: Name of the pipeline.
+        batches: What is read, as pictures.
+        views: Makes the views of a batch.
+    """
+    pictures = repeat(next(batches))
+    kinds = {"read": batches, "augment": map(views, pictures), "input": map(views, batches)}
+    return {f"{kind}/{name}": items for kind, items in kinds.items()}
+
+
+def draw_batches(
+    items: Mapping[str, Iterator[object]], num_samples: int, batch_size: int
+) -> dict[str, Measure]:
+    """Measure the drawing of batches, in samples per second.
+
+    Args:
+        items: Iterators without end, by name.
+        num_samples: Samples per repeat, rounded up to whole batches.
+        batch_size: Samples of a batch.
+    """
+    number = -(-num_samples // batch_size)
+
+    def draw(batches: Iterator[object]) -> Measure:
+        return rate(lambda: _consume(islice(batches, number)), number * batch_size, CPU)
+
+    return {name: draw(batches) for name, batches in items.items()}
+
+
+def sample_batches(
+    read: Callable[[int], Item], num_places: int, batch_size: int
+) -> Iterator[list[Item]]:
+    """Read one place after the other, without end, into lists.
+
+    Args:
+        read: Reads the sample of a place.
+        num_places: Places to begin again after.
+        batch_size: Samples of a list.
+    """
+    samples = map(read, cycle(range(num_places)))
+    while True:
+        yield list(islice(samples, batch_size))
+
+
+def batch_views(views: Callable[[Any], Views]) -> Callable[[list[Any]], Any]:
+    """Return what torch's loader does for a batch: make views sample by sample, and stack them."""
+    return lambda samples: default_collate([views(sample) for sample in samples])
+
+
+def _pictures(batch: dict[str, Any], spec: InputSpec) -> Iterator[dict[str, Any]]:
+    """Repeat a stored batch, stretched, with new random numbers for its views each time."""
+    planes = zip(spec.stretch_table(), batch["patches"].unbind(2), strict=True)
+    pictures = torch.stack([table[plane.int()] for table, plane in planes], dim=2)
+    for epoch in count():
+        yield batch | {"patches": pictures, "epoch": torch.full_like(batch["epoch"], epoch)}
+
+
+def _file_loader(path: Path, batch_size: int) -> DataLoader[dict[str, Any]]:
+    dataset = PatchDataset(SecoPatches(path), SECO.num_dates)
+    return DataLoader(
+        dataset, batch_size, sampler=_order(dataset), collate_fn=collate, drop_last=True
+    )
 
 
 def _read_epochs(store: PackedStore, batch_size: int, num_epochs: int = 4) -> Measure:
     """Measure the way of whole epochs into batches in memory, start and end included."""
     loader = store_loader(store, batch_size)
     units = num_epochs * len(loader) * batch_size
-    epochs = partial(chain.from_iterable, [loader] * num_epochs)
-    return rate(lambda: _consume(epochs()), units, CPU)
+    return rate(lambda: _consume(chain.from_iterable([loader] * num_epochs)), units, CPU)
 
 
 def _consume(items: Iterable[object]) -> None:

@@ -2,26 +2,28 @@
 
 Written from the description of https://github.com/ServiceNow/seasonal-contrast: nine GeoTIFFs
 opened with rasterio per sample, Pillow pictures, torchvision's first transforms, colour and blur at
-the full size before the crop, and worker processes of torch's ``DataLoader``.
+the full size before the crop.
 """
 
 import random
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rasterio
 from PIL import Image, ImageFilter
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, RandomSampler
+from torch.utils.data import Dataset
 from torchvision import transforms as T
 
 from datasets.bands import RGB_BANDS, RGB_QUANTILES
 from utils.input_spec import IMAGENET_MEAN, IMAGENET_STD
 
-_ENDLESS = 10**9  # samples of an epoch whose end no measurement reaches
+Views = tuple[Tensor, list[Tensor]]  # of a query and its keys
 
 
-class ReferenceDataset(Dataset[tuple[Tensor, list[Tensor]]]):
+class ReferenceDataset(Dataset[Views]):
     """Query and three keys of a place, each normalised, float32, shape (3, crop, crop).
 
     Args:
@@ -40,28 +42,33 @@ class ReferenceDataset(Dataset[tuple[Tensor, list[Tensor]]]):
                 T.RandomGrayscale(p=0.2),
                 T.RandomApply([_blur], p=0.5),
                 T.RandomHorizontalFlip(),
+                self.preprocess,
             ]
         )
 
     def __len__(self) -> int:
         return len(self.places)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, list[Tensor]]:
+    def __getitem__(self, index: int) -> Views:
         return self.views(self.read(index))
 
     def read(self, index: int) -> list[Image.Image]:
         """Read three dates of a place, drawn with replacement."""
         scenes = [path for path in self.places[index].iterdir() if path.is_dir()]
-        return [_read_picture(scene) for scene in random.choices(scenes, k=3)]
+        return [read_picture(scene) for scene in random.choices(scenes, k=3)]
 
-    def views(self, pictures: list[Image.Image]) -> tuple[Tensor, list[Tensor]]:
+    def views(self, pictures: list[Image.Image]) -> Views:
         """Make the query and the keys of all, temporal and synthetic transformations."""
-        t0, t1, t2 = pictures
-        keys = [self.augment(t1), t2, self.augment(t0)]
-        return self.preprocess(t0), [self.preprocess(key) for key in keys]
+        return four_views(pictures, self.preprocess, self.augment)
 
 
-def _read_picture(scene: Path) -> Image.Image:
+def four_views(dates: Any, plain: Callable[[Any], Any], augmented: Callable[[Any], Any]) -> Views:
+    """Make SeCo's query and keys of three dates of a place, or of a batch of places."""
+    t0, t1, t2 = dates
+    return plain(t0), [augmented(t1), plain(t2), augmented(t0)]
+
+
+def read_picture(scene: Path) -> Image.Image:
     """Open the three band files of a scene and stretch them to a picture."""
     channels = []
     for band in RGB_BANDS:
@@ -75,11 +82,3 @@ def _read_picture(scene: Path) -> Image.Image:
 
 def _blur(picture: Image.Image) -> Image.Image:
     return picture.filter(ImageFilter.GaussianBlur(radius=random.uniform(0.1, 2.0)))
-
-
-def reference_loader(
-    dataset: ReferenceDataset, batch_size: int, num_workers: int
-) -> DataLoader[tuple[Tensor, list[Tensor]]]:
-    """Load batches by worker processes, in an epoch without end: it starts them once."""
-    sampler = RandomSampler(dataset, replacement=True, num_samples=_ENDLESS)
-    return DataLoader(dataset, batch_size, sampler=sampler, num_workers=num_workers, drop_last=True)

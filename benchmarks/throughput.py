@@ -1,4 +1,4 @@
-r"""How fast the input, the step and the whole training are, on the CPU or GPU that is here.
+r"""How fast views, steps and whole trainings are, on the CPU or GPU that is here.
 
 A minute, for a first look:
   python -m benchmarks.throughput --quick
@@ -6,9 +6,10 @@ A minute, for a first look:
 All of it, with a picture:
   python -m benchmarks.throughput --plot throughput.png
 
-Everything is measured next to the original's pipeline and the ceilings of this device, in rounds:
-each case once per round, medians and quartiles over the rounds, ratios within a round. Data is a
-miniature Earth as JPEG-compressed GeoTIFFs, in the page cache; --data_dir takes real places.
+Everything is measured next to the ceilings of this device, in rounds: each case once per round,
+medians and quartiles over the rounds, ratios within a round. Data is a miniature Earth as
+JPEG-compressed GeoTIFFs, in the page cache; --data_dir takes real places. ``benchmarks.rivals``
+compares with the original and with other packages.
 """
 
 from __future__ import annotations
@@ -94,8 +95,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     write_json(args.save_path, result)
     if args.plot is not None:
         shown = {name: case for name, case in rates.items() if not name.startswith("ceiling/")}
-        label = "samples per second; grey: the original's pipeline"
-        plot_bars(args.plot, shown, "reference", xscale="log", xlabel=label)
+        label = "samples per second; grey: without loader and augmentation"
+        plot_bars(args.plot, shown, "step, views", xscale="log", xlabel=label)
         print(f"picture: {args.plot}")
     print(f"results: {args.save_path}")
     return result
@@ -108,7 +109,6 @@ SIZES = {
     "repeats": (5, 7, 3),
     "num_places": (5120, 512, 128),
     "num_drawn": (48, 48, 12),  # places; the others are the same again
-    "num_samples": (64, 64, 16),  # of reading and augmentation, per round
     "warm_up": (8, 3, 1),  # steps
     "steps": (40, 10, 2),
 }
@@ -116,7 +116,7 @@ SIZES = {
 
 def choose_sizes(args: Namespace) -> None:
     """Add what the flags leave open, to fit the device."""
-    on_gpu, cores = args.gpus > 0, available_cores()
+    on_gpu = args.gpus > 0
     for name, sizes in SIZES.items():
         if getattr(args, name, None) is None:
             setattr(args, name, sizes[0 if on_gpu else 2 if args.quick else 1])
@@ -129,13 +129,13 @@ def choose_sizes(args: Namespace) -> None:
             f"--num_places {args.num_places} is less than a batch of {args.batch_size}: raise it"
         )
     args.num_drawn = min(args.num_drawn, args.num_places)
-    args.num_threads = min(8, cores) if on_gpu else 1  # that read; one is enough to feed a CPU
-    args.num_processes = cores if on_gpu else max(1, cores // 2)  # of the original; others train
+    # Threads that read: one is enough to feed a CPU.
+    args.num_threads = min(8, available_cores()) if on_gpu else 1
 
 
 def measure(args: Namespace, scratch: Path) -> dict[str, Rates]:
-    """Measure on the device first: a core is reserved for what follows."""
-    from benchmarks.input_cases import input_cases, make_archive
+    """Measure all cases on one archive."""
+    from benchmarks.input_cases import make_archive
     from benchmarks.roofline import ceilings
     from benchmarks.timing import interleave
     from benchmarks.train_cases import TrainCases
@@ -147,13 +147,8 @@ def measure(args: Namespace, scratch: Path) -> dict[str, Rates]:
         cases |= training.steps()
         if number == 0 or not args.quick:
             cases |= training.end_to_end()
-    cases |= trainings[0].reference()
     print(f"training on {trainings[0].device}, {args.repeats} rounds")
-    rates = interleave(cases, args.repeats)
-    print(f"reading and augmentation on one core, {args.repeats} rounds")
-    with input_cases(scratch, args.num_samples) as cases:
-        interleave(cases, 1)  # fills the page cache
-        return rates | interleave(cases, args.repeats)
+    return interleave(cases, args.repeats)
 
 
 if __name__ == "__main__":

@@ -20,9 +20,15 @@ Measure = Callable[[], float]  # one repeat of a case, in units per second
 
 @dataclass(frozen=True)
 class Rates:
-    """Units per second of one case, one number per round, in their order."""
+    """Units per second of one case, one number per round, in their order.
+
+    Attributes:
+        values: Units per second of each round.
+        busy: CPU seconds of this process per second of each round, all threads together.
+    """
 
     values: tuple[float, ...]
+    busy: tuple[float, ...] = ()
 
     @property
     def median(self) -> float:
@@ -38,7 +44,12 @@ class Rates:
     def summary(self) -> dict[str, Any]:
         """Return all of it for a JSON file."""
         low, high = self.quartiles
-        return {"median": self.median, "low": low, "high": high, "values": self.values}
+        found = {"median": self.median, "low": low, "high": high, "values": self.values}
+        return found | ({"busy": self.busy} if self.busy else {})
+
+    def per_cpu_second(self) -> "Rates":
+        """Return units per second of CPU time, which other processes take nothing from."""
+        return Rates(tuple(a / b for a, b in zip(self.values, self.busy, strict=True)))
 
     def over(self, other: "Rates") -> float:
         """Return how many times faster this case is: the median of the ratios of each round.
@@ -50,8 +61,16 @@ class Rates:
 
 def interleave(cases: Mapping[str, Measure], repeats: int) -> dict[str, Rates]:
     """Measure every case once per round, in as many rounds as there are repeats."""
-    rounds = [{name: measure() for name, measure in cases.items()} for _ in range(repeats)]
-    return {name: Rates(tuple(values[name] for values in rounds)) for name in cases}
+    rounds = [{name: _timed(case) for name, case in cases.items()} for _ in range(repeats)]
+    found = {name: zip(*(each[name] for each in rounds), strict=True) for name in cases}
+    return {name: Rates(*columns) for name, columns in found.items()}
+
+
+def _timed(measure: Measure) -> tuple[float, float]:
+    """Return the rate, and the CPU seconds per second of its measurement."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    found = measure()
+    return found, (time.process_time() - cpu) / (time.perf_counter() - wall)
 
 
 def rate(work: Callable[[], object], units: int, device: torch.device) -> Measure:

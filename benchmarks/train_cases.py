@@ -12,11 +12,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 import main_pretrain
-from benchmarks.input_cases import FOLDER, SECO, STORE, Views, endless, seco_views, store_loader
-from benchmarks.reference_pipeline import ReferenceDataset, reference_loader
+from benchmarks.input_cases import SECO, STORE, endless, seco_views, store_loader
+from benchmarks.reference_pipeline import Views
 from benchmarks.timing import Measure, clock, rate
 from datasets.store.reader import PackedStore
 from models.moco2_module import MocoV2
@@ -41,8 +42,8 @@ class BareLoop:
         parameters = [*model.encoder_q.parameters(), *model.heads_q.parameters()]
         self.optimizer = model.optimizer(parameters)
 
-    def step(self, views: Views) -> None:
-        """Train on one batch of views."""
+    def step(self, views: Views) -> Tensor:
+        """Train on one batch of views, and return the loss."""
         img_q, img_k = views
         with torch.autocast(img_q.device.type, self.autocast, enabled=self.autocast is not None):
             logits, targets = self.model(img_q, img_k)
@@ -50,6 +51,7 @@ class BareLoop:
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
+        return loss.detach()
 
 
 class TrainCases:
@@ -114,41 +116,18 @@ class TrainCases:
             cases["Trainer, store on GPU"] = partial(trainer, [*argv, "--cache", "gpu"])
         return {f"{self.base_encoder}/{name}": measure for name, measure in cases.items()}
 
-    def reference(self) -> dict[str, Measure]:
-        """Measure the bare loop behind the worker processes of the original's pipeline."""
-        return {f"{self.base_encoder}/loop, reference": self._from_reference}
-
-    def _rate(self, views: Iterator[Views], warm_up: int = 0, steps: int = 0) -> float:
+    def _rate(self, views: Iterator[Views]) -> float:
         """Train on batches of views; those of the warm-up empty a loader's queue."""
-        for batch in islice(views, warm_up or self.args.warm_up):
+        for batch in islice(views, self.args.warm_up):
             self.bare_loop.step(batch)
-        started, steps = clock(self.device), steps or self.args.steps
-        for batch in islice(views, steps):
+        started = clock(self.device)
+        for batch in islice(views, self.args.steps):
             self.bare_loop.step(batch)
-        return steps * self.args.batch_size / (clock(self.device) - started)
+        return self.args.steps * self.args.batch_size / (clock(self.device) - started)
 
     def _from_store(self) -> float:
         with closing(endless(self.loader)) as batches:
             return self._rate(map(self.make_views, batches))
-
-    def _from_reference(self) -> float:
-        """Time a batch or more of every worker process, after each has delivered one.
-
-        The processes end with the measurement. The CPU leaves a core to each, as main_pretrain.py.
-        """
-        workers = self.args.num_processes
-        dataset = ReferenceDataset(self.archive / FOLDER, self.args.crop_size)
-        batches = iter(reference_loader(dataset, self.args.batch_size, workers))
-        threads = torch.get_num_threads()
-        if not self.args.gpus:
-            torch.set_num_threads(max(1, threads - workers))
-        views = (
-            (img_q.to(self.device), [key.to(self.device) for key in img_k])
-            for img_q, img_k in batches
-        )
-        found = self._rate(views, warm_up=workers, steps=max(workers, 3))
-        torch.set_num_threads(threads)
-        return found
 
 
 def trainer_rate(argv: list[str], *, warm_up: int, steps: int, in_memory: bool = False) -> float:

@@ -22,6 +22,8 @@ from utils.color_jitter import BRIGHTNESS, CONTRAST, grey_weights
 Picture = NDArray[Any]  # uint8
 Window = tuple[slice, slice]  # rows and columns
 
+_GREY_OF_RGB, _IDENTITY = grey_weights(3).double().numpy(), np.eye(3)
+
 cv2.setNumThreads(1)  # ``utils.transforms`` starts the threads, which make a view each
 
 
@@ -197,7 +199,6 @@ def _blend(picture: Picture, kind: int, factor: float, window: Window, as_pillow
         values = np.ascontiguousarray(picture).reshape(len(picture), -1)
         return cv2.transform(values, np.array([[factor, shift]])).reshape(picture.shape)
     if bands == 3 and not as_pillow:  # in one step
-        mix = (1 - factor) * grey_weights(3).double().numpy() + factor * np.eye(3)
-        return cv2.transform(picture, mix)
+        return cv2.transform(picture, (1 - factor) * _GREY_OF_RGB + factor * _IDENTITY)
     grey = cv2.merge([to_grey(picture)] * bands).reshape(picture.shape)
     return cv2.addWeighted(picture, factor, grey, 1 - factor, shift).reshape(picture.shape)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.rivals import COLUMNS, ROWS
 from datasets.bands import RGB_BANDS
 from datasets.collect import args as collect_args
 from datasets.mini_earth import write_bigearthnet, write_eurosat, write_oscd, write_seco
@@ -121,6 +122,21 @@ def test_the_table_of_results_has_the_numbers_of_its_file() -> None:
             if method in run["by_method"]
         ]
         assert shown == pytest.approx(measured, abs=0.051)
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_the_table_of_rivals_has_the_numbers_of_its_file(row: str) -> None:
+    content = json.loads((ROOT / "benchmarks/results/rivals_cpu.json").read_text())
+    (line,) = (line for line in README.splitlines() if line.startswith(f"| {ROWS[row][0]} |"))
+    cells = [cell.strip() for cell in line.replace("*", "").split("|")[2:-1]]
+    rates, ratios = content["samples_per_cpu_second"], content["ratios"][row]
+    for column, cell in zip(COLUMNS, cells, strict=True):
+        if row == "reference":
+            assert float(cell) == pytest.approx(rates[f"{column}/{row}"]["median"], rel=0.01)
+        elif column in ratios:
+            assert float(cell) == pytest.approx(ratios[column], rel=0.01)
+        else:
+            assert cell == "-"
 
 
 WALKS = re.findall(

@@ -41,7 +41,8 @@ SCRIPTS = {
     "checkpoints/download.py": "--list",
     "datasets.miniature.services": "",
     "models.export": "--ckpt_path . --format timm --save_path x",
-    **{f"benchmarks.{name}": "" for name in ("demo", "download", "table", "throughput", "traffic")},
+    **dict.fromkeys(["benchmarks.demo", "benchmarks.download", "benchmarks.rivals"], ""),
+    **dict.fromkeys(["benchmarks.table", "benchmarks.throughput", "benchmarks.traffic"], ""),
 }
 
 
