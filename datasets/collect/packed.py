@@ -15,7 +15,7 @@ from datasets.collect.blocks import BLOCK, Block, blocks_of
 from datasets.collect.journal import Record
 from datasets.collect.plan import Plan
 from datasets.collect.scenes import Array
-from datasets.seco.geotiff import read_band
+from datasets.seco.layouts import read_band
 from datasets.seco.patches import on_10_m_grid
 from datasets.store.manifest import MANIFEST_NAME, ZEROS, Flaw, Manifest, plan_groups
 from datasets.store.rows import (

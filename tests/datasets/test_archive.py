@@ -89,22 +89,25 @@ def test_damaged_member_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("at", "value", "message"),
     [
-        ({"offset": 3}, "no member starts here"),
-        ({"offset": 10**9}, "no member starts here"),
-        ({"size": 2**40}, "bytes are more than"),
-        ({"size": 98}, "checksum"),
-        ({"crc": 7}, "checksum"),
+        (42, 3, "no member starts here"),  # the offset
+        (42, 10**9, "no member starts here"),
+        (24, 2**31, "bytes are more than"),  # the size
+        (24, 98, "checksum"),
+        (16, 7, "checksum"),
+        (20, 2**32 - 1, "no zip64 field"),  # the size when it is stored
     ],
 )
-def test_directory_that_lies_is_an_error(
-    tmp_path: Path, changes: dict[str, int], message: str
-) -> None:
-    files = ZipFiles(write(tmp_path / "z.zip", {"a": b"1" * 99}))
-    member = next(files.members())[1]._replace(**changes)
+def test_directory_that_lies_is_an_error(tmp_path: Path, at: int, value: int, message: str) -> None:
+    path = write(tmp_path / "z.zip", {"a": b"1" * 99})
+    data = bytearray(path.read_bytes())
+    at += data.rfind(b"PK\1\2")
+    data[at : at + 4] = struct.pack("<L", value)
+    path.write_bytes(data)
+    files = ZipFiles(path)
     with pytest.raises(ValueError, match=message):
-        files.read(member)
+        files.read(next(files.members())[1])
 
 
 @pytest.mark.parametrize("declared", [0, 5])
