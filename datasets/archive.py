@@ -17,8 +17,12 @@ import struct
 import zlib
 from bisect import bisect_right
 from collections.abc import Iterator
+from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
 
 from utils.errors import UserError
 from utils.unpack import DEFLATED, ENCRYPTED, STORED, unread_method
@@ -30,15 +34,12 @@ _IN_ZIP64 = 0xFFFFFFFF  # the zip64 field has the number instead
 _ZIP64_FIELD = 1
 _LOCAL = struct.Struct("<4s22xHH")
 _CENTRAL = struct.Struct("<4s4xHH4xLLLHHH8xL")
-_LENGTHS = struct.Struct("<4s4xH18xHHH8xL")  # and flags and offset of a _CENTRAL
 _ENTRY = b"PK\1\2"
 _END = struct.Struct("<4s6xHLLH")
 _END64 = struct.Struct("<4s28xQQQ")
 _END64_LOCATOR = struct.Struct("<4s4xQ4x")
-_LONGEST = 0xFFFF  # comment, name or extra field
-_LONGEST_ENTRY = _CENTRAL.size + 3 * _LONGEST
-_BLOCK_BYTES = 2**22  # of the directory that are in memory
-_LONGEST_RUN = 2**12  # members
+_LONGEST_COMMENT = 0xFFFF
+_BLOCK_BYTES = 2**22  # of the directory that are in memory; no entry is longer
 
 
 def zip_hint(root: Path) -> str:
@@ -172,36 +173,26 @@ class ZipFiles:
         # Bytes before the zip shift all offsets; a multiple of 4 GiB is an overflow.
         overflows = shift > 0 and shift % _OVERFLOW == 0
         self._base, self._overflows = 0 if overflows else shift, []
-        seen, last_offset, last, run = 0, 0, (b"", 0), FolderRun("", [], [])
+        seen, last_offset, entry = 0, 0, begin
         file.seek(begin)
-        data, start, at, end = b"", begin, 0, begin + size  # the block, its place, and ours in it
-        while start + at < end:
-            if len(data) - at < _LONGEST_ENTRY:
-                data, start, at = data[at:] + file.read(_BLOCK_BYTES), start + at, 0
-            fields = _LENGTHS.unpack_from(data, at)
-            signature, flags, in_name, in_extra, in_note, offset = fields
-            if signature != _ENTRY:
-                raise ValueError("not an entry of a central directory")
-            name = data[at + _CENTRAL.size : at + _CENTRAL.size + in_name]
-            in_folder = name.rfind(b"/") + 1
-            if (name[:in_folder], flags) != last or len(run.files) == _LONGEST_RUN:
-                if run.files:
-                    yield run
-                last = (name[:in_folder], flags)
-                run = FolderRun(_decode(last[0], flags), [], [])
-            run.files.append(_decode(name[in_folder:], flags))
-            run.entries.append(start + at)
-            if overflows and offset < last_offset:  # Archive Utility lists members by offset
-                self._overflows.append(start + at)
-            last_offset = offset
-            seen += 1
-            at += _CENTRAL.size + in_name + in_extra + in_note
-        if start + at != end or count not in (seen, seen % 2**16, min(seen, 2**16 - 1)):
-            raise ValueError("another number of members")
-        if run.files:
+        data, start, end = b"", begin, begin + size
+        while start < end:
+            data += file.read(min(_BLOCK_BYTES, end - start - len(data)))
+            at, used = _find_entries(data)
             if overflows:
-                self._check_last(file.fileno(), run.entries[-1], begin)
-            yield run
+                offsets = np.frombuffer(data, np.uint8)[at[:, None] + range(42, 46)].view("<u4")
+                # Archive Utility lists members by offset.
+                falls = np.diff(offsets[:, 0].astype(np.int64), prepend=last_offset) < 0
+                self._overflows += (at[falls] + start).tolist()
+                last_offset = int(offsets[-1, 0])
+            yield from _split_into_runs(data, at, start)
+            entry = start + int(at[-1])
+            seen += len(at)
+            data, start = data[used:], start + used
+        if count not in (seen, seen % 2**16, min(seen, 2**16 - 1)):
+            raise ValueError("another number of members")
+        if overflows:
+            self._check_last(file.fileno(), entry, begin)
 
     def _check_last(self, descriptor: int, entry: int, begin: int) -> None:
         """Refuse a zip whose directory is not behind the last member, of less than 4 GiB."""
@@ -214,8 +205,57 @@ class ZipFiles:
             )
 
 
-def _decode(name: bytes, flags: int) -> str:
-    return name.decode("utf-8" if flags & _UTF8_BIT or name.isascii() else "cp437")
+def _find_entries(data: bytes) -> tuple[np.ndarray, int]:
+    """Find the whole entries at the start of a part of a directory.
+
+    Returns:
+        Their positions, int64, (N,), at least one; the end of the last.
+    """
+    table = np.frombuffer(data, np.uint8)
+    heads = table[: max(0, len(data) - _CENTRAL.size + 1)]
+    at = np.flatnonzero(heads == _ENTRY[0])
+    for position in range(1, len(_ENTRY)):
+        at = at[table[at + position] == _ENTRY[position]]
+    lengths = (_numbers(table, at + position) for position in (28, 30, 32))  # name, extra, comment
+    ends = at + _CENTRAL.size + sum(lengths)
+    if not np.array_equal(at, [0, *ends[:-1]]):  # a name or comment may hold the signature
+        end_of = dict(zip(at.tolist(), ends.tolist(), strict=True))
+        chain = [0]
+        while chain[-1] in end_of:
+            chain.append(end_of[chain[-1]])
+        at, ends = np.array(chain[:-1], np.int64), np.array(chain[1:], np.int64)
+    is_whole = ends <= len(data)
+    if not is_whole.any():
+        raise ValueError("not an entry of a central directory")
+    return at[is_whole], int(ends[is_whole][-1])
+
+
+def _split_into_runs(data: bytes, at: np.ndarray, start: int) -> Iterator[FolderRun]:
+    """Yield the members of entries at some positions of a part that starts at ``start``."""
+    table = np.frombuffer(data, np.uint8)
+    first = at + _CENTRAL.size
+    end = first + _numbers(table, at + 28)
+    slashes = np.concatenate([[-1], np.flatnonzero(table == ord("/"))])
+    in_folder = np.maximum(slashes[np.searchsorted(slashes, end) - 1] + 1, first)
+    first, in_folder, end = first.tolist(), in_folder.tolist(), end.tolist()
+    is_utf8 = (_numbers(table, at + 8) & _UTF8_BIT > 0).tolist()
+    folders = [data[a:b] for a, b in zip(first, in_folder, strict=True)]
+    files = list(map(_decode, [data[a:b] for a, b in zip(in_folder, end, strict=True)], is_utf8))
+    entries = (at + start).tolist()
+    pairs = pairwise(zip(folders, is_utf8, strict=True))
+    cuts = [0, *(cut for cut, (a, b) in enumerate(pairs, 1) if a != b), len(files)]
+    for a, b in pairwise(cuts):
+        yield FolderRun(_decode(folders[a], is_utf8[a]), files[a:b], entries[a:b])
+
+
+def _numbers(table: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Return the 16-bit numbers at some positions, int64."""
+    return table[at] + 256 * table[at + 1].astype(np.int64)
+
+
+@lru_cache(2**10)  # most names are those of bands
+def _decode(name: bytes, is_utf8: bool) -> str:
+    return name.decode("utf-8" if is_utf8 or name.isascii() else "cp437")
 
 
 def _check_size(size: int, max_bytes: int) -> None:
@@ -231,7 +271,7 @@ def _find_directory(file: BinaryIO) -> tuple[int, int, int, int]:
         the offset and the recorded one.
     """
     file_size = file.seek(0, os.SEEK_END)
-    start = max(0, file_size - _END.size - _LONGEST)
+    start = max(0, file_size - _END.size - _LONGEST_COMMENT)
     file.seek(start)
     tail = file.read()
     at = tail.rfind(b"PK\5\6")

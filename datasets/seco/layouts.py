@@ -7,6 +7,7 @@ a list of objects. Places are in the same order everywhere: by number, others af
 import os
 from array import array
 from collections import defaultdict
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -140,8 +141,8 @@ class SecoZip:
             bands = split_run(folder, files)
             if not bands:
                 continue
-            *above, place, scene, _ = folder.split("/")
-            prefix = "".join(f"{each}/" for each in above)
+            *above, place, scene, _ = folder.rsplit("/", 3)
+            prefix = f"{above[0]}/" if above else ""
             root = prefix if root is None else root
             if prefix != root:
                 raise UserError(
@@ -240,7 +241,7 @@ def _band_files(folder: Path) -> dict[str, str]:
 
 def _natural_order(name: str) -> tuple[float, str]:
     is_number = name.isascii() and name.isdigit()
-    return (int(name) if is_number else float("inf"), name)
+    return (int(name) if is_number else inf, name)
 
 
 def _subfolders(folder: str) -> list[str]:

@@ -46,6 +46,18 @@ def test_members_are_those_that_python_reads(
     assert contents(path) == expected == files
 
 
+def test_directories_are_read_in_parts_also_with_the_signature_of_an_entry_in_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zip_files, "_BLOCK_BYTES", 100)  # one or two entries
+    names = ["a/1", "a/2", "a/PK\1\2", "PK\1\2/PK\1\2" * 4, "b/1", "a/3"]
+    files = {name: name.encode() for name in names}
+    path = write(tmp_path / "z.zip", files)
+    assert contents(path) == files
+    runs = [(folder, names) for folder, names, _ in ZipFiles(path).runs()]
+    assert [f"{folder}{name}" for folder, names in runs for name in names] == names
+
+
 def test_zip64_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 100)
     monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 2)
