@@ -19,6 +19,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from functools import lru_cache
 from itertools import pairwise
+from operator import ne
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -238,12 +239,12 @@ def _split_into_runs(data: bytes, at: np.ndarray, start: int) -> Iterator[Folder
     slashes = np.concatenate([[-1], np.flatnonzero(table == ord("/"))])
     in_folder = np.maximum(slashes[np.searchsorted(slashes, end) - 1] + 1, first)
     first, in_folder, end = first.tolist(), in_folder.tolist(), end.tolist()
-    is_utf8 = (_numbers(table, at + 8) & _UTF8_BIT > 0).tolist()
+    flags = _numbers(table, at + 8) & _UTF8_BIT
     folders = [data[a:b] for a, b in zip(first, in_folder, strict=True)]
+    is_utf8, entries = (flags > 0).tolist(), (at + start).tolist()
     files = list(map(_decode, [data[a:b] for a, b in zip(in_folder, end, strict=True)], is_utf8))
-    entries = (at + start).tolist()
-    pairs = pairwise(zip(folders, is_utf8, strict=True))
-    cuts = [0, *(cut for cut, (a, b) in enumerate(pairs, 1) if a != b), len(files)]
+    differs = np.fromiter(map(ne, folders[1:], folders), bool) | (np.diff(flags) != 0)
+    cuts = [0, *(1 + np.flatnonzero(differs)).tolist(), len(files)]
     for a, b in pairwise(cuts):
         yield FolderRun(_decode(folders[a], is_utf8[a]), files[a:b], entries[a:b])
 

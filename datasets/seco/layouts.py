@@ -7,8 +7,10 @@ a list of objects. Places are in the same order everywhere: by number, others af
 import os
 from array import array
 from collections import defaultdict
+from functools import lru_cache
 from math import inf
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -132,14 +134,13 @@ class SecoZip:
             entries of the bands to read, those of a date next to each other.
         """
         dates: dict[str, dict[str, int]] = defaultdict(dict)
-        seen, entries, absent = array("H"), array("q"), array("q", [_ABSENT] * len(self.bands))
-        channels = {band: channel for channel, band in enumerate(self.bands)}
+        seen, entries, width = array("H"), array("q"), len(self.bands)
         root, quantiles, repeated = None, {}, set[str]()
         for folder, files, of_files in self._zip.runs():
             if QUANTILES_NAME in files:
                 quantiles[folder] = of_files[files.index(QUANTILES_NAME)]
-            bands = split_run(folder, files)
-            if not bands:
+            found = split_run(folder, files)
+            if found is None:
                 continue
             *above, place, scene, _ = folder.rsplit("/", 3)
             prefix = f"{above[0]}/" if above else ""
@@ -152,15 +153,13 @@ class SecoZip:
             number = dates[place].setdefault(scene, len(seen))
             if number == len(seen):
                 seen.append(0)
-                entries.extend(absent)
-            for band, entry in zip(bands, of_files, strict=True):
-                if band is None:
-                    continue
-                if seen[number] & _BITS[band]:
-                    repeated.add(folder)
-                seen[number] |= _BITS[band]
-                if band in channels:
-                    entries[number * len(absent) + channels[band]] = entry
+                entries.extend([_ABSENT] * width)
+            if found.is_repeated or seen[number] & found.bits:
+                repeated.add(folder)
+            seen[number] |= found.bits
+            for at, band in enumerate(self.bands, number * width):
+                if band in found.positions:
+                    entries[at] = of_files[found.positions[band]]
         if repeated:
             self._check_repeated(repeated)
         self._quantiles = quantiles.get(root or "")
@@ -176,15 +175,30 @@ class SecoZip:
             find_band_files(found[folder], f"{self.path}/{folder[:-1]}")
 
 
-def split_run(folder: str, files: list[str]) -> list[str | None]:
-    """Return the band of each of a folder's files; an empty list if it is not a date of a place.
+class _BandFiles(NamedTuple):
+    """Which of some files of a folder are bands."""
 
-    None stands for a file that is not a band, such as metadata or a hidden file.
+    positions: dict[str, int]  # by band; the last file of it
+    bits: int  # one per band
+    is_repeated: bool  # whether a band has two files
+
+
+def split_run(folder: str, files: list[str]) -> _BandFiles | None:
+    """Return the bands among a folder's files; None if it is not a date of a place.
+
+    A file that is not a band, such as metadata or a hidden file, is left out.
     """
-    if folder.count("/") < 2 or is_hidden(folder):
-        return []
-    bands = [band_of(file) for file in files]
-    return bands if any(bands) else []
+    found = _find_bands(tuple(files))
+    is_date = found.bits and folder.count("/") > 1 and not is_hidden(folder)
+    return found if is_date else None
+
+
+@lru_cache(2**10)  # most dates have the same files
+def _find_bands(files: tuple[str, ...]) -> _BandFiles:
+    bands = [(band, position) for position, file in enumerate(files) if (band := band_of(file))]
+    positions = dict(bands)
+    bits = sum(_BITS[band] for band in positions)
+    return _BandFiles(positions, bits, len(positions) < len(bands))
 
 
 def read_band(path: Path | str) -> np.ndarray:
