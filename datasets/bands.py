@@ -50,6 +50,9 @@ _USUAL_NAMES = {f"{band}.tif": band for band in RESOLUTION_M}
 # data sets (``BAND_QUANTILES`` of datasets/oscd/facts.py) the bright end of every band lies between
 # 1,589 and 5,043, but for B10, which water vapour absorbs: 51.
 _MAX_DN = 65_535
+# BOA_ADD_OFFSET of processing baseline 04.00 (same document, of 2022), when applied to 0. Smaller
+# values are overflows of 16 bits with sign, or stand for missing pixels.
+_MIN_DN = -1000
 _MAX_REFLECTANCE = 2  # clouds and glint exceed 1
 _MAX_TYPICAL_DN = 20_000  # twice the reflectance of a perfect white surface
 _MAX_8_BIT = 255
@@ -130,7 +133,8 @@ def check_dn(samples: Iterable[np.ndarray], where: str, band: str | None = None)
         values = sample[~np.isnan(sample)]
         if values.size:
             low, high = min(low, float(values.min())), max(high, float(values.max()))
-            if high > _MAX_DN or (values > _MAX_TYPICAL_DN).mean() > 0.5:
+            is_typical = (values > _MAX_TYPICAL_DN).mean() <= 0.5
+            if low < _MIN_DN or high > _MAX_DN or not is_typical:
                 break
             if high > max_dark:
                 return
@@ -145,6 +149,8 @@ def check_dn(samples: Iterable[np.ndarray], where: str, band: str | None = None)
 
 def _guess_unit(low: float, high: float) -> tuple[str, str]:
     """Return what values between two limits look like, and how to get DN."""
+    if low < _MIN_DN:
+        return "as 16 bits with sign have", "store them as uint16, with 0 where there is no data"
     if high > _MAX_DN:
         return "beyond 16 bits", "take the original files"
     if high <= _MAX_REFLECTANCE:

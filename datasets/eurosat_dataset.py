@@ -41,7 +41,6 @@ from datasets.eurosat.files import (
     is_geotiff,
     label_pictures,
     read_picture,
-    without_georeference,
 )
 from datasets.eurosat.splits import SPLITS, split_pictures
 from datasets.figures import plot_images, to_image
@@ -142,8 +141,7 @@ class EurosatDataset(Dataset[tuple[Any, int]]):
             self.labels = self.labels[rows]
         if self.spec.unit == "reflectance":
             some = range(0, len(self), max(1, len(self) // _NUM_SAMPLES))
-            with without_georeference():
-                check_dn((self._read(index) for index in some), str(self.root))
+            check_dn((self._read(index) for index in some), str(self.root))
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
         """Return the image, transformed if there is a transform, and its label.
@@ -151,8 +149,7 @@ class EurosatDataset(Dataset[tuple[Any, int]]):
         Without one the image is for RGB files a PIL image of mode RGB, for GeoTIFFs digital numbers
         (10,000 times reflectance), float32, shape (13, H, W), in the order of ``all_bands``.
         """
-        with without_georeference():
-            stored = self._read(index)
+        stored = self._read(index)
         is_picture = self.spec.unit == "picture"
         image = to_image(stored) if is_picture else torch.from_numpy(stored.astype(np.float32))
         return image if self.transform is None else self.transform(image), int(self.labels[index])
@@ -187,7 +184,6 @@ class EurosatDataset(Dataset[tuple[Any, int]]):
         """
         channels = [self.spec.bands.index(band) for band in transform.bands]
         with (
-            without_georeference(),
             ThreadPoolExecutor(max(1, num_threads)) as pool,
             progress(total=len(self), desc="reading EuroSAT", unit=" images", leave=False) as bar,
         ):

@@ -1,10 +1,13 @@
 """Exchange of tensors between W processes with B samples each; the identity for one process."""
 
 from collections.abc import Iterable
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 def world_size() -> int:
@@ -26,6 +29,14 @@ def gather(tensor: Tensor) -> Tensor:
     parts = [torch.empty_like(tensor) for _ in range(world_size())]
     dist.all_gather(parts, tensor)
     return torch.cat(parts)
+
+
+def gather_objects(value: T) -> list[T]:
+    """Return the small values of all processes in order of rank; also waits for all of them."""
+    values = [value] * world_size()
+    if world_size() > 1:
+        dist.all_gather_object(values, value)
+    return values
 
 
 @torch.no_grad()

@@ -3,21 +3,17 @@
 import hashlib
 import json
 import os
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import rasterio
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
+from datasets.archive import read_file
 from datasets.bigearthnet.facts import FILE_NAMES, check_band
+from datasets.geotiff import one_band, read_geotiff
 from utils.errors import UserError
-from utils.files import check_regular
 
-# Coordinates are not needed, and reading them would double the time.
-_OPTIONS = {"driver": "GTiff", "GEOREF_SOURCES": "NONE"}
 _MAX_LABEL_BYTES = 1 << 16  # files of the archive have about 1,000
 
 
@@ -44,9 +40,7 @@ class PatchFolder:
         """Read the label names in the folder of a patch of v1."""
         path = self._path(name, "labels_metadata.json")
         try:
-            check_regular(Path(path))
-            with open(path, encoding="utf-8") as file:  # noqa: PTH123 - the path is a str
-                labels: list[str] = json.loads(file.read(_MAX_LABEL_BYTES))["labels"]
+            labels: list[str] = json.loads(read_file(path, _MAX_LABEL_BYTES))["labels"]
             if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
                 raise TypeError("labels are a list of names")
         except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
@@ -72,12 +66,11 @@ class PatchFolder:
 
 
 def _read_band(path: str, band: str) -> np.ndarray:
+    def check(count: int, dtype: str, shape: tuple[int, int]) -> None:
+        one_band(path, count, dtype)
+        check_band(band, dtype, shape, path)
+
     try:
-        check_regular(Path(path))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            with rasterio.open(path, **_OPTIONS) as file:
-                check_band(band, file.dtypes[0], file.shape, path)  # before it is read
-                return file.read(1)
-    except (RasterioError, OSError) as error:
+        return read_geotiff(read_file(path), path, check)[0]
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} is missing or not a readable GeoTIFF: replace it") from error

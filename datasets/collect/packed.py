@@ -17,7 +17,7 @@ from datasets.collect.blocks import BLOCK, Block, blocks_of
 from datasets.collect.journal import Record, Shard, read_journals
 from datasets.collect.plan import Plan
 from datasets.collect.scenes import Array
-from datasets.seco.geotiff import read_band
+from datasets.seco.layouts import read_band
 from datasets.seco.patches import on_10_m_grid
 from datasets.store.manifest import (
     MANIFEST_NAME,

@@ -1,19 +1,16 @@
 """Find, label and decode the pictures of EuroSAT, in a zip or a folder."""
 
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
-from rasterio.io import MemoryFile
 
-from datasets.archive import ZipFiles
+from datasets.archive import ZipFiles, read_file
 from datasets.bands import EUROSAT_BANDS
+from datasets.geotiff import read_geotiff
 from utils.errors import UserError, listed
 from utils.files import is_hidden
 from utils.images import IMAGE_ERRORS, bit_depth
@@ -32,8 +29,6 @@ CLASSES = (
 _BANDS_SUFFIXES = (".tif", ".tiff")
 _SUFFIXES = (".jpg", ".jpeg", ".png", *_BANDS_SUFFIXES)
 _MAX_SIDE_PX = 1024  # of a picture; those of the archives have 64
-# Coordinates are not needed, and reading them would double the time.
-_GEOTIFF = {"driver": "GTiff", "GEOREF_SOURCES": "NONE"}
 
 
 class SmallFiles:
@@ -57,7 +52,7 @@ class SmallFiles:
         is_file = name in self._members if self._zip else (self.path / name).is_file()
         if not is_file:  # a folder, or a pipe, whose reading would wait forever
             raise FileNotFoundError(name)
-        return self._zip.read(self._members[name]) if self._zip else (self.path / name).read_bytes()
+        return self._zip.read(self._members[name]) if self._zip else read_file(self.path / name)
 
 
 def find_pictures(files: SmallFiles) -> tuple[str, list[str]]:
@@ -98,14 +93,6 @@ def is_geotiff(name: str) -> bool:
     return name.lower().endswith(_BANDS_SUFFIXES)
 
 
-@contextmanager
-def without_georeference() -> Iterator[None]:
-    """Silence rasterio on GeoTIFFs without coordinates; to be entered outside of threads."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        yield
-
-
 def read_picture(
     files: SmallFiles, path: str, channels: Sequence[int], *, geotiff: bool
 ) -> np.ndarray:
@@ -128,12 +115,9 @@ def read_picture(
                 is_rgb = image.mode == "RGB" and bit_depth(image, data) == 8
                 if is_rgb and max(image.size) <= _MAX_SIDE_PX:
                     return np.asarray(image).transpose(2, 0, 1)[list(channels)]
-        elif data:  # rasterio would take nothing for a file to be written
-            with MemoryFile(data) as memory, memory.open(**_GEOTIFF) as file:
-                is_whole = file.dtypes == ("uint16",) * len(EUROSAT_BANDS)
-                if is_whole and max(file.shape) <= _MAX_SIDE_PX:
-                    return file.read([channel + 1 for channel in channels])
-    except (*IMAGE_ERRORS, RasterioError) as error:
+        else:
+            return read_geotiff(data, path, _check_bands)[list(channels)]
+    except IMAGE_ERRORS as error:
         cause = error
     kind = "8-bit RGB as JPEG or PNG"
     if geotiff:
@@ -142,6 +126,11 @@ def read_picture(
         f"{path} in {files.path} is not a readable picture of {kind}, at most {_MAX_SIDE_PX} px "
         "wide and high: replace it"
     ) from cause
+
+
+def _check_bands(count: int, dtype: str, shape: tuple[int, int]) -> None:
+    if (count, dtype) != (len(EUROSAT_BANDS), "uint16") or max(shape) > _MAX_SIDE_PX:
+        raise ValueError(f"{count} bands of {dtype}, {shape} px")
 
 
 def _is_picture(name: str) -> bool:

@@ -12,25 +12,25 @@ are found, up to two folders below the root:
 
 import re
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rasterio
 from numpy.typing import NDArray
 from PIL import Image
 from rasterio.crs import CRS
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
-from rasterio.io import DatasetReader
 from rasterio.transform import Affine
 
+from datasets.archive import read_file
 from datasets.bands import check_dn, two_digit_name
+from datasets.geotiff import MAX_BYTES, one_band, opened, read_geotiff
 from datasets.oscd.facts import TEST_CITIES, TRAIN_CITIES
 from utils.errors import UserError
-from utils.files import check_regular, is_hidden, read_list
+from utils.files import is_hidden, read_list
 from utils.images import IMAGE_ERRORS
 from utils.input_spec import InputTransform
 
@@ -82,8 +82,7 @@ def listed_cities(data_dir: Path) -> dict[str, list[str]]:
     known = {*TRAIN_CITIES, *TEST_CITIES, *found}
     for split in splits:
         for path in _visible(data_dir, f"{split}.txt"):
-            check_regular(path)
-            text = read_list(path.read_bytes(), path).replace(",", "\n")
+            text = read_list(read_file(path), path).replace(",", "\n")
             names = list(dict.fromkeys(name.strip() for name in text.splitlines() if name.strip()))
             if not names or known.intersection(names):
                 splits[split] = names
@@ -164,8 +163,7 @@ def _read_mask(picture: Path, raster: Path) -> Array:
     """Read whether each pixel changed, from the PNG or else the GeoTIFF: bool, (H, W)."""
     try:
         if picture.exists() or not raster.exists():
-            check_regular(picture)
-            with Image.open(picture) as image:  # grey, palette, RGB or RGBA
+            with Image.open(BytesIO(read_file(picture))) as image:  # grey, palette, RGB or RGBA
                 values = np.asarray(image.convert("L"))
             if not 0 < values.max() <= _WHITE:
                 return values > _WHITE
@@ -218,23 +216,17 @@ def _band_path(folder: Path, band: str) -> Path:
     return min(paths, key=lambda path: (len(path.name), path))  # B02.tif rather than a longer one
 
 
-@contextmanager
-def _open(path: Path) -> Iterator[DatasetReader]:
-    """Open a GeoTIFF, with coordinates or not."""
-    try:
-        check_regular(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            with rasterio.open(path, driver="GTiff") as file:
-                yield file
-    except (RasterioError, OSError) as error:
-        raise UserError(f"{path} is not a readable GeoTIFF: unpack OSCD again") from error
-
-
 def _read_band(path: Path) -> Array:
     """Read a single-band GeoTIFF: (H, W)."""
-    with _open(path) as file:
-        return np.asarray(file.read(1))
+    try:
+        data = read_file(path, MAX_BYTES)
+        return read_geotiff(data, str(path), partial(one_band, path))[0]
+    except (OSError, ValueError) as error:
+        raise _unreadable(path) from error
+
+
+def _unreadable(path: Path) -> UserError:
+    return UserError(f"{path} is not a readable GeoTIFF: unpack OSCD again")
 
 
 def _read_dn(path: Path, band: str) -> Array:
@@ -262,9 +254,12 @@ def _fit(planes: Array, size: tuple[int, ...]) -> Array:
 def _read_georeference(paths: Sequence[Path]) -> tuple[CRS | None, Affine | None]:
     """Return the georeference of the first file that has one."""
     for path in filter(Path.exists, paths):
-        with _open(path) as file:
-            if file.crs is not None:
-                return file.crs, file.transform
+        try:
+            with opened(read_file(path, MAX_BYTES), sources="") as file:
+                if file.crs is not None:
+                    return file.crs, file.transform
+        except (OSError, ValueError) as error:
+            raise _unreadable(path) from error
     return None, None
 
 

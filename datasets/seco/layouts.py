@@ -6,20 +6,24 @@ a list of objects. Places are in the same order everywhere: by number, others af
 
 import os
 from array import array
-from itertools import groupby
+from collections import defaultdict
+from functools import lru_cache
+from math import inf
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from datasets.archive import MEMBER_FIELDS, ZipFiles, ZipMember, zip_hint
+from datasets.archive import ZipFiles, read_file, zip_hint
 from datasets.bands import ALL_BANDS, QUANTILES_NAME, band_of, find_band_files
+from datasets.geotiff import read_geotiff
 from datasets.seco.bad_patches import BadPatchError
-from datasets.seco.geotiff import UNREADABLE, decode_band, read_band
 from utils.errors import UserError
 from utils.files import check_regular, is_hidden
 
-_ABSENT = -1  # as an offset
+_ABSENT = -1  # as an entry
 _BITS = {band: 1 << bit for bit, band in enumerate(ALL_BANDS)}
+_MISSING, _UNREADABLE = "is missing", "is not a readable GeoTIFF"
 
 
 class SecoFolder:
@@ -28,6 +32,12 @@ class SecoFolder:
     Args:
         root: Folder of the places.
         bands: Bands that will be read.
+
+    Attributes:
+        places: A string "place/scene/scene" per place.
+
+    Raises:
+        UserError: The folder is missing, or has no places.
     """
 
     def __init__(self, root: Path, bands: tuple[str, ...]) -> None:
@@ -50,11 +60,16 @@ class SecoFolder:
 
     def read_band(self, name: str, band: str, patch: int = 0) -> np.ndarray:
         """Read a band of "place/scene" as it is stored: uint8, shape (height, width)."""
-        folder = self.root / name
-        path = folder / f"{band}.tif"
-        if not path.exists() and folder.is_dir():  # perhaps another spelling, such as B04.tif
-            path = folder / _band_files(folder).get(band, path.name)
-        return read_band(path)
+        folder = f"{self.root}/{name}"
+        try:
+            return read_band(f"{folder}/{band}.tif")
+        except BadPatchError as error:
+            if error.reason != _MISSING or not Path(folder).is_dir():
+                raise
+            other = _band_files(Path(folder)).get(band)  # perhaps B04.tif
+            if other is None:
+                raise
+        return read_band(f"{folder}/{other}")
 
     def read_quantiles(self) -> bytes | None:
         """Return the content of the file of quantiles next to the places, or None."""
@@ -71,16 +86,22 @@ class SecoZip:
     Args:
         path: The zip.
         bands: Bands that will be read; where the others are is not kept.
+
+    Attributes:
+        places: A string "place/scene/scene" per place.
+
+    Raises:
+        UserError: The zip is damaged, has no places, or more than one data set.
     """
 
     def __init__(self, path: Path, bands: tuple[str, ...]) -> None:
         self.path = path
         self.bands = bands
         self._zip = ZipFiles(path)
-        numbers, seen, rows = self._list()
-        _check_any(list(numbers), path)
-        self.places, order = _sort_dates(list(numbers))
-        self._members = _tabulate(rows, len(numbers), len(bands))[order]  # (patches, bands)
+        dates, seen, entries = self._list()
+        _check_any(list(dates), path)
+        self.places, order = _sort_dates(dates)
+        self._entries = np.array(entries).reshape(-1, len(bands))[order]  # (patches, bands)
         of_first = np.array(seen)[order[: self.places[0].count("/")]]
         self._of_first = int(np.bitwise_or.reduce(of_first))
 
@@ -90,15 +111,14 @@ class SecoZip:
 
     def read_band(self, name: str, band: str, patch: int = 0) -> np.ndarray:
         """Read a band of "place/scene" as it is stored: uint8, shape (height, width)."""
-        member = ZipMember(*self._members[patch, self.bands.index(band)].tolist())
+        entry = int(self._entries[patch, self.bands.index(band)])
         where = f"{self.path}/{name}/{band}.tif"
-        if member.offset == _ABSENT:
-            raise BadPatchError(where, "is missing")
+        if entry == _ABSENT:
+            raise BadPatchError(where, _MISSING)
         try:
-            data = self._zip.read(member)
+            return decode_band(self._zip.read(entry), where)
         except ValueError as error:
-            raise BadPatchError(where, UNREADABLE) from error
-        return decode_band(data, where)
+            raise BadPatchError(where, _UNREADABLE) from error
 
     def read_quantiles(self) -> bytes | None:
         """Return the content of the file of quantiles next to the places, or None."""
@@ -107,59 +127,118 @@ class SecoZip:
         except ValueError as error:
             raise UserError(f"{QUANTILES_NAME} in {self.path} is damaged") from error
 
-    def _list(self) -> tuple[dict[str, int], "array[int]", "array[int]"]:
+    def _list(self) -> tuple[dict[str, dict[str, int]], "array[int]", "array[int]"]:
         """Read the zip's directory once.
 
         Returns:
-            Number of each "place/scene"; the bands of each date, one bit per band; rows of date,
-            channel and member.
+            Number of each date, by place and scene; the bands of each date, one bit per band; the
+            entries of the bands to read, those of a date next to each other.
         """
-        numbers: dict[str, int] = {}
-        seen, rows = array("H"), array("q")
-        channels = {band: channel for channel, band in enumerate(self.bands)}
+        dates: dict[str, dict[str, int]] = defaultdict(dict)
+        seen, entries, width = array("H"), array("q"), len(self.bands)
         root, quantiles, repeated = None, {}, set[str]()
-        for name, member in self._zip.members():
-            if name.endswith(QUANTILES_NAME):
-                quantiles[name.removesuffix(QUANTILES_NAME)] = member
-            split = split_member(name)
-            if split is None:
+        for folder, files, of_files in self._zip.runs():
+            if QUANTILES_NAME in files:
+                quantiles[folder] = of_files[files.index(QUANTILES_NAME)]
+            found = split_run(folder, files)
+            if found is None:
                 continue
-            above, date, band = split
-            root = above if root is None else root
-            if above != root:
+            *above, place, scene, _ = folder.rsplit("/", 3)
+            prefix = f"{above[0]}/" if above else ""
+            root = prefix if root is None else root
+            if prefix != root:
                 raise UserError(
-                    f"{self.path} holds places in {root or './'} and in {above or './'}: "
+                    f"{self.path} holds places in {root or './'} and in {prefix or './'}: "
                     "keep one SeCo data set in a zip"
                 )
-            number = numbers.setdefault(date, len(numbers))
+            number = dates[place].setdefault(scene, len(seen))
             if number == len(seen):
                 seen.append(0)
-            if seen[number] & _BITS[band]:
-                repeated.add(f"{above}{date}")
-            seen[number] |= _BITS[band]
-            if band in channels:
-                rows.extend((number, channels[band], *member))
-        # Two files of a band are refused; of two members of one name the last counts, as in unzip.
-        files: dict[str, set[str]] = {folder: set() for folder in sorted(repeated)}
-        for name, _ in self._zip.members() if files else ():
-            folder, _, file = name.rpartition("/")
-            files.get(folder, set()).add(file)
-        for folder, names in files.items():
-            find_band_files(names, f"{self.path}/{folder}")
+                entries.extend([_ABSENT] * width)
+            if found.is_repeated or seen[number] & found.bits:
+                repeated.add(folder)
+            seen[number] |= found.bits
+            for at, band in enumerate(self.bands, number * width):
+                if band in found.positions:
+                    entries[at] = of_files[found.positions[band]]
+        if repeated:
+            self._check_repeated(repeated)
         self._quantiles = quantiles.get(root or "")
-        return numbers, seen, rows
+        return dates, seen, entries
+
+    def _check_repeated(self, folders: set[str]) -> None:
+        """Refuse two files of a band; of two members of one name the last counts, as in unzip."""
+        found = defaultdict(set)
+        for folder, files, _ in self._zip.runs():
+            if folder in folders:
+                found[folder].update(files)
+        for folder in sorted(found):
+            find_band_files(found[folder], f"{self.path}/{folder[:-1]}")
 
 
-def split_member(name: str) -> tuple[str, str, str] | None:
-    """Split the name of a zip's member into the folders above the place, "place/scene" and band.
+class _BandFiles(NamedTuple):
+    """Which of some files of a folder are bands."""
 
-    None stands for a member that is not a band of a date, such as a preview or a hidden file.
+    positions: dict[str, int]  # by band; the last file of it
+    bits: int  # one per band
+    is_repeated: bool  # whether a band has two files
+
+
+def split_run(folder: str, files: list[str]) -> _BandFiles | None:
+    """Return the bands among a folder's files; None if it is not a date of a place.
+
+    A file that is not a band, such as metadata or a hidden file, is left out.
     """
-    *above, place, scene, file = name.split("/") if name.count("/") > 1 else ("", "", "")
-    band = band_of(file)
-    if band is None or is_hidden(name):
-        return None
-    return "".join(f"{folder}/" for folder in above), f"{place}/{scene}", band
+    found = _find_bands(tuple(files))
+    is_date = found.bits and folder.count("/") > 1 and not is_hidden(folder)
+    return found if is_date else None
+
+
+@lru_cache(2**10)  # most dates have the same files
+def _find_bands(files: tuple[str, ...]) -> _BandFiles:
+    bands = [(band, position) for position, file in enumerate(files) if (band := band_of(file))]
+    positions = dict(bands)
+    bits = sum(_BITS[band] for band in positions)
+    return _BandFiles(positions, bits, len(positions) < len(bands))
+
+
+def read_band(path: Path | str) -> np.ndarray:
+    """Read a band of a patch from a file: uint8, shape (height, width).
+
+    Raises:
+        BadPatchError: The file is missing or damaged.
+        UserError: The file is not a single uint8 band, or larger than any.
+    """
+    try:
+        data = read_file(path)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise BadPatchError(str(path), _MISSING) from error
+    except (OSError, ValueError) as error:
+        raise BadPatchError(str(path), _UNREADABLE) from error
+    return decode_band(data, str(path))
+
+
+def decode_band(data: bytes, name: str) -> np.ndarray:
+    """Read a band from the bytes of a file, as ``read_band`` does.
+
+    Args:
+        data: Content of the file.
+        name: Its name, for errors.
+    """
+
+    def check(count: int, dtype: str, shape: tuple[int, int]) -> None:
+        if count != 1 or dtype != "uint8":
+            raise UserError(
+                f"{name} has {count} {'band' if count == 1 else 'bands'} of {dtype}, but a file of "
+                "a SeCo patch is one band of uint8, 255 times reflectance: store floor(255 * "
+                "min(reflectance, 1)), where reflectance is digital numbers / 10,000, or collect "
+                "with --dtype uint8"
+            )
+
+    try:
+        return read_geotiff(data, name, check)[0]
+    except ValueError as error:
+        raise BadPatchError(name, _UNREADABLE) from error
 
 
 def _check_any(places: list[str], root: Path) -> None:
@@ -177,7 +256,7 @@ def _band_files(folder: Path) -> dict[str, str]:
 
 def _natural_order(name: str) -> tuple[float, str]:
     is_number = name.isascii() and name.isdigit()
-    return (int(name) if is_number else float("inf"), name)
+    return (int(name) if is_number else inf, name)
 
 
 def _subfolders(folder: str) -> list[str]:
@@ -188,28 +267,18 @@ def _subfolders(folder: str) -> list[str]:
 
 def _is_date(folder: str, band: str) -> bool:
     """Look for any band; one that dates usually have shortens the search."""
-    if os.path.exists(f"{folder}/{band}.tif"):  # noqa: PTH110 - ten times as fast as pathlib
+    if os.access(f"{folder}/{band}.tif", os.F_OK):  # a tenth of the time of pathlib
         return True
     with os.scandir(folder) as entries:
         return any(band_of(e.name) for e in entries)
 
 
-def _tabulate(rows: "array[int]", num_dates: int, num_bands: int) -> np.ndarray:
-    """Turn rows of date, channel and member into a table of members, shape (dates, bands)."""
-    members = np.zeros((num_dates, num_bands), MEMBER_FIELDS)
-    members["offset"] = _ABSENT
-    table = np.array(rows).reshape(-1, 2 + len(MEMBER_FIELDS))
-    for column, (field, _) in enumerate(MEMBER_FIELDS, start=2):
-        members[field][table[:, 0], table[:, 1]] = table[:, column]
-    return members
-
-
-def _sort_dates(dates: list[str]) -> tuple[list[str], np.ndarray]:
-    """Sort "place/scene" as folders are sorted: "place/scene/scene" strings, and the order."""
-    split = [date.split("/") for date in dates]
-    order = sorted(range(len(dates)), key=lambda i: [_natural_order(part) for part in split[i]])
-    places = [
-        "/".join([place, *(split[i][1] for i in of_place)])
-        for place, of_place in groupby(order, key=lambda i: split[i][0])
-    ]
+def _sort_dates(dates: dict[str, dict[str, int]]) -> tuple[list[str], np.ndarray]:
+    """Sort places and scenes as folders are: "place/scene/scene" strings, and all numbers."""
+    places, order = [], array("q")
+    for place in sorted(dates, key=_natural_order):
+        scenes = dates[place]
+        names = sorted(scenes, key=_natural_order)
+        places.append("/".join([place, *names]))
+        order.extend([scenes[name] for name in names])
     return places, np.array(order)

@@ -8,7 +8,6 @@ Other files are ignored: metadata, hidden files, and the previews ``<place>/<sce
 
 import json
 import re
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
@@ -17,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from datasets.archive import ZipFiles
+from datasets.archive import ZipFiles, is_zip
 from datasets.bands import (
     QUANTILES_NAME,
     RESOLUTION_M,
@@ -28,7 +27,7 @@ from datasets.bands import (
     seco_input_spec,
 )
 from datasets.seco.bad_patches import BadPatchError, first_readable
-from datasets.seco.layouts import SecoFolder, SecoZip, split_member
+from datasets.seco.layouts import SecoFolder, SecoZip, split_run
 from utils.errors import UserError
 from utils.files import is_hidden
 from utils.input_spec import InputSpec
@@ -176,9 +175,9 @@ def is_seco(data_dir: Path) -> bool:
     if data_dir.is_dir():
         files = (path.relative_to(data_dir) for path in data_dir.glob("*/*/*"))
         return any(band_of(file.name) and not is_hidden(file.as_posix()) for file in files)
-    if not zipfile.is_zipfile(data_dir):
+    if not is_zip(data_dir):
         return False
-    return any(split_member(name) is not None for name, _ in ZipFiles(data_dir).members())
+    return any(split_run(folder, files) for folder, files, _ in ZipFiles(data_dir).runs())
 
 
 def on_10_m_grid(stored: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -2,23 +2,21 @@
 
 import os
 import warnings
-import zipfile
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image, ImageOps
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
-from rasterio.io import MemoryFile
 
-from datasets.archive import MEMBER_FIELDS, ZipFiles, ZipMember, zip_hint
+from datasets.archive import ZipFiles, is_zip, read_file, zip_hint
 from datasets.bands import band_of
+from datasets.geotiff import opened
 from datasets.seco.bad_patches import BadPatchError, first_readable
 from utils.errors import UserError
-from utils.files import check_regular, is_hidden, read_list
+from utils.files import is_hidden, read_list
 from utils.images import IMAGE_ERRORS, bit_depth
 from utils.input_spec import InputSpec
 
@@ -28,7 +26,7 @@ _SAMPLES_PER_PIXEL, _EXTRA_SAMPLES = 277, 338
 _PHOTOMETRIC, _CMYK = 262, 5
 _SAMPLE_FORMAT, _UNSIGNED = 339, {1, 4}  # 4 is not defined
 _ALPHA = (1, 2)  # extra samples that are transparency; 0 is not specified
-_MAX_BYTES = 2**30  # of a file in a zip; more than Pillow's largest picture has
+_MAX_BYTES = 2**30  # of a file; more than Pillow's largest picture has
 _DRIVERS = ["GTiff", "PNG", "JPEG"]
 _SIZES, _TRANSPARENCY = 0, 1  # kinds of warnings
 
@@ -60,7 +58,7 @@ class Pictures:
         if image_list is not None:
             self.names = [self.names[index] for index in select(self.names, image_list, root)]
         if self._zip:
-            self._members = np.array([found[name] for name in self.names], MEMBER_FIELDS)
+            self._entries = np.array([found[name] for name in self.names])
         self.starts = np.arange(len(self.names) + 1)
         self.input_spec = InputSpec.of_pictures()
         import torch  # not above: packing and collecting import this file without torch
@@ -131,10 +129,8 @@ class Pictures:
 
     def _read_bytes(self, index: int) -> bytes:
         if self._zip is None:
-            path = self.root / self.names[index]
-            check_regular(path)
-            return path.read_bytes()
-        return self._zip.read(ZipMember(*self._members[index].tolist()), _MAX_BYTES)
+            return read_file(self.root / self.names[index], _MAX_BYTES)
+        return self._zip.read(int(self._entries[index]), _MAX_BYTES)
 
     def _warn_once(self, kind: int, text: str) -> None:
         if not self._has_warned[kind].item():
@@ -142,18 +138,20 @@ class Pictures:
             warnings.warn(text, stacklevel=2)
 
 
-def _list_images(root: Path, archive: ZipFiles | None) -> dict[str, ZipMember | None]:
+def _list_images(root: Path, archive: ZipFiles | None) -> dict[str, int | None]:
     """Map names of pictures, sorted and relative to the root, to where they are in the zip."""
     if not root.exists():
         raise UserError(f"{root} is missing")
+    files: Iterable[tuple[str, int | None]]
     if archive is None:
-        found = dict.fromkeys(Path(os.path.relpath(file, root)).as_posix() for file in _walk(root))
-    elif zipfile.is_zipfile(root):
-        found = dict(archive.members())
+        files = ((Path(os.path.relpath(file, root)).as_posix(), None) for file in _walk(root))
+    elif is_zip(root):
+        files = archive.members()
     else:
         raise UserError(f"{root} is neither a folder nor a whole zip")
-    names = (n for n in sorted(found) if n.lower().endswith(SUFFIXES) and not is_hidden(n))
-    images = {name: found[name] for name in names}
+    images = dict(
+        sorted((n, at) for n, at in files if n.lower().endswith(SUFFIXES) and not is_hidden(n))
+    )
     if not images:
         raise UserError(
             f"{root} holds neither pictures ({' '.join(SUFFIXES)}) nor SeCo patches "
@@ -227,16 +225,14 @@ def _refuse_if_valid(data: bytes, where: str) -> None:
     assert Image.MAX_IMAGE_PIXELS is not None
     max_pixels = 2 * Image.MAX_IMAGE_PIXELS  # Pillow refuses more
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            with MemoryFile(data or b"0") as memory, memory.open(driver=_DRIVERS) as file:
-                holds = f"{file.count} x {file.dtypes[0]}, {file.width} x {file.height} px"
-                is_other = file.count not in (1, 3) or file.dtypes[0] != "uint8"
-                if not is_other and file.width * file.height <= max_pixels:
-                    if file.driver != "GTiff":
-                        return
-                    file.read()  # its compression or colours are not supported, or it is damaged
-    except RasterioError:
+        with opened(data, _DRIVERS) as file:
+            holds = f"{file.count} x {file.dtypes[0]}, {file.width} x {file.height} px"
+            is_other = file.count not in (1, 3) or file.dtypes[0] != "uint8"
+            if not is_other and file.width * file.height <= max_pixels:
+                if file.driver != "GTiff":
+                    return
+                file.read()  # its compression or colours are not supported, or it is damaged
+    except ValueError:
         return
     raise UserError(
         f"{where} has {holds}, but pictures have 1 band (grey) or 3 (RGB) of uint8 and at most "

@@ -5,6 +5,7 @@
 - ``rows.py``: Create, write, hash and verify the files of a packed store.
 - ``writer.py``: Pack a SeCo data set or pictures in parallel; resumes after a kill.
 - ``reader.py``: Read patches of a packed store through memory maps.
+- ``memory.py``: Files in memory, in one copy for all training processes of a machine.
 - ``loader.py``: Batches from a packed store without worker processes.
 - ``litdata.py``: Read and check a set of LitData chunks, in a folder or in object storage.
 - ``litdata_writer.py``: Write a set of chunks; needs the optional package litdata.

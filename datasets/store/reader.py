@@ -7,7 +7,6 @@ red, green and blue are in another file than the other bands. Reading a patch is
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +19,7 @@ from datasets.seco.bad_patches import BadPatchError
 from datasets.seco.patches import count_dates, parse_quantiles, patch_name
 from datasets.seco.pictures import select
 from datasets.store.manifest import MANIFEST_NAME, ZEROS, Group, Manifest, Shard, read_manifest
+from datasets.store.memory import read_shared
 from utils.errors import UserError
 from utils.files import check_regular
 from utils.input_spec import InputSpec
@@ -113,17 +113,15 @@ class PackedStore:
                 pixels[target] = planes[source]
 
     def load(self) -> None:
-        """Read the files of the requested bands into memory, where they stay."""
-        needed = sum(self.manifest.row_bytes(g) for g, _ in self._parts) * self.manifest.num_patches
-        free = available_memory()
-        if needed > free:
-            raise UserError(
-                f"{self.root} needs {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free: "
-                "use --cache mmap"
-            )
-        for group, _ in self._parts:
-            for shard in group.shards:
-                self._shards[shard.file] = np.array(self._shard(group, shard))
+        """Read the files of the requested bands into memory, one copy for a machine's processes.
+
+        Raises:
+            UserError: The memory is too small, or a file cannot be read.
+        """
+        shards = [(group, shard) for group, _ in self._parts for shard in group.shards]
+        contents = read_shared([self.root / shard.file for _, shard in shards])
+        for (group, shard), content in zip(shards, contents, strict=True):
+            self._shards[shard.file] = content.reshape(self._shard_shape(group, shard))
 
     def to_device(self, device: torch.device) -> torch.Tensor:
         """Copy all patches to a device: uint8, shape (patches, C, H, W)."""
@@ -166,11 +164,14 @@ class PackedStore:
         """Return the rows of a file, (patches, bands, H, W), mapped when it is first used."""
         rows = self._shards.get(shard.file)
         if rows is None:
-            shape = (shard.num_patches, len(group.bands), *self.patch_shape[1:])
+            shape = self._shard_shape(group, shard)
             # A plain array: np.memmap objects cost ten times as much to index.
             rows = np.asarray(np.memmap(self.root / shard.file, np.uint8, "r", shape=shape))
             self._shards[shard.file] = rows
         return rows
+
+    def _shard_shape(self, group: Group, shard: Shard) -> tuple[int, ...]:
+        return shard.num_patches, len(group.bands), *self.patch_shape[1:]
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_shards": {}}  # a spawned process maps them itself
@@ -179,14 +180,6 @@ class PackedStore:
 def is_packed(data_dir: Path) -> bool:
     """Return whether a folder is a complete packed store."""
     return (data_dir / MANIFEST_NAME).is_file()
-
-
-def available_memory() -> int:
-    """Return the free memory in bytes, as far as Linux reports it."""
-    info = Path("/proc/meminfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    free = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")]
-    return free[0] if free else sys.maxsize
 
 
 def check_files(manifest: Manifest, root: Path) -> None:

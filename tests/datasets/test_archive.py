@@ -46,6 +46,18 @@ def test_members_are_those_that_python_reads(
     assert contents(path) == expected == files
 
 
+def test_directories_are_read_in_parts_also_with_the_signature_of_an_entry_in_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zip_files, "_BLOCK_BYTES", 100)  # one or two entries
+    names = ["a/1", "a/2", "a/PK\1\2", "PK\1\2/PK\1\2" * 4, "b/1", "a/3"]
+    files = {name: name.encode() for name in names}
+    path = write(tmp_path / "z.zip", files)
+    assert contents(path) == files
+    runs = [(folder, names) for folder, names, _ in ZipFiles(path).runs()]
+    assert [f"{folder}{name}" for folder, names in runs for name in names] == names
+
+
 def test_zip64_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 100)
     monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 2)
@@ -89,22 +101,25 @@ def test_damaged_member_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("at", "value", "message"),
     [
-        ({"offset": 3}, "no member starts here"),
-        ({"offset": 10**9}, "no member starts here"),
-        ({"size": 2**40}, "bytes are more than"),
-        ({"size": 98}, "checksum"),
-        ({"crc": 7}, "checksum"),
+        (42, 3, "no member starts here"),  # the offset
+        (42, 10**9, "no member starts here"),
+        (24, 2**31, "bytes are more than"),  # the size
+        (24, 98, "checksum"),
+        (16, 7, "checksum"),
+        (20, 2**32 - 1, "no zip64 field"),  # the size when it is stored
     ],
 )
-def test_directory_that_lies_is_an_error(
-    tmp_path: Path, changes: dict[str, int], message: str
-) -> None:
-    files = ZipFiles(write(tmp_path / "z.zip", {"a": b"1" * 99}))
-    member = next(files.members())[1]._replace(**changes)
+def test_directory_that_lies_is_an_error(tmp_path: Path, at: int, value: int, message: str) -> None:
+    path = write(tmp_path / "z.zip", {"a": b"1" * 99})
+    data = bytearray(path.read_bytes())
+    at += data.rfind(b"PK\1\2")
+    data[at : at + 4] = struct.pack("<L", value)
+    path.write_bytes(data)
+    files = ZipFiles(path)
     with pytest.raises(ValueError, match=message):
-        files.read(member)
+        files.read(next(files.members())[1])
 
 
 @pytest.mark.parametrize("declared", [0, 5])

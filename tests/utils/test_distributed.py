@@ -13,6 +13,7 @@ import torch.multiprocessing as mp
 import torch.nn.functional as F
 from torch import Tensor
 
+from datasets.store.memory import read_shared
 from models.backbones import Encoder
 from models.moco2_module import MocoV2
 from models.ssl_finetuner import SSLFineTuner
@@ -26,6 +27,7 @@ from utils.distributed import (
     unshuffle,
     world_size,
 )
+from utils.errors import UserError
 
 BATCH, SPACES, STEP = 4, 3, 7
 
@@ -126,12 +128,25 @@ def judge_one_encoder() -> dict[str, Any]:
     return {"validated": validated, "tested": tuner.encoder_q.get_buffer("1.running_mean")}
 
 
+def share_a_file() -> dict[str, Any]:
+    """Read this file together; the copy has the same inode in all processes that map it."""
+    (content,) = read_shared([Path(__file__)])
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    inodes = [line.split()[4] for line in maps if f"memfd:{Path(__file__).name}" in line]
+    try:
+        read_shared([Path("/nowhere/rgb.u8")])
+    except UserError as error:
+        return {"content": content.tobytes(), "inodes": inodes, "error": str(error)}
+    return {}
+
+
 def do_everything() -> dict[str, Any]:
     return {
         "exchange": exchange_rows(),
         "eval step": step_in_eval_mode(),
         "train step": step_in_train_mode(),
         "judge": judge_one_encoder(),
+        "file": share_a_file(),
     }
 
 
@@ -202,6 +217,16 @@ def test_gather_keeps_images_whatever_their_layout(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(dist, "all_gather", copy_memory)
     batch = torch.randn(2, 3, 4, 5).contiguous(memory_format=torch.channels_last)
     assert torch.equal(gather(batch), torch.cat([batch, batch]))
+
+
+def test_processes_of_a_machine_share_one_copy_of_a_file_and_its_errors(
+    pair: list[dict[str, Any]],
+) -> None:
+    first, second = (result["file"] for result in pair)
+    assert first == second
+    assert first["content"] == Path(__file__).read_bytes()
+    assert len(first["inodes"]) == 1
+    assert "/nowhere/rgb.u8" in first["error"]
 
 
 def test_one_process_needs_no_process_group() -> None:

@@ -155,11 +155,15 @@ def test_a_band_that_does_not_fit_is_named(copy: Path) -> None:
         with pytest.raises(UserError, match=rf"_B04\.tif {message}"):
             pictures(index)[0]
 
-    for size, dtype in ((60, "uint16"), (120, "uint8")):
-        profile = {"driver": "GTiff", "count": 1, "width": size, "height": size, "dtype": dtype}
+    for count, size, dtype, message in (
+        (1, 60, "uint16", "holds uint16 values of 60 x 60 px, but B4 of BigEarthNet has 120 x 120"),
+        (1, 120, "uint8", "holds uint8 values of 120 x 120 px, but B4 of BigEarthNet has 120 x 12"),
+        (3, 120, "uint16", "has 3 bands of uint16, but a file with one band is needed"),
+    ):
+        profile = {"driver": "GTiff", "count": count, "width": size, "height": size, "dtype": dtype}
         with rasterio.open(path, "w", **profile) as file:
-            file.write(np.ones((1, size, size), dtype))
-        refuse(f"holds {dtype} values of {size} x {size} px, but B4 of BigEarthNet has 120 x 120")
+            file.write(np.ones((count, size, size), dtype))
+        refuse(message)
     path.write_bytes(b"II*\0")
     refuse("is missing or not a readable GeoTIFF")
     path.unlink()

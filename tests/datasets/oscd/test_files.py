@@ -39,9 +39,11 @@ def overwrite(path: Path, band: np.ndarray) -> None:
     """Replace the pixels of a GeoTIFF, perhaps with others in number and type."""
     with rasterio.open(path) as file:
         profile = file.profile
-    profile |= {"height": band.shape[0], "width": band.shape[1], "dtype": band.dtype}
+    bands = band.reshape(-1, *band.shape[-2:])
+    count, height, width = bands.shape
+    profile |= {"count": count, "height": height, "width": width, "dtype": band.dtype}
     with rasterio.open(path, "w", **profile) as file:
-        file.write(band, 1)
+        file.write(bands)
 
 
 @pytest.fixture
@@ -192,6 +194,7 @@ def test_hidden_files_are_ignored(copied: Path, root: Path) -> None:
         ([-5, 3], "from -5 to 3, as normalised data have"),
         ([0, 3e4, 4e4], "from 0 to 40000, as 16-bit pictures have"),
         ([500, 1e7], r"from 500 to 1e\+07, beyond 16 bits"),
+        ([-9999, 3000], "from -9999 to 3000, as 16 bits with sign have, .*: store them as uint16"),
     ],
 )
 def test_values_in_another_unit_are_refused_with_the_values_seen(
@@ -257,6 +260,7 @@ def as_pipe(name: str) -> Callable[[Path], object]:
         ),
         (replaced(lambda dn: (dn // 256).astype(np.uint8)), r"B03\.tif holds uint8 values"),
         (replaced(lambda dn: dn.astype(np.complex64)), r"B03\.tif holds complex64 values"),
+        (replaced(lambda dn: np.stack([dn] * 3)), r"B03\.tif has 3 bands of uint16, but a file"),
         (
             replaced(lambda dn: (dn * 1e-4).astype("f4")),
             r"B03\.tif holds values from 0\.\d+ to 0\.\d+, as reflectance has, but dig",

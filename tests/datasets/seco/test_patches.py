@@ -17,8 +17,7 @@ from datasets import seco_packed, seco_utils
 from datasets.bands import ALL_BANDS, RGB_BANDS
 from datasets.seco import layouts
 from datasets.seco.bad_patches import BadPatchError, OnBadPatch
-from datasets.seco.geotiff import read_band
-from datasets.seco.layouts import SecoFolder
+from datasets.seco.layouts import SecoFolder, read_band
 from datasets.seco.patches import SecoPatches, parse_quantiles
 from datasets.seco.samples import PatchDataset
 from datasets.store.reader import PackedStore
@@ -381,8 +380,8 @@ def test_quantiles_of_a_part_are_drawn_by_seed(
 ) -> None:
     read: list[Path] = []
 
-    def recording_read(path: Path) -> np.ndarray:
-        read.append(path.parent)
+    def recording_read(path: str) -> np.ndarray:
+        read.append(Path(path).parent)
         return read_band(path)
 
     monkeypatch.setattr(layouts, "read_band", recording_read)

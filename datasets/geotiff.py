@@ -1,0 +1,243 @@
+"""The only reader of GeoTIFFs, with limits that hold before any pixel is decoded.
+
+GDAL takes about a millisecond for a small file, most of it to open it. What SeCo, BigEarthNet and
+our collector write is therefore decoded here: one band in strips or tiles, not compressed, or with
+Deflate or JPEG (TIFF 6.0, its Technical Note 2 for JPEG, Supplement 2 for Deflate). GDAL reads all
+other files, and decides what is damaged.
+"""
+
+from __future__ import annotations
+
+import struct
+import warnings
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from threading import Lock
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from utils.errors import UserError
+
+if TYPE_CHECKING:
+    from rasterio.io import DatasetReader
+
+# A tile of Sentinel-2 has 109.8 km, 10,980 px of 10 m (ESA, Sentinel-2 Products Specification
+# Document, S2-PDGS-TAS-DI-PSD); no band that is read here is larger.
+MAX_SIDE_PX = 10_980
+MAX_BYTES = 2**29  # of a file: such a band of 32 bits, not compressed
+
+Check = Callable[[int, str, tuple[int, int]], None]
+
+# Tags of TIFF 6.0, and what it takes for an absent one.
+_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
+_SAMPLES, _PLANAR, _PREDICTOR, _SAMPLE_FORMAT, _JPEG_TABLES = 277, 284, 317, 339, 347
+_STRIPS = (278, 257, 273, 279)  # rows and columns of a block, offsets, sizes in bytes
+_TILES = (323, 322, 324, 325)
+_SUBFILE, _FILL_ORDER = 254, 266
+_DEFAULTS = {_BITS: 1, _COMPRESSION: 1, _SAMPLES: 1, _PLANAR: 1, _PREDICTOR: 1, _SAMPLE_FORMAT: 1}
+_DEFAULTS |= {_SUBFILE: 0, _FILL_ORDER: 1, 278: 2**32 - 1}
+_USUAL = {_SUBFILE: [(0,)], _FILL_ORDER: [(1,)], _SAMPLES: [(1,)], _PLANAR: [(1,), (2,)]}
+_USUAL |= {_PHOTOMETRIC: [(1,)]}  # 0 is black
+_USED = {_WIDTH, _HEIGHT, _JPEG_TABLES, *_STRIPS, *_TILES, *_DEFAULTS, *_USUAL}
+_CODES = {3: "H", 4: "L", 7: "B"}  # of ``struct``, by the type of values: short, long, undefined
+_NONE, _JPEG, _DEFLATE = 1, 7, (8, 32946)
+_TYPES: dict[tuple[int, ...], str] = {(1, 8): "u1", (1, 16): "u2", (2, 16): "i2", (3, 32): "f4"}
+_START = b"\xff\xd8"  # of a JPEG stream
+_GDAL_LOCK = Lock()  # warning filters belong to all threads
+
+
+class _Layout(NamedTuple):
+    """How the pixels of a file are stored."""
+
+    shape: tuple[int, int]  # height and width
+    dtype: np.dtype
+    block: tuple[int, int]  # rows and columns of a strip or tile
+    is_tiled: bool
+    compression: int
+    predictor: int
+    offsets: Sequence[int]
+    sizes: Sequence[int]  # in bytes
+    tables: bytes  # of all JPEG streams
+
+
+def read_geotiff(data: bytes, name: str, check: Check) -> np.ndarray:
+    """Decode all bands of a file.
+
+    Args:
+        data: Content of the file.
+        name: Its name, for errors.
+        check: Gets the number of bands, their type and (height, width) before a pixel is decoded,
+            and raises an error for what it refuses.
+
+    Returns:
+        Stored values, shape (C, H, W).
+
+    Raises:
+        ValueError: The file is not a GeoTIFF, or damaged.
+        UserError: A side has more than ``MAX_SIDE_PX``.
+    """
+    layout = _parse(data)
+    if layout is not None:
+        _check_size(name, layout.shape, layout.block)
+        check(1, layout.dtype.name, layout.shape)
+        pixels = _decode(data, layout)
+        if pixels is not None:
+            return pixels[None]
+    with opened(data) as file:
+        _check_size(name, file.shape, file.block_shapes[0])
+        check(file.count, file.dtypes[0], file.shape)
+        return np.asarray(file.read())
+
+
+def one_band(name: object, count: int, dtype: str, shape: tuple[int, int] = (0, 0)) -> None:
+    """Refuse a file of several bands, of which one would have to be guessed; see ``Check``."""
+    if count != 1:
+        raise UserError(
+            f"{name} has {count} bands of {dtype}, but a file with one band is needed: use the "
+            "original file"
+        )
+
+
+@contextmanager
+def opened(
+    data: bytes, drivers: Sequence[str] = ("GTiff",), sources: str = "NONE"
+) -> Iterator[DatasetReader]:
+    """Open the content of a file with rasterio.
+
+    Args:
+        data: Content of the file.
+        drivers: Formats of GDAL that it may have.
+        sources: Where GDAL looks for a georeference, which takes half of the time: see its
+            ``GEOREF_SOURCES``.
+
+    Raises:
+        ValueError: The file has another format, or is damaged, also where it is read later.
+    """
+    from rasterio.errors import NotGeoreferencedWarning, RasterioError
+    from rasterio.io import MemoryFile
+
+    if not data:  # rasterio would create a new file
+        raise ValueError("an empty file")
+    try:
+        with MemoryFile(data) as memory:
+            with _GDAL_LOCK, warnings.catch_warnings():
+                warnings.simplefilter("ignore", NotGeoreferencedWarning)
+                options = {"GEOREF_SOURCES": sources} if sources else {}
+                file = memory.open(driver=list(drivers), **options)
+            with file:
+                yield file
+    except RasterioError as error:
+        raise ValueError(f"not readable: {error}") from error
+
+
+def _check_size(name: str, *sizes: tuple[int, int]) -> None:
+    height, width = map(max, *sizes)
+    if max(height, width) > MAX_SIDE_PX:
+        raise UserError(
+            f"{name} has {width} x {height} px, more than the {MAX_SIDE_PX} of a whole tile of "
+            "Sentinel-2: cut it into patches"
+        )
+
+
+def _parse(data: bytes) -> _Layout | None:
+    """Read the first directory; None stands for what GDAL has to read."""
+    try:
+        order = {b"II*\0": "<", b"MM\0*": ">"}[data[:4]]
+        tags = _read_tags(data, order)
+        (height,), (width,) = tags[_HEIGHT], tags[_WIDTH]
+        is_tiled = _TILES[0] in tags
+        rows, columns, offsets, sizes = (tags[tag] for tag in (_TILES if is_tiled else _STRIPS))
+        block = (rows[0], columns[0]) if is_tiled else (min(rows[0], height), width)
+        dtype = np.dtype(order + _TYPES[tags[_SAMPLE_FORMAT] + tags[_BITS]])
+        (compression,), (predictor,) = tags[_COMPRESSION], tags[_PREDICTOR]
+    except (struct.error, LookupError, ValueError):
+        return None
+    num_blocks = -(-height // max(1, block[0])) * -(-width // max(1, block[1]))
+    is_usual = (
+        min(height, width, *block) > 0
+        and num_blocks == len(offsets) == len(sizes)
+        and all(at > 0 and at + size <= len(data) for at, size in zip(offsets, sizes, strict=True))
+        and all(tags.get(tag) in values for tag, values in _USUAL.items())
+        and (predictor == 1 or (predictor == 2 and dtype.kind in "ui"))
+        and (compression != _JPEG or (dtype == np.uint8 and predictor == 1))
+    )
+    if not is_usual or compression not in (_NONE, _JPEG, *_DEFLATE):
+        return None
+    tables, shape = bytes(tags.get(_JPEG_TABLES, ())), (height, width)
+    return _Layout(shape, dtype, block, is_tiled, compression, predictor, offsets, sizes, tables)
+
+
+def _read_tags(data: bytes, order: str) -> dict[int, tuple[int, ...]]:
+    """Return the values of the used tags, or their defaults."""
+    tags: dict[int, tuple[int, ...]] = {tag: (value,) for tag, value in _DEFAULTS.items()}
+    (at,) = struct.unpack_from(f"{order}L", data, 4)
+    (count,) = struct.unpack_from(f"{order}H", data, at)
+    entries = data[at + 2 : at + 2 + 12 * count]
+    if len(entries) < 12 * count:
+        raise ValueError("a directory beyond the end")
+    for tag, kind, number, inline in struct.iter_unpack(f"{order}HHL4s", entries):
+        if tag not in _USED:
+            continue
+        size = number * struct.calcsize(code := f"={_CODES[kind]}")
+        if size > 4:
+            (begin,) = struct.unpack(f"{order}L", inline)
+            inline = data[begin : begin + size]
+        if len(inline) < size:
+            raise ValueError("values beyond the end")
+        tags[tag] = struct.unpack(f"{order}{number}{code[1]}", inline[:size])
+    return tags
+
+
+def _decode(data: bytes, layout: _Layout) -> np.ndarray | None:
+    """Decode all blocks: (H, W); None where GDAL has to decide."""
+    height, width = layout.shape
+    rows, columns = layout.block
+    pixels = np.empty(layout.shape, layout.dtype.newbyteorder("="))
+    corners = ((y, x) for y in range(0, height, rows) for x in range(0, width, columns))
+    for (y, x), at, size in zip(corners, layout.offsets, layout.sizes, strict=True):
+        shape = (rows if layout.is_tiled else min(rows, height - y), columns)
+        stored = data[at : at + size]
+        if layout.compression == _JPEG:
+            block = _decode_jpeg(stored, layout.tables, shape)
+        else:
+            block = _decode_plain(stored, layout, shape)
+        if block is None:
+            return None
+        if layout.predictor == 2:
+            block = np.add.accumulate(block.astype(pixels.dtype), axis=1, dtype=pixels.dtype)
+        pixels[y : y + rows, x : x + columns] = block[: height - y, : width - x]
+    return pixels
+
+
+def _decode_plain(stored: bytes, layout: _Layout, shape: tuple[int, int]) -> np.ndarray | None:
+    """Decode a block that is not compressed, or by Deflate, which is inflated to its own size."""
+    size = shape[0] * shape[1] * layout.dtype.itemsize
+    if layout.compression != _NONE:
+        inflater = zlib.decompressobj()
+        try:
+            stored = inflater.decompress(stored, size + 1)
+        except zlib.error:
+            return None
+        if not inflater.eof:
+            return None
+    return np.frombuffer(stored, layout.dtype).reshape(shape) if len(stored) == size else None
+
+
+def _decode_jpeg(stored: bytes, tables: bytes, shape: tuple[int, int]) -> np.ndarray | None:
+    """Decode a block of one component, whose size is checked before OpenCV allocates it."""
+    import cv2
+
+    if tables:  # both are streams from a start to an end
+        if (tables[:2], tables[-2:], stored[:2]) != (_START, b"\xff\xd9", _START):
+            return None
+        stored = tables[:-2] + stored[2:]
+    at = 2
+    while stored[at : at + 2] in (b"\xff\xdb", b"\xff\xc4"):  # quantisation and Huffman tables
+        at += 2 + int.from_bytes(stored[at + 2 : at + 4], "big")
+    head = struct.pack(">2sHBHHB", b"\xff\xc0", 11, 8, *shape, 1)  # baseline, 8 bit, 1 component
+    if stored[at : at + 10] != head or stored[at + 11 : at + 12] != b"\x11":  # not subsampled
+        return None
+    pixels = cv2.imdecode(np.frombuffer(stored, np.uint8), cv2.IMREAD_UNCHANGED)
+    return None if pixels is None or pixels.shape != shape else pixels
