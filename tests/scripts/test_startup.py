@@ -41,7 +41,10 @@ SCRIPTS = {
     "checkpoints/download.py": "--list",
     "datasets.miniature.services": "",
     "models.export": "--ckpt_path . --format timm --save_path x",
-    **{f"benchmarks.{name}": "" for name in ("demo", "download", "table", "throughput", "traffic")},
+    **{
+        f"benchmarks.{name}": ""
+        for name in ("demo", "download", "gpu", "table", "throughput", "traffic")
+    },
 }
 
 
