@@ -37,12 +37,17 @@ def views(device: torch.device, size: tuple[int, int] = (263, 264)) -> dict[str,
         Mean and largest difference of each kind of view, in levels of 255.
     """
     found, wrong = {}, []
-    for bands, crop_first, synthetic, rounded in product((3, 1, 12), *[(False, True)] * 3):
-        sizes = {"crop_size": size[0] * 4 // 5, "crop_first": crop_first}
-        config = AugmentConfig(**sizes, rotate=True, round_to_uint8=rounded)
+    chances = (False, True)
+    for bands, crop_first, synthetic, rounded in product((3, 1, 12), chances, chances, chances):
+        config = AugmentConfig(
+            crop_size=size[0] * 4 // 5,
+            rotate=True,
+            crop_first=crop_first,
+            round_to_uint8=rounded,
+        )
         levels = _difference(Augment(_spec(bands), config), synthetic, size, device)
-        kind = ("crop first", "crop last")[not crop_first], "augmented" if synthetic else "plain"
-        name = f"{bands} bands, {', '.join(kind)}{', paper' * rounded}"
+        name = f"{bands} bands, crop {'first' if crop_first else 'last'}"
+        name += ", augmented" * synthetic + ", paper" * rounded
         found[name] = levels
         if not all(levels[key] <= limit for key, limit in _LIMITS[rounded].items()):  # also NaN
             wrong.append(f"{name}: {levels}")

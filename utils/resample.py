@@ -69,7 +69,8 @@ def gaussian_taps(sigma: Tensor, max_sigma: float) -> Tensor:
 
 def blur(pictures: Tensor, taps: Tensor) -> Tensor:
     """Filter along both axes with ``taps``; borders repeat the last pixel of the picture."""
-    return resample(pictures, *(taps_map(taps, size) for size in pictures.shape[2:]))
+    rows, columns = (taps_map(taps, size) for size in pictures.shape[2:])
+    return resample(pictures, rows, columns)
 
 
 def blur_uint8(pictures: Tensor, taps: Tensor) -> Tensor:

@@ -175,7 +175,9 @@ class Augment(nn.Module):
             pictures = fused.color_jitter(small, self.table, self.weights, color, draws.hue)
             maps = fused.blur_map(draws.taps, size)
             small = fused.resample(pictures, maps, maps)
-        return fused.finish_views(small, flips, self.mean.flatten(), 1 / self.std.flatten())
+        return fused.finish_views(
+            small, flips, self.mean.flatten(), self.std.flatten().reciprocal()
+        )
 
     def _one_by_one(self, patches: Tensor, draws: ViewDraws) -> Tensor:
         """Make the views one after the other, in as many threads as torch has."""

@@ -17,6 +17,10 @@ from utils.errors import UserError
 CPU = torch.device("cpu")
 
 
+def broken() -> dict[str, Any]:
+    return {"figure": 1 / 0}
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_without_a_gpu_one_sentence_says_so(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^no GPU is found: "):
@@ -26,10 +30,15 @@ def test_without_a_gpu_one_sentence_says_so(tmp_path: Path) -> None:
 
 def test_results_are_saved_after_each_part_also_after_one_that_fails() -> None:
     saved: list[dict[str, Mapping[str, Any]]] = []
+
+    def interrupted() -> dict[str, Any]:
+        signal.raise_signal(signal.SIGALRM)  # as at the end of the time
+        return {}
+
     parts: dict[str, gpu.Part] = {
         "first": lambda: {"figure": 1},
-        "broken": lambda: {"figure": 1 / 0},
-        "last": lambda: {"figure": signal.raise_signal(signal.SIGALRM)},  # as at the end
+        "broken": broken,
+        "last": interrupted,
     }
     found = gpu.run_parts(parts, lambda done: saved.append(dict(done)), seconds=600)
     assert [list(done) for done in saved] == [list(parts)[:count] for count in (1, 2, 3)]
@@ -48,7 +57,7 @@ def test_the_json_holds_parts_goals_and_machine(
     def parts(args: Namespace, scratch: Path) -> dict[str, gpu.Part]:
         return {
             "augmentation": lambda: {"augment/device": Rates((256_000.0,)), "kernels": {"a": 1.0}},
-            "broken": lambda: 1 / 0,  # type: ignore[dict-item]
+            "broken": broken,
         }
 
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)  # is restored
