@@ -44,7 +44,16 @@ CROP_SIZE = 224  # the paper's, also if smaller views are trained
 def make_archive(
     root: Path, num_places: int, num_drawn: int, data_dir: Path | None = None, size: int = 264
 ) -> None:
-    """Write the same places as a folder, a zip and a packed store.
+    """Write the same places as a folder, a zip and a packed store; arguments of ``make_places``."""
+    folder = make_places(root, num_places, num_drawn, data_dir, size)
+    shutil.make_archive(str(folder), "zip", root, FOLDER)
+    pack(SecoPatches(folder), root / STORE, num_workers=available_cores())
+
+
+def make_places(
+    root: Path, num_places: int, num_drawn: int, data_dir: Path | None = None, size: int = 264
+) -> Path:
+    """Write a folder of places, and return it.
 
     Args:
         root: Folder to write into.
@@ -69,8 +78,7 @@ def make_archive(
     for number in range(len(places), num_places):
         twin = places[number % len(places)]
         shutil.copytree(twin, folder / f"{number:06d}", copy_function=os.link)
-    shutil.make_archive(str(root / FOLDER), "zip", root, FOLDER)
-    pack(SecoPatches(folder), root / STORE, num_workers=available_cores())
+    return folder
 
 
 @contextmanager

@@ -37,7 +37,8 @@ PATCH_SIZE = 264  # of SeCo's patches, px
 # Which operator of a view belongs to which part.
 _VIEW_PARTS = {
     "seco::grey_sums": "colour",
-    "seco::pictures": "colour",
+    "seco::colored": "colour",
+    "seco::stretched": "stretch",
     "seco::resize_map": "maps",
     "seco::blur_map": "maps",
     "seco::finish_views": "normalise",

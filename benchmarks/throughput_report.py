@@ -22,10 +22,10 @@ def loader_gap(encoder: str) -> Callable[[AllRates], float]:
 GOALS: tuple[tuple[str, str, Callable[[AllRates], float], str, float], ...] = (
     ("ResNet-18 lost by the loader, %", "CPU", loader_gap("resnet18"), "<=", 10),
     ("ResNet-18, samples/s", "H200", lambda r: r["resnet18/step, patches"].median, ">=", 10_000),
-    ("ResNet-50, samples/s", "H200", lambda r: r["resnet50/step, patches"].median, ">=", 3000),
-    ("ResNet-18 lost by the loader, %", "H200", loader_gap("resnet18"), "<=", 5),
-    ("ResNet-50 lost by the loader, %", "H200", loader_gap("resnet50"), "<=", 5),
-    ("ms per 1,024 views", "H200", lambda r: 256_000 / r["augment/device"].median, "<=", 2),
+    ("ResNet-50, samples/s", "NVIDIA", lambda r: r["resnet50/step, patches"].median, ">=", 3000),
+    ("ResNet-18 lost by the loader, %", "NVIDIA", loader_gap("resnet18"), "<=", 5),
+    ("ResNet-50 lost by the loader, %", "NVIDIA", loader_gap("resnet50"), "<=", 5),
+    ("ms per 1,024 views", "NVIDIA", lambda r: 256_000 / r["augment/device"].median, "<=", 1.5),
 )
 
 
@@ -33,15 +33,19 @@ def check_goals(rates: AllRates, device: str) -> list[dict[str, Any]]:
     """Return each goal with its value and verdict; those of other devices have no value.
 
     Args:
-        rates: Rates of all cases.
+        rates: Rates of the cases that were measured.
         device: Name of the GPU, or "CPU".
     """
     rows = []
     for what, where, compute, sign, goal in GOALS:
         value, verdict = None, f"not measured here, needs {where}"
         if where in device:
-            value = compute(rates)
-            verdict = "met" if (value >= goal if sign == ">=" else value <= goal) else "NOT MET"
+            try:
+                value = compute(rates)
+            except KeyError:
+                verdict = "not measured"
+            else:
+                verdict = "met" if (value >= goal if sign == ">=" else value <= goal) else "NOT MET"
         row = {"target": what, "goal": f"{sign} {goal:,}", "value": value, "verdict": verdict}
         rows.append(row)
     return rows
@@ -95,6 +99,11 @@ def print_report(
         if f"{encoder}/Trainer, store" in rates:
             hours = SECO_1M_SAMPLES / rates[f"{encoder}/Trainer, store"].median / 3600
             print(f"SeCo-1M, {encoder}, 200 epochs of 200,000 places: {hours:,.1f} h")
+    print_goals(targets)
+
+
+def print_goals(targets: Sequence[Mapping[str, Any]]) -> None:
+    """Print the result of ``check_goals``."""
     print(f"\n{'goal':44s}{'':>12s}{'measured':>12s}")
     for row in targets:
         value = "-" if row["value"] is None else f"{row['value']:,.4g}"

@@ -17,7 +17,6 @@ from utils.report import write_json
 
 # GB/s; data sheets of NVIDIA H200 SXM (4.8 TB/s), H100 SXM5 (3.35) and A100-80 SXM (2.04).
 BANDWIDTHS = {"H200": 4800.0, "H100": 3350.0, "A100": 2039.0}
-GOAL_GB, GOAL_KERNELS = 4.5, 80  # for the augmentation of 256 samples of four views of 224 px
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:

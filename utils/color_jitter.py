@@ -13,7 +13,7 @@ from torch import Tensor
 
 BRIGHTNESS, CONTRAST, SATURATION = range(3)
 # ITU-R BT.601, as Pillow converts RGB to L.
-_GREY_WEIGHTS = (0.299, 0.587, 0.114)
+GREY_WEIGHTS = (0.299, 0.587, 0.114)
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,8 @@ def color_jitter(pictures: Tensor, params: ColorParams, round_to_uint8: bool = F
     sides = (False, True) if hue is not None else (None,)
     for after_hue in sides:
         if after_hue and hue is not None:
-            pictures = finish(shift_hue(pictures, hue), round_to_uint8)
+            shift = shift_hue_uint8 if round_to_uint8 else shift_hue
+            pictures = finish(shift(pictures, hue), round_to_uint8)
         for slot in range(3):
             operation = params.blend_order[:, slot]
             factor = params.factors.gather(1, operation[:, None])[:, 0]
@@ -80,14 +81,14 @@ def blend(pictures: Tensor, operation: Tensor, factor: Tensor, round_to_uint8: b
 
 def grey_weights(bands: int) -> Tensor:
     """Return the share of each band in grey: float32, shape (C,)."""
-    return torch.tensor(_GREY_WEIGHTS if bands == 3 else [1 / bands] * bands)
+    return torch.tensor(GREY_WEIGHTS if bands == 3 else [1 / bands] * bands)
 
 
 def to_grey(pictures: Tensor) -> Tensor:
     """Return the luminance of RGB, or the mean of other bands, shape (B, 1, H, W)."""
     if pictures.shape[1] != 3:
         return pictures.mean(dim=1, keepdim=True)
-    red, green, blue = _GREY_WEIGHTS
+    red, green, blue = GREY_WEIGHTS
     grey = pictures[:, :1] * red
     return grey.add_(pictures[:, 1:2], alpha=green).add_(pictures[:, 2:], alpha=blue)
 
@@ -112,9 +113,34 @@ def shift_hue(pictures: Tensor, turns: Tensor) -> Tensor:
     sixth = torch.lerp(sixth, (green - blue).mul_(scale), (value == red).float())
     sixth = sixth.add_(6 * turns[:, None, None])
     sixth = sixth.sub_((sixth / 6).floor_().mul_(6))  # on the circle of 0..6; cheaper than %
+    return _from_hue(sixth, value, chroma)
+
+
+def shift_hue_uint8(pictures: Tensor, turns: Tensor) -> Tensor:
+    """Shift the hue of 8-bit pictures, whose hue and saturation have 8 bits, too.
+
+    The same numbers as in ``rgb2hsv_row`` and ``hsv2rgb`` of Pillow's src/libImaging/Convert.c.
+    """
+    value = pictures.amax(dim=1)
+    chroma = value - pictures.amin(dim=1)
+    below = (value[:, None] - pictures) / chroma.clamp(min=1)[:, None]
+    of_red, of_green, of_blue = below.unbind(dim=1)
+    sixth = torch.where(
+        of_green == 0, 2 + of_red.double() - of_blue, 4 + of_green.double() - of_red
+    )
+    sixth = torch.where(of_red == 0, of_blue - of_green, sixth).float()
+    steps = (255 * ((sixth.double() / 6 + 1) % 1).float().double()).floor_()  # of 255 in a turn
+    steps = (steps + (255 * turns).trunc()[:, None, None]) % 256
+    saturation = (255 * (chroma / value.clamp(min=1)).double()).floor_()
+    shifted = _from_hue((steps / 42.5).float(), value, (saturation * value / 255).float())
+    return torch.where(_per_sample(turns == 0), pictures, shifted.round_())
+
+
+def _from_hue(sixth: Tensor, value: Tensor, chroma: Tensor) -> Tensor:
+    """Return RGB, (B, 3, H, W), from hue on a circle of 0..6, value, and value times saturation."""
     # On the circle red falls to its minimum at 5, green at 3 and blue at 1. A band rises, stays and
     # falls around 2, and around 8, which is 2 again.
-    corners = torch.arange(0.0, -5.0, -2.0, device=pictures.device)[:, None, None]
+    corners = torch.arange(0.0, -5.0, -2.0, device=value.device)[:, None, None]
     rise = (sixth[:, None] + corners).abs_().sub_(3).abs_().clamp_(1, 2)
     return rise.mul_(chroma[:, None]).add_((value - 2 * chroma)[:, None])
 

@@ -9,88 +9,105 @@ from torch import Tensor
 
 from utils import view_kernels as kernels
 
-_PIXELS = 1024  # of one program
+_VALUES = 1024  # of one program
+# Triton 3.10 changes this default, and 3.9 warns of it.
+_OPTIONS = {"enable_fp_fusion": True}
 
 
-@torch.library.custom_op("seco::grey_sums", mutates_args=())
-def grey_sums(
-    stored: Tensor, table: Tensor | None, weights: Tensor, color: Tensor, hue: bool, rounded: bool
+def color_jitter(
+    stored: Tensor, table: Tensor, weights: Tensor, color: Tensor, hue: bool
 ) -> Tensor:
-    """Sum grey where contrast stands, block by block: float32, (B, blocks); see ``pictures``."""
-    layout, constants = _launch(stored, table, hue, rounded)
-    blocks = triton.cdiv(layout["H"] * layout["W"], constants["PIXELS"])
-    sums = torch.empty(len(stored), blocks, device=stored.device)
-    lookup = weights if table is None else table
-    kernels.grey_sums_kernel[(len(stored), blocks)](
-        stored, lookup, weights, color, sums, **layout, color_stride=color.stride(0), **constants
-    )
-    return sums
-
-
-@torch.library.custom_op("seco::pictures", mutates_args=())
-def pictures(
-    stored: Tensor,
-    table: Tensor | None,
-    weights: Tensor,
-    color: Tensor | None,
-    sums: Tensor | None,
-    hue: bool,
-    rounded: bool,
-) -> Tensor:
-    """Stretch and colour pictures.
+    """Stretch pictures and change their colours.
 
     Args:
-        stored: Bytes (B, C, H, W) with their ``table``, or fp16 in 0..255 (B, H, C, W) without.
+        stored: Bytes, which the table stretches, or fp16 in 0..255, which it does not; shape
+            (B, C, H, W), the pixels of a row next to each other.
         table: Stretch, float32, shape (C, 256).
         weights: Share of each band in grey, float32, shape (C,).
         color: Parameters, float32, shape (B, 9): factors of brightness, contrast and saturation,
-            the order of these three, hue in turns, blends before hue, whether to end grey. None
-            leaves colours alone.
-        sums: Result of ``grey_sums``, with ``color``.
-        hue: Whether hue changes; only for three bands.
-        rounded: Round after each operation.
+            the order of these three, hue in turns, blends before hue, whether to end grey.
+        hue: Whether hue changes, if there are three bands.
 
     Returns:
         fp16, 0..255, shape (B, H, C, W).
     """
-    layout, constants = _launch(stored, table, hue, rounded)
-    batch, bands, height, width = len(stored), layout["C"], layout["H"], layout["W"]
-    blocks = triton.cdiv(height * width, constants["PIXELS"])
-    result = stored.new_empty(batch, height, bands, width, dtype=torch.float16)
-    lookup = weights if table is None else table
-    has_color = color is not None and sums is not None
-    kernels.pictures_kernel[(batch, blocks)](
-        stored, lookup, weights, color if has_color else weights, sums if has_color else weights,
-        result, **layout, color_stride=color.stride(0) if color is not None else 0,
-        num_sums=blocks, SUMS=triton.next_power_of_2(blocks), COLOR=has_color, **constants,
+    sums = grey_sums(stored, table, weights, color, hue)
+    return colored(stored, table, weights, color, sums, hue)
+
+
+@torch.library.custom_op("seco::grey_sums", mutates_args=())
+def grey_sums(stored: Tensor, table: Tensor, weights: Tensor, color: Tensor, hue: bool) -> Tensor:
+    """First pass: sum grey where contrast stands, block by block: float32, (B, blocks)."""
+    sums = _empty_sums(stored)
+    _launch_color(stored, table, weights, color, sums, None, hue)
+    return sums
+
+
+@torch.library.custom_op("seco::colored", mutates_args=())
+def colored(
+    stored: Tensor, table: Tensor, weights: Tensor, color: Tensor, sums: Tensor, hue: bool
+) -> Tensor:
+    """Second pass: return the changed pictures."""
+    pictures = _empty_pictures(stored)
+    _launch_color(stored, table, weights, color, sums, pictures, hue)
+    return pictures
+
+
+def _launch_color(
+    stored: Tensor,
+    table: Tensor,
+    weights: Tensor,
+    color: Tensor,
+    sums: Tensor,
+    pictures: Tensor | None,
+    hue: bool,
+) -> None:
+    """Fill the sums, or the pictures."""
+    _, bands, height, width = stored.shape
+    kernels.color_kernel[sums.shape](
+        stored, table, weights, color, sums, sums if pictures is None else pictures,
+        *stored.stride()[:3], color.stride(0),
+        C=bands, H=height, W=width, BANDS=triton.next_power_of_2(bands), PIXELS=_block(bands),
+        SUMS=triton.next_power_of_2(sums.shape[1]), STORED=stored.dtype == torch.uint8, HUE=hue,
+        FIRST=pictures is None, **_OPTIONS,
     )  # fmt: skip
-    return result
 
 
-def _launch(
-    stored: Tensor, table: Tensor | None, hue: bool, rounded: bool
-) -> tuple[dict[str, int], dict[str, int]]:
-    """Return sizes and strides of pictures, and the constants of their kernels."""
-    if table is not None:
-        _, bands, height, width = stored.shape
-        stride_c, stride_h = stored.stride(1), stored.stride(2)
-    else:
-        _, height, bands, width = stored.shape
-        stride_c, stride_h = stored.stride(2), stored.stride(1)
-    layout = {"C": bands, "H": height, "W": width, "stride_c": stride_c, "stride_h": stride_h}
-    layout["stride_b"] = stored.stride(0)
-    padded = triton.next_power_of_2(bands)
-    constants = {"BANDS": padded, "PIXELS": _PIXELS * 4 // max(4, padded)}
-    return layout, constants | {"STORED": table is not None, "HUE": hue, "ROUND": rounded}
+def _block(bands: int) -> int:
+    """Return the pixels of one program; the kernel of any bands holds a power of two of them."""
+    return _VALUES if bands == 3 else max(1, 4 * _VALUES // triton.next_power_of_2(bands))
+
+
+def _empty_sums(stored: Tensor) -> Tensor:
+    batch, bands, height, width = stored.shape
+    return torch.empty(batch, triton.cdiv(height * width, _block(bands)), device=stored.device)
+
+
+def _empty_pictures(stored: Tensor) -> Tensor:
+    batch, bands, height, width = stored.shape
+    return stored.new_empty(batch, height, bands, width, dtype=torch.float16)
+
+
+@torch.library.custom_op("seco::stretched", mutates_args=())
+def stretched(stored: Tensor, table: Tensor) -> Tensor:
+    """Stretch bytes, and leave their colours alone; see ``color_jitter``."""
+    batch, bands, height, width = stored.shape
+    pictures = _empty_pictures(stored)
+    kernels.stretch_kernel[batch, triton.cdiv(bands * height * width, _VALUES)](
+        stored, table, pictures, *stored.stride()[:3],
+        C=bands, H=height, W=width, VALUES=_VALUES, **_OPTIONS,
+    )  # fmt: skip
+    return pictures
 
 
 @torch.library.custom_op("seco::resize_map", mutates_args=())
 def resize_map(start: Tensor, length: Tensor, in_size: int, out_size: int) -> Tensor:
     """``utils.resample.resize_map`` in fp16; start and length are columns of one tensor."""
     maps = start.new_empty(len(start), out_size, in_size, dtype=torch.float16)
-    kernels.resize_map_kernel[(len(start), out_size)](
-        start, length, maps, in_size, out_size, start.stride(0), triton.next_power_of_2(in_size)
-    )
+    kernels.resize_map_kernel[len(start), out_size](
+        start, length, maps, in_size, out_size, start.stride(0),
+        IN=triton.next_power_of_2(in_size), **_OPTIONS,
+    )  # fmt: skip
     return maps
 
 
@@ -98,36 +115,32 @@ def resize_map(start: Tensor, length: Tensor, in_size: int, out_size: int) -> Te
 def blur_map(taps: Tensor, size: int) -> Tensor:
     """``utils.resample.taps_map`` in fp16."""
     maps = taps.new_empty(len(taps), size, size, dtype=torch.float16)
-    kernels.blur_map_kernel[(len(taps), size)](
-        taps, maps, size, taps.stride(0), taps.shape[1], triton.next_power_of_2(size)
-    )
+    kernels.blur_map_kernel[len(taps), size](
+        taps, maps, size, taps.stride(0),
+        TAPS=taps.shape[1], SIZE=triton.next_power_of_2(size), **_OPTIONS,
+    )  # fmt: skip
     return maps
 
 
 @torch.library.custom_op("seco::finish_views", mutates_args=())
-def finish_views(
-    small: Tensor, flips: Tensor | None, mean: Tensor, std: Tensor, rounded: bool
-) -> Tensor:
-    """Flip, round and normalise fp16 pictures (B, h, C, w).
+def finish_views(small: Tensor, flips: Tensor | None, mean: Tensor, scale: Tensor) -> Tensor:
+    """Flip and normalise fp16 pictures (B, h, C, w).
 
     Args:
         small: Pictures, 0..255.
         flips: Columns of ``ViewDraws.flips`` as floats, shape (B, 3), or None.
         mean: Per band, 0..255, shape (C,).
-        std: Per band, 0..255, shape (C,).
-        rounded: Round to whole levels first.
+        scale: Factor per band, after the mean is subtracted, shape (C,).
 
     Returns:
         float32, shape (B, C, h, w), channels last.
     """
     batch, height, bands, width = small.shape
     views = _empty_views(small)
-    padded = triton.next_power_of_2(bands)
-    pixels = _PIXELS * 4 // max(4, padded)
-    kernels.views_kernel[(batch, triton.cdiv(height * width, pixels))](
-        small, small if flips is None else flips, mean, std, views, bands, height, width,
-        flips.stride(0) if flips is not None else 0,
-        BANDS=padded, PIXELS=pixels, FLIP=flips is not None, ROUND=rounded,
+    kernels.views_kernel[batch, triton.cdiv(height * bands * width, _VALUES)](
+        small, small if flips is None else flips, mean, scale, views,
+        0 if flips is None else flips.stride(0),
+        C=bands, h=height, w=width, VALUES=_VALUES, FLIP=flips is not None, **_OPTIONS,
     )  # fmt: skip
     return views
 
@@ -156,20 +169,6 @@ def resample(pictures: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 # Shapes alone, for torch.compile and for counting on tensors without memory.
-@grey_sums.register_fake
-def _(stored: Tensor, table: Tensor | None, *_: object) -> Tensor:
-    layout, constants = _launch(stored, table, False, False)
-    blocks = triton.cdiv(layout["H"] * layout["W"], constants["PIXELS"])
-    return torch.empty(len(stored), blocks, device=stored.device)
-
-
-@pictures.register_fake
-def _(stored: Tensor, table: Tensor | None, *_: object) -> Tensor:
-    layout, _constants = _launch(stored, table, False, False)
-    shape = (len(stored), layout["H"], layout["C"], layout["W"])
-    return stored.new_empty(shape, dtype=torch.float16)
-
-
 @resize_map.register_fake
 def _(start: Tensor, length: Tensor, in_size: int, out_size: int) -> Tensor:
     return start.new_empty(len(start), out_size, in_size, dtype=torch.float16)
@@ -180,4 +179,7 @@ def _(taps: Tensor, size: int) -> Tensor:
     return taps.new_empty(len(taps), size, size, dtype=torch.float16)
 
 
+grey_sums.register_fake(lambda stored, *_: _empty_sums(stored))
+colored.register_fake(lambda stored, *_: _empty_pictures(stored))
+stretched.register_fake(lambda stored, *_: _empty_pictures(stored))
 finish_views.register_fake(lambda small, *_: _empty_views(small))

@@ -63,16 +63,52 @@ def gaussian_taps(sigma: Tensor, max_sigma: float) -> Tensor:
     Returns:
         Taps of shape (B, taps).
     """
-    reach = math.floor((math.sqrt(4 * max_sigma**2 + 1) - 1) / 2) + 1  # of one box
-    variance = sigma**2 / 3  # of one box
+    box = _box_taps(sigma**2, math.floor((math.sqrt(4 * max_sigma**2 + 1) - 1) / 2) + 1)
+    return _convolve(_convolve(box, box), box)
+
+
+def blur(pictures: Tensor, taps: Tensor) -> Tensor:
+    """Filter along both axes with ``taps``; borders repeat the last pixel of the picture."""
+    rows, columns = (taps_map(taps, size) for size in pictures.shape[2:])
+    return resample(pictures, rows, columns)
+
+
+def blur_uint8(pictures: Tensor, taps: Tensor) -> Tensor:
+    """Blur as Pillow blurs 8-bit pictures.
+
+    Each of the three boxes along each axis repeats the border of its own picture, and rounds
+    (``ImagingBoxBlur`` in Pillow's src/libImaging/BoxBlur.c).
+
+    Args:
+        pictures: Whole numbers 0..255, float32, shape (B, C, H, W).
+        taps: Result of ``gaussian_taps``.
+    """
+    count = taps.shape[1]
+    distance = torch.arange(count, device=taps.device) - count // 2
+    variance = (taps * distance**2).sum(dim=1)  # exactly that of the Gaussian
+    box = _box_taps(variance, reach := count // 6)[:, :, None, None, None]
+    for _axis in range(2):
+        width = pictures.shape[3]
+        for _pass in range(3):
+            padded = torch.nn.functional.pad(pictures, (reach, reach, 0, 0), mode="replicate")
+            pictures = torch.full_like(pictures, 0.5)
+            for tap in range(box.shape[1]):
+                pictures += box[:, tap] * padded[..., tap : tap + width]
+            pictures.floor_()
+        pictures = pictures.mT
+    return pictures
+
+
+def _box_taps(variance: Tensor, reach: int) -> Tensor:
+    """Return the box of a Gaussian of three boxes: (B,) -> (B, 2 * reach + 1)."""
+    variance = variance / 3  # of one box
     whole = ((torch.sqrt(12 * variance + 1) - 1) / 2).floor()
     part = (2 * whole + 1) * (whole * (whole + 1) - 3 * variance)
     part = part / (6 * (variance - (whole + 1) ** 2))
-    distance = torch.arange(-reach, reach + 1, device=sigma.device).abs()
+    distance = torch.arange(-reach, reach + 1, device=variance.device).abs()
     box = (whole[:, None] + 1 - distance).clamp(0, 1)
     box = box + part[:, None] * (distance == whole[:, None] + 1)
-    box = box / (2 * (whole + part) + 1)[:, None]
-    return _convolve(_convolve(box, box), box)
+    return box / (2 * (whole + part) + 1)[:, None]
 
 
 def _convolve(a: Tensor, b: Tensor) -> Tensor:
@@ -83,22 +119,29 @@ def _convolve(a: Tensor, b: Tensor) -> Tensor:
     return result
 
 
-def resample(pictures: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+def resample(
+    pictures: Tensor, rows: Tensor, columns: Tensor, round_to_uint8: bool = False
+) -> Tensor:
     """Apply one map to each axis, as two batched matrix products.
 
     Args:
         pictures: Shape (B, C, H, W).
         rows: Shape (B, h, H).
         columns: Shape (B, w, W).
+        round_to_uint8: Round after each product, as Pillow does.
 
     Returns:
         Float32 pictures of shape (B, C, h, w). On a GPU the products are computed in fp16, whose
-        error stays below 0.2 of 255 (bf16: up to 1.4).
+        error stays below 0.2 of 255 (bf16: up to 1.4), unless they are rounded.
     """
-    dtype = torch.float16 if pictures.is_cuda else torch.float32
+    dtype = torch.float16 if pictures.is_cuda and not round_to_uint8 else torch.float32
     batch, bands, height, _ = pictures.shape
     narrow = pictures.to(dtype).flatten(1, 2) @ columns.mT.to(dtype)  # (B, C * H, w)
+    if round_to_uint8:
+        narrow = narrow.add_(0.5).floor_()
     width = narrow.shape[2]
     tall = narrow.view(batch, bands, height, width).transpose(1, 2).flatten(2)  # (B, H, C * w)
     small = rows.to(dtype) @ tall  # (B, h, C * w)
+    if round_to_uint8:
+        small = small.add_(0.5).floor_()
     return small.view(batch, -1, bands, width).transpose(1, 2).float()

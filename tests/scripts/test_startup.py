@@ -41,8 +41,10 @@ SCRIPTS = {
     "checkpoints/download.py": "--list",
     "datasets.miniature.services": "",
     "models.export": "--ckpt_path . --format timm --save_path x",
-    **dict.fromkeys(["benchmarks.demo", "benchmarks.download", "benchmarks.rivals"], ""),
-    **dict.fromkeys(["benchmarks.table", "benchmarks.throughput", "benchmarks.traffic"], ""),
+    **{
+        f"benchmarks.{name}": ""
+        for name in ("demo", "download", "gpu", "rivals", "table", "throughput", "traffic")
+    },
 }
 
 

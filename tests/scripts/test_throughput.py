@@ -198,6 +198,8 @@ def test_goals_of_the_device_are_judged_and_others_are_not() -> None:
     ):
         rows = check_goals(rates, device)
         assert [row["value"] for row in rows] == pytest.approx(values)
+    (row,) = (row for row in check_goals({}, device) if row["target"] == "ms per 1,024 views")
+    assert row["verdict"] == "not measured"
     verdicts = [row["verdict"] for row in rows]
     assert verdicts[:2] == ["not measured here, needs CPU", "NOT MET"]
     assert verdicts[3:] == ["NOT MET", "met", "met"]

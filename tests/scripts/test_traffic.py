@@ -1,13 +1,14 @@
 """Counting what a step moves."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
 
 from benchmarks.roofline import Traffic, count_views
-from benchmarks.traffic import GOAL_GB, GOAL_KERNELS, main
+from benchmarks.traffic import main
 
 
 def test_traffic_adds_up_what_operators_read_and_write() -> None:
@@ -26,8 +27,8 @@ def test_augmentation_stays_within_its_budget(data_mode: str) -> None:
     """For 256 samples of four views: moco has two views, which are both augmented."""
     pytest.importorskip("triton", reason="Triton is not installed")
     count_views(traffic := Traffic(), 256, 224, data_mode)
-    assert sum(traffic.bytes.values()) / 1e9 <= GOAL_GB
-    assert sum(traffic.kernels.values()) <= GOAL_KERNELS
+    assert sum(traffic.bytes.values()) / 1e9 <= 4.5
+    assert sum(traffic.kernels.values()) <= 80
 
 
 def test_the_table_is_printed_and_written(
@@ -36,9 +37,9 @@ def test_the_table_is_printed_and_written(
     pytest.importorskip("triton", reason="Triton is not installed")
     main(["--batch_size", "4", "--crop_size", "64", "--json", str(tmp_path / "t.json")])
     parts = json.loads((tmp_path / "t.json").read_text())["parts"]
-    assert {"colour", "maps", "resample", "query", "keys", "backward", "optimiser"} <= parts.keys()
+    assert {"stretch", "colour", "maps", "resample", "normalise"} <= parts.keys()
+    assert {"query", "keys", "backward", "optimiser"} <= parts.keys()
     # Three keys are encoded, and one query.
     assert parts["keys"]["GB"] == pytest.approx(3 * parts["query"]["GB"], rel=0.02)
     last = capsys.readouterr().out.splitlines()[-1]
-    assert last.startswith("augmentation: ")
-    assert last.endswith(" kernels")
+    assert re.fullmatch(r"augmentation: \d+\.\d GB in \d+ kernels", last)

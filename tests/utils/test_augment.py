@@ -102,15 +102,19 @@ def gradient(views: Tensor) -> float:
 @pytest.mark.parametrize("kind", PICTURES)
 @pytest.mark.parametrize("shape", [(66, 66), (131, 97)])
 @pytest.mark.parametrize("crop_first", [False, True], ids=["SeCo", "MoCo"])
+@pytest.mark.parametrize("path", ["_one_by_one", "_batched"], ids=["CPU", "GPU"])
 @pytest.mark.difference("rounding", "flip")
-def test_chain_is_the_originals(crop_first: bool, shape: tuple[int, int], kind: str) -> None:
+def test_chain_is_the_originals(
+    path: str, crop_first: bool, shape: tuple[int, int], kind: str
+) -> None:
     config = replace(ALWAYS, crop_first=crop_first)
     patches, keys = patches_of(kind, 24, *shape), keys_of(24)
     views = drawn_views(keys, 3, *shape, config)
     theirs = original_views(patches, views, config)
     exact, rounded = (
-        Augment(RAW, replace(config, round_to_uint8=rounds))(patches, keys, 3, True)
+        getattr(augment, path)(patches, augment.draw(keys, 3, True, shape))
         for rounds in (False, True)
+        for augment in (Augment(RAW, replace(config, round_to_uint8=rounds)),)
     )
     error, error_rounded = ((ours - theirs).abs().mean() for ours in (exact, rounded))
     assert error < 2
@@ -227,11 +231,12 @@ def test_rotation_gives_all_eight_positions_equally_often() -> None:
 
 
 @pytest.mark.parametrize("synthetic", [False, True])
-@pytest.mark.parametrize("rounds", [False, True])
-def test_nothing_waits_for_the_gpu(synthetic: bool, rounds: bool) -> None:
+@pytest.mark.parametrize("path", ["kernels", "plain torch", "8 bits"])
+def test_nothing_waits_for_the_gpu(synthetic: bool, path: str) -> None:
     """Fake tensors have no values: who asks for one is refused. They need no GPU either."""
-    config = replace(SECO, rotate=True, round_to_uint8=rounds)
+    config = replace(SECO, rotate=True, round_to_uint8=path == "8 bits")
     augment = Augment(seco_input_spec(RGB_BANDS), config)
+    augment.fused = path == "kernels" and pytest.importorskip("utils.fused_views")
     with FakeTensorMode(allow_non_fake_inputs=True):
         augment.to("cuda")
         patches = torch.zeros(4, 3, 66, 66, dtype=torch.uint8, device="cuda")

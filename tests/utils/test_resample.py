@@ -11,7 +11,7 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 
 from tests.references.pil_reference import PICTURES, from_pil, landscape, noise, to_pil
-from utils.resample import gaussian_taps, resample, resize_map, taps_map
+from utils.resample import blur_uint8, gaussian_taps, resample, resize_map, taps_map
 
 # Height and width of the patch; top, left, height and width of the crop; size of the view.
 CROPS = [
@@ -26,11 +26,13 @@ CROPS = [
 SIGMAS = [0.1, 0.3, 0.5, 0.9, 1.0, 1.4143, 1.7, 2.0]
 
 
-def crop_and_resize(pictures: Tensor, box: tuple[int, int, int, int], size: int) -> Tensor:
+def crop_and_resize(
+    pictures: Tensor, box: tuple[int, int, int, int], size: int, rounds: bool = False
+) -> Tensor:
     top, left, height, width = (torch.tensor([float(value)]) for value in box)
     rows = resize_map(top, height, pictures.shape[1], size)
     columns = resize_map(left, width, pictures.shape[2], size)
-    return resample(pictures[None], rows, columns)[0]
+    return resample(pictures[None], rows, columns, rounds)[0]
 
 
 def blur_map(sigma: Tensor, size: int, max_sigma: float) -> Tensor:
@@ -70,11 +72,12 @@ def test_crop_and_resize_is_pillows(
     kind: str, shape: tuple[int, int], box: tuple[int, int, int, int], size: int
 ) -> None:
     picture = PICTURES[kind](*shape)
-    ours = crop_and_resize(picture, box, size)
+    ours, rounded = (crop_and_resize(picture, box, size, rounds) for rounds in (False, True))
     theirs = from_pil(pil_crop(to_pil(picture), box, size))
     assert ours.shape == theirs.shape
     assert (ours - theirs).abs().mean() < 0.5
     assert (ours - theirs).abs().max() <= 1.5
+    assert (rounded != theirs).float().mean() < 0.015  # halves: weights are simple fractions
 
 
 @pytest.mark.parametrize(("shape", "box", "size"), CROPS)
@@ -98,6 +101,17 @@ def test_blur_is_pillows(kind: str, tolerance: float, sigma: float) -> None:
         to_pil(picture).filter(ImageFilter.GaussianBlur(sigma))
     )
     assert difference.abs().mean() < tolerance
+
+
+@pytest.mark.parametrize("kind", PICTURES)
+@pytest.mark.parametrize("sigma", [0.0, *SIGMAS])
+def test_blur_of_8_bits_is_pillows_to_the_bit(sigma: float, kind: str) -> None:
+    picture = PICTURES[kind](31, 40)
+    sigma *= 1.00037  # which makes no simple fractions of the weights, and thus no halves
+    theirs = from_pil(to_pil(picture).filter(ImageFilter.GaussianBlur(sigma)))
+    ours = blur_uint8(picture[None].float(), gaussian_taps(torch.tensor([sigma]), 2.0))[0]
+    assert (ours != theirs).float().mean() < 1e-3  # a last digit of float32 next to a half
+    assert (ours - theirs).abs().max() <= 1
 
 
 @pytest.mark.parametrize("sigma", SIGMAS)
