@@ -1,5 +1,6 @@
 """Seeds, and one small copy of each data set for the whole run."""
 
+import gc
 import multiprocessing
 import os
 import random
@@ -44,7 +45,18 @@ def _fast_and_alike_everywhere() -> Iterator[None]:
         patch.setattr(os, "fsync", lambda _: None)  # no test cuts the power
         # Pictures are drawn, but not laid out, which takes longer than a short training.
         patch.setattr(ConstrainedLayoutEngine, "execute", lambda *_: None)
+        # Python looks for garbage only once it holds a quarter more than before, and all that is
+        # imported is much: trainers, which refer to themselves, would keep gigabytes of models.
+        gc.freeze()
         yield
+        gc.unfreeze()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_garbage() -> Iterator[None]:
+    """Free what the tests of a module have left."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture

@@ -9,8 +9,9 @@ import io
 import re
 import tokenize
 from argparse import ArgumentParser
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,6 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("datasets", "models", "utils", "benchmarks", "checkpoints")
 PATHS = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
-SOURCES = {path: path.read_text() for path in [*sorted(ROOT.glob("main_*.py")), *PATHS]}
-NODES = {path: list(ast.walk(ast.parse(source))) for path, source in SOURCES.items()}
 DOCUMENTED = {"_exit", "_replace"}  # of os and of named tuples
 
 
@@ -72,13 +71,13 @@ def private(names: str | None) -> list[str]:
     return [part for part in parts if re.fullmatch(r"_[A-Za-z]\w*(?<!__)", part)]
 
 
-def own_names() -> set[str]:
+def own_names(nodes: Iterable[ast.AST]) -> set[str]:
     """Return the private names that our code defines for itself.
 
     A private function that nothing here calls is called by a library whose own it replaces.
     """
     defined, functions, used = set(), set(), set()
-    for node in (node for nodes in NODES.values() for node in nodes):
+    for node in nodes:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             functions |= {node.name}
         elif isinstance(node, ast.Name):
@@ -125,9 +124,11 @@ def comment_lines(source: str) -> set[int]:
 
 
 def test_private_names_of_libraries_are_those_of_the_list_and_each_has_a_comment() -> None:
-    own, found, bare = own_names(), set(), list[str]()
-    for path, nodes in NODES.items():
-        comments, seen = comment_lines(SOURCES[path]), set[str]()
+    sources = {path: path.read_text() for path in [*sorted(ROOT.glob("main_*.py")), *PATHS]}
+    trees = {path: list(ast.walk(ast.parse(source))) for path, source in sources.items()}
+    own, found, bare = own_names(chain(*trees.values())), set(), list[str]()
+    for path, nodes in trees.items():
+        comments, seen = comment_lines(sources[path]), set[str]()
         for name, statement in uses(nodes, own):
             last = statement.lineno if hasattr(statement, "body") else statement.end_lineno or 0
             lines = range(statement.lineno - 1, last + 1)  # with the line above

@@ -77,7 +77,7 @@ LABELS = pictures(NESTED.repeat(20, 1), NESTED.repeat(5, 1), 2)
 
 
 @pytest.mark.parametrize(("data", "name"), [(CLASSES, "accuracy"), (LABELS, "map_micro")])
-def test_pictures_that_differ_in_brightness_are_told_apart(
+def test_pictures_of_different_brightness_are_classified(
     encoder: Encoder, data: ProbeData, name: str
 ) -> None:
     scores = evaluator().evaluate(encoder, data, CPU)
@@ -114,7 +114,7 @@ def generator_states() -> list[object]:
 @pytest.mark.difference("online-probe")
 def test_nothing_of_the_model_changes() -> None:
     model = MocoV2("resnet18_slim", emb_dim=8, num_negatives=8, emb_spaces=1).train()
-    model.encoder_q.get_submodule("1").eval()  # whatever the modes are
+    model.encoder_q.get_submodule("1").eval()  # in any mode
     image = torch.randn(2, 3, 32, 32)
     torch.stack([logits.sum() for logits in model(image, [image])[0]]).sum().backward()
     before = deepcopy(model.state_dict())
@@ -177,7 +177,7 @@ def test_probes_come_every_few_epochs_and_after_the_last(probed: Path) -> None:
     assert "train/loss" in results
 
 
-def test_what_cannot_be_probed_is_told_before_the_training(
+def test_data_that_cannot_be_probed_are_refused_before_training(
     seco_root: Path, eurosat: Path, tmp_path: Path
 ) -> None:
     flags = ["--bands", "B8", "B4", "B3", "--online_data_dir"]

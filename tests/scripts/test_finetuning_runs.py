@@ -1,4 +1,4 @@
-"""Fine-tunings of both scripts: what they keep, how they go on, and what is refused."""
+"""Fine-tunings of both scripts: what they keep, how they resume, and what is refused."""
 
 import csv
 import io
@@ -163,7 +163,7 @@ def test_a_resumed_run_ends_with_the_bits_of_an_unbroken_one(
     _, unbroken, unbroken_dir, _ = request.getfixturevalue(f"{script}_run")
     path: Path = request.getfixturevalue(f"{script}_stopped")
     torch.rand(7)  # the state of the global generator counts for nothing
-    logs = command[command.index("--log_dir") + 1]  # the other flags lie next to the checkpoint
+    logs = command[command.index("--log_dir") + 1]  # other flags are next to the checkpoint
     alone = [command[0], "--log_dir", logs]
     resumed, resumed_dir = run(alone, "--resume_from_checkpoint", str(path))
     assert resumed_dir != unbroken_dir
@@ -222,7 +222,7 @@ def test_the_last_checkpoint_is_the_encoder_of_its_epoch_and_not_of_the_best(
     assert torch.equal(encoder.state_dict()["0.weight"], expected)
 
 
-def test_flags_of_a_whole_run_next_to_a_checkpoint_do_not_stand_in_the_way(
+def test_flags_of_all_repetitions_next_to_a_checkpoint_are_accepted(
     eurosat_stopped: Path, tmp_path: Path
 ) -> None:
     """An earlier version wrote those of all repetitions next to the checkpoint of each."""

@@ -1,4 +1,4 @@
-"""What a clumsy or hostile user hands in ends as one sentence, not as a traceback."""
+"""Invalid or hostile input ends with one sentence, not with a traceback."""
 
 import subprocess
 import sys
@@ -54,8 +54,10 @@ def test_quantiles_that_no_byte_has_are_an_error(tmp_path: Path, limits: str) ->
 
 @pytest.fixture(scope="module")
 def checkpoint() -> dict[str, Any]:
-    state = {f"encoder_q.{name}": value for name, value in Encoder("resnet18").state_dict().items()}
-    contract = {"base_encoder": "resnet18", "input_spec": InputSpec.of_pictures().to_dict()}
+    state = {
+        f"encoder_q.{name}": value for name, value in Encoder("resnet18_slim").state_dict().items()
+    }
+    contract = {"base_encoder": "resnet18_slim", "input_spec": InputSpec.of_pictures().to_dict()}
     return {"state_dict": state, "hyper_parameters": contract}
 
 
@@ -66,7 +68,7 @@ SPEC = InputSpec.of_pictures().to_dict()
     ("changes", "message"),
     [
         ({"base_encoder": 5}, "its encoder is 5"),
-        ({"base_encoder": ["resnet18"]}, "its encoder is"),
+        ({"base_encoder": ["resnet18_slim"]}, "its encoder is"),
         ({"input_spec": "abc"}, "damaged input_spec"),
         ({"input_spec": SPEC | {"mean": [0.5]}}, "damaged input_spec"),
         ({"input_spec": SPEC | {"mean": ["a", "b", "c"]}}, "damaged input_spec"),
@@ -82,7 +84,7 @@ def test_hostile_hyper_parameters_are_refused(
     hyper_parameters = checkpoint["hyper_parameters"] | changes
     torch.save(checkpoint | {"hyper_parameters": hyper_parameters}, tmp_path / "x.ckpt")
     with pytest.raises(UserError, match=message):
-        load_encoder("pretrain", "resnet18", tmp_path / "x.ckpt")
+        load_encoder("pretrain", "resnet18_slim", tmp_path / "x.ckpt")
 
 
 @pytest.mark.parametrize(
@@ -101,7 +103,7 @@ def test_hostile_weights_are_refused(
     state = checkpoint["state_dict"] | {"encoder_q.0.weight": stem, 5: "a key that is no name"}
     torch.save(checkpoint | {"state_dict": state}, tmp_path / "x.ckpt")
     with pytest.raises(UserError, match=message):
-        load_encoder("pretrain", "resnet18", tmp_path / "x.ckpt")
+        load_encoder("pretrain", "resnet18_slim", tmp_path / "x.ckpt")
 
 
 @pytest.mark.parametrize(

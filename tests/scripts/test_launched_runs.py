@@ -35,12 +35,12 @@ def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, _restored_signals: N
 
 
 def flags(text: str, data_dir: Path, log_dir: Path) -> list[str]:
-    common = "--gpus 0 --num_workers 0 --max_epochs 1 --data_dir"
+    common = "--gpus 0 --num_workers 0 --max_epochs 1 --precision 32-true --data_dir"
     return [*text.split(), *common.split(), str(data_dir), "--log_dir", str(log_dir)]
 
 
 # Two steps of a pre-training.
-PRETRAIN = "--crop_size 32 --batch_size 3 --num_negatives 8 --precision 32-true"
+PRETRAIN = "--base_encoder resnet18_slim --crop_size 32 --batch_size 3 --num_negatives 8"
 
 
 @pytest.fixture
@@ -60,7 +60,8 @@ def eurosat(tmp_path: Path) -> list[str]:
 def oscd(tmp_path: Path) -> list[str]:
     """Flags of a change detector."""
     write_oscd(tmp_path / "oscd", num_cities=4, size=64, num_workers=1)
-    return flags("--backbone_type random --patch_size 32", tmp_path / "oscd", tmp_path / "logs")
+    text = "--backbone_type random --base_encoder resnet18_slim --patch_size 32"
+    return flags(text, tmp_path / "oscd", tmp_path / "logs")
 
 
 @pytest.fixture(scope="module")

@@ -120,7 +120,7 @@ def test_any_resnet_can_be_probed(flags: list[str], tmp_path: Path) -> None:
 
 @pytest.mark.difference("eurosat-normalisation")
 def test_features_are_those_of_the_encoder_in_eval_mode_on_normalised_pictures() -> None:
-    encoder = load_encoder("random", "resnet18")[0]
+    encoder = load_encoder("random", "resnet18_slim")[0]
     images = torch.randint(0, 256, (7, 3, 32, 32), dtype=torch.uint8)
     features = tiny_features(encoder.train(), images)
     spec = InputSpec.of_pictures()
@@ -132,7 +132,7 @@ def test_features_are_those_of_the_encoder_in_eval_mode_on_normalised_pictures()
 
 
 def test_bf16_features_are_close_but_not_equal() -> None:
-    encoder = load_encoder("random", "resnet18")[0]
+    encoder = load_encoder("random", "resnet18_slim")[0]
     images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
     exact, rounded = (tiny_features(encoder, images, precision=p) for p in ("32", "bf16-mixed"))
     assert rounded.dtype == torch.float32
@@ -140,7 +140,7 @@ def test_bf16_features_are_close_but_not_equal() -> None:
 
 
 def test_key_of_features_depends_on_all_that_they_depend_on() -> None:
-    encoder, spec = load_encoder("random", "resnet18")
+    encoder, spec = load_encoder("random", "resnet18_slim")
     transform, other = (input_transform(spec, DATA, norm) for norm in ("auto", "none"))
     key = feature_key(encoder, transform, "data", "32-true")
     assert key == feature_key(encoder, transform, "data", "32")  # two names of one precision
@@ -200,7 +200,7 @@ def test_a_file_of_other_features_is_named(tmp_path: Path, content: bytes) -> No
 def test_paper_protocol_drifts_statistics_but_no_weights_and_drops_the_last_batch(
     flags: list[str], data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encoder, spec = load_encoder("random", "resnet18")
+    encoder, spec = load_encoder("random", "resnet18_slim")
     before, probes = tensors(encoder), []
 
     class Recorded(SSLFineTuner):
@@ -414,7 +414,7 @@ def test_any_bands_of_the_13_are_probed(tmp_path: Path) -> None:
     assert 0 <= metrics["test/accuracy"] <= 100
 
 
-def test_spatial_lists_are_used_where_asked_for(data_dir: Path, tmp_path: Path) -> None:
+def test_spatial_lists_are_used_when_requested(data_dir: Path, tmp_path: Path) -> None:
     root = tmp_path / "EuroSAT_RGB"
     root.symlink_to(data_dir)
     dataset = EurosatDataset(data_dir)

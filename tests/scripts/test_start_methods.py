@@ -27,16 +27,14 @@ if __name__ == "__main__":
     runpy.run_path(sys.argv[0], run_name="__main__")
 """
 TRAIN = "--log_dir LOGS --gpus 0 --max_epochs 1 --num_workers 1"
-PRETRAIN = f"--crop_size 32 --batch_size 3 --num_negatives 8 --precision 32-true {TRAIN}"
-BIGEARTHNET = (
-    "--data_dir BIGEARTHNET --image_size 32 --num_seeds 1 --backbone_type random "
-    "--base_encoder resnet18_slim"
-)
+SLIM = "--base_encoder resnet18_slim"
+PRETRAIN = f"{SLIM} --crop_size 32 --batch_size 3 --num_negatives 8 --precision 32-true {TRAIN}"
+BIGEARTHNET = f"--data_dir BIGEARTHNET --image_size 32 --num_seeds 1 --backbone_type random {SLIM}"
 COMMANDS = {
     "pretrain": f"main_pretrain.py --data_dir SECO {PRETRAIN}",
     "stream": f"main_pretrain.py --data_dir CHUNKS {PRETRAIN}",
     "oscd": "main_oscd.py --data_dir OSCD --patch_size 32 --batch_size 4 --num_seeds 1 "
-    f"--backbone_type random {TRAIN}",
+    f"--backbone_type random {SLIM} {TRAIN}",
     "probe": f"main_bigearthnet.py {BIGEARTHNET} --batch_size 8 --freeze_backbone {TRAIN}",
     "finetune": f"main_bigearthnet.py {BIGEARTHNET} --batch_size 8 {TRAIN}",
     "pack": "datasets/seco_packed.py --data_dir SECO --save_path OUT --num_workers 1",

@@ -99,7 +99,7 @@ def test_an_error_of_a_loader_process_is_its_sentence_alone(
         ),
     ],
 )
-def test_paths_that_cannot_work_are_told_before_the_work(
+def test_paths_that_cannot_work_are_refused_before_the_work(
     changes: dict[str, Path], message: str, tmp_path: Path
 ) -> None:
     parser = base_parser(None, max_epochs=1, batch_size=1, learning_rate=1.0)

@@ -1,4 +1,4 @@
-"""The bar of a training: what it counts and what it tells."""
+"""The bar of a training: what it counts and what it shows."""
 
 from unittest.mock import PropertyMock, create_autospec
 
@@ -32,7 +32,7 @@ class Line(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def test_samples_are_counted_whatever_the_last_batch(
+def test_samples_of_a_partial_last_batch_are_counted(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("utils.progress._REFRESH_LOG_S", HANG_S)
