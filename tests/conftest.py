@@ -18,7 +18,7 @@ import torch
 from hypothesis import HealthCheck, settings
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from datasets.mini_earth import write_bigearthnet, write_seco
+from datasets.mini_earth import write_bigearthnet, write_eurosat, write_oscd, write_seco
 
 LAY_OUT = ConstrainedLayoutEngine.execute
 
@@ -88,4 +88,20 @@ def bigearthnet_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """50 patches of BigEarthNet v1 in 30 + 10 + 10, with lists. Read only: copy to change."""
     root = tmp_path_factory.mktemp("mini_earth") / "bigearthnet"
     write_bigearthnet(root, num_patches=50, num_workers=1)
+    return root
+
+
+@pytest.fixture(scope="session")
+def eurosat_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """10 classes x 5 pictures of 32 px without lists. Read only: copy to change."""
+    root = tmp_path_factory.mktemp("mini_earth") / "EuroSAT_RGB"
+    write_eurosat(root, images_per_class=5, size=32, num_workers=1)
+    return root
+
+
+@pytest.fixture(scope="session")
+def oscd_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """2 training cities and 2 test cities of 64 px. Read only: copy to change."""
+    root = tmp_path_factory.mktemp("mini_earth") / "oscd"
+    write_oscd(root, num_cities=4, size=64, num_workers=1)
     return root

@@ -19,7 +19,6 @@ from torch import Tensor
 
 import main_bigearthnet
 import main_eurosat
-from datasets.mini_earth import write_eurosat
 from models.backbones import load_encoder
 from models.export import main as export
 from tests.references.probe_pictures import stacked
@@ -37,14 +36,6 @@ COMMON = {"backbone_type": "random", "base_encoder": "resnet18_slim", "gpus": 0,
 
 class Stopped(Exception):
     """The cluster takes the machine away."""
-
-
-@pytest.fixture(scope="module")
-def eurosat_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """10 classes x 5 images of 32 px. Read only."""
-    root = tmp_path_factory.mktemp("mini_earth") / "EuroSAT_RGB"
-    write_eurosat(root, images_per_class=5, size=32, num_workers=1)
-    return root
 
 
 def eurosat_flags(data_dir: Path, log_dir: Path) -> list[str]:

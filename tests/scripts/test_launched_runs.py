@@ -14,7 +14,6 @@ from pytorch_lightning.utilities import rank_zero_only
 import main_eurosat
 import main_oscd
 import main_pretrain
-from datasets.mini_earth import write_eurosat, write_oscd
 from models.pretrain_run import FiniteLoss
 from tests.references.launcher_variables import forget_launchers, lightning, salloc, set_all, srun
 from tests.references.script import exit_code
@@ -49,19 +48,17 @@ def pretrain(seco_root: Path, tmp_path: Path) -> list[str]:
 
 
 @pytest.fixture
-def eurosat(tmp_path: Path) -> list[str]:
+def eurosat(eurosat_root: Path, tmp_path: Path) -> list[str]:
     """Flags of a probe that Lightning trains."""
-    write_eurosat(tmp_path / "EuroSAT_RGB", images_per_class=5, size=32, num_workers=1)
     text = "--protocol paper --backbone_type random --base_encoder resnet18_slim --batch_size 8"
-    return flags(text, tmp_path / "EuroSAT_RGB", tmp_path / "logs")
+    return flags(text, eurosat_root, tmp_path / "logs")
 
 
 @pytest.fixture
-def oscd(tmp_path: Path) -> list[str]:
+def oscd(oscd_root: Path, tmp_path: Path) -> list[str]:
     """Flags of a change detector."""
-    write_oscd(tmp_path / "oscd", num_cities=4, size=64, num_workers=1)
     text = "--backbone_type random --base_encoder resnet18_slim --patch_size 32"
-    return flags(text, tmp_path / "oscd", tmp_path / "logs")
+    return flags(text, oscd_root, tmp_path / "logs")
 
 
 @pytest.fixture(scope="module")

@@ -60,16 +60,17 @@ MAINS = {
 
 @pytest.fixture(scope="module")
 def places(
-    seco_root: Path, bigearthnet_root: Path, tmp_path_factory: pytest.TempPathFactory
+    seco_root: Path,
+    bigearthnet_root: Path,
+    oscd_root: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, Path]:
     """Folders by the names that commands have for them."""
-    root = tmp_path_factory.mktemp("start_methods")
-    mini_earth.write_oscd(root / "oscd", num_cities=4, size=64, num_workers=1)
-    folders = {"SECO": seco_root, "BIGEARTHNET": bigearthnet_root, "OSCD": root / "oscd"}
+    folders = {"SECO": seco_root, "BIGEARTHNET": bigearthnet_root, "OSCD": oscd_root}
     if find_spec("litdata") is not None:
-        flags = ["--data_dir", str(seco_root), "--save_path", str(root / "chunks")]
+        folders["CHUNKS"] = tmp_path_factory.mktemp("start_methods") / "chunks"
+        flags = ["--data_dir", str(seco_root), "--save_path", str(folders["CHUNKS"])]
         seco_packed.main([*flags, "--format", "litdata", "--num_workers", "0"])
-        folders["CHUNKS"] = root / "chunks"
     return folders
 
 
