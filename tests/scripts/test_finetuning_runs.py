@@ -3,10 +3,7 @@
 import csv
 import io
 import json
-import os
 import shutil
-import subprocess
-import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,14 +19,10 @@ import main_eurosat
 from models.backbones import load_encoder
 from models.export import main as export
 from tests.references.probe_pictures import stacked
-from tests.references.script import as_flags
-from tests.references.waiting import HANG_S
+from tests.references.script import as_flags, in_processes
 from utils.checkpoint import read_checkpoint
 from utils.errors import UserError
 from utils.training import SampleProgress
-
-ROOT = Path(__file__).resolve().parents[2]
-
 
 COMMON = {"backbone_type": "random", "base_encoder": "resnet18_slim", "gpus": 0, "num_seeds": 1}
 
@@ -311,19 +304,11 @@ def test_a_finished_run_is_extended_at_the_rate_that_it_had_in_the_end(
     assert said == (script == "eurosat")
 
 
-def in_processes(command: list[str], *more: str) -> Path:
+def in_two_processes(command: list[str], *more: str) -> Path:
     """Run a script with two processes; return its new folder."""
     logs = Path(command[command.index("--log_dir") + 1])
     before = set(logs.glob("*/version_*"))
-    done = subprocess.run(
-        [sys.executable, *command, "--num_processes", "2", *more],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=HANG_S,
-    )
+    done = in_processes(*command, "--num_processes", "2", *more)
     assert done.returncode == 0, done.stderr[-2000:]
     (created,) = set(logs.glob("*/version_*")) - before
     return created
@@ -334,10 +319,10 @@ def in_processes(command: list[str], *more: str) -> Path:
 def test_two_processes_resume_to_the_same_bits(bigearthnet: list[str]) -> None:
     """Each has its own share of the order, and its own dropout."""
     command = [*bigearthnet, "--milestones", "1"]
-    short = in_processes(command, "--max_epochs", "1")
+    short = in_two_processes(command, "--max_epochs", "1")
     path = short / "seed=42/checkpoints/last.ckpt"
-    resumed = in_processes(command, "--resume_from_checkpoint", str(path))
-    unbroken = in_processes(command)
+    resumed = in_two_processes(command, "--resume_from_checkpoint", str(path))
+    unbroken = in_two_processes(command)
     for part in ("state_dict", "optimizer_states", "best"):
         assert_same_bits(last(unbroken)[part], last(resumed)[part])
     results = [json.loads((folder / "results.json").read_text()) for folder in (resumed, unbroken)]

@@ -1,9 +1,6 @@
 """``main_bigearthnet.py`` from flags to files, on a small BigEarthNet."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,11 +24,9 @@ from tests.references.bigearthnet_files import as_version_2, copied
 from tests.references.bigearthnet_pictures import original_input
 from tests.references.legacy_checkpoint import write_legacy_checkpoint
 from tests.references.probe_pictures import stacked
-from tests.references.script import as_flags
+from tests.references.script import as_flags, in_processes
 from utils.errors import UserError
 from utils.launch import World
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -366,13 +361,7 @@ def test_a_probe_takes_the_batch_of_all_devices_on_one(
 @pytest.mark.slow
 def test_two_processes_fine_tune_with_the_batch_split(flags: list[str], tmp_path: Path) -> None:
     extra = ["--accelerator", "dp", "--num_processes", "2", "--max_epochs", "1"]
-    done = subprocess.run(
-        [sys.executable, "main_bigearthnet.py", *flags, *extra],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
+    done = in_processes("main_bigearthnet.py", *flags, *extra)
     assert done.returncode == 0, done.stderr[-2000:]
     (path,) = (tmp_path / "logs").glob("bigearthnet-finetune-random/version_*/results.json")
     metrics = json.loads(path.read_text())["metrics"]

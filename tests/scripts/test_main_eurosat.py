@@ -1,12 +1,9 @@
 """``main_eurosat.py`` from flags to files: methods, curves, exports, bands, processes."""
 
 import json
-import os
 import pickle
 import shutil
 import struct
-import subprocess
-import sys
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -30,13 +27,11 @@ from models.finetuning import FineTuning
 from models.ssl_finetuner import SSLFineTuner
 from tests.references.legacy_checkpoint import write_legacy_checkpoint
 from tests.references.probe_pictures import stacked
-from tests.references.script import as_flags, exit_code
-from tests.references.waiting import HANG_S
+from tests.references.script import as_flags, exit_code, in_processes
 from utils.errors import UserError
 from utils.input_spec import DataSpec, InputSpec, input_transform
 from utils.launch import World
 
-ROOT = Path(__file__).resolve().parents[2]
 DATA = DataSpec.of_pictures("EuroSAT")
 
 
@@ -459,15 +454,7 @@ def test_further_processes_of_a_launcher_have_nothing_to_probe(
 def test_two_processes_fine_tune_and_leave_one_folder(data_dir: Path, tmp_path: Path) -> None:
     flags = short_flags(data_dir, tmp_path, num_processes=2, num_seeds=2, batch_size=20)
     extra = ["--method", "knn", "finetune", "--accelerator", "dp"]
-    done = subprocess.run(
-        [sys.executable, "main_eurosat.py", *flags, *extra],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=HANG_S,
-    )
+    done = in_processes("main_eurosat.py", *flags, *extra)
     assert done.returncode == 0, done.stderr
     (path,) = tmp_path.glob("eurosat-random/*/results.json")
     result = json.loads(path.read_text())["metrics"]["by_method"]["finetune"]["1"]

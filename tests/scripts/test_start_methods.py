@@ -1,8 +1,6 @@
 """The scripts under every way to start processes; forkserver is the default from Python 3.14 on."""
 
 import multiprocessing
-import subprocess
-import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,8 +12,8 @@ import main_oscd
 import main_pretrain
 from datasets import bigearthnet_dataset, mini_earth, seco_packed
 from tests.references.launcher_variables import forget_launchers
+from tests.references.script import in_processes
 
-ROOT = Path(__file__).resolve().parents[2]
 NEEDS_LITDATA = pytest.mark.skipif(find_spec("litdata") is None, reason="LitData is optional")
 # Runs a script as the command line does, after the start method was chosen.
 UNDER = """
@@ -112,14 +110,7 @@ def test_every_script_ends_under_every_start_method(
 ) -> None:
     runner = tmp_path / "under.py"
     runner.write_text(UNDER)
-    done = subprocess.run(
-        [sys.executable, str(runner), method, *command(name, places, tmp_path)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=900,
-        check=False,
-    )
+    done = in_processes(str(runner), method, *command(name, places, tmp_path))
     assert done.returncode == 0, done.stderr[-2000:]
 
 
@@ -131,5 +122,5 @@ def test_a_loader_process_imports_neither_lightning_nor_plots() -> None:
         "print(sorted({'pytorch_lightning', 'lightning_fabric', 'matplotlib', 'scipy'}"
         " & sys.modules.keys()))"
     )
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    done = in_processes("-c", script)
     assert done.stdout == "[]\n", done.stderr
