@@ -76,7 +76,7 @@ def own_names(nodes: Iterable[ast.AST]) -> set[str]:
 
     A private function that nothing here calls is called by a library whose own it replaces.
     """
-    defined, functions, used = set(), set(), set()
+    defined, functions, used = set[str](), set[str](), set[str]()
     for node in nodes:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             functions |= {node.name}
@@ -100,8 +100,9 @@ def names_in(node: ast.AST) -> list[str]:
         return [name for dotted in names for name in private(dotted)]
     if isinstance(node, ast.Call) and ast.unparse(node.func) in {"getattr", "hasattr", "setattr"}:
         return [name for text in map(ast.unparse, node.args) for name in private(text.strip("'"))]
-    if isinstance(node, ast.Constant) and re.fullmatch(r"[a-z]\w*(\.\w+)+", str(node.value)):
-        return private(node.value) if find_spec(node.value.partition(".")[0]) else []
+    text = str(node.value) if isinstance(node, ast.Constant) else ""
+    if re.fullmatch(r"[a-z]\w*(\.\w+)+", text) and find_spec(text.partition(".")[0]):
+        return private(text)
     return []
 
 
@@ -110,7 +111,8 @@ def uses(nodes: list[ast.AST], own: set[str]) -> Iterator[tuple[str, ast.stmt]]:
     statements = [node for node in nodes if isinstance(node, ast.stmt)]
     for node in nodes:
         for name in {*names_in(node)} - own - DOCUMENTED:
-            around = (s for s in statements if s.lineno <= node.lineno <= (s.end_lineno or 0))
+            line: int = getattr(node, "lineno", 0)
+            around = (s for s in statements if s.lineno <= line <= (s.end_lineno or 0))
             yield name, max(around, key=lambda statement: statement.lineno)
 
 

@@ -62,8 +62,7 @@ def same_features(one: Encoder, other: Encoder) -> bool:
     return torch.equal(one.eval()(IMAGES), other.eval()(IMAGES))
 
 
-@pytest.mark.parametrize("as_zip", [True, False])
-@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+@pytest.mark.parametrize(("name", "as_zip"), [("resnet18", True), ("resnet50", False)])
 @pytest.mark.difference("encoder-files")
 def test_a_checkpoint_of_2021_is_read_without_its_lightning(
     tmp_path: Path, name: str, as_zip: bool

@@ -10,7 +10,7 @@ from PIL import Image
 from pytorch_lightning import Trainer
 
 from datasets import seco_datamodule
-from datasets.seco_dataset import QUANTILES, SeasonalContrastBasic, read_image
+from datasets.seco_dataset import QUANTILES, SeasonalContrastBasic, normalize, read_image
 from datasets.seco_utils import compute_quantiles
 from models.moco2_module import MocoV2
 from tests.references.recorded_batches import CALM
@@ -62,6 +62,11 @@ def test_an_image_is_read_as_the_data_set_reads_it(seco_root: Path, bands: tuple
     assert image == SeasonalContrastBasic(seco_root, bands)[0]
     with pytest.raises(UserError, match=r"B10\.tif is missing"):
         read_image(folder, ["B10"])
+
+
+def test_stored_values_are_stretched_between_the_quantiles_and_truncated() -> None:
+    stored = np.array([0, 2, 3, 53, 103, 200], np.uint8)
+    assert normalize(stored, 3.0, 103.0).tolist() == [0, 0, 0, 127, 255, 255]  # 127.5
 
 
 def test_quantiles_are_measured_by_the_original_call(seco_root: Path) -> None:

@@ -22,7 +22,8 @@ RUNNER = """
 import atexit, json, runpy, sys
 report, target, *words = sys.argv[1:]
 atexit.register(lambda: json.dump(sorted(sys.modules), open(report, "w")))
-while words:
+code = None
+while words or code is None:
     end = words.index("AND") if "AND" in words else len(words)
     sys.argv, words, code = [target, *words[:end]], words[end + 1:], 0
     try:
