@@ -19,8 +19,8 @@ from torch import Tensor
 # Torch documents these by their underscored names; tests/scripts/test_traffic.py uses all of them.
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import cross_entropy
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._python_dispatch import TorchDispatchMode  # as above
+from torch.utils._pytree import tree_leaves  # as above
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.timing import Measure, rate
@@ -76,9 +76,10 @@ def _tensors(nested: Any) -> list[Tensor]:
 
 def _is_free(func: Any, read: Sequence[Tensor], written: Sequence[Tensor]) -> bool:
     """Return whether an operator is a view, an allocation or a query, which touch no memory."""
+    # Operators have no public name, and storages without memory no public identity.
     if func._schema.name.startswith(("aten::empty", "aten::new_empty", "prim::")):
         return True
-    stored = {tensor.untyped_storage()._cdata for tensor in read}
+    stored = {tensor.untyped_storage()._cdata for tensor in read}  # as above
     is_view = all(tensor.untyped_storage()._cdata in stored for tensor in written)
     return is_view and not func._schema.is_mutable
 

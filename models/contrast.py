@@ -56,6 +56,7 @@ def update_average(average: nn.Module, module: nn.Module, momentum: float) -> No
     """
     targets: list[Tensor] = list(average.parameters())
     sources: list[Tensor] = list(module.parameters())
+    # No public function moves all parameters in one kernel.
     torch._foreach_lerp_(targets, sources, 1 - momentum)
 
 

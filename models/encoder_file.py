@@ -114,6 +114,7 @@ def _read_torch(path: Path) -> _Content:
         hparams = hparams if isinstance(hparams, dict) else {}
         spec = InputSpec.of_pictures() if "input_spec" in hparams else SECO_SPEC
         return _Content(state, hparams.get("base_encoder"), hparams.get("input_spec"), spec)
+    # Where models/export.py keeps the contract of a state dict, whose entries are tensors alone.
     metadata = getattr(state, "_metadata", None)
     known = metadata.get("contract") if isinstance(metadata, dict) else None
     if isinstance(known, dict):

@@ -87,6 +87,7 @@ def _write_torchvision(resnet: ResNet, contract: Mapping[str, Any], path: Path) 
     import torch
 
     state = resnet.state_dict()
+    # An entry of its own would not load: torchvision wants its tensors and nothing else.
     state._metadata["contract"] = dict(contract)
     torch.save(state, path)
 

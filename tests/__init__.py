@@ -5,6 +5,7 @@
 - ``servers/``: Servers on loopback for downloads and STAC, and a source of scenes.
 - ``test_architecture.py``: Import rules, unique names, and these maps.
 - ``test_differences.py``: Every row of docs/differences.md is shown by a test.
+- ``test_private_names.py``: Private names of libraries, which a release may rename.
 - ``utils/``: Tests of ``utils``.
 - ``datasets/``: Tests of ``datasets``, one folder per data set or wing.
 - ``models/``: Tests of ``models``.

@@ -1,10 +1,13 @@
 """Seeds, and one small copy of each data set for the whole run."""
 
+import ctypes
+import gc
 import multiprocessing
 import os
 import random
 import signal
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -17,7 +20,7 @@ import torch
 from hypothesis import HealthCheck, settings
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from datasets.mini_earth import write_bigearthnet, write_seco
+from datasets.mini_earth import write_bigearthnet, write_eurosat, write_oscd, write_seco
 
 LAY_OUT = ConstrainedLayoutEngine.execute
 
@@ -44,7 +47,20 @@ def _fast_and_alike_everywhere() -> Iterator[None]:
         patch.setattr(os, "fsync", lambda _: None)  # no test cuts the power
         # Pictures are drawn, but not laid out, which takes longer than a short training.
         patch.setattr(ConstrainedLayoutEngine, "execute", lambda *_: None)
+        # Python looks for garbage only once it holds a quarter more than before, and all that is
+        # imported is much: trainers, which refer to themselves, would keep gigabytes of models.
+        gc.freeze()
         yield
+        gc.unfreeze()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_garbage() -> Iterator[None]:
+    """Give back what the tests of a module have left: glibc keeps what is freed, if it can."""
+    yield
+    gc.collect()
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 @pytest.fixture
@@ -76,4 +92,20 @@ def bigearthnet_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """50 patches of BigEarthNet v1 in 30 + 10 + 10, with lists. Read only: copy to change."""
     root = tmp_path_factory.mktemp("mini_earth") / "bigearthnet"
     write_bigearthnet(root, num_patches=50, num_workers=1)
+    return root
+
+
+@pytest.fixture(scope="session")
+def eurosat_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """10 classes x 5 pictures of 32 px without lists. Read only: copy to change."""
+    root = tmp_path_factory.mktemp("mini_earth") / "EuroSAT_RGB"
+    write_eurosat(root, images_per_class=5, size=32, num_workers=1)
+    return root
+
+
+@pytest.fixture(scope="session")
+def oscd_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """2 training cities and 2 test cities of 64 px. Read only: copy to change."""
+    root = tmp_path_factory.mktemp("mini_earth") / "oscd"
+    write_oscd(root, num_cities=4, size=64, num_workers=1)
     return root

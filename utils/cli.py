@@ -125,6 +125,7 @@ def run(main: Callable[[], object]) -> None:
     Errors of the user and of the machine are printed as one sentence, with exit code 2. SIGTERM and
     SIGUSR1 raise ``SystemExit``, so that partial files are removed; Ctrl-C has exit code 130.
     """
+    # Lightning's own use of torch, which a user cannot change.
     warnings.filterwarnings("ignore", module="pytorch_lightning.utilities._pytree")
     warnings.filterwarnings("ignore", message=".*broadcast_buffers. is deprecated")
     for number in (signal.SIGTERM, signal.SIGUSR1):  # sbatch --signal=USR1@60 sends the latter

@@ -42,6 +42,7 @@ _SECRET = re.compile(r"\{|-----BEGIN")
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
     """Show informative defaults, and keep the line breaks of the example commands."""
 
+    # Formatters of argparse differ by private methods alone; there is no public way.
     def _get_help_string(self, action: argparse.Action) -> str | None:
         text, default = action.help or "", action.default
         says_nothing = default in (None, "", argparse.SUPPRESS) or isinstance(default, bool)
@@ -64,9 +65,10 @@ class Parser(argparse.ArgumentParser):
             prog, description=description, formatter_class=HelpFormatter, allow_abbrev=False
         )
 
+    # argparse has no public type or list of groups, and no public list of flags or options.
     def group(self, title: str) -> "argparse._ArgumentGroup":
         """Return the group of flags with this title; create it if needed."""
-        groups = (group for group in self._action_groups if group.title == title)
+        groups = (each for each in self._action_groups if each.title == title)  # see above
         return next(groups, None) or self.add_argument_group(title)
 
     def parse_known_args(  # type: ignore[override]
@@ -99,11 +101,12 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{shown} See --help" if shown.endswith("?") else f"{shown}; see --help")
 
     def _names(self) -> list[str]:
+        # See ``group``.
         return [action.dest for action in self._actions if action.dest != "help"]
 
     def _suggestion(self, name: str) -> str:
         """Return the most similar flag as a question, or an empty string."""
-        known = [option[2:] for option in self._option_string_actions if option[2:]]
+        known = [each[2:] for each in self._option_string_actions if each[2:]]  # see ``group``
         wanted = name.lstrip("-").replace("-", "_").lower()
         guesses = [wanted, *(flag for flag, names in _SYNONYMS.items() if wanted in names.split())]
         guesses += difflib.get_close_matches(wanted, known, 1)

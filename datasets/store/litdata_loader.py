@@ -28,8 +28,7 @@ class PlaceLoader(BaseItemLoader):
     """Finds items in chunks, and returns their bytes without a copy; LitData notes its name.
 
     LitData's own ``PyTreeLoader`` deserialises what the index says, and reads a whole chunk for
-    every item that is not next in line (LitData 0.2.76). Bucket tests fail if a later release
-    renames one of the two private names that this class uses.
+    every item that is not next in line (LitData 0.2.76).
     """
 
     def __init__(self) -> None:
@@ -44,6 +43,7 @@ class PlaceLoader(BaseItemLoader):
 
     def generate_intervals(self) -> list[Interval]:
         """Return which places are in which chunk."""
+        # LitData hands its chunks to a loader in no other way.
         bounds = np.cumsum([0, *(chunk["chunk_size"] for chunk in self._chunks)]).tolist()
         return [Interval(a, a, b, b) for a, b in pairwise(bounds)]
 

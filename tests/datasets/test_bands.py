@@ -12,6 +12,8 @@ from datasets.bands import (
     check_bands,
     find_band_files,
     seco_input_spec,
+    short_name,
+    two_digit_name,
 )
 from utils.errors import UserError
 from utils.input_spec import InputSpec
@@ -43,6 +45,13 @@ def test_there_are_the_twelve_bands_of_level_2a() -> None:
         assert [b for b in ALL_BANDS if RESOLUTION_M[b] == resolution] == bands.split()
 
 
+@pytest.mark.parametrize(
+    ("ours", "esas"), [("B1", "B01"), ("B8A", "B8A"), ("B10", "B10"), ("B12", "B12")]
+)
+def test_bands_are_spelled_as_in_seco_and_as_in_files_of_esa(ours: str, esas: str) -> None:
+    assert (two_digit_name(ours), short_name(esas), short_name(ours)) == (esas, ours, ours)
+
+
 @pytest.mark.parametrize("bands", [("B2", "B3", "B4"), ("B4", "B3", "B2"), ("B3",)])
 def test_channels_follow_the_requested_order(bands: tuple[str, ...]) -> None:
     spec = seco_input_spec(bands)
@@ -53,6 +62,7 @@ def test_channels_follow_the_requested_order(bands: tuple[str, ...]) -> None:
 
 def test_red_green_blue_are_normalised_by_imagenet() -> None:
     spec = seco_input_spec(RGB_BANDS)
+    assert spec.bands == ("B4", "B3", "B2")
     assert spec.mean == (0.485, 0.456, 0.406)
     assert spec.std == (0.229, 0.224, 0.225)
     blue = torch.full((1, 1, 1, 1), 255.0)

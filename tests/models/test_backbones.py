@@ -1,4 +1,4 @@
-"""Encoders are built for the bands that they are asked for, or refuse them."""
+"""Encoders are built for the requested bands, or refuse them."""
 
 from pathlib import Path
 
@@ -12,9 +12,7 @@ from utils.input_spec import SECO_SPEC, InputSpec
 
 
 @pytest.mark.parametrize("kind", [str, Path])
-def test_a_loaded_encoder_is_in_eval_mode_whatever_the_type_of_its_path(
-    tmp_path: Path, kind: type
-) -> None:
+def test_a_loaded_encoder_is_in_eval_mode_for_any_type_of_path(tmp_path: Path, kind: type) -> None:
     path = tmp_path / "encoder.pth"
     torch.save(Encoder("resnet18").state_dict(), path)
     for encoder, _ in (load_encoder("pretrain", ckpt_path=kind(path)), load_encoder("random")):

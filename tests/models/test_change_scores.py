@@ -13,7 +13,7 @@ from models.change_scores import (
 
 
 def test_counts_are_those_of_a_slow_loop_over_thresholds() -> None:
-    probability = torch.rand(400).mul(50).round().div(50)  # many lie on a threshold
+    probability = torch.rand(400).mul(50).round().div(50)  # many equal a threshold
     mask = torch.rand(400) < 0.2
     counts = count_changes(probability, mask)
     assert counts.shape == (3, len(THRESHOLDS))

@@ -40,7 +40,7 @@ def test_running_statistics_move_as_far_as_a_whole_batch_moves_them() -> None:
 
 def test_weights_load_into_an_ordinary_encoder_and_evaluate_alike() -> None:
     norm = partial(GroupBatchNorm2d, group_size=2)
-    grouped, plain = Encoder("resnet18", norm_layer=norm), Encoder("resnet18")
+    grouped, plain = Encoder("resnet18_slim", norm_layer=norm), Encoder("resnet18_slim")
     images = torch.randn(4, 3, 32, 32)
     grouped(images)
     plain.load_state_dict(grouped.state_dict(), strict=True)

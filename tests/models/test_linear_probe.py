@@ -114,7 +114,9 @@ def test_the_epoch_with_the_best_validation_score_is_kept() -> None:
 def test_a_constant_feature_is_harmless() -> None:
     train = clouds(80)
     train.features[:, 2] = 7.0
-    assert fit(train)[0].weight.isfinite().all()
+    probe, _ = fit(train)
+    assert probe.weight.isfinite().all()
+    assert probe.std[2] == 1  # another constant on test is not enlarged
 
 
 def test_learning_rate_falls_at_60_and_80_percent_of_the_epochs() -> None:

@@ -98,7 +98,9 @@ def test_the_average_moves_before_the_keys_are_computed_and_they_enter_the_queue
         *(head[0].get_parameter("2.bias") for head in (model.heads_k, model.heads_q))
     )
     assert torch.equal(model.queue[:, :, BATCH:], before[:, :, BATCH:])
-    assert not torch.equal(model.queue[:, :, :BATCH], before[:, :, :BATCH])
+    for space, (head, images) in enumerate(zip(model.heads_k, batch()[1], strict=True)):
+        keys = F.normalize(head(model.encoder_k(images)), dim=1)  # of the view of the space
+        torch.testing.assert_close(model.queue[space, :, :BATCH], keys.T, rtol=0, atol=1e-5)
     assert model.queue_ptr.tolist() == [[BATCH]] * SPACES
     z_q = F.normalize(model.heads_q[0](model.encoder_q(batch()[0])), dim=1)
     from_old_queue = z_q @ before[0] / model.softmax_temperature

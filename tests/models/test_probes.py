@@ -259,7 +259,7 @@ def test_the_best_epoch_of_fine_tuning_is_scored(
 
 
 @pytest.mark.difference("eurosat-epoch")
-def test_the_layer_of_the_original_drops_what_is_no_whole_batch(
+def test_the_layer_of_the_original_drops_the_incomplete_batch(
     encoder: Encoder, pictures: ProbeData
 ) -> None:
     trainers = []
@@ -276,7 +276,7 @@ def test_the_layer_of_the_original_drops_what_is_no_whole_batch(
     assert predictions.scores["val"].shape == (1, 6, 3)  # all of it
 
 
-def test_one_picture_is_no_batch_to_normalise(encoder: Encoder, pictures: ProbeData) -> None:
+def test_a_batch_of_one_picture_cannot_be_normalised(encoder: Encoder, pictures: ProbeData) -> None:
     tuning = FineTuning(encoder, pictures, [0], Recipe(1, 8, 1e-3), make_trainer)
     with pytest.raises(UserError, match="1 labelled pictures are too few for 1 processes"):
         tuning([torch.arange(1)])

@@ -128,7 +128,7 @@ def test_labels_are_learned_by_the_soft_margin_loss() -> None:
     torch.testing.assert_close(loss, expected)
 
 
-def test_scores_that_are_no_numbers_end_the_run() -> None:
+def test_scores_that_are_not_finite_end_the_run() -> None:
     with pytest.raises(UserError, match=r"scores are not finite after epoch 1: .*lower"):
         fit(model(learning_rate=1e30), Squares(8))
 

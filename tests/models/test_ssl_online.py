@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from datasets.mini_earth import write_eurosat
 from models.backbones import Encoder
 from models.linear_probe import Labelled, Recipe, fit_linear_probe
 from models.moco2_module import MocoV2
@@ -35,13 +34,6 @@ TRANSFORM = input_transform(InputSpec.of_pictures(), DataSpec.of_pictures("pictu
 @pytest.fixture(autouse=True)
 def _loopback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")  # the machine's name need not resolve
-
-
-@pytest.fixture(scope="module")
-def eurosat(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("online") / "EuroSAT_RGB"
-    write_eurosat(root, images_per_class=5, size=32, num_workers=1)
-    return root
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +69,7 @@ LABELS = pictures(NESTED.repeat(20, 1), NESTED.repeat(5, 1), 2)
 
 
 @pytest.mark.parametrize(("data", "name"), [(CLASSES, "accuracy"), (LABELS, "map_micro")])
-def test_pictures_that_differ_in_brightness_are_told_apart(
+def test_pictures_of_different_brightness_are_classified(
     encoder: Encoder, data: ProbeData, name: str
 ) -> None:
     scores = evaluator().evaluate(encoder, data, CPU)
@@ -114,7 +106,7 @@ def generator_states() -> list[object]:
 @pytest.mark.difference("online-probe")
 def test_nothing_of_the_model_changes() -> None:
     model = MocoV2("resnet18_slim", emb_dim=8, num_negatives=8, emb_spaces=1).train()
-    model.encoder_q.get_submodule("1").eval()  # whatever the modes are
+    model.encoder_q.get_submodule("1").eval()  # in any mode
     image = torch.randn(2, 3, 32, 32)
     torch.stack([logits.sum() for logits in model(image, [image])[0]]).sum().backward()
     before = deepcopy(model.state_dict())
@@ -149,11 +141,11 @@ def online_rows(run_dir: Path) -> list[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def probed(seco_root: Path, eurosat: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def probed(seco_root: Path, eurosat_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three epochs, with probes after the second and the last one."""
     return pretrain(
         *(seco_root, tmp_path_factory.mktemp("probed"), "--max_epochs", "3"),
-        *("--online_data_dir", str(eurosat), "--online_max_epochs", "2"),
+        *("--online_data_dir", str(eurosat_root), "--online_max_epochs", "2"),
         *("--online_val_every_n_epoch", "2"),
     )
 
@@ -177,12 +169,12 @@ def test_probes_come_every_few_epochs_and_after_the_last(probed: Path) -> None:
     assert "train/loss" in results
 
 
-def test_what_cannot_be_probed_is_told_before_the_training(
-    seco_root: Path, eurosat: Path, tmp_path: Path
+def test_data_that_cannot_be_probed_are_refused_before_training(
+    seco_root: Path, eurosat_root: Path, tmp_path: Path
 ) -> None:
     flags = ["--bands", "B8", "B4", "B3", "--online_data_dir"]
     with pytest.raises(UserError, match=r"quantiles|has no B8"):
-        pretrain(seco_root, tmp_path, *flags, str(eurosat))
+        pretrain(seco_root, tmp_path, *flags, str(eurosat_root))
     with pytest.raises(UserError, match="does not exist"):
         pretrain(seco_root, tmp_path, "--online_data_dir", str(tmp_path / "absent"))
     with pytest.raises(UserError, match="--online_val_every_n_epoch must be above 0"):
@@ -202,12 +194,12 @@ def test_a_run_can_be_probed_on_bigearthnet(
 
 @pytest.mark.slow
 def test_one_of_two_processes_probes_while_the_other_waits(
-    seco_root: Path, eurosat: Path, tmp_path: Path
+    seco_root: Path, eurosat_root: Path, tmp_path: Path
 ) -> None:
     """They end with the bits of a run without probes."""
     modes = ["--data_mode", "moco_tp", "--max_epochs", "2"]
     plain = pretrain_in_two_processes(seco_root, tmp_path / "plain", *modes)
-    flags = ["--online_data_dir", str(eurosat), "--online_max_epochs", "1"]
+    flags = ["--online_data_dir", str(eurosat_root), "--online_max_epochs", "1"]
     done = pretrain_in_two_processes(seco_root, tmp_path / "probed", *modes, *flags)
     assert (plain.returncode, done.returncode) == (0, 0), done.stderr
     assert_equal(state(tmp_path / "plain"), state(tmp_path / "probed"))

@@ -3,7 +3,7 @@
 Processes:
 
 - ``waiting.py``: Wait for a condition.
-- ``script.py``: Run a script in the tests' own process.
+- ``script.py``: Run a script in the tests' own process, or in processes of its own.
 - ``launcher_variables.py``: Environment variables that launchers set.
 
 Files:

@@ -62,7 +62,7 @@ def distort(picture: Image.Image, view: View) -> Image.Image:
 
 
 def seco_view(picture: Image.Image, view: View, size: int) -> Image.Image:
-    """The box lies in the picture that has been flipped already."""
+    """The box is in the coordinates of the flipped picture."""
     return crop(distort(picture, view), view, size)
 
 

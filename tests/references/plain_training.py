@@ -45,7 +45,7 @@ class MeanColors(LightningModule):
         return torch.optim.Adam(self.parameters(), lr=0.1)
 
 
-def plain_trainer(folder: Path | None = None, max_epochs: int = 2) -> Trainer:
+def plain_trainer(folder: Path | None = None, max_epochs: int = 2, **more: Any) -> Trainer:
     """Some epochs on the CPU, without files."""
     return Trainer(
         max_epochs=max_epochs,
@@ -56,4 +56,5 @@ def plain_trainer(folder: Path | None = None, max_epochs: int = 2) -> Trainer:
         enable_model_summary=False,
         num_sanity_val_steps=0,
         default_root_dir=folder,
+        **more,
     )

@@ -1,8 +1,6 @@
 """Run main_pretrain.py on small data, in one process or two, and read its checkpoints."""
 
-import os
 import subprocess
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 from unittest.mock import patch
@@ -12,11 +10,9 @@ import torch
 from torch import Tensor
 
 from main_pretrain import main
-from tests.references.script import as_flags
-from tests.references.waiting import HANG_S
+from tests.references.script import as_flags, in_processes
 from utils.plots import Views
 
-ROOT = Path(__file__).resolve().parents[2]
 SMALL = as_flags(
     base_encoder="resnet18_slim", crop_size=32, batch_size=3, num_negatives=8, num_workers=0, gpus=0
 )
@@ -64,18 +60,9 @@ def pretrain_in_two_processes(
     data_dir: Path, log_dir: Path, *flags: str, launcher: list[str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run the script with 2 processes of 2 samples, started by Lightning or by ``launcher``."""
-    command = [sys.executable, *(launcher or []), "main_pretrain.py", *SMALL]
-    command += as_flags(data_dir=data_dir, log_dir=log_dir, batch_size=2)
-    command += [] if launcher else ["--num_processes", "2"]
-    return subprocess.run(
-        [*command, *flags],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=HANG_S,
-    )
+    where = as_flags(data_dir=data_dir, log_dir=log_dir, batch_size=2)
+    where += [] if launcher else ["--num_processes", "2"]
+    return in_processes(*(launcher or []), "main_pretrain.py", *SMALL, *where, *flags)
 
 
 def state(log_dir: Path, name: str = "last.ckpt") -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """What `make demo` promises."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 from pytorch_lightning import seed_everything
 
 from benchmarks import demo
+from datasets.mini_earth import write_eurosat
 from datasets.miniature.covers import COVER_NAMES
 from models.backbones import load_encoder
 from models.moco2_module import MocoV2
@@ -29,8 +31,11 @@ def test_pre_training_gains_five_points_with_few_labels(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("laid_out")
 def test_a_tiny_demo_writes_its_picture_and_its_numbers(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(demo, "write_eurosat", partial(write_eurosat, size=32))
+    for name, value in {"NUM_DATES": 3, "PATCH_SIZE": 48, "NUM_DRAWS": 2}.items():
+        monkeypatch.setattr(demo, name, value)
     flags = ["--num_places", "64", "--images_per_class", "20", "--max_epochs", "1", "--seed", "3"]
     metrics = demo.main(["--log_dir", str(tmp_path), *flags])
     run_dir = tmp_path / "demo/version_0"

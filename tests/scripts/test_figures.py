@@ -14,7 +14,7 @@ import pytest
 import main_bigearthnet
 import main_eurosat
 import main_oscd
-from datasets.mini_earth import write_eurosat, write_oscd
+from datasets.mini_earth import write_eurosat
 
 COMMON = [
     *("--backbone_type", "random", "--base_encoder", "resnet18_slim", "--seed", "0"),
@@ -64,9 +64,8 @@ def test_figures_of_bigearthnet(bigearthnet_root: Path, tmp_path: Path) -> None:
     assert scores.mean(0)[:5] == pytest.approx(BIGEARTHNET_SCORES, rel=0.01, abs=0.002)
 
 
-def test_figures_of_oscd(tmp_path: Path) -> None:
-    write_oscd(tmp_path / "oscd", num_cities=4, size=64, num_workers=1)
-    flags = ["--data_dir", str(tmp_path / "oscd"), "--save_predictions", str(tmp_path / "p.npz")]
+def test_figures_of_oscd(oscd_root: Path, tmp_path: Path) -> None:
+    flags = ["--data_dir", str(oscd_root), "--save_predictions", str(tmp_path / "p.npz")]
     flags += ["--patch_size", "32", "--batch_size", "2", "--max_epochs", "2"]
     metrics = main_oscd.main([*COMMON, *flags])
     names = ("val/f1", "test/f1", "test/precision", "test/recall")

@@ -1,12 +1,9 @@
-"""Fine-tunings of both scripts: what they keep, how they go on, and what is refused."""
+"""Fine-tunings of both scripts: what they keep, how they resume, and what is refused."""
 
 import csv
 import io
 import json
-import os
 import shutil
-import subprocess
-import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,32 +16,19 @@ from torch import Tensor
 
 import main_bigearthnet
 import main_eurosat
-from datasets.mini_earth import write_eurosat
 from models.backbones import load_encoder
 from models.export import main as export
 from tests.references.probe_pictures import stacked
-from tests.references.script import as_flags
-from tests.references.waiting import HANG_S
+from tests.references.script import as_flags, in_processes
 from utils.checkpoint import read_checkpoint
 from utils.errors import UserError
 from utils.training import SampleProgress
-
-ROOT = Path(__file__).resolve().parents[2]
-
 
 COMMON = {"backbone_type": "random", "base_encoder": "resnet18_slim", "gpus": 0, "num_seeds": 1}
 
 
 class Stopped(Exception):
     """The cluster takes the machine away."""
-
-
-@pytest.fixture(scope="module")
-def eurosat_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """10 classes x 5 images of 32 px. Read only."""
-    root = tmp_path_factory.mktemp("mini_earth") / "EuroSAT_RGB"
-    write_eurosat(root, images_per_class=5, size=32, num_workers=1)
-    return root
 
 
 def eurosat_flags(data_dir: Path, log_dir: Path) -> list[str]:
@@ -163,7 +147,7 @@ def test_a_resumed_run_ends_with_the_bits_of_an_unbroken_one(
     _, unbroken, unbroken_dir, _ = request.getfixturevalue(f"{script}_run")
     path: Path = request.getfixturevalue(f"{script}_stopped")
     torch.rand(7)  # the state of the global generator counts for nothing
-    logs = command[command.index("--log_dir") + 1]  # the other flags lie next to the checkpoint
+    logs = command[command.index("--log_dir") + 1]  # other flags are next to the checkpoint
     alone = [command[0], "--log_dir", logs]
     resumed, resumed_dir = run(alone, "--resume_from_checkpoint", str(path))
     assert resumed_dir != unbroken_dir
@@ -222,7 +206,7 @@ def test_the_last_checkpoint_is_the_encoder_of_its_epoch_and_not_of_the_best(
     assert torch.equal(encoder.state_dict()["0.weight"], expected)
 
 
-def test_flags_of_a_whole_run_next_to_a_checkpoint_do_not_stand_in_the_way(
+def test_flags_of_all_repetitions_next_to_a_checkpoint_are_accepted(
     eurosat_stopped: Path, tmp_path: Path
 ) -> None:
     """An earlier version wrote those of all repetitions next to the checkpoint of each."""
@@ -320,19 +304,11 @@ def test_a_finished_run_is_extended_at_the_rate_that_it_had_in_the_end(
     assert said == (script == "eurosat")
 
 
-def in_processes(command: list[str], *more: str) -> Path:
+def in_two_processes(command: list[str], *more: str) -> Path:
     """Run a script with two processes; return its new folder."""
     logs = Path(command[command.index("--log_dir") + 1])
     before = set(logs.glob("*/version_*"))
-    done = subprocess.run(
-        [sys.executable, *command, "--num_processes", "2", *more],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=HANG_S,
-    )
+    done = in_processes(*command, "--num_processes", "2", *more)
     assert done.returncode == 0, done.stderr[-2000:]
     (created,) = set(logs.glob("*/version_*")) - before
     return created
@@ -343,10 +319,10 @@ def in_processes(command: list[str], *more: str) -> Path:
 def test_two_processes_resume_to_the_same_bits(bigearthnet: list[str]) -> None:
     """Each has its own share of the order, and its own dropout."""
     command = [*bigearthnet, "--milestones", "1"]
-    short = in_processes(command, "--max_epochs", "1")
+    short = in_two_processes(command, "--max_epochs", "1")
     path = short / "seed=42/checkpoints/last.ckpt"
-    resumed = in_processes(command, "--resume_from_checkpoint", str(path))
-    unbroken = in_processes(command)
+    resumed = in_two_processes(command, "--resume_from_checkpoint", str(path))
+    unbroken = in_two_processes(command)
     for part in ("state_dict", "optimizer_states", "best"):
         assert_same_bits(last(unbroken)[part], last(resumed)[part])
     results = [json.loads((folder / "results.json").read_text()) for folder in (resumed, unbroken)]

@@ -13,7 +13,6 @@ from pytorch_lightning.utilities import rank_zero_only
 import main_eurosat
 import main_oscd
 import main_pretrain
-from datasets.mini_earth import write_eurosat, write_oscd
 from tests.references.launcher_variables import forget_launchers, lightning, salloc, set_all, srun
 from tests.references.script import exit_code
 from utils.launch import World, launch_kwargs
@@ -32,12 +31,12 @@ def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, _restored_signals: N
 
 
 def flags(text: str, data_dir: Path, log_dir: Path) -> list[str]:
-    common = "--gpus 0 --num_workers 0 --max_epochs 1 --data_dir"
+    common = "--gpus 0 --num_workers 0 --max_epochs 1 --precision 32-true --data_dir"
     return [*text.split(), *common.split(), str(data_dir), "--log_dir", str(log_dir)]
 
 
 # Two steps of a pre-training.
-PRETRAIN = "--crop_size 32 --batch_size 3 --num_negatives 8 --precision 32-true"
+PRETRAIN = "--base_encoder resnet18_slim --crop_size 32 --batch_size 3 --num_negatives 8"
 
 
 @pytest.fixture
@@ -46,18 +45,17 @@ def pretrain(seco_root: Path, tmp_path: Path) -> list[str]:
 
 
 @pytest.fixture
-def eurosat(tmp_path: Path) -> list[str]:
+def eurosat(eurosat_root: Path, tmp_path: Path) -> list[str]:
     """Flags of a probe that Lightning trains."""
-    write_eurosat(tmp_path / "EuroSAT_RGB", images_per_class=5, size=32, num_workers=1)
     text = "--protocol paper --backbone_type random --base_encoder resnet18_slim --batch_size 8"
-    return flags(text, tmp_path / "EuroSAT_RGB", tmp_path / "logs")
+    return flags(text, eurosat_root, tmp_path / "logs")
 
 
 @pytest.fixture
-def oscd(tmp_path: Path) -> list[str]:
+def oscd(oscd_root: Path, tmp_path: Path) -> list[str]:
     """Flags of a change detector."""
-    write_oscd(tmp_path / "oscd", num_cities=4, size=64, num_workers=1)
-    return flags("--backbone_type random --patch_size 32", tmp_path / "oscd", tmp_path / "logs")
+    text = "--backbone_type random --base_encoder resnet18_slim --patch_size 32"
+    return flags(text, oscd_root, tmp_path / "logs")
 
 
 @pytest.fixture(scope="module")

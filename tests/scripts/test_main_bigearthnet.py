@@ -1,9 +1,6 @@
 """``main_bigearthnet.py`` from flags to files, on a small BigEarthNet."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,11 +24,9 @@ from tests.references.bigearthnet_files import as_version_2, copied
 from tests.references.bigearthnet_pictures import original_input
 from tests.references.legacy_checkpoint import write_legacy_checkpoint
 from tests.references.probe_pictures import stacked
-from tests.references.script import as_flags
+from tests.references.script import as_flags, in_processes
 from utils.errors import UserError
 from utils.launch import World
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +43,9 @@ def data_dir(bigearthnet_root: Path, tmp_path_factory: pytest.TempPathFactory) -
 def flags(data_dir: Path, tmp_path: Path) -> list[str]:
     """Flags of a short run."""
     sizes = {"max_epochs": 3, "batch_size": 8, "image_size": 32, "num_workers": 0, "num_seeds": 1}
-    where = {"data_dir": data_dir, "log_dir": tmp_path / "logs", "backbone_type": "random"}
-    return ["--lmdb", *as_flags(**where, **sizes, gpus=0)]
+    encoder = {"backbone_type": "random", "base_encoder": "resnet18_slim"}
+    where = {"data_dir": data_dir, "log_dir": tmp_path / "logs", "gpus": 0}
+    return ["--lmdb", *as_flags(**encoder, **where, **sizes)]
 
 
 @pytest.fixture
@@ -63,7 +59,7 @@ def tensors(encoder: nn.Module) -> dict[str, Tensor]:
 
 def fixed_encoder(monkeypatch: pytest.MonkeyPatch) -> Encoder:
     """Let the script judge an encoder that the test holds, too."""
-    encoder, spec = load_encoder("random", "resnet18")
+    encoder, spec = load_encoder("random", "resnet18_slim")
     monkeypatch.setattr("models.backbones.load_encoder", lambda *_: (encoder, spec))
     return encoder
 
@@ -132,7 +128,7 @@ def test_a_probe_leaves_results_pictures_and_predictions(
     with np.load(file, allow_pickle=False) as saved:
         micro = average_precision_score(saved["targets"], saved["scores"], average="micro")
         assert metrics["test/map_micro_per_seed"][0] == pytest.approx(100 * micro, abs=1e-9)
-        assert saved["embeddings"].shape == (metrics["num_test"], 512)
+        assert saved["embeddings"].shape == (metrics["num_test"], 128)
         assert len(saved["names"]) == metrics["num_test"]
 
 
@@ -166,8 +162,9 @@ def slow_probe(
 ) -> Iterator[nn.Linear]:
     """Re-state the training of a layer by Adam; give the layer after each of 3 epochs."""
     generator = torch.Generator().manual_seed(seed)
-    start = torch.empty(19, 513).uniform_(-(512**-0.5), 512**-0.5, generator=generator)
-    layer = nn.Linear(512, 19)
+    dim = features.shape[1]
+    start = torch.empty(19, dim + 1).uniform_(-(dim**-0.5), dim**-0.5, generator=generator)
+    layer = nn.Linear(dim, 19)
     layer.weight.data, layer.bias.data = start[:, :-1].clone(), start[:, -1].clone()
     optimizer = torch.optim.Adam(layer.parameters(), lr=1e-2)
     scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, falls)
@@ -321,15 +318,15 @@ def test_fine_tuning_learns_statistics_and_leaves_the_encoder_as_it_was(
     assert metrics["val/map_micro_per_seed"][0] == pytest.approx(modules[0].best.score, abs=1e-9)
     saved = pq.read_table(file)
     assert saved.num_rows == metrics["num_test"]
-    assert len(saved["embeddings"][0]) == 512
+    assert len(saved["embeddings"][0]) == 128
 
 
-def test_a_checkpoint_of_2021_is_judged_with_its_own_stretch(
+def test_a_checkpoint_of_2021_is_evaluated_with_its_own_stretch(
     probe: list[str], data_dir: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "seco_resnet18_1m.ckpt"
     write_legacy_checkpoint(path)
-    extra = ["--backbone_type", "pretrain", "--ckpt_path", str(path)]
+    extra = as_flags(backbone_type="pretrain", base_encoder="resnet18", ckpt_path=path)
     assert 0 < main_bigearthnet.main([*probe, *extra, "--debug"])["test/map_micro"] < 100
 
     args = main_bigearthnet.parse_args([*probe, *extra, "--image_size", "120"])
@@ -364,13 +361,7 @@ def test_a_probe_takes_the_batch_of_all_devices_on_one(
 @pytest.mark.slow
 def test_two_processes_fine_tune_with_the_batch_split(flags: list[str], tmp_path: Path) -> None:
     extra = ["--accelerator", "dp", "--num_processes", "2", "--max_epochs", "1"]
-    done = subprocess.run(
-        [sys.executable, "main_bigearthnet.py", *flags, *extra],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
+    done = in_processes("main_bigearthnet.py", *flags, *extra)
     assert done.returncode == 0, done.stderr[-2000:]
     (path,) = (tmp_path / "logs").glob("bigearthnet-finetune-random/version_*/results.json")
     metrics = json.loads(path.read_text())["metrics"]
@@ -386,7 +377,10 @@ def test_two_processes_fine_tune_with_the_batch_split(flags: list[str], tmp_path
         (["--protocol", "paper", "--batch_size", "64"], "64 is more than the 25 train images"),
         (["--protocol", "paper", "--batch_size", "9"], "9 is more than the 6 val images"),
         (["--bands", "B4", "B3", "B10"], "BigEarthNet has no B10"),
-        (["--backbone_type", "imagenet", "--bands", *ALL_BANDS], "was trained on red, green"),
+        (
+            [*as_flags(backbone_type="imagenet", base_encoder="resnet18"), "--bands", *ALL_BANDS],
+            "was trained on red, green",
+        ),
         (["--method", "finetune"], "--freeze_backbone and --method finetune exclude each other"),
         (["--method", "knn", "--train_frac", "0.8"], "18 labelled images are fewer than 20"),
         (["--method", "knn", "--protocol", "paper"], "paper has only --method linear and finetune"),

@@ -1,12 +1,9 @@
 """``main_eurosat.py`` from flags to files: methods, curves, exports, bands, processes."""
 
 import json
-import os
 import pickle
 import shutil
 import struct
-import subprocess
-import sys
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -30,13 +27,11 @@ from models.finetuning import FineTuning
 from models.ssl_finetuner import SSLFineTuner
 from tests.references.legacy_checkpoint import write_legacy_checkpoint
 from tests.references.probe_pictures import stacked
-from tests.references.script import as_flags, exit_code
-from tests.references.waiting import HANG_S
+from tests.references.script import as_flags, exit_code, in_processes
 from utils.errors import UserError
 from utils.input_spec import DataSpec, InputSpec, input_transform
 from utils.launch import World
 
-ROOT = Path(__file__).resolve().parents[2]
 DATA = DataSpec.of_pictures("EuroSAT")
 
 
@@ -120,7 +115,7 @@ def test_any_resnet_can_be_probed(flags: list[str], tmp_path: Path) -> None:
 
 @pytest.mark.difference("eurosat-normalisation")
 def test_features_are_those_of_the_encoder_in_eval_mode_on_normalised_pictures() -> None:
-    encoder = load_encoder("random", "resnet18")[0]
+    encoder = load_encoder("random", "resnet18_slim")[0]
     images = torch.randint(0, 256, (7, 3, 32, 32), dtype=torch.uint8)
     features = tiny_features(encoder.train(), images)
     spec = InputSpec.of_pictures()
@@ -132,7 +127,7 @@ def test_features_are_those_of_the_encoder_in_eval_mode_on_normalised_pictures()
 
 
 def test_bf16_features_are_close_but_not_equal() -> None:
-    encoder = load_encoder("random", "resnet18")[0]
+    encoder = load_encoder("random", "resnet18_slim")[0]
     images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
     exact, rounded = (tiny_features(encoder, images, precision=p) for p in ("32", "bf16-mixed"))
     assert rounded.dtype == torch.float32
@@ -140,7 +135,7 @@ def test_bf16_features_are_close_but_not_equal() -> None:
 
 
 def test_key_of_features_depends_on_all_that_they_depend_on() -> None:
-    encoder, spec = load_encoder("random", "resnet18")
+    encoder, spec = load_encoder("random", "resnet18_slim")
     transform, other = (input_transform(spec, DATA, norm) for norm in ("auto", "none"))
     key = feature_key(encoder, transform, "data", "32-true")
     assert key == feature_key(encoder, transform, "data", "32")  # two names of one precision
@@ -200,7 +195,7 @@ def test_a_file_of_other_features_is_named(tmp_path: Path, content: bytes) -> No
 def test_paper_protocol_drifts_statistics_but_no_weights_and_drops_the_last_batch(
     flags: list[str], data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encoder, spec = load_encoder("random", "resnet18")
+    encoder, spec = load_encoder("random", "resnet18_slim")
     before, probes = tensors(encoder), []
 
     class Recorded(SSLFineTuner):
@@ -414,7 +409,7 @@ def test_any_bands_of_the_13_are_probed(tmp_path: Path) -> None:
     assert 0 <= metrics["test/accuracy"] <= 100
 
 
-def test_spatial_lists_are_used_where_asked_for(data_dir: Path, tmp_path: Path) -> None:
+def test_spatial_lists_are_used_when_requested(data_dir: Path, tmp_path: Path) -> None:
     root = tmp_path / "EuroSAT_RGB"
     root.symlink_to(data_dir)
     dataset = EurosatDataset(data_dir)
@@ -459,15 +454,7 @@ def test_further_processes_of_a_launcher_have_nothing_to_probe(
 def test_two_processes_fine_tune_and_leave_one_folder(data_dir: Path, tmp_path: Path) -> None:
     flags = short_flags(data_dir, tmp_path, num_processes=2, num_seeds=2, batch_size=20)
     extra = ["--method", "knn", "finetune", "--accelerator", "dp"]
-    done = subprocess.run(
-        [sys.executable, "main_eurosat.py", *flags, *extra],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=HANG_S,
-    )
+    done = in_processes("main_eurosat.py", *flags, *extra)
     assert done.returncode == 0, done.stderr
     (path,) = tmp_path.glob("eurosat-random/*/results.json")
     result = json.loads(path.read_text())["metrics"]["by_method"]["finetune"]["1"]

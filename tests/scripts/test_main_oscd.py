@@ -43,7 +43,8 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def short_flags(data_dir: Path, log_dir: Path) -> list[str]:
     sizes = {"max_epochs": 1, "num_workers": 0, "num_seeds": 1, "patch_size": 32, "batch_size": 4}
     where = {"data_dir": data_dir, "log_dir": log_dir, "gpus": 0, "precision": "32-true"}
-    return as_flags(backbone_type="random", **where, **sizes)
+    encoder = {"backbone_type": "random", "base_encoder": "resnet18_slim"}
+    return as_flags(**encoder, **where, **sizes)
 
 
 @pytest.fixture
@@ -90,7 +91,7 @@ def detectors(monkeypatch: pytest.MonkeyPatch) -> list[ChangeDetector]:
 @pytest.fixture
 def encoder(monkeypatch: pytest.MonkeyPatch) -> Encoder:
     """The encoder that the run copies."""
-    made, spec = load_encoder("random")
+    made, spec = load_encoder("random", "resnet18_slim")
     monkeypatch.setattr("models.backbones.load_encoder", lambda *_, **__: (made, spec))
     return made
 
@@ -122,7 +123,7 @@ def test_run_leaves_scores_and_checkpoints(finished: Finished) -> None:
         assert len([row for row in rows if row["train/loss"]]) == 3
 
 
-def test_maps_lie_where_their_source_lies_and_show_what_was_found(
+def test_maps_are_georeferenced_like_their_images_and_show_the_detections(
     finished: Finished, data_dir: Path
 ) -> None:
     folder, arrays = finished.run_dir / "maps", finished.arrays
@@ -390,6 +391,7 @@ def test_checkpoint_is_read_with_its_own_bands_and_stretch(
     content["state_dict"] = {f"encoder_q.{name}": tensor for name, tensor in state.items()}
     torch.save(content, tmp_path / "nir.ckpt")
     extra = ["--backbone_type", "pretrain", "--ckpt_path", str(tmp_path / "nir.ckpt")]
+    extra += ["--base_encoder", "resnet18"]
     task, data, transform = main_oscd.prepare(main_oscd.parse_args([*flags, *extra]))
     assert transform.bands == ("B8", "B4", "B3")
     stored = read(data_dir / "brasilia/imgs_2_rect/B08.tif").astype(float)

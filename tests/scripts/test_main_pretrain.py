@@ -24,7 +24,7 @@ from utils.training import prepare
 
 
 class Stopped(Exception):
-    """Holds the arguments that a run would have gone on with."""
+    """Holds the arguments that a run would have used."""
 
 
 def stop_at(args: Namespace, *others: object) -> None:
@@ -182,7 +182,7 @@ def test_compiled_encoders_keep_the_names_of_their_tensors(
     assert model.state_dict().keys() == checkpoint["state_dict"].keys()
 
 
-def test_crops_that_are_enlarged_are_told_once(
+def test_enlarged_crops_are_reported_once(
     seco_root: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -332,7 +332,7 @@ def test_flags_that_cannot_work_are_refused_before_anything_is_written(
         ("--batch_size 2", "3 samples per step, not 2"),
     ],
 )
-def test_resuming_what_does_not_go_on_is_refused(
+def test_resuming_with_other_flags_or_a_finished_run_is_refused(
     two_epochs: Path, seco_root: Path, tmp_path: Path, other: str, named: str
 ) -> None:
     flags = ["--resume_from_checkpoint", str(two_epochs / "checkpoints/last.ckpt")]

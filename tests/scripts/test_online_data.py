@@ -12,7 +12,6 @@ from datasets.bigearthnet.index import open_bigearthnet
 from datasets.bigearthnet.pictures import BigEarthNetPictures
 from datasets.bigearthnet_dataset import main as write_lmdb
 from datasets.eurosat_dataset import EurosatDataset
-from datasets.mini_earth import write_eurosat
 from datasets.online_data import evaluation_command, read_online_data
 from tests.references.probe_pictures import stacked
 from utils.errors import UserError
@@ -22,13 +21,6 @@ from utils.probe_data import ProbeData
 SECO_RGB = InputSpec(  # red, green, blue as SeCo stores and stretches them
     ("B4", "B3", "B2"), (0, 2, 3), (129, 103, 88), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 )
-
-
-@pytest.fixture(scope="module")
-def eurosat(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("online") / "EuroSAT_RGB"
-    write_eurosat(root, images_per_class=5, size=32, num_workers=1)
-    return root
 
 
 def same(first: ProbeData, second: ProbeData) -> bool:
@@ -43,9 +35,9 @@ def sizes(data: ProbeData) -> list[int]:
     return [len(targets) for targets in data.targets.values()]
 
 
-def test_eurosat_gives_its_splits(eurosat: Path) -> None:
-    found = read_online_data(eurosat, SECO_RGB, 1)
-    dataset = EurosatDataset(eurosat)
+def test_eurosat_gives_its_splits(eurosat_root: Path) -> None:
+    found = read_online_data(eurosat_root, SECO_RGB, 1)
+    dataset = EurosatDataset(eurosat_root)
     splits = dataset.splits(0)
     every = dataset.read_images(found.transform, 1)
     assert torch.equal(stacked(found, "train"), every[splits["train"]])
@@ -57,22 +49,24 @@ def test_eurosat_gives_its_splits(eurosat: Path) -> None:
 
 
 def test_the_command_that_evaluates_is_one_for_the_data_set(
-    eurosat: Path, bigearthnet_root: Path
+    eurosat_root: Path, bigearthnet_root: Path
 ) -> None:
     encoder = ["--backbone_type", "pretrain", "--ckpt_path", "last.ckpt"]
-    script, *flags = evaluation_command(eurosat)
+    script, *flags = evaluation_command(eurosat_root)
     assert script == "main_eurosat.py"
-    assert main_eurosat.parse_args([*flags, *encoder]).data_dir == eurosat
+    assert main_eurosat.parse_args([*flags, *encoder]).data_dir == eurosat_root
     script, *flags = evaluation_command(bigearthnet_root)
     assert script == "main_bigearthnet.py"
     args = main_bigearthnet.parse_args([*flags, *encoder])
     assert (args.data_dir, args.method, args.lmdb) == (bigearthnet_root, ["linear"], False)
 
 
-def test_a_zip_is_eurosat_too(eurosat: Path, tmp_path: Path) -> None:
-    archive = shutil.make_archive(str(tmp_path / "EuroSAT"), "zip", eurosat.parent, eurosat.name)
+def test_a_zip_is_eurosat_too(eurosat_root: Path, tmp_path: Path) -> None:
+    archive = shutil.make_archive(
+        str(tmp_path / "EuroSAT"), "zip", eurosat_root.parent, eurosat_root.name
+    )
     assert same(
-        read_online_data(eurosat, SECO_RGB, 1), read_online_data(Path(archive), SECO_RGB, 1)
+        read_online_data(eurosat_root, SECO_RGB, 1), read_online_data(Path(archive), SECO_RGB, 1)
     )
 
 
@@ -113,9 +107,9 @@ def test_the_share_is_one_percent_but_all_of_a_small_part(
 
 
 def test_an_encoder_of_other_bands_is_refused_before_anything_is_read(
-    bigearthnet_root: Path, eurosat: Path
+    bigearthnet_root: Path, eurosat_root: Path
 ) -> None:
     many = InputSpec(("B8", "B10", "B4"), (0,) * 3, (255,) * 3, (0.5,) * 3, (0.2,) * 3)
-    for root, named in ((bigearthnet_root, "BigEarthNet has no B10"), (eurosat, "has no B8")):
+    for root, named in ((bigearthnet_root, "BigEarthNet has no B10"), (eurosat_root, "has no B8")):
         with pytest.raises(UserError, match=named):
             read_online_data(root, many, 1)

@@ -1,8 +1,6 @@
 """The scripts under every way to start processes; forkserver is the default from Python 3.14 on."""
 
 import multiprocessing
-import subprocess
-import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,8 +12,8 @@ import main_oscd
 import main_pretrain
 from datasets import bigearthnet_dataset, mini_earth, seco_packed
 from tests.references.launcher_variables import forget_launchers
+from tests.references.script import in_processes
 
-ROOT = Path(__file__).resolve().parents[2]
 NEEDS_LITDATA = pytest.mark.skipif(find_spec("litdata") is None, reason="LitData is optional")
 # Runs a script as the command line does, after the start method was chosen.
 UNDER = """
@@ -27,16 +25,14 @@ if __name__ == "__main__":
     runpy.run_path(sys.argv[0], run_name="__main__")
 """
 TRAIN = "--log_dir LOGS --gpus 0 --max_epochs 1 --num_workers 1"
-PRETRAIN = f"--crop_size 32 --batch_size 3 --num_negatives 8 --precision 32-true {TRAIN}"
-BIGEARTHNET = (
-    "--data_dir BIGEARTHNET --image_size 32 --num_seeds 1 --backbone_type random "
-    "--base_encoder resnet18_slim"
-)
+SLIM = "--base_encoder resnet18_slim"
+PRETRAIN = f"{SLIM} --crop_size 32 --batch_size 3 --num_negatives 8 --precision 32-true {TRAIN}"
+BIGEARTHNET = f"--data_dir BIGEARTHNET --image_size 32 --num_seeds 1 --backbone_type random {SLIM}"
 COMMANDS = {
     "pretrain": f"main_pretrain.py --data_dir SECO {PRETRAIN}",
     "stream": f"main_pretrain.py --data_dir CHUNKS {PRETRAIN}",
     "oscd": "main_oscd.py --data_dir OSCD --patch_size 32 --batch_size 4 --num_seeds 1 "
-    f"--backbone_type random {TRAIN}",
+    f"--backbone_type random {SLIM} {TRAIN}",
     "probe": f"main_bigearthnet.py {BIGEARTHNET} --batch_size 8 --freeze_backbone {TRAIN}",
     "finetune": f"main_bigearthnet.py {BIGEARTHNET} --batch_size 8 {TRAIN}",
     "pack": "datasets/seco_packed.py --data_dir SECO --save_path OUT --num_workers 1",
@@ -62,16 +58,17 @@ MAINS = {
 
 @pytest.fixture(scope="module")
 def places(
-    seco_root: Path, bigearthnet_root: Path, tmp_path_factory: pytest.TempPathFactory
+    seco_root: Path,
+    bigearthnet_root: Path,
+    oscd_root: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, Path]:
     """Folders by the names that commands have for them."""
-    root = tmp_path_factory.mktemp("start_methods")
-    mini_earth.write_oscd(root / "oscd", num_cities=4, size=64, num_workers=1)
-    folders = {"SECO": seco_root, "BIGEARTHNET": bigearthnet_root, "OSCD": root / "oscd"}
+    folders = {"SECO": seco_root, "BIGEARTHNET": bigearthnet_root, "OSCD": oscd_root}
     if find_spec("litdata") is not None:
-        flags = ["--data_dir", str(seco_root), "--save_path", str(root / "chunks")]
+        folders["CHUNKS"] = tmp_path_factory.mktemp("start_methods") / "chunks"
+        flags = ["--data_dir", str(seco_root), "--save_path", str(folders["CHUNKS"])]
         seco_packed.main([*flags, "--format", "litdata", "--num_workers", "0"])
-        folders["CHUNKS"] = root / "chunks"
     return folders
 
 
@@ -113,14 +110,7 @@ def test_every_script_ends_under_every_start_method(
 ) -> None:
     runner = tmp_path / "under.py"
     runner.write_text(UNDER)
-    done = subprocess.run(
-        [sys.executable, str(runner), method, *command(name, places, tmp_path)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=900,
-        check=False,
-    )
+    done = in_processes(str(runner), method, *command(name, places, tmp_path))
     assert done.returncode == 0, done.stderr[-2000:]
 
 
@@ -132,5 +122,5 @@ def test_a_loader_process_imports_neither_lightning_nor_plots() -> None:
         "print(sorted({'pytorch_lightning', 'lightning_fabric', 'matplotlib', 'scipy'}"
         " & sys.modules.keys()))"
     )
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    done = in_processes("-c", script)
     assert done.stdout == "[]\n", done.stderr

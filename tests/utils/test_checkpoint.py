@@ -83,10 +83,10 @@ def test_a_file_without_a_run_is_refused(tmp_path: Path, content: object, messag
 
 
 def pretrained(path: Path, **changes: Any) -> Encoder:
-    encoder = Encoder("resnet18")
+    encoder = Encoder("resnet18_slim")
     state = {f"encoder_q.{name}": tensor for name, tensor in encoder.state_dict().items()}
     spec = InputSpec.of_pictures().to_dict()
-    hyper_parameters = {"base_encoder": "resnet18", "input_spec": spec}
+    hyper_parameters = {"base_encoder": "resnet18_slim", "input_spec": spec}
     torch.save({"state_dict": state, "hyper_parameters": hyper_parameters} | changes, path)
     return encoder
 
@@ -97,7 +97,7 @@ def test_the_encoder_of_a_checkpoint_comes_with_its_input_contract(tmp_path: Pat
     images = torch.randn(2, 3, 32, 32)
     assert torch.equal(encoder.eval()(images), saved.eval()(images))
     assert spec == InputSpec.of_pictures()
-    hyper_parameters = {"base_encoder": "resnet18", "input_spec": None}  # also of pictures
+    hyper_parameters = {"base_encoder": "resnet18_slim", "input_spec": None}  # also of pictures
     pretrained(tmp_path / "last.ckpt", hyper_parameters=hyper_parameters)
     assert load_encoder("pretrain", None, tmp_path / "last.ckpt")[1] == InputSpec.of_pictures()
 
@@ -106,7 +106,7 @@ def test_a_checkpoint_without_an_encoder_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
     pretrained(path, state_dict={})
     with pytest.raises(UserError, match=r"holds no encoder: conv1\.weight"):
-        load_encoder("pretrain", "resnet18", path)
+        load_encoder("pretrain", None, path)
     pretrained(path, hyper_parameters={"base_encoder": "resnet50"})
     with pytest.raises(UserError, match=r"does not fit a resnet50: of its tensors \d+ missing"):
         load_encoder("pretrain", None, path)

@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 import torch
-from pytorch_lightning import Callback, Trainer
+from pytorch_lightning import Callback
 from pytorch_lightning.demos.boring_classes import BoringModel
 from torch._utils import ExceptionWrapper
 
 from tests.references.launcher_variables import torchrun
+from tests.references.plain_training import plain_trainer
+from tests.references.script import in_processes
 from tests.references.waiting import HANG_S
 from utils.cli import GRACE_S, base_parser, check_base_flags, run, share_cores, trainer_kwargs
 from utils.errors import UserError
@@ -62,8 +64,7 @@ def main():
 signal.signal(signal.SIGINT, signal.default_int_handler)
 run(main)
 """
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, timeout=HANG_S, check=False)
-    assert done.returncode == code
+    assert in_processes("-c", script).returncode == code
 
 
 @pytest.mark.usefixtures("_restored_signals")
@@ -99,7 +100,7 @@ def test_an_error_of_a_loader_process_is_its_sentence_alone(
         ),
     ],
 )
-def test_paths_that_cannot_work_are_told_before_the_work(
+def test_paths_that_cannot_work_are_refused_before_the_work(
     changes: dict[str, Path], message: str, tmp_path: Path
 ) -> None:
     parser = base_parser(None, max_epochs=1, batch_size=1, learning_rate=1.0)
@@ -119,14 +120,7 @@ def test_ctrl_c_while_lightning_trains_has_its_own_exit_code(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     def main() -> None:
-        Trainer(
-            accelerator="cpu",
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            default_root_dir=tmp_path,
-            callbacks=[Interrupt()],
-        ).fit(BoringModel())
+        plain_trainer(tmp_path, callbacks=[Interrupt()]).fit(BoringModel())
 
     with pytest.raises(SystemExit) as caught:
         run(main)

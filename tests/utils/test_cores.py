@@ -2,13 +2,13 @@
 
 import os
 import resource
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from tests.references.launcher_variables import forget_launchers, set_all, srun
+from tests.references.script import in_processes
 from utils import cores
 from utils.cores import available_cores, keep_freed_memory
 
@@ -31,7 +31,7 @@ def test_the_affinity_counts(monkeypatch: pytest.MonkeyPatch) -> None:
         "import os; from utils.cores import available_cores\n"
         "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); print(available_cores())"
     )
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    done = in_processes("-c", script)
     assert done.stdout == "1\n", done.stderr
 
 

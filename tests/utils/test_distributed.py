@@ -111,9 +111,9 @@ def step_in_train_mode() -> dict[str, Any]:
     return step(model(), own_part(query), [exchange(own_part(key), order) for key in keys], order)
 
 
-def judge_one_encoder() -> dict[str, Any]:
+def evaluate_one_encoder() -> dict[str, Any]:
     tuner = SSLFineTuner(
-        Encoder("resnet18"),
+        Encoder("resnet18_slim"),
         num_classes=2,
         normalize=Tensor.float,
         multi_label=True,
@@ -145,7 +145,7 @@ def do_everything() -> dict[str, Any]:
         "exchange": exchange_rows(),
         "eval step": step_in_eval_mode(),
         "train step": step_in_train_mode(),
-        "judge": judge_one_encoder(),
+        "evaluate": evaluate_one_encoder(),
         "file": share_a_file(),
     }
 
@@ -186,7 +186,7 @@ def test_processes_take_the_step_of_one_with_the_global_batch(pair: list[dict[st
 
 
 @pytest.mark.difference("batch-norm")
-def test_keys_share_statistics_with_the_samples_beside_which_they_are_shuffled(
+def test_keys_share_statistics_with_the_samples_they_are_shuffled_among(
     pair: list[dict[str, Any]],
 ) -> None:
     results = [result["train step"] for result in pair]
@@ -206,8 +206,8 @@ def test_keys_share_statistics_with_the_samples_beside_which_they_are_shuffled(
         assert (result["queue"] - beside_their_queries).abs().max() > 0.01
 
 
-def test_gather_keeps_images_whatever_their_layout(monkeypatch: pytest.MonkeyPatch) -> None:
-    """NCCL, unlike gloo, moves memory as it lies."""
+def test_gather_keeps_images_in_any_memory_layout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NCCL, unlike gloo, copies memory without regard to strides."""
 
     def copy_memory(parts: list[Tensor], tensor: Tensor) -> None:
         for part in parts:
@@ -258,9 +258,9 @@ def test_every_step_has_the_same_samples_for_any_number_of_processes(world: int)
         assert sorted(together) == sorted(alone[number * batch :][:batch])
 
 
-def test_one_encoder_is_judged_with_the_statistics_of_the_first_process(
+def test_evaluation_uses_the_statistics_of_the_first_process(
     pair: list[dict[str, Any]],
 ) -> None:
     for result in pair:
-        assert result["judge"]["validated"].eq(0).all()
-        assert result["judge"]["tested"].eq(5).all()
+        assert result["evaluate"]["validated"].eq(0).all()
+        assert result["evaluate"]["tested"].eq(5).all()

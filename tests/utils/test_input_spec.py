@@ -33,7 +33,7 @@ DN = st.integers(0, 65_535)
 
 
 def input_of(dn: int, band: str, spec: InputSpec, norm: str) -> float:
-    """Push one pixel of one band through, beside other bands of zeros."""
+    """Transform one pixel of one band; the other bands are zero."""
     transform = input_transform(spec, REFLECTANCE, norm)
     stored = np.zeros((len(transform.bands), 1, 1), np.uint16)
     channel = transform.bands.index(band)

@@ -272,7 +272,7 @@ def test_an_error_in_one_process_ends_all_with_one_sentence(
     [("--learning_rate 1e30 --max_epochs 9", "not finite"), ("--batch_size 9", "4 samples")],
     ids=["training", "before"],
 )
-def test_an_error_of_all_processes_is_told_once(
+def test_an_error_of_all_processes_is_printed_once(
     places: Path, tmp_path: Path, more: str, named: str
 ) -> None:
     done = pretrain_in_two_processes(

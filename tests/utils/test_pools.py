@@ -3,15 +3,13 @@
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.references.waiting import HANG_S, wait_until
+from tests.references.script import in_processes
+from tests.references.waiting import wait_until
 from utils.pools import process_pool
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(("name", "ends"), [("SIGINT", "KeyboardInterrupt"), ("SIGTERM", "Ended")])
@@ -30,14 +28,7 @@ try:
 except BaseException as error:
     print(type(error).__name__)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=HANG_S,
-        check=False,
-    )
+    done = in_processes("-c", script)
     assert (done.stdout, done.stderr) == (f"{ends}\n", "")
 
 
@@ -53,13 +44,9 @@ def test_workers_take_no_notice_of_the_terminal_but_can_be_ended() -> None:
         assert pool.submit(signal.getsignal, signal.SIGTERM).result() == signal.SIG_DFL
 
 
-def _wait_for(path: Path) -> None:
-    wait_until(path.exists)
-
-
 def test_what_has_not_begun_is_given_up(tmp_path: Path) -> None:
     with process_pool(1) as pool:
-        futures = [pool.submit(_wait_for, tmp_path / "given up") for _ in range(50)]
+        futures = [pool.submit(wait_until, (tmp_path / "given up").exists) for _ in range(50)]
         futures[-1].add_done_callback(lambda _: (tmp_path / "given up").touch())
     assert sum(future.cancelled() for future in futures) > 40
 

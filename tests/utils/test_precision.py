@@ -1,15 +1,13 @@
 """Which precision a device is made for, and what is said about it."""
 
 import re
-import subprocess
-import sys
 from argparse import Namespace
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.references.waiting import HANG_S
+from tests.references.script import in_processes
 from utils import precision
 from utils.precision import PRECISIONS, auto_precision, autocast_type, resolve_precision
 
@@ -118,7 +116,7 @@ def test_names_of_types_are_torchs() -> None:
 def test_the_decision_needs_no_torch() -> None:
     code = "import sys; from utils.precision import auto_precision; auto_precision(on_gpu=False); "
     code += "sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=HANG_S).returncode == 0
+    assert in_processes("-c", code).returncode == 0
 
 
 def test_no_command_or_benchmark_asks_for_a_precision_that_may_be_emulated() -> None:

@@ -1,4 +1,4 @@
-"""The bar of a training: what it counts and what it tells."""
+"""The bar of a training: what it counts and what it shows."""
 
 from unittest.mock import PropertyMock, create_autospec
 
@@ -9,6 +9,7 @@ from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from tests.references.plain_training import plain_trainer
 from tests.references.waiting import HANG_S
 from utils.progress import progress
 from utils.training import SampleProgress
@@ -32,20 +33,11 @@ class Line(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def test_samples_are_counted_whatever_the_last_batch(
+def test_samples_of_a_partial_last_batch_are_counted(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("utils.progress._REFRESH_LOG_S", HANG_S)
-    trainer = Trainer(
-        accelerator="cpu",
-        max_epochs=3,
-        callbacks=[SampleProgress("fine-tuning")],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-    )
+    trainer = plain_trainer(None, 3, callbacks=[SampleProgress("fine-tuning")])
     loader = DataLoader(TensorDataset(torch.zeros(19, 1)), 8)
     trainer.fit(Line(), loader, loader)
     lines = capsys.readouterr().err.replace("\r", "\n").splitlines()

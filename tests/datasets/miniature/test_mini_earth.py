@@ -182,7 +182,7 @@ def test_a_shoal_is_below_water_only_above_its_level() -> None:
     assert np.all(seen(shoal, 48, 100, water_level=0.4) > water)
 
 
-def test_snow_lies_in_northern_winters_and_nowhere_else() -> None:
+def test_snow_falls_in_northern_winters_only() -> None:
     rng = np.random.default_rng(0)
 
     def snowy(latitude: float, month: int) -> float:

@@ -512,7 +512,7 @@ def flags(s3: Any, seco_root: Path, tmp_path: Path, cache: Path) -> Callable[...
     def make(log_dir: str, max_epochs: int) -> list[str]:
         texts = f"--data_dir s3://{BUCKET}/run --log_dir {tmp_path / log_dir} --batch_size 2"
         texts += f" --max_epochs {max_epochs} --num_negatives 8 --crop_size 32 --num_workers 0"
-        return [*texts.split(), "--gpus", "0"]
+        return [*texts.split(), "--base_encoder", "resnet18_slim", "--gpus", "0"]
 
     return make
 
