@@ -19,8 +19,8 @@ from datasets.seco_packed import main as pack
 from main_pretrain import main
 from models.moco2_module import MocoV2
 from tests.references.launcher_variables import forget_launchers, set_all, srun
-from tests.references.pretraining import ROOT, SMALL, assert_equal, run_dirs, tensors
-from tests.references.script import as_flags
+from tests.references.pretraining import SMALL, assert_equal, run_dirs, tensors
+from tests.references.script import ROOT, as_flags
 from tests.references.waiting import HANG_S
 from utils.errors import UserError
 from utils.save_checkpoints import SaveCheckpoints
