@@ -85,7 +85,15 @@ class ChangeDetector(LightningModule):
         return self
 
     def forward(self, image_1: Tensor, image_2: Tensor) -> Tensor:
-        """Return logits of change, (B, H, W), of two dates, uint8, (B, C, H, W)."""
+        """Return the logits of change of every pixel.
+
+        Args:
+            image_1: First date, uint8, shape (B, C, H, W).
+            image_2: Second date, uint8, shape (B, C, H, W).
+
+        Returns:
+            Logits, float32, shape (B, H, W); above 0 where change is more likely than not.
+        """
         logits: Tensor = self.model(self.normalize(image_1), self.normalize(image_2))
         return logits[:, 0].float()
 

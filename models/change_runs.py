@@ -53,7 +53,12 @@ class ChangeTask:
         return bool(self.args.protocol == "paper")
 
     def build(self, seed: int, frac: float) -> ChangeDetector:
-        """Put a new decoder on a copy of the encoder, for one seed and share of the tiles."""
+        """Put a new decoder on a copy of the encoder, for one repetition.
+
+        Args:
+            seed: Seed of the decoder's weights and of its dropout.
+            frac: Share of the training tiles, in 0..1, which the checkpoints record.
+        """
         seed_everything(seed, verbose=False)
         return ChangeDetector(
             deepcopy(self.encoder),

@@ -53,6 +53,12 @@ def update_average(average: nn.Module, module: nn.Module, momentum: float) -> No
     """Move the parameters of ``average`` towards those of ``module``: a <- m * a + (1 - m) * p.
 
     Buffers stay: as in MoCo, the key encoder keeps its own batch-norm statistics.
+
+    Args:
+        average: Module whose parameters are changed in place.
+        module: Module of the same architecture.
+        momentum: Share m of its own value that each parameter keeps, in 0..1; 0.999 in MoCo and
+            SeCo.
     """
     targets: list[Tensor] = list(average.parameters())
     sources: list[Tensor] = list(module.parameters())

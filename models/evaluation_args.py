@@ -87,7 +87,12 @@ def probe_parser(description: str | None, batch_size: int, learning_rate: float)
 
 
 def parse_resumable(parser: Parser, argv: Sequence[str] | None) -> Namespace:
-    """Parse the command line after the flags of the run that it resumes; resolve the method."""
+    """Parse the command line; flags of the run that it resumes are the defaults.
+
+    Args:
+        parser: Parser of the script.
+        argv: Command line without the script's name; None takes that of the process.
+    """
     given = parser.parse_given(with_flags_of_run(parser, argv, _MAY_CHANGE))
     args = parser.with_defaults(given)
     if args.method is None:

@@ -109,7 +109,17 @@ def extract_features(
 def feature_key(
     encoder: Encoder, transform: InputTransform, data_fingerprint: str, precision: str
 ) -> str:
-    """Return the sha256 of all that features depend on: tensors, transform, data, precision."""
+    """Return the sha256 of everything that features depend on.
+
+    Args:
+        encoder: Encoder, of which names, shapes, types and values of all tensors count.
+        transform: Conversion of pictures to inputs of the encoder.
+        data_fingerprint: Text that identifies the pictures and their order.
+        precision: A key of ``PRECISIONS``.
+
+    Returns:
+        64 hexadecimal digits.
+    """
     digest = hashlib.sha256()
     for name, tensor in encoder.state_dict().items():
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
@@ -122,7 +132,15 @@ def feature_key(
 def cached(
     path: Path, shape: tuple[int, int], compute: Callable[[], Tensor]
 ) -> tuple[Tensor, bool]:
-    """Read float32 features, (N, D), or compute and write them; return whether there was a file.
+    """Read features, or compute and write them.
+
+    Args:
+        path: File of the features, .npy.
+        shape: Shape (N, D) that they must have.
+        compute: Returns the features, float32, shape (N, D).
+
+    Returns:
+        The features, float32 on the CPU, and whether the file existed.
 
     Raises:
         UserError: The file is not one that this function has written.

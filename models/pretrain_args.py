@@ -55,7 +55,12 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def values(args: Namespace, names: Sequence[str]) -> dict[str, Any]:
-    """Return some flags as keyword arguments."""
+    """Return some flags as keyword arguments.
+
+    Args:
+        args: Flags of the run.
+        names: Names of the flags, without dashes.
+    """
     return {name: getattr(args, name) for name in names}
 
 

@@ -108,7 +108,14 @@ class PretrainPictures(Callback):
 def pretrain_trainer(
     args: Namespace, world: World, callbacks: Sequence[Callback], run_dir: Path | None
 ) -> Trainer:
-    """Configure Lightning; without a run folder nothing is logged or saved."""
+    """Configure Lightning for a pre-training.
+
+    Args:
+        args: Flags of the run.
+        world: Processes of the run.
+        callbacks: Callbacks besides those of every training.
+        run_dir: Folder of the run; None logs and saves nothing.
+    """
     settings = {"log_every_n_steps": args.log_every_n_steps, "benchmark": True}
     return run_trainer(
         "pre-training",

@@ -120,7 +120,15 @@ def check_exists(flag: str, path: Path | None) -> None:
 
 
 def check_checkpoint(flag: str, path: Path | None) -> None:
-    """Refuse a checkpoint that does not exist; suggest the checkpoint of a run for its folder."""
+    """Refuse a checkpoint that does not exist; suggest the checkpoint of a run for its folder.
+
+    Args:
+        flag: Name of the flag, without dashes.
+        path: Its value; None if it was not given.
+
+    Raises:
+        UserError: The file does not exist, or is a folder that is not an encoder for timm.
+    """
     check_exists(flag, path)
     # A folder with this file is an encoder for timm's "local-dir:".
     if path is not None and path.is_dir() and not (path / "config.json").exists():

@@ -16,7 +16,19 @@ _PIXELS = 1024  # of one program
 def grey_sums(
     stored: Tensor, table: Tensor | None, weights: Tensor, color: Tensor, hue: bool, rounded: bool
 ) -> Tensor:
-    """Sum grey where contrast stands, block by block: float32, (B, blocks); see ``pictures``."""
+    """Sum the grey of a picture at the point of the chain where contrast stands, block by block.
+
+    Args:
+        stored: Pictures as ``pictures`` takes them.
+        table: Stretch, float32, shape (C, 256); None if the pictures are stretched already.
+        weights: Share of each band in grey, float32, shape (C,).
+        color: Parameters of the colour jitter, float32, one row per sample.
+        hue: Whether hue is shifted.
+        rounded: Whether each step rounds to whole numbers, as 8-bit pictures do.
+
+    Returns:
+        Sums, float32, shape (B, blocks).
+    """
     layout, constants = _launch(stored, table, hue, rounded)
     blocks = triton.cdiv(layout["H"] * layout["W"], constants["PIXELS"])
     sums = torch.empty(len(stored), blocks, device=stored.device)
@@ -86,7 +98,17 @@ def _launch(
 
 @torch.library.custom_op("seco::resize_map", mutates_args=())
 def resize_map(start: Tensor, length: Tensor, in_size: int, out_size: int) -> Tensor:
-    """``utils.resample.resize_map`` in fp16; start and length are columns of one tensor."""
+    """Compute ``utils.resample.resize_map`` in fp16; start and length are columns of one tensor.
+
+    Args:
+        start: First pixel of each crop, shape (B,).
+        length: Length of each crop in pixels, shape (B,).
+        in_size: Pixels of the patch along the axis.
+        out_size: Pixels of the view along the axis.
+
+    Returns:
+        Maps of shape (B, out_size, in_size).
+    """
     maps = start.new_empty(len(start), out_size, in_size, dtype=torch.float16)
     kernels.resize_map_kernel[(len(start), out_size)](
         start, length, maps, in_size, out_size, start.stride(0), triton.next_power_of_2(in_size)
@@ -96,7 +118,15 @@ def resize_map(start: Tensor, length: Tensor, in_size: int, out_size: int) -> Te
 
 @torch.library.custom_op("seco::blur_map", mutates_args=())
 def blur_map(taps: Tensor, size: int) -> Tensor:
-    """``utils.resample.taps_map`` in fp16."""
+    """Compute ``utils.resample.taps_map`` in fp16.
+
+    Args:
+        taps: Symmetric weights, shape (B, 2 * reach + 1).
+        size: Pixels along the axis.
+
+    Returns:
+        Maps of shape (B, size, size).
+    """
     maps = taps.new_empty(len(taps), size, size, dtype=torch.float16)
     kernels.blur_map_kernel[(len(taps), size)](
         taps, maps, size, taps.stride(0), taps.shape[1], triton.next_power_of_2(size)

@@ -216,6 +216,13 @@ def batch_size_per_process(args: Namespace, world: World) -> int:
 
     Lightning 2 has no ``dp``; ``ddp`` with a split batch takes the same steps, with the same
     batch-norm statistics per device.
+
+    Args:
+        args: Flags of the run.
+        world: Processes of the run.
+
+    Raises:
+        UserError: The batch size is not a multiple of the number of processes.
     """
     if args.accelerator != "dp" or world.size == 1:
         return args.batch_size

@@ -28,7 +28,12 @@ _DAMAGED = (
 
 
 def unread_method(path: Path, method: int) -> UserError:
-    """Return the error for a zip with a member whose compression method is not supported."""
+    """Return the error for a zip with a member whose compression method is not supported.
+
+    Args:
+        path: The zip file.
+        method: Number of the compression method, see ``zipfile``.
+    """
     if method == ENCRYPTED:
         return UserError(f"{path} holds encrypted files: pack it again without a password")
     name = _METHOD_NAMES.get(method, f"method {method}")
