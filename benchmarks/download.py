@@ -117,7 +117,13 @@ def serving() -> Iterator[dict[float, str]]:
 
 
 def measure(args: Namespace, folder: Path, urls: Mapping[float, str]) -> dict[str, Any]:
-    """Measure all cases in rounds, after one that lets the servers draw what is requested."""
+    """Measure all cases in rounds, after one that lets the servers draw what is requested.
+
+    Args:
+        args: Flags of the benchmark.
+        folder: Folder for the collections.
+        urls: Address of a server by the share of its requests that fail.
+    """
     from benchmarks.timing import Rates, interleave
     from datasets.collect.plan import make_plan
 
@@ -155,7 +161,13 @@ def case_name(share: float) -> str:
 
 
 def downloader_flags(args: Namespace, folder: Path, url: str) -> Namespace:
-    """Return the downloader's flags, as its command line gives them."""
+    """Return the downloader's flags, as its command line gives them.
+
+    Args:
+        args: Flags of the benchmark.
+        folder: Folder for the collection.
+        url: Address of the server.
+    """
     return collect_args.parse_args(
         None,
         [
@@ -169,7 +181,12 @@ def downloader_flags(args: Namespace, folder: Path, url: str) -> Namespace:
 
 
 def open_source(plan: Plan, flags: Namespace) -> EarthEngine:
-    """Start the client, as the downloader does."""
+    """Start the client, as the downloader does.
+
+    Args:
+        plan: The plan of the collection.
+        flags: Flags of the downloader.
+    """
     return cast("EarthEngine", seco_downloader.open_source(plan, flags))
 
 
@@ -177,6 +194,10 @@ def decoding(plan: Plan, flags: Namespace) -> Callable[[], float]:
     """Return a measurement of decoding and writing, with as many threads as a run: images/s.
 
     Every scene gets the pixels of one real answer, without a network.
+
+    Args:
+        plan: The plan of the collection.
+        flags: Flags of the downloader.
     """
     import ee
 
@@ -221,6 +242,10 @@ def collect_once(plan: Plan, flags: Namespace) -> dict[str, float]:
 
     Places that --verify finds damaged do not count. The time is from the first request to the last
     line of the journal; requests include repeats, bytes no headers.
+
+    Args:
+        plan: The plan of the collection.
+        flags: Flags of the downloader.
     """
     from datasets.collect.plan import write_plan
     from datasets.collect.run import collect

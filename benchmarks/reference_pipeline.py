@@ -80,6 +80,12 @@ def _blur(picture: Image.Image) -> Image.Image:
 def reference_loader(
     dataset: ReferenceDataset, batch_size: int, num_workers: int
 ) -> DataLoader[tuple[Tensor, list[Tensor]]]:
-    """Load batches by worker processes, in an epoch without end: it starts them once."""
+    """Load batches by worker processes, in an epoch without end: it starts them once.
+
+    Args:
+        dataset: Samples of the original's pipeline.
+        batch_size: Samples per batch.
+        num_workers: Number of worker processes.
+    """
     sampler = RandomSampler(dataset, replacement=True, num_samples=_ENDLESS)
     return DataLoader(dataset, batch_size, sampler=sampler, num_workers=num_workers, drop_last=True)

@@ -134,7 +134,12 @@ def choose_sizes(args: Namespace) -> None:
 
 
 def measure(args: Namespace, scratch: Path) -> dict[str, Rates]:
-    """Measure on the device first: a core is reserved for what follows."""
+    """Measure on the device first: a core is reserved for what follows.
+
+    Args:
+        args: Flags of the benchmark.
+        scratch: Folder for archive and stores.
+    """
     from benchmarks.input_cases import input_cases, make_archive
     from benchmarks.roofline import ceilings
     from benchmarks.timing import interleave

@@ -13,7 +13,12 @@ SECO_1M_SAMPLES = 200 * 200_000  # epochs x places
 
 
 def ratio(name: str, other: str) -> Callable[[AllRates], float]:
-    """Return how to compute how many times faster a case is than another one."""
+    """Return how to compute how many times faster a case is than another one.
+
+    Args:
+        name: Name of the case.
+        other: Name of the case that it is compared with.
+    """
     return lambda rates: rates[name].over(rates[other])
 
 
@@ -76,7 +81,14 @@ def print_report(
     costs: Mapping[str, Mapping[str, float]],
     targets: Sequence[Mapping[str, Any]],
 ) -> None:
-    """Print all rates as multiples of the original's or shares of a ceiling, and the goals."""
+    """Print all rates as multiples of the original's or shares of a ceiling, and the goals.
+
+    Args:
+        args: Flags of the benchmark.
+        rates: Measured rates of all cases.
+        costs: FLOP and bytes per sample of each encoder.
+        targets: Goals with their values and verdicts, from ``check_goals``.
+    """
     gemm, copy = (
         rates[gemm_name(autocast_type(args.precision))].median,
         rates["ceiling/copy"].median,

@@ -20,7 +20,7 @@ Measure = Callable[[], float]  # one repeat of a case, in units per second
 
 @dataclass(frozen=True)
 class Rates:
-    """Units per second of one case, one number per round, in their order."""
+    """Units per second of one case: ``values`` has one number per round, in their order."""
 
     values: tuple[float, ...]
 
@@ -49,13 +49,27 @@ class Rates:
 
 
 def interleave(cases: Mapping[str, Measure], repeats: int) -> dict[str, Rates]:
-    """Measure every case once per round, in as many rounds as there are repeats."""
+    """Measure every case once per round.
+
+    Args:
+        cases: Measurement of each case.
+        repeats: Number of rounds.
+    """
     rounds = [{name: measure() for name, measure in cases.items()} for _ in range(repeats)]
     return {name: Rates(tuple(values[name] for values in rounds)) for name in cases}
 
 
 def rate(work: Callable[[], object], units: int, device: torch.device) -> Measure:
-    """Make a measurement of a call that handles so many units."""
+    """Make a measurement of a call.
+
+    Args:
+        work: The call.
+        units: Number of units that it handles.
+        device: Device to wait for.
+
+    Returns:
+        A function that returns units per second.
+    """
 
     def measure() -> float:
         started = clock(device)

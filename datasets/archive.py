@@ -39,12 +39,12 @@ def zip_hint(root: Path) -> str:
 
 
 class ZipMember(NamedTuple):
-    """Position, sizes in bytes and method of a member, in the order of ``MEMBER_FIELDS``."""
+    """Where a member of a zip is, in the order of ``MEMBER_FIELDS``."""
 
-    offset: int
-    stored_bytes: int
-    size: int
-    crc: int
+    offset: int  # of its local header in the file, bytes
+    stored_bytes: int  # size as stored
+    size: int  # in bytes, decompressed
+    crc: int  # CRC-32 of the decompressed bytes
     method: int  # of ``utils.unpack``
 
 

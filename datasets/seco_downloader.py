@@ -92,7 +92,12 @@ def check_flags(args: Namespace) -> None:
 
 
 def show(args: Namespace, plan: Plan) -> None:
-    """Print how far all shards are, or what the plan will cost and where its places are."""
+    """Print how far all shards are, or what the plan will cost and where its places are.
+
+    Args:
+        args: Flags of the run.
+        plan: The plan of the collection.
+    """
     from datasets.collect.report import summarise, table
 
     if args.status:
@@ -106,7 +111,13 @@ def show(args: Namespace, plan: Plan) -> None:
 
 
 def check(save_path: Path, plan: Plan, num_workers: int) -> int:
-    """Read everything again, with so many threads, and return the exit code."""
+    """Read everything again, and return the exit code.
+
+    Args:
+        save_path: Folder of the collection.
+        plan: Its plan.
+        num_workers: Number of threads.
+    """
     from datasets.collect.report import summarise
     from datasets.collect.verify import verify
     from datasets.store.manifest import MANIFEST_NAME
@@ -127,7 +138,12 @@ def check(save_path: Path, plan: Plan, num_workers: int) -> int:
 
 
 def open_source(plan: Plan, args: Namespace) -> Source:
-    """Return the source of the plan's scenes; its client is only imported if it is needed."""
+    """Return the source of the plan's scenes; its client is only imported if it is needed.
+
+    Args:
+        plan: The plan of the collection, which names the source.
+        args: Flags of the run.
+    """
     if plan.settings.source == "stac":
         from datasets.collect.stac import Stac
 

@@ -61,7 +61,20 @@ def compute_quantiles(
 def measure_histograms(
     root: Path, num_images: int, seed: int, bands: Sequence[str] | None = None
 ) -> dict[str, np.ndarray]:
-    """Count all pixels of drawn images, see ``compute_quantiles``: int64, (256,), per band."""
+    """Count the pixels of each stored value in images drawn at random.
+
+    Args:
+        root: Folder, zip or store of SeCo patches.
+        num_images: Number of images to draw; all if there are fewer.
+        seed: Seed of the draw.
+        bands: Names of the bands; None counts all of them.
+
+    Returns:
+        Pixels of each value 0..255 by band, int64, shape (256,) each.
+
+    Raises:
+        UserError: A band is missing, or the values are not those of SeCo.
+    """
     import numpy as np
 
     from utils.progress import progress

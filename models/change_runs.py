@@ -43,7 +43,7 @@ class ChangeTask:
     are left out, and validation sees batches of tiles.
     """
 
-    args: Namespace
+    args: Namespace  # flags of the run
     encoder: Encoder  # copied by each detector
     normalize: Callable[[Tensor], Tensor]  # uint8 pictures to the encoder's inputs
     hyper_parameters: dict[str, Any]  # for checkpoints, so that only the same run continues them

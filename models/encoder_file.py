@@ -47,7 +47,7 @@ class EncoderFile(NamedTuple):
 
     architecture: str  # one of ``RESNETS``
     tensors: dict[str, Tensor]  # without a classifier's, with torchvision's names
-    spec: InputSpec
+    spec: InputSpec  # contract of its input
 
 
 class _Content(NamedTuple):

@@ -16,17 +16,8 @@ from typing import NamedTuple
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("datasets", "models", "utils")
-FOLDERS = (*PACKAGES, "benchmarks", "checkpoints", "tests")
+from tests.references.source_code import PACKAGES, ROOT, TREES, top
 
-
-def dotted(path: Path) -> str:
-    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-
-
-PATHS = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
-TREES = {dotted(path): ast.parse(path.read_text()) for path in [*ROOT.glob("main_*.py"), *PATHS]}
 OURS = {name.partition(".")[0] for name in TREES}
 GROUND = {f"datasets.{name}" for name in ("archive", "bands", "figures", "geotiff", "loaders")}
 WINGS = {path.parent.name for path in (ROOT / "datasets").glob("*/__init__.py")}
@@ -71,10 +62,6 @@ def imports_of(tree: ast.Module, importer: str) -> Iterator[Import]:
 @cache
 def all_imports() -> list[Import]:
     return [one for name, tree in TREES.items() for one in imports_of(tree, name)]
-
-
-def top(module: str) -> str:
-    return module.partition(".")[0]
 
 
 def wing(module: str) -> str:

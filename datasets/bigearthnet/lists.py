@@ -132,7 +132,12 @@ def _checked(splits: dict[str, list[str]], bad: dict[str, list[str]], where: str
 
 
 def check_not_empty(splits: Mapping[str, Sized], where: object) -> None:
-    """Refuse splits of which no patch is left."""
+    """Refuse a split without patches.
+
+    Args:
+        splits: Patches of each split.
+        where: File or folder of the lists, for the message.
+    """
     for split, patches in splits.items():
         if not len(patches):
             raise UserError(f"no patch is left in the {split} split of {where}: correct its list")
@@ -171,7 +176,13 @@ def read_metadata(path: Path) -> Listing:
 
 
 def write_metadata(path: Path, listing: Listing, labels: Sequence[Sequence[str]]) -> None:
-    """Write names, splits and the labels of ``listing.names`` in the columns of BigEarthNet v2."""
+    """Write names, splits and labels in the columns of BigEarthNet v2.
+
+    Args:
+        path: Parquet file to write.
+        listing: Names of each split.
+        labels: Label names of each of ``listing.names``.
+    """
     splits = [_SPELLINGS[split] for split, names in listing.splits.items() for _ in names]
     columns = {"patch_id": listing.names, "labels": [list(own) for own in labels], "split": splits}
     with written_whole(path) as partial:

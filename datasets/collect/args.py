@@ -77,10 +77,14 @@ def build_parser(description: str | None) -> Parser:
 
 
 def parse_args(description: str | None, argv: Sequence[str] | None = None) -> Namespace:
-    """Read the command line, or ``argv`` in tests.
+    """Read the command line.
 
     ``given`` of the result names the settings that were given: a plan that exists decides the
     others. ``shard`` is the number of this part, and of all.
+
+    Args:
+        description: Text above the flags, with example commands.
+        argv: Command line without the script's name; None takes that of the process.
     """
     parser = build_parser(description)
     on_command_line = parser.parse_given(argv)

@@ -97,7 +97,15 @@ def blocks_of(
 
 
 def read_indices(path: Path, plan: Plan) -> set[int]:
-    """Read numbers of requested places from text, separated by line ends, commas or spaces."""
+    """Read numbers of requested places from text, separated by line ends, commas or spaces.
+
+    Args:
+        path: Text with numbers of places, separated by line ends, commas or spaces.
+        plan: The plan of the collection.
+
+    Raises:
+        UserError: The file is not such a list, or the collection is a packed store.
+    """
     if plan.settings.format == "packed":  # a row's number is its place's among the whole block
         raise UserError(
             f"--indices_file {path} cannot be collected into a packed store, which takes whole "

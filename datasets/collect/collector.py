@@ -71,7 +71,15 @@ class Collector:
         ]
 
     def collect(self, place: Place, candidates: Candidates) -> Record:
-        """Read a scene for each window of a place and write it, or return why there is none."""
+        """Read a scene for each window of a place and write it, or return why there is none.
+
+        Args:
+            place: The place.
+            candidates: Scenes of each window, the best first.
+
+        Returns:
+            The record of the place for the journal.
+        """
         draft = self._writer.draft(place)
         taken: set[object] = set()
         for scenes in candidates:

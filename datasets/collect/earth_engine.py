@@ -42,6 +42,11 @@ class Transport:
     """The transport below Earth Engine's client, as its ``http_transport`` requires.
 
     Answers of the service at ``url`` that are errors become ours before the client shortens them.
+
+    Args:
+        url: Address of the service.
+        timeout_s: Deadline of each request, s.
+        num_threads: Number of threads that send requests.
     """
 
     def __init__(self, url: str, timeout_s: float, num_threads: int) -> None:
@@ -52,7 +57,14 @@ class Transport:
     def request(
         self, uri: str, method: str = "GET", body: Any = None, headers: Any = None, **_: Any
     ) -> tuple[httplib2.Response, bytes]:
-        """Send a request as ``httplib2.Http`` does."""
+        """Send a request as ``httplib2.Http`` does.
+
+        Args:
+            uri: Address with its query.
+            method: HTTP method.
+            body: Body of the request.
+            headers: Headers of the request.
+        """
         answer = self.web.request(method, uri, is_heavy=True, data=body, headers=headers)
         if "restricted=true" in answer.headers.get("x-earth-engine-quota-status", ""):
             raise ComeBack(
@@ -122,7 +134,12 @@ def connect(
 
 
 class EarthEngine:
-    """A ``Source`` that asks Earth Engine; made by ``connect``."""
+    """A ``Source`` that asks Earth Engine; made by ``connect``.
+
+    Args:
+        settings: Settings of the plan.
+        transport: Transport below the client.
+    """
 
     places_per_search = PLACES_PER_SEARCH["earthengine"]
 
@@ -163,6 +180,7 @@ class EarthEngine:
             ) from error
 
     def read(self, scene: Scene, grid: PatchGrid) -> dict[str, Array]:
+        """Read the bands of a patch; arguments as in ``Source.read``."""
         pixels = self._pixels(scene.name, grid, self._settings.bands)
         return {band: ee_answers.native(band, image) for band, image in pixels.items()}
 

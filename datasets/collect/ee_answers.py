@@ -86,7 +86,19 @@ def _share(properties: dict[str, Any], name: str) -> float:
 
 
 def decode(content: bytes, bands: Sequence[str], side: int) -> dict[str, Array]:
-    """Read an NPY file with a field of 2 bytes per band, shape (side, side)."""
+    """Read the pixels of an answer without copying them.
+
+    Args:
+        content: An NPY file with a field of 2 bytes per band.
+        bands: Names of the bands, in order.
+        side: Height and width in pixels.
+
+    Returns:
+        uint16, shape (side, side), by band.
+
+    Raises:
+        Transient: The content is something else.
+    """
     if not content.startswith(b"\x93NUMPY"):
         raise Transient("an answer that is not an array", is_strange=bool(content))
     file = io.BytesIO(content)
@@ -107,9 +119,14 @@ def decode(content: bytes, bands: Sequence[str], side: int) -> dict[str, Array]:
 
 
 def native(band: str, image: Array) -> Array:
-    """Return a band's own pixels, of an image (H, W) that was upsampled to 10 m.
+    """Return a band's own pixels of an image that was upsampled to 10 m.
 
-    Raises ``Refused`` if a block is not of one value: the band's grid is not that of the patch.
+    Args:
+        band: Name of the band.
+        image: Upsampled pixels, shape (H, W).
+
+    Raises:
+        Refused: A block is not of one value: the band's grid is not that of the patch.
     """
     factor = RESOLUTION_M[band] // 10
     pixels = np.array(image[::factor, ::factor], np.uint16, order="C")

@@ -36,7 +36,13 @@ class Record:
 
 
 def shard_name(stem: str, shard: Shard, suffix: str) -> str:
-    """Return stem.suffix for the only shard, else stem-00001-of-00004.suffix."""
+    """Return stem.suffix for the only shard, else stem-00001-of-00004.suffix.
+
+    Args:
+        stem: First part of the name.
+        shard: Number of the shard and of all shards.
+        suffix: Suffix with its dot.
+    """
     number, count = shard
     return f"{stem}{suffix}" if count == 1 else f"{stem}-{number:05}-of-{count:05}{suffix}"
 
@@ -109,7 +115,12 @@ class Journal:
 
 
 def forget(save_path: Path, places: set[int]) -> None:
-    """Remove places from all journals, so that they are collected again."""
+    """Remove places from all journals, so that they are collected again.
+
+    Args:
+        save_path: Folder of the collection.
+        places: Numbers of the places.
+    """
     for path in _journals(save_path) if places else ():
         with _sole_writer(path):
             header, *lines = _lines(path) or [b""]
@@ -130,6 +141,13 @@ def read_journals(save_path: Path, plan_hash: str) -> dict[int, Record]:
 
     A "done" record wins, also over those of another journal, which exist if the number of shards
     has changed; otherwise the last record does.
+
+    Args:
+        save_path: Folder of the collection.
+        plan_hash: Hash of its plan.
+
+    Raises:
+        UserError: A journal is damaged, or belongs to another plan.
     """
     records: dict[int, Record] = {}
     for path in _journals(save_path):

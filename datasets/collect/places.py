@@ -145,7 +145,12 @@ def read_columns(
 
 
 def check_distinct(path: Path, places: Places) -> None:
-    """Refuse places of a file that occur twice."""
+    """Refuse places that occur twice.
+
+    Args:
+        path: File of the places, for the message.
+        places: Its places.
+    """
     seen: dict[tuple[int, int, int], int] = {}
     corners = (column.tolist() for column in (places.epsg, places.left, places.top))
     for row, corner in enumerate(zip(*corners, strict=True), 1):

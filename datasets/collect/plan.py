@@ -102,7 +102,12 @@ def make_plan(settings: Settings) -> Plan:
 
 
 def write_plan(save_path: Path, plan: Plan) -> None:
-    """Write the files of a plan, plan.json last: if it exists, the plan is complete."""
+    """Write the files of a plan, plan.json last: if it exists, the plan is complete.
+
+    Args:
+        save_path: Folder of the collection.
+        plan: The plan to write.
+    """
     with written_whole(save_path / PLACES_NAME) as partial:
         partial.write_bytes(places_to_csv(plan.places))
     record = {

@@ -19,7 +19,13 @@ _MOST_PLACES = 20  # to search per requested patch
 
 
 class Probe:
-    """Requests for the first places of a plan, one after another, each of them timed."""
+    """Requests for the first places of a plan, one after another, each of them timed.
+
+    Args:
+        plan: The plan of the collection.
+        source: Source of the scenes.
+        requester: Limits and counts the requests.
+    """
 
     def __init__(self, plan: Plan, source: Source, requester: Requester) -> None:
         self._plan = plan

@@ -128,7 +128,12 @@ class Reporter:
             write_json(self._path, self.status(done))
 
     def end(self, done: Progress, ending: Ending) -> None:
-        """Close the bar, and write the last status."""
+        """Close the bar, and write the last status.
+
+        Args:
+            done: What was done until the end.
+            ending: How the run ended.
+        """
         if self._bar is not None:
             self._bar.close()
         self._print(done)
@@ -176,7 +181,15 @@ class Reporter:
 
 
 def summarise(save_path: Path, plan: Plan) -> dict[str, Any]:
-    """Add up all shards: what the journals contain, and the rate of those that are running."""
+    """Add up all shards: what the journals contain, and the rate of those that are running.
+
+    Args:
+        save_path: Folder of the collection.
+        plan: Its plan.
+
+    Raises:
+        UserError: A journal or a status file is damaged.
+    """
     records = read_journals(save_path, plan.hash).values()
     outcomes = Counter(record.outcome for record in records)
     errors: Counter[str] = Counter()

@@ -84,7 +84,14 @@ def gaussian(cities: Array, std_km: float) -> Sampler:
 
 
 def bounded(west: float, south: float, east: float, north: float) -> Sampler:
-    """Sample evenly by area within bounds in degrees; a west above the east crosses 180."""
+    """Return a sampler of places evenly by area within bounds.
+
+    Args:
+        west: Western bound in degrees, -180..180; above ``east`` the bounds cross longitude 180.
+        south: Southern bound in degrees, -90..90.
+        east: Eastern bound in degrees, -180..180.
+        north: Northern bound in degrees, -90..90.
+    """
     low, high = np.sin(np.radians([south, north]))
     width = east - west if east > west else east - west + 360
 
@@ -173,7 +180,13 @@ def _on_grid(epsg: Array, left: Array, top: Array, patch_px: int) -> Places:
 
 
 def around(lat: Array, lng: Array, patch_px: int) -> Places:
-    """Make places, without a shift, of centres in degrees; corners move onto the lattice."""
+    """Make places, without a shift, around centres; their corners are moved onto the lattice.
+
+    Args:
+        lat: Latitudes in degrees, shape (N,).
+        lng: Longitudes in degrees, shape (N,).
+        patch_px: Side of a patch in pixels of 10 m.
+    """
     epsg, half = utm_epsg(lat, lng), 5 * patch_px
     easting, northing = to_utm(lat, lng, epsg)
     left = GRID_M * np.round((easting - half) / GRID_M)
@@ -183,12 +196,28 @@ def around(lat: Array, lng: Array, patch_px: int) -> Places:
 
 
 def shifts(drawn: Array, max_shift_days: int) -> Array:
-    """Return the shift in days of candidates, by the last of their uniform numbers."""
+    """Return the shift of candidates, by the last of their uniform numbers.
+
+    Args:
+        drawn: Uniform numbers in [0, 1), shape (N, 4).
+        max_shift_days: Upper bound of the shift in days, which is not reached.
+
+    Returns:
+        Days, int32, shape (N,).
+    """
     return np.floor(drawn[:, 3] * max_shift_days).astype(np.int32)
 
 
 def within_zone(places: Places, patch_px: int) -> Array:
-    """Return which patches lie in their UTM zone with all corners, and where Sentinel-2 sees."""
+    """Return which patches are in their UTM zone with all corners, and where Sentinel-2 observes.
+
+    Args:
+        places: N places.
+        patch_px: Side of a patch in pixels of 10 m.
+
+    Returns:
+        bool, shape (N,).
+    """
     near, far = -_MARGIN_M, 10 * patch_px + _MARGIN_M
     x, y = np.array([[near, near, far, far], [-near, -far, -near, -far]])[:, :, None]
     lat, lng = from_utm(places.left + x, places.top + y, places.epsg)  # (4, B)

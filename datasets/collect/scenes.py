@@ -56,8 +56,8 @@ class Place:
 
     number: int  # its position in the plan, and the name of its folder
     latitude: float  # of the patch's centre, in degrees
-    longitude: float
-    grid: PatchGrid
+    longitude: float  # of the same point, in degrees
+    grid: PatchGrid  # pixels of the patch in its UTM zone
     windows: tuple[Window, ...]  # one per date that is wanted, the newest first
 
     @property
@@ -99,8 +99,8 @@ Candidates = tuple[tuple[Scene, ...], ...]  # per window of a place, never empty
 class Lack:
     """Why a place cannot be collected."""
 
-    outcome: Literal["no_scene", "cloudy", "refused"]
-    reason: str
+    outcome: Literal["no_scene", "cloudy", "refused"]  # as the journal records it
+    reason: str  # for a person
 
 
 class Refused(Exception):
@@ -123,7 +123,7 @@ class Source(Protocol):
     ``UserError`` if no request can ever work (credentials, permission). Nothing else is raised.
     """
 
-    places_per_search: int
+    places_per_search: int  # most places that ``search`` takes
 
     def check(self) -> None:
         """Request the collection itself, the smallest request: whether anything can work now.
@@ -139,6 +139,10 @@ class Source(Protocol):
 
     def read(self, scene: Scene, grid: PatchGrid) -> dict[str, Array]:
         """Read, by one request, the bands of a patch as they were sensed.
+
+        Args:
+            scene: One of the scenes that ``search`` returned.
+            grid: Pixels of the patch.
 
         Returns:
             Per band digital numbers (10,000 times reflectance, without offset), uint16, square:

@@ -97,6 +97,13 @@ class RemoteFile(io.RawIOBase):
     """A TIFF of which ranges are fetched as GDAL needs them, each once.
 
     GDAL swallows what a reader raises: ``error`` keeps the first one, and nothing more is fetched.
+
+    Args:
+        web: Session for the requests.
+        url: Address of the file.
+
+    Raises:
+        Refused: The file is not a TIFF.
     """
 
     def __init__(self, web: Web, url: str) -> None:

@@ -42,12 +42,30 @@ def wrapped(lng: ArrayLike) -> Array:
 
 
 def to_utm(lat: ArrayLike, lng: ArrayLike, epsg: ArrayLike) -> tuple[Array, Array]:
-    """Return easting and northing in metres of points in degrees, which may leave their zones."""
+    """Project points to a UTM zone, which they may leave.
+
+    Args:
+        lat: Latitudes in degrees.
+        lng: Longitudes in degrees.
+        epsg: EPSG code of the zone, one for all points or one for each.
+
+    Returns:
+        Eastings and northings in metres.
+    """
     return _projected(lng, lat, epsg, from_zone=False)
 
 
 def from_utm(easting: ArrayLike, northing: ArrayLike, epsg: ArrayLike) -> tuple[Array, Array]:
-    """Return latitude and longitude in degrees of points in a zone of their own, in metres."""
+    """Return the coordinates of points in UTM.
+
+    Args:
+        easting: Eastings in metres.
+        northing: Northings in metres.
+        epsg: EPSG code of the zone, one for all points or one for each.
+
+    Returns:
+        Latitudes and longitudes in degrees.
+    """
     lng, lat = _projected(easting, northing, epsg, from_zone=True)
     return lat, wrapped(lng)
 

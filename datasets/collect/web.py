@@ -61,7 +61,17 @@ class Web:
         return response
 
     def ask(self, method: str, url: str, **options: Any) -> requests.Response:
-        """Return an answer with a status of success; ``Transient`` or ``Missing`` for others."""
+        """Return an answer with a status of success.
+
+        Args:
+            method: HTTP method.
+            url: http or https.
+            options: Arguments of ``requests.Session.request``.
+
+        Raises:
+            Transient: The request may work later.
+            Missing: It has another status, such as 404.
+        """
         is_search = method == "POST"  # ranges of files are small
         response = self.request(method, url, is_heavy=is_search, **options)
         status = response.status_code

@@ -76,7 +76,12 @@ class PlaceWriter:
 
 
 class Draft:
-    """The encoded files of a place; they are in memory until ``finish`` writes them."""
+    """The encoded files of a place; they are in memory until ``finish`` writes them.
+
+    Args:
+        writer: Writer of the collection.
+        place: The place.
+    """
 
     def __init__(self, writer: PlaceWriter, place: Place) -> None:
         self.place = place
@@ -181,7 +186,12 @@ class Draft:
 
 
 def convert(image: Array, dtype: str) -> Array:
-    """Store digital numbers as they are, or as 255 times reflectance, truncated as the archives."""
+    """Convert digital numbers to the type of the files.
+
+    Args:
+        image: Digital numbers, uint16.
+        dtype: "uint16" keeps them; "uint8" is 255 times reflectance, truncated as in the archives.
+    """
     if dtype == "uint16":
         return image
     return np.asarray(np.minimum(image, 10_000).astype(np.uint32) * 255 // 10_000, dtype=np.uint8)

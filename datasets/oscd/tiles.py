@@ -74,7 +74,12 @@ class CityTiles(Dataset[Sample]):
         return image_1, image_2, mask.bool(), valid.bool()
 
     def keep_share(self, frac: float, seed: int) -> None:
-        """Keep a share, 0 < frac <= 1, drawn alike from the tiles with and without change."""
+        """Keep a share of the tiles, drawn alike from those with and without change.
+
+        Args:
+            frac: Share to keep, above 0 and at most 1.
+            seed: Seed of the draw.
+        """
         side = self.patch_size
         has_change = [
             bool(self.cities[city].mask[row : row + side, column : column + side].any())
@@ -132,7 +137,13 @@ class CitySplits:
 
 
 def read_splits(data_dir: Path, transform: InputTransform, *, as_original: bool) -> CitySplits:
-    """Read all cities; with ``as_original`` images that are not co-registered."""
+    """Read the cities of all splits into memory.
+
+    Args:
+        data_dir: Folder of OSCD.
+        transform: Conversion of digital numbers to pictures.
+        as_original: Whether to read the images that are not co-registered, and join train and val.
+    """
     cities = {
         split: read_cities(data_dir, names, transform, aligned=not as_original)
         for split, names in city_splits(data_dir).items()

@@ -49,7 +49,19 @@ class SecoFolder:
         return [band for band in ALL_BANDS if band in found]
 
     def read_band(self, name: str, band: str, patch: int = 0) -> np.ndarray:
-        """Read a band of "place/scene" as it is stored: uint8, shape (height, width)."""
+        """Read a band of a patch as it is stored.
+
+        Args:
+            name: Name "place/scene" of the patch.
+            band: Name of the band.
+            patch: Number of the patch, which a zip needs.
+
+        Returns:
+            uint8, shape (height, width).
+
+        Raises:
+            UserError: The file cannot be decoded.
+        """
         folder = self.root / name
         path = folder / f"{band}.tif"
         if not path.exists() and folder.is_dir():  # perhaps another spelling, such as B04.tif
@@ -88,7 +100,7 @@ class SecoZip:
         return [band for band, bit in _BITS.items() if self._of_first & bit]
 
     def read_band(self, name: str, band: str, patch: int = 0) -> np.ndarray:
-        """Read a band of "place/scene" as it is stored: uint8, shape (height, width)."""
+        """Read a band of a patch as it is stored; arguments as in ``SecoFolder.read_band``."""
         member = ZipMember(*self._members[patch, self.bands.index(band)].tolist())
         where = f"{self.path}/{name}/{band}.tif"
         if member.offset == _ABSENT:

@@ -89,7 +89,7 @@ class PackedStore:
         return self._row_name(self._rows[patch])
 
     def read(self, patch: int, out: np.ndarray | None = None) -> np.ndarray:
-        """Read a patch, see ``PatchSource``."""
+        """Read a patch; arguments as in ``PatchSource.read``."""
         self.check(patch)
         pixels = np.empty(self.patch_shape, np.uint8) if out is None else out
         self._copy(patch, pixels)
@@ -188,7 +188,15 @@ def available_memory() -> int:
 
 
 def check_files(manifest: Manifest, root: Path) -> None:
-    """Refuse a store of which a file is missing or has another size."""
+    """Refuse a store of which a file is missing or has another size.
+
+    Args:
+        manifest: Manifest of the store.
+        root: Folder of the store.
+
+    Raises:
+        UserError: A file is missing or has another size.
+    """
     for path, size in manifest.files(root):
         found = path.stat().st_size if path.is_file() else None
         if found != size:

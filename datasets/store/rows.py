@@ -21,14 +21,30 @@ _HASH_BYTES = 2**24  # read at a time
 
 
 def check_free_disk(plan: Manifest, save_path: Path) -> None:
-    """Refuse a store that the disk cannot hold; the part that is written needs no more room."""
+    """Refuse a store that the disk cannot hold; the part that is written needs no more room.
+
+    Args:
+        plan: Manifest of the store to write.
+        save_path: Folder of the store.
+
+    Raises:
+        UserError: The disk has too little space.
+    """
     files = plan.files(save_path)
     written = sum(path.stat().st_blocks * 512 for path, _ in files if path.exists())
     require_free(save_path, sum(size for _, size in files) + _SPARE_BYTES - written)
 
 
 def require_free(folder: Path, needed: int) -> None:
-    """Refuse to write more bytes into a folder than its disk has free."""
+    """Refuse to write more bytes than a disk has free.
+
+    Args:
+        folder: A folder on the disk.
+        needed: Bytes to write.
+
+    Raises:
+        UserError: The disk has too little space.
+    """
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise UserError(
@@ -38,13 +54,18 @@ def require_free(folder: Path, needed: int) -> None:
 
 
 def missing_files(plan: Manifest, save_path: Path) -> list[tuple[Path, int]]:
-    """Return path and size of the files that do not exist or have another size."""
+    """Return path and size of the files that do not exist or have another size.
+
+    Args:
+        plan: Manifest of the store to write.
+        save_path: Folder of the store.
+    """
     files = plan.files(save_path)
     return [(p, size) for p, size in files if not p.is_file() or p.stat().st_size != size]
 
 
 def create_files(plan: Manifest, save_path: Path) -> None:
-    """Create the missing files at their full size."""
+    """Create the missing files at their full size; arguments as in ``missing_files``."""
     for path, size in missing_files(plan, save_path):
         with path.open("wb") as file:
             file.truncate(size)
@@ -77,7 +98,7 @@ def write_rows(
 
 
 def sync_files(plan: Manifest, save_path: Path) -> None:
-    """Wait until everything written is on the disk."""
+    """Wait until everything written is on the disk; arguments as in ``missing_files``."""
     for path, _ in plan.files(save_path):
         with path.open("rb") as file:
             os.fsync(file.fileno())

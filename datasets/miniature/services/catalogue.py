@@ -105,7 +105,14 @@ class Catalogue:
     def granules(
         self, epsg: int, bounds: tuple[float, float, float, float], first: date, end: date
     ) -> Iterator[Granule]:
-        """Yield what covers a part of a rectangle from a day until before another one."""
+        """Yield the granules that cover a part of a rectangle in a span of time.
+
+        Args:
+            epsg: Code of the UTM zone.
+            bounds: Left, bottom, right and top of the rectangle in metres.
+            first: First day.
+            end: Day after the last.
+        """
         left, bottom, right, top = bounds
         columns = range(max(0, int((left - TILE_M) // STEP_M)), min(24, int(right // STEP_M) + 1))
         beyond = 100 if epsg >= 32700 else 1000  # the equator
@@ -158,7 +165,16 @@ class Catalogue:
         return float(hashed(5, *granule.key)) >= 0.1
 
     def is_valid(self, granule: Granule, x: Array, y: Array) -> Array:
-        """Return where a scene has data: within the tile, and on its side of the swath's edge."""
+        """Return where a scene has data: within the tile, and on its side of the swath's edge.
+
+        Args:
+            granule: The scene.
+            x: Eastings in metres, of any shape.
+            y: Northings in metres, of the same shape.
+
+        Returns:
+            bool, of the shape of ``x``.
+        """
         inside = (x >= granule.left) & (x < granule.left + TILE_M)
         inside &= (y >= granule.bottom) & (y < granule.bottom + TILE_M)
         if float(hashed(6, *granule.key)) < 0.1:
@@ -167,16 +183,32 @@ class Catalogue:
         return inside
 
     def has_data(self, granule: Granule, band: str, x: Array, y: Array) -> Array:
-        """Return where a band of a scene has data; tests make holes."""
+        """Return where a band of a scene has data; tests make holes.
+
+        Args:
+            granule: The scene.
+            band: Name of the band.
+            x: Eastings in metres, of any shape.
+            y: Northings in metres, of the same shape.
+
+        Returns:
+            bool, of the shape of ``x``.
+        """
         return self.is_valid(granule, x, y)
 
     def is_cloud(self, granule: Granule, x: Array, y: Array) -> Array:
-        """Return where clouds are: they fill regions."""
+        """Return where clouds are; they fill regions. Arguments as in ``Catalogue.is_valid``."""
         where = (np.floor(x / REGION_M), np.floor(y / REGION_M))
         return hashed(8, granule.epsg, granule.day, *where) < 0.4 * self.cloudiness
 
     def values(self, granule: Granule, band: str, x: Array, y: Array) -> Array:
-        """Return digital numbers at UTM metres: constant on the band's pixels, 0 without data."""
+        """Return digital numbers, which are constant on the band's pixels.
+
+        Arguments as in ``Catalogue.has_data``.
+
+        Returns:
+            uint16, 0 without data, of the shape of ``x``.
+        """
         size, number = BANDS_M[band], list(BANDS_M).index(band)
         column, line = np.floor(x / size), np.floor((y - granule.top) / size)
         row = line + granule.top // size
@@ -190,7 +222,18 @@ class Catalogue:
 
 
 def pixel_centres(left: float, top: float, width: int, height: int, size: float) -> Any:
-    """Return easting and northing of the middle of all pixels, (height, width) each."""
+    """Return the coordinates of the middle of all pixels.
+
+    Args:
+        left: Easting of the left edge in metres.
+        top: Northing of the upper edge in metres.
+        width: Number of columns.
+        height: Number of rows.
+        size: Side of a pixel in metres.
+
+    Returns:
+        Eastings and northings, shape (height, width) each.
+    """
     x = left + size * (np.arange(width) + 0.5)
     y = top - size * (np.arange(height) + 0.5)
     return np.meshgrid(x, y)

@@ -27,19 +27,20 @@ _TOKEN = {"access_token": "t", "expires_in": 3600, "token_type": "Bearer"}
 class EarthEngineServer(LoopbackServer):
     """Answers as Earth Engine does, as far as the collector requests.
 
+    Args:
+        catalogue: The archive.
+        latency_s: Pause before every answer to a search or a read, s.
+        fault_plan: Draws how searches, checks and reads fail.
+        is_cheap: Little work per request, for benchmarks: the same pixels for all scenes of a size,
+            no scenes of other zones, and a place's scenes are looked for once.
+        port: Port to listen on; 0 chooses a free one.
+
     Attributes:
         requests: Number of requests of each kind: "search", "check", "read", or another path,
             such as "/token" for those who renew credentials.
         search_fault: Returns how a search fails always, of its expression and number of places.
         reads: How often each (asset, left, top) was read.
         tags: Workload tags that came.
-
-    Args:
-        catalogue: The archive.
-        latency_s: Pause before every answer to a search or a read.
-        fault_plan: Draws how searches, checks and reads fail.
-        is_cheap: Little work per request, for benchmarks: the same pixels for all scenes of a
-            size, no scenes of other zones, and a place's scenes are looked for once.
     """
 
     def __init__(
@@ -61,7 +62,15 @@ class EarthEngineServer(LoopbackServer):
         self._cached: dict[tuple[Any, ...], bytes] | None = {} if is_cheap else None
 
     def pixels(self, asset: str, request: dict[str, Any]) -> bytes:
-        """Return an NPY file with a field per band."""
+        """Return the pixels of an asset.
+
+        Args:
+            asset: Identifier of the asset.
+            request: Body of the request, as of Earth Engine's ``getPixels``.
+
+        Returns:
+            An NPY file with a field per band.
+        """
         grid, bands = request["grid"], request["bandIds"]
         size, place = grid["dimensions"], grid["affineTransform"]
         left, top = place["translateX"], place["translateY"]

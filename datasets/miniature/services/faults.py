@@ -5,18 +5,28 @@ import random
 import socket
 import struct
 import threading
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 HANG_S = 600.0  # of an answer that stalls, unless the server stops before
-# Called with the handler and the good answer: body and content type.
-Fault = Callable[[Any, bytes, str], None]
 # google.rpc.Code of each status (cloud.google.com/apis/design/errors).
 _CODES = {
     **{400: "INVALID_ARGUMENT", 401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED"},
     **{404: "NOT_FOUND", 429: "RESOURCE_EXHAUSTED", 500: "INTERNAL"},
     **{503: "UNAVAILABLE", 504: "DEADLINE_EXCEEDED"},
 }
+
+
+class Fault(Protocol):
+    """A way to answer a request, usually a wrong one."""
+
+    def __call__(self, handler: Any, body: bytes, kind: str, /) -> None:
+        """Answer.
+
+        Args:
+            handler: Handler of the request.
+            body: Body of the good answer.
+            kind: Content type of the good answer.
+        """
 
 
 def status(
@@ -26,7 +36,14 @@ def status(
     reason: str = "",
     headers: tuple[tuple[str, str], ...] = (),
 ) -> Fault:
-    """Answer with an error of the service."""
+    """Answer with an error of the service.
+
+    Args:
+        code: HTTP status, 4xx or 5xx.
+        message: Text of the error.
+        reason: Reason in Google's list of errors; empty leaves the list out.
+        headers: Headers besides those of all answers.
+    """
     error: dict[str, Any] = {"code": code, "message": message, "status": _CODES[code]}
     if reason:
         error["errors"] = [{"reason": reason, "message": message}]
@@ -39,12 +56,19 @@ def content(
     code: int = 200,
     headers: tuple[tuple[str, str], ...] = (),
 ) -> Fault:
-    """Answer with something else."""
+    """Answer with any content.
+
+    Args:
+        body: Body of the answer.
+        kind: Content type.
+        code: HTTP status.
+        headers: Headers besides those of all answers.
+    """
     return lambda handler, _body, _kind: handler.answer(code, body, kind, headers)
 
 
 def reset(handler: Any, body: bytes, kind: str) -> None:
-    """Reset the connection."""
+    """Reset the connection. Arguments as in ``Fault``."""
     now = struct.pack("ii", 1, 0)
     handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, now)
     handler.connection.close()
@@ -52,14 +76,14 @@ def reset(handler: Any, body: bytes, kind: str) -> None:
 
 
 def cut(handler: Any, body: bytes, kind: str) -> None:
-    """Close the connection in the middle of the body."""
+    """Close the connection in the middle of the body. Arguments as in ``Fault``."""
     handler.head(200, kind, len(body))
     handler.wfile.write(body[: len(body) // 2])
     handler.close_connection = True
 
 
 def cut_chunked(handler: Any, body: bytes, kind: str) -> None:
-    """Close the connection in the middle of a body of unknown length."""
+    """Close the connection in the middle of a body of unknown length. Arguments as in ``Fault``."""
     handler.head(200, kind, None)
     half = body[: len(body) // 2]
     handler.wfile.write(b"%x\r\n%s\r\n" % (len(half), half))
@@ -67,18 +91,18 @@ def cut_chunked(handler: Any, body: bytes, kind: str) -> None:
 
 
 def short(handler: Any, body: bytes, kind: str) -> None:
-    """Send half of the body as if it were all."""
+    """Send half of the body as if it were all. Arguments as in ``Fault``."""
     handler.answer(200, body[: len(body) // 2], kind)
 
 
 def hang(handler: Any, body: bytes, kind: str) -> None:
-    """Answer nothing as long as the server runs."""
+    """Answer nothing as long as the server runs. Arguments as in ``Fault``."""
     handler.close_connection = True
     handler.server.stopping.wait(HANG_S)
 
 
 def drip(handler: Any, body: bytes, kind: str) -> None:
-    """Send a byte now and then, and the last one never."""
+    """Send a byte now and then, and never the last one. Arguments as in ``Fault``."""
     handler.head(200, kind, len(body))
     for byte in body[:-1]:
         handler.wfile.write(bytes([byte]))
@@ -89,12 +113,18 @@ def drip(handler: Any, body: bytes, kind: str) -> None:
 
 
 def no_fault(handler: Any, body: bytes, kind: str) -> None:
-    """Answer well, where others in a queue of faults do not."""
+    """Answer without a fault, between others of a queue. Arguments as in ``Fault``."""
     handler.answer(200, body, kind)
 
 
 def missing(kind: str, asset: str, code: int = 400) -> Fault:
-    """Answer as for an asset that is not there, as in Open-ET/openet-ssebop issue 74."""
+    """Answer as for an asset that does not exist, as in Open-ET/openet-ssebop issue 74.
+
+    Args:
+        kind: Kind of the asset, such as "Image".
+        asset: Identifier of the asset.
+        code: HTTP status.
+    """
     text = f"{kind} asset '{asset}' not found (does not exist or caller does not have access)."
     return status(code, f"{kind}.load: {text}")
 
@@ -137,6 +167,7 @@ class Held:
         self.asked, self.released = threading.Event(), threading.Event()
 
     def __call__(self, handler: Any, body: bytes, kind: str) -> None:
+        """Wait, then answer without a fault. Arguments as in ``Fault``."""
         self.asked.set()
         self.released.wait(HANG_S)
         no_fault(handler, body, kind)
@@ -165,7 +196,13 @@ PASSING: dict[str, Fault] = {
 
 
 class FaultPlan:
-    """Makes a share of the requests fail, each way in ``faults`` as often as the others."""
+    """Make a share of the requests fail, each way as often as the others.
+
+    Args:
+        share: Share of the requests, in 0..1.
+        seed: Seed of the choice.
+        faults: Ways to fail by name; None takes ``PASSING``.
+    """
 
     def __init__(self, share: float, seed: int = 0, faults: dict[str, Fault] | None = None) -> None:
         self._share = share

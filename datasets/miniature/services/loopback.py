@@ -88,7 +88,14 @@ class LoopbackHandler(BaseHTTPRequestHandler):
     def head(
         self, code: int, kind: str, length: int | None, headers: Sequence[tuple[str, str]] = ()
     ) -> None:
-        """Send status and headers; a body of unknown length is sent in chunks."""
+        """Send status and headers; a body of unknown length is sent in chunks.
+
+        Args:
+            code: HTTP status.
+            kind: Content type.
+            length: Bytes of the body; None sends it in chunks.
+            headers: Headers besides those of all answers.
+        """
         self.send_response(code)
         known = {item[0] for item in headers}
         size = ("Transfer-Encoding", "chunked") if length is None else ("Content-Length", length)
@@ -102,7 +109,14 @@ class LoopbackHandler(BaseHTTPRequestHandler):
     def answer(
         self, code: int, body: bytes, kind: str | None = None, headers: Sequence[Any] = ()
     ) -> None:
-        """Send an answer."""
+        """Send an answer with its body.
+
+        Args:
+            code: HTTP status.
+            body: Body of the answer.
+            kind: Content type; None is that of the service.
+            headers: Headers besides those of all answers.
+        """
         self.head(code, kind or self.mime, len(body), headers)
         self.wfile.write(body)
 
