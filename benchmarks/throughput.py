@@ -115,7 +115,11 @@ SIZES = {
 
 
 def choose_sizes(args: Namespace) -> None:
-    """Add what the flags leave open, to fit the device."""
+    """Add what the flags leave open, to fit the device.
+
+    Raises:
+        UserError: There are fewer places than samples in a batch.
+    """
     on_gpu, cores = args.gpus > 0, available_cores()
     for name, sizes in SIZES.items():
         if getattr(args, name, None) is None:

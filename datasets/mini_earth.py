@@ -128,6 +128,9 @@ def write_oscd(
         size: Side in pixels of 10 m; real cities have some 300 to 800.
         seed: Seed of the world.
         num_workers: Processes; they do not change the bytes.
+
+    Raises:
+        UserError: The number of cities is out of range.
     """
     if not 2 <= num_cities <= len(TRAIN_CITIES) + len(TEST_CITIES):
         raise UserError(f"--num_cities must be 2 to 24, not {num_cities}: two splits, real names")

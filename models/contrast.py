@@ -18,6 +18,9 @@ def enqueue(queue: Tensor, queue_ptr: Tensor, keys: Tensor) -> None:
         queue: Unit-norm keys, shape (S, D, K).
         queue_ptr: Column that is written next, shape (S, 1).
         keys: New keys of all processes, shape (S, W * B, D), with W * B <= K.
+
+    Raises:
+        UserError: There are more keys than the queue holds.
     """
     size, count = queue.shape[2], keys.shape[1]
     if count > size:

@@ -84,6 +84,9 @@ def extract_features(
 
     Returns:
         float32 on the CPU, shape (N, encoder.num_features).
+
+    Raises:
+        UserError: A feature is not finite.
     """
     dtype = autocast_type(precision)
     encoder = encoder.to(device).to(memory_format=torch.channels_last).eval()

@@ -45,9 +45,10 @@ def parameters(owner: ast.ClassDef | None, function: Function) -> list[str]:
 
 def documented(owner: ast.ClassDef | None, function: Function) -> list[str]:
     """Return the names in the section Args, which for a constructor is that of the class."""
-    is_constructor = owner and function.name == "__init__"
-    texts = [ast.get_docstring(function), ast.get_docstring(owner) if is_constructor else None]
-    sections = re.findall(r"^Args:\n((?: .*\n?|\n)+)", "\n\n\n".join(filter(None, texts)), re.M)
+    text = ast.get_docstring(function) or ""
+    if owner and function.name == "__init__":
+        text += "\n\n" + (ast.get_docstring(owner) or "")
+    sections = re.findall(r"^Args:\n((?: .*\n?|\n)+)", text, re.M)
     return re.findall(r"^    \**(\w+):", "".join(sections), re.M)
 
 
@@ -64,6 +65,19 @@ def test_public_functions_document_each_parameter_in_order() -> None:
             reference = re.search(r"[Aa]rguments as in\s+``([\w.]+)``", text)
             others[f"{module}.{name}"] = (reference[1] if reference else "", names)
     assert not {name for name, same in others.items() if same not in complete}
+
+
+def test_public_functions_that_refuse_input_say_so() -> None:
+    silent = []
+    for module, owner, function in public_functions():
+        texts = [ast.get_docstring(node) for node in (function, owner) if node is not None]
+        text = "\n".join(filter(None, texts))
+        nodes = [node.exc for node in ast.walk(function) if isinstance(node, ast.Raise)]
+        refuses = any(node and ast.unparse(node).startswith("UserError(") for node in nodes)
+        is_described = text.startswith("Refuse") or "UserError" in text or function.name == "main"
+        if refuses and texts[0] and not is_described:
+            silent.append(f"{module}.{function.name}")
+    assert silent == []
 
 
 def test_fields_of_public_records_have_a_comment_or_are_named_in_the_docstring() -> None:

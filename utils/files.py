@@ -171,6 +171,9 @@ def read_list(content: bytes, name: object) -> str:
     Args:
         content: Bytes of the file.
         name: Name of the file, for the error.
+
+    Raises:
+        UserError: The text is not UTF-8.
     """
     try:
         return content.decode("utf-8-sig")

@@ -211,7 +211,11 @@ class InputTransform:
         return np.stack([row[plane] for row, plane in zip(self.table, stored, strict=True)])
 
     def normalize(self, pictures: Tensor) -> Tensor:
-        """Convert uint8 pictures, (B, C, H, W), to float32 inputs of the same shape."""
+        """Convert uint8 pictures, (B, C, H, W), to float32 inputs of the same shape.
+
+        Raises:
+            UserError: The pictures are not uint8.
+        """
         if str(pictures.dtype) != "torch.uint8":
             raise UserError(
                 f"pictures are {pictures.dtype}, but torch.uint8 from 0 to 255 is expected: "

@@ -51,6 +51,9 @@ def unpack(parts: Sequence[Path], folder: Path) -> bool:
     Args:
         parts: A zip, a tar or a tar.gz; or the pieces of a tar or tar.gz that was split, in order.
         folder: Folder to create; an existing one is not changed.
+
+    Raises:
+        UserError: The archive is damaged, or the disk cannot hold its content.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f".{folder.name}.partial")

@@ -50,7 +50,11 @@ class PatchFolder:
         return [_read_band(self._path(name, f"{FILE_NAMES[band]}.tif"), band) for band in bands]
 
     def read_labels(self, name: str) -> list[str]:
-        """Read the label names in the folder of a patch of v1."""
+        """Read the label names in the folder of a patch of v1.
+
+        Raises:
+            UserError: The file is missing or holds no list of labels.
+        """
         path = self._path(name, "labels_metadata.json")
         try:
             check_regular(Path(path))
@@ -71,6 +75,9 @@ class PatchFolder:
 
         Returns:
             64 hexadecimal digits.
+
+        Raises:
+            UserError: A file is missing.
         """
         digest = hashlib.sha256(os.fsencode(self.root.resolve()))
         for name in names:

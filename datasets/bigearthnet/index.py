@@ -110,6 +110,9 @@ def find_folder(data_dir: Path) -> tuple[PatchFolder, Listing]:
     """Find the patch folders of v1 or v2, and read the lists in or next to their folder.
 
     The folders of v2 may be in those of their scenes, as in the archive, or all in one folder.
+
+    Raises:
+        UserError: There are no folders of patches.
     """
     for version in (V2_FOLDER, V1_FOLDER):
         inside = data_dir / version

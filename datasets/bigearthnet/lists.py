@@ -65,6 +65,9 @@ def read_lists(folders: Sequence[Path]) -> Listing:
 
     Lists of another data set are ignored with a warning. A list for test may be missing. So may
     the lists of snow and clouds with TU Berlin's csv files, which name no such patches.
+
+    Raises:
+        UserError: A list is missing, or there are lists of two kinds.
     """
     for folder in folders:
         found = {}
@@ -144,7 +147,11 @@ def check_not_empty(splits: Mapping[str, Sized], where: object) -> None:
 
 
 def read_metadata(path: Path) -> Listing:
-    """Read ``metadata.parquet`` of BigEarthNet v2, or that of an LMDB written here."""
+    """Read ``metadata.parquet`` of BigEarthNet v2, or that of an LMDB written here.
+
+    Raises:
+        UserError: The file is something else.
+    """
     try:
         flags = set(pq.read_schema(path).names).intersection(_BAD_COLUMNS.values())
         table = pq.read_table(path, columns=[*_SCHEMA.names, *flags])

@@ -33,7 +33,11 @@ class PatchLmdb:
     root: Path
 
     def names(self) -> set[str]:
-        """List the keys."""
+        """List the keys.
+
+        Raises:
+            UserError: The LMDB is damaged.
+        """
         try:
             with _environment(self.root).begin() as transaction:
                 keys = transaction.cursor().iternext(keys=True, values=False)
@@ -42,7 +46,11 @@ class PatchLmdb:
             raise UserError(f"{self.root} holds a damaged LMDB: write it again") from error
 
     def read(self, name: str, bands: Sequence[str]) -> list[np.ndarray]:
-        """Read some bands of a patch; arguments as in ``PatchFolder.read``."""
+        """Read some bands of a patch; arguments as in ``PatchFolder.read``.
+
+        Raises:
+            UserError: The patch is missing or damaged, or lacks a band.
+        """
         where = f"{name} in {self.root}"
         try:
             with _environment(self.root).begin(buffers=True) as transaction:

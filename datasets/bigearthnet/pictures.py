@@ -148,6 +148,9 @@ def draw_splits(
         val_frac: Share of val, in 0..1, drawn by the first seed.
         seeds: One per repetition.
         with_replacement: Draw and use the splits as the original: duplicates, and no test.
+
+    Raises:
+        UserError: The lists have no test split.
     """
     rows = dict(index.splits)
     train, val = index.targets[rows["train"]], index.targets[rows["val"]]

@@ -120,6 +120,9 @@ def parse_shard(text: str | None, environment: Mapping[str, str]) -> tuple[int, 
     Args:
         text: Value of --shard.
         environment: Variables of the environment.
+
+    Raises:
+        UserError: The flag is no such pair, or the array's indices are not one range.
     """
     if text is not None:
         match = re.fullmatch(r"([0-9]{1,5})/([0-9]{1,5})", text)

@@ -54,6 +54,9 @@ class PackedCollection:
 
         Args:
             has_begun: Whether a journal has places that are done: their rows have to be there.
+
+        Raises:
+            UserError: A file is missing whose rows the journal has.
         """
         bare = self._manifest(())
         with locked(self.save_path / _LOCK_NAME):

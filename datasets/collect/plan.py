@@ -124,7 +124,11 @@ def write_plan(save_path: Path, plan: Plan) -> None:
 
 
 def read_plan(save_path: Path) -> Plan:
-    """Read the plan of a collection; anything but the plan that was written is refused."""
+    """Read the plan of a collection; anything but the plan that was written is refused.
+
+    Raises:
+        UserError: There is no plan, or it was changed.
+    """
     path, places_path = save_path / PLAN_NAME, save_path / PLACES_NAME
     try:
         check_regular(path)
@@ -168,6 +172,9 @@ def open_plan(save_path: Path, settings: Settings, given: set[str]) -> Plan:
         settings: What the flags say; without a reference date it is today in UTC.
         given: Names of those that were given. They have to be those of a plan by which places were
             collected; one by which none were is replaced. The plan decides the others.
+
+    Raises:
+        UserError: The folder has other content, or the settings differ from those of its plan.
     """
     save_path.mkdir(parents=True, exist_ok=True)
     with locked(save_path / LOCK_NAME):

@@ -172,7 +172,11 @@ def cut_tile(city: City, row: int, column: int, side: int) -> np.ndarray:
 
 
 def unchanged_per_changed(cities: Sequence[City]) -> float:
-    """Return the number of unchanged pixels for each changed one."""
+    """Return the number of unchanged pixels for each changed one.
+
+    Raises:
+        UserError: No pixel changed.
+    """
     changed = sum(int(city.mask.sum()) for city in cities)
     if changed == 0:
         raise UserError(

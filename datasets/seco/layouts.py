@@ -112,7 +112,11 @@ class SecoZip:
         return decode_band(data, where)
 
     def read_quantiles(self) -> bytes | None:
-        """Return the content of the file of quantiles next to the places, or None."""
+        """Return the content of the file of quantiles next to the places, or None.
+
+        Raises:
+            UserError: The file is damaged.
+        """
         try:
             return None if self._quantiles is None else self._zip.read(self._quantiles)
         except ValueError as error:

@@ -175,6 +175,9 @@ def parse_quantiles(content: bytes | None, name: object) -> dict[str, tuple[floa
     Args:
         content: Bytes of the file; None if it does not exist.
         name: Path of the file, for the error.
+
+    Raises:
+        UserError: The content is damaged.
     """
     try:
         measured = {} if content is None else check_quantiles(json.loads(content)["quantiles"])

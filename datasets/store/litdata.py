@@ -195,7 +195,11 @@ def _count(value: Any) -> int:
 
 
 def require_litdata() -> None:
-    """Say how to install LitData if it is missing."""
+    """Say how to install LitData if it is missing.
+
+    Raises:
+        UserError: LitData is not installed.
+    """
     if find_spec("litdata") is None:
         raise UserError("sets of LitData chunks need LitData: pip install litdata")
 

@@ -111,7 +111,11 @@ class PackedStore:
                 pixels[target] = planes[source]
 
     def load(self) -> None:
-        """Read the files of the requested bands into memory, where they stay."""
+        """Read the files of the requested bands into memory, where they stay.
+
+        Raises:
+            UserError: There is too little memory.
+        """
         needed = sum(self.manifest.row_bytes(g) for g, _ in self._parts) * self.manifest.num_patches
         free = available_memory()
         if needed > free:
@@ -124,7 +128,11 @@ class PackedStore:
                 self._shards[shard.file] = np.array(self._shard(group, shard))
 
     def to_device(self, device: torch.device) -> torch.Tensor:
-        """Copy all patches to a device: uint8, shape (patches, C, H, W)."""
+        """Copy all patches to a device: uint8, shape (patches, C, H, W).
+
+        Raises:
+            UserError: The device has too little memory.
+        """
         import torch
 
         shape = (len(self._rows), *self.patch_shape)

@@ -82,6 +82,9 @@ def write_rows(
         first: Row of the first patch.
         bands: Bands in the order of the channels.
         patches: uint8, shape (N, C, H, W).
+
+    Raises:
+        UserError: A file cannot be written.
     """
     for group in plan.groups:
         channels = [bands.index(band) for band in group.bands]
