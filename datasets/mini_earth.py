@@ -218,7 +218,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     write, count_name, optional = WRITERS[dataset]
     unused = sorted(args.keys() - optional - {"seed", "num_workers"})
     if unused:
-        raise UserError(f"--{unused[0]} means nothing for --dataset {dataset}: leave it out")
+        raise UserError(f"--{unused[0]} has no effect with --dataset {dataset}: leave it out")
     if dataset == "eurosat":
         if count % _NUM_CLASSES:
             raise UserError(f"--num_places {count} is not a multiple of the ten classes")

@@ -159,5 +159,7 @@ def cached(
         if (array.dtype, array.shape) != (np.float32, shape) or not np.isfinite(array).all():
             raise ValueError("other features")
     except (AttributeError, ValueError, OSError, EOFError, MemoryError, SyntaxError) as error:
-        raise UserError(f"{path} is not the file of its features: delete it") from error
+        raise UserError(
+            f"{path} is damaged: delete it, and the features are computed again"
+        ) from error
     return torch.from_numpy(np.array(array)), True

@@ -49,7 +49,9 @@ def written_whole(path: Path, *others: type[Exception]) -> Iterator[Path]:
         if isinstance(error, OSError) and error.errno:
             raise UserError(f"cannot write {os_error_sentence(error, path)}") from error
         reason = (str(error) or type(error).__name__).splitlines()[0]  # NumPy gives no number
-        raise UserError(f"cannot write {path}, is the disk full? {reason}") from error
+        raise UserError(
+            f"cannot write {path}, perhaps because the disk is full: {reason}"
+        ) from error
 
 
 def flush_to_disk(path: Path) -> None:

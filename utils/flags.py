@@ -159,4 +159,4 @@ def check_fraction(flag: str, frac: float) -> None:
         UserError: The value is out of range.
     """
     if not 0 < frac <= 1:
-        raise UserError(f"--{flag} is a share in 0..1, above 0, not {frac:g}")
+        raise UserError(f"--{flag} must be above 0 and at most 1, not {frac:g}")

@@ -126,7 +126,7 @@ def _from_launcher(started_by: Launcher, planned: World) -> World:
         remedy = f"use srun --nodes {planned.num_nodes} --ntasks-per-node {planned.per_node}"
     if is_odd:
         raise UserError(
-            f"process {rank} of {size} cannot be: start with {started_by}, or unset "
+            f"process {rank} of {size} is impossible: start with {started_by}, or unset "
             "TORCHELASTIC_RUN_ID and SLURM_PROCID"
         )
     if not matches or (started_by == "srun" and size != planned.size):

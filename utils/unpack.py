@@ -130,6 +130,6 @@ def _check_member(archive: Path, root: Path, name: str, is_file: bool, is_folder
     is_new = is_folder or not (root / name).exists()
     if not (inside and name.isprintable() and is_new and (is_file or is_folder)):
         raise UserError(
-            f"{archive} holds {name[:100]!a}, which is not a new file inside its folder: tell its "
-            "publisher"
+            f"{archive} holds {name[:100]!a}, which is not a new file inside its folder: report it "
+            "to the publisher"
         )

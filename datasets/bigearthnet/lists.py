@@ -122,7 +122,7 @@ def _checked(splits: dict[str, list[str]], bad: dict[str, list[str]], where: str
         inside = [split for split, names in splits.items() if repeated[0] in names]
         raise UserError(
             f"the splits of {where} leak: {len(repeated)} patches are listed more than once, the "
-            f"first is {repeated[0]} in {' and '.join(inside)}"
+            f"first is {repeated[0]} in {' and '.join(inside)}: keep each in one list"
         )
     left_out, dropped = {}, set[str]()
     for reason, names in bad.items():

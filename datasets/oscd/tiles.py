@@ -181,6 +181,6 @@ def unchanged_per_changed(cities: Sequence[City]) -> float:
     if changed == 0:
         raise UserError(
             f"no pixel changed in {', '.join(city.name for city in cities)}: there is nothing to "
-            "find, are these the right change maps?"
+            "find, check the change maps"
         )
     return (sum(city.mask.size for city in cities) - changed) / changed

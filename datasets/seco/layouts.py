@@ -120,7 +120,9 @@ class SecoZip:
         try:
             return None if self._quantiles is None else self._zip.read(self._quantiles)
         except ValueError as error:
-            raise UserError(f"{QUANTILES_NAME} in {self.path} is damaged") from error
+            raise UserError(
+                f"{QUANTILES_NAME} in {self.path} is damaged: copy or write the zip again"
+            ) from error
 
     def _list(self) -> tuple[dict[str, int], "array[int]", "array[int]"]:
         """Read the zip's directory once.

@@ -49,7 +49,7 @@ def require_free(folder: Path, needed: int) -> None:
     if needed > free:
         raise UserError(
             f"the patches need {needed / 1e9:.1f} GB in {folder}, {free / 1e9:.1f} GB are free: "
-            "free some, choose another --save_path, or fewer --bands"
+            "free some space, or choose another --save_path or fewer --bands"
         )
 
 

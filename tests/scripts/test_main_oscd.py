@@ -266,7 +266,7 @@ def test_another_run_is_not_resumed(finished: Finished, flags: list[str], tmp_pa
         (["--base_encoder", "resnet34"], "--base_encoder resnet34 contradicts"),
         (["--num_seeds", "2"], "--num_seeds 2 contradicts .* has 1: leave it out"),
         ([], "has its 3 epochs already: raise --max_epochs above 3"),
-        (["--resume_from_checkpoint", str(folder / "best.ckpt")], "cannot be continued"),
+        (["--resume_from_checkpoint", str(folder / "best.ckpt")], "cannot be resumed"),
     ):
         with pytest.raises(UserError, match=message):
             main_oscd.main([*flags, *last, *extra])
