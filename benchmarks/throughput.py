@@ -115,7 +115,7 @@ SIZES = {
 
 
 def choose_sizes(args: Namespace) -> None:
-    """Add what the flags leave open, to fit the device.
+    """Set the sizes that the flags leave open, to fit the device.
 
     Raises:
         UserError: There are fewer places than samples in a batch.

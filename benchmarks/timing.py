@@ -36,7 +36,7 @@ class Rates:
         return float(low), float(high)
 
     def summary(self) -> dict[str, Any]:
-        """Return all of it for a JSON file."""
+        """Return median, quartiles and values, for a JSON file."""
         low, high = self.quartiles
         return {"median": self.median, "low": low, "high": high, "values": self.values}
 

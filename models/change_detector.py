@@ -133,7 +133,7 @@ class ChangeDetector(LightningModule):
             self.threshold = threshold
 
     def load_best_state(self) -> None:
-        """Load the weights of the best epoch; those of a frozen encoder never changed."""
+        """Load the weights of the best epoch; those of a frozen encoder never change."""
         self.load_state_dict(self.state_dict() | self.best.state)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

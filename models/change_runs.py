@@ -72,7 +72,7 @@ class ChangeTask:
         )
 
     def check_resumable(self) -> None:
-        """Refuse a checkpoint of another run than the one that it shall continue."""
+        """Refuse a checkpoint of another run than the one to resume."""
         path = self.args.resume_from_checkpoint
         if path is not None:
             own = self.build(self.args.seed, self.args.train_frac[0]).hparams

@@ -60,7 +60,7 @@ class _Content(NamedTuple):
 
 
 class _Unfit(ValueError):
-    """What is wrong with a file, to be put behind its name."""
+    """The defect of a file, as the end of a sentence that begins with its name."""
 
 
 def read_encoder_file(

@@ -52,7 +52,7 @@ def sample_keys(seed: int, epochs: Tensor, indices: Tensor) -> Tensor:
 
 
 def epoch_seed(seed: int, epoch: int, process: int = 0) -> int:
-    """Return the seed that an epoch of a process begins with, so that it can be resumed.
+    """Return the seed of an epoch in a process, which a resumed run needs.
 
     Args:
         seed: Seed of the run.

@@ -127,12 +127,7 @@ def check_positive(args: Namespace, *names: str) -> None:
 def check_not_negative(args: Namespace, *names: str) -> None:
     """Refuse values of flags that are negative or too large; None (not given) is accepted.
 
-    Args:
-        args: Flags of the run.
-        names: Names of the flags, without dashes.
-
-    Raises:
-        UserError: A value is out of range.
+    Arguments as in ``check_positive``.
     """
     for name in names:
         _check_range(name, getattr(args, name), "0 or more")

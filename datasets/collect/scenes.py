@@ -104,11 +104,11 @@ class Lack:
 
 
 class Refused(Exception):
-    """The service will never answer this request well: take another scene or place."""
+    """The service will never answer this request with a result: take another scene or place."""
 
 
 class Missing(Refused):
-    """Something is not there, or not for this account; to be believed only if repeated."""
+    """Something does not exist or is not accessible; believed only if it is repeated."""
 
 
 class ComeBack(Exception):

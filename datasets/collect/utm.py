@@ -56,15 +56,12 @@ def to_utm(lat: ArrayLike, lng: ArrayLike, epsg: ArrayLike) -> tuple[Array, Arra
 
 
 def from_utm(easting: ArrayLike, northing: ArrayLike, epsg: ArrayLike) -> tuple[Array, Array]:
-    """Return the coordinates of points in UTM.
+    """Return latitudes and longitudes in degrees: the inverse of ``to_utm``.
 
     Args:
         easting: Eastings in metres.
         northing: Northings in metres.
-        epsg: EPSG code of the zone, one for all points or one for each.
-
-    Returns:
-        Latitudes and longitudes in degrees.
+        epsg: EPSG code of the zone, as for ``to_utm``.
     """
     lng, lat = _projected(easting, northing, epsg, from_zone=True)
     return lat, wrapped(lng)

@@ -144,7 +144,7 @@ class Draft:
         }
 
     def finish(self) -> Record:
-        """Let the place appear, and return its record.
+        """Write the place, rename its folder to the final name, and return its record.
 
         Raises:
             UserError: The files cannot be written.

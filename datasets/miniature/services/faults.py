@@ -157,7 +157,7 @@ def quota(limit: str) -> Fault:
 
 
 class Held:
-    """A fault that answers well, but not before a test sets ``released``.
+    """A fault that answers correctly, but not before a test sets ``released``.
 
     Attributes:
         asked: Set by the first request that it holds.
