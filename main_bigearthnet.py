@@ -95,7 +95,15 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def load_task(args: Namespace, world: World) -> tuple[Encoder, ProbeData, BigEarthNetRuns]:
-    """Load encoder and data set, and draw the labelled patches."""
+    """Load encoder and data set, and draw the labelled patches.
+
+    Args:
+        args: Flags of the run.
+        world: Processes of the run; the first one prints what was found.
+
+    Returns:
+        Encoder, labelled splits, and the rows of every repetition.
+    """
     from datasets.bigearthnet.index import open_bigearthnet
     from datasets.bigearthnet.pictures import draw_splits
     from models.backbones import load_encoder

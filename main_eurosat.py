@@ -95,6 +95,9 @@ def load_task(args: Namespace) -> tuple[Encoder, ProbeData, dict[float, list[Ten
     Returns:
         Encoder and pictures, and for each share of the labels the labelled rows of the train split,
         once per repetition.
+
+    Raises:
+        UserError: A class has no image to train on.
     """
     from datasets.eurosat_dataset import EurosatDataset
     from models.backbones import load_encoder

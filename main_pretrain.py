@@ -73,7 +73,12 @@ def main(argv: Sequence[str] | None = None) -> Trainer:
 
 
 def make_datamodule(args: Namespace, world: World) -> SecoDataModule:
-    """Open the data, and describe samples, views and batches."""
+    """Open the data, and describe samples, views and batches.
+
+    Args:
+        args: Flags of the run; ``log_every_n_steps`` is lowered for short epochs.
+        world: Processes of the run.
+    """
     from datasets.seco_datamodule import SecoDataModule
 
     datamodule = SecoDataModule(
@@ -91,7 +96,16 @@ def make_datamodule(args: Namespace, world: World) -> SecoDataModule:
 
 
 def make_model(args: Namespace, datamodule: SecoDataModule, world: World) -> MocoV2:
-    """Build encoders, heads and queues; a checkpoint to resume must fit them."""
+    """Build encoders, heads and queues; a checkpoint to resume must fit them.
+
+    Args:
+        args: Flags of the run.
+        datamodule: Data of the run, which decides spaces and bands.
+        world: Processes of the run.
+
+    Raises:
+        UserError: The batch does not fit the queue, or the checkpoint is of another run.
+    """
     import torch
 
     from models.moco2_module import MocoV2
@@ -118,6 +132,11 @@ def make_callbacks(
     args: Namespace, world: World, datamodule: SecoDataModule
 ) -> tuple[list[Callback], Sequence[str]]:
     """Check the loss, and probe the encoder if labelled pictures are given.
+
+    Args:
+        args: Flags of the run.
+        world: Processes of the run; the first one reads the labelled pictures.
+        datamodule: Data of the run, whose input contract the pictures get.
 
     Returns:
         The callbacks, and the command that evaluates the encoder on these pictures.

@@ -92,7 +92,12 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 @contextmanager
 def announced(title: str, seconds: dict[str, float]) -> Iterator[None]:
-    """Print a step, and afterwards what it took; note the seconds under the step's title."""
+    """Print a step, and afterwards the time that it took.
+
+    Args:
+        title: Name of the step.
+        seconds: Seconds of each step by name, to which this one is added.
+    """
     print(title)
     started = time.perf_counter()
     yield
@@ -101,7 +106,12 @@ def announced(title: str, seconds: dict[str, float]) -> Iterator[None]:
 
 
 def write_places(args: Namespace, run_dir: Path) -> None:
-    """Write the places to train on, and pack them: nine small files per sample are slow to read."""
+    """Write the places to train on, and pack them: nine small files per sample are slow to read.
+
+    Args:
+        args: Flags of the demo.
+        run_dir: Folder of the demo's files.
+    """
     from datasets.seco.patches import SecoPatches
     from datasets.store.writer import pack
 
@@ -112,7 +122,12 @@ def write_places(args: Namespace, run_dir: Path) -> None:
 
 
 def pretrain(args: Namespace, run_dir: Path) -> Trainer:
-    """Run main_pretrain.py on the places and return its trainer."""
+    """Run main_pretrain.py on the places and return its trainer.
+
+    Args:
+        args: Flags of the demo.
+        run_dir: Folder of the demo's files.
+    """
     flags = ["--data_dir", run_dir / "seco_packed", "--log_dir", run_dir, "--seed", args.seed]
     if args.max_epochs is not None:
         flags += ["--max_epochs", args.max_epochs]
@@ -126,6 +141,11 @@ def checkpoint_of(run_dir: Path) -> Path:
 
 def probe(args: Namespace, run_dir: Path, backbone: str) -> dict[str, dict[str, Any]]:
     """Run main_eurosat.py with few and with all labels.
+
+    Args:
+        args: Flags of the demo.
+        run_dir: Folder of the demo's files.
+        backbone: "random" or "pretrain".
 
     Returns:
         Under "<backbone>/10" and "<backbone>/all" the test accuracy in percent: mean, deviation and
@@ -162,7 +182,13 @@ def print_table(metrics: dict[str, Any]) -> None:
 
 
 def plot_demo(path: Path, trainer: Trainer, metrics: dict[str, Any]) -> None:
-    """Draw views, curves and accuracies in one picture."""
+    """Draw views, curves and accuracies in one picture.
+
+    Args:
+        path: File to write.
+        trainer: Trainer of the pre-training.
+        metrics: Test accuracies, as ``probe`` returns them.
+    """
     from matplotlib.figure import Figure  # not above: --help and wrong flags are answered at once
 
     from models.pretrain_run import PretrainPictures
@@ -181,7 +207,12 @@ def plot_demo(path: Path, trainer: Trainer, metrics: dict[str, Any]) -> None:
 
 
 def draw_accuracies(axes: Axes, metrics: dict[str, Any]) -> None:
-    """Draw one row per number of labels: a dot and its 95 % interval for each encoder."""
+    """Draw one row per number of labels: a dot and its 95 % interval for each encoder.
+
+    Args:
+        axes: Axes to draw into.
+        metrics: Test accuracies, as ``probe`` returns them.
+    """
     colors, shifts = ("0.45", "tab:green"), (-0.17, 0.17)
     for (backbone, name), color, shift in zip(ENCODERS.items(), colors, shifts, strict=True):
         cells = [metrics[f"{backbone}/{labels}"] for labels in LABELS]

@@ -62,7 +62,7 @@ ORIGINAL_REQUESTS, ORIGINAL_MB = 4, 3.11
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Measure, print a table, and write files if asked."""
+    """Measure, print a table, and write the files that the flags request."""
     args = parse_args(argv)
     from benchmarks.timing import Rates, plot_bars
 
@@ -98,7 +98,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
 
 @contextmanager
 def serving() -> Iterator[dict[float, str]]:
-    """Start a server per share of failing requests: its address."""
+    """Start one server per share of failing requests, and yield their addresses."""
     command = [sys.executable, "-m", "datasets.miniature.services", "--cheap_pixels"]
     command += ["--latency", str(LATENCY_S), "--fault_share"]
     processes = {

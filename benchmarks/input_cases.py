@@ -190,7 +190,12 @@ def _consume(items: Iterable[object]) -> None:
 
 
 def seco_views(augment: Augment, batch: dict[str, Any]) -> Views:
-    """Turn uint8 patches (B, T, C, H, W) into query and keys, as ``SecoDataModule`` does."""
+    """Turn patches into query and keys, as ``SecoDataModule`` does.
+
+    Args:
+        augment: Draws and makes the views.
+        batch: Samples of the loader; "patches" are uint8, shape (B, T, C, H, W).
+    """
     patches, keys = batch["patches"], sample_keys(0, batch["epoch"], batch["index"])
     img_q, *img_k = (
         augment(patches[:, view.date], keys, stream, view.synthetic)
@@ -202,7 +207,14 @@ def seco_views(augment: Augment, batch: dict[str, Any]) -> Views:
 def store_loader(
     store: PackedStore, batch_size: int, num_threads: int = 1, device: torch.device = CPU
 ) -> StoreLoader:
-    """Load samples of three dates, a new order in every epoch."""
+    """Load samples of three dates, a new order in every epoch.
+
+    Args:
+        store: The store to read.
+        batch_size: Samples per batch.
+        num_threads: Threads that read.
+        device: Device of the batches.
+    """
     dataset = PatchDataset(store, SECO.num_dates)
     return StoreLoader(dataset, _order(dataset), batch_size, num_threads, device)
 

@@ -113,7 +113,12 @@ def print_table(table: dict[str, dict[str, dict[str, Any]]]) -> None:
 
 
 def plot_table(path: Path, table: dict[str, dict[str, dict[str, Any]]]) -> None:
-    """Draw the table as pairs of bars."""
+    """Draw the table as pairs of bars.
+
+    Args:
+        path: File to write.
+        table: Mean and deviation in percent by row and encoder.
+    """
     from matplotlib.figure import Figure  # not above: --help and wrong flags are answered at once
 
     from utils.plots import save_figure

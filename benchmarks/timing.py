@@ -42,7 +42,7 @@ class Rates:
         return float(low), float(high)
 
     def summary(self) -> dict[str, Any]:
-        """Return all of it for a JSON file."""
+        """Return median, quartiles and values, for a JSON file."""
         low, high = self.quartiles
         found = {"median": self.median, "low": low, "high": high, "values": self.values}
         return found | ({"busy": self.busy} if self.busy else {})
@@ -74,7 +74,16 @@ def _timed(measure: Measure) -> tuple[float, float]:
 
 
 def rate(work: Callable[[], object], units: int, device: torch.device) -> Measure:
-    """Make a measurement of a call that handles so many units."""
+    """Make a measurement of a call.
+
+    Args:
+        work: The call.
+        units: Number of units that it handles.
+        device: Device to wait for.
+
+    Returns:
+        A function that returns units per second.
+    """
 
     def measure() -> float:
         started = clock(device)

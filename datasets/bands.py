@@ -89,7 +89,15 @@ def band_of(file: str) -> str | None:
 
 
 def find_band_files(files: Iterable[str], folder: object) -> dict[str, str]:
-    """Map bands to their files among those of a folder; two files of a band are a ``UserError``."""
+    """Map bands to their files among those of a folder.
+
+    Args:
+        files: Names of files; other files are ignored.
+        folder: The folder, for messages.
+
+    Raises:
+        UserError: A band has two files.
+    """
     found: dict[str, str] = {}
     for file in sorted(files):
         band = band_of(file)
@@ -101,7 +109,15 @@ def find_band_files(files: Iterable[str], folder: object) -> dict[str, str]:
 def seco_input_spec(
     bands: Sequence[str], quantiles: Mapping[str, tuple[float, float]] = RGB_QUANTILES
 ) -> InputSpec:
-    """Describe SeCo patches of these bands; a band without quantiles is a ``UserError``."""
+    """Describe the stored values of SeCo patches.
+
+    Args:
+        bands: Names of the bands in channel order.
+        quantiles: Stored values of each band that become 0 and 255, in 0..255.
+
+    Raises:
+        UserError: A band is unknown or has no quantiles.
+    """
     bands = check_bands(bands)
     missing = [band for band in bands if band not in quantiles]
     if missing:

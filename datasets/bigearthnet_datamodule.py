@@ -74,7 +74,11 @@ class BigearthnetDataModule(SplitDataModule):
         return open_bigearthnet(self.data_dir, lmdb=self.lmdb, num_classes=self.num_classes)
 
     def open_split(self, split: str) -> BigEarthNetPictures:
-        """Return the pictures of a split, or of the share of it."""
+        """Return the pictures of a split, or of the share of it.
+
+        Raises:
+            UserError: The lists do not include the split.
+        """
         if split not in self._index.splits:
             raise UserError(
                 f"the lists of {self.data_dir} do not include the {split} split: add it"

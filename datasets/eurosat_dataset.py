@@ -181,6 +181,9 @@ class EurosatDataset(Dataset[tuple[Any, int]]):
 
         Returns:
             uint8, shape (N, C, H, W).
+
+        Raises:
+            UserError: The pictures differ in size.
         """
         channels = [self.spec.bands.index(band) for band in transform.bands]
         with (

@@ -53,7 +53,11 @@ class SplitDataModule(LightningDataModule):
         return self.open_split("test")
 
     def setup(self, stage: str | None = None) -> None:
-        """Open the splits of a stage: "test", or train and val."""
+        """Open the splits of a stage: "test", or train and val.
+
+        Raises:
+            UserError: The train split is smaller than a batch.
+        """
         opened = [self.test_dataset] if stage == "test" else [self.val_dataset, self.train_dataset]
         count = len(opened[-1])
         if stage != "test" and not 1 <= self.batch_size <= count:

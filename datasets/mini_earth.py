@@ -128,6 +128,9 @@ def write_oscd(
         size: Side in pixels of 10 m; real cities have some 300 to 800.
         seed: Seed of the world.
         num_workers: Processes; they do not change the bytes.
+
+    Raises:
+        UserError: The number of cities is out of range.
     """
     if not 2 <= num_cities <= len(TRAIN_CITIES) + len(TEST_CITIES):
         raise UserError(f"--num_cities must be 2 to 24, not {num_cities}: two splits, real names")
@@ -215,7 +218,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     write, count_name, optional = WRITERS[dataset]
     unused = sorted(args.keys() - optional - {"seed", "num_workers"})
     if unused:
-        raise UserError(f"--{unused[0]} means nothing for --dataset {dataset}: leave it out")
+        raise UserError(f"--{unused[0]} has no effect with --dataset {dataset}: leave it out")
     if dataset == "eurosat":
         if count % _NUM_CLASSES:
             raise UserError(f"--num_places {count} is not a multiple of the ten classes")

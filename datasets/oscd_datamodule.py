@@ -40,6 +40,13 @@ class RandomSwap:
     """Exchange the two dates, or not."""
 
     def __call__(self, img_1: Any, img_2: Any, cm: Any) -> tuple[Any, Any, Any]:
+        """Return the arguments, the dates in any order.
+
+        Args:
+            img_1: Image of the first date.
+            img_2: Image of the second date.
+            cm: Change map.
+        """
         return (img_2, img_1, cm) if torch.rand(()) < 0.5 else (img_1, img_2, cm)
 
 

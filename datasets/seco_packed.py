@@ -112,7 +112,11 @@ def check_paths(args: Namespace) -> None:
 
 
 def verify_packed(args: Namespace) -> None:
-    """Compare a store with the hashes in its manifest."""
+    """Compare a store with the hashes in its manifest.
+
+    Raises:
+        UserError: A file differs, or the flags are for another format.
+    """
     if args.format != "raw":
         raise UserError("--verify is for packed stores, which --format litdata does not write")
     check_exists("save_path", args.save_path)

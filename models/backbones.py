@@ -93,4 +93,7 @@ def _imagenet_encoder(name: str, bands: tuple[str, ...]) -> Encoder:
     try:
         return Encoder(name, weights="IMAGENET1K_V1")  # what pretrained=True meant in 2021
     except OSError as error:
-        raise UserError(f"cannot download the ImageNet weights of {name}: {error}") from error
+        raise UserError(
+            f"cannot download the ImageNet weights of {name} ({error}): check the connection, or "
+            "give a file by --backbone_type pretrain --ckpt_path"
+        ) from error

@@ -85,7 +85,15 @@ class ChangeDetector(LightningModule):
         return self
 
     def forward(self, image_1: Tensor, image_2: Tensor) -> Tensor:
-        """Return logits of change, (B, H, W), of two dates, uint8, (B, C, H, W)."""
+        """Return the logits of change of every pixel.
+
+        Args:
+            image_1: First date, uint8, shape (B, C, H, W).
+            image_2: Second date, uint8, shape (B, C, H, W).
+
+        Returns:
+            Logits, float32, shape (B, H, W); above 0 where change is more likely than not.
+        """
         logits: Tensor = self.model(self.normalize(image_1), self.normalize(image_2))
         return logits[:, 0].float()
 
@@ -125,7 +133,7 @@ class ChangeDetector(LightningModule):
             self.threshold = threshold
 
     def load_best_state(self) -> None:
-        """Load the weights of the best epoch; those of a frozen encoder never changed."""
+        """Load the weights of the best epoch; those of a frozen encoder never change."""
         self.load_state_dict(self.state_dict() | self.best.state)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

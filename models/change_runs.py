@@ -43,7 +43,7 @@ class ChangeTask:
     are left out, and validation sees batches of tiles.
     """
 
-    args: Namespace
+    args: Namespace  # flags of the run
     encoder: Encoder  # copied by each detector
     normalize: Callable[[Tensor], Tensor]  # uint8 pictures to the encoder's inputs
     hyper_parameters: dict[str, Any]  # for checkpoints, so that only the same run continues them
@@ -53,7 +53,12 @@ class ChangeTask:
         return bool(self.args.protocol == "paper")
 
     def build(self, seed: int, frac: float) -> ChangeDetector:
-        """Put a new decoder on a copy of the encoder, for one seed and share of the tiles."""
+        """Put a new decoder on a copy of the encoder, for one repetition.
+
+        Args:
+            seed: Seed of the decoder's weights and of its dropout.
+            frac: Share of the training tiles, in 0..1, which the checkpoints record.
+        """
         seed_everything(seed, verbose=False)
         return ChangeDetector(
             deepcopy(self.encoder),
@@ -67,7 +72,7 @@ class ChangeTask:
         )
 
     def check_resumable(self) -> None:
-        """Refuse a checkpoint of another run than the one that it shall continue."""
+        """Refuse a checkpoint of another run than the one to resume."""
         path = self.args.resume_from_checkpoint
         if path is not None:
             own = self.build(self.args.seed, self.args.train_frac[0]).hparams

@@ -18,6 +18,9 @@ def enqueue(queue: Tensor, queue_ptr: Tensor, keys: Tensor) -> None:
         queue: Unit-norm keys, shape (S, D, K).
         queue_ptr: Column that is written next, shape (S, 1).
         keys: New keys of all processes, shape (S, W * B, D), with W * B <= K.
+
+    Raises:
+        UserError: There are more keys than the queue holds.
     """
     size, count = queue.shape[2], keys.shape[1]
     if count > size:
@@ -53,6 +56,12 @@ def update_average(average: nn.Module, module: nn.Module, momentum: float) -> No
     """Move the parameters of ``average`` towards those of ``module``: a <- m * a + (1 - m) * p.
 
     Buffers stay: as in MoCo, the key encoder keeps its own batch-norm statistics.
+
+    Args:
+        average: Module whose parameters are changed in place.
+        module: Module of the same architecture.
+        momentum: Share m of its own value that each parameter keeps, in 0..1; 0.999 in MoCo and
+            SeCo.
     """
     targets: list[Tensor] = list(average.parameters())
     sources: list[Tensor] = list(module.parameters())

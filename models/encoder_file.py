@@ -47,7 +47,7 @@ class EncoderFile(NamedTuple):
 
     architecture: str  # one of ``RESNETS``
     tensors: dict[str, Tensor]  # without a classifier's, with torchvision's names
-    spec: InputSpec
+    spec: InputSpec  # contract of its input
 
 
 class _Content(NamedTuple):
@@ -60,7 +60,7 @@ class _Content(NamedTuple):
 
 
 class _Unfit(ValueError):
-    """What is wrong with a file, to be put behind its name."""
+    """The defect of a file, as the end of a sentence that begins with its name."""
 
 
 def read_encoder_file(

@@ -39,14 +39,14 @@ class Evaluation:
     and then scored on val alone.
     """
 
-    args: Namespace
+    args: Namespace  # flags of the run
     world: World  # processes that fine-tune together
     encoder: Encoder  # none of its tensors changes
-    data: ProbeData
+    data: ProbeData  # labelled splits
     # For each share of the labels, rising, the labelled rows of train, once per repetition.
     draws: Mapping[float, Sequence[Tensor]]
-    linear: Recipe
-    finetune: Recipe
+    linear: Recipe  # of --method linear
+    finetune: Recipe  # of --method finetune
     name: str  # of the data set in pictures
     folder: str  # name of the folder of such runs
     described: Sequence[str]  # flags that describe a fine-tuning in its checkpoints

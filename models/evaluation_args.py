@@ -87,7 +87,12 @@ def probe_parser(description: str | None, batch_size: int, learning_rate: float)
 
 
 def parse_resumable(parser: Parser, argv: Sequence[str] | None) -> Namespace:
-    """Parse the command line after the flags of the run that it resumes; resolve the method."""
+    """Parse the command line; flags of the run that it resumes are the defaults.
+
+    Args:
+        parser: Parser of the script.
+        argv: Command line without the script's name; None takes that of the process.
+    """
     given = parser.parse_given(with_flags_of_run(parser, argv, _MAY_CHANGE))
     args = parser.with_defaults(given)
     if args.method is None:
@@ -114,7 +119,7 @@ def check_evaluation_flags(args: Namespace, suffixes: Sequence[str], *, resumabl
         check_fraction("train_frac", frac)
     check_fraction("val_frac", args.val_frac)
     if len(set(args.train_frac)) < len(args.train_frac):
-        raise UserError("--train_frac names a share twice: each is one point of the curve")
+        raise UserError("--train_frac names a share twice: give each share once")
     if args.seed + args.num_seeds > 2**32:
         raise UserError(f"--seed {args.seed} and those after it must be below 2**32: lower it")
     path = args.save_predictions
@@ -124,8 +129,8 @@ def check_evaluation_flags(args: Namespace, suffixes: Sequence[str], *, resumabl
         check_can_write("save_predictions", path, is_folder=False)
     if args.resume_from_checkpoint is not None and not resumable:
         raise UserError(
-            "--resume_from_checkpoint: probes write no checkpoint, omit it; it resumes --method "
-            "finetune alone"
+            "--resume_from_checkpoint resumes --method finetune only, because probes write no "
+            "checkpoint: leave it out"
         )
     if args.resume_from_checkpoint is not None and args.num_seeds * len(args.train_frac) > 1:
         raise UserError(
@@ -242,6 +247,11 @@ def check_detector_flags(args: Namespace) -> None:
         raise UserError(f"--patch_size must be {_MIN_PATCH_SIZE} or more, not {args.patch_size}")
     learns_statistics = args.finetune_backbone or args.protocol == "paper"
     if args.batch_size == 1 and args.patch_size <= _MIN_PATCH_SIZE and learns_statistics:
-        raise UserError("--batch_size 1 and the smallest --patch_size are too few for batch norm")
+        raise UserError(
+            f"--batch_size 1 and --patch_size {args.patch_size} are too small for batch norm: "
+            "raise one of them"
+        )
     if args.val_frac != 1:
-        raise UserError("--val_frac: the cities to validate on are few, leave it out")
+        raise UserError(
+            "--val_frac does not apply to OSCD, which has few cities to validate on: leave it out"
+        )

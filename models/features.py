@@ -84,6 +84,9 @@ def extract_features(
 
     Returns:
         float32 on the CPU, shape (N, encoder.num_features).
+
+    Raises:
+        UserError: A feature is not finite.
     """
     dtype = autocast_type(precision)
     encoder = encoder.to(device).to(memory_format=torch.channels_last).eval()
@@ -109,7 +112,17 @@ def extract_features(
 def feature_key(
     encoder: Encoder, transform: InputTransform, data_fingerprint: str, precision: str
 ) -> str:
-    """Return the sha256 of all that features depend on: tensors, transform, data, precision."""
+    """Return the sha256 of everything that features depend on.
+
+    Args:
+        encoder: Encoder, of which names, shapes, types and values of all tensors count.
+        transform: Conversion of pictures to inputs of the encoder.
+        data_fingerprint: Text that identifies the pictures and their order.
+        precision: A key of ``PRECISIONS``.
+
+    Returns:
+        64 hexadecimal digits.
+    """
     digest = hashlib.sha256()
     for name, tensor in encoder.state_dict().items():
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
@@ -122,7 +135,15 @@ def feature_key(
 def cached(
     path: Path, shape: tuple[int, int], compute: Callable[[], Tensor]
 ) -> tuple[Tensor, bool]:
-    """Read float32 features, (N, D), or compute and write them; return whether there was a file.
+    """Read features, or compute and write them.
+
+    Args:
+        path: File of the features, .npy.
+        shape: Shape (N, D) that they must have.
+        compute: Returns the features, float32, shape (N, D).
+
+    Returns:
+        The features, float32 on the CPU, and whether the file existed.
 
     Raises:
         UserError: The file is not one that this function has written.
@@ -138,5 +159,7 @@ def cached(
         if (array.dtype, array.shape) != (np.float32, shape) or not np.isfinite(array).all():
             raise ValueError("other features")
     except (AttributeError, ValueError, OSError, EOFError, MemoryError, SyntaxError) as error:
-        raise UserError(f"{path} is not the file of its features: delete it") from error
+        raise UserError(
+            f"{path} is damaged: delete it, and the features are computed again"
+        ) from error
     return torch.from_numpy(np.array(array)), True

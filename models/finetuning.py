@@ -34,9 +34,9 @@ class FineTuning:
     """
 
     encoder: Encoder  # none of its tensors changes
-    data: ProbeData
+    data: ProbeData  # labelled splits
     seeds: Sequence[int]  # of classifier, order and dropout of each repetition
-    recipe: Recipe
+    recipe: Recipe  # how a repetition is trained
     make_trainer: Callable[..., Trainer]
     # Returns the features of the last held-out set, for the first repetition's encoder.
     embed: Callable[[Encoder], Tensor] | None = None

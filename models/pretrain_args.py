@@ -56,7 +56,12 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def values(args: Namespace, names: Sequence[str]) -> dict[str, Any]:
-    """Return some flags as keyword arguments."""
+    """Return some flags as keyword arguments.
+
+    Args:
+        args: Flags of the run.
+        names: Names of the flags, without dashes.
+    """
     return {name: getattr(args, name) for name in names}
 
 
@@ -142,7 +147,9 @@ def check_pretrain_flags(args: Namespace) -> None:
     if not 0 < low <= high <= 1:
         raise UserError(f"--crop_scale needs 0 < MIN <= MAX <= 1, not {low} {high}")
     if not all(0 <= s < math.inf for s in args.color_jitter) or args.color_jitter[3] > 0.5:
-        raise UserError("--color_jitter needs four strengths from 0, the last one (hue) up to 0.5")
+        raise UserError(
+            "--color_jitter needs four strengths of 0 or more, the last one (hue) at most 0.5"
+        )
     for name in (*_PROBABILITIES, "encoder_momentum"):
         if not 0 <= getattr(args, name) <= 1:
             raise UserError(f"--{name} must be in 0..1, not {getattr(args, name)}")

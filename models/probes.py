@@ -74,7 +74,14 @@ def probe_by_adam(
 def probe_by_lbfgs(
     data: Splits, num_classes: int, rows: Sequence[Tensor], *, score: Score
 ) -> Predictions:
-    """Fit logistic regressions per repetition; the score on val chooses the strength."""
+    """Fit a logistic regression per repetition; the score on val chooses its strength.
+
+    Args:
+        data: Features of train, val and perhaps test.
+        num_classes: Number C of classes.
+        rows: Labelled rows of the train split for each repetition, int64, shape (N,) each.
+        score: Score of val; larger is better.
+    """
     fits = [
         fit_logistic_sweep(data["train"].take(chosen), data["val"], num_classes, score)
         for chosen in _distinct(rows)
@@ -138,7 +145,14 @@ def _fit(model: LogisticRegression, inputs: np.ndarray, targets: np.ndarray) -> 
 def vote_of_neighbours(
     data: Splits, num_classes: int, rows: Sequence[Tensor], *, k: int
 ) -> Predictions:
-    """Let the ``k`` most similar labelled samples vote; nothing is chosen on val."""
+    """Let the most similar labelled samples vote; nothing is chosen on val.
+
+    Args:
+        data: Features of train, val and perhaps test.
+        num_classes: Number C of classes.
+        rows: Labelled rows of the train split for each repetition, int64, shape (N,) each.
+        k: Number of neighbours.
+    """
     trains = [data["train"].take(chosen) for chosen in _distinct(rows)]
     return _predict(data, [partial(knn_scores, train, num_classes, k) for train in trains])
 

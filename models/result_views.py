@@ -35,7 +35,12 @@ _TEXT = ("metric", "method", "per seed")  # columns of text, which are aligned o
 
 
 def print_finished(of: str, metrics: Mapping[str, Any]) -> None:
-    """Print the most important metric of one result, such as "linear, 60 labels", at once."""
+    """Print the most important metric of one result at once.
+
+    Args:
+        of: Name of the result, such as "linear, 60 labels".
+        metrics: Its metrics in percent, as ``summarise`` returns them.
+    """
     name = next(name for name in _HEADLINES if name in metrics)
     print(f"{of}: {name} {metrics[name]:.2f} %", flush=True)
 
@@ -95,7 +100,13 @@ def print_results(metrics: Mapping[str, Any]) -> None:
 
 
 def write_pictures(folder: Path, metrics: Mapping[str, Any], title: str) -> None:
-    """Draw the classes of one method and share, and the curve if there are several shares."""
+    """Draw the classes of one method and share, and the curve if there are several shares.
+
+    Args:
+        folder: Folder of the PNG files.
+        metrics: Results in percent, as in ``results.json``.
+        title: Names of data set and encoder.
+    """
     text = f"{title}, {_described(metrics)}\n"
     if "test/confusion" in metrics:
         confusion = torch.tensor(metrics["test/confusion"])

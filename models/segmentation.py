@@ -35,7 +35,12 @@ def get_segmentation_model(
 
 
 def level_channels(backbone: nn.Module, feature_indices: Sequence[int]) -> list[int]:
-    """Return the channels of the outputs of some children, for ``get_segmentation_model``."""
+    """Return the number of channels of each level, for ``get_segmentation_model``.
+
+    Args:
+        backbone: Encoder whose first child is a convolution; none of its tensors changes.
+        feature_indices: Indices of the children whose outputs are levels.
+    """
     stem = next(backbone.children())
     assert isinstance(stem, nn.Conv2d)
     was_training = backbone.training
@@ -49,7 +54,16 @@ def level_channels(backbone: nn.Module, feature_indices: Sequence[int]) -> list[
 def level_features(
     backbone: nn.Module, feature_indices: Sequence[int], images: Tensor
 ) -> list[Tensor]:
-    """Return the outputs of some children of a backbone, which runs up to the last of them."""
+    """Run a backbone up to its last level and return the outputs of its levels.
+
+    Args:
+        backbone: Encoder whose children run one after the other.
+        feature_indices: Indices of the children whose outputs are levels.
+        images: Inputs, shape (B, C, H, W).
+
+    Returns:
+        Features of each level, the finest first.
+    """
     outputs = []
     for number, child in enumerate(islice(backbone.children(), max(feature_indices) + 1)):
         images = child(images)
@@ -59,10 +73,16 @@ def level_features(
 
 
 class SegmentationEncoder(nn.Module):
-    """Features of two dates, compared level by level: (B, C, H, W) twice -> a list of tensors.
+    """Features of two dates, compared level by level.
 
-    The first three arguments are those of ``get_segmentation_model``; ``diff`` returns absolute
-    differences of the dates rather than both, concatenated.
+    Args:
+        backbone: Encoder whose children run one after the other, used in place.
+        feature_indices: Indices of the children whose outputs are levels.
+        feature_channels: Channels of each of these outputs.
+        diff: Whether to return absolute differences of the dates rather than both, concatenated.
+
+    Raises:
+        UserError: The numbers of indices and of channels differ.
     """
 
     def __init__(
@@ -83,7 +103,16 @@ class SegmentationEncoder(nn.Module):
         self.diff = diff
 
     def forward(self, date_1: Tensor, date_2: Tensor) -> list[Tensor]:
-        """Compare two dates, the finest level first."""
+        """Compare the features of two dates.
+
+        Args:
+            date_1: Inputs of the first date, shape (B, C, H, W).
+            date_2: Inputs of the second date, shape (B, C, H, W).
+
+        Returns:
+            Absolute differences, or both features along the channels, of each level, the finest
+            first.
+        """
         dates = (level_features(self.encoder, self.feature_indices, d) for d in (date_1, date_2))
         pairs = zip(*dates, strict=True)
         return [(one - two).abs() if self.diff else torch.cat([one, two], 1) for one, two in pairs]
@@ -92,7 +121,10 @@ class SegmentationEncoder(nn.Module):
 class DecoderBlock(nn.Module):
     """One step of the decoder: enlarge, reduce the channels, join the finer level.
 
-    The output has the channels of the finer level, of which training drops a share.
+    Args:
+        in_channels: Channels of the coarser level.
+        out_channels: Channels of the finer level and of the output.
+        dropout: Share of the output's channels that training drops, in 0..1.
     """
 
     def __init__(self, in_channels: int, out_channels: int, dropout: float) -> None:
@@ -103,7 +135,15 @@ class DecoderBlock(nn.Module):
         self.dropout = nn.Dropout2d(dropout)
 
     def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:
-        """Return a tensor of the size of ``fine``."""
+        """Join two levels.
+
+        Args:
+            coarse: Features of the coarser level, shape (B, in_channels, h, w).
+            fine: Features of the finer level, shape (B, out_channels, H, W).
+
+        Returns:
+            Features of shape (B, out_channels, H, W).
+        """
         enlarged = F.interpolate(coarse, size=fine.shape[-2:])
         joined = self.join(torch.cat([self.shrink(enlarged), fine], dim=1))
         return self.dropout(F.relu(self.norm(joined)))
@@ -146,7 +186,15 @@ class UNet(nn.Module):
         return self.siamese
 
     def forward(self, date_1: Tensor, date_2: Tensor) -> Tensor:
-        """Return logits of the size of the images."""
+        """Return logits of the size of the images.
+
+        Args:
+            date_1: Inputs of the first date, shape (B, C, H, W).
+            date_2: Inputs of the second date, shape (B, C, H, W).
+
+        Returns:
+            Logits, shape (B, number of classes, H, W).
+        """
         *finer, out = self.siamese(date_1, date_2)
         for block, level in zip(self.blocks, reversed(finer), strict=True):
             out = block(out, level)

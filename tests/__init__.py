@@ -4,6 +4,7 @@
 - ``references/``: Slow re-statements, made-up files and runs that several test modules use.
 - ``servers/``: Servers on loopback for downloads and STAC, and a source of scenes.
 - ``test_architecture.py``: Import rules, unique names, and these maps.
+- ``test_docstrings.py``: Arguments and fields are described.
 - ``test_differences.py``: Every row of docs/differences.md is shown by a test.
 - ``test_private_names.py``: Private names of libraries, which a release may rename.
 - ``utils/``: Tests of ``utils``.

@@ -16,9 +16,7 @@ from typing import NamedTuple
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("datasets", "models", "utils")
-FOLDERS = (*PACKAGES, "benchmarks", "checkpoints", "tests")
+from tests.references.source_code import PACKAGES, ROOT, TREES, top
 
 
 def dotted(path: Path) -> str:
@@ -83,10 +81,6 @@ def imports_of(tree: ast.Module, importer: str) -> Iterator[Import]:
 @cache
 def all_imports() -> list[Import]:
     return [one for name, tree in trees().items() for one in imports_of(tree, name)]
-
-
-def top(module: str) -> str:
-    return module.partition(".")[0]
 
 
 def wing(module: str) -> str:

@@ -116,7 +116,15 @@ class ViewMaker:
 
 
 def color_jitter(picture: Picture, view: View, window: Window, as_pillow: bool) -> Picture:
-    """Apply the blends, hue between them, and grey; contrast leaves the window alone."""
+    """Apply brightness, contrast, saturation and hue in the order of the view, then grey.
+
+    Args:
+        picture: RGB or multi-band picture, uint8, shape (H, W, C).
+        view: Parameters of the view.
+        window: Rows and columns that are kept after contrast has taken its mean grey from the whole
+            picture.
+        as_pillow: Whether every step rounds as Pillow does, instead of as OpenCV.
+    """
     for slot in range(len(view.blends) + 1):
         if slot == view.hue_slot and view.hue and picture.shape[2] == 3:
             picture = _shift_hue(picture, view.hue, as_pillow)
@@ -135,7 +143,13 @@ def to_grey(picture: Picture) -> Picture:
 
 
 def blur(picture: Picture, taps: tuple[float, ...], as_pillow: bool) -> Picture:
-    """Apply the taps along both axes; borders repeat the last pixel."""
+    """Blur along both axes; borders repeat the last pixel.
+
+    Args:
+        picture: Picture, uint8, shape (H, W, C) or (H, W).
+        taps: Symmetric weights that sum to 1; one weight means no blur.
+        as_pillow: Whether to use Pillow's Gaussian blur of the same variance, as the original does.
+    """
     if len(taps) == 1:
         return picture
     if not as_pillow:
@@ -150,7 +164,13 @@ def blur(picture: Picture, taps: tuple[float, ...], as_pillow: bool) -> Picture:
 
 
 def resize(picture: Picture, size: int, as_pillow: bool) -> Picture:
-    """Scale to a square, with the weights of ``utils.resample.resize_map``."""
+    """Scale to a square, with the weights of ``utils.resample.resize_map``.
+
+    Args:
+        picture: Picture, uint8, shape (H, W, C) or (H, W).
+        size: Height and width of the result in pixels.
+        as_pillow: Whether to use the exact weights for enlarging, too, instead of OpenCV's.
+    """
     height, width = picture.shape[:2]
     if max(height, width) <= size and not as_pillow:  # only shrinking needs a filter
         scaled = cv2.resize(picture, (size, size), interpolation=cv2.INTER_LINEAR)
@@ -162,7 +182,12 @@ def resize(picture: Picture, size: int, as_pillow: bool) -> Picture:
 
 
 def turn(picture: Picture, view: View) -> Picture:
-    """Flip and transpose."""
+    """Flip and transpose a picture.
+
+    Args:
+        picture: Picture, uint8, shape (H, W, C) or (H, W).
+        view: Parameters of the view.
+    """
     if view.flip:
         picture = cv2.flip(picture, 1).reshape(picture.shape)
     if view.flip_rows:

@@ -105,7 +105,7 @@ def check_same_run(
     checkpoint = read_checkpoint(path)
     _check_same(path, checkpoint["hyper_parameters"], hyper_parameters)
     if "best" not in checkpoint or "epoch" not in checkpoint:
-        raise UserError(f"{path} cannot be continued: use the last.ckpt of its run")
+        raise UserError(f"{path} cannot be resumed: use the last.ckpt of its run")
     _check_state(path, checkpoint)
     _check_unfinished(path, checkpoint, max_epochs, flag)
 

@@ -151,7 +151,12 @@ def run(main: Callable[[], object]) -> None:
 
 
 def exit_on_signal(number: int, frame: FrameType | None) -> NoReturn:
-    """Raise ``SystemExit``, so that partial files are removed."""
+    """Raise ``SystemExit``, so that partial files are removed; a handler for ``signal.signal``.
+
+    Args:
+        number: Number of the signal; the exit code is 128 more.
+        frame: Not used.
+    """
     sys.exit(128 + number)
 
 

@@ -33,7 +33,12 @@ class Collection:
 
 
 def download(collection: Collection, folder: Path) -> None:
-    """Download, verify and unpack a collection into a folder; finished steps are skipped."""
+    """Download, verify and unpack a collection into a folder; finished steps are skipped.
+
+    Args:
+        collection: Files, and what is unpacked from them.
+        folder: Folder to download into; it is created.
+    """
     done = {name for name in collection.unpack if (folder / name).exists()}
     for name in sorted(done):
         print(f"{folder / name} exists already, unpacked")
@@ -58,9 +63,13 @@ def download_or_list(
     argv: Sequence[str] | None,
     save_path: Path | None = None,
 ) -> None:
-    """Run a download script with this docstring, collections and arguments.
+    """Run a download script.
 
-    ``save_path`` is the default of the flag; None makes it required.
+    Args:
+        description: Text above the flags, with example commands.
+        collections: Collections by the name that the command line gives.
+        argv: Command line without the script's name; None takes that of the process.
+        save_path: Default of ``--save_path``; None makes the flag required.
     """
     parser = Parser(description)
     add = parser.add_argument

@@ -151,6 +151,11 @@ def _per_sample(values: Tensor) -> Tensor:
 
 
 def finish(pictures: Tensor, round_to_uint8: bool) -> Tensor:
-    """Clip to 0..255 in place, as every 8-bit operation does, and round if requested."""
+    """Clip to 0..255 in place, as every 8-bit operation does, and round if requested.
+
+    Args:
+        pictures: Pictures, float, in any shape.
+        round_to_uint8: Whether to round to whole numbers.
+    """
     clipped = pictures.clamp_(0, 255)
     return clipped.round_() if round_to_uint8 else clipped

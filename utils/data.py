@@ -52,7 +52,13 @@ def sample_keys(seed: int, epochs: Tensor, indices: Tensor) -> Tensor:
 
 
 def epoch_seed(seed: int, epoch: int, process: int = 0) -> int:
-    """Return the seed that an epoch of a process begins with, so that it can be resumed."""
+    """Return the seed of an epoch in a process, which a resumed run needs.
+
+    Args:
+        seed: Seed of the run.
+        epoch: Number of the epoch, counted from 0.
+        process: Rank of the process.
+    """
     return int(sample_keys(seed, torch.tensor([epoch]), torch.tensor([process])))
 
 
@@ -156,6 +162,11 @@ class InfiniteDataLoader(DataLoader[Any]):
     """A ``DataLoader`` whose worker processes live from one epoch to the next.
 
     The original's name. torch had no ``persistent_workers`` when the original was written.
+
+    Args:
+        dataset: Map-style data set.
+        batch_size: Samples per batch; None loads single samples.
+        settings: Other arguments of ``DataLoader``; workers persist unless it is set otherwise.
     """
 
     def __init__(self, dataset: Dataset[Any], batch_size: int | None = 1, **settings: Any) -> None:

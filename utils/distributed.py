@@ -53,12 +53,25 @@ def own_part(tensor: Tensor) -> Tensor:
 
 
 def shared_permutation(size: int, step: int) -> Tensor:
-    """Draw a permutation of ``range(size)`` from a step, on the CPU: the same in all processes."""
+    """Draw a permutation on the CPU, the same one in all processes.
+
+    Args:
+        size: Number of elements.
+        step: Step of the training, which seeds the draw.
+
+    Returns:
+        Permutation of ``range(size)``, int64.
+    """
     return torch.randperm(size, generator=torch.Generator().manual_seed(step))
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy from the CPU without waiting for the device."""
+    """Copy a tensor without waiting for the device.
+
+    Args:
+        tensor: Tensor on the CPU.
+        device: Target of the copy.
+    """
     pinned = tensor.pin_memory() if device.type == "cuda" else tensor
     return pinned.to(device, non_blocking=True)
 
@@ -87,8 +100,13 @@ def exchange(tensor: Tensor, order: Tensor) -> Tensor:
 
 
 def unshuffle(tensor: Tensor, order: Tensor) -> Tensor:
-    """Gather rows that ``exchange`` has moved, in their original order: (B, ...) -> (W * B, ...).
+    """Gather rows that ``exchange`` has moved, in their original order.
 
-    ``order`` is the permutation, on the device of the rows.
+    Args:
+        tensor: Rows of this process, shape (B, ...).
+        order: Permutation that ``exchange`` took, on the device of the rows, shape (W * B,).
+
+    Returns:
+        Rows of all processes, shape (W * B, ...).
     """
     return gather(tensor)[order.argsort()]

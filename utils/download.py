@@ -83,7 +83,12 @@ class RemoteFile:
 
 
 def zenodo_urls(record: int, name: str) -> tuple[str, ...]:
-    """Return the addresses of a file in a record of Zenodo."""
+    """Return the addresses of a file on Zenodo.
+
+    Args:
+        record: Number of the record.
+        name: Name of the file.
+    """
     return tuple(form.format(record=record, name=name) for form in _ZENODO_FORMS)
 
 
@@ -92,6 +97,10 @@ def fetch(file: RemoteFile, folder: Path) -> Path:
 
     Until it is verified it is called ``.<name>.partial``. If several processes request the same
     file, one downloads it and the others wait.
+
+    Args:
+        file: Addresses, size and checksum of the file.
+        folder: Folder of the file; it is created.
 
     Raises:
         UserError: Another file of this name exists, no address provides the right bytes, or the

@@ -81,12 +81,22 @@ def printable(text: str) -> str:
 
 
 def quoted(text: str, limit: int = 80) -> str:
-    """Shorten text from an unknown file to ``limit`` characters, and escape it if needed."""
+    """Shorten text from an unknown file, and escape it if it is not printable.
+
+    Args:
+        text: Text from outside, such as a file's content or a server's answer.
+        limit: Characters that are kept.
+    """
     shown = text if text.isprintable() else ascii(text[:limit])
     return shown if len(shown) <= limit else f"{shown[:limit]}..."
 
 
 def listed(names: Sequence[str], shown: int = 3) -> str:
-    """Quote the first ``shown`` names and count the others."""
+    """Quote the first names of a list and count the others.
+
+    Args:
+        names: Names from outside.
+        shown: Number of names that are quoted.
+    """
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
     return ", ".join(map(quoted, names[:shown])) + more

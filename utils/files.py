@@ -49,7 +49,9 @@ def written_whole(path: Path, *others: type[Exception]) -> Iterator[Path]:
         if isinstance(error, OSError) and error.errno:
             raise UserError(f"cannot write {os_error_sentence(error, path)}") from error
         reason = (str(error) or type(error).__name__).splitlines()[0]  # NumPy gives no number
-        raise UserError(f"cannot write {path}, is the disk full? {reason}") from error
+        raise UserError(
+            f"cannot write {path}, perhaps because the disk is full: {reason}"
+        ) from error
 
 
 def flush_to_disk(path: Path) -> None:
@@ -120,7 +122,15 @@ def check_exists(flag: str, path: Path | None) -> None:
 
 
 def check_checkpoint(flag: str, path: Path | None) -> None:
-    """Refuse a checkpoint that does not exist; suggest the checkpoint of a run for its folder."""
+    """Refuse a checkpoint that does not exist; suggest the checkpoint of a run for its folder.
+
+    Args:
+        flag: Name of the flag, without dashes.
+        path: Its value; None if it was not given.
+
+    Raises:
+        UserError: The file does not exist, or is a folder that is not an encoder for timm.
+    """
     check_exists(flag, path)
     # A folder with this file is an encoder for timm's "local-dir:".
     if path is not None and path.is_dir() and not (path / "config.json").exists():
@@ -163,6 +173,9 @@ def read_list(content: bytes, name: object) -> str:
     Args:
         content: Bytes of the file.
         name: Name of the file, for the error.
+
+    Raises:
+        UserError: The text is not UTF-8.
     """
     try:
         return content.decode("utf-8-sig")

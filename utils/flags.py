@@ -114,13 +114,24 @@ class Parser(argparse.ArgumentParser):
 
 
 def check_positive(args: Namespace, *names: str) -> None:
-    """Refuse values of flags that are not above 0 or too large; None (not given) is accepted."""
+    """Refuse values of flags that are not above 0 or too large; None (not given) is accepted.
+
+    Args:
+        args: Flags of the run.
+        names: Names of the flags, without dashes.
+
+    Raises:
+        UserError: A value is out of range.
+    """
     for name in names:
         _check_range(name, getattr(args, name), "above 0")
 
 
 def check_not_negative(args: Namespace, *names: str) -> None:
-    """Refuse values of flags that are negative or too large; None (not given) is accepted."""
+    """Refuse values of flags that are negative or too large; None (not given) is accepted.
+
+    Arguments as in ``check_positive``.
+    """
     for name in names:
         _check_range(name, getattr(args, name), "0 or more")
 
@@ -136,6 +147,14 @@ def _check_range(name: str, value: float | None, lowest: str) -> None:
 
 
 def check_fraction(flag: str, frac: float) -> None:
-    """Refuse a fraction that is not above 0 and at most 1."""
+    """Refuse a fraction that is not above 0 and at most 1.
+
+    Args:
+        flag: Name of the flag, without dashes.
+        frac: Its value.
+
+    Raises:
+        UserError: The value is out of range.
+    """
     if not 0 < frac <= 1:
-        raise UserError(f"--{flag} is a share in 0..1, above 0, not {frac:g}")
+        raise UserError(f"--{flag} must be above 0 and at most 1, not {frac:g}")

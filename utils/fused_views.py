@@ -102,7 +102,17 @@ def stretched(stored: Tensor, table: Tensor) -> Tensor:
 
 @torch.library.custom_op("seco::resize_map", mutates_args=())
 def resize_map(start: Tensor, length: Tensor, in_size: int, out_size: int) -> Tensor:
-    """``utils.resample.resize_map`` in fp16; start and length are columns of one tensor."""
+    """Compute ``utils.resample.resize_map`` in fp16; start and length are columns of one tensor.
+
+    Args:
+        start: First pixel of each crop, shape (B,).
+        length: Length of each crop in pixels, shape (B,).
+        in_size: Pixels of the patch along the axis.
+        out_size: Pixels of the view along the axis.
+
+    Returns:
+        Maps of shape (B, out_size, in_size).
+    """
     maps = start.new_empty(len(start), out_size, in_size, dtype=torch.float16)
     kernels.resize_map_kernel[len(start), out_size](
         start, length, maps, in_size, out_size, start.stride(0),
@@ -113,7 +123,15 @@ def resize_map(start: Tensor, length: Tensor, in_size: int, out_size: int) -> Te
 
 @torch.library.custom_op("seco::blur_map", mutates_args=())
 def blur_map(taps: Tensor, size: int) -> Tensor:
-    """``utils.resample.taps_map`` in fp16."""
+    """Compute ``utils.resample.taps_map`` in fp16.
+
+    Args:
+        taps: Symmetric weights, shape (B, 2 * reach + 1).
+        size: Pixels along the axis.
+
+    Returns:
+        Maps of shape (B, size, size).
+    """
     maps = taps.new_empty(len(taps), size, size, dtype=torch.float16)
     kernels.blur_map_kernel[len(taps), size](
         taps, maps, size, taps.stride(0),

@@ -14,7 +14,12 @@ _PNG_DEPTH_OFFSET = 24  # of the bit depth in the IHDR chunk, which is always th
 
 
 def bit_depth(image: Image.Image, data: bytes) -> int:
-    """Return the bits per channel of the file; Pillow reduces 16-bit colour to 8 without notice."""
+    """Return the bits per channel of the file; Pillow reduces 16-bit colour to 8 without notice.
+
+    Args:
+        image: Opened image, PNG, TIFF or JPEG.
+        data: Content of its file.
+    """
     if image.format == "PNG":
         return data[_PNG_DEPTH_OFFSET]
     if image.format == "TIFF":

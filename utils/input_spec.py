@@ -122,7 +122,12 @@ def imagenet_statistics(bands: Sequence[str]) -> tuple[tuple[float, ...], tuple[
 
 
 def quantile_spec(bands: Sequence[str], quantiles: Mapping[str, tuple[float, float]]) -> InputSpec:
-    """Describe stored reflectance of bands, stretched between quantiles, normalised as in SeCo."""
+    """Describe stored reflectance, stretched between quantiles and normalised as in SeCo.
+
+    Args:
+        bands: Names of the bands in channel order.
+        quantiles: Stored values of each band that become 0 and 255, in 0..255.
+    """
     low, high = zip(*(quantiles[band] for band in bands), strict=True)
     # The original normalises red, green and blue by ImageNet's statistics.
     return InputSpec(tuple(bands), low, high, *imagenet_statistics(bands))
@@ -157,7 +162,12 @@ class DataSpec:
 
     @classmethod
     def of_reflectance(cls, name: str, bands: tuple[str, ...]) -> DataSpec:
-        """Describe uint16 DN of Sentinel-2 bands, stretched from reflectance 0 to 1."""
+        """Describe uint16 DN of Sentinel-2 bands, stretched from reflectance 0 to 1.
+
+        Args:
+            name: Name of the data set, for messages.
+            bands: Names of the bands in channel order.
+        """
         return cls(name, bands, (0.0,) * len(bands), (float(_DN_PER_UNIT),) * len(bands))
 
 
@@ -201,7 +211,11 @@ class InputTransform:
         return np.stack([row[plane] for row, plane in zip(self.table, stored, strict=True)])
 
     def normalize(self, pictures: Tensor) -> Tensor:
-        """Convert uint8 pictures, (B, C, H, W), to float32 inputs of the same shape."""
+        """Convert uint8 pictures, (B, C, H, W), to float32 inputs of the same shape.
+
+        Raises:
+            UserError: The pictures are not uint8.
+        """
         if str(pictures.dtype) != "torch.uint8":
             raise UserError(
                 f"pictures are {pictures.dtype}, but torch.uint8 from 0 to 255 is expected: "

@@ -126,7 +126,7 @@ def _from_launcher(started_by: Launcher, planned: World) -> World:
         remedy = f"use srun --nodes {planned.num_nodes} --ntasks-per-node {planned.per_node}"
     if is_odd:
         raise UserError(
-            f"process {rank} of {size} cannot be: start with {started_by}, or unset "
+            f"process {rank} of {size} is impossible: start with {started_by}, or unset "
             "TORCHELASTIC_RUN_ID and SLURM_PROCID"
         )
     if not matches or (started_by == "srun" and size != planned.size):
@@ -216,6 +216,13 @@ def batch_size_per_process(args: Namespace, world: World) -> int:
 
     Lightning 2 has no ``dp``; ``ddp`` with a split batch takes the same steps, with the same
     batch-norm statistics per device.
+
+    Args:
+        args: Flags of the run.
+        world: Processes of the run.
+
+    Raises:
+        UserError: The batch size is not a multiple of the number of processes.
     """
     if args.accelerator != "dp" or world.size == 1:
         return args.batch_size

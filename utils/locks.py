@@ -16,10 +16,16 @@ _WITHOUT_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
 
 @contextmanager
 def locked(path: Path, busy: str = "") -> Iterator[None]:
-    """Hold the lock file ``path``, which is removed at the end.
+    """Hold a lock file, which is removed at the end.
 
-    If another process holds it, wait, or raise ``busy`` as a ``UserError`` if it is given. The
-    system releases the lock of a process that ends.
+    The system releases the lock of a process that ends.
+
+    Args:
+        path: The lock file; its folder must exist.
+        busy: Message of the ``UserError`` if another process holds the lock; empty waits for it.
+
+    Raises:
+        UserError: Another process holds the lock and ``busy`` is set, or the file cannot be locked.
     """
     lock = FileLock(path, mode=0o666)  # other users of a shared folder wait, too
     try:
@@ -43,5 +49,13 @@ def locked(path: Path, busy: str = "") -> Iterator[None]:
 
 
 def sole_writer(path: Path, busy: str) -> AbstractContextManager[None]:
-    """Hold the lock file ``path``; if another process holds it, raise a ``UserError``: ``busy``."""
+    """Hold a lock file, or fail if another process holds it.
+
+    Args:
+        path: The lock file; its folder must exist.
+        busy: Message of the ``UserError``.
+
+    Raises:
+        UserError: Another process holds the lock.
+    """
     return locked(path, busy)

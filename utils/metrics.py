@@ -15,7 +15,12 @@ RESAMPLES = 200  # draws of a bootstrap
 
 
 def accuracy(labels: Tensor, scores: Tensor) -> float:
-    """Return the share of samples, (N,), whose class has the largest score, (N, C)."""
+    """Return the percentage of samples whose class has the largest score.
+
+    Args:
+        labels: Classes, int64, shape (N,).
+        scores: Scores, larger means more likely, shape (N, C).
+    """
     return 100 * (labels == scores.argmax(-1)).double().mean().item()
 
 
@@ -23,8 +28,12 @@ def map_micro(targets: Tensor, scores: Tensor) -> float:
     """Return the average precision of all decisions: (N, C) and (N, C); NaN without positives.
 
     That is the mean, over the positive decisions, of the precision at their own score. Sorting
-    positives and negatives apart takes a tenth of scikit-learn's time, and a probe is scored on
-    the validation set after every epoch.
+    positives and negatives apart takes a tenth of scikit-learn's time, and a probe is scored on the
+    validation set after every epoch.
+
+    Args:
+        targets: Multi-hot labels, shape (N, C).
+        scores: Scores, larger means more likely, shape (N, C).
     """
     positive, values = targets.flatten().numpy().astype(bool), scores.flatten().numpy()
     yes, no = np.sort(values[positive]), np.sort(values[~positive])
@@ -127,7 +136,14 @@ def detection_scores(true: int, false: int, missed: int) -> dict[str, float]:
 def batch_mean(
     metric: Callable[[Tensor, Tensor], float], targets: Tensor, scores: Tensor, batch_size: int
 ) -> float:
-    """Return the mean of a metric over whole batches, as the original does; the rest is dropped."""
+    """Return the mean of a metric over full batches, as the original does; the rest is left out.
+
+    Args:
+        metric: Takes targets and scores of a batch.
+        targets: Classes or multi-hot labels, shape (N, ...).
+        scores: Scores, shape (N, C).
+        batch_size: Samples per batch.
+    """
     whole = len(targets) // batch_size * batch_size
     batches = zip(targets[:whole].split(batch_size), scores.split(batch_size), strict=False)
     return mean(metric(*batch) for batch in batches)

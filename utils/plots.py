@@ -21,13 +21,25 @@ if TYPE_CHECKING:  # the collector, which draws a map, does not import torch
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a PNG completely or not at all."""
+    """Write a PNG completely or not at all.
+
+    Args:
+        figure: Figure to draw.
+        path: File to write.
+    """
     with written_whole(path) as partial:
         FigureCanvasAgg(figure).print_png(partial)
 
 
 def plot_confusion(path: Path, confusion: Tensor, classes: Sequence[str], title: str) -> None:
-    """Draw percentages of each true class; ``confusion`` counts true classes in rows, (C, C)."""
+    """Draw a confusion matrix in percent of each true class, and write it as a PNG.
+
+    Args:
+        path: File to write.
+        confusion: Number of samples by true class (row) and predicted class (column), shape (C, C).
+        classes: Names of the classes.
+        title: Text above the figure.
+    """
     share = (100 * confusion / confusion.sum(1, keepdim=True).clamp(min=1)).numpy()
     size = 2.5 + 0.6 * len(classes)
     figure = Figure(figsize=(size, size), layout="constrained")
@@ -44,7 +56,13 @@ def plot_confusion(path: Path, confusion: Tensor, classes: Sequence[str], title:
 
 
 def plot_per_class(path: Path, values: Mapping[str, float], title: str) -> None:
-    """Draw one bar per class, the largest on top; NaN draws none."""
+    """Draw one bar per class, the largest on top, and write the figure as a PNG.
+
+    Args:
+        path: File to write.
+        values: Percentage of each class; NaN draws no bar.
+        title: Text above the figure.
+    """
     ranked = sorted(values, key=lambda name: -np.nan_to_num(values[name], nan=-1))
     figure = Figure(figsize=(9, 1 + 0.3 * len(values)), layout="constrained")
     # Above the whole figure: above the axes alone, the title has half the width.
@@ -100,7 +118,15 @@ class Views(NamedTuple):
 
 
 def to_pictures(images: Tensor, spec: InputSpec) -> NDArray[np.float32]:
-    """Undo the normalisation and keep three bands: (B, C, H, W) -> (B, H, W, 3) in 0..1."""
+    """Undo the normalisation and keep red, green and blue, or else the first three bands.
+
+    Args:
+        images: Normalised images, shape (B, C, H, W).
+        spec: Input contract by which they were normalised.
+
+    Returns:
+        Pictures in 0..1, shape (B, H, W, 3).
+    """
     bands = [spec.bands.index(band) for band in ("B4", "B3", "B2") if band in spec.bands]
     shown = bands if len(bands) == 3 else [0, 1, 2]
     mean, std = np.array(spec.mean)[shown], np.array(spec.std)[shown]
@@ -109,7 +135,12 @@ def to_pictures(images: Tensor, spec: InputSpec) -> NDArray[np.float32]:
 
 
 def plot_views(path: Path, views: Views) -> None:
-    """Write a PNG of ``draw_views``."""
+    """Draw views by ``draw_views``, and write the figure as a PNG.
+
+    Args:
+        path: File to write.
+        views: Pictures with their labels and dates.
+    """
     columns, rows = len(views.pictures[0]), len(views.pictures)
     figure = Figure(figsize=(2.4 + 1.3 * columns, 0.6 + 1.55 * rows), layout="constrained")
     draw_views(figure, views)
@@ -117,7 +148,12 @@ def plot_views(path: Path, views: Views) -> None:
 
 
 def draw_views(figure: FigureBase, views: Views) -> None:
-    """Draw a row per view and a column per sample into a figure or a part of one."""
+    """Draw a row per view and a column per sample.
+
+    Args:
+        figure: Figure, or a part of one.
+        views: Pictures with their labels and dates.
+    """
     figure.suptitle("a query, and the key that it has to find in each space among other places")
     grid = figure.subplots(len(views.pictures), len(views.pictures[0]), squeeze=False)
     for row, pictures, label, dates in zip(grid, *views, strict=True):
@@ -129,7 +165,13 @@ def draw_views(figure: FigureBase, views: Views) -> None:
 
 
 def plot_training(path: Path, metrics_csv: Path, spaces: Sequence[str]) -> None:
-    """Write a PNG of the curves of a run, see ``read_curves`` and ``draw_curves``."""
+    """Draw the curves of a run by ``draw_curves``, and write the figure as a PNG.
+
+    Args:
+        path: File to write.
+        metrics_csv: Logged values of the run.
+        spaces: Names of the embedding spaces.
+    """
     curves = read_curves(metrics_csv, spaces)
     figure = Figure(figsize=(4 * len(curves), 3.5), layout="constrained")
     draw_curves(figure, curves)
@@ -171,7 +213,12 @@ def read_curves(metrics_csv: Path, spaces: Sequence[str]) -> Curves:
 
 
 def draw_curves(figure: FigureBase, curves: Curves) -> None:
-    """Draw one panel per title: logged values as thin lines, their running mean on top."""
+    """Draw one panel per title, with logged values as thin lines and their running mean on top.
+
+    Args:
+        figure: Figure, or a part of one.
+        curves: Curves as ``read_curves`` returns them.
+    """
     explained: list[str] = []
     grid = figure.subplots(1, len(curves), squeeze=False)[0]
     for axes, (title, panel) in zip(grid, curves.items(), strict=True):

@@ -25,13 +25,23 @@ _PACKAGES = (
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON completely or not at all."""
+    """Write JSON completely or not at all.
+
+    Args:
+        path: File to write.
+        content: Plain values; others are written as their text.
+    """
     with written_whole(path) as partial:
         partial.write_text(json.dumps(content, indent=1, default=str) + "\n")
 
 
 def new_run_dir(log_dir: Path, name: str) -> Path:
-    """Create the next free ``<log_dir>/<name>/version_N``, also if two runs start at once."""
+    """Create the next free ``<log_dir>/<name>/version_N``, also if two runs start at once.
+
+    Args:
+        log_dir: Folder of all runs.
+        name: Name of the script's runs.
+    """
     parent = log_dir / name
     parent.mkdir(parents=True, exist_ok=True)
     taken = [path.name.removeprefix("version_") for path in parent.glob("version_*")]
@@ -48,7 +58,13 @@ def new_run_dir(log_dir: Path, name: str) -> Path:
 def run_dir_of_rank(args: Namespace, name: str, rank: int) -> Path | None:
     """Create the folder of a run in the process of rank 0, the only one that writes.
 
-    With ``--debug`` there is none.
+    Args:
+        args: Flags of the run.
+        name: Name of the script's runs.
+        rank: Rank of this process.
+
+    Returns:
+        The folder; in other processes the folder of all runs; None with ``--debug``.
     """
     if args.debug:
         return None
@@ -56,7 +72,13 @@ def run_dir_of_rank(args: Namespace, name: str, rank: int) -> Path | None:
 
 
 def share_dir(run_dir: Path | None, frac: float, num_shares: int) -> Path | None:
-    """Return the folder for one fraction of the labels; a single fraction needs none of its own."""
+    """Return the folder of the results for one share of the labels.
+
+    Args:
+        run_dir: Folder of the run; None if nothing is written.
+        frac: Share of the labels, in 0..1.
+        num_shares: Number of shares of the run; a single share needs no folder of its own.
+    """
     return run_dir if run_dir is None or num_shares == 1 else run_dir / f"frac={frac:g}"
 
 
@@ -99,7 +121,15 @@ def save_results(
 def write_results(
     path: Path, args: Namespace, metrics: dict[str, Any], started: float, checkpoint: Path | None
 ) -> None:
-    """Write the final ``results.json`` and print its path and that of the encoder, if any."""
+    """Write the final ``results.json``, and print its path and that of the encoder.
+
+    Args:
+        path: File to write.
+        args: Flags of the run.
+        metrics: Results, plain values by name.
+        started: ``time.perf_counter()`` at the start of the run, s.
+        checkpoint: Encoder of the run; None if it wrote none.
+    """
     save_results(path.parent, args, metrics, started, finished=True)
     if checkpoint is not None:
         print(f"checkpoint: {checkpoint}")

@@ -34,7 +34,11 @@ def resize_map(start: Tensor, length: Tensor, in_size: int, out_size: int) -> Te
 
 
 def taps_map(taps: Tensor, size: int) -> Tensor:
-    """Filter with symmetric ``taps``, shape (B, 2 * reach + 1); borders repeat the last pixel.
+    """Build the matrices of a symmetric filter; borders repeat the last pixel.
+
+    Args:
+        taps: Weights of each sample, shape (B, 2 * reach + 1).
+        size: Pixels along the axis.
 
     Returns:
         Maps of shape (B, size, size); each row sums to 1.

@@ -70,7 +70,15 @@ def draw_labels(targets: Tensor, classes: Sequence[str], frac: float, seed: int)
 
 
 def draw_per_class(labels: Tensor, count: int, seed: int) -> Tensor:
-    """Draw ``count`` samples of each class, int64, (N,) -> rows class by class.
+    """Draw the same number of samples of each class.
+
+    Args:
+        labels: Classes, int64, shape (N,).
+        count: Samples per class.
+        seed: Seed of the draw.
+
+    Returns:
+        Rows in 0..N - 1, class by class, int64.
 
     Raises:
         UserError: A class has fewer.
@@ -89,7 +97,13 @@ def draw_per_class(labels: Tensor, count: int, seed: int) -> Tensor:
 
 
 def draw_with_replacement(count: int, frac: float, seed: int) -> Tensor:
-    """Draw rows as the original does: a share of less than 1 has duplicates and any labels."""
+    """Draw rows as the original does: a share of less than 1 has duplicates and any labels.
+
+    Args:
+        count: Number of samples of the split.
+        frac: Share to draw, in 0..1; 1 returns all rows in order.
+        seed: Seed of the draw.
+    """
     if frac == 1:
         return torch.arange(count)
     return torch.from_numpy(np.random.default_rng(seed).choice(count, int(frac * count)))

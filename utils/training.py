@@ -122,7 +122,13 @@ def make_trainer(
 
 
 def of_repetition(args: Namespace, seed: int, train_frac: float) -> Namespace:
-    """Return the flags of one training of a run, which resume it alone."""
+    """Return the flags of one training of a run, which resume it alone.
+
+    Args:
+        args: Flags of the run.
+        seed: Seed of the repetition.
+        train_frac: Its share of the labels, in 0..1.
+    """
     return Namespace(**vars(args) | {"seed": seed, "num_seeds": 1, "train_frac": [train_frac]})
 
 

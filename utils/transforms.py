@@ -25,7 +25,12 @@ _MAX_ERROR = 0.25  # levels of 255, on average; fp16 makes less than 0.1
 
 
 class ApplyN:
-    """Apply a transform ``n`` times; it draws its own random numbers. The original's name."""
+    """Apply a transform ``n`` times; it draws its own random numbers. The original's name.
+
+    Args:
+        transform: Random transform of a sample.
+        n: Number of views.
+    """
 
     def __init__(self, transform: Callable[[Any], Any], n: int) -> None:
         self.transform = transform
@@ -71,7 +76,14 @@ class Augment(nn.Module):
         self._make_view = ViewMaker(table, self.mean, self.std, config)
 
     def forward(self, patches: Tensor, keys: Tensor, stream: int, synthetic: bool) -> Tensor:
-        """Make one view of each patch; arguments as of ``draw`` and ``make``."""
+        """Make one view of each patch.
+
+        Args:
+            patches: Stored patches, uint8, shape (B, C, H, W).
+            keys: Keys of the samples, int64, shape (B,), see ``utils.data``.
+            stream: Number of the view within its sample, which separates its random numbers.
+            synthetic: Whether the view is augmented; otherwise it is only cropped and normalised.
+        """
         return self.make(patches, self.draw(keys, stream, synthetic, patches.shape[2:]))
 
     def draw(self, keys: Tensor, stream: int, synthetic: bool, size: Sequence[int]) -> ViewDraws:

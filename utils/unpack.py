@@ -28,7 +28,12 @@ _DAMAGED = (
 
 
 def unread_method(path: Path, method: int) -> UserError:
-    """Return the error for a zip with a member whose compression method is not supported."""
+    """Return the error for a zip with a member whose compression method is not supported.
+
+    Args:
+        path: The zip file.
+        method: Number of the compression method, see ``zipfile``.
+    """
     if method == ENCRYPTED:
         return UserError(f"{path} holds encrypted files: pack it again without a password")
     name = _METHOD_NAMES.get(method, f"method {method}")
@@ -46,6 +51,9 @@ def unpack(parts: Sequence[Path], folder: Path) -> bool:
     Args:
         parts: A zip, a tar or a tar.gz; or the pieces of a tar or tar.gz that was split, in order.
         folder: Folder to create; an existing one is not changed.
+
+    Raises:
+        UserError: The archive is damaged, or the disk cannot hold its content.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f".{folder.name}.partial")
@@ -122,6 +130,6 @@ def _check_member(archive: Path, root: Path, name: str, is_file: bool, is_folder
     is_new = is_folder or not (root / name).exists()
     if not (inside and name.isprintable() and is_new and (is_file or is_folder)):
         raise UserError(
-            f"{archive} holds {name[:100]!a}, which is not a new file inside its folder: tell its "
-            "publisher"
+            f"{archive} holds {name[:100]!a}, which is not a new file inside its folder: report it "
+            "to the publisher"
         )

@@ -65,7 +65,12 @@ class ViewDraws:
         return replace(self, values=to_device(self.values, device))
 
     def exchanged(self, order: Tensor, device: torch.device) -> "ViewDraws":
-        """Return the draws of the samples that ``utils.distributed.exchange`` brings here."""
+        """Return the draws of the samples that ``utils.distributed.exchange`` brings here.
+
+        Args:
+            order: Permutation of the samples of all processes, shape (W * B,).
+            device: Device of the result.
+        """
         return replace(self, values=exchange(to_device(self.values, device), order))
 
     def views(self) -> list[View]:
@@ -134,7 +139,12 @@ def draw_views(
 
 
 class Draws:
-    """Successive uniform numbers of every sample of a batch, from the keys of a stream."""
+    """Successive uniform numbers of every sample of a batch, from the keys of a stream.
+
+    Args:
+        keys: Keys of the samples, int64, shape (B,), see ``utils.data``.
+        stream: Number of the view within its sample, which separates its random numbers.
+    """
 
     def __init__(self, keys: Tensor, stream: int) -> None:
         self._values = uniform(keys, stream, count=48)  # (B, 48), more than a view uses
@@ -146,7 +156,13 @@ class Draws:
         return self._values[:, start : self._used]
 
     def between(self, low: float, high: float, count: int = 1) -> Tensor:
-        """Return numbers in [low, high), shape (B, count)."""
+        """Return numbers in [low, high), shape (B, count).
+
+        Args:
+            low: Smallest number.
+            high: Upper bound, which is not drawn.
+            count: Numbers per sample.
+        """
         return low + (high - low) * self(count)
 
     def below(self, probability: float) -> Tensor:
@@ -187,7 +203,12 @@ def crop_boxes(draws: Draws, height: int, width: int, scale: tuple[float, float]
 
 
 def color_params(draws: Draws, config: AugmentConfig) -> ColorParams:
-    """Draw the parameters of ``ColorJitter`` (in random order) and ``RandomGrayscale``."""
+    """Draw the parameters of ``ColorJitter`` (in random order) and ``RandomGrayscale``.
+
+    Args:
+        draws: Random numbers of the view.
+        config: Strengths and probabilities.
+    """
     brightness, contrast, saturation, hue = config.color_jitter
     apply = draws.below(config.jitter_prob)
     factors = torch.cat(
@@ -204,6 +225,14 @@ def color_params(draws: Draws, config: AugmentConfig) -> ColorParams:
 
 
 def blur_sigma(draws: Draws, config: AugmentConfig) -> Tensor:
-    """Draw the standard deviation of the blur, 0 where there is none, shape (B,)."""
+    """Draw the standard deviation of the blur in pixels.
+
+    Args:
+        draws: Random numbers of the view.
+        config: Range and probability of the blur.
+
+    Returns:
+        Deviations, 0 where a view is not blurred, shape (B,).
+    """
     sigma = draws.between(*config.blur_sigma)[:, 0]
     return sigma * draws.below(config.blur_prob)

@@ -6,6 +6,14 @@ chain from the stored values. Pictures are stored as (B, H, C, W), the layout in
 products of a resampling read and write without a copy. Sizes are constants, which makes divisions
 by them cheap. ``TRITON_INTERPRET=1`` runs the kernels on a CPU, which the tests do.
 
+The kernels take pointers to the tensors of the operators in ``utils.fused_views``, by the same
+names; sizes C, H, W, h and w; and strides in elements: ``stride_b`` between samples, ``stride_c``
+between bands, ``stride_h`` between rows, ``color_stride`` and ``stride`` between the parameters of
+samples. Constants: BANDS, IN, SIZE and SUMS are C, ``in_size``, ``size`` and ``num_sums`` as powers
+of 2, PIXELS are the pixels of one program, TAPS the weights of a filter. STORED: ``source`` is
+bytes, to be stretched by ``table``. COLOR, HUE, FLIP: whether to change colours, to shift hue, to
+flip. ROUND: whether each step rounds to whole numbers.
+
 Shapes: B samples, C bands, H x W pixels of a patch, h x w pixels of a view.
 """
 

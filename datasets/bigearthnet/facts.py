@@ -115,6 +115,9 @@ def multi_hot(
         names: Name of each patch, for the error.
         labels: Label names of each patch, of either set of classes if ``num_classes`` is 19.
         num_classes: 19 or 43.
+
+    Raises:
+        UserError: A label is not one of the classes.
     """
     import numpy as np  # flags are parsed without it
 

@@ -19,7 +19,7 @@ _MAX_LABEL_BYTES = 1 << 16  # files of the archive have about 1,000
 
 @dataclass(frozen=True)
 class PatchFolder:
-    """Patch folders below a root, or, ``by_scene`` as in v2, ``<scene>/<patch>/`` below it."""
+    """Patch folders below ``root``, or, ``by_scene`` as in v2, ``<scene>/<patch>/`` below it."""
 
     root: Path
     by_scene: bool
@@ -33,11 +33,24 @@ class PatchFolder:
         return {name for scene in scenes for name in os.listdir(scene)}  # noqa: PTH208
 
     def read(self, name: str, bands: Sequence[str]) -> list[np.ndarray]:
-        """Read the bands of a patch, each uint16 DN of its own size, (120, 120) at 10 m."""
+        """Read some bands of a patch.
+
+        Args:
+            name: Name of the patch.
+            bands: Names of the bands, such as B2.
+
+        Returns:
+            uint16 DN of each band in its own size: (120, 120) at 10 m, (60, 60) at 20 m, (20, 20)
+            at 60 m.
+        """
         return [_read_band(self._path(name, f"{FILE_NAMES[band]}.tif"), band) for band in bands]
 
     def read_labels(self, name: str) -> list[str]:
-        """Read the label names in the folder of a patch of v1."""
+        """Read the label names in the folder of a patch of v1.
+
+        Raises:
+            UserError: The file is missing or holds no list of labels.
+        """
         path = self._path(name, "labels_metadata.json")
         try:
             labels: list[str] = json.loads(read_file(path, _MAX_LABEL_BYTES))["labels"]
@@ -48,7 +61,18 @@ class PatchFolder:
         return labels
 
     def fingerprint(self, names: Sequence[str], bands: Sequence[str]) -> str:
-        """Identify the files of some patches and bands by path, size and time of change."""
+        """Identify the files of some patches by path, size and time of change.
+
+        Args:
+            names: Names of the patches.
+            bands: Names of the bands.
+
+        Returns:
+            64 hexadecimal digits.
+
+        Raises:
+            UserError: A file is missing.
+        """
         digest = hashlib.sha256(os.fsencode(self.root.resolve()))
         for name in names:
             for band in bands:

@@ -82,7 +82,15 @@ def open_bigearthnet(
 
 
 def find_patches(data_dir: Path, *, lmdb: bool = False) -> tuple[PatchSource, Listing]:
-    """Find the patches of a folder or of the LMDB in it or one below, and read their lists."""
+    """Find the patches of a folder or of an LMDB, and read their lists.
+
+    Args:
+        data_dir: Folder of the patches; of an LMDB, its folder or the one above.
+        lmdb: Whether the patches are in an LMDB.
+
+    Raises:
+        UserError: There is none, or more than one LMDB.
+    """
     if not lmdb:
         return find_folder(data_dir)
     paths = [data_dir / DATA_FILE, *sorted(data_dir.glob(f"*/{DATA_FILE}"))]
@@ -102,6 +110,9 @@ def find_folder(data_dir: Path) -> tuple[PatchFolder, Listing]:
     """Find the patch folders of v1 or v2, and read the lists in or next to their folder.
 
     The folders of v2 may be in those of their scenes, as in the archive, or all in one folder.
+
+    Raises:
+        UserError: There are no folders of patches.
     """
     for version in (V2_FOLDER, V1_FOLDER):
         inside = data_dir / version
@@ -128,7 +139,12 @@ def _read_metadata(folders: Sequence[Path]) -> Listing:
 
 
 def label_reader(source: PatchSource, listing: Listing) -> Callable[[str], list[str]]:
-    """Return what reads the labels of a patch: from the metadata, else from its folder."""
+    """Return the function that reads the label names of a patch.
+
+    Args:
+        source: The patches.
+        listing: Their lists; without labels, those in the folders of the patches are read.
+    """
     if listing.labels is not None:
         return listing.labels.__getitem__
     assert isinstance(source, PatchFolder)  # an LMDB always has metadata with labels
@@ -136,7 +152,12 @@ def label_reader(source: PatchSource, listing: Listing) -> Callable[[str], list[
 
 
 def labels_of(source: PatchSource, listing: Listing) -> list[list[str]]:
-    """Return the label names of ``listing.names``."""
+    """Return the label names of each of ``listing.names``.
+
+    Args:
+        source: The patches.
+        listing: Their lists.
+    """
     read, names = label_reader(source, listing), listing.names
     if listing.labels is not None:
         return list(map(read, names))
@@ -146,7 +167,15 @@ def labels_of(source: PatchSource, listing: Listing) -> list[list[str]]:
 
 
 def check_presence(names: Sequence[str], source: PatchSource) -> None:
-    """Refuse lists that name absent patches."""
+    """Refuse lists that name absent patches.
+
+    Args:
+        names: Listed names of patches.
+        source: The patches.
+
+    Raises:
+        UserError: A listed patch is missing.
+    """
     present = source.names()
     absent = [name for name in names if name not in present]
     if absent:

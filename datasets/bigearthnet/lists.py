@@ -65,6 +65,9 @@ def read_lists(folders: Sequence[Path]) -> Listing:
 
     Lists of another data set are ignored with a warning. A list for test may be missing. So may
     the lists of snow and clouds with TU Berlin's csv files, which name no such patches.
+
+    Raises:
+        UserError: A list is missing, or there are lists of two kinds.
     """
     for folder in folders:
         found = {}
@@ -119,7 +122,7 @@ def _checked(splits: dict[str, list[str]], bad: dict[str, list[str]], where: str
         inside = [split for split, names in splits.items() if repeated[0] in names]
         raise UserError(
             f"the splits of {where} leak: {len(repeated)} patches are listed more than once, the "
-            f"first is {repeated[0]} in {' and '.join(inside)}"
+            f"first is {repeated[0]} in {' and '.join(inside)}: keep each in one list"
         )
     left_out, dropped = {}, set[str]()
     for reason, names in bad.items():
@@ -132,14 +135,23 @@ def _checked(splits: dict[str, list[str]], bad: dict[str, list[str]], where: str
 
 
 def check_not_empty(splits: Mapping[str, Sized], where: object) -> None:
-    """Refuse splits of which no patch is left."""
+    """Refuse a split without patches.
+
+    Args:
+        splits: Patches of each split.
+        where: File or folder of the lists, for the message.
+    """
     for split, patches in splits.items():
         if not len(patches):
             raise UserError(f"no patch is left in the {split} split of {where}: correct its list")
 
 
 def read_metadata(path: Path) -> Listing:
-    """Read ``metadata.parquet`` of BigEarthNet v2, or that of an LMDB written here."""
+    """Read ``metadata.parquet`` of BigEarthNet v2, or that of an LMDB written here.
+
+    Raises:
+        UserError: The file is something else.
+    """
     try:
         flags = set(pq.read_schema(path).names).intersection(_BAD_COLUMNS.values())
         table = pq.read_table(path, columns=[*_SCHEMA.names, *flags])
@@ -171,7 +183,13 @@ def read_metadata(path: Path) -> Listing:
 
 
 def write_metadata(path: Path, listing: Listing, labels: Sequence[Sequence[str]]) -> None:
-    """Write names, splits and the labels of ``listing.names`` in the columns of BigEarthNet v2."""
+    """Write names, splits and labels in the columns of BigEarthNet v2.
+
+    Args:
+        path: Parquet file to write.
+        listing: Names of each split.
+        labels: Label names of each of ``listing.names``.
+    """
     splits = [_SPELLINGS[split] for split, names in listing.splits.items() for _ in names]
     columns = {"patch_id": listing.names, "labels": [list(own) for own in labels], "split": splits}
     with written_whole(path) as partial:

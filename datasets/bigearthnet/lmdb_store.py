@@ -28,12 +28,16 @@ _opened: dict[tuple[int, int], tuple[tuple[int, int, int], lmdb.Environment]] = 
 
 @dataclass(frozen=True)
 class PatchLmdb:
-    """Patches in the LMDB of a folder; each process that holds a copy opens the file once."""
+    """Patches in the LMDB of folder ``root``; each process with a copy opens the file once."""
 
     root: Path
 
     def names(self) -> set[str]:
-        """List the keys."""
+        """List the keys.
+
+        Raises:
+            UserError: The LMDB is damaged.
+        """
         try:
             with _environment(self.root).begin() as transaction:
                 keys = transaction.cursor().iternext(keys=True, values=False)
@@ -42,7 +46,11 @@ class PatchLmdb:
             raise UserError(f"{self.root} holds a damaged LMDB: write it again") from error
 
     def read(self, name: str, bands: Sequence[str]) -> list[np.ndarray]:
-        """Read the bands of a patch, each uint16 DN of its own size, (120, 120) at 10 m."""
+        """Read some bands of a patch; arguments as in ``PatchFolder.read``.
+
+        Raises:
+            UserError: The patch is missing or damaged, or lacks a band.
+        """
         where = f"{name} in {self.root}"
         try:
             with _environment(self.root).begin(buffers=True) as transaction:
@@ -60,7 +68,10 @@ class PatchLmdb:
         return planes
 
     def fingerprint(self, names: Sequence[str], bands: Sequence[str]) -> str:
-        """Identify some patches by their names and by path, size and time of the file."""
+        """Identify some patches by their names, and by path, size and time of change of the LMDB.
+
+        Arguments as in ``PatchFolder.fingerprint``.
+        """
         state = (self.root / DATA_FILE).stat()
         what = (str(self.root.resolve()), state.st_size, state.st_mtime_ns, *bands, *names)
         return hashlib.sha256(ascii(what).encode()).hexdigest()

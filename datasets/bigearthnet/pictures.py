@@ -47,7 +47,16 @@ def patch_picture(
 
 
 def check_unit(source: PatchSource, names: Sequence[str], bands: Sequence[str]) -> None:
-    """Refuse patches that are not digital numbers, if there are enough of them to judge."""
+    """Refuse patches that are not digital numbers, if there are enough of them to judge.
+
+    Args:
+        source: The patches.
+        names: Names of all patches of a split.
+        bands: Names of the bands.
+
+    Raises:
+        UserError: The values are not those of digital numbers.
+    """
     if len(names) >= _NUM_SAMPLES:
         some = names[:: len(names) // _NUM_SAMPLES]
         check_dn((plane for name in some for plane in source.read(name, bands)), str(source.root))
@@ -139,6 +148,9 @@ def draw_splits(
         val_frac: Share of val, in 0..1, drawn by the first seed.
         seeds: One per repetition.
         with_replacement: Draw and use the splits as the original: duplicates, and no test.
+
+    Raises:
+        UserError: The lists have no test split.
     """
     rows = dict(index.splits)
     train, val = index.targets[rows["train"]], index.targets[rows["val"]]

@@ -41,6 +41,9 @@ def write_lmdb(
         save_dir: Folder for ``data.mdb`` and ``metadata.parquet``.
         bands: Bands to write, as "B2" and "B8A".
         num_workers: Reader processes; 0 reads in this process.
+
+    Raises:
+        UserError: The folder holds an LMDB, or cannot be written.
     """
     if (save_dir / DATA_FILE).exists():
         raise UserError(f"{save_dir} holds an LMDB already: choose another --save_dir")

@@ -77,7 +77,7 @@ def build_parser(description: str | None) -> Parser:
 
 
 def parse_args(description: str | None, argv: Sequence[str] | None = None) -> Namespace:
-    """Read the command line, or ``argv`` in tests.
+    """Read the command line.
 
     ``given`` of the result names the settings that were given: a plan that exists decides the
     others. ``shard`` is the number of this part, and of all.
@@ -120,6 +120,9 @@ def parse_shard(text: str | None, environment: Mapping[str, str]) -> tuple[int, 
     Args:
         text: Value of --shard.
         environment: Variables of the environment.
+
+    Raises:
+        UserError: The flag is no such pair, or the array's indices are not one range.
     """
     if text is not None:
         match = re.fullmatch(r"([0-9]{1,5})/([0-9]{1,5})", text)

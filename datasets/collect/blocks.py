@@ -40,7 +40,7 @@ class Block:
 
     @property
     def is_complete(self) -> bool:
-        """Whether it has all its places."""
+        """Whether all its places are collected."""
         return len(self.done) >= len(self.places)
 
     @property
@@ -50,12 +50,12 @@ class Block:
 
     @property
     def missing(self) -> int:
-        """Places that it cannot have, because all others failed; 0 as long as some are open."""
+        """Number of places that it will lack, as its candidates failed; 0 while some are open."""
         return max(0, len(self.places) - (len(self._candidates) - self.failures.total()))
 
     @property
     def failures(self) -> Counter[Outcome]:
-        """Count the places that cannot be had, by outcome."""
+        """Count the places that cannot be collected, by outcome."""
         return Counter(outcome for outcome in self._outcomes.values() if outcome != "done")
 
     def begin(self) -> list[int]:
@@ -63,7 +63,7 @@ class Block:
 
         They are the first candidates that are neither settled nor begun, as many as are needed if
         all that are begun succeed. All that are done count, also spares after a place that was
-        lost and is requested again: the block never gets more places than it shall have.
+        lost and is requested again: the block never gets more places than it needs.
         """
         needed = max(0, len(self.places) - len(self.done) - len(self._begun))
         known = self._outcomes.keys() | self._begun

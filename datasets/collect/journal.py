@@ -94,7 +94,11 @@ class Journal:
         self._fresh.append(json.dumps(line) + "\n")
 
     def flush(self) -> None:
-        """Write the new lines, again after an error; their places are on the disk before."""
+        """Write the new lines, again after an error; their places are on the disk before.
+
+        Raises:
+            UserError: The file cannot be written.
+        """
         if not self._fresh:
             return
         content = "".join(self._fresh).encode()

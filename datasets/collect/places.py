@@ -78,6 +78,9 @@ def read_match_file(path: Path, *, seed: int, patch_px: int, max_shift_days: int
         seed: Seed of drawn shifts.
         patch_px: Side of a patch in pixels of 10 m.
         max_shift_days: Drawn shifts are from 0 to one less.
+
+    Raises:
+        UserError: A place is outside of UTM, or its shift is out of range.
     """
     columns = read_columns("match_file", path, ("lat", "lng"), ("shift_days",))
     lat, lng, shift = columns["lat"], columns["lng"], columns.get("shift_days")
@@ -110,6 +113,9 @@ def read_columns(
     Returns:
         Per name float64, one or more rows; NaN where a cell is empty. A file without a first line
         of names, but with three numbers a line, is read as index, lng, lat: the list of SSL4EO-S12.
+
+    Raises:
+        UserError: The file cannot be read, or lacks a column.
     """
     try:
         check_regular(path)

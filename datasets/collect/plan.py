@@ -182,6 +182,9 @@ def open_plan(save_path: Path, settings: Settings, given: set[str]) -> Plan:
         settings: What the flags say; without a reference date it is today in UTC.
         given: Names of those that were given. They have to be those of a plan by which places were
             collected; one by which none were is replaced. The plan decides the others.
+
+    Raises:
+        UserError: The folder has other content, or the settings differ from those of its plan.
     """
     save_path.mkdir(parents=True, exist_ok=True)
     with locked(save_path / LOCK_NAME):

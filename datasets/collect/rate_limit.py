@@ -15,7 +15,7 @@ Answer = TypeVar("Answer")
 
 
 class Stopped(Exception):
-    """The run ends: no thread waits any longer."""
+    """The run ends: no thread may wait any longer."""
 
 
 class RateLimit:

@@ -31,6 +31,9 @@ def collect(plan: Plan, source: Source, requester: Requester, args: Namespace) -
         source: Source of scenes.
         requester: Sends the requests.
         args: Flags of the run.
+
+    Raises:
+        UserError: Another process replaced the plan.
     """
     save_path = args.save_path
     journal = Journal(save_path, plan.hash, args.shard)

@@ -126,6 +126,9 @@ def sample_places(
         patch_px: Side of a patch in pixels of 10 m, a multiple of 6.
         max_shift_days: Shifts are from 0 to one less.
         is_land: Which latitudes and longitudes are on land; None takes all.
+
+    Raises:
+        UserError: The area has too few places.
     """
     taken = np.empty(0, np.int64)
     parts: list[Places] = []
@@ -225,6 +228,9 @@ def land_mask() -> IsLand:
     """Return a function that separates land, lakes included, from sea: GLOBE, 30 arc seconds.
 
     The table of global_land_mask is read as bits, 117 MB: importing the package takes 8 times that.
+
+    Raises:
+        UserError: global-land-mask is not installed.
     """
     package = find_spec("global_land_mask")
     path = Path(str(package and package.origin)).with_name("globe_combined_mask_compressed.npz")

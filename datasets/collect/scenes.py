@@ -56,8 +56,8 @@ class Place:
 
     number: int  # its position in the plan, and the name of its folder
     latitude: float  # of the patch's centre, in degrees
-    longitude: float
-    grid: PatchGrid
+    longitude: float  # of the same point, in degrees
+    grid: PatchGrid  # pixels of the patch in its UTM zone
     windows: tuple[Window, ...]  # one per date that is wanted, the newest first
 
     @property
@@ -99,16 +99,16 @@ Candidates = tuple[tuple[Scene, ...], ...]  # per window of a place, never empty
 class Lack:
     """Why a place cannot be collected."""
 
-    outcome: Literal["no_scene", "cloudy", "refused"]
-    reason: str
+    outcome: Literal["no_scene", "cloudy", "refused"]  # as the journal records it
+    reason: str  # for a person
 
 
 class Refused(Exception):
-    """The service will never answer this request well: take another scene or place."""
+    """The service will never answer this request with a result: take another scene or place."""
 
 
 class Missing(Refused):
-    """Something is not there, or not for this account; to be believed only if repeated."""
+    """Something does not exist or is not accessible; believed only if it is repeated."""
 
 
 class ComeBack(Exception):
@@ -123,7 +123,7 @@ class Source(Protocol):
     ``UserError`` if no request can ever work (credentials, permission). Nothing else is raised.
     """
 
-    places_per_search: int
+    places_per_search: int  # most places that ``search`` takes
 
     def check(self) -> None:
         """Request the collection itself, the smallest request: whether anything can work now.

@@ -64,6 +64,7 @@ class Stac:
         return [self._measured(self._scenes(place), place.grid) for place in places]
 
     def read(self, scene: Scene, grid: PatchGrid) -> dict[str, Array]:
+        """Read the bands of a patch; arguments as in ``Source.read``."""
         files: Files = scene.key
         images = {
             band: read_window(self._web, files.bands[band], grid, RESOLUTION_M[band], "uint16")

@@ -38,15 +38,22 @@ _KEPT = (
 
 
 class Files(NamedTuple):
-    """Addresses by band and of the scene classification, and what to subtract: see ``_offset``."""
+    """Files of a scene, and how to correct their values."""
 
-    bands: dict[str, str]
-    classes: str | None
-    offset: int | None
+    bands: dict[str, str]  # address of each band's file
+    classes: str | None  # address of the scene classification, if there is one
+    offset: int | None  # DN to subtract, see ``_offset``
 
 
 def parse(item: Any, bands: tuple[str, ...]) -> tuple[int, Scene]:
-    """Return the code of an item's zone, and its scene with all shares of pixels unknown.
+    """Parse an item.
+
+    Args:
+        item: Decoded JSON of the item, of any type.
+        bands: Names of the bands that it must have.
+
+    Returns:
+        EPSG code of its UTM zone, and its scene with all shares of pixels unknown.
 
     Args:
         item: Item of a catalogue, plain JSON.

@@ -83,7 +83,11 @@ def false_northing(epsg: ArrayLike) -> Array:
 
 @lru_cache(maxsize=128)
 def utm_crs(epsg: int) -> CRS:
-    """Look a code up once: it costs as much as writing a file."""
+    """Look a code up once: it costs as much as writing a file.
+
+    Raises:
+        UserError: PROJ does not find its table of coordinate systems.
+    """
     try:
         return CRS.from_epsg(epsg)
     except CRSError as error:

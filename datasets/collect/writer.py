@@ -132,7 +132,11 @@ class Draft:
         }
 
     def finish(self) -> Record:
-        """Let the place appear, and return its record."""
+        """Write the place, rename its folder to the final name, and return its record.
+
+        Raises:
+            UserError: The files cannot be written.
+        """
         folder = self._writer.staging / self.place.name
         target = self._writer.root / self.place.name
         scenes = sorted({name.partition("/")[0] for name in self._files})

@@ -56,7 +56,11 @@ class SmallFiles:
 
 
 def find_pictures(files: SmallFiles) -> tuple[str, list[str]]:
-    """Find the prefix of the class folders, one of ``ROOTS``, and ``<Class>/<file>``, sorted."""
+    """Find the prefix of the class folders, one of ``ROOTS``, and ``<Class>/<file>``, sorted.
+
+    Raises:
+        UserError: There are no class folders, or others next to them.
+    """
     found = {root: sorted(filter(_is_picture, files.below(root))) for root in ROOTS}
     found = {root: names for root, names in found.items() if len(set(map(_class_of, names))) > 1}
     archives = [root for root in found if root]

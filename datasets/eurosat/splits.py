@@ -85,6 +85,11 @@ def write_split(folder: Path, names: Sequence[str], splits: Mapping[str, Tensor]
 
     In ``--data_dir`` or next to it they act as the public lists; ``main_pretrain.py`` takes them as
     ``--image_list``.
+
+    Args:
+        folder: Folder of the lists.
+        names: Name "<Class>/<file>" of every image.
+        splits: Positions in ``names`` of each split, int64.
     """
     for split, positions in splits.items():
         with written_whole(folder / f"{split}.txt") as partial:

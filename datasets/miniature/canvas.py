@@ -86,7 +86,16 @@ def _spline(cells: int, scale: float) -> tuple[Array, Array]:
 
 
 def noise(rng: Rng, cells: int, scale: float) -> Array:
-    """Draw smooth noise of mean 0 and deviation 1 with knots every ``scale`` cells: float32."""
+    """Draw smooth noise of mean 0 and deviation 1.
+
+    Args:
+        rng: Source of the noise.
+        cells: Side of the canvas in cells.
+        scale: Distance of the spline's knots in cells.
+
+    Returns:
+        float32, shape (cells, cells).
+    """
     knots, weights = _spline(cells, scale)
     count = int(knots.max()) + 1
     field = rng.standard_normal((count, count), dtype=np.float32)
@@ -96,18 +105,45 @@ def noise(rng: Rng, cells: int, scale: float) -> Array:
 
 
 def rough_noise(rng: Rng, cells: int, scale: float, octaves: int = 4) -> Array:
-    """Add octaves of noise, each of half the scale and 0.6 of the amplitude; deviation 1."""
+    """Add octaves of noise, each of half the scale and 0.6 of the amplitude of the one before.
+
+    Args:
+        rng: Source of the noise.
+        cells: Side of the canvas in cells.
+        scale: Scale of the first octave in cells.
+        octaves: Number of octaves.
+
+    Returns:
+        float32 with deviation 1, shape (cells, cells).
+    """
     parts = [0.6**k * noise(rng, cells, max(scale / 2**k, 1.5)) for k in range(octaves)]
     return np.asarray(sum(parts) / np.sqrt(sum(0.36**k for k in range(octaves))))
 
 
 def grain(rng: Rng, cells: int) -> Array:
-    """Draw independent noise per cell, deviation 1: float32."""
+    """Draw independent noise per cell with deviation 1.
+
+    Args:
+        rng: Source of the noise.
+        cells: Side of the canvas in cells.
+
+    Returns:
+        float32, shape (cells, cells).
+    """
     return rng.standard_normal((cells, cells), dtype=np.float32)
 
 
 def frame(rng: Rng, cells: int, bend: float = 0.0) -> tuple[Array, Array]:
-    """Return coordinates in cells, rotated at random about the centre and bent by some cells."""
+    """Return coordinates in cells, rotated at random about the centre, and bent.
+
+    Args:
+        rng: Source of the rotation.
+        cells: Side of the canvas in cells.
+        bend: Standard deviation of the bending in cells.
+
+    Returns:
+        Two coordinates, float32, shape (cells, cells) each.
+    """
     angle = rng.uniform(0, np.pi)
     axis = np.arange(cells, dtype=np.float32) - cells / 2
     u = (np.cos(angle) * axis + np.sin(angle) * axis[:, None]).astype(np.float32)
@@ -127,12 +163,28 @@ class Parcels(NamedTuple):
     v: Array  # coordinate along the strip from the parcel's border, in cells
 
     def pick(self, rng: Rng, values: Array) -> Array:
-        """Give every parcel one of the values: shape of ``ids``."""
+        """Give every parcel one of some values.
+
+        Args:
+            rng: Source of the choice.
+            values: Values to choose from, shape (N,).
+
+        Returns:
+            Value of each cell's parcel, in the shape of ``ids``.
+        """
         return np.asarray(values[rng.integers(0, len(values), _MAX_PARCELS)][self.ids])
 
 
 def strips(rng: Rng, u: Array, v: Array, width: float, length: float) -> Parcels:
-    """Cut the plane into strips of unequal width across ``u`` and each strip along ``v``."""
+    """Cut the plane into strips of unequal width across ``u``, and the strips into pieces.
+
+    Args:
+        rng: Source of widths and lengths.
+        u: Coordinate across the strips in cells, from ``frame``.
+        v: Coordinate along the strips in cells, from ``frame``.
+        width: Mean width of a strip in cells.
+        length: Mean length of a piece in cells.
+    """
     reach = float(np.hypot(*u.shape)) / 2 + 3 * width
     count = int(2 * reach / (0.6 * width)) + 2
     borders = -reach + np.cumsum(width * rng.uniform(0.6, 1.4, count))
@@ -149,7 +201,14 @@ def strips(rng: Rng, u: Array, v: Array, width: float, length: float) -> Parcels
 
 
 def patches(rng: Rng, u: Array, v: Array, size: float) -> Parcels:
-    """Divide the plane into irregular polygons of about ``size`` cells (jittered Voronoi)."""
+    """Divide the plane into irregular polygons (jittered Voronoi).
+
+    Args:
+        rng: Source of the polygons.
+        u: First coordinate in cells, from ``frame``.
+        v: Second coordinate in cells, from ``frame``.
+        size: Size of a polygon in cells.
+    """
     side = int(np.hypot(*u.shape) / size) + 8
     jitter = rng.uniform(0.1, 0.9, (2, side, side)).astype(np.float32)
     x, y = u / size + side / 2, v / size + side / 2

@@ -28,14 +28,19 @@ class Grid:
     32TNM and 53HPV).
     """
 
-    latitude: float
-    zone: int
+    latitude: float  # of the corner, in degrees
+    zone: int  # number of the UTM zone, 1..60
     left: int
     top: int
 
     @classmethod
     def at(cls, latitude: float, longitude: float) -> "Grid":
-        """Place the corner near a coordinate; a sphere is exact enough for an invented place."""
+        """Place the corner near a coordinate; a sphere is exact enough for an invented place.
+
+        Args:
+            latitude: Latitude in degrees, -80..80.
+            longitude: Longitude in degrees, -180..180.
+        """
         zone = int((longitude + 180) // 6) + 1
         offset = (longitude - (6 * zone - 183)) * np.cos(np.radians(latitude))
         left, top = 500_000 + 111_300 * offset, 110_900 * latitude
@@ -102,7 +107,17 @@ def write_seco_place(
     bands: tuple[str, ...],
     previews: bool,
 ) -> None:
-    """Write ``<number>/<scene>/<band>.tif`` and ``metadata.json`` of all dates of a place."""
+    """Write ``<number>/<scene>/<band>.tif`` and ``metadata.json`` of all dates of a place.
+
+    Args:
+        root: Folder of the data set.
+        number: Number of the place, which names its folder.
+        seed: Seed of the world.
+        num_dates: Dates per place, one per season.
+        size: Side of a patch in pixels of 10 m.
+        bands: Names of the bands to write.
+        previews: Whether to write brightened RGB previews, as the 100K archive has.
+    """
     rng = np.random.default_rng([seed, 1, number])
     place = draw_place(rng, str(rng.choice(COVER_NAMES)), size_px=size)
     longitude = float(rng.uniform(-120, 140))
@@ -165,6 +180,14 @@ def write_eurosat_image(
 
     The file is a .jpg, or the 13 bands of the same place and day as a .tif: level-1C digital
     numbers on the 10 m grid (coarse pixels are repeated; the archive interpolates them).
+
+    Args:
+        root: Folder of the data set; that of the class must exist.
+        name: Name of the class, the cover that dominates the place.
+        number: Number of the image in its class.
+        seed: Seed of the world.
+        size: Side of the image in pixels.
+        all_bands: Whether to write a .tif of 13 bands instead of a .jpg.
     """
     rng = np.random.default_rng([seed, 2, COVER_NAMES.index(name), number])
     place = draw_place(rng, name, size_px=size)
@@ -184,6 +207,15 @@ def write_eurosat_image(
 
 
 def repeated_to_10_m(image: Array, band: str, size: int) -> Array:
-    """Repeat the pixels of a coarser band: shape (size, size)."""
+    """Repeat the pixels of a coarser band on the 10 m grid.
+
+    Args:
+        image: Pixels of the band, shape (h, w).
+        band: Name of the band.
+        size: Side of the result in pixels.
+
+    Returns:
+        Pixels of shape (size, size).
+    """
     factor = SENSOR_RESOLUTION_M[band] // 10
     return image.repeat(factor, axis=0).repeat(factor, axis=1)[:size, :size]

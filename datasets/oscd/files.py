@@ -61,7 +61,11 @@ class City:
 
 
 def find_cities(data_dir: Path) -> dict[str, Path]:
-    """Find the folder of images of every city, by name."""
+    """Find the folder of images of every city, by name.
+
+    Raises:
+        UserError: There is none.
+    """
     found = _folders_with(data_dir, "imgs_1") | _folders_with(data_dir, "imgs_1_rect")
     if not found:
         raise UserError(
@@ -76,6 +80,9 @@ def listed_cities(data_dir: Path) -> dict[str, list[str]]:
 
     A list that is absent stands for the data set's own. A city in both lists, or one without
     images, is refused.
+
+    Raises:
+        UserError: A city is in both lists, or has no images.
     """
     found = find_cities(data_dir)
     splits = {"train": list(TRAIN_CITIES), "test": list(TEST_CITIES)}
@@ -107,6 +114,9 @@ def city_splits(data_dir: Path) -> dict[str, list[str]]:
 
     Of the training cities in alphabetical order the 4th, 8th, 12th and so on are for validation (of
     fewer than four, the last): beirut, hongkong and pisa of the real ones.
+
+    Raises:
+        UserError: The lists name too few cities.
     """
     lists = listed_cities(data_dir)
     train, test = sorted(lists["train"]), sorted(lists["test"])
@@ -131,6 +141,9 @@ def read_cities(
         aligned: Whether to read ``imgs_*_rect``, where one pixel is one place on both dates and in
             the change map: another size is then an error. Else ``imgs_*``, as the original, where
             the size of date 1 counts, and what the others lack is 0.
+
+    Raises:
+        UserError: A change map is missing, or the sizes of a city's files differ.
     """
     images, labels = find_cities(data_dir), _folders_with(data_dir, "cm")
     missing = [name for name in names if name not in labels]

@@ -50,7 +50,14 @@ def write_maps(
 def save_probabilities(
     path: Path, cities: Sequence[City], probabilities: Sequence[Tensor], threshold: float
 ) -> None:
-    """Write the arrays ``<city>``, ``<city>_changed`` (the truth) and ``threshold`` as an npz."""
+    """Write the arrays ``<city>``, ``<city>_changed`` (the truth) and ``threshold`` as an npz.
+
+    Args:
+        path: File to write.
+        cities: Cities, with the truth of each.
+        probabilities: Probability of change of each city, float32, shape (H, W).
+        threshold: Probability from which a pixel counts as changed.
+    """
     arrays = {"threshold": np.array(threshold)}
     for city, probability in zip(cities, probabilities, strict=True):
         arrays |= {city.name: probability.numpy(), f"{city.name}_changed": city.mask}

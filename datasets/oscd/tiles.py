@@ -74,7 +74,12 @@ class CityTiles(Dataset[Sample]):
         return image_1, image_2, mask.bool(), valid.bool()
 
     def keep_share(self, frac: float, seed: int) -> None:
-        """Keep a share, 0 < frac <= 1, drawn alike from the tiles with and without change."""
+        """Keep a share of the tiles, drawn alike from those with and without change.
+
+        Args:
+            frac: Share to keep, above 0 and at most 1.
+            seed: Seed of the draw.
+        """
         side = self.patch_size
         has_change = [
             bool(self.cities[city].mask[row : row + side, column : column + side].any())
@@ -132,7 +137,13 @@ class CitySplits:
 
 
 def read_splits(data_dir: Path, transform: InputTransform, *, as_original: bool) -> CitySplits:
-    """Read all cities; with ``as_original`` images that are not co-registered."""
+    """Read the cities of all splits into memory.
+
+    Args:
+        data_dir: Folder of OSCD.
+        transform: Conversion of digital numbers to pictures.
+        as_original: Whether to read the images that are not co-registered, and join train and val.
+    """
     cities = {
         split: read_cities(data_dir, names, transform, aligned=not as_original)
         for split, names in city_splits(data_dir).items()
@@ -161,11 +172,15 @@ def cut_tile(city: City, row: int, column: int, side: int) -> np.ndarray:
 
 
 def unchanged_per_changed(cities: Sequence[City]) -> float:
-    """Return the number of unchanged pixels for each changed one."""
+    """Return the number of unchanged pixels for each changed one.
+
+    Raises:
+        UserError: No pixel changed.
+    """
     changed = sum(int(city.mask.sum()) for city in cities)
     if changed == 0:
         raise UserError(
             f"no pixel changed in {', '.join(city.name for city in cities)}: there is nothing to "
-            "find, are these the right change maps?"
+            "find, check the change maps"
         )
     return (sum(city.mask.size for city in cities) - changed) / changed

@@ -58,7 +58,12 @@ def first_good(
 
 
 def first_readable(read: Callable[[int], T], num_patches: int) -> T:
-    """Read the first good patch as an example of all; the error of the first if 100 are bad."""
+    """Read the first good patch as an example of all; if 100 are bad, raise the error of the first.
+
+    Args:
+        read: Reads a patch by its number.
+        num_patches: Number of patches.
+    """
     for patch in range(min(num_patches, 100)):
         with suppress(BadPatchError):
             return read(patch)
@@ -66,7 +71,15 @@ def first_readable(read: Callable[[int], T], num_patches: int) -> T:
 
 
 def check_bad_count(bad: Sequence[str], num_samples: int) -> None:
-    """Raise a ``UserError`` if more than ``MAX_BAD_FRACTION`` of the samples are bad."""
+    """Refuse a data set of which more than ``MAX_BAD_FRACTION`` is bad.
+
+    Args:
+        bad: Names of the bad samples.
+        num_samples: Number of all samples.
+
+    Raises:
+        UserError: There are too many.
+    """
     if len(bad) > MAX_BAD_FRACTION * num_samples:
         raise UserError(
             f"more than {MAX_BAD_FRACTION:.0%} of {num_samples} samples are bad, {len(bad)} so "
@@ -75,7 +88,12 @@ def check_bad_count(bad: Sequence[str], num_samples: int) -> None:
 
 
 class BadPatchList:
-    """The distinct bad patches of a run, also written to ``folder``/bad_patches.txt, if given."""
+    """The distinct bad patches of a run.
+
+    Args:
+        num_samples: Number of samples, of which only a share may be bad.
+        folder: Folder of ``bad_patches.txt``; None writes no file.
+    """
 
     def __init__(self, num_samples: int, folder: Path | None) -> None:
         self.names: dict[str, None] = {}  # a set that keeps its order

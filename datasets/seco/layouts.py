@@ -121,11 +121,17 @@ class SecoZip:
             raise BadPatchError(where, _UNREADABLE) from error
 
     def read_quantiles(self) -> bytes | None:
-        """Return the content of the file of quantiles next to the places, or None."""
+        """Return the content of the file of quantiles next to the places, or None.
+
+        Raises:
+            UserError: The file is damaged.
+        """
         try:
             return None if self._quantiles is None else self._zip.read(self._quantiles)
         except ValueError as error:
-            raise UserError(f"{QUANTILES_NAME} in {self.path} is damaged") from error
+            raise UserError(
+                f"{QUANTILES_NAME} in {self.path} is damaged: copy or write the zip again"
+            ) from error
 
     def _list(self) -> tuple[dict[str, dict[str, int]], "array[int]", "array[int]"]:
         """Read the zip's directory once.

@@ -90,7 +90,10 @@ class SecoPatches:
         return patch_name(self.places, self.starts, patch)
 
     def read(self, patch: int, out: np.ndarray | None = None) -> np.ndarray:
-        """Read a patch, see ``PatchSource``: no band may be damaged, nor all of them zero."""
+        """Read a patch; no band may be damaged, nor all of them zero.
+
+        Arguments as in ``PatchSource.read``.
+        """
         pixels = np.empty(self.patch_shape, np.uint8) if out is None else out
         for channel in range(len(pixels)):
             pixels[channel] = self.read_plane(patch, channel)
@@ -99,7 +102,18 @@ class SecoPatches:
         return pixels
 
     def read_plane(self, patch: int, channel: int) -> np.ndarray:
-        """Read one band of a patch on the 10 m grid: uint8, shape (H, W)."""
+        """Read one band of a patch on the 10 m grid.
+
+        Args:
+            patch: Number of the patch.
+            channel: Index of the band in ``bands``.
+
+        Returns:
+            uint8, shape (H, W).
+
+        Raises:
+            UserError: The patch differs from the others in size.
+        """
         height, width = self.patch_shape[1:]
         band = self.bands[channel]
         name, factor = self.name(patch), RESOLUTION_M[band] // 10
@@ -129,7 +143,13 @@ def count_dates(places: Sequence[str]) -> np.ndarray:
 
 
 def patch_name(places: Sequence[str], starts: np.ndarray, patch: int) -> str:
-    """Return "place/scene" of a patch, from the strings "place/scene/scene"."""
+    """Return the name "place/scene" of a patch.
+
+    Args:
+        places: Place with its dates, "place/scene/scene", for each place.
+        starts: Number of the first patch of each place, and of all patches; int64, shape (P + 1,).
+        patch: Number of the patch.
+    """
     index = int(np.searchsorted(starts, patch, side="right")) - 1
     place, *dates = places[index].split("/")
     return f"{place}/{dates[patch - int(starts[index])]}"
@@ -154,6 +174,9 @@ def parse_quantiles(content: bytes | None, name: object) -> dict[str, tuple[floa
     Args:
         content: Bytes of the file; None if it does not exist.
         name: Path of the file, for the error.
+
+    Raises:
+        UserError: The content is damaged.
     """
     try:
         measured = {} if content is None else check_quantiles(json.loads(content)["quantiles"])

@@ -74,7 +74,7 @@ class Pictures:
         return self.names[patch]
 
     def read(self, patch: int, out: np.ndarray | None = None) -> np.ndarray:
-        """Read a picture, see ``PatchSource``; a damaged one raises a ``BadPatchError``."""
+        """Read a picture as a patch; arguments as in ``PatchSource.read``."""
         image = self._open(patch)
         _, height, width = self.patch_shape
         if image.size != (width, height):

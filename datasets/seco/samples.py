@@ -40,9 +40,17 @@ class PatchSource(Protocol):
         ...
 
     def read(self, patch: int, out: np.ndarray | None = None) -> np.ndarray:
-        """Read a patch: uint8, shape (C, H, W), into ``out`` if there is one.
+        """Read a patch.
 
-        An unusable patch raises a ``BadPatchError``.
+        Args:
+            patch: Number of the patch.
+            out: Array of the patch's shape to write into; None allocates one.
+
+        Returns:
+            uint8, shape (C, H, W).
+
+        Raises:
+            BadPatchError: The patch cannot be used.
         """
         ...
 

@@ -45,7 +45,7 @@ class PlacesManifest:
 
     starts: np.ndarray  # number of the first patch of each place, and of all: int64, (P + 1,)
     patch_shape: tuple[int, int, int]  # bands C, height and width
-    input_spec: InputSpec
+    input_spec: InputSpec  # bands, stretch and normalisation
     # Name and reason of each patch that could not be read; it is stored as zeros.
     bad: dict[int, tuple[str, str]] = field(default_factory=dict)
 
@@ -109,7 +109,7 @@ class StreamedPlaces:
         return f"{place}/{patch - self.starts[place]}"
 
     def read(self, patch: int, out: np.ndarray | None = None) -> np.ndarray:
-        """Read a patch, see ``PatchSource``."""
+        """Read a patch; arguments as in ``PatchSource.read``."""
         if patch in self.manifest.bad:
             raise BadPatchError(*self.manifest.bad[patch])
         if not 0 <= patch - self._at_hand[0] < len(self._at_hand[1]):
@@ -195,7 +195,11 @@ def _count(value: Any) -> int:
 
 
 def require_litdata() -> None:
-    """Say how to install LitData if it is missing."""
+    """Say how to install LitData if it is missing.
+
+    Raises:
+        UserError: LitData is not installed.
+    """
     if find_spec("litdata") is None:
         raise UserError("sets of LitData chunks need LitData: pip install litdata")
 

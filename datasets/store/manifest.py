@@ -29,7 +29,7 @@ class Shard:
     """A file of raw uint8 rows: one row per patch, with the planes of the bands of its group."""
 
     file: str  # its name in the store
-    num_patches: int
+    num_patches: int  # its number of rows
     sha256: str = ""  # empty while the file is written
 
 
@@ -47,19 +47,19 @@ class Group:
 class Flaw:
     """A patch, or one band of it, that could not be read or is all zero; it is stored as zeros."""
 
-    patch: int
-    band: str | None
-    reason: str
+    patch: int  # its number
+    band: str | None  # None for all bands
+    reason: str  # for a person
 
 
 @dataclass(frozen=True)
 class Manifest:
     """Everything about a store except its pixels."""
 
-    kind: Literal["seco", "pictures"]
+    kind: Literal["seco", "pictures"]  # bands of Sentinel-2, or red, green and blue
     places: tuple[str, ...]  # a string "place/scene/scene" per place; for pictures their names
     height: int  # of a patch in pixels of 10 m
-    width: int
+    width: int  # of a patch in pixels of 10 m
     quantiles: dict[str, tuple[float, float]]  # 2 % and 98 % per SeCo band, where they are known
     groups: tuple[Group, ...]  # red, green and blue, and the other bands
     flaws: tuple[Flaw, ...] = ()  # of the source, sorted by patch
@@ -95,7 +95,12 @@ class Manifest:
 
 
 def plan_groups(bands: Sequence[str], num_patches: int) -> tuple[Group, ...]:
-    """Return the groups of a new store, in a fixed order, each with one file without a hash."""
+    """Return the groups of a new store, in a fixed order, each with one file without a hash.
+
+    Args:
+        bands: Names of the bands.
+        num_patches: Number of rows of each file.
+    """
     rgb = RGB_BANDS if set(bands) <= set(ALL_BANDS) else PICTURE_BANDS
     split = {
         "rgb": tuple(band for band in rgb if band in bands),

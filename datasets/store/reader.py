@@ -91,7 +91,7 @@ class PackedStore:
         return self._row_name(self._rows[patch])
 
     def read(self, patch: int, out: np.ndarray | None = None) -> np.ndarray:
-        """Read a patch, see ``PatchSource``."""
+        """Read a patch; arguments as in ``PatchSource.read``."""
         self.check(patch)
         pixels = np.empty(self.patch_shape, np.uint8) if out is None else out
         self._copy(patch, pixels)
@@ -124,7 +124,11 @@ class PackedStore:
             self._shards[shard.file] = content.reshape(self._shard_shape(group, shard))
 
     def to_device(self, device: torch.device) -> torch.Tensor:
-        """Copy all patches to a device: uint8, shape (patches, C, H, W)."""
+        """Copy all patches to a device: uint8, shape (patches, C, H, W).
+
+        Raises:
+            UserError: The device has too little memory.
+        """
         import torch
 
         shape = (len(self._rows), *self.patch_shape)
@@ -183,7 +187,15 @@ def is_packed(data_dir: Path) -> bool:
 
 
 def check_files(manifest: Manifest, root: Path) -> None:
-    """Refuse a store of which a file is missing or has another size."""
+    """Refuse a store of which a file is missing or has another size.
+
+    Args:
+        manifest: Manifest of the store.
+        root: Folder of the store.
+
+    Raises:
+        UserError: A file is missing or has another size.
+    """
     for path, size in manifest.files(root):
         found = path.stat().st_size if path.is_file() else None
         if found != size:

@@ -22,30 +22,51 @@ _HASH_BYTES = 2**24  # read at a time
 
 
 def check_free_disk(plan: Manifest, save_path: Path) -> None:
-    """Refuse a store that the disk cannot hold; the part that is written needs no more room."""
+    """Refuse a store that the disk cannot hold; the part that is written needs no more room.
+
+    Args:
+        plan: Manifest of the store to write.
+        save_path: Folder of the store.
+
+    Raises:
+        UserError: The disk has too little space.
+    """
     files = plan.files(save_path)
     written = sum(path.stat().st_blocks * 512 for path, _ in files if path.exists())
     require_free(save_path, sum(size for _, size in files) + _SPARE_BYTES - written)
 
 
 def require_free(folder: Path, needed: int) -> None:
-    """Refuse to write more bytes into a folder than its disk has free."""
+    """Refuse to write more bytes than a disk has free.
+
+    Args:
+        folder: A folder on the disk.
+        needed: Bytes to write.
+
+    Raises:
+        UserError: The disk has too little space.
+    """
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise UserError(
             f"the patches need {needed / 1e9:.1f} GB in {folder}, {free / 1e9:.1f} GB are free: "
-            "free some, choose another --save_path, or fewer --bands"
+            "free some space, or choose another --save_path or fewer --bands"
         )
 
 
 def missing_files(plan: Manifest, save_path: Path) -> list[tuple[Path, int]]:
-    """Return path and size of the files that do not exist or have another size."""
+    """Return path and size of the files that do not exist or have another size.
+
+    Args:
+        plan: Manifest of the store to write.
+        save_path: Folder of the store.
+    """
     files = plan.files(save_path)
     return [(p, size) for p, size in files if not p.is_file() or p.stat().st_size != size]
 
 
 def create_files(plan: Manifest, save_path: Path) -> None:
-    """Create the missing files at their full size."""
+    """Create the missing files at their full size; arguments as in ``missing_files``."""
     for path, size in missing_files(plan, save_path):
         with _errors_named(path), path.open("wb") as file:
             file.truncate(size)
@@ -62,6 +83,9 @@ def write_rows(
         first: Row of the first patch.
         bands: Bands in the order of the channels.
         patches: uint8, shape (N, C, H, W).
+
+    Raises:
+        UserError: A file cannot be written.
     """
     for group in plan.groups:
         channels = [bands.index(band) for band in group.bands]
@@ -72,7 +96,7 @@ def write_rows(
 
 
 def sync_files(plan: Manifest, save_path: Path) -> None:
-    """Wait until everything written is on the disk."""
+    """Wait until everything written is on the disk; arguments as in ``missing_files``."""
     for path, _ in plan.files(save_path):
         with _errors_named(path), path.open("rb") as file:
             os.fsync(file.fileno())

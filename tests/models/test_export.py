@@ -157,7 +157,7 @@ def test_a_full_disk_leaves_nothing(
 
     monkeypatch.setattr(torch, "save", torch_full)
     monkeypatch.setattr(Path, "write_bytes", full)
-    reason = ", is the disk full" if form == "torchvision" else ": No space left"
+    reason = ", perhaps because the disk is full" if form == "torchvision" else ": No space left"
     with pytest.raises(UserError, match=f"cannot write .*x{reason}"):
         exported(saved[0], form, tmp_path / "x")
     assert not any(tmp_path.iterdir())

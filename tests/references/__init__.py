@@ -8,6 +8,7 @@ Processes:
 
 Files:
 
+- ``source_code.py``: The Python files of the project, parsed.
 - ``tar_files.py``: Tar archives in memory.
 - ``hostile_pickles.py``: Pickles that run code when opened.
 - ``legacy_checkpoint.py``: Checkpoints as Lightning 1.1 wrote them.

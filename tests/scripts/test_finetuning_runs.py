@@ -278,7 +278,7 @@ def test_another_run_is_not_resumed(
             main_eurosat.main([*eurosat[1:], *resume, *extra])
     for name, message in (
         ("last", "has its 2 epochs already: raise --finetune_epochs above 2"),
-        ("best", "cannot be continued"),
+        ("best", "cannot be resumed"),
     ):
         whole = eurosat_run.run_dir / f"seed=42/checkpoints/{name}.ckpt"
         with pytest.raises(UserError, match=message):

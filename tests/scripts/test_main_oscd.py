@@ -267,7 +267,7 @@ def test_another_run_is_not_resumed(finished: Finished, flags: list[str], tmp_pa
         (["--base_encoder", "resnet34"], "--base_encoder resnet34 contradicts"),
         (["--num_seeds", "2"], "--num_seeds 2 contradicts .* has 1: leave it out"),
         ([], "has its 3 epochs already: raise --max_epochs above 3"),
-        (["--resume_from_checkpoint", str(folder / "best.ckpt")], "cannot be continued"),
+        (["--resume_from_checkpoint", str(folder / "best.ckpt")], "cannot be resumed"),
     ):
         with pytest.raises(UserError, match=message):
             main_oscd.main([*flags, *last, *extra])
@@ -423,11 +423,11 @@ def test_the_originals_command_parses_with_its_defaults() -> None:
         (["--data_dir", "{tmp}/nowhere"], "does not exist"),
         (["--data_dir", "{tmp}"], "holds no OSCD city"),
         (["--patch_size", "31"], "--patch_size must be 32 or more, not 31"),
-        (["--protocol", "paper", "--patch_size", "32", "--batch_size", "1"], "too few for batch"),
+        (["--protocol", "paper", "--patch_size", "32", "--batch_size", "1"], "too small for batch"),
         (["--seed", "4294967295", "--num_seeds", "2"], r"must be below 2\*\*32"),
         (["--save_predictions", "/dev/null/p.npz"], r"/dev/null/p\.npz cannot be written"),
         (["--pos_weight", "-1"], "--pos_weight must be above 0"),
-        (["--val_frac", "0.5"], "--val_frac: the cities to validate on are few"),
+        (["--val_frac", "0.5"], "--val_frac does not apply to OSCD"),
         (["--save_predictions", "a.parquet"], r"a\.parquet must end in \.npz"),
         (["--gpus", "64"], "--gpus 64: OSCD is small"),
         (["--resume_from_checkpoint", "{tmp}/none.ckpt"], "does not exist"),

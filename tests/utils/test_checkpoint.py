@@ -31,7 +31,7 @@ TORCHS = RuntimeError("[enforce fail at inline_container.cc] unexpected pos 9 vs
     ("error", "context", "expected"),
     [
         (OSError(28, "No space left on device"), None, "No space left on device: free some space"),
-        (TORCHS, None, r"cannot write .*last\.ckpt, is the disk full\?"),
+        (TORCHS, None, r"cannot write .*last\.ckpt, perhaps because the disk is full"),
         (TORCHS, KeyboardInterrupt(), None),  # torch finishes its zip even then
     ],
 )

@@ -27,19 +27,20 @@ _TOKEN = {"access_token": "t", "expires_in": 3600, "token_type": "Bearer"}
 class EarthEngineServer(LoopbackServer):
     """Answers as Earth Engine does, as far as the collector requests.
 
+    Args:
+        catalogue: The archive.
+        latency_s: Pause before every answer to a search or a read, s.
+        fault_plan: Draws how searches, checks and reads fail.
+        is_cheap: Little work per request, for benchmarks: the same pixels for all scenes of a size,
+            no scenes of other zones, and a place's scenes are looked for once.
+        port: Port to listen on; 0 chooses a free one.
+
     Attributes:
         requests: Number of requests of each kind: "search", "check", "read", or another path,
             such as "/token" for those who renew credentials.
         search_fault: Returns how a search fails always, of its expression and number of places.
         reads: How often each (asset, left, top) was read.
         tags: Workload tags that came.
-
-    Args:
-        catalogue: The archive.
-        latency_s: Pause before every answer to a search or a read.
-        fault_plan: Draws how searches, checks and reads fail.
-        is_cheap: Little work per request, for benchmarks: the same pixels for all scenes of a
-            size, no scenes of other zones, and a place's scenes are looked for once.
     """
 
     def __init__(

@@ -23,26 +23,26 @@ Band = Callable[[Array, Array], tuple[Any, Any]]  # values and mask at easting a
 
 
 class Image(NamedTuple):
-    """Bands in order, properties, and the scene that it comes from."""
+    """An image of Earth Engine."""
 
-    bands: dict[str, Band]
-    properties: dict[str, Any]
-    granule: Granule
+    bands: dict[str, Band]  # in their order
+    properties: dict[str, Any]  # as of the asset
+    granule: Granule  # the scene that it comes from
 
 
 class Collection(NamedTuple):
-    """A collection that has not been looked into."""
+    """A collection of images that has not been evaluated."""
 
-    id: str
-    filters: tuple[Any, ...] = ()
-    functions: tuple[Callable[[Any], Any], ...] = ()
+    id: str  # of the asset
+    filters: tuple[Any, ...] = ()  # names and values of its conditions
+    functions: tuple[Callable[[Any], Any], ...] = ()  # to apply to each image, in order
 
 
 class Rectangle(NamedTuple):
-    """Left, bottom, right, top in metres of a UTM zone."""
+    """A rectangle in a UTM zone."""
 
-    epsg: int
-    bounds: tuple[float, float, float, float]
+    epsg: int  # code of the zone
+    bounds: tuple[float, float, float, float]  # left, bottom, right and top in metres
 
 
 class Evaluator:

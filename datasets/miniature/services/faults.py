@@ -5,18 +5,28 @@ import random
 import socket
 import struct
 import threading
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 HANG_S = 600.0  # of an answer that stalls, unless the server stops before
-# Called with the handler and the good answer: body and content type.
-Fault = Callable[[Any, bytes, str], None]
 # google.rpc.Code of each status (cloud.google.com/apis/design/errors).
 _CODES = {
     **{400: "INVALID_ARGUMENT", 401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED"},
     **{404: "NOT_FOUND", 429: "RESOURCE_EXHAUSTED", 500: "INTERNAL"},
     **{503: "UNAVAILABLE", 504: "DEADLINE_EXCEEDED"},
 }
+
+
+class Fault(Protocol):
+    """A way to answer a request, usually a wrong one."""
+
+    def __call__(self, handler: Any, body: bytes, kind: str, /) -> None:
+        """Answer.
+
+        Args:
+            handler: Handler of the request.
+            body: Body of the good answer.
+            kind: Content type of the good answer.
+        """
 
 
 def status(
@@ -189,7 +199,7 @@ def quota(limit: str) -> Fault:
 
 
 class Held:
-    """A fault that answers well, but not before a test sets ``released``.
+    """A fault that answers correctly, but not before a test sets ``released``.
 
     Attributes:
         asked: Set by the first request that it holds.
@@ -199,6 +209,7 @@ class Held:
         self.asked, self.released = threading.Event(), threading.Event()
 
     def __call__(self, handler: Any, body: bytes, kind: str) -> None:
+        """Wait, then answer without a fault. Arguments as in ``Fault``."""
         self.asked.set()
         self.released.wait(HANG_S)
         no_fault(handler, body, kind)

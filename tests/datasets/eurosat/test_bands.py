@@ -199,5 +199,5 @@ def test_mini_earth_shows_the_same_places_in_both_archives(tmp_path: Path) -> No
 
 def test_all_bands_mean_nothing_for_other_data_sets(tmp_path: Path) -> None:
     flags = ["--dataset", "oscd", "--num_places", "2", "--save_path", str(tmp_path / "oscd")]
-    with pytest.raises(UserError, match="--all_bands means nothing for --dataset oscd"):
+    with pytest.raises(UserError, match="--all_bands has no effect with --dataset oscd"):
         mini_earth.main([*flags, "--all_bands"])

@@ -305,7 +305,7 @@ def test_change_is_construction_and_the_rest_keeps_its_surfaces() -> None:
         ("--dataset seco --num_places 1 --size 11", "size must be at least 12"),
         ("--dataset seco --num_places 1 --bands B10", "unknown band B10"),
         ("--dataset eurosat --num_places 15", "ten classes"),
-        ("--dataset eurosat --num_places 10 --previews", "--previews means nothing"),
+        ("--dataset eurosat --num_places 10 --previews", "--previews has no effect"),
         ("--dataset oscd --num_places 25", "2 to 24"),
     ],
 )
