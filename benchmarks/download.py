@@ -198,6 +198,9 @@ def decoding(plan: Plan, flags: Namespace) -> Callable[[], float]:
     Args:
         plan: Plan of the collection.
         flags: Flags of the downloader.
+
+    Raises:
+        UserError: No place has clear scenes.
     """
     import ee
 
@@ -246,6 +249,9 @@ def collect_once(plan: Plan, flags: Namespace) -> dict[str, float]:
     Args:
         plan: Plan of the collection.
         flags: Flags of the downloader.
+
+    Raises:
+        UserError: Nothing could be collected.
     """
     from datasets.collect.plan import write_plan
     from datasets.collect.run import collect

@@ -82,7 +82,12 @@ def _spec(bands: int) -> InputSpec:
 
 
 def augmentation(training: TrainCases, repeats: int) -> dict[str, Any]:
-    """Measure the views of a batch, those of plain torch, and each kernel, in ms."""
+    """Measure the views of a batch, those of plain torch, and each kernel, in ms.
+
+    Args:
+        training: Cases of the encoder whose views are measured.
+        repeats: Number of rounds.
+    """
     training.make_views(training.batch)  # tries the kernels
     augment, on_gpu = training.augment, training.device.type == "cuda"
     kernels, cases = augment.fused, training.augmentation()

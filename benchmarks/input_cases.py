@@ -44,7 +44,10 @@ CROP_SIZE = 224  # the paper's, also if smaller views are trained
 def make_archive(
     root: Path, num_places: int, num_drawn: int, data_dir: Path | None = None, size: int = 264
 ) -> None:
-    """Write the same places as a folder, a zip and a packed store; arguments of ``make_places``."""
+    """Write the same places as a folder, a zip and a packed store.
+
+    Arguments as in ``make_places``.
+    """
     folder = make_places(root, num_places, num_drawn, data_dir, size)
     shutil.make_archive(str(folder), "zip", root, FOLDER)
     pack(SecoPatches(folder), root / STORE, num_workers=available_cores())

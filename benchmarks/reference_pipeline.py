@@ -63,7 +63,13 @@ class ReferenceDataset(Dataset[Views]):
 
 
 def four_views(dates: Any, plain: Callable[[Any], Any], augmented: Callable[[Any], Any]) -> Views:
-    """Make SeCo's query and keys of three dates of a place, or of a batch of places."""
+    """Make SeCo's query and keys of three dates of a place, or of a batch of places.
+
+    Args:
+        dates: Three dates of a place, or of a batch of places.
+        plain: Makes a view that is only cropped.
+        augmented: Makes a view with synthetic changes.
+    """
     t0, t1, t2 = dates
     return plain(t0), [augmented(t1), plain(t2), augmented(t0)]
 

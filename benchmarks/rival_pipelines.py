@@ -65,7 +65,12 @@ def load_picture(path: Path) -> Image.Image:
 
 
 def torchvision_v2(archive: Path, batch_size: int) -> Items:
-    """https://docs.pytorch.org/vision/stable/transforms.html: uint8 tensors, float at the end."""
+    """https://docs.pytorch.org/vision/stable/transforms.html: uint8 tensors, float at the end.
+
+    Args:
+        archive: Folder of the places.
+        batch_size: Samples per batch.
+    """
     from torchvision.transforms import v2
 
     to_image = v2.ToImage()
@@ -93,7 +98,12 @@ def torchvision_v2(archive: Path, batch_size: int) -> Items:
 
 
 def lightly(archive: Path, batch_size: int) -> Items:
-    """https://docs.lightly.ai/self-supervised-learning/lightly.transforms.html: Pillow pictures."""
+    """https://docs.lightly.ai/self-supervised-learning/lightly.transforms.html: Pillow pictures.
+
+    Args:
+        archive: Folder of the places.
+        batch_size: Samples per batch.
+    """
     from lightly.transforms.moco_transform import MoCoV2Transform
 
     off = {"cj_prob": 0.0, "random_gray_scale": 0.0, "gaussian_blur": 0.0, "hf_prob": 0.0}
@@ -105,7 +115,12 @@ def lightly(archive: Path, batch_size: int) -> Items:
 
 
 def albumentations(archive: Path, batch_size: int) -> Items:
-    """https://albumentations.ai/docs/examples/pytorch-classification: OpenCV's RGB arrays."""
+    """https://albumentations.ai/docs/examples/pytorch-classification: OpenCV's RGB arrays.
+
+    Args:
+        archive: Folder of the places.
+        batch_size: Samples per batch.
+    """
     import albumentations as A
     import cv2
     from albumentations.pytorch import ToTensorV2
@@ -141,6 +156,10 @@ def torchgeo(archive: Path, batch_size: int) -> Items:
 
     https://torchgeo.readthedocs.io/en/stable/api/datasets.html#seco
     https://kornia.readthedocs.io/en/latest/augmentation.container.html
+
+    Args:
+        archive: Folder of the places.
+        batch_size: Samples per batch.
     """
     import kornia.augmentation as K
     from torchgeo.datasets import SeasonalContrastS2

@@ -62,6 +62,12 @@ class OriginalLoop(nn.Module):
 
     Contiguous tensors, a moving average parameter by parameter, one space after the other, and the
     accuracy of every space in every step. Names of tensors are those of ``MocoV2``.
+
+    Args:
+        base_encoder: Name of a torchvision ResNet.
+        emb_dim: Size of the embeddings.
+        num_negatives: Length of each queue.
+        emb_spaces: Number of embedding spaces.
     """
 
     queue: Tensor
@@ -136,6 +142,12 @@ class LightlyLoop(nn.Module):
     """Lightly's MoCo, https://docs.lightly.ai/self-supervised-learning/examples/moco.html.
 
     Its example has one key and one head; this has three, as SeCo.
+
+    Args:
+        base_encoder: Name of a torchvision ResNet.
+        emb_dim: Size of the embeddings.
+        num_negatives: Length of each queue.
+        emb_spaces: Number of embedding spaces.
     """
 
     def __init__(
@@ -180,5 +192,10 @@ class LightlyLoop(nn.Module):
 
 
 def head(features: int, emb_dim: int) -> nn.Sequential:
-    """Build a projection with one hidden layer."""
+    """Build a projection with one hidden layer.
+
+    Args:
+        features: Size of the input and of the hidden layer.
+        emb_dim: Size of the output.
+    """
     return nn.Sequential(nn.Linear(features, features), nn.ReLU(), nn.Linear(features, emb_dim))

@@ -144,7 +144,13 @@ def ratios(rates: Mapping[str, Rates]) -> dict[str, dict[str, float]]:
 def print_table(
     table: Mapping[str, Mapping[str, float]], rates: Mapping[str, Rates], missing: set[str]
 ) -> None:
-    """Print the table in Markdown, as in README.md."""
+    """Print the table in Markdown, as in README.md.
+
+    Args:
+        table: Ratio to the original by row and column.
+        rates: Measured rates of all cases.
+        missing: Names of the packages that are not installed.
+    """
     print("samples per second of one core; in the other rows, times the original")
     print(f"| | {' | '.join(COLUMNS.values())} |\n|{'---|' * (1 + len(COLUMNS))}")
     for row, (label, needed) in ROWS.items():

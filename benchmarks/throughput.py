@@ -134,7 +134,12 @@ def choose_sizes(args: Namespace) -> None:
 
 
 def measure(args: Namespace, scratch: Path) -> dict[str, Rates]:
-    """Measure all cases on one archive."""
+    """Measure all cases on one archive.
+
+    Args:
+        args: Flags of the benchmark.
+        scratch: Folder for archive and stores.
+    """
     from benchmarks.input_cases import make_archive
     from benchmarks.roofline import ceilings
     from benchmarks.timing import interleave

@@ -72,7 +72,14 @@ def print_report(
     costs: Mapping[str, Mapping[str, float]],
     targets: Sequence[Mapping[str, Any]],
 ) -> None:
-    """Print all rates, shares of the ceilings, and the goals."""
+    """Print all rates, shares of the ceilings, and the goals.
+
+    Args:
+        args: Flags of the benchmark.
+        rates: Measured rates of all cases.
+        costs: FLOP and bytes per sample of each encoder.
+        targets: Goals with their values and verdicts, from ``check_goals``.
+    """
     gemm, copy = (
         rates[gemm_name(autocast_type(args.precision))].median,
         rates["ceiling/copy"].median,

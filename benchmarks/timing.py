@@ -60,7 +60,12 @@ class Rates:
 
 
 def interleave(cases: Mapping[str, Measure], repeats: int) -> dict[str, Rates]:
-    """Measure every case once per round, in as many rounds as there are repeats."""
+    """Measure every case once per round.
+
+    Args:
+        cases: Measurement of each case.
+        repeats: Number of rounds.
+    """
     rounds = [{name: _timed(case) for name, case in cases.items()} for _ in range(repeats)]
     found = {name: zip(*(each[name] for each in rounds), strict=True) for name in cases}
     return {name: Rates(*columns) for name, columns in found.items()}

@@ -92,7 +92,16 @@ def read_geotiff(data: bytes, name: str, check: Check) -> np.ndarray:
 
 
 def one_band(name: object, count: int, dtype: str, shape: tuple[int, int] = (0, 0)) -> None:
-    """Refuse a file of several bands, of which one would have to be guessed; see ``Check``."""
+    """Refuse a file of several bands, of which one would have to be guessed.
+
+    Its arguments are those of a ``Check``.
+
+    Args:
+        name: Name of the file, for the message.
+        count: Number of its bands.
+        dtype: NumPy's name of their type.
+        shape: Height and width, which are not checked.
+    """
     if count != 1:
         raise UserError(
             f"{name} has {count} bands of {dtype}, but a file with one band is needed: use the "

@@ -68,6 +68,9 @@ def measure_histograms(
         num_images: Dates of places to read.
         seed: Seed of the draw.
         bands: Bands to measure; None for all.
+
+    Raises:
+        UserError: A band is missing, or the values are not those of SeCo.
     """
     import numpy as np
 

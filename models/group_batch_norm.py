@@ -62,7 +62,12 @@ class GroupBatchNorm2d(nn.BatchNorm2d):
 
 @contextmanager
 def views_apart(network: nn.Module, count: int) -> Iterator[None]:
-    """Let a batch of concatenated views have the batch statistics of ``count`` forward passes."""
+    """Let a batch of concatenated views have the batch statistics of ``count`` forward passes.
+
+    Args:
+        network: Network whose group batch norms are set until the block ends.
+        count: Number of views in a batch.
+    """
     norms = [module for module in network.modules() if isinstance(module, GroupBatchNorm2d)]
     for norm in norms:
         norm.views = count

@@ -16,15 +16,8 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.references.source_code import PACKAGES, ROOT, TREES, top
+from tests.references.source_code import MODULES, PACKAGES, ROOT, top, trees
 
-
-def dotted(path: Path) -> str:
-    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-
-
-PATHS = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
-MODULES = {dotted(path): path for path in [*ROOT.glob("main_*.py"), *PATHS]}
 OURS = {name.partition(".")[0] for name in MODULES}
 GROUND = {f"datasets.{name}" for name in ("archive", "bands", "figures", "geotiff", "loaders")}
 WINGS = {path.parent.name for path in (ROOT / "datasets").glob("*/__init__.py")}
@@ -46,11 +39,6 @@ def _no_trees() -> Iterator[None]:
     """Give the memory back: a tree takes 40 times its text."""
     yield
     trees.cache_clear()
-
-
-@cache
-def trees() -> dict[str, ast.Module]:
-    return {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
 
 
 class Import(NamedTuple):

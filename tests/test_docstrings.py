@@ -4,7 +4,9 @@ import ast
 import re
 from collections.abc import Iterator
 
-from tests.references.source_code import TEXTS, TREES, top
+import pytest
+
+from tests.references.source_code import MODULES, top, trees
 
 # Methods that a library calls; its documentation describes their arguments.
 HOOKS = re.compile(
@@ -14,9 +16,15 @@ HOOKS = re.compile(
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _no_trees() -> Iterator[None]:
+    yield
+    trees.cache_clear()
+
+
 def public_functions() -> Iterator[tuple[str, ast.ClassDef | None, Function]]:
     """Yield module, class and function of all public functions, methods and constructors."""
-    for module, tree in TREES.items():
+    for module, tree in trees().items():
         for node in tree.body if top(module) != "tests" else []:
             owner = node if isinstance(node, ast.ClassDef) else None
             for function in owner.body if owner else [node]:
@@ -83,14 +91,14 @@ def test_public_functions_that_refuse_input_say_so() -> None:
 def test_fields_of_public_records_have_a_comment_or_are_named_in_the_docstring() -> None:
     """Or their value is made from the help text of a flag."""
     bare = []
-    for module, tree in TREES.items():
+    for module, tree in trees().items():
         records = [node for node in tree.body if isinstance(node, ast.ClassDef)]
         for record in records if top(module) != "tests" else []:
             header = map(ast.unparse, [*record.bases, *record.decorator_list])
             is_record = any(text.startswith(("NamedTuple", "dataclass")) for text in header)
             if not is_record or record.name.startswith("_"):
                 continue
-            lines = TEXTS[module].splitlines()
+            lines = MODULES[module].read_text().splitlines()
             for field in record.body:
                 if isinstance(field, ast.AnnAssign):
                     name = ast.unparse(field.target)

@@ -37,7 +37,18 @@ def color_jitter(
 
 @torch.library.custom_op("seco::grey_sums", mutates_args=())
 def grey_sums(stored: Tensor, table: Tensor, weights: Tensor, color: Tensor, hue: bool) -> Tensor:
-    """First pass: sum grey where contrast stands, block by block: float32, (B, blocks)."""
+    """First pass: sum grey where contrast stands, block by block.
+
+    Args:
+        stored: Stored bytes, shape (B, C, H, W).
+        table: Stretch, float32, shape (C, 256).
+        weights: Share of each band in grey, float32, shape (C,).
+        color: Parameters of the colour jitter, float32, one row per sample.
+        hue: Whether hue is shifted.
+
+    Returns:
+        Sums, float32, shape (B, blocks).
+    """
     sums = _empty_sums(stored)
     _launch_color(stored, table, weights, color, sums, None, hue)
     return sums
@@ -47,7 +58,16 @@ def grey_sums(stored: Tensor, table: Tensor, weights: Tensor, color: Tensor, hue
 def colored(
     stored: Tensor, table: Tensor, weights: Tensor, color: Tensor, sums: Tensor, hue: bool
 ) -> Tensor:
-    """Second pass: return the changed pictures."""
+    """Second pass: return the changed pictures.
+
+    Args:
+        stored: Stored bytes, shape (B, C, H, W).
+        table: Stretch, float32, shape (C, 256).
+        weights: Share of each band in grey, float32, shape (C,).
+        color: Parameters of the colour jitter, float32, one row per sample.
+        sums: Result of ``grey_sums``.
+        hue: Whether hue is shifted.
+    """
     pictures = _empty_pictures(stored)
     _launch_color(stored, table, weights, color, sums, pictures, hue)
     return pictures
@@ -90,7 +110,12 @@ def _empty_pictures(stored: Tensor) -> Tensor:
 
 @torch.library.custom_op("seco::stretched", mutates_args=())
 def stretched(stored: Tensor, table: Tensor) -> Tensor:
-    """Stretch bytes, and leave their colours alone; see ``color_jitter``."""
+    """Stretch bytes, and leave their colours alone; see ``color_jitter``.
+
+    Args:
+        stored: Stored bytes, shape (B, C, H, W).
+        table: Stretch, float32, shape (C, 256).
+    """
     batch, bands, height, width = stored.shape
     pictures = _empty_pictures(stored)
     kernels.stretch_kernel[batch, triton.cdiv(bands * height * width, _VALUES)](

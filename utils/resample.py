@@ -72,7 +72,12 @@ def gaussian_taps(sigma: Tensor, max_sigma: float) -> Tensor:
 
 
 def blur(pictures: Tensor, taps: Tensor) -> Tensor:
-    """Filter along both axes with ``taps``; borders repeat the last pixel of the picture."""
+    """Filter along both axes; borders repeat the last pixel of the picture.
+
+    Args:
+        pictures: Pictures, float, shape (B, C, H, W).
+        taps: Symmetric weights of each sample, shape (B, 2 * reach + 1).
+    """
     rows, columns = (taps_map(taps, size) for size in pictures.shape[2:])
     return resample(pictures, rows, columns)
 

@@ -69,6 +69,9 @@ class PackedCollection:
             records: Records of all journals. The rows of places that are done have to be there.
             shard: Number and count. Of its blocks, one with failures may be completed by a retry
                 while another shard makes a store without its rows, so that ``finish`` writes it.
+
+        Raises:
+            UserError: A file is missing whose rows the journal has.
         """
         blocks = self._blocks(records, shard)
         self._late = {b.number for b in blocks if b.failures and not b.is_complete}

@@ -186,6 +186,9 @@ def summarise(save_path: Path, plan: Plan) -> dict[str, Any]:
     Args:
         save_path: Folder of the collection.
         plan: Its plan.
+
+    Raises:
+        UserError: A journal or a status file is damaged.
     """
     records = read_journals(save_path, plan.hash).values()
     outcomes = Counter(record.outcome for record in records)

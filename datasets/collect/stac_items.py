@@ -55,13 +55,6 @@ def parse(item: Any, bands: tuple[str, ...]) -> tuple[int, Scene]:
     Returns:
         EPSG code of its UTM zone, and its scene with all shares of pixels unknown.
 
-    Args:
-        item: Item of a catalogue, plain JSON.
-        bands: Bands that the scene needs.
-
-    Raises:
-        Refused: The item cannot be used.
-
     Raises:
         Refused: It lacks something, or is not made of GeoTIFFs on the web.
     """

@@ -59,7 +59,19 @@ class SecoFolder:
         return [band for band in ALL_BANDS if band in found]
 
     def read_band(self, name: str, band: str, patch: int = 0) -> np.ndarray:
-        """Read a band of "place/scene" as it is stored: uint8, shape (height, width)."""
+        """Read a band of a patch as it is stored.
+
+        Args:
+            name: Name "place/scene" of the patch.
+            band: Name of the band.
+            patch: Number of the patch, which a zip needs.
+
+        Returns:
+            uint8, shape (height, width).
+
+        Raises:
+            BadPatchError: The file is missing or cannot be decoded.
+        """
         folder = f"{self.root}/{name}"
         try:
             return read_band(f"{folder}/{band}.tif")
@@ -110,7 +122,7 @@ class SecoZip:
         return [band for band, bit in _BITS.items() if self._of_first & bit]
 
     def read_band(self, name: str, band: str, patch: int = 0) -> np.ndarray:
-        """Read a band of "place/scene" as it is stored: uint8, shape (height, width)."""
+        """Read a band of a patch as it is stored; arguments as in ``SecoFolder.read_band``."""
         entry = int(self._entries[patch, self.bands.index(band)])
         where = f"{self.path}/{name}/{band}.tif"
         if entry == _ABSENT:
@@ -194,6 +206,10 @@ def split_run(folder: str, files: list[str]) -> _BandFiles | None:
     """Return the bands among a folder's files; None if it is not a date of a place.
 
     A file that is not a band, such as metadata or a hidden file, is left out.
+
+    Args:
+        folder: Folder in the zip, "place/scene/" below any others.
+        files: Names of its files, without the folder.
     """
     found = _find_bands(tuple(files))
     is_date = found.bits and folder.count("/") > 1 and not is_hidden(folder)
@@ -230,6 +246,9 @@ def decode_band(data: bytes, name: str) -> np.ndarray:
     Args:
         data: Content of the file.
         name: Its name, for errors.
+
+    Raises:
+        UserError: The file is not one band of uint8.
     """
 
     def check(count: int, dtype: str, shape: tuple[int, int]) -> None:
