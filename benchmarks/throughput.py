@@ -115,7 +115,11 @@ SIZES = {
 
 
 def choose_sizes(args: Namespace) -> None:
-    """Add what the flags leave open, to fit the device."""
+    """Add what the flags leave open, to fit the device.
+
+    Raises:
+        UserError: A batch is larger than the number of places.
+    """
     on_gpu = args.gpus > 0
     for name, sizes in SIZES.items():
         if getattr(args, name, None) is None:

@@ -114,7 +114,14 @@ class PretrainPictures(Callback):
 def pretrain_trainer(
     args: Namespace, world: World, callbacks: Sequence[Callback], run_dir: Path | None
 ) -> Trainer:
-    """Configure Lightning; without a run folder nothing is logged or saved."""
+    """Configure Lightning for a pre-training.
+
+    Args:
+        args: Flags of the run.
+        world: Processes of the run.
+        callbacks: Callbacks besides those of every training.
+        run_dir: Folder of the run; None logs and saves nothing.
+    """
     # The order of a sampler begins where the checkpoint ends; Lightning expects that of the loader.
     warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before")
     settings = {"log_every_n_steps": args.log_every_n_steps, "benchmark": True}

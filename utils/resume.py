@@ -64,21 +64,8 @@ def with_flags_of_run(
     check_checkpoint("resume_from_checkpoint", path)
     if path is None or not (path.parent / ARGUMENTS).is_file():
         return given
-    arguments = _read_arguments(path.parent / ARGUMENTS)
-    allowed = {*MAY_CHANGE, *may_change}
-    actions = {action.dest: action for action in parser._actions}  # argparse has no public list
-    for name, script in _SCRIPTS.items():
-        if name in arguments and name not in actions:
-            raise UserError(f"{path} is of a run of {script}: resume it with that script")
-    if arguments.get("num_seeds", 1) != 1:
-        arguments = {name: arguments[name] for name in arguments if name not in _REPETITION}
-        allowed |= _REPETITION
-    stored = [
-        word
-        for name, value in arguments.items()
-        if name in actions and name not in _NOT_KEPT and value is not None
-        for word in _as_flag(actions[name], value)
-    ]
+    stored, allowed = _stored_flags(parser, path)
+    allowed |= {*MAY_CHANGE, *may_change}
     before, now = (vars(parser.parse_args(flags)) for flags in (stored, [*stored, *given]))
     for name in before.keys() - allowed:
         if before[name] != now[name]:
@@ -98,6 +85,23 @@ def resumed_run_dir(args: Namespace) -> Path | None:
     if path is None or args.debug or path.name not in (LAST, PREVIOUS):
         return None
     return path.parent.parent if (path.parent / ARGUMENTS).is_file() else None
+
+
+def _stored_flags(parser: ArgumentParser, path: Path) -> tuple[list[str], set[str]]:
+    """Return the flags of a run as a command line, and those that name only its repetition."""
+    arguments = _read_arguments(path.parent / ARGUMENTS)
+    actions = {action.dest: action for action in parser._actions}  # argparse has no public list
+    for name, script in _SCRIPTS.items():
+        if name in arguments and name not in actions:
+            raise UserError(f"{path} is of a run of {script}: resume it with that script")
+    repeated = _REPETITION if arguments.get("num_seeds", 1) != 1 else set()
+    stored = [
+        word
+        for name, value in arguments.items()
+        if name in actions and name not in repeated | _NOT_KEPT and value is not None
+        for word in _as_flag(actions[name], value)
+    ]
+    return stored, set(repeated)
 
 
 def _newest_checkpoint(log_dir: Path) -> tuple[Path | None, int]:
