@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from utils.restored import check_tensors
+
 
 @dataclass
 class BestEpoch:
@@ -24,9 +26,29 @@ class BestEpoch:
     state: dict[str, Tensor] = field(default_factory=dict)
 
     def update(self, score: float, epoch: int, state: Mapping[str, Tensor]) -> bool:
-        """Keep copies of the tensors of an epoch that is better than all before it; NaN is not."""
+        """Keep copies of the tensors of an epoch that is better than all before it; NaN is not.
+
+        Args:
+            score: Score of the epoch, in percent.
+            epoch: Its number, counted from 1.
+            state: Its tensors.
+        """
         if not score > self.score:
             return False
         self.score, self.epoch = score, epoch
         self.state = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
         return True
+
+    def check(self, epochs: int, kept: Mapping[str, Tensor]) -> None:
+        """Raise a ``ValueError`` for content of a file that no run has written.
+
+        Args:
+            epochs: Finished epochs of the run.
+            kept: Tensors of the same names, shapes and types as ``state`` of a validated epoch.
+        """
+        if type(self.epoch) is not int or not 0 <= self.epoch <= epochs:
+            raise ValueError("best has another epoch")
+        is_score = 0 <= self.score <= 100 if self.epoch else self.score == -math.inf
+        if not isinstance(self.score, float) or not is_score:
+            raise ValueError("best has another score")
+        check_tensors(self.state, kept if self.epoch else {}, "best")

@@ -77,7 +77,12 @@ def _stem(in_channels: int, out_channels: int) -> nn.Conv2d:
 
 @cache
 def encoder_tensors(name: str, in_channels: int) -> dict[str, tuple[torch.Size, torch.dtype]]:
-    """Tabulate shape and type of every tensor except the classifier's, without allocating them."""
+    """Tabulate shape and type of every tensor except the classifier's, without allocating them.
+
+    Args:
+        name: One of ``RESNETS``.
+        in_channels: Bands of the images.
+    """
     with torch.device("meta"):
         resnet = build_resnet(name, in_channels=in_channels)
     tensors = chain(resnet.named_parameters(), resnet.named_buffers())

@@ -95,7 +95,13 @@ def print_results(metrics: Mapping[str, Any]) -> None:
 
 
 def write_pictures(folder: Path, metrics: Mapping[str, Any], title: str) -> None:
-    """Draw the classes of one method and share, and the curve if there are several shares."""
+    """Draw the classes of one method and share, and the curve if there are several shares.
+
+    Args:
+        folder: Folder to write to.
+        metrics: See ``print_results``.
+        title: First part of the titles, such as data set and encoder.
+    """
     text = f"{title}, {_described(metrics)}\n"
     if "test/confusion" in metrics:
         confusion = torch.tensor(metrics["test/confusion"])

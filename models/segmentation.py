@@ -35,7 +35,12 @@ def get_segmentation_model(
 
 
 def level_channels(backbone: nn.Module, feature_indices: Sequence[int]) -> list[int]:
-    """Return the channels of the outputs of some children, for ``get_segmentation_model``."""
+    """Return the channels of the outputs of some children, for ``get_segmentation_model``.
+
+    Args:
+        backbone: Network whose first child is a convolution; it does not change.
+        feature_indices: Positions of the children, from 0.
+    """
     stem = next(backbone.children())
     assert isinstance(stem, nn.Conv2d)
     was_training = backbone.training
@@ -49,7 +54,13 @@ def level_channels(backbone: nn.Module, feature_indices: Sequence[int]) -> list[
 def level_features(
     backbone: nn.Module, feature_indices: Sequence[int], images: Tensor
 ) -> list[Tensor]:
-    """Return the outputs of some children of a backbone, which runs up to the last of them."""
+    """Return the outputs of some children of a backbone, which runs up to the last of them.
+
+    Args:
+        backbone: Network whose children run one after another.
+        feature_indices: Positions of the children, from 0.
+        images: Inputs of the first child, shape (B, C, H, W).
+    """
     outputs = []
     for number, child in enumerate(islice(backbone.children(), max(feature_indices) + 1)):
         images = child(images)

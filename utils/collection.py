@@ -58,9 +58,13 @@ def download_or_list(
     argv: Sequence[str] | None,
     save_path: Path | None = None,
 ) -> None:
-    """Run a download script with this docstring, collections and arguments.
+    """Run a download script.
 
-    ``save_path`` is the default of the flag; None makes it required.
+    Args:
+        description: Docstring of the script.
+        collections: What it offers, by name.
+        argv: Command line, or None for that of the process.
+        save_path: Default of the flag; None makes it required.
     """
     parser = Parser(description)
     add = parser.add_argument

@@ -27,7 +27,14 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 
 def plot_confusion(path: Path, confusion: Tensor, classes: Sequence[str], title: str) -> None:
-    """Draw percentages of each true class; ``confusion`` counts true classes in rows, (C, C)."""
+    """Draw percentages of each true class.
+
+    Args:
+        path: PNG to write.
+        confusion: Counts with true classes in rows, shape (C, C).
+        classes: Names of the C classes.
+        title: Title of the figure.
+    """
     share = (100 * confusion / confusion.sum(1, keepdim=True).clamp(min=1)).numpy()
     size = 2.5 + 0.6 * len(classes)
     figure = Figure(figsize=(size, size), layout="constrained")

@@ -99,7 +99,15 @@ def save_results(
 def write_results(
     path: Path, args: Namespace, metrics: dict[str, Any], started: float, checkpoint: Path | None
 ) -> None:
-    """Write the final ``results.json`` and print its path and that of the encoder, if any."""
+    """Write the final ``results.json`` and print its path and that of the encoder, if any.
+
+    Args:
+        path: File to write.
+        args: Flags of the run.
+        metrics: Plain numbers and lists.
+        started: ``time.perf_counter()`` at the start of the run.
+        checkpoint: File of the encoder.
+    """
     save_results(path.parent, args, metrics, started, finished=True)
     if checkpoint is not None:
         print(f"checkpoint: {checkpoint}")

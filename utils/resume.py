@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError, quoted
-from utils.files import check_checkpoint
+from utils.files import check_checkpoint, remove_partials
 
 ARGUMENTS = "arguments.json"  # next to the checkpoints, as ``utils.report.provenance`` returns it
 # Flags that a resumed run may change: its machine, its length and its output. The number of samples
@@ -68,7 +68,14 @@ def with_flags_of_run(
         if name in actions and name not in _NOT_KEPT and value is not None
         for word in _as_flag(actions[name], value)
     ]
-    before, now = (vars(parser.parse_args(flags)) for flags in (stored, [*stored, *given]))
+    try:
+        before = vars(parser.parse_args(stored))
+    except UserError as error:
+        raise UserError(
+            f"{path.parent / ARGUMENTS} does not hold the flags of a run, {error}: move it away, "
+            "and give them all"
+        ) from error
+    now = vars(parser.parse_args([*stored, *given]))
     for name in before.keys() - allowed:
         if before[name] != now[name]:
             raise UserError(
@@ -83,7 +90,10 @@ def resumed_run_dir(args: Namespace) -> Path | None:
     path: Path | None = args.resume_from_checkpoint
     if path is None or args.debug or path.name != "last.ckpt":
         return None
-    return path.parent.parent if (path.parent / ARGUMENTS).is_file() else None
+    if not (path.parent / ARGUMENTS).is_file():
+        return None
+    remove_partials(path)  # of a run that was killed while it wrote
+    return path.parent.parent
 
 
 def _read_arguments(path: Path) -> dict[str, Any]:

@@ -70,7 +70,12 @@ def draw_labels(targets: Tensor, classes: Sequence[str], frac: float, seed: int)
 
 
 def draw_per_class(labels: Tensor, count: int, seed: int) -> Tensor:
-    """Draw ``count`` samples of each class, int64, (N,) -> rows class by class.
+    """Draw as many samples of each class, and return their rows class by class.
+
+    Args:
+        labels: Class of each sample, int64, shape (N,).
+        count: Samples to draw of each class, at least 1.
+        seed: Seed of the draw.
 
     Raises:
         UserError: A class has fewer.

@@ -138,8 +138,8 @@ def resumable(path: Path, **changes: Any) -> dict[str, Any]:
         **{"in_channels": 3, "input_spec": InputSpec.of_pictures().to_dict()},
         **{"learning_rate": 0.03, "momentum": 0.9, "weight_decay": 1e-4},
     }
-    state = {"epoch": 9, "pytorch-lightning_version": "2.6", "loops": {}, "callbacks": {}}
-    state |= {"optimizer_states": [], "lr_schedulers": []}
+    state = {"epoch": 9, "global_step": 9, "pytorch-lightning_version": "2.6", "loops": {}}
+    state |= {"callbacks": {}, "optimizer_states": [], "lr_schedulers": []}
     torch.save({"state_dict": {}, "hyper_parameters": hparams | changes} | state, path)
     return hparams
 
