@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from datasets.bigearthnet.facts import BIGEARTHNET_SPEC, add_bigearthnet_args
 from models import evaluation_args as flags
 from utils.cli import run
-from utils.flags import check_positive
+from utils.flags import LARGEST_SIDE, check_positive
 from utils.input_spec import input_transform
 from utils.launch import batch_size_per_process
 
@@ -64,7 +64,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     started = time.perf_counter()
     args = parse_args(argv)
     flags.check_probe_flags(args)
-    check_positive(args, "image_size")
+    check_positive(args, "image_size", below=LARGEST_SIDE)
+    check_positive(args, "milestones")
     world = flags.start(args)
     if world is None:
         return {}

@@ -49,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> Trainer:
     args = parse_args(argv)
     flags.check_pretrain_flags(args)
     from models.pretrain_run import PretrainPictures, pretrain_trainer, write_pretrain_results
+    from utils.restored import fit
     from utils.training import prepare
 
     world = prepare(args)
@@ -66,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> Trainer:
         titles = (mode.view_labels, mode.space_names)
         callbacks.append(PretrainPictures(run_dir, spec, *titles, datamodule.dates))
     trainer = pretrain_trainer(args, world, callbacks, run_dir)
-    trainer.fit(model, datamodule, ckpt_path=args.resume_from_checkpoint)
+    fit(trainer, model, datamodule, resumed=args.resume_from_checkpoint)
     if run_dir is not None and trainer.is_global_zero:
         write_pretrain_results(args, trainer, spec, run_dir, started, evaluation)
     return trainer

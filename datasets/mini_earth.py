@@ -23,7 +23,7 @@ from datasets.oscd.facts import TEST_CITIES, TRAIN_CITIES
 from utils.cli import print_next, run, sizes_for
 from utils.cores import available_cores
 from utils.errors import UserError
-from utils.flags import Parser
+from utils.flags import LARGEST_SIDE, Parser, check_not_negative, check_positive
 from utils.pools import process_pool
 from utils.progress import progress
 
@@ -133,7 +133,7 @@ def write_oscd(
         UserError: The number of cities is out of range.
     """
     if not 2 <= num_cities <= len(TRAIN_CITIES) + len(TEST_CITIES):
-        raise UserError(f"--num_cities must be 2 to 24, not {num_cities}: two splits, real names")
+        raise UserError(f"--num_places must be 2 to 24 for oscd, not {num_cities}: real names")
     _create(root, size)
     from datasets.miniature.oscd import write_city
 
@@ -213,7 +213,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the data set that the flags describe."""
-    args = vars(parse_args(argv))
+    given = parse_args(argv)
+    check_positive(given, "num_places", "num_dates", "num_workers")
+    check_positive(given, "size", below=LARGEST_SIDE)
+    check_not_negative(given, "seed")
+    args = vars(given)
     dataset, root, count = args.pop("dataset"), args.pop("save_path"), args.pop("num_places")
     write, count_name, optional = WRITERS[dataset]
     unused = sorted(args.keys() - optional - {"seed", "num_workers"})

@@ -116,12 +116,12 @@ class SecoDataModule(LightningDataModule):
         is_pictures = source.bands == PICTURE_BANDS
         if is_pictures and not self.mode.every_date:
             raise UserError(
-                f"data_mode {self.data_mode} needs {self.mode.num_dates} dates of each place, but "
-                f"{self.data_dir} holds pictures: use data_mode moco"
+                f"--data_mode {self.data_mode} needs {self.mode.num_dates} dates of each place, "
+                f"but {self.data_dir} holds pictures: use --data_mode moco"
             )
         if self.cache != "mmap" and not isinstance(source, PackedStore):
             raise UserError(
-                f"cache {self.cache} is for packed stores, which {self.data_dir} is not: pack it "
+                f"--cache {self.cache} is for packed stores, which {self.data_dir} is not: pack it "
                 "with datasets/seco_packed.py"
             )
         self.dataset = PatchDataset(
@@ -147,7 +147,7 @@ class SecoDataModule(LightningDataModule):
         size, enough = self.augment_config.crop_size, min(height, width)
         if size > enough:
             hints.append(
-                f"crop_size {size} is more than the {width} x {height} pixels of the patches: "
+                f"--crop_size {size} is more than the {width} x {height} pixels of the patches: "
                 f"crops are enlarged, which costs time and adds no detail; {enough} is enough"
             )
         return hints
@@ -160,7 +160,7 @@ class SecoDataModule(LightningDataModule):
             raise UserError(
                 f"{self.data_dir} has {num_samples} samples, fewer than one batch of "
                 f"{self.batch_size}{f' in each of {world_size} processes' * (world_size > 1)}: "
-                "lower batch_size"
+                "lower --batch_size"
             )
         return steps
 
@@ -196,7 +196,7 @@ class SecoDataModule(LightningDataModule):
             )
         if self.cache == "gpu":
             if not on_gpu:
-                raise UserError("cache gpu needs a GPU: use cache ram, or train on a GPU")
+                raise UserError("--cache gpu needs a GPU: use --cache ram, or train on a GPU")
             return DeviceLoader(self.dataset, sampler, self.batch_size, device)
         if self.cache == "ram":
             source.load()

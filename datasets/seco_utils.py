@@ -22,7 +22,7 @@ from datasets.bands import ALL_BANDS, QUANTILES_NAME, check_stored
 from utils.cli import run
 from utils.errors import UserError
 from utils.files import check_exists
-from utils.flags import Parser
+from utils.flags import Parser, check_not_negative, check_positive
 from utils.report import write_json
 
 # NumPy and the readers are imported by the functions that use them, after the flags are checked.
@@ -135,8 +135,8 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure and write."""
     args = parse_args(argv)
-    if args.num_images < 1:
-        raise UserError(f"--num_images must be at least 1, not {args.num_images}")
+    check_positive(args, "num_images")
+    check_not_negative(args, "seed")
     check_exists("data_dir", args.data_dir)
     quantiles = compute_quantiles(args.data_dir, None, args.num_images, args.seed)
     limits = {band: (low, quantiles["max_q"][band]) for band, low in quantiles["min_q"].items()}

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from utils.restored import check_tensors
+
 
 @dataclass
 class BestEpoch:
@@ -39,3 +41,17 @@ class BestEpoch:
         self.score, self.epoch = score, epoch
         self.state = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
         return True
+
+    def check(self, epochs: int, kept: Mapping[str, Tensor]) -> None:
+        """Raise a ``ValueError`` for content of a file that no run has written.
+
+        Args:
+            epochs: Finished epochs of the run.
+            kept: Tensors of the same names, shapes and types as ``state`` of a validated epoch.
+        """
+        if type(self.epoch) is not int or not 0 <= self.epoch <= epochs:
+            raise ValueError("best has another epoch")
+        is_score = 0 <= self.score <= 100 if self.epoch else self.score == -math.inf
+        if not isinstance(self.score, float) or not is_score:
+            raise ValueError("best has another score")
+        check_tensors(self.state, kept if self.epoch else {}, "best")

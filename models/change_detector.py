@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import ExponentialLR
 
 from models.backbones import Encoder
 from models.best_epoch import BestEpoch
-from models.change_scores import best_threshold, count_changes, mean_of_batches
+from models.change_scores import THRESHOLDS, best_threshold, count_changes, mean_of_batches
 from models.segmentation import (
     LEVELS,
     LEVELS_OF_THE_ORIGINAL,
@@ -126,11 +126,14 @@ class ChangeDetector(LightningModule):
             return
         threshold, f1 = best_threshold(counts.sum(0))
         self.log_dict({"val/f1": f1, "val/threshold": threshold}, prog_bar=True)
-        state = self.state_dict()
-        if not self.finetune_backbone:
-            state = {name: state[name] for name in state if not name.startswith("model.siamese.")}
-        if self.best.update(f1, self.current_epoch + 1, state):
+        if self.best.update(f1, self.current_epoch + 1, self._trained_state()):
             self.threshold = threshold
+
+    def _trained_state(self) -> dict[str, Tensor]:
+        """Return all tensors but those of a frozen encoder, which never change."""
+        frozen = () if self.finetune_backbone else ("model.siamese.",)
+        state = self.state_dict()
+        return {name: tensor for name, tensor in state.items() if not name.startswith(frozen)}
 
     def load_best_state(self) -> None:
         """Load the weights of the best epoch; those of a frozen encoder never change."""
@@ -144,7 +147,10 @@ class ChangeDetector(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         best = checkpoint["best"]
         self.best = BestEpoch(best["f1"], best["epoch"], best["state"])
+        self.best.check(checkpoint["epoch"] + 1, self._trained_state())
         self.threshold = best["threshold"]
+        if self.threshold not in THRESHOLDS:
+            raise ValueError("best has another threshold")
 
     def configure_optimizers(self) -> tuple[list[Adam], list[ExponentialLR]]:
         # A list: the original's set has another order in a resumed run, and Adam's moments follow.

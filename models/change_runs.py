@@ -23,6 +23,7 @@ from utils.data import SeededSampler, epoch_of
 from utils.launch import World
 from utils.precision import autocast_type
 from utils.report import provenance
+from utils.restored import fit
 from utils.training import of_repetition, run_trainer
 
 
@@ -132,7 +133,7 @@ class ChangeTask:
             val_loader = DataLoader(val, batch_size=1)  # images differ in size
         with warnings.catch_warnings():  # a frozen encoder is intended
             warnings.filterwarnings("ignore", message=".*in eval mode at the start of training")
-            trainer.fit(detector, loader, val_loader, ckpt_path=resumed, weights_only=True)
+            fit(trainer, detector, loader, val_loader, resumed=resumed)
         best, threshold = detector.best, detector.threshold
         if not best.epoch:
             scores = sorted(trainer.callback_metrics.items())

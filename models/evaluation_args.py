@@ -1,14 +1,14 @@
 """Command-line flags of the evaluation scripts, and their checks; imports no torch."""
 
 import sys
-from argparse import Namespace
+from argparse import ArgumentTypeError, Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from utils.cli import base_parser, check_base_flags, share_cores
-from utils.errors import UserError
+from utils.errors import UserError, quoted
 from utils.files import check_can_write, check_checkpoint
-from utils.flags import Parser, check_fraction, check_positive
+from utils.flags import LARGEST_SIDE, Parser, check_fraction, check_positive
 from utils.input_spec import INPUT_NORMS
 from utils.launch import World, add_launch_args, planned_world
 from utils.precision import resolve_precision
@@ -57,7 +57,6 @@ def evaluation_parser(description: str | None, batch_size: int, learning_rate: f
     add("--num_seeds", type=int, default=3, help=repetitions)
     share = "Share of the training labels in 0..1; several make a curve."
     add("--train_frac", type=float, nargs="+", metavar="SHARE", default=[1.0], help=share)
-    add("--val_frac", type=float, default=1.0, help="Share of the validation set to use, in 0..1.")
     file = "File for the predictions on the test set, .npz, or of classes and labels .parquet."
     parser.group("output").add_argument("--save_predictions", type=Path, metavar="FILE", help=file)
     return parser
@@ -78,6 +77,8 @@ def probe_parser(description: str | None, batch_size: int, learning_rate: float)
     meanings = "; ".join(f"{name}: {meaning}" for name, meaning in METHODS.items())
     text = f"Methods to evaluate the encoder by, the main one first. {meanings}."
     parser.group("evaluation").add_argument("--method", choices=METHODS, nargs="+", help=text)
+    share = "Share of the validation set to use, in 0..1."
+    parser.group("evaluation").add_argument("--val_frac", type=float, default=1.0, help=share)
     add = parser.group("training").add_argument
     text = "Epochs of --method finetune, if other than --max_epochs."
     add("--finetune_epochs", type=int, help=text)
@@ -98,7 +99,8 @@ def parse_resumable(parser: Parser, argv: Sequence[str] | None) -> Namespace:
     if args.method is None:
         args.method = ["linear" if args.freeze_backbone else "finetune"]
     elif "linear" in args.method and "learning_rate" not in given:
-        args.finetune_learning_rate = args.finetune_learning_rate or args.learning_rate
+        if args.finetune_learning_rate is None:
+            args.finetune_learning_rate = args.learning_rate
         args.learning_rate = _LINEAR_RATE
     return args
 
@@ -117,7 +119,6 @@ def check_evaluation_flags(args: Namespace, suffixes: Sequence[str], *, resumabl
     check_positive(args, "num_seeds")
     for frac in args.train_frac:
         check_fraction("train_frac", frac)
-    check_fraction("val_frac", args.val_frac)
     if len(set(args.train_frac)) < len(args.train_frac):
         raise UserError("--train_frac names a share twice: give each share once")
     if args.seed + args.num_seeds > 2**32:
@@ -165,6 +166,7 @@ def check_probe_flags(args: Namespace) -> None:
     is_tuning = args.method == ["finetune"]
     check_evaluation_flags(args, (".npz", ".parquet"), resumable=is_tuning)
     check_positive(args, "finetune_epochs", "finetune_learning_rate", "feature_batch_size")
+    check_fraction("val_frac", args.val_frac)
     if getattr(args, "freeze_backbone", False) and "finetune" in args.method:
         raise UserError("--freeze_backbone and --method finetune exclude each other: omit one")
     original = ["linear", "finetune"] if "freeze_backbone" in args else ["linear"]
@@ -232,8 +234,15 @@ def add_detector_args(parser: Parser) -> None:
         "Weight of a changed pixel in the loss (default: auto, so that all changed pixels of the "
         "training set weigh as much as all others; 1 under --protocol paper)."
     )
-    add("--pos_weight", type=lambda text: text if text == "auto" else float(text), help=weight)
+    add("--pos_weight", type=_auto_or_number, help=weight)
     add("--finetune_backbone", action="store_true", help="Train the encoder, too.")
+
+
+def _auto_or_number(text: str) -> str | float:
+    try:
+        return text if text == "auto" else float(text)
+    except ValueError as error:
+        raise ArgumentTypeError(f"{quoted(text)} is neither auto nor a number") from error
 
 
 def check_detector_flags(args: Namespace) -> None:
@@ -243,6 +252,7 @@ def check_detector_flags(args: Namespace) -> None:
         check_positive(args, "pos_weight")
     if args.gpus is not None and args.gpus > 1:
         raise UserError(f"--gpus {args.gpus}: OSCD is small and trains on one device, use --gpus 1")
+    check_positive(args, "patch_size", below=LARGEST_SIDE)
     if args.patch_size < _MIN_PATCH_SIZE:
         raise UserError(f"--patch_size must be {_MIN_PATCH_SIZE} or more, not {args.patch_size}")
     learns_statistics = args.finetune_backbone or args.protocol == "paper"
@@ -250,8 +260,4 @@ def check_detector_flags(args: Namespace) -> None:
         raise UserError(
             f"--batch_size 1 and --patch_size {args.patch_size} are too small for batch norm: "
             "raise one of them"
-        )
-    if args.val_frac != 1:
-        raise UserError(
-            "--val_frac does not apply to OSCD, which has few cities to validate on: leave it out"
         )

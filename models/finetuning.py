@@ -23,6 +23,7 @@ from utils.checkpoint import WholeCheckpointIO, check_same_run, read_checkpoint
 from utils.data import SeededOrder, SeededSampler, epoch_of
 from utils.errors import UserError
 from utils.probe_data import ProbeData
+from utils.restored import fit
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,8 @@ class FineTuning:
         own = self._classifier(self.seeds[0], rows[0], frac).hparams
         check_same_run(self.resumed, own, self.recipe.max_epochs, "finetune_epochs")
         if own["milestones"] != self.recipe.falls:
-            epochs = " and ".join(map(str, own["milestones"]))
-            print(f"the learning rate fell after epochs {epochs} and stays there", file=sys.stderr)
+            epochs = " and ".join(f"epoch {epoch}" for epoch in sorted(set(own["milestones"])))
+            print(f"the learning rate falls after {epochs}, as in the first start", file=sys.stderr)
 
     def __call__(
         self, rows: Sequence[Tensor], frac: float = 1.0, folder: Path | None = None
@@ -100,6 +101,8 @@ class FineTuning:
             # Those of the run's first number of epochs, so that it can be extended.
             saved = read_checkpoint(self.resumed)["hyper_parameters"]
             milestones = saved.get("milestones", milestones)
+            if not isinstance(milestones, list) or {type(epoch) for epoch in milestones} - {int}:
+                raise UserError(f"{self.resumed} has no milestones: use the last.ckpt of its run")
         encoder = deepcopy(self.encoder).train()
         if not recipe.freeze_backbone:
             # Faster; and the same in all processes, though only the first has computed features.
@@ -137,7 +140,7 @@ class FineTuning:
                 pictures, trainer.world_size, trainer.global_rank, shuffle=False
             )
             held_out[split] = self._loader(pictures, share)
-        trainer.fit(module, train, held_out["val"], ckpt_path=self.resumed, weights_only=True)
+        fit(trainer, module, train, held_out["val"], resumed=self.resumed)
         if self.recipe.select_epoch:
             module.load_state_dict(module.best.state)
         logits = {}

@@ -11,7 +11,13 @@ from utils.augment_config import AugmentConfig
 from utils.cli import check_base_flags
 from utils.errors import UserError
 from utils.files import check_exists
-from utils.flags import Parser, check_not_negative, check_positive
+from utils.flags import (
+    LARGEST_SIDE,
+    Parser,
+    check_fraction,
+    check_not_negative,
+    check_positive,
+)
 
 # Flags that SecoDataModule, MocoV2 and AugmentConfig take under the same names.
 OF_DATA = (
@@ -111,7 +117,7 @@ def add_pretrain_args(parser: Parser) -> None:
     add("--compile", action="store_true", help="Compile the encoders, which pays off on a GPU.")
     add = parser.group("training").add_argument
     add("--preset", choices=PRESETS, default="seco", help="Set of defaults for a kind of data.")
-    add("--momentum", type=float, default=0.9, help="Momentum of SGD.")
+    add("--momentum", type=float, default=0.9, help="Momentum of SGD, in 0..1.")
     add("--weight_decay", type=float, default=1e-4, help="Weight decay of SGD.")
     epochs: dict[str, Any] = {"type": int, "nargs": "*", "metavar": "EPOCH"}
     step = "Epochs after which --lr_schedule step divides the learning rate by ten."
@@ -139,10 +145,15 @@ def check_pretrain_flags(args: Namespace) -> None:
     check_base_flags(args)
     check_exists("image_list", args.image_list)
     check_exists("online_data_dir", args.online_data_dir)
-    check_positive(args, "crop_size", "emb_dim", "num_negatives", "softmax_temperature")
+    check_positive(args, "crop_size", below=LARGEST_SIDE)
+    check_positive(args, "emb_dim", "num_negatives", "softmax_temperature", "schedule")
     check_positive(args, "save_every_n_epochs", "save_every_minutes", "log_every_n_steps")
     check_positive(args, "online_max_epochs", "online_val_every_n_epoch")
-    check_not_negative(args, "momentum", "weight_decay", "warmup_epochs", "bn_group_size")
+    check_not_negative(args, "weight_decay", "warmup_epochs", "bn_group_size")
+    for name in (*_PROBABILITIES, "encoder_momentum", "momentum"):
+        check_fraction(name, getattr(args, name), or_zero=True)
+    if args.warmup_epochs > args.max_epochs:
+        raise UserError(f"--warmup_epochs {args.warmup_epochs:g} is more than all epochs: lower it")
     low, high = args.crop_scale
     if not 0 < low <= high <= 1:
         raise UserError(f"--crop_scale needs 0 < MIN <= MAX <= 1, not {low} {high}")
@@ -150,9 +161,6 @@ def check_pretrain_flags(args: Namespace) -> None:
         raise UserError(
             "--color_jitter needs four strengths of 0 or more, the last one (hue) at most 0.5"
         )
-    for name in (*_PROBABILITIES, "encoder_momentum"):
-        if not 0 <= getattr(args, name) <= 1:
-            raise UserError(f"--{name} must be in 0..1, not {getattr(args, name)}")
     if 1 in (args.batch_size, args.bn_group_size):
         raise UserError("--batch_size and --bn_group_size cannot be 1: batch norm compares images")
 

@@ -125,17 +125,31 @@ def _accuracy(labels: Tensor, scores: Tensor) -> Statistic:
 
 
 def _label_metrics(targets: Tensor, scores: Tensor) -> Statistic:
-    """Average precision and F1 over the whole set; macro over the classes that have samples."""
+    """Average precision and F1 over the whole set; macro AP over the classes that have samples.
+
+    A draw of a bootstrap may lack a class. The class then counts with its value over the whole set:
+    without it, draws would be means over other classes than the estimate, and their interval may
+    not contain it.
+    """
     together = [RankedScores(targets, each) for each in scores]
     by_class = [
         [RankedScores(*pair) for pair in zip(targets.T, each.T, strict=True)] for each in scores
     ]
     decisions = [LabelDecisions(targets, each > 0) for each in scores]
+    whole_ap = [[ranked.average_precision() for ranked in each] for each in by_class]
+    whole_f1 = [
+        [LabelDecisions(targets[:, [c]], each[:, [c]] > 0).f1()[1] for c in range(len(targets.T))]
+        for each in scores
+    ]
 
     def statistic(run: int, weights: Tensor | None) -> dict[str, float]:
-        macro = np.nanmean([ranked.average_precision(weights) for ranked in by_class[run]])
-        micro, f1 = together[run].average_precision(weights), decisions[run].f1(weights)
-        values = (micro, float(macro), *f1)
+        drawn = [ranked.average_precision(weights) for ranked in by_class[run]]
+        is_lost = np.isnan(drawn)
+        macro = np.nanmean(np.where(is_lost, whole_ap[run], drawn))
+        f1_micro, f1_macro = decisions[run].f1(weights)
+        f1_macro += float(np.where(is_lost, whole_f1[run], 0.0).mean())  # where it counted as 0
+        micro = together[run].average_precision(weights)
+        values = (micro, float(macro), f1_micro, f1_macro)
         return dict(zip(LABEL_METRICS, values, strict=True))
 
     return statistic

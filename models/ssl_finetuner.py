@@ -143,6 +143,7 @@ class SSLFineTuner(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.best = BestEpoch(**checkpoint["best"])
+        self.best.check(checkpoint["epoch"] + 1, self.state_dict())
 
     def configure_optimizers(self) -> tuple[list[Adam], list[MultiStepLR]]:
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]

@@ -31,6 +31,7 @@
 - ``torch_files.py``: Read files of ``torch.save`` without running code in them.
 - ``checkpoint.py``: Write and check the checkpoints of a run.
 - ``save_checkpoints.py``: When a run saves: after epochs, by time and at signals.
+- ``restored.py``: Resume a training only from the state that its run would have written.
 - ``resume.py``: Restore the flags of a run from the file next to its checkpoint.
 - ``distributed.py``: Exchange of tensors between processes.
 - ``training.py``: Lightning's trainer for every script, with progress, checkpoints and a joint end.

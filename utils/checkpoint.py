@@ -1,8 +1,9 @@
 """Write checkpoints completely or not at all, and check them before a run resumes."""
 
 import os
+import re
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,15 @@ from utils.torch_files import read_torch_file
 
 _SHAPE = ("base_encoder", "emb_dim", "num_negatives", "emb_spaces", "in_channels", "input_spec")
 # What Lightning restores, besides weights and hyper-parameters; a file of weights alone lacks it.
-_STATE = {
-    **{"epoch": int, "pytorch-lightning_version": str, "loops": dict, "callbacks": dict},
-    **{"optimizer_states": list, "lr_schedulers": list},
+# What is in these parts is checked when they are restored, by ``utils.restored``.
+_STATE: dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(("epoch", "global_step"), lambda value: type(value) is int and value >= 0),
+    # Lightning migrates the files of earlier versions, which have no state that could be resumed.
+    "pytorch-lightning_version": lambda value: bool(
+        isinstance(value, str) and re.fullmatch(r"[2-9]\.\d[\w.+]{,40}", value)
+    ),
+    **dict.fromkeys(("loops", "callbacks"), lambda value: isinstance(value, dict)),
+    **dict.fromkeys(("optimizer_states", "lr_schedulers"), lambda value: isinstance(value, list)),
 }
 _OPTIMIZER = ("learning_rate", "momentum", "weight_decay")  # the saved values would be used
 
@@ -79,11 +86,12 @@ def check_resumable(
         )
     _check_same(path, saved, {name: hparams[name] for name in _SHAPE + _OPTIMIZER})
     _check_state(path, checkpoint)
-    before = checkpoint.get("SecoDataModule", {}).get("samples_per_step", samples_per_step)
-    if before != samples_per_step:  # epochs would have another number of steps
+    of_data = checkpoint.get("SecoDataModule", {})  # which old checkpoints lack
+    before = of_data.get("samples_per_step") if isinstance(of_data, dict) else of_data
+    if of_data and before != samples_per_step:  # epochs would have another number of steps
         raise UserError(
-            f"{path} was trained with {before} samples per step, not {samples_per_step}: resume "
-            "with its --batch_size times its number of processes"
+            f"{path} was trained with {reprlib.repr(before)} samples per step, not "
+            f"{samples_per_step}: resume with its --batch_size times its number of processes"
         )
     _check_unfinished(path, checkpoint, max_epochs, "max_epochs")
 
@@ -131,8 +139,8 @@ def _comparable(name: str, value: Any) -> Any:
 
 def _check_state(path: Path, checkpoint: Mapping[str, Any]) -> None:
     """Refuse a checkpoint without the state of a run, such as one of weights alone."""
-    for part, kind in _STATE.items():
-        if not isinstance(checkpoint.get(part), kind):
+    for part, is_valid in _STATE.items():
+        if not is_valid(checkpoint.get(part)):
             raise UserError(f"{path} has no {part} of a run: use the last.ckpt of its run")
 
 

@@ -11,7 +11,10 @@ from typing import Any, NoReturn
 
 from utils.errors import UserError, quoted
 
-LARGEST_COUNT = 2**32  # exclusive limit of counts; also that of NumPy for a seed
+# Exclusive limit of counts: far beyond any use, but safe for the libraries; NumPy's for a seed.
+LARGEST_COUNT = 2**32
+_FINITE = math.inf, "finite"  # limit of other numbers, and its name
+LARGEST_SIDE = 10_981  # exclusive limit of pixels; a tile of Sentinel-2 has 10,980 at 10 m
 # Names of other command lines (timm, torchvision, MoCo, Lightning) for our flags.
 _SYNONYMS = {
     "backbone_type": "backbone",
@@ -113,48 +116,49 @@ class Parser(argparse.ArgumentParser):
         return next((f": did you mean --{guess}?" for guess in guesses if guess in known), "")
 
 
-def check_positive(args: Namespace, *names: str) -> None:
-    """Refuse values of flags that are not above 0 or too large; None (not given) is accepted.
+def check_positive(args: Namespace, *names: str, below: int = LARGEST_COUNT) -> None:
+    """Refuse values of flags that are not above 0 or too large.
 
     Args:
-        args: Flags of the run.
+        args: Flags; each value is a number, a list of numbers, or None or absent if not given.
         names: Names of the flags, without dashes.
+        below: Exclusive limit of whole numbers; others need to be finite.
 
     Raises:
         UserError: A value is out of range.
     """
-    for name in names:
-        _check_range(name, getattr(args, name), "above 0")
+    _check_range(args, names, "above 0", below)
 
 
 def check_not_negative(args: Namespace, *names: str) -> None:
-    """Refuse values of flags that are negative or too large; None (not given) is accepted.
+    """Refuse values of flags that are negative or too large.
 
     Arguments as in ``check_positive``.
     """
+    _check_range(args, names, "0 or more", LARGEST_COUNT)
+
+
+def _check_range(args: Namespace, names: Sequence[str], lowest: str, below: int) -> None:
     for name in names:
-        _check_range(name, getattr(args, name), "0 or more")
+        value = getattr(args, name, None)
+        for number in value if isinstance(value, list) else [value]:
+            is_zero = number == 0 and lowest == "0 or more"
+            limit, shown = (below, f"below {below:,}") if isinstance(number, int) else _FINITE
+            if number is not None and not is_zero and not 0 < number < limit:
+                raise UserError(f"--{name} must be {lowest} and {shown}, not {number}")
 
 
-def _check_range(name: str, value: float | None, lowest: str) -> None:
-    if value is None or (value == 0 and lowest == "0 or more"):
-        return
-    limit, below = math.inf, "finite"
-    if isinstance(value, int):  # far beyond any use, but safe for the libraries
-        limit, below = LARGEST_COUNT, f"below {LARGEST_COUNT:,}"
-    if not 0 < value < limit:
-        raise UserError(f"--{name} must be {lowest} and {below}, not {value}")
-
-
-def check_fraction(flag: str, frac: float) -> None:
-    """Refuse a fraction that is not above 0 and at most 1.
+def check_fraction(flag: str, frac: float, *, or_zero: bool = False) -> None:
+    """Refuse a fraction that is not in 0..1.
 
     Args:
         flag: Name of the flag, without dashes.
         frac: Its value.
+        or_zero: Whether 0 is accepted.
 
     Raises:
         UserError: The value is out of range.
     """
-    if not 0 < frac <= 1:
-        raise UserError(f"--{flag} must be above 0 and at most 1, not {frac:g}")
+    if not 0 <= frac <= 1 or (frac == 0 and not or_zero):
+        lowest = "in 0..1" if or_zero else "above 0 and at most 1"
+        raise UserError(f"--{flag} must be {lowest}, not {frac:g}")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError, quoted
-from utils.files import check_checkpoint
+from utils.files import check_checkpoint, remove_partials
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"  # the newest checkpoint, and the one before it
 ARGUMENTS = "arguments.json"  # next to the checkpoints, as ``utils.report.provenance`` returns it
@@ -66,7 +66,14 @@ def with_flags_of_run(
         return given
     stored, allowed = _stored_flags(parser, path)
     allowed |= {*MAY_CHANGE, *may_change}
-    before, now = (vars(parser.parse_args(flags)) for flags in (stored, [*stored, *given]))
+    try:
+        before = vars(parser.parse_args(stored))
+    except UserError as error:
+        raise UserError(
+            f"{path.parent / ARGUMENTS} does not hold the flags of a run, {error}: move it away, "
+            "and give them all"
+        ) from error
+    now = vars(parser.parse_args([*stored, *given]))
     for name in before.keys() - allowed:
         if before[name] != now[name]:
             raise UserError(
@@ -84,7 +91,10 @@ def resumed_run_dir(args: Namespace) -> Path | None:
     path: Path | None = args.resume_from_checkpoint
     if path is None or args.debug or path.name not in (LAST, PREVIOUS):
         return None
-    return path.parent.parent if (path.parent / ARGUMENTS).is_file() else None
+    if not (path.parent / ARGUMENTS).is_file():
+        return None
+    remove_partials(path)  # of a run that was killed while it wrote
+    return path.parent.parent
 
 
 def _stored_flags(parser: ArgumentParser, path: Path) -> tuple[list[str], set[str]]:

@@ -220,7 +220,7 @@ def test_last_incomplete_batch_is_dropped(seco_root: Path) -> None:
 
 
 def test_fewer_samples_than_a_batch_are_an_error_with_both_numbers(seco_root: Path) -> None:
-    with pytest.raises(UserError, match=r"6 samples, fewer than one batch of 7: lower batch_size"):
+    with pytest.raises(UserError, match=r"6 samples, fewer .* batch of 7: lower --batch_size"):
         fit(make(seco_root, batch_size=7), 1)
 
 
@@ -299,7 +299,7 @@ def test_wrong_data_is_refused_with_its_remedy(seco_root: Path, tmp_path: Path) 
     place = next(p for p in seco_root.iterdir() if p.is_dir())
 
     cases = [
-        (make(pictures), r"needs 3 dates of each place, but .*: use data_mode moco"),
+        (make(pictures), r"needs 3 dates of each place, but .*: use --data_mode moco"),
         (make(pictures, "moco_tp"), "needs 2 dates of each place, but"),
         (make(pictures, "moco", bands=("B2",)), "no --bands to choose"),
         (make(tmp_path / "seco.zip", bands=("B4",)), "has 1 date, but"),

@@ -17,6 +17,7 @@ from models.result_views import print_results, print_table, save_predictions, wr
 from models.results import measure, measure_batches, summarise
 from utils.errors import UserError
 from utils.metrics import (
+    RESAMPLES,
     LabelDecisions,
     RankedScores,
     bootstrap_intervals,
@@ -157,6 +158,31 @@ def test_interval_surrounds_the_mean_and_narrows_with_samples() -> None:
         low, high = found["test/map_micro_interval"]
         widths.append(high - low)
     assert widths[1] < 0.5 * widths[0]
+
+
+def test_a_label_that_a_draw_lacks_counts_with_its_value_over_the_whole_set() -> None:
+    """Each interval again, from scikit-learn's value of every class in every draw."""
+    targets, _ = labels_and_scores(9)
+    targets[:, 2] = torch.arange(9) == 4  # a third of the draws have no sample of it
+    scores = targets * 0.7 + torch.randn(1, 9, 4)
+    found = measure({"test": targets}, {"test": scores}, CLASSES, 5)
+    known, predicted = targets[:, :3].numpy(), (scores[0] > 0).numpy()
+    generator, drawn, num_lost = torch.Generator().manual_seed(5), [], 0
+    for _ in range(RESAMPLES):
+        rows = torch.randint(9, (9,), generator=generator)
+        values = []
+        for label in range(3):
+            some = rows if known[rows, label].any() else torch.arange(9)
+            num_lost += some is not rows
+            ap = sk.average_precision_score(known[some, label], scores[0][some, label])
+            values.append((ap, sk.f1_score(known[some, label], predicted[some, label])))
+        ap, f1 = np.array(values).T
+        drawn.append((ap.mean(), f1.sum() / 4))  # the fourth class has no samples
+    assert num_lost > RESAMPLES / 5
+    ends = 100 * np.quantile(drawn, [0.025, 0.975], axis=0)
+    for name, interval in zip(("map_macro", "f1_macro"), ends.T, strict=True):
+        assert found[f"test/{name}_interval"] == pytest.approx(list(interval))
+        assert interval[0] <= found[f"test/{name}"] <= interval[1]
 
 
 def test_precision_per_class_is_none_where_a_class_has_no_sample() -> None:

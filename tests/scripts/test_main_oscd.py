@@ -427,7 +427,7 @@ def test_the_originals_command_parses_with_its_defaults() -> None:
         (["--seed", "4294967295", "--num_seeds", "2"], r"must be below 2\*\*32"),
         (["--save_predictions", "/dev/null/p.npz"], r"/dev/null/p\.npz cannot be written"),
         (["--pos_weight", "-1"], "--pos_weight must be above 0"),
-        (["--val_frac", "0.5"], "--val_frac does not apply to OSCD"),
+        (["--val_frac", "0.5"], "--val_frac is not a flag"),
         (["--save_predictions", "a.parquet"], r"a\.parquet must end in \.npz"),
         (["--gpus", "64"], "--gpus 64: OSCD is small"),
         (["--resume_from_checkpoint", "{tmp}/none.ckpt"], "does not exist"),

@@ -139,8 +139,8 @@ def resumable(path: Path, **changes: Any) -> dict[str, Any]:
         **{"learning_rate": 0.03, "momentum": 0.9, "weight_decay": 1e-4},
     }
     loops = {"fit_loop": {"epoch_progress": {"current": {"processed": 10}}}}
-    state = {"epoch": 9, "pytorch-lightning_version": "2.6", "loops": loops, "callbacks": {}}
-    state |= {"optimizer_states": [], "lr_schedulers": []}
+    state = {"epoch": 9, "global_step": 9, "pytorch-lightning_version": "2.6", "loops": loops}
+    state |= {"callbacks": {}, "optimizer_states": [], "lr_schedulers": []}
     torch.save({"state_dict": {}, "hyper_parameters": hparams | changes} | state, path)
     return hparams
 

@@ -1,7 +1,12 @@
 """The command line of every script: suggestions, groups and defaults."""
 
-from argparse import Namespace
+import ast
+import re
+from argparse import Action, Namespace
+from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -9,12 +14,54 @@ import main_bigearthnet
 import main_eurosat
 import main_oscd
 import main_pretrain
+from datasets import download, mini_earth, seco_downloader, seco_packed, seco_utils
+from datasets.bigearthnet import command as bigearthnet_command
+from datasets.miniature.services import __main__ as services
+from models import export
 from utils.cli import GROUPS
 from utils.errors import UserError
 from utils.flags import Parser, check_not_negative, check_positive
 
 SCRIPTS = [main_pretrain, main_eurosat, main_bigearthnet, main_oscd]
+# Command lines that are complete, with a folder of data.
+MAINS: dict[Callable[..., Any], str] = {
+    **{script.main: "--data_dir {}" for script in SCRIPTS},
+    seco_packed.main: "--data_dir {0} --save_path {0}/new",
+    seco_utils.main: "--data_dir {}",
+    bigearthnet_command.main: "--data_dir {0} --save_dir {0}/new",
+    mini_earth.main: "--dataset seco --save_path {}/new --num_places 1",
+    seco_downloader.main: "--save_path {}/new --plan",
+    services.main: "",
+}
+# Flags for which 0 makes sense, and shares, for which numbers above 1 do not.
+MAY_BE_ZERO = {
+    *("num_workers", "seed", "gpus", "split_seed", "port", "latency", "fault_share"),
+    *("color_jitter", "jitter_prob", "grayscale_prob", "blur_prob", "encoder_momentum"),
+    *("momentum", "weight_decay", "warmup_epochs", "bn_group_size", "spares", "max_shift_days"),
+    *("clear_threshold", "clear_fraction", "min_free_gb"),
+}
+SHARES = {
+    *("jitter_prob", "grayscale_prob", "blur_prob", "encoder_momentum", "momentum", "crop_scale"),
+    *("train_frac", "val_frac", "fault_share", "clear_fraction", "clear_threshold"),
+}
+# Flags of git, SLURM and docker, and modules of classes that are also used without a script.
+FOREIGN = {
+    *("abbrev", "always", "dirty", "exclude", "array", "cpus-per-task", "nodes"),
+    *("ntasks-per-node", "shm-size"),
+}
+CLASSES = {"loaders.py", "oscd_dataset.py", "pictures.py", "samples.py"}
+ROOT = Path(__file__).resolve().parents[2]
 SUGGESTED = "{} is not a flag: did you mean {}? See --help"
+
+
+def actions_of(main: Callable[..., Any]) -> list[Action]:
+    """Return the flags of a script."""
+    actions: list[Action] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Parser, "parse_known_args", lambda self, *_: actions.extend(self._actions))
+        with pytest.raises(TypeError):  # nothing is parsed
+            main([])
+    return actions
 
 
 @pytest.mark.parametrize(
@@ -63,6 +110,42 @@ def test_numbers_out_of_range_are_named_with_their_flag(value: float) -> None:
     else:
         with pytest.raises(UserError, match="--batch_size must be 0 or more and"):
             check_not_negative(args, "other", "batch_size")
+
+
+@pytest.mark.parametrize("main", MAINS, ids=lambda main: main.__module__)
+def test_numbers_that_make_no_sense_are_refused_by_every_flag(
+    main: Callable[..., Any], tmp_path: Path
+) -> None:
+    flags, actions = MAINS[main].format(tmp_path).split(), actions_of(main)
+    numeric = [each for each in actions if each.type in (int, float) or each.dest == "pos_weight"]
+    assert numeric or main is bigearthnet_command.main
+    for action in numeric:
+        count = action.nargs if isinstance(action.nargs, int) else 1
+        values = ["-1", "nan", "inf", "1e400"] + ["9" * 30] * (action.type is int)
+        values += ["0"] * (action.dest not in MAY_BE_ZERO) + ["1.5"] * (action.dest in SHARES)
+        for value in values if action.dest != "num_classes" else ["0"]:
+            with pytest.raises(UserError) as refused:
+                main([*flags, action.option_strings[0], *[value] * count])
+            assert action.option_strings[0] in str(refused.value), value
+
+
+def test_every_flag_that_a_text_names_exists_and_has_its_dashes() -> None:
+    mains = (*MAINS, download.main, export.main)
+    actions = [each for main in mains for each in actions_of(main)]
+    flags = {option[2:] for each in actions for option in each.option_strings}
+    bare = re.compile(rf"(?<![-\w`.])({'|'.join(flag for flag in flags if '_' in flag)})\b")
+    faults = set()
+    for pattern in ("main_*.py", "datasets/**/*.py", "models/*.py", "utils/*.py"):
+        for path in ROOT.glob(pattern):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Constant):
+                    named = set(re.findall(r"(?<![\w-])--([a-z][\w-]*)", str(node.value)))
+                    faults |= {(path.name, flag) for flag in named - flags - FOREIGN}
+                elif isinstance(node, ast.Raise) and path.name not in CLASSES:
+                    texts = [x.value for x in ast.walk(node) if isinstance(x, ast.Constant)]
+                    named = set(bare.findall(" ".join(map(str, texts))))
+                    faults |= {(path.name, flag) for flag in named}
+    assert not faults
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.__name__)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from utils.cli import run
 from utils.errors import UserError
-from utils.flags import Parser
+from utils.flags import Parser, check_fraction, check_not_negative
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -22,6 +22,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--fault_share", type=float, default=0.0, help="Share of the requests that fail, in 0..1.")
     add("--cheap_pixels", action="store_true", help="Send the same pixels for all scenes.")
     args = parser.parse_args(argv)
+    check_not_negative(args, "port", "latency")
+    check_fraction("fault_share", args.fault_share, or_zero=True)
     from datasets.miniature.services.earth_engine import EarthEngineServer
     from datasets.miniature.services.faults import FaultPlan
 
@@ -32,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             is_cheap=args.cheap_pixels,
             port=args.port,
         )
+    except OverflowError as error:
+        raise UserError(f"--port {args.port} is more than 65535") from error
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise

@@ -301,7 +301,7 @@ def test_change_is_construction_and_the_rest_keeps_its_surfaces() -> None:
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
-        ("--dataset seco --num_places 0", "num_places must be at least 1"),
+        ("--dataset seco --num_places 0", "num_places must be above 0"),
         ("--dataset seco --num_places 1 --size 11", "size must be at least 12"),
         ("--dataset seco --num_places 1 --bands B10", "unknown band B10"),
         ("--dataset eurosat --num_places 15", "ten classes"),

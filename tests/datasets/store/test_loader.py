@@ -153,7 +153,7 @@ def test_batch_stays_as_it_is_while_the_next_is_used(packed: Path) -> None:
 def test_cache_that_cannot_be_is_refused(seco_root: Path, packed: Path) -> None:
     with pytest.raises(UserError, match=r"cache ram is for packed stores, .*pack it with"):
         make(seco_root, cache="ram").setup()
-    with pytest.raises(UserError, match="cache gpu needs a GPU: use cache ram"):
+    with pytest.raises(UserError, match="--cache gpu needs a GPU: use --cache ram"):
         fit(make(packed, cache="gpu"), 1)
 
 
