@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import requests
 
 import datasets.collect.stac_files as http
 from datasets.bands import ALL_BANDS, RESOLUTION_M
@@ -20,6 +21,7 @@ from datasets.collect.settings import Settings
 from datasets.collect.stac import Stac
 from datasets.collect.stac_items import Files
 from datasets.collect.utm import from_utm
+from datasets.collect.web import check_status
 from datasets.miniature.services.catalogue import TILE_M, Granule
 from datasets.miniature.services.faults import (
     HTML,
@@ -188,6 +190,23 @@ def test_shares_of_clear_and_valid_pixels_come_from_the_scene_classes(server: St
         assert scene.valid_fraction == pytest.approx(valid.mean(), abs=1e-6)
         share = clear.sum() / valid.sum() if valid.any() else 0.0
         assert scene.clear_fraction == pytest.approx(share, abs=1e-6)
+
+
+def test_the_share_of_clear_pixels_is_one_of_the_valid_pixels(
+    server: StacServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    classes = np.repeat(np.array([0, 0, 0, 4, 4, 9], np.uint8), 6).reshape(6, 6)
+    monkeypatch.setattr("datasets.collect.stac.read_window", lambda *_: classes)
+    for scene in scenes_of(server, place_at()):
+        assert (scene.valid_fraction, scene.clear_fraction) == (0.5, pytest.approx(2 / 3, abs=1e-6))
+
+
+@pytest.mark.parametrize("status", [408, 500, 503])
+def test_a_status_after_which_a_repeat_may_work_is_transient(status: int) -> None:
+    response = requests.Response()
+    response.status_code = status
+    with pytest.raises(Transient, match=f"HTTP {status}"):
+        check_status(response, is_quota=False, is_too_large=False)
 
 
 def test_scene_classes_that_stay_missing_are_noted_and_others_wait_for_them(
