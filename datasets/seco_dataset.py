@@ -71,7 +71,7 @@ def normalize(img: np.ndarray, min_q: float, max_q: float) -> np.ndarray:
     Returns:
         uint8, of the same shape.
     """
-    stretched = (img - min_q) / (max_q - min_q) * 255.0
+    stretched = (img - float(min_q)) / (max_q - min_q) * 255.0  # uint8 - int would wrap around
     return np.clip(stretched, 0, 255).astype(np.uint8)
 
 

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from utils.checkpoint import read_checkpoint
 from utils.cli import GRACE_S, exit_on_signal, trainer_kwargs
+from utils.errors import UserError
 from utils.launch import World, launch_kwargs, planned_world
 from utils.precision import resolve_precision
 from utils.progress import progress
@@ -161,14 +162,18 @@ def _history(checkpoint: Path, done: int) -> list[dict[str, float]]:
     found = next((path for path in paths if path.is_file()), None)
     if found is None:
         return []
-    with found.open(newline="") as file:
-        rows = [{name: text for name, text in row.items() if text} for row in csv.DictReader(file)]
-    # Row s describes step s, counted from 0. Integers stay integers, so that the text is the same.
-    return [
-        {name: int(text) if text.isdigit() else float(text) for name, text in row.items()}
-        for row in rows
-        if int(row["step"]) < done
-    ]
+    try:
+        with found.open(newline="") as file:
+            lines = list(csv.DictReader(file))
+        rows = [{name: text for name, text in line.items() if text} for line in lines]
+        # Row s describes step s, from 0. Integers stay integers, so that the text is the same.
+        return [
+            {name: int(text) if text.isdigit() else float(text) for name, text in row.items()}
+            for row in rows
+            if int(row["step"]) < done
+        ]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{found} is damaged: move it away to begin a new history") from error
 
 
 class SampleProgress(Callback):
@@ -183,14 +188,19 @@ class SampleProgress(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         if self.bar is None and trainer.is_global_zero:
-            samples_per_step = len(batch[0]) * trainer.world_size
-            steps = int(trainer.num_training_batches) * (trainer.max_epochs or 1)
+            loader: Any = trainer.train_dataloader
+            samples = len(batch[0])
+            per_epoch = int(trainer.num_training_batches) * samples
+            if not getattr(loader, "drop_last", True):  # the last batch may be smaller
+                per_epoch = len(loader.sampler)
+            done = per_epoch * trainer.current_epoch + batch_idx * samples
+            total = per_epoch * (trainer.max_epochs or 1) * trainer.world_size
             self.bar = progress(
                 desc=self.description,
-                total=steps * samples_per_step,
-                initial=trainer.global_step * samples_per_step,
+                total=total,
+                initial=done * trainer.world_size,
                 unit=" samples",
-                unit_scale=True,
+                unit_scale=total > 10_000,
             )
 
     def on_train_batch_end(
@@ -207,8 +217,6 @@ class SampleProgress(Callback):
         _ = trainer.progress_bar_metrics
         if self.bar is not None:
             self._show(trainer, self.bar)
-            # The last step of an epoch may have had fewer samples.
-            self.bar.total = self.bar.n * (trainer.max_epochs or 1) / (trainer.current_epoch + 1)
 
     def _show(self, trainer: Trainer, bar: tqdm) -> None:
         """Show loss and scores; rarely, because reading the loss waits for the device."""
