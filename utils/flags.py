@@ -133,7 +133,12 @@ def check_positive(args: Namespace, *names: str, below: int = LARGEST_COUNT) -> 
 def check_not_negative(args: Namespace, *names: str) -> None:
     """Refuse values of flags that are negative or too large.
 
-    Arguments as in ``check_positive``.
+    Args:
+        args: Flags of the run.
+        names: Names of the flags, without dashes.
+
+    Raises:
+        UserError: A value is out of range.
     """
     _check_range(args, names, "0 or more", LARGEST_COUNT)
 

@@ -33,6 +33,7 @@ class SaveCheckpoints(Checkpoint):
     Args:
         folder: Folder of the checkpoints.
         origin: Arguments, versions and commit of the run, written next to the checkpoints.
+        resumed: Checkpoint that the run resumes; None for a new run.
         every_n_epochs: Epochs between copies that are kept; None keeps none.
         every_minutes: Minutes between two checkpoints, above 0, for a training that resumes within
             an epoch; None saves only whole epochs, and leaves signals alone.
@@ -42,6 +43,7 @@ class SaveCheckpoints(Checkpoint):
         self,
         folder: Path,
         origin: dict[str, Any],
+        resumed: Path | None,
         every_n_epochs: int | None,
         every_minutes: float | None,
     ) -> None:
@@ -53,7 +55,7 @@ class SaveCheckpoints(Checkpoint):
         self._signal: int | None = None
         self._handlers: dict[int, Any] = {}  # those before ours
         # A damaged last.ckpt must not replace the previous one, from which the run resumes.
-        self._is_last_good = origin["arguments"].get("resume_from_checkpoint") == folder / LAST
+        self._is_last_good = resumed == folder / LAST
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:

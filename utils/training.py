@@ -69,7 +69,9 @@ def run_trainer(
     """
     added: list[Callback] = [EndTogether(), SampleProgress(description), *callbacks]
     if checkpoints is not None:
-        added.append(SaveCheckpoints(checkpoints, origin or {}, every_n_epochs, every_minutes))
+        added.append(
+            SaveCheckpoints(checkpoints, origin or {}, resumed, every_n_epochs, every_minutes)
+        )
     loggers: list[Logger] = []
     if folder is not None:
         done: int | None = read_checkpoint(resumed)["global_step"] if resumed else None
