@@ -198,7 +198,7 @@ def test_two_processes_stop_at_one_step_and_resume(
 ) -> None:
     """The first process alone receives the signal, as from ``kill``; moco: six steps per epoch."""
     command = [sys.executable, "main_pretrain.py", *flags(seco_root, tmp_path / "logs")]
-    command += as_flags(data_mode="moco", max_epochs=60, num_processes=2)
+    command += as_flags(data_mode="moco", max_epochs=10**6, num_processes=2)
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE) as process:
         assert process.stderr is not None
@@ -209,7 +209,7 @@ def test_two_processes_stop_at_one_step_and_resume(
         assert process.returncode == os.EX_TEMPFAIL
     (run_dir,) = run_dirs(tmp_path / "logs")
     done = int(rows(run_dir)[-1]["step"]) + 1
-    assert 0 < done < 60 * 6
+    assert done > 0
     epochs = done // 6 + 1
     if again == 1:  # the same samples in the same steps, other statistics of batch norm
         more = as_flags(data_mode="moco", max_epochs=epochs, batch_size=4, num_processes=1)
