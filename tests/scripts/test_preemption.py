@@ -21,7 +21,7 @@ from models.moco2_module import MocoV2
 from tests.references.launcher_variables import forget_launchers, set_all, srun
 from tests.references.pretraining import SMALL, assert_equal, run_dirs, tensors
 from tests.references.script import ROOT, as_flags
-from tests.references.waiting import HANG_S
+from tests.references.waiting import HANG_S, wait_until
 from utils.errors import UserError
 from utils.save_checkpoints import SaveCheckpoints
 
@@ -200,13 +200,10 @@ def test_two_processes_stop_at_one_step_and_resume(
     command = [sys.executable, "main_pretrain.py", *flags(seco_root, tmp_path / "logs")]
     command += as_flags(data_mode="moco", max_epochs=10**6, num_processes=2)
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE) as process:
-        assert process.stderr is not None
-        while b"epoch=" not in process.stderr.readline(200):  # until the bar shows steps
-            assert process.poll() is None
+    with subprocess.Popen(command, cwd=ROOT, env=environment) as process:
+        wait_until(lambda: any((tmp_path / "logs").rglob("metrics.csv")) or process.poll())
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=HANG_S)
-        assert process.returncode == os.EX_TEMPFAIL
+        assert process.wait(HANG_S) == os.EX_TEMPFAIL
     (run_dir,) = run_dirs(tmp_path / "logs")
     done = int(rows(run_dir)[-1]["step"]) + 1
     assert done > 0
