@@ -70,7 +70,9 @@ def read_file(path: Path | str, max_bytes: int = MAX_FILE_BYTES) -> bytes:
 
 
 def is_zip(path: Path) -> bool:
-    """Return whether a file ends as a zip does."""
+    """Return whether a path is a file that ends as a zip does."""
+    if not path.is_file():
+        return False
     try:
         with path.open("rb") as file:
             _find_directory(file)

@@ -135,7 +135,8 @@ class SeededOrder(Sampler[int]):
 def epoch_of(trainer: Trainer) -> int:
     """Return the epoch that begins; ``trainer.current_epoch`` lags behind in a resumed run."""
     epochs = trainer.fit_loop.epoch_progress.current
-    is_over = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch  # in the checkpoint
+    # A checkpoint of the last batch counts its epoch as started; so does the validation after it.
+    is_over = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch and not trainer.validating
     return epochs.started if is_over else epochs.processed  # type: ignore[attr-defined]
 
 

@@ -119,7 +119,7 @@ class SaveCheckpoints(Checkpoint):
         if trainer.is_global_zero:
             for logger in trainer.loggers:
                 logger.save()
-            if self._is_last_good:
+            if self._is_last_good and self.every_minutes is not None:
                 with written_whole(self.folder / PREVIOUS) as partial:
                     _link(last, partial)
         trainer.save_checkpoint(last, weights_only=False)

@@ -42,7 +42,7 @@ def test_samples_of_a_partial_last_batch_are_counted(
     trainer.fit(Line(), loader, loader)
     lines = capsys.readouterr().err.replace("\r", "\n").splitlines()
     bars = [line for line in lines if line.startswith("fine-tuning")]
-    assert "57.0/57.0" in bars[-1]  # 3 x 19, not 3 x 24
+    assert "57/57" in bars[-1]  # 3 x 19, not 3 x 24
     assert "epoch=3/3, loss=0.500, score=72]" in bars[-1]
     assert len(bars) == 2  # nobody watches: the first line and the last
 

@@ -48,7 +48,7 @@ def test_rows_depend_on_the_seed_and_are_part_of_those_of_a_larger_share() -> No
 
 @pytest.mark.parametrize("frac", [0.0, -0.1, 1.5, float("nan")])
 def test_a_number_outside_0_to_1_is_refused_as_a_share(frac: float) -> None:
-    with pytest.raises(UserError, match="--train_frac is a share"):
+    with pytest.raises(UserError, match="--train_frac must be above 0"):
         stratified_subset(torch.zeros(3, dtype=torch.long), frac, 0)
 
 
