@@ -137,7 +137,10 @@ def no_waiting(training: TrainCases) -> dict[str, Any]:
             with never_waiting():
                 for each in islice(views, training.args.steps):
                     training.bare_loop.step(each)
-    steps = {"warm_up": training.args.warm_up, "steps": training.args.steps}
+    # The end of an epoch, and logging there, wait for the GPU.
+    per_epoch = training.args.num_places // training.args.batch_size
+    most = per_epoch - 1 - training.args.warm_up
+    steps = {"warm_up": training.args.warm_up, "steps": min(training.args.steps, most)}
     for cache in ("mmap", "gpu") if training.args.gpus else ("mmap",):
         trainer_rate([*training.argv, "--cache", cache], **steps, around=never_waiting)
     return {"steps": training.args.steps}

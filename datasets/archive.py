@@ -168,6 +168,8 @@ class ZipFiles:
                 size, stored_bytes, offset = _read_zip64(extra, size, stored_bytes, offset)
         except struct.error as error:
             raise ValueError("an incomplete entry") from error
+        if not 0 <= offset < os.fstat(descriptor).st_size:
+            raise ValueError("an offset beyond the end")
         offset += self._base + _OVERFLOW * bisect_right(self._overflows, entry)
         return ENCRYPTED if flags & _ENCRYPTED_BIT else method, crc, stored_bytes, size, offset
 

@@ -40,6 +40,8 @@ _DEFAULTS = {_BITS: 1, _COMPRESSION: 1, _SAMPLES: 1, _PLANAR: 1, _PREDICTOR: 1, 
 _DEFAULTS |= {_SUBFILE: 0, _FILL_ORDER: 1, 278: 2**32 - 1}
 _USUAL = {_SUBFILE: [(0,)], _FILL_ORDER: [(1,)], _SAMPLES: [(1,)], _PLANAR: [(1,), (2,)]}
 _USUAL |= {_PHOTOMETRIC: [(1,)]}  # 0 is black
+_LISTS = {*_STRIPS[2:], *_TILES[2:], _JPEG_TABLES}  # all other tags have one value
+_MOST_VALUES = 2**20
 _USED = {_WIDTH, _HEIGHT, _JPEG_TABLES, *_STRIPS, *_TILES, *_DEFAULTS, *_USUAL}
 _CODES = {3: "H", 4: "L", 7: "B"}  # of ``struct``, by the type of values: short, long, undefined
 _NONE, _JPEG, _DEFLATE = 1, 7, (8, 32946)
@@ -169,8 +171,8 @@ def _parse(data: bytes) -> _Layout | None:
         and num_blocks == len(offsets) == len(sizes)
         and all(at > 0 and at + size <= len(data) for at, size in zip(offsets, sizes, strict=True))
         and all(tags.get(tag) in values for tag, values in _USUAL.items())
-        and (predictor == 1 or (predictor == 2 and dtype.kind in "ui"))
-        and (compression != _JPEG or (dtype == np.uint8 and predictor == 1))
+        and (predictor == 1 or (predictor == 2 and dtype.kind in "ui" and compression in _DEFLATE))
+        and (compression != _JPEG or dtype == np.uint8)
     )
     if not is_usual or compression not in (_NONE, _JPEG, *_DEFLATE):
         return None
@@ -186,9 +188,13 @@ def _read_tags(data: bytes, order: str) -> dict[int, tuple[int, ...]]:
     entries = data[at + 2 : at + 2 + 12 * count]
     if len(entries) < 12 * count:
         raise ValueError("a directory beyond the end")
+    seen: set[int] = set()
     for tag, kind, number, inline in struct.iter_unpack(f"{order}HHL4s", entries):
         if tag not in _USED:
             continue
+        if tag in seen or number > (_MOST_VALUES if tag in _LISTS else 1):
+            raise ValueError("a repeated tag, or too many values")
+        seen.add(tag)
         size = number * struct.calcsize(code := f"={_CODES[kind]}")
         if size > 4:
             (begin,) = struct.unpack(f"{order}L", inline)
@@ -243,7 +249,7 @@ def _decode_jpeg(stored: bytes, tables: bytes, shape: tuple[int, int]) -> np.nda
             return None
         stored = tables[:-2] + stored[2:]
     at = 2
-    while stored[at : at + 2] in (b"\xff\xdb", b"\xff\xc4"):  # quantisation and Huffman tables
+    while stored[at : at + 2] in (b"\xff\xe0", b"\xff\xdb", b"\xff\xc4"):  # JFIF, and tables
         at += 2 + int.from_bytes(stored[at + 2 : at + 4], "big")
     head = struct.pack(">2sHBHHB", b"\xff\xc0", 11, 8, *shape, 1)  # baseline, 8 bit, 1 component
     if stored[at : at + 10] != head or stored[at + 11 : at + 12] != b"\x11":  # not subsampled

@@ -97,7 +97,8 @@ class SecoDataModule(LightningDataModule):
         self.cache = cache
         self.shuffle_keys = shuffle_keys
         self._are_dates_known = False
-        self._saved_world_size: int | None = None  # of the checkpoint that is resumed
+        self._shares_of_chunks = 0  # processes that LitData chunks are shared out to
+        self._saved_shares: int | None = None  # those of the checkpoint that is resumed
 
     @property
     def num_keys(self) -> int:
@@ -179,10 +180,15 @@ class SecoDataModule(LightningDataModule):
             "world_size": trainer.world_size,
         }
         sampler = SeededSampler(len(self.dataset), self.seed, **shares)
+        self._shares_of_chunks = isinstance(source, StreamedPlaces) * trainer.world_size
+        if batches_done(trainer) and self._saved_shares != self._shares_of_chunks:
+            raise UserError(
+                "the checkpoint was written within an epoch, whose other samples come in another "
+                "order: resume it with LitData chunks only if it had them, and by as many processes"
+            )
         if isinstance(source, StreamedPlaces):
             from datasets.store.litdata_loader import ChunkOrder  # needs LitData
 
-            self._check_same_chunks(batches_done(trainer), trainer.world_size)
             sampler = ChunkOrder(source.first_samples(self.mode.every_date), self.seed, **shares)
         if not isinstance(source, PackedStore):
             return InfiniteDataLoader(
@@ -255,21 +261,13 @@ class SecoDataModule(LightningDataModule):
         return img_q, img_k, order
 
     def state_dict(self) -> dict[str, Any]:
-        """Store the global batch size in checkpoints: the schedule of a run depends on it."""
+        """Store what the order of the samples and the schedule of a run depend on."""
         assert self.trainer is not None
-        world_size = self.trainer.world_size
-        return {"samples_per_step": self.batch_size * world_size, "world_size": world_size}
+        samples_per_step = self.batch_size * self.trainer.world_size
+        return {"samples_per_step": samples_per_step, "shares_of_chunks": self._shares_of_chunks}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._saved_world_size = state_dict.get("world_size")
-
-    def _check_same_chunks(self, batches: int, world_size: int) -> None:
-        """Refuse another number of processes within an epoch: each has chunks of its own."""
-        if batches and self._saved_world_size != world_size:
-            raise UserError(
-                f"the checkpoint was written within an epoch by {self._saved_world_size} processes "
-                f"that had chunks of their own: resume it with as many, not with {world_size}"
-            )
+        self._saved_shares = state_dict.get("shares_of_chunks")
 
     def _is_training(self) -> bool:
         return self.trainer is not None and self.trainer.training

@@ -28,7 +28,8 @@ class WinogradConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         is_float = input.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-        if input.device.type == "cpu" and is_float and min(input.shape[2:]) > 1:
+        is_batch = input.ndim == 4 and len(input) > 0 and min(input.shape[2:]) > 1
+        if input.device.type == "cpu" and is_float and is_batch:
             return winograd(input, self.weight)
         return super().forward(input)
 

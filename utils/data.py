@@ -7,6 +7,7 @@ samples can be drawn in any order, and a resumed run continues with the same num
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -159,10 +160,17 @@ def random_subset(dataset: Dataset[T], frac: float, seed: int | None = None) -> 
     return Subset(dataset, drawn.tolist())
 
 
+def _leave_signals_to_main_process(worker: int) -> None:
+    """Ignore what SLURM or a terminal sends to all processes: the main process still saves."""
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
 class InfiniteDataLoader(DataLoader[Any]):
     """A ``DataLoader`` whose worker processes live from one epoch to the next.
 
-    The original's name. torch had no ``persistent_workers`` when the original was written.
+    The original's name. torch had no ``persistent_workers`` when the original was written. Workers
+    end with their main process, and not by a signal that requests an end.
 
     Args:
         dataset: Map-style data set.
@@ -172,4 +180,5 @@ class InfiniteDataLoader(DataLoader[Any]):
 
     def __init__(self, dataset: Dataset[Any], batch_size: int | None = 1, **settings: Any) -> None:
         settings.setdefault("persistent_workers", settings.get("num_workers", 0) > 0)
+        settings.setdefault("worker_init_fn", _leave_signals_to_main_process)
         super().__init__(dataset, batch_size, **settings)

@@ -136,7 +136,7 @@ def _check_moments(optimizer: Optimizer, saved: Mapping[int, Any], steps: int) -
     sample.step()
     created = sample.state[probe]
     parameters = [each for group in optimizer.param_groups for each in group["params"]]
-    if set(saved) != set(range(len(parameters)) if created else ()):
+    if set(saved) != set(range(len(parameters)) if created and steps else ()):
         raise ValueError("optimizer_states has another number of parameters")
     for index, found in saved.items():
         like = {k: parameters[index] if v.ndim else v for k, v in created.items()}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError, quoted
-from utils.files import check_checkpoint, remove_partials
+from utils.files import check_checkpoint
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"  # the newest checkpoint, and the one before it
 ARGUMENTS = "arguments.json"  # next to the checkpoints, as ``utils.report.provenance`` returns it
@@ -80,7 +80,7 @@ def with_flags_of_run(
                 f"--{name} {_shown(now[name])} contradicts the run of {path}, which has "
                 f"{_shown(before[name])}: leave it out"
             )
-    if done >= now["max_epochs"]:
+    if done and done >= now["max_epochs"]:
         print(f"{path} has all {done} epochs: nothing is left to do")
         sys.exit(0)
     return [*stored, *given]
@@ -93,7 +93,6 @@ def resumed_run_dir(args: Namespace) -> Path | None:
         return None
     if not (path.parent / ARGUMENTS).is_file():
         return None
-    remove_partials(path)  # of a run that was killed while it wrote
     return path.parent.parent
 
 

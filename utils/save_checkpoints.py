@@ -15,6 +15,7 @@ from pytorch_lightning.callbacks import Checkpoint
 from tqdm import tqdm
 
 from utils.distributed import gather
+from utils.errors import UserError
 from utils.files import remove_partials, written_whole
 from utils.report import write_json
 from utils.resume import ARGUMENTS, LAST, PREVIOUS
@@ -22,13 +23,15 @@ from utils.resume import ARGUMENTS, LAST, PREVIOUS
 # SLURM, cloud machines and Ctrl-C announce the end of a run by these.
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 _SAVE, _STOP = 1, 2
+_REPEAT_S = 1.0  # torchrun passes on at once what its processes have received already
 
 
 class SaveCheckpoints(Checkpoint):
     """Write ``last.ckpt`` after every epoch, and before a step when time or a signal wants it.
 
     The checkpoint before it is kept as ``previous.ckpt``. A first signal saves and ends the run
-    with exit code 75 (``EX_TEMPFAIL``: run the command again); a second one ends it at once.
+    with exit code 75 (``EX_TEMPFAIL``: run the command again); another one, more than a second
+    later, ends it at once.
 
     Args:
         folder: Folder of the checkpoints.
@@ -53,14 +56,22 @@ class SaveCheckpoints(Checkpoint):
         self.every_minutes = every_minutes
         self._saved_at = time.monotonic()
         self._signal: int | None = None
+        self._signalled_at = 0.0
         self._handlers: dict[int, Any] = {}  # those before ours
         # A damaged last.ckpt must not replace the previous one, from which the run resumes.
         self._is_last_good = resumed == folder / LAST
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        steps = gather(torch.tensor([trainer.global_step], device=trainer.strategy.root_device))
+        if (steps != steps[0]).any():
+            raise UserError(
+                "the processes resume different checkpoints: put --log_dir on a disk that all "
+                "machines share"
+            )
         if trainer.is_global_zero:
             write_json(self.folder / ARGUMENTS, self.origin)
-            remove_partials(self.folder / LAST)
+            for name in (LAST, PREVIOUS):
+                remove_partials(self.folder / name)  # of a run that was killed while it wrote
         if self.every_minutes is not None:
             self._handlers = {each: signal.signal(each, self._note) for each in _SIGNALS}
 
@@ -127,8 +138,12 @@ class SaveCheckpoints(Checkpoint):
         self._saved_at = time.monotonic()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self._signal = number
-        self._restore_handlers()
+        now = time.monotonic()
+        if self._signal is None:
+            self._signal, self._signalled_at = number, now
+        elif now - self._signalled_at > _REPEAT_S:
+            self._restore_handlers()
+            signal.raise_signal(number)
 
     def _restore_handlers(self) -> None:
         for number, handler in self._handlers.items():

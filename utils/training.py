@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
-from pytorch_lightning.utilities import rank_zero_only
 from tqdm import tqdm
 
 from utils.checkpoint import read_checkpoint
@@ -75,7 +74,8 @@ def run_trainer(
     loggers: list[Logger] = []
     if folder is not None:
         done: int | None = read_checkpoint(resumed)["global_step"] if resumed else None
-        rows = None if resumed is None or done is None else _history(resumed, done)
+        is_first = world.rank == 0  # it alone writes
+        rows = _history(resumed, done) if resumed and done is not None and is_first else None
         loggers.append(_csv_logger(folder, rows))
         if tensorboard:
             settings: dict[str, Any] = {"default_hp_metric": False}
@@ -136,10 +136,9 @@ def of_repetition(args: Namespace, seed: int, train_frac: float) -> Namespace:
 
 
 def _csv_logger(folder: Path, rows: list[dict[str, float]] | None) -> CSVLogger:
-    """Log to ``metrics.csv``, which begins with the rows of a resumed run; None of a new one."""
+    """Log to ``metrics.csv``, which begins with the rows of a resumed run, if any."""
     logger = CSVLogger(folder, name="", version="")
-    rank: int = rank_zero_only.rank  # type: ignore[attr-defined]
-    if rows is None or rank != 0:  # only the first process writes
+    if rows is None:
         return logger
     path, kept = folder / METRICS, folder / _KEPT
     # Lightning deletes the file; a kill before it is complete again must lose no rows.

@@ -9,10 +9,10 @@ by them cheap. ``TRITON_INTERPRET=1`` runs the kernels on a CPU, which the tests
 The kernels take pointers to the tensors of the operators in ``utils.fused_views``, by the same
 names; sizes C, H, W, h and w; and strides in elements: ``stride_b`` between samples, ``stride_c``
 between bands, ``stride_h`` between rows, ``color_stride`` and ``stride`` between the parameters of
-samples. Constants: BANDS, IN, SIZE and SUMS are C, ``in_size``, ``size`` and ``num_sums`` as powers
-of 2, PIXELS are the pixels of one program, TAPS the weights of a filter. STORED: ``source`` is
-bytes, to be stretched by ``table``. COLOR, HUE, FLIP: whether to change colours, to shift hue, to
-flip. ROUND: whether each step rounds to whole numbers.
+samples. Constants: BANDS, IN, SIZE and SUMS are C, ``in_size``, ``size`` and the number of sums as
+powers of 2, PIXELS and VALUES are those of one program, TAPS the weights of a filter. STORED:
+``source`` is bytes, to be stretched by ``table``. FIRST: whether this is the pass that sums. HUE,
+FLIP: whether to shift hue, to flip.
 
 Shapes: B samples, C bands, H x W pixels of a patch, h x w pixels of a view.
 """

@@ -104,7 +104,7 @@ def test_damaged_member_is_an_error(tmp_path: Path) -> None:
     ("at", "value", "message"),
     [
         (42, 3, "no member starts here"),  # the offset
-        (42, 10**9, "no member starts here"),
+        (42, 10**9, "an offset beyond the end"),
         (24, 2**31, "bytes are more than"),  # the size
         (24, 98, "checksum"),
         (16, 7, "checksum"),
@@ -230,6 +230,25 @@ def test_bytes_before_a_zip_shift_it(tmp_path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         assert {name: archive.read(name) for name in archive.namelist()} == files
     assert contents(path) == files
+
+
+@pytest.mark.parametrize("before", [b"", b"junk"])
+def test_a_member_beyond_the_end_is_damaged(tmp_path: Path, before: bytes) -> None:
+    path = tmp_path / "z.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a", b"1")
+    data = bytearray(path.read_bytes())
+    at = data.index(b"PK\1\2")
+    data[at + 42 : at + 46] = b"\xff" * 4  # the offset is in the zip64 field
+    data[at + 30 : at + 32] = (12).to_bytes(2, "little")
+    data[at + 47 : at + 47] = struct.pack("<HHQ", 1, 8, 2**63 - 1)
+    size = len(data) - 22 - at
+    data[-22 + 12 : -22 + 16] = size.to_bytes(4, "little")
+    path.write_bytes(before + data)
+    files = ZipFiles(path)
+    ((_, entry),) = files.members()
+    with pytest.raises(ValueError, match="an offset beyond the end"):
+        files.read(entry)
 
 
 @pytest.mark.parametrize(

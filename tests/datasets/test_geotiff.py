@@ -16,6 +16,8 @@ import rasterio.errors
 from rasterio.io import MemoryFile
 
 from datasets import geotiff
+from datasets.collect.geotiff_writer import encode_geotiff
+from datasets.collect.scenes import PatchGrid
 from datasets.geotiff import one_band, read_geotiff
 from utils.errors import UserError
 
@@ -183,3 +185,40 @@ def test_several_bands_are_named_where_one_is_needed() -> None:
     data = encode(np.zeros((3, 8, 8), np.uint16))
     with pytest.raises(UserError, match=r"B04\.tif has 3 bands of uint16, but .* one band"):
         read_geotiff(data, "B04.tif", partial(one_band, "B04.tif"))
+
+
+def plain_tiff(*tags: tuple[int, int, int, int], pixels: bytes = bytes([3] * 8)) -> bytes:
+    """Write a TIFF of 2 x 4 uint8 pixels with further tags: number, type, count, value."""
+    after = 8 + 2 + 12 * (7 + len(tags)) + 4
+    needed = [(256, 4), (257, 2), (258, 8), (259, 1), (262, 1), (273, after), (279, 8)]
+    entries = sorted([*((tag, 4, 1, value) for tag, value in needed), *tags])
+    directory = b"".join(struct.pack("<HHLL", *entry) for entry in entries)
+    return b"II*\0" + struct.pack("<LH", 8, len(entries)) + directory + bytes(4) + pixels
+
+
+def test_a_predictor_counts_only_where_pixels_are_compressed() -> None:
+    data = plain_tiff((317, 3, 1, 2))
+    expected = gdal(data)
+    assert expected is not None
+    assert (expected == 3).all()
+    np.testing.assert_array_equal(read_geotiff(data, "x.tif", small), expected)
+
+
+def test_tags_with_many_values_take_no_more_memory_than_the_file() -> None:
+    claims = [(tag, 7, 10**6, 8) for tag in (277, 284, 317, 339, 325, 347) for _ in range(10)]
+    data = plain_tiff(*claims, pixels=bytes(10**6))
+    tracemalloc.start()
+    assert geotiff._parse(data) is None
+    assert tracemalloc.get_traced_memory()[1] < 4 * len(data)
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("compress", ["deflate", "jpeg"])
+def test_collected_files_are_read_without_gdal(
+    compress: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = pattern(264, 264, "uint8")
+    data = encode_geotiff(image, PatchGrid(32631, 500_000, 5_000_000, 264), 10, compress)
+    expected = gdal(data)
+    monkeypatch.delattr(geotiff, "opened")
+    np.testing.assert_array_equal(read_geotiff(data, "x.tif", small), expected)

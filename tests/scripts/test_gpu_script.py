@@ -80,7 +80,7 @@ def test_the_json_holds_parts_goals_and_machine(
 def test_each_part_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     modes: list[str] = []
     monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
-    sizes = {"batch_size": 2, "crop_size": 32, "num_places": 4, "num_drawn": 1, "repeats": 1}
+    sizes = {"batch_size": 2, "crop_size": 32, "num_places": 6, "num_drawn": 1, "repeats": 1}
     sizes |= {"warm_up": 1, "steps": 1, "num_threads": 1, "gpus": 0}
     parts = gpu.all_parts(Namespace(**sizes, precision="32-true"), tmp_path)
     assert list(parts)[1:7] == [

@@ -119,7 +119,11 @@ def test_a_checkpoint_alone_resumes_its_run_in_its_folder(
     ]
     (last.parent / ".last.ckpt.99.partial").touch()  # of a process that was killed
     main(["--resume_from_checkpoint", str(last), "--max_epochs", "2"])
-    assert sorted(path.name for path in last.parent.iterdir()) == ["arguments.json", "last.ckpt"]
+    assert sorted(path.name for path in last.parent.iterdir()) == [
+        "arguments.json",
+        "last.ckpt",
+        "previous.ckpt",
+    ]
     assert run_dirs(tmp_path) == [first]  # one folder, and in it one history
     assert_equal(tensors(two_epochs / "checkpoints/last.ckpt"), tensors(last))
     assert len(history(first)) == 2
@@ -301,15 +305,15 @@ def test_a_bad_patch_stops_the_run_and_is_named(seco_root: Path, tmp_path: Path)
         ("--batch_size 1", "cannot be 1"),
         ("--bn_group_size 1", "cannot be 1"),
         ("--learning_rate inf", "--learning_rate must be above 0 and finite"),
-        ("--momentum nan", r"--momentum is a share in 0\.\.1"),
+        ("--momentum nan", r"--momentum must be in 0\.\.1"),
         ("--color_jitter nan 0 0 0", "--color_jitter"),
         ("--max_epochs 0", "--max_epochs"),
         ("--softmax_temperature 0", "--softmax_temperature"),
         ("--color_jitter 0.4 0.4 0.4 0.9", "--color_jitter"),
         ("--seed 4294967296", "--seed must be 0 or more and below"),
         ("--weight_decay -1", "--weight_decay must be 0 or more"),
-        ("--blur_prob 1.5", r"--blur_prob is a share in 0\.\.1, not 1\.5"),
-        ("--encoder_momentum 2", r"--encoder_momentum is a share in 0\.\.1"),
+        ("--blur_prob 1.5", r"--blur_prob must be in 0\.\.1, not 1\.5"),
+        ("--encoder_momentum 2", r"--encoder_momentum must be in 0\.\.1"),
         ("--precision 17", r"invalid choice: '17' .*bf16-mixed"),
         ("--bn_group_size 4", "--bn_group_size 4 is more than the 3 images"),
     ],

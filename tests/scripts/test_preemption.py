@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from pytorch_lightning import LightningModule, Trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -192,6 +193,47 @@ def test_a_contradiction_is_refused_and_a_finished_run_is_left_alone(
     assert len(run_dirs(log_dir)) == 1
 
 
+@pytest.mark.parametrize("repeated", [False, True])
+def test_a_signal_before_the_first_step_saves_too(
+    seco_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repeated: bool
+) -> None:
+    """And launchers may pass on a signal that all processes have received already."""
+
+    def stop(self: MocoV2) -> None:
+        for _ in range(1 + repeated):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MocoV2, "on_train_epoch_start", stop)
+        with pytest.raises(SystemExit) as left:
+            main(flags(seco_root, tmp_path))
+    assert left.value.code == os.EX_TEMPFAIL
+    assert main(flags(seco_root, tmp_path)).global_step == STEPS
+    assert len(run_dirs(tmp_path)) == 1
+
+
+def test_processes_that_resume_other_checkpoints_are_refused(
+    seco_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("utils.save_checkpoints.gather", lambda step: torch.cat([step, step + 1]))
+    with pytest.raises(UserError, match=r"resume different checkpoints: put --log_dir"):
+        main(flags(seco_root, tmp_path))
+
+
+def test_a_signal_to_all_processes_of_a_step_is_survived_by_the_loaders(
+    seco_root: Path, tmp_path: Path
+) -> None:
+    """As SLURM and a terminal send it."""
+    command = [sys.executable, "main_pretrain.py", *flags(seco_root, tmp_path)]
+    command += as_flags(num_workers=1, max_epochs=10**6)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True) as process:
+        wait_until(lambda: any(tmp_path.rglob("metrics.csv")) or process.poll() is not None)
+        os.killpg(process.pid, signal.SIGUSR1)
+        assert process.wait(HANG_S) == os.EX_TEMPFAIL
+    assert list(tmp_path.rglob("last.ckpt"))
+
+
 @pytest.mark.parametrize("again", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_two_processes_stop_at_one_step_and_resume(
     seco_root: Path, tmp_path: Path, again: int
@@ -201,7 +243,9 @@ def test_two_processes_stop_at_one_step_and_resume(
     command += as_flags(data_mode="moco", max_epochs=10**6, num_processes=2)
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, cwd=ROOT, env=environment) as process:
-        wait_until(lambda: any((tmp_path / "logs").rglob("metrics.csv")) or process.poll())
+        wait_until(
+            lambda: any((tmp_path / "logs").rglob("metrics.csv")) or process.poll() is not None
+        )
         process.send_signal(signal.SIGTERM)
         assert process.wait(HANG_S) == os.EX_TEMPFAIL
     (run_dir,) = run_dirs(tmp_path / "logs")
