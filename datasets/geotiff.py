@@ -233,10 +233,10 @@ def _decode_plain(stored: bytes, layout: _Layout, shape: tuple[int, int]) -> np.
         inflater = zlib.decompressobj()
         try:
             stored = inflater.decompress(stored, size + 1)
-        except zlib.error:
-            return None
-        if not inflater.eof:
-            return None
+        except zlib.error as error:
+            raise ValueError(str(error)) from error
+        if not inflater.eof and len(stored) <= size:  # GDAL would fill up, with anything
+            raise ValueError("compressed data end too early")
     return np.frombuffer(stored, layout.dtype).reshape(shape) if len(stored) == size else None
 
 

@@ -2,7 +2,6 @@
 
 import argparse
 import difflib
-import math
 import re
 import sys
 from argparse import Namespace
@@ -13,7 +12,7 @@ from utils.errors import UserError, quoted
 
 # Exclusive limit of counts: far beyond any use, but safe for the libraries; NumPy's for a seed.
 LARGEST_COUNT = 2**32
-_FINITE = math.inf, "finite"  # limit of other numbers, and its name
+_FINITE = 3.4e38, "finite in 32 bits"  # limit of other numbers, and its name
 LARGEST_SIDE = 10_981  # exclusive limit of pixels; a tile of Sentinel-2 has 10,980 at 10 m
 # Names of other command lines (timm, torchvision, MoCo, Lightning) for our flags.
 _SYNONYMS = {

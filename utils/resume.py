@@ -115,18 +115,19 @@ def _stored_flags(parser: ArgumentParser, path: Path) -> tuple[list[str], set[st
 
 def _newest_checkpoint(log_dir: Path) -> tuple[Path | None, int]:
     """Return the newest readable checkpoint of the newest pre-training, and its whole epochs."""
-    runs = log_dir.glob(f"pretrain-*/version_*/checkpoints/{LAST}")
-    newest = max(runs, key=lambda path: path.stat().st_mtime, default=None)
-    if newest is None:
+    pattern = "pretrain-*/version_*/checkpoints"
+    found = [path for name in (LAST, PREVIOUS) for path in log_dir.glob(f"{pattern}/{name}")]
+    if not found:
         return None, 0
+    folder = max(found, key=lambda path: path.lstat().st_mtime).parent
     from utils.checkpoint import read_checkpoint, whole_epochs  # need torch
 
-    for path in (newest, newest.with_name(PREVIOUS)):
+    for path in (folder / LAST, folder / PREVIOUS):
         try:
             return path, whole_epochs(path, read_checkpoint(path))
-        except UserError as error:
+        except (UserError, OSError) as error:
             warnings.warn(f"not resumed: {error}", stacklevel=2)
-    raise UserError(f"no checkpoint in {newest.parent} can be read: use another --log_dir")
+    raise UserError(f"no checkpoint in {folder} can be read: use another --log_dir")
 
 
 def _read_arguments(path: Path) -> dict[str, Any]:

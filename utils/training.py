@@ -173,7 +173,7 @@ def _history(checkpoint: Path, done: int) -> list[dict[str, float]]:
             for row in rows
             if int(row["step"]) < done
         ]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, csv.Error) as error:
         raise UserError(f"{found} is damaged: move it away to begin a new history") from error
 
 

@@ -5,6 +5,8 @@ b has the rows from 25 * b * dates on, its places by number, their dates by name
 of later rows and those that still wait fill the rows of places that could not be collected.
 """
 
+import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +19,7 @@ from datasets.collect.blocks import BLOCK, Block, blocks_of
 from datasets.collect.journal import Record, Shard, read_journals
 from datasets.collect.plan import Plan
 from datasets.collect.scenes import Array
+from datasets.collect.writer import METADATA_NAME
 from datasets.seco.layouts import read_band
 from datasets.seco.patches import on_10_m_grid
 from datasets.store.manifest import (
@@ -207,6 +210,8 @@ class PackedCollection:
         """Read the patches of a place from its files on the 10 m grid, shaped as for ``_write``."""
         side = self._bare.height
         scenes = sorted(path for path in folder.iterdir() if path.is_dir())
+        for scene in scenes:
+            self._check_whole(scene)
         images = [
             [
                 on_10_m_grid(read_band(scene / f"{band}.tif"), side, side)
@@ -215,6 +220,24 @@ class PackedCollection:
             for scene in scenes
         ]
         return np.array(images, np.uint8)
+
+    def _check_whole(self, scene: Path) -> None:
+        """Refuse files of a date that changed after they were collected."""
+        try:
+            files = json.loads((scene / METADATA_NAME).read_bytes())["files"]
+            is_whole = all(
+                hashlib.sha256((scene / f"{band}.tif").read_bytes()).hexdigest()
+                == files[f"{band}.tif"]["sha256"]
+                for band in self._bare.bands
+            )
+        except (OSError, ValueError, KeyError, TypeError):
+            is_whole = False
+        if not is_whole:
+            raise UserError(
+                f"{scene} was damaged after it was collected: restore it, or collect into another "
+                f"--save_path, which --match_file {self.save_path / 'places.csv'} gives the same "
+                "places"
+            )
 
 
 def _remove(folder: Path) -> None:

@@ -213,6 +213,20 @@ def test_tags_with_many_values_take_no_more_memory_than_the_file() -> None:
     tracemalloc.stop()
 
 
+def test_damaged_compressed_pixels_are_refused_where_gdal_makes_some_up() -> None:
+    data = encode(pattern(48, 40, "uint16")[None], compress="DEFLATE")
+    layout = geotiff._parse(data)
+    assert layout is not None
+    at, size = layout.offsets[0], layout.sizes[0]
+    cases = [data[:at] + bytes(size) + data[at + size :]]
+    cases += [data[: at + size // 2] + bytes(size - size // 2) + data[at + size :]]
+    flipped = bytearray(data)
+    flipped[at + size - 1] ^= 1  # of the checksum
+    for damaged in (*cases, bytes(flipped)):
+        with pytest.raises(ValueError, match="Error -"):
+            read_geotiff(damaged, "x.tif", small)
+
+
 @pytest.mark.parametrize("compress", ["deflate", "jpeg"])
 def test_collected_files_are_read_without_gdal(
     compress: str, monkeypatch: pytest.MonkeyPatch

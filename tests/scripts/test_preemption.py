@@ -172,6 +172,10 @@ def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_it_used(
     with pytest.warns(UserWarning, match=damaged):
         assert main(flags(seco_root, log_dir)).global_step == STEPS
     assert len(rows(run_dir)) == STEPS
+    last.unlink()
+    with pytest.warns(UserWarning, match=damaged):
+        assert main(flags(seco_root, log_dir)).global_step == STEPS
+    assert len(run_dirs(log_dir)) == 1
     for path in (last, previous):
         path.write_bytes(b"")
     with pytest.raises(UserError, match=r"no checkpoint in .* can be"):

@@ -119,6 +119,23 @@ def test_rows_are_written_again_if_their_files_are_still_there(
     assert_same(tmp_path, packed_folder)
 
 
+def test_a_waiting_place_that_was_damaged_is_not_packed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_in(tmp_path, PACKED)
+    with monkeypatch.context() as killed:
+        killed.setattr("datasets.collect.packed.sync_files", lambda *_: [].pop())
+        with pytest.raises(IndexError):
+            collect(tmp_path, plan, FakeSource(plan.settings))
+    path = next((tmp_path / ".places").rglob("B2.tif"))
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"was damaged after it was collected: restore it, or"):
+        collect(tmp_path, plan, FakeSource(plan.settings))
+    assert not (tmp_path / MANIFEST_NAME).exists()
+
+
 def test_the_last_shard_makes_the_store_whole(packed_folder: Path, tmp_path: Path) -> None:
     plan = plan_in(tmp_path, PACKED)
 
