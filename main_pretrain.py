@@ -74,12 +74,7 @@ def main(argv: Sequence[str] | None = None) -> Trainer:
 
 
 def make_datamodule(args: Namespace, world: World) -> SecoDataModule:
-    """Open the data, and describe samples, views and batches.
-
-    Args:
-        args: Flags of the run; ``log_every_n_steps`` is lowered for short epochs.
-        world: Processes of the run.
-    """
+    """Open the data, and describe samples, views and batches."""
     from datasets.seco_datamodule import SecoDataModule
 
     datamodule = SecoDataModule(
@@ -97,16 +92,7 @@ def make_datamodule(args: Namespace, world: World) -> SecoDataModule:
 
 
 def make_model(args: Namespace, datamodule: SecoDataModule, world: World) -> MocoV2:
-    """Build encoders, heads and queues; a checkpoint to resume must fit them.
-
-    Args:
-        args: Flags of the run.
-        datamodule: Data of the run, which decides spaces and bands.
-        world: Processes of the run.
-
-    Raises:
-        UserError: The batch does not fit the queue, or the checkpoint is of another run.
-    """
+    """Build encoders, heads and queues; a checkpoint to resume must fit them."""
     import torch
 
     from models.moco2_module import MocoV2
@@ -133,11 +119,6 @@ def make_callbacks(
     args: Namespace, world: World, datamodule: SecoDataModule
 ) -> tuple[list[Callback], Sequence[str]]:
     """Check the loss, and probe the encoder if labelled pictures are given.
-
-    Args:
-        args: Flags of the run.
-        world: Processes of the run; the first one reads the labelled pictures.
-        datamodule: Data of the run, whose input contract the pictures get.
 
     Returns:
         The callbacks, and the command that evaluates the encoder on these pictures.

@@ -23,9 +23,13 @@ def _no_trees() -> Iterator[None]:
 
 
 def public_functions() -> Iterator[tuple[str, ast.ClassDef | None, Function]]:
-    """Yield module, class and function of all public functions, methods and constructors."""
+    """Yield module, class and function of all public functions, methods and constructors.
+
+    Those of the four scripts take the flags, and are called by the script alone.
+    """
     for module, tree in trees().items():
-        for node in tree.body if top(module) != "tests" else []:
+        is_library = top(module) != "tests" and not module.startswith("main_")
+        for node in tree.body if is_library else []:
             owner = node if isinstance(node, ast.ClassDef) else None
             for function in owner.body if owner else [node]:
                 if isinstance(function, Function) and is_public(owner, function):
