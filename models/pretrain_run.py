@@ -54,7 +54,7 @@ class FiniteLoss(Callback):
     def _stop(self, what: str, step: int) -> None:
         raise UserError(
             f"the {what} not finite at step {step}: start again with a lower --learning_rate, or "
-            "with --precision 32-true; the last good checkpoint is kept"
+            "with --precision 32-true; a good checkpoint, if there is one, is kept"
         )
 
 

@@ -2,7 +2,6 @@
 
 import json
 import sys
-import warnings
 from argparse import SUPPRESS, Action, ArgumentParser, BooleanOptionalAction, Namespace
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from utils.errors import UserError, quoted
 from utils.files import check_checkpoint
+from utils.launchers import launched_rank
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"  # the newest checkpoint, and the one before it
 ARGUMENTS = "arguments.json"  # next to the checkpoints, as ``utils.report.provenance`` returns it
@@ -78,7 +78,7 @@ def with_flags_of_run(
         if before[name] != now[name]:
             raise UserError(
                 f"--{name} {_shown(now[name])} contradicts the run of {path}, which has "
-                f"{_shown(before[name])}: leave it out"
+                f"{_shown(before[name])}: leave it out, or give a new run its own --log_dir"
             )
     if done and done >= now["max_epochs"]:
         print(f"{path} has all {done} epochs: nothing is left to do")
@@ -122,12 +122,22 @@ def _newest_checkpoint(log_dir: Path) -> tuple[Path | None, int]:
     folder = max(found, key=lambda path: path.lstat().st_mtime).parent
     from utils.checkpoint import read_checkpoint, whole_epochs  # need torch
 
-    for path in (folder / LAST, folder / PREVIOUS):
+    for path in filter(Path.exists, (folder / LAST, folder / PREVIOUS)):
         try:
-            return path, whole_epochs(path, read_checkpoint(path))
-        except (UserError, OSError) as error:
-            warnings.warn(f"not resumed: {error}", stacklevel=2)
+            checkpoint = read_checkpoint(path)
+            found = path, whole_epochs(path, checkpoint)
+        except UserError as error:
+            _say(f"not resumed: {error}")
+        else:
+            _say(f"resuming {path} after step {checkpoint.get('global_step')}")
+            return found
     raise UserError(f"no checkpoint in {folder} can be read: use another --log_dir")
+
+
+def _say(text: str) -> None:
+    """Print a line once, not in every process."""
+    if launched_rank() == 0:
+        print(text, file=sys.stderr)
 
 
 def _read_arguments(path: Path) -> dict[str, Any]:

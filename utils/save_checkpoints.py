@@ -84,7 +84,8 @@ class SaveCheckpoints(Checkpoint):
         if wanted == _STOP:
             if trainer.is_global_zero:
                 where = f"{self.folder / LAST} holds step {trainer.global_step}"
-                tqdm.write(f"stopped: {where}; add --resume auto to resume", file=sys.stderr)
+                again = "the same command with --resume auto resumes"
+                tqdm.write(f"stopped: {where}; {again}", file=sys.stderr)
             sys.exit(os.EX_TEMPFAIL)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -152,9 +152,12 @@ def stopped(seco_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return log_dir
 
 
-@pytest.mark.filterwarnings("ignore:not resumed")
 def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_it_used(
-    seco_root: Path, stopped: Path, tmp_path: Path, interrupt: Interrupt
+    seco_root: Path,
+    stopped: Path,
+    tmp_path: Path,
+    interrupt: Interrupt,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     log_dir = shutil.copytree(stopped, tmp_path / "logs")
     (run_dir,) = run_dirs(log_dir)
@@ -164,18 +167,18 @@ def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_it_used(
     last.write_bytes(content)
     before = previous.read_bytes()
     interrupt(4, 0)
-    damaged = r"not resumed: .*last\.ckpt"
-    with pytest.warns(UserWarning, match=damaged), pytest.raises(ConnectionError):
+    with pytest.raises(ConnectionError):
         main(flags(seco_root, log_dir))
     assert previous.read_bytes() == before  # not replaced by the damaged one
     interrupt(0, 0)
-    with pytest.warns(UserWarning, match=damaged):
-        assert main(flags(seco_root, log_dir)).global_step == STEPS
+    assert main(flags(seco_root, log_dir)).global_step == STEPS
     assert len(rows(run_dir)) == STEPS
     last.unlink()
-    with pytest.warns(UserWarning, match=damaged):
-        assert main(flags(seco_root, log_dir)).global_step == STEPS
+    assert main(flags(seco_root, log_dir)).global_step == STEPS
     assert len(run_dirs(log_dir)) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert sum(line.startswith(f"not resumed: {last}") for line in lines) == 2
+    assert f"resuming {previous} after step 3" in lines
     for path in (last, previous):
         path.write_bytes(b"")
     with pytest.raises(UserError, match=r"no checkpoint in .* can be"):
