@@ -125,12 +125,12 @@ def _newest_checkpoint(log_dir: Path) -> tuple[Path | None, int]:
     for path in filter(Path.exists, (folder / LAST, folder / PREVIOUS)):
         try:
             checkpoint = read_checkpoint(path)
-            found = path, whole_epochs(path, checkpoint)
+            done = whole_epochs(path, checkpoint)
         except UserError as error:
             _say(f"not resumed: {error}")
         else:
             _say(f"resuming {path} after step {checkpoint.get('global_step')}")
-            return found
+            return path, done
     raise UserError(f"no checkpoint in {folder} can be read: use another --log_dir")
 
 
