@@ -104,6 +104,6 @@ def test_freed_memory_is_used_again() -> None:
     faults = []
     for _ in range(2):
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        bytearray(2**26)
+        bytearray(2**24)  # heaps of other threads hold 64 MB at most
         faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-    assert faults[1] < 1000  # 16,384 pages of 4 KiB
+    assert faults[1] < 1000  # 4,096 pages of 4 KiB
