@@ -166,7 +166,7 @@ def check_dn(samples: Iterable[np.ndarray], where: str, band: str | None = None)
 def _guess_unit(low: float, high: float) -> tuple[str, str]:
     """Return what values between two limits look like, and how to get DN."""
     if low < _MIN_DN:
-        return "as 16 bits with sign have", "store them as uint16, with 0 where there is no data"
+        return "as in signed 16-bit files", "store them as uint16, with 0 where there is no data"
     if high > _MAX_DN:
         return "beyond 16 bits", "take the original files"
     if high <= _MAX_REFLECTANCE:

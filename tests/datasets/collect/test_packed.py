@@ -104,15 +104,19 @@ def test_an_interrupted_store_ends_as_packing_the_folder_does(
     assert_same(tmp_path, packed_folder)
 
 
-def test_rows_are_written_again_if_their_files_are_still_there(
-    packed_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Killed between the rows and the removal of the files."""
-    plan = plan_in(tmp_path, PACKED)
+def collect_until_killed(save_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Collect, but stop between the rows of places and the removal of their files."""
     with monkeypatch.context() as killed:
         killed.setattr("datasets.collect.packed.sync_files", lambda *_: [].pop())
         with pytest.raises(IndexError):
-            collect(tmp_path, plan, FakeSource(plan.settings))
+            collect(save_path, plan, FakeSource(plan.settings))
+
+
+def test_rows_are_written_again_if_their_files_are_still_there(
+    packed_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_in(tmp_path, PACKED)
+    collect_until_killed(tmp_path, plan, monkeypatch)
     assert len(list((tmp_path / ".places").iterdir())) >= 5
 
     assert collect(tmp_path, plan, FakeSource(plan.settings)) == (COMPLETE, 30)
@@ -123,10 +127,7 @@ def test_a_waiting_place_that_was_damaged_is_not_packed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = plan_in(tmp_path, PACKED)
-    with monkeypatch.context() as killed:
-        killed.setattr("datasets.collect.packed.sync_files", lambda *_: [].pop())
-        with pytest.raises(IndexError):
-            collect(tmp_path, plan, FakeSource(plan.settings))
+    collect_until_killed(tmp_path, plan, monkeypatch)
     path = next((tmp_path / ".places").rglob("B2.tif"))
     content = bytearray(path.read_bytes())
     content[-1] ^= 1

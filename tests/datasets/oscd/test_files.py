@@ -194,7 +194,7 @@ def test_hidden_files_are_ignored(copied: Path, root: Path) -> None:
         ([-5, 3], "from -5 to 3, as normalised data have"),
         ([0, 3e4, 4e4], "from 0 to 40000, as 16-bit pictures have"),
         ([500, 1e7], r"from 500 to 1e\+07, beyond 16 bits"),
-        ([-9999, 3000], "from -9999 to 3000, as 16 bits with sign have, .*: store them as uint16"),
+        ([-9999, 3000], "from -9999 to 3000, as in signed 16-bit files, .*: store them as uint16"),
     ],
 )
 def test_values_in_another_unit_are_refused_with_the_values_seen(
