@@ -193,11 +193,8 @@ def open_source(plan: Plan, flags: Namespace) -> EarthEngine:
 def decoding(plan: Plan, flags: Namespace) -> Callable[[], float]:
     """Return a measurement of decoding and writing, with as many threads as a run: images/s.
 
-    Every scene gets the pixels of one real answer, without a network.
-
-    Args:
-        plan: Plan of the collection.
-        flags: Flags of the downloader.
+    Every scene gets the pixels of one real answer, without a network. Arguments as in
+    ``open_source``.
 
     Raises:
         UserError: No place has clear scenes.
@@ -205,7 +202,7 @@ def decoding(plan: Plan, flags: Namespace) -> Callable[[], float]:
     import ee
 
     from datasets.collect.scenes import Lack, choose
-    from datasets.collect.writer import PlaceWriter
+    from datasets.collect.writer import Draft, PlaceWriter
 
     source = open_source(plan, flags)
     places = [plan.place(number) for number in range(plan.num_places)]
@@ -223,7 +220,7 @@ def decoding(plan: Plan, flags: Namespace) -> Callable[[], float]:
     writer = PlaceWriter(save_path, plan.settings, source.describe(), (0, 1))
 
     def work(place: Place) -> None:
-        draft = writer.draft(place)
+        draft = Draft(writer, place)
         for scene in scenes:
             draft.add(scene, source.read(scene, place.grid))
         draft.finish()
@@ -244,11 +241,8 @@ def collect_once(plan: Plan, flags: Namespace) -> dict[str, float]:
     """Collect all places into an empty folder, verify it, and remove it.
 
     Places that --verify finds damaged do not count. The time is from the first request to the last
-    line of the journal; requests include repeats, bytes no headers.
-
-    Args:
-        plan: Plan of the collection.
-        flags: Flags of the downloader.
+    line of the journal; requests include repeats, bytes no headers. Arguments as in
+    ``open_source``.
 
     Raises:
         UserError: Nothing could be collected.

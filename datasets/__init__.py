@@ -5,6 +5,7 @@ Bands and file formats that all data sets share:
 - ``bands.py``: Sentinel-2 bands with order, resolution and unit; which file holds which band.
 - ``archive.py``: Files of folders, and of zips with millions of members, for any process.
 - ``geotiff.py``: The only reader of GeoTIFFs; small ones without the time that GDAL takes.
+- ``geotiff_writer.py``: The only writer of GeoTIFFs.
 - ``figures.py``: Stretched bands as images, and figures of them.
 - ``loaders.py``: Loaders of the plain data modules.
 

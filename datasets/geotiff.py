@@ -14,10 +14,11 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import Lock
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from datasets.geotiff_writer import LETTERS, Tags
 from utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -44,6 +45,10 @@ _LISTS = {*_STRIPS[2:], *_TILES[2:], _JPEG_TABLES}  # all other tags have one va
 _MOST_VALUES = 2**20
 _USED = {_WIDTH, _HEIGHT, _JPEG_TABLES, *_STRIPS, *_TILES, *_DEFAULTS, *_USUAL}
 _CODES = {3: "H", 4: "L", 7: "B"}  # of ``struct``, by the type of values: short, long, undefined
+_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}  # of bytes, by the start of a file
+# ModelPixelScale, Tiepoint and Transformation; GeoKeyDirectory and its numbers and texts.
+_GEOREFERENCE = (33550, 33922, 34264, 34735, 34736, 34737)
+_GEO_KEYS = 34735
 _NONE, _JPEG, _DEFLATE = 1, 7, (8, 32946)
 _TYPES: dict[tuple[int, ...], str] = {(1, 8): "u1", (1, 16): "u2", (2, 16): "i2", (3, 32): "f4"}
 _START = b"\xff\xd8"  # of a JPEG stream
@@ -111,17 +116,27 @@ def one_band(name: object, count: int, dtype: str, shape: tuple[int, int] = (0, 
         )
 
 
+def read_georeference(data: bytes) -> Tags:
+    """Return the tags of a file that tell where its pixels are; empty without readable ones."""
+    try:
+        order = _ORDERS[data[:4]]
+        found = {
+            tag: (kind, _values(data, order, LETTERS[kind], number, inline))
+            for tag, kind, number, inline in _entries(data, order)
+            if tag in _GEOREFERENCE and number <= _MOST_VALUES
+        }
+    except (struct.error, LookupError, ValueError):  # a BigTIFF, or damaged ones
+        return {}
+    return dict(sorted(found.items())) if _GEO_KEYS in found else {}
+
+
 @contextmanager
-def opened(
-    data: bytes, drivers: Sequence[str] = ("GTiff",), sources: str = "NONE"
-) -> Iterator[DatasetReader]:
+def opened(data: bytes, drivers: Sequence[str] = ("GTiff",)) -> Iterator[DatasetReader]:
     """Open the content of a file with rasterio.
 
     Args:
         data: Content of the file.
         drivers: Formats of GDAL that it may have.
-        sources: Where GDAL looks for a georeference, which takes half of the time: see its
-            ``GEOREF_SOURCES``.
 
     Raises:
         ValueError: The file has another format, or is damaged, also where it is read later.
@@ -135,8 +150,8 @@ def opened(
         with MemoryFile(data) as memory:
             with _GDAL_LOCK, warnings.catch_warnings():
                 warnings.simplefilter("ignore", NotGeoreferencedWarning)
-                options = {"GEOREF_SOURCES": sources} if sources else {}
-                file = memory.open(driver=list(drivers), **options)
+                # A georeference would take half of the time.
+                file = memory.open(driver=list(drivers), GEOREF_SOURCES="NONE")
             with file:
                 yield file
     except RasterioError as error:
@@ -155,7 +170,7 @@ def _check_size(name: str, *sizes: tuple[int, int]) -> None:
 def _parse(data: bytes) -> _Layout | None:
     """Read the first directory; None stands for what GDAL has to read."""
     try:
-        order = {b"II*\0": "<", b"MM\0*": ">"}[data[:4]]
+        order = _ORDERS[data[:4]]
         tags = _read_tags(data, order)
         (height,), (width,) = tags[_HEIGHT], tags[_WIDTH]
         is_tiled = _TILES[0] in tags
@@ -183,26 +198,35 @@ def _parse(data: bytes) -> _Layout | None:
 def _read_tags(data: bytes, order: str) -> dict[int, tuple[int, ...]]:
     """Return the values of the used tags, or their defaults."""
     tags: dict[int, tuple[int, ...]] = {tag: (value,) for tag, value in _DEFAULTS.items()}
-    (at,) = struct.unpack_from(f"{order}L", data, 4)
-    (count,) = struct.unpack_from(f"{order}H", data, at)
-    entries = data[at + 2 : at + 2 + 12 * count]
-    if len(entries) < 12 * count:
-        raise ValueError("a directory beyond the end")
     seen: set[int] = set()
-    for tag, kind, number, inline in struct.iter_unpack(f"{order}HHL4s", entries):
+    for tag, kind, number, inline in _entries(data, order):
         if tag not in _USED:
             continue
         if tag in seen or number > (_MOST_VALUES if tag in _LISTS else 1):
             raise ValueError("a repeated tag, or too many values")
         seen.add(tag)
-        size = number * struct.calcsize(code := f"={_CODES[kind]}")
-        if size > 4:
-            (begin,) = struct.unpack(f"{order}L", inline)
-            inline = data[begin : begin + size]
-        if len(inline) < size:
-            raise ValueError("values beyond the end")
-        tags[tag] = struct.unpack(f"{order}{number}{code[1]}", inline[:size])
+        tags[tag] = _values(data, order, _CODES[kind], number, inline)
     return tags
+
+
+def _entries(data: bytes, order: str) -> Iterator[tuple[int, int, int, bytes]]:
+    """Return tag, kind, number and inline bytes of all values of the first directory."""
+    (at,) = struct.unpack_from(f"{order}L", data, 4)
+    (count,) = struct.unpack_from(f"{order}H", data, at)
+    entries = data[at + 2 : at + 2 + 12 * count]
+    if len(entries) < 12 * count:
+        raise ValueError("a directory beyond the end")
+    return struct.iter_unpack(f"{order}HHL4s", entries)
+
+
+def _values(data: bytes, order: str, code: str, number: int, inline: bytes) -> tuple[Any, ...]:
+    size = number * struct.calcsize(f"={code}")
+    if size > 4:
+        (begin,) = struct.unpack(f"{order}L", inline)
+        inline = data[begin : begin + size]
+    if len(inline) < size:
+        raise ValueError("values beyond the end")
+    return struct.unpack(f"{order}{number}{code}", inline[:size])
 
 
 def _decode(data: bytes, layout: _Layout) -> np.ndarray | None:

@@ -9,7 +9,7 @@ Plan:
 
 - ``utm.py``: UTM zones of Sentinel-2's grid, and projection of points to zones of their own.
 - ``sampling.py``: Draw places as a function of the seed.
-- ``cities.py``: Cities around which places are drawn; as a script, writes their table.
+- ``cities.py``: Cities around which places are drawn.
 - ``places.py``: Places of a plan as CSV, and places from a user's file.
 - ``plan.py``: Make, write and read the plan of a collection: its places and time windows.
 - ``blocks.py``: Blocks of places and spares: which places a run collects.
@@ -32,7 +32,6 @@ Run:
 - ``run.py``: One run over the places of a shard.
 - ``fetch.py``: Schedule searches and places over threads until the collection is complete.
 - ``collector.py``: Search, read and write the scenes of one place; runs in threads.
-- ``geotiff_writer.py``: Encode one band as a GeoTIFF.
 - ``writer.py``: Write the GeoTIFFs, metadata and picture of a place.
 - ``packed.py``: Write the places of complete blocks into a packed store.
 - ``journal.py``: Record which places are done or failed, per shard.

@@ -20,7 +20,7 @@ from datasets.collect.scenes import (
     Source,
     choose,
 )
-from datasets.collect.writer import PlaceWriter
+from datasets.collect.writer import Draft, PlaceWriter
 from utils.retry import Transient
 
 Answer = TypeVar("Answer")
@@ -77,7 +77,7 @@ class Collector:
             place: Place to collect.
             candidates: Scenes per window, the best first.
         """
-        draft = self._writer.draft(place)
+        draft = Draft(self._writer, place)
         taken: set[object] = set()
         for scenes in candidates:
             fresh = [scene for scene in scenes if scene.acquisition not in taken]

@@ -3,7 +3,7 @@
 import random
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -101,7 +101,6 @@ class Statistics:
 
     requests: int = 0  # begun, repeats included
     errors: Counter[str] = field(default_factory=Counter)  # failed ones by reason
-    latencies_s: deque[float] = field(default_factory=lambda: deque(maxlen=1000))  # of successes
     last_success: float = field(default_factory=time.monotonic)  # at first when counting began
     last_error: str = ""  # empty if none failed since the last success
 
@@ -172,7 +171,6 @@ class Requester:
         with self.limit.slot() as began:
             with self._lock:
                 self.statistics.requests += 1
-            sent = time.monotonic()
             try:
                 answer = request()
             except Transient as error:
@@ -186,7 +184,6 @@ class Requester:
                 raise
         now = time.monotonic()
         with self._lock:
-            self.statistics.latencies_s.append(now - sent)
             self.statistics.last_success, self.statistics.last_error = now, ""
         self.limit.succeeded()
         return answer

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from datasets.bands import two_digit_name
 from datasets.collect.scenes import Array, Refused, Scene
 
 _SCALE = 0.0001  # reflectance per digital number, as raster:bands of Earth Search has it
@@ -148,7 +149,7 @@ def _offset(
 
 def _address(assets: Mapping[str, Any], band: str) -> str | None:
     """Return the address of a GeoTIFF on the web: no file of this machine, no other driver."""
-    for name in (_EARTH_SEARCH[band], band, f"B0{band[1:]}"):
+    for name in (_EARTH_SEARCH[band], band, two_digit_name(band)):
         asset = assets.get(name)
         if not isinstance(asset, dict) or not isinstance(asset.get("href"), str):
             continue

@@ -16,10 +16,10 @@ import numpy as np
 from PIL import Image
 
 from datasets.bands import RESOLUTION_M, RGB_BANDS, RGB_QUANTILES
-from datasets.collect.geotiff_writer import encode_geotiff
 from datasets.collect.journal import Record, Shard
 from datasets.collect.scenes import Array, Place, Scene
 from datasets.collect.settings import Settings
+from datasets.geotiff_writer import encode_geotiff, utm_tags
 from utils.errors import UserError, os_error_sentence
 from utils.files import written_whole
 
@@ -54,10 +54,6 @@ class PlaceWriter:
         folder = save_path.resolve()
         self.previews = folder.with_name(f"{folder.name}_previews") if settings.preview else None
 
-    def draft(self, place: Place) -> "Draft":
-        """Begin a place."""
-        return Draft(self, place)
-
     def clear(self) -> None:
         """Remove unfinished places, also of another number of shards: none of these runs now."""
         count = self.staging.name.rpartition("-of-")[2]
@@ -91,12 +87,11 @@ class Draft:
             passed_over: Better scenes of its window, each with the reason in words.
         """
         settings, grid = self._writer.settings, self.place.grid
-        files = {
-            f"{band}.tif": encode_geotiff(
-                convert(images[band], settings.dtype), grid, RESOLUTION_M[band], settings.compress
-            )
-            for band in settings.bands
-        }
+        files: dict[str, bytes] = {}
+        for band in settings.bands:
+            place = utm_tags(grid.epsg, grid.left, grid.top, RESOLUTION_M[band])
+            stored = convert(images[band], settings.dtype)
+            files[f"{band}.tif"] = encode_geotiff(stored, place, settings.compress)
         metadata = self._describe(scene, files)
         if passed_over:
             metadata["passed_over"] = list(passed_over)
@@ -104,8 +99,8 @@ class Draft:
         self._files |= {f"{scene.name}/{name}": content for name, content in files.items()}
         self._passed_over += passed_over
         if self._writer.previews is not None:
-            stored = [convert(images[band], "uint8") for band in RGB_BANDS]
-            self._pictures[scene.name] = stretch(np.stack(stored))
+            shown = [convert(images[band], "uint8") for band in RGB_BANDS]
+            self._pictures[scene.name] = stretch(np.stack(shown))
 
     def _describe(self, scene: Scene, files: dict[str, bytes]) -> dict[str, Any]:
         """Return the metadata of a scene: no time of writing, so that a repeat gives the same."""

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
+from rasterio.crs import CRS
 
 from datasets.bands import ALL_BANDS, two_digit_name
 from datasets.miniature.canvas import Canvas
@@ -64,7 +65,7 @@ def write_patch(root: Path, number: int, *, seed: int) -> PatchReport:
     content = {
         "labels": _label_names(place),
         "coordinates": dict(zip(("ulx", "uly", "lrx", "lry"), corners, strict=True)),
-        "projection": grid.crs.to_wkt(),
+        "projection": CRS.from_epsg(grid.epsg).to_wkt(),
         "tile_source": f"S2{craft}_MSIL1C_{stamp}_N0205_R{orbit:03d}_T{grid.tile}_{stamp}.SAFE",
         "acquisition_date": f"{start:%Y-%m-%d %H:%M:%S}",
     }

@@ -86,15 +86,12 @@ def _spline(cells: int, scale: float) -> tuple[Array, Array]:
 
 
 def noise(rng: Rng, cells: int, scale: float) -> Array:
-    """Draw smooth noise of mean 0 and deviation 1.
+    """Draw smooth noise of mean 0 and deviation 1: float32, shape (cells, cells).
 
     Args:
         rng: Source of the noise.
         cells: Side of the canvas in cells.
         scale: Distance of the spline's knots in cells.
-
-    Returns:
-        float32, shape (cells, cells).
     """
     knots, weights = _spline(cells, scale)
     count = int(knots.max()) + 1
@@ -121,14 +118,11 @@ def rough_noise(rng: Rng, cells: int, scale: float, octaves: int = 4) -> Array:
 
 
 def grain(rng: Rng, cells: int) -> Array:
-    """Draw independent noise per cell with deviation 1.
+    """Draw independent noise per cell with deviation 1: float32, shape (cells, cells).
 
     Args:
         rng: Source of the noise.
         cells: Side of the canvas in cells.
-
-    Returns:
-        float32, shape (cells, cells).
     """
     return rng.standard_normal((cells, cells), dtype=np.float32)
 

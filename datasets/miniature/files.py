@@ -3,17 +3,13 @@
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
-from rasterio.crs import CRS
-from rasterio.io import MemoryFile
-from rasterio.transform import from_origin
 
 from datasets.bands import EUROSAT_BANDS, RGB_BANDS
+from datasets.geotiff_writer import encode_geotiff, utm_tags
 from datasets.miniature.canvas import Array, Rng
 from datasets.miniature.covers import COVER_NAMES, draw_place
 from datasets.miniature.render import SENSOR_RESOLUTION_M, level_1c, observe
@@ -47,10 +43,10 @@ class Grid:
         equator = 0 if latitude >= 0 else 10_000_000
         return cls(latitude, zone, int(left // 60) * 60, equator + int(top // 60) * 60)
 
-    @cached_property
-    def crs(self) -> CRS:
-        """Coordinate reference system, WGS 84 / UTM; a look-up costs as much as writing a file."""
-        return CRS.from_epsg((32600 if self.latitude >= 0 else 32700) + self.zone)
+    @property
+    def epsg(self) -> int:
+        """Code of the UTM zone."""
+        return (32600 if self.latitude >= 0 else 32700) + self.zone
 
     @property
     def tile(self) -> str:
@@ -71,15 +67,8 @@ def write_geotiff(path: Path, image: Array, grid: Grid, resolution_m: int = 10) 
         grid: Upper left corner.
         resolution_m: Side of a pixel in metres.
     """
-    planes = image if image.ndim == 3 else image[None]
-    count, height, width = planes.shape
-    transform = from_origin(grid.left, grid.top, resolution_m, resolution_m)
-    layout: dict[str, Any] = {"count": count, "height": height, "width": width}
-    layout |= {"dtype": planes.dtype, "crs": grid.crs, "transform": transform}
-    with MemoryFile() as memory:  # GDAL would not report that the disk is full
-        with memory.open(driver="GTiff", compress="deflate", **layout) as file:
-            file.write(planes)
-        path.write_bytes(memory.read())
+    place = utm_tags(grid.epsg, grid.left, grid.top, resolution_m)
+    path.write_bytes(encode_geotiff(image, place))
 
 
 def write_native(path: Path, image: Array, grid: Grid, band: str, size: int) -> None:
@@ -207,15 +196,12 @@ def write_eurosat_image(
 
 
 def repeated_to_10_m(image: Array, band: str, size: int) -> Array:
-    """Repeat the pixels of a coarser band on the 10 m grid.
+    """Repeat the pixels of a coarser band on the 10 m grid: pixels of shape (size, size).
 
     Args:
         image: Pixels of the band, shape (h, w).
         band: Name of the band.
         size: Side of the result in pixels.
-
-    Returns:
-        Pixels of shape (size, size).
     """
     factor = SENSOR_RESOLUTION_M[band] // 10
     return image.repeat(factor, axis=0).repeat(factor, axis=1)[:size, :size]

@@ -22,12 +22,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from rasterio.crs import CRS
-from rasterio.transform import Affine
 
 from datasets.archive import read_file
 from datasets.bands import check_dn, two_digit_name
-from datasets.geotiff import MAX_BYTES, one_band, opened, read_geotiff
+from datasets.geotiff import MAX_BYTES, one_band, read_georeference, read_geotiff
+from datasets.geotiff_writer import Tags
 from datasets.oscd.facts import TEST_CITIES, TRAIN_CITIES
 from utils.errors import UserError
 from utils.files import is_hidden, read_list
@@ -48,16 +47,14 @@ class City:
         image_1: Picture of the first date, uint8, shape (C, H, W).
         image_2: Picture of the second date, uint8, shape (C, H, W).
         mask: Whether a pixel changed, bool, shape (H, W).
-        crs: Coordinate reference system of the pixels, None if the files have none.
-        transform: From column and row to its coordinates, None if the files have none.
+        georeference: Tags of the GeoTIFF that tell where the pixels are; empty without any.
     """
 
     name: str
     image_1: Array
     image_2: Array
     mask: Array
-    crs: CRS | None
-    transform: Affine | None
+    georeference: Tags
 
 
 def find_cities(data_dir: Path) -> dict[str, Path]:
@@ -168,7 +165,7 @@ def read_cities(
             )
         second, mask = _fit(second, size), _fit(mask[None], size)[0]
         paths = (_band_path(folders[0], transform.bands[0]), map_path)
-        cities.append(City(name, first, second, mask, *_read_georeference(paths)))
+        cities.append(City(name, first, second, mask, _read_georeference(paths)))
     return cities
 
 
@@ -264,16 +261,15 @@ def _fit(planes: Array, size: tuple[int, ...]) -> Array:
     return fitted
 
 
-def _read_georeference(paths: Sequence[Path]) -> tuple[CRS | None, Affine | None]:
+def _read_georeference(paths: Sequence[Path]) -> Tags:
     """Return the georeference of the first file that has one."""
     for path in filter(Path.exists, paths):
         try:
-            with opened(read_file(path, MAX_BYTES), sources="") as file:
-                if file.crs is not None:
-                    return file.crs, file.transform
-        except (OSError, ValueError) as error:
+            if found := read_georeference(read_file(path, MAX_BYTES)):
+                return found
+        except OSError as error:
             raise _unreadable(path) from error
-    return None, None
+    return {}
 
 
 def _px(planes: Array) -> str:

@@ -1,18 +1,15 @@
 """Write predicted change maps of cities as figures, GeoTIFFs on the city's grid, and arrays."""
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from rasterio.errors import NotGeoreferencedWarning
-from rasterio.io import MemoryFile
 from torch import Tensor
 
 from datasets.bands import RGB_BANDS
+from datasets.geotiff_writer import encode_geotiff
 from datasets.oscd.files import City
 from utils.files import written_whole
 from utils.plots import save_figure
@@ -93,12 +90,5 @@ def _plot(path: Path, city: City, channels: Sequence[int], found: np.ndarray) ->
 
 def _write_band(path: Path, band: np.ndarray, city: City) -> None:
     """Write one band, (H, W), with the coordinates of a city, whole or not at all."""
-    profile: dict[str, Any] = {"driver": "GTiff", "count": 1, "compress": "deflate"}
-    profile |= {"height": band.shape[0], "width": band.shape[1], "dtype": band.dtype}
-    profile |= {"crs": city.crs, "transform": city.transform}
-    with written_whole(path) as partial, warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with MemoryFile() as memory:  # GDAL would not report that the disk is full
-            with memory.open(**profile) as file:
-                file.write(band, 1)
-            partial.write_bytes(memory.read())
+    with written_whole(path) as partial:
+        partial.write_bytes(encode_geotiff(band, city.georeference))

@@ -16,9 +16,8 @@ import rasterio.errors
 from rasterio.io import MemoryFile
 
 from datasets import geotiff
-from datasets.collect.geotiff_writer import encode_geotiff
-from datasets.collect.scenes import PatchGrid
 from datasets.geotiff import one_band, read_geotiff
+from datasets.geotiff_writer import encode_geotiff, utm_tags
 from utils.errors import UserError
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "bigearthnet_tiny"
@@ -232,7 +231,7 @@ def test_collected_files_are_read_without_gdal(
     compress: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = pattern(264, 264, "uint8")
-    data = encode_geotiff(image, PatchGrid(32631, 500_000, 5_000_000, 264), 10, compress)
+    data = encode_geotiff(image, utm_tags(32631, 500_000, 5_000_000, 10), compress)
     expected = gdal(data)
     monkeypatch.delattr(geotiff, "opened")
     np.testing.assert_array_equal(read_geotiff(data, "x.tif", small), expected)

@@ -152,7 +152,7 @@ def test_loss_is_the_mean_over_valid_pixels_with_weighted_changes() -> None:
 def test_padding_changes_neither_loss_nor_gradient_nor_counts() -> None:
     rng = np.random.default_rng(0)
     pictures = rng.integers(0, 256, (2, 3, 40, 40), dtype=np.uint8)
-    city = City("rio", pictures[0], pictures[1], rng.random((40, 40)) < 0.3, None, None)
+    city = City("rio", pictures[0], pictures[1], rng.random((40, 40)) < 0.3, {})
     dataset = CityTiles([city], 32)
     batch = [torch.stack(column) for column in zip(*(dataset[i] for i in range(4)), strict=True)]
     module = detector().train()

@@ -13,7 +13,7 @@ from datasets.collect.plan import Plan
 from datasets.collect.sampling import Places
 from datasets.collect.scenes import Array, PatchGrid, Place, Scene
 from datasets.collect.settings import Settings
-from datasets.collect.writer import PlaceWriter
+from datasets.collect.writer import Draft, PlaceWriter
 
 SETTINGS = Settings(patch_px=12)
 PLACE = Place(7, -33.25, 151.5, PatchGrid(32756, 340020, 6320020, 12), ())
@@ -47,7 +47,7 @@ def writer_in(root: Path, settings: Settings = SETTINGS) -> PlaceWriter:
 
 
 def write(writer: PlaceWriter, place: Place = PLACE, seed: int = 0) -> Record:
-    draft = writer.draft(place)
+    draft = Draft(writer, place)
     draft.add(scene(NEW), images(seed))
     draft.add(scene(OLD), images(seed + 1))
     return draft.finish()

@@ -40,7 +40,6 @@ MAIN = ["main_pretrain.py", "main_eurosat.py", "main_bigearthnet.py", "main_oscd
 SCRIPTS = {
     **dict.fromkeys(MAIN, "--data_dir ."),
     "datasets/bigearthnet_dataset.py": "--data_dir . --save_dir x",
-    "datasets/collect/cities.py": "",
     "datasets/download.py": "--list",
     "datasets/eurosat_dataset.py": "--data_dir . --save_path x",
     "datasets/mini_earth.py": "--dataset seco --save_path x --num_places 1",

@@ -14,14 +14,9 @@ import numpy as np
 from rasterio.io import MemoryFile
 from rasterio.transform import from_origin
 
+from datasets.bands import RESOLUTION_M
 from datasets.collect.utm import to_utm, utm_epsg
-from datasets.miniature.services.catalogue import (
-    BANDS_M,
-    TILE_M,
-    Catalogue,
-    Granule,
-    pixel_centres,
-)
+from datasets.miniature.services.catalogue import TILE_M, Catalogue, Granule, pixel_centres
 from datasets.miniature.services.faults import FaultPlan, no_fault, status
 from datasets.miniature.services.loopback import LoopbackHandler, LoopbackServer, served
 
@@ -30,7 +25,7 @@ EARTH_SEARCH = {
     **{"rededge2": "B6", "rededge3": "B7", "nir": "B8", "nir08": "B8A", "nir09": "B9"},
     **{"swir16": "B11", "swir22": "B12", "scl": "SCL"},
 }
-PLAIN = {re.sub(r"^B(\d)$", r"B0\1", name): name for name in [*BANDS_M, "SCL"]}
+PLAIN = {re.sub(r"^B(\d)$", r"B0\1", name): name for name in [*RESOLUTION_M, "SCL"]}
 # The first gives files from which it has subtracted the offset, the second those of the products.
 COLLECTIONS = {"sentinel-2-l2a": EARTH_SEARCH, "raw": PLAIN}
 
@@ -145,7 +140,7 @@ class StacServer(LoopbackServer):
         half = self.half_m
         left, right = max(x - half, granule.left), min(x + half, granule.left + TILE_M)
         bottom, top = max(y - half, granule.bottom), min(y + half, granule.top)
-        size = 20 if band == "SCL" else BANDS_M[band]
+        size = 20 if band == "SCL" else RESOLUTION_M[band]
         east, north = pixel_centres(left, top, (right - left) // size, (top - bottom) // size, size)
         if band == "SCL":
             image = np.where(self.catalogue.is_cloud(granule, east, north), 9, 4).astype(np.uint8)

@@ -14,12 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from datasets.bands import RESOLUTION_M
+
 Array = NDArray[Any]
-# The service knows its bands itself; ours would bring PyTorch, and seconds, into its process.
-BANDS_M = {
-    **{"B1": 60, "B2": 10, "B3": 10, "B4": 10, "B5": 20, "B6": 20, "B7": 20},
-    **{"B8": 10, "B8A": 20, "B9": 60, "B11": 20, "B12": 20},
-}
 TILE_M, STEP_M, GRID_M = 109_800, 100_000, 60
 # What the northing of ESA's upper left corners leaves when it is divided by 60; the easting is a
 # multiple. It follows from ``TILES``: ULX and ULY of MTD_TL.xml, or corners of ESA's tiling grid
@@ -191,26 +188,16 @@ class Catalogue:
         return self.is_valid(granule, x, y)
 
     def is_cloud(self, granule: Granule, x: Array, y: Array) -> Array:
-        """Return where clouds are: they fill regions.
-
-        Args:
-            granule: Scene.
-            x: Eastings in metres.
-            y: Northings in metres.
-        """
+        """Return where clouds are: they fill regions. Arguments as in ``Catalogue.is_valid``."""
         where = (np.floor(x / REGION_M), np.floor(y / REGION_M))
         return hashed(8, granule.epsg, granule.day, *where) < 0.4 * self.cloudiness
 
     def values(self, granule: Granule, band: str, x: Array, y: Array) -> Array:
-        """Return digital numbers at UTM metres: constant on the band's pixels, 0 without data.
+        """Return digital numbers: constant on the band's pixels, 0 without data.
 
-        Args:
-            granule: Scene.
-            band: Name of the band.
-            x: Eastings in metres.
-            y: Northings in metres.
+        Arguments as in ``Catalogue.has_data``.
         """
-        size, number = BANDS_M[band], list(BANDS_M).index(band)
+        size, number = RESOLUTION_M[band], list(RESOLUTION_M).index(band)
         column, line = np.floor(x / size), np.floor((y - granule.top) / size)
         row = line + granule.top // size
         noise = hashed(9, number, granule.day, column, row)

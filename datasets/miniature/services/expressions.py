@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from datasets.bands import RESOLUTION_M
 from datasets.collect.utm import to_utm, utm_epsg
-from datasets.miniature.services.catalogue import BANDS_M, Array, Catalogue, Granule, pixel_centres
+from datasets.miniature.services.catalogue import Array, Catalogue, Granule, pixel_centres
 
 S2 = "COPERNICUS/S2_SR_HARMONIZED"
 CLOUD_SCORE = "GOOGLE/CLOUD_SCORE_PLUS/V1/S2_HARMONIZED"
@@ -127,7 +128,7 @@ class Evaluator:
                 self.catalogue.has_data(granule, name, x, y),
             )
 
-        bands = {name: band(name) for name in BANDS_M}
+        bands = {name: band(name) for name in RESOLUTION_M}
         return Image(bands, self.catalogue.properties(granule), granule)
 
     def _link(

@@ -127,7 +127,7 @@ def test_a_request_is_repeated_until_it_works(clock: Clock) -> None:
     assert requester.call(failing(*errors)) == "answer"
     assert seen == errors
     statistics = requester.statistics
-    assert (statistics.requests, len(statistics.latencies_s)) == (4, 1)
+    assert statistics.requests == 4
     assert statistics.errors == {"HTTP 500": 2, "HTTP 503": 1}
     assert (statistics.last_success, statistics.last_error) == (clock.now, "")
     assert requester.limit.limit == 2.5  # raised by the success
@@ -209,13 +209,6 @@ def test_other_errors_are_not_repeated_and_give_their_slot_back(clock: Clock) ->
             requester.call(failing(KeyError("bug")))
     assert requester.call(failing()) == "answer"
     assert requester.statistics.requests == 4
-
-
-def test_latencies_do_not_count_the_waiting(clock: Clock) -> None:
-    requester = Requester(new_limit(clock, max_rate=0.1), base_wait_s=5)
-    requester.limit.pause(50)
-    requester.call(failing(clock=clock, takes_s=0.25))
-    assert list(requester.statistics.latencies_s) == [0.25]
 
 
 def sleepers(limit: RateLimit) -> int:

@@ -13,7 +13,7 @@ import pytest
 from datasets.collect.journal import Journal, Record, read_journals
 from datasets.collect.plan import Plan
 from datasets.collect.verify import UNWANTED, verify
-from datasets.collect.writer import METADATA_NAME, PlaceWriter, place_hash
+from datasets.collect.writer import METADATA_NAME, Draft, PlaceWriter, place_hash
 from tests.references.fetch_runs import tree
 from tests.references.place_files import NEW, OLD, images, scene, stub_plan
 from utils.errors import UserError
@@ -32,7 +32,7 @@ def collect(root: Path, plan: Plan, names: tuple[str, ...] = (NEW, OLD)) -> None
         known = read_journals(root, plan.hash)
         for number in range(min(3, plan.num_places)):
             if number not in known:
-                draft = writer.draft(plan.place(number))
+                draft = Draft(writer, plan.place(number))
                 for index, name in enumerate(names):
                     draft.add(scene(name), images(10 * number + index))
                 journal.add(draft.finish())

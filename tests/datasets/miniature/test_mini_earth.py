@@ -201,7 +201,7 @@ def test_real_towns_get_their_real_tiles(
     latitude: float, longitude: float, epsg: int, tile_start: str
 ) -> None:
     grid = Grid.at(latitude, longitude)
-    assert grid.crs.to_epsg() == epsg
+    assert grid.epsg == epsg
     assert grid.tile.startswith(tile_start)
     assert grid.left % 60 == (grid.top - (latitude < 0) * 10_000_000) % 60 == 0
 

@@ -21,7 +21,7 @@ def city(height: int, width: int, bands: int = 3) -> City:
     rng = np.random.default_rng(height)
     images = rng.integers(1, 256, (2, bands, height, width), dtype=np.uint8)
     mask = rng.random((height, width)) < 0.2
-    return City("rio", images[0], images[1], mask, crs=None, transform=None)
+    return City("rio", images[0], images[1], mask, georeference={})
 
 
 def test_tiles_put_together_are_the_city_and_padding_does_not_count() -> None:
@@ -130,7 +130,7 @@ def test_maps_show_both_dates_the_changes_and_what_was_found(tmp_path: Path) -> 
     dates[0, 1], dates[1, 2] = 200, 100  # B4, B3, B2 of a green and a blue date
     mask = np.array([[True, True], [False, False]])
     green, blue = np.flip(dates, 1)
-    place = City("rio", green, blue, mask, crs=None, transform=None)
+    place = City("rio", green, blue, mask, georeference={})
     probability = torch.tensor([[0.7, 0.2], [0.6, 0.1]])
     write_maps(tmp_path, [place], [probability], 0.6, ["B2", "B3", "B4"])
     drawn = np.asarray(Image.open(tmp_path / "rio.png"))[..., :3]

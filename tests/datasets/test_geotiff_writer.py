@@ -9,8 +9,9 @@ import pytest
 import rasterio
 from rasterio.io import MemoryFile
 
-from datasets.collect.geotiff_writer import encode_geotiff
 from datasets.collect.scenes import Array, PatchGrid
+from datasets.geotiff import read_georeference
+from datasets.geotiff_writer import encode_geotiff, utm_tags
 
 
 def picture(side: int, dtype: str) -> Array:
@@ -23,11 +24,12 @@ def picture(side: int, dtype: str) -> Array:
 
 
 def by_gdal(image: Array, grid: PatchGrid, resolution_m: int, **compression: Any) -> bytes:
-    height, width = image.shape
+    planes = image if image.ndim == 3 else image[None]
+    count, height, width = planes.shape
     with MemoryFile() as memory:
         with memory.open(
             driver="GTiff",
-            count=1,
+            count=count,
             height=height,
             width=width,
             dtype=image.dtype,
@@ -35,7 +37,7 @@ def by_gdal(image: Array, grid: PatchGrid, resolution_m: int, **compression: Any
             transform=rasterio.Affine(resolution_m, 0, grid.left, 0, -resolution_m, grid.top),
             **compression,
         ) as file:
-            file.write(image, 1)
+            file.write(planes)
         return bytes(memory.getbuffer())
 
 
@@ -72,15 +74,16 @@ def test_gdal_reads_the_file_as_its_own(
 ) -> None:
     grid = PatchGrid(epsg, 340_020, 6_320_020, 10 * side // resolution_m)
     image = picture(side, dtype)
+    place = utm_tags(epsg, grid.left, grid.top, resolution_m)
 
     with caplog.at_level(logging.WARNING, "rasterio"), rasterio.Env():
-        file = encode_geotiff(image, grid, resolution_m, compression["compress"])
+        file = encode_geotiff(image, place, compression["compress"])
         reference = by_gdal(image, grid, resolution_m, **compression)
         assert seen(file) == seen(reference)
 
     assert not caplog.records
     assert len(file) <= 1.05 * len(reference)
-    assert file == encode_geotiff(image.copy(), grid, resolution_m, compression["compress"])
+    assert file == encode_geotiff(image.copy(), place, compression["compress"])
 
 
 def test_flat_and_wild_pictures_are_kept() -> None:
@@ -93,5 +96,37 @@ def test_flat_and_wild_pictures_are_kept() -> None:
             np.array([[0, top], [top, 0]], dtype),
             np.arange(90, dtype=dtype).reshape(9, 10)[:, ::2],
         ):
-            content = encode_geotiff(image, PatchGrid(32601, 0, 60, 6), 10, "deflate")
+            content = encode_geotiff(image, utm_tags(32601, 0, 60, 10))
             assert seen(content)["pixels"] == [image.tolist()]
+
+
+@pytest.mark.parametrize(("dtype", "count"), [("uint8", 3), ("uint16", 13), ("float32", 1)])
+def test_gdal_reads_several_bands_and_floats_as_its_own(
+    caplog: pytest.LogCaptureFixture, dtype: str, count: int
+) -> None:
+    image = np.stack([picture(40 + n, "uint8")[:24, :40] for n in range(count)]).astype(dtype) / 3
+    image = image.astype(dtype)
+    grid = PatchGrid(32756, 340_020, 6_320_020, 24)
+    with caplog.at_level(logging.WARNING, "rasterio"), rasterio.Env():
+        file = encode_geotiff(image, utm_tags(grid.epsg, grid.left, grid.top, 10))
+        predictor = 1 if dtype == "float32" else 2
+        options = {"compress": "deflate", "zlevel": 1, "predictor": predictor}
+        reference = by_gdal(image, grid, 10, **options, interleave="band")
+        assert seen(file) == seen(reference)
+    assert not caplog.records
+
+
+def test_any_georeference_is_copied() -> None:
+    """A rotated grid in degrees, big endian, as GDAL writes it."""
+    image = picture(30, "uint8")
+    transform = rasterio.Affine(1e-4, 2e-5, 7.5, 3e-5, -1e-4, 43.5)
+    layout = {"driver": "GTiff", "count": 1, "height": 30, "width": 30, "dtype": "uint8"}
+    with MemoryFile() as memory:
+        with memory.open(**layout, crs="EPSG:4326", transform=transform, endianness="BIG") as file:
+            file.write(image, 1)
+        given = bytes(memory.getbuffer())
+    copied = encode_geotiff(image.astype(np.float32), read_georeference(given))
+    for content in (given, copied):
+        with MemoryFile(content) as memory, memory.open() as file:
+            assert file.crs.to_epsg() == 4326
+            assert file.transform.almost_equals(transform)
