@@ -34,7 +34,8 @@ from utils.launch import batch_size_per_process
 # torch and Lightning take seconds to import: functions import them, so that --help and wrong flags
 # are answered at once.
 if TYPE_CHECKING:
-    from datasets.bigearthnet.pictures import BigEarthNetRuns
+    from torch import Tensor
+
     from models.backbones import Encoder
     from utils.launch import World
     from utils.probe_data import ProbeData
@@ -72,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     from models.evaluation import Evaluation
     from models.linear_probe import Recipe
 
-    encoder, data, runs = load_task(args, world)
+    encoder, data, draws, left_out = load_task(args, world)
     choices = dict(PAPER) if args.protocol == "paper" else {}
     choices |= {"milestones": args.milestones}
     per_process = batch_size_per_process(args, world)
@@ -84,18 +85,20 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         world,
         encoder,
         data,
-        runs.draws,
+        draws,
         Recipe(args.max_epochs, per_process * world.size, args.learning_rate, **choices),
         Recipe(epochs, per_process, learning_rate, **choices),
         name="BigEarthNet",
         folder=f"bigearthnet-{mode}-{args.backbone_type}",
         described=("protocol", "backbone_type", "num_classes", "image_size", "val_frac"),
-        facts={"left_out": runs.index.left_out},
+        facts={"left_out": left_out},
     ).run(started)
     return metrics
 
 
-def load_task(args: Namespace, world: World) -> tuple[Encoder, ProbeData, BigEarthNetRuns]:
+def load_task(
+    args: Namespace, world: World
+) -> tuple[Encoder, ProbeData, dict[float, list[Tensor]], dict[str, int]]:
     """Load encoder and data set, and draw the labelled patches.
 
     Args:
@@ -103,7 +106,8 @@ def load_task(args: Namespace, world: World) -> tuple[Encoder, ProbeData, BigEar
         world: Processes of the run; the first one prints what was found.
 
     Returns:
-        Encoder, labelled splits, and the rows of every repetition.
+        Encoder, labelled splits, the rows of every share and repetition, and the number of patches
+        that were left out, by reason.
     """
     from datasets.bigearthnet.index import open_bigearthnet
     from datasets.bigearthnet.pictures import draw_splits
@@ -118,7 +122,7 @@ def load_task(args: Namespace, world: World) -> tuple[Encoder, ProbeData, BigEar
     )
     if world.rank == 0:
         print(index.summary(), file=sys.stderr)
-    runs = draw_splits(
+    pictures, draws = draw_splits(
         index,
         transform,
         image_size=args.image_size,
@@ -127,10 +131,11 @@ def load_task(args: Namespace, world: World) -> tuple[Encoder, ProbeData, BigEar
         seeds=flags.seeds(args),
         with_replacement=paper,
     )
-    num_labelled = min(len(rows[0]) for rows in runs.draws.values())
-    flags.check_counts(args, {"train": num_labelled, "val": len(runs.targets["val"])})
-    splits = {name: LabelledSplit.of(pictures) for name, pictures in runs.pictures.items()}
-    return encoder, ProbeData(transform, splits, index.classes, args.num_workers), runs
+    num_labelled = min(len(rows[0]) for rows in draws.values())
+    flags.check_counts(args, {"train": num_labelled, "val": len(pictures["val"])})
+    splits = {name: LabelledSplit.of(each) for name, each in pictures.items()}
+    data = ProbeData(transform, splits, index.classes, args.num_workers)
+    return encoder, data, draws, index.left_out
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from utils.cli import print_next, run, sizes_for
 from utils.cores import available_cores
 from utils.errors import UserError
 from utils.flags import LARGEST_SIDE, Parser, check_not_negative, check_positive
-from utils.pools import process_pool
+from utils.pools import in_processes
 from utils.progress import progress
 
 # Each writer imports NumPy and rasterio itself: flags are parsed without them.
@@ -165,11 +165,12 @@ def _for_each(
 ) -> list[Report]:
     """Do independent jobs under a progress bar, in processes if there are many."""
     num_workers = min(num_workers, len(jobs) // MIN_JOBS_PER_WORKER)
-    bar = partial(progress, total=len(jobs), desc="mini Earth", unit=" places")
-    if num_workers < 2:
-        return [work(*job) for job in bar(jobs)]
-    with process_pool(num_workers) as pool:
-        return list(bar(pool.map(work, *zip(*jobs, strict=True), chunksize=8)))
+    done = in_processes(partial(_do, work), jobs, num_workers if num_workers > 1 else 0)
+    return list(progress(done, total=len(jobs), desc="mini Earth", unit=" places"))
+
+
+def _do(work: Callable[..., Report], job: tuple[object, ...]) -> Report:
+    return work(*job)
 
 
 # Per data set: its writer, the writer's name for --num_places, and the optional flags it takes.

@@ -3,7 +3,6 @@
 import hashlib
 import random
 import re
-import shutil
 import socket
 import ssl
 import sys
@@ -17,7 +16,7 @@ import urllib3
 from tqdm import tqdm
 
 from utils.errors import UserError, os_error_sentence, printable
-from utils.files import flush_to_disk
+from utils.files import flush_to_disk, require_free
 from utils.locks import locked
 from utils.progress import progress
 from utils.retry import Transient, retry_after
@@ -210,12 +209,7 @@ def _write(
     response: requests.Response, partial: Path, start: int, total: int | None, bar: tqdm
 ) -> int:
     """Write the body from ``start`` on, at most one chunk beyond ``total``; return its end."""
-    missing, free = (total or start) - start, shutil.disk_usage(partial.parent).free
-    if missing > free:
-        raise UserError(
-            f"{partial.parent} has {free / 1e9:.1f} GB free, but {missing / 1e9:.1f} GB are still "
-            "missing: free the difference, or choose another folder"
-        )
+    require_free(partial.parent, (total or start) - start)
     try:
         with partial.open("r+b" if start else "wb") as out:
             out.seek(start)

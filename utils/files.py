@@ -78,6 +78,24 @@ def _remove(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
+def require_free(folder: Path, needed: int) -> None:
+    """Refuse to write more bytes than a disk has free.
+
+    Args:
+        folder: A folder on the disk.
+        needed: Bytes to write.
+
+    Raises:
+        UserError: The disk has too little space.
+    """
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(
+            f"{folder} has {free / 1e9:.1f} GB free, but {needed / 1e9:.1f} GB are needed: free "
+            "the difference, or choose another folder"
+        )
+
+
 def check_can_write(flag: str, path: Path, *, is_folder: bool) -> None:
     """Refuse a path that cannot be written, before the work whose result it takes.
 

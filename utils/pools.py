@@ -1,19 +1,46 @@
-"""Worker processes that end without a traceback when the work is interrupted."""
+"""Worker processes that end with this one, and without a traceback when it is interrupted."""
 
+import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing import connection, parent_process
 from typing import Any
 
 from utils.errors import UserError
 
 
+def in_processes(
+    work: Callable[[Any], Any], tasks: Sequence[Any], num_workers: int, *, ahead: int = 4
+) -> Iterator[Any]:
+    """Yield the result of each task in order.
+
+    Args:
+        work: Function that processes can receive; each receives it once.
+        tasks: Its arguments.
+        num_workers: Processes to use; 0 works in this one.
+        ahead: Results per process that wait at most to be taken.
+    """
+    if num_workers == 0 or not tasks:
+        yield from map(work, tasks)
+        return
+    waiting: deque[Future[Any]] = deque()
+    with process_pool(min(num_workers, len(tasks)), work) as pool:
+        for task in tasks:
+            waiting.append(pool.submit(_work_on, task))
+            if len(waiting) > ahead * num_workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
 @contextmanager
 def process_pool(
-    num_workers: int, start: Callable[..., None] | None = None, *arguments: Any
+    num_workers: int, work: Callable[[Any], Any] | None = None
 ) -> Iterator[ProcessPoolExecutor]:
     """Provide a pool of processes; at the end, tasks that have not started are cancelled.
 
@@ -22,13 +49,12 @@ def process_pool(
 
     Args:
         num_workers: Number of processes, at least 1.
-        start: Function that each process calls first.
-        arguments: Arguments of ``start``.
+        work: What the tasks of ``in_processes`` call.
 
     Raises:
         UserError: A process was killed.
     """
-    pool = ProcessPoolExecutor(num_workers, initializer=_start, initargs=(start, arguments))
+    pool = ProcessPoolExecutor(num_workers, initializer=_start, initargs=(work,))
     try:
         with _signals_held():
             pool.submit(int)  # any work starts the processes
@@ -42,11 +68,27 @@ def process_pool(
         pool.shutdown(cancel_futures=True)
 
 
-def _start(start: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
+_work: Callable[[Any], Any] | None  # of a worker process
+
+
+def _start(work: Callable[[Any], Any] | None) -> None:
+    global _work
+    _work = work
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    if start is not None:
-        start(*arguments)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    connection.wait([parent.sentinel])
+    os._exit(1)
+
+
+def _work_on(task: Any) -> Any:
+    assert _work is not None
+    return _work(task)
 
 
 @contextmanager

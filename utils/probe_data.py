@@ -48,8 +48,8 @@ class LabelledSplit:
 
     @classmethod
     def of(cls, data: Any) -> "LabelledSplit":
-        """Describe a data set that has targets, names, ``take(rows)`` and ``fingerprint()``."""
-        return cls(data, data.targets, data.names, lambda rows: str(data.take(rows).fingerprint()))
+        """Describe a data set that has targets, names and ``fingerprint(rows)``."""
+        return cls(data, data.targets, data.names, data.fingerprint)
 
     def take(self, rows: Tensor | None = None) -> NumberedPictures:
         """Return all pictures, or those in some rows, int64, shape (M,)."""

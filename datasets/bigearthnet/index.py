@@ -152,12 +152,7 @@ def label_reader(source: PatchSource, listing: Listing) -> Callable[[str], list[
 
 
 def labels_of(source: PatchSource, listing: Listing) -> list[list[str]]:
-    """Return the label names of each of ``listing.names``.
-
-    Args:
-        source: The patches.
-        listing: Their lists.
-    """
+    """Return the label names of each of ``listing.names``; arguments as in ``label_reader``."""
     read, names = label_reader(source, listing), listing.names
     if listing.labels is not None:
         return list(map(read, names))
@@ -172,9 +167,6 @@ def check_presence(names: Sequence[str], source: PatchSource) -> None:
     Args:
         names: Listed names of patches.
         source: The patches.
-
-    Raises:
-        UserError: A listed patch is missing.
     """
     present = source.names()
     absent = [name for name in names if name not in present]

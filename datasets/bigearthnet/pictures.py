@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import copy
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -53,9 +51,6 @@ def check_unit(source: PatchSource, names: Sequence[str], bands: Sequence[str]) 
         source: The patches.
         names: Names of all patches of a split.
         bands: Names of the bands.
-
-    Raises:
-        UserError: The values are not those of digital numbers.
     """
     if len(names) >= _NUM_SAMPLES:
         some = names[:: len(names) // _NUM_SAMPLES]
@@ -96,36 +91,10 @@ class BigEarthNetPictures(Dataset[tuple[Tensor, Tensor, int]]):
         picture = patch_picture(self.source, self.names[item], self.transform, self.image_size)
         return torch.from_numpy(picture), self.targets[item], item
 
-    def take(self, rows: Tensor) -> BigEarthNetPictures:
-        """Return some of the pictures, numbered from 0: int64, shape (M,)."""
-        part = copy(self)
-        part.names = tuple(self.names[row] for row in rows.tolist())
-        part.targets = self.targets[rows]
-        return part
-
-    def fingerprint(self) -> str:
-        """Identify the files and the size of the pictures."""
-        return f"{self.source.fingerprint(self.names, self.transform.bands)} {self.image_size}"
-
-
-@dataclass(frozen=True)
-class BigEarthNetRuns:
-    """What the runs of an evaluation train on and score.
-
-    Attributes:
-        index: The data set.
-        pictures: Those of train, of the share of val and, unless ``with_replacement``, of test.
-        draws: Labelled rows of train, int64, (M,), by share in rising order, once per seed.
-    """
-
-    index: BigEarthNet
-    pictures: dict[str, BigEarthNetPictures]
-    draws: dict[float, list[Tensor]]
-
-    @property
-    def targets(self) -> dict[str, Tensor]:
-        """Labels of the pictures, float32, shape (N, C)."""
-        return {split: pictures.targets for split, pictures in self.pictures.items()}
+    def fingerprint(self, rows: Tensor) -> str:
+        """Identify the files of some pictures, int64, shape (M,), and their size."""
+        names = [self.names[row] for row in rows.tolist()]
+        return f"{self.source.fingerprint(names, self.transform.bands)} {self.image_size}"
 
 
 def draw_splits(
@@ -137,7 +106,7 @@ def draw_splits(
     val_frac: float,
     seeds: Sequence[int],
     with_replacement: bool = False,
-) -> BigEarthNetRuns:
+) -> tuple[dict[str, BigEarthNetPictures], dict[float, list[Tensor]]]:
     """Draw the labelled patches of every run, and a share of val.
 
     Args:
@@ -148,6 +117,10 @@ def draw_splits(
         val_frac: Share of val, in 0..1, drawn by the first seed.
         seeds: One per repetition.
         with_replacement: Draw and use the splits as the original: duplicates, and no test.
+
+    Returns:
+        Pictures of each split, and labelled rows of train, int64, (M,), by share in rising order,
+        once per seed.
 
     Raises:
         UserError: The lists have no test split.
@@ -172,4 +145,4 @@ def draw_splits(
         split: BigEarthNetPictures(index, own, transform, image_size) for split, own in rows.items()
     }
     draws = {frac: [draw(frac, seed) for seed in seeds] for frac in sorted(train_fracs)}
-    return BigEarthNetRuns(index, pictures, draws)
+    return pictures, draws

@@ -6,9 +6,9 @@ Everything is written into a hidden folder and moved out at the end, the LMDB la
 
 import hashlib
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import lmdb
@@ -19,8 +19,9 @@ from datasets.bigearthnet.index import labels_of
 from datasets.bigearthnet.lists import METADATA, Listing, write_metadata
 from datasets.bigearthnet.lmdb_store import DATA_FILE, encode_patch
 from utils.errors import UserError
+from utils.files import require_free
 from utils.locks import sole_writer
-from utils.pools import process_pool
+from utils.pools import in_processes
 from utils.progress import progress
 from utils.report import write_json
 
@@ -92,32 +93,16 @@ def _write_patches(
         with environment.begin() as transaction:
             done = {key.decode() for key in transaction.cursor().iternext(values=False)}
         missing = [name for name in names if name not in done]
-        needed, free = len(missing) * patch_bytes + _SPARE_BYTES, shutil.disk_usage(folder).free
-        if needed > free:
-            raise UserError(
-                f"{folder.parent} needs {needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free: "
-                "choose another --save_dir"
-            )
+        require_free(folder.parent, len(missing) * patch_bytes + _SPARE_BYTES)
         with progress(total=len(names), initial=len(done), desc="LMDB", unit=" patches") as bar:
-            for block in _read_blocks(source, missing, bands, num_workers):
+            read = partial(_encoded, source, bands)
+            values = in_processes(read, missing, num_workers, ahead=32)
+            patches = zip(missing, values, strict=True)
+            while block := list(islice(patches, _BLOCK)):
                 with environment.begin(write=True) as transaction:
                     for name, value in block:
                         transaction.put(name.encode(), value)
                 bar.update(len(block))
-
-
-def _read_blocks(
-    source: PatchFolder, names: list[str], bands: Sequence[str], num_workers: int
-) -> Iterator[list[tuple[str, bytes]]]:
-    """Yield blocks of names and values, and read the next block meanwhile."""
-    blocks = [names[start : start + _BLOCK] for start in range(0, len(names), _BLOCK)]
-    read = partial(_encoded, source, bands)
-    with process_pool(num_workers) if num_workers else nullcontext() as pool:
-        reads = (pool.map(read, each, chunksize=8) if pool else map(read, each) for each in blocks)
-        ahead = next(reads, None)
-        for block in blocks:
-            values, ahead = ahead, next(reads, None)
-            yield list(zip(block, values or (), strict=True))
 
 
 def _encoded(source: PatchFolder, bands: Sequence[str], name: str) -> bytes:

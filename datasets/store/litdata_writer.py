@@ -10,11 +10,10 @@ import numpy as np
 
 from datasets.seco.bad_patches import BadPatchError, check_bad_count
 from datasets.store.litdata import MANIFEST_NAME, PlacesManifest, require_litdata
-from datasets.store.rows import require_free
-from datasets.store.writer import in_processes
 from utils.errors import UserError
-from utils.files import remove_partials, written_whole
+from utils.files import remove_partials, require_free, written_whole
 from utils.locks import sole_writer
+from utils.pools import in_processes
 from utils.progress import progress
 from utils.report import write_json
 

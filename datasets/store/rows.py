@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ import numpy as np
 from datasets.store.manifest import MANIFEST_NAME, Flaw, Manifest, read_manifest
 from datasets.store.reader import check_files
 from utils.errors import UserError, os_error_sentence
+from utils.files import require_free
 from utils.progress import progress
 from utils.report import write_json
 
@@ -24,34 +24,11 @@ _HASH_BYTES = 2**24  # read at a time
 def check_free_disk(plan: Manifest, save_path: Path) -> None:
     """Refuse a store that the disk cannot hold; the part that is written needs no more room.
 
-    Args:
-        plan: Manifest of the store to write.
-        save_path: Folder of the store.
-
-    Raises:
-        UserError: The disk has too little space.
+    Arguments as in ``missing_files``.
     """
     files = plan.files(save_path)
     written = sum(path.stat().st_blocks * 512 for path, _ in files if path.exists())
     require_free(save_path, sum(size for _, size in files) + _SPARE_BYTES - written)
-
-
-def require_free(folder: Path, needed: int) -> None:
-    """Refuse to write more bytes than a disk has free.
-
-    Args:
-        folder: A folder on the disk.
-        needed: Bytes to write.
-
-    Raises:
-        UserError: The disk has too little space.
-    """
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise UserError(
-            f"the patches need {needed / 1e9:.1f} GB in {folder}, {free / 1e9:.1f} GB are free: "
-            "free some space, or choose another --save_path or fewer --bands"
-        )
 
 
 def missing_files(plan: Manifest, save_path: Path) -> list[tuple[Path, int]]:

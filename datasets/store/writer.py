@@ -7,15 +7,10 @@ store with a manifest is complete.
 
 import hashlib
 import json
-import os
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from multiprocessing import connection, parent_process
 from pathlib import Path
-from threading import Thread
-from typing import Any
 
 import numpy as np
 
@@ -42,14 +37,13 @@ from datasets.store.rows import (
 from utils.errors import UserError
 from utils.files import remove_partials, written_whole
 from utils.locks import sole_writer
-from utils.pools import process_pool
+from utils.pools import in_processes
 from utils.progress import progress
 
 LOCK_NAME = "packing.lock"
 BITMAP_NAME = "packing.rows"
 _OLD_JOURNAL_NAME = "packing.jsonl"  # before December 2026
 _CHUNK = 64  # patches that a process reads and writes at a time
-_AHEAD = 4  # results per process that wait to be taken
 _SYNC_BYTES = 2**28  # written between two waits for the disk
 
 Source = SecoPatches | Pictures
@@ -101,52 +95,6 @@ def plan_store(source: Source) -> Manifest:
 def is_begun(folder: Path) -> bool:
     """Return whether a packing into a folder was interrupted."""
     return any((folder / name).exists() for name in (BITMAP_NAME, _OLD_JOURNAL_NAME))
-
-
-def in_processes(
-    work: Callable[[Any], Any], tasks: Sequence[Any], num_workers: int
-) -> Iterator[Any]:
-    """Yield the result of each task in order; the processes end with this one.
-
-    A few results wait at most, because those of ``litdata_writer.py`` are whole places.
-
-    Args:
-        work: Function that processes can receive.
-        tasks: Its arguments.
-        num_workers: Processes to use; 0 works in this one.
-    """
-    if num_workers == 0 or not tasks:
-        yield from map(work, tasks)
-        return
-    ahead: deque[Future[Any]] = deque()
-    with process_pool(min(num_workers, len(tasks)), _start_worker, work) as pool:
-        for task in tasks:
-            ahead.append(pool.submit(_work_on, task))
-            if len(ahead) > _AHEAD * num_workers:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
-
-
-_work: Callable[[Any], Any]  # of a worker process
-
-
-def _start_worker(work: Callable[[Any], Any]) -> None:
-    global _work
-    _work = work
-    parent = parent_process()
-    assert parent is not None
-    sentinel = parent.sentinel
-
-    def end_with_parent() -> None:
-        connection.wait([sentinel])
-        os._exit(1)
-
-    Thread(target=end_with_parent, daemon=True).start()
-
-
-def _work_on(task: Any) -> Any:
-    return _work(task)
 
 
 def _complete(plan: Manifest, save_path: Path) -> Manifest:

@@ -231,7 +231,7 @@ def test_a_disk_too_small_is_named_before_the_download(
 ) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(UserError, match=r"0\.0 GB free, but 0\.0 GB are still missing"):
+    with pytest.raises(UserError, match=r"0\.0 GB free, but 0\.0 GB are needed"):
         fetch(remote(server.url), tmp_path)
 
 

@@ -330,10 +330,10 @@ def test_a_checkpoint_of_2021_is_evaluated_with_its_own_stretch(
     assert 0 < main_bigearthnet.main([*probe, *extra, "--debug"])["test/map_micro"] < 100
 
     args = main_bigearthnet.parse_args([*probe, *extra, "--image_size", "120"])
-    _, data, runs = main_bigearthnet.load_task(args, World())
+    _, data, *_ = main_bigearthnet.load_task(args, World())
     train = data.splits["train"]
     picture = train.take()[0][0]
-    (red, *_) = runs.index.source.read(train.names[0], ["B4"])
+    (red, *_) = train.pictures.source.read(train.names[0], ["B4"])
     stored = np.floor(np.clip(red / 10_000, 0, 1) * 255)  # as SeCo stores reflectance
     assert np.array_equal(picture[0], np.floor(np.clip(stored / 129 * 255, 0, 255)))
 

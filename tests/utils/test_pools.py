@@ -2,13 +2,15 @@
 
 import os
 import signal
-import subprocess
+import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.references.script import in_processes
 from tests.references.waiting import wait_until
+from utils import pools
 from utils.pools import process_pool
 
 
@@ -51,12 +53,21 @@ def test_what_has_not_begun_is_given_up(tmp_path: Path) -> None:
     assert sum(future.cancelled() for future in futures) > 40
 
 
-def test_every_worker_begins_with_what_it_was_given() -> None:
-    with process_pool(2, os.putenv, "NAME", "value") as pool:
-        assert pool.submit(subprocess.check_output, ["printenv", "NAME"]).result() == b"value\n"
-
-
 def test_handlers_of_this_process_stay_as_they_were() -> None:
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with process_pool(1):
         assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def _note(folder: Path, number: int) -> int:
+    (folder / str(number)).touch()
+    return number
+
+
+def test_results_that_nobody_takes_do_not_fill_the_memory(tmp_path: Path) -> None:
+    results = pools.in_processes(partial(_note, tmp_path), range(200), num_workers=2)
+    assert next(results) == 0
+    wait_until((tmp_path / "4").exists)
+    time.sleep(0.5)
+    assert len(list(tmp_path.iterdir())) < 20
+    assert list(results) == list(range(1, 200))

@@ -186,7 +186,7 @@ def test_what_cannot_be_written_is_refused(
     with monkeypatch.context() as patch:
         usage = shutil.disk_usage(tmp_path)
         patch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10**6))
-        refuse(r"full needs 0\.1 GB, but 0\.0 GB are free", tmp_path / "full")
+        refuse(r"full has 0\.0 GB free, but 0\.1 GB are needed", tmp_path / "full")
     with monkeypatch.context() as patch:
         patch.setattr(bigearthnet_writer, "_SPARE_BYTES", -(10**7))
         refuse(r"cannot write the LMDB .*MDB_MAP_FULL.*: free space", tmp_path / "small")
