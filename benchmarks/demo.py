@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         for backbone in ENCODERS:
             metrics |= probe(args, run_dir, backbone)
     print_table(metrics)
-    plot_demo(run_dir / "demo.png", trainer, metrics)
+    _plot_demo(run_dir / "demo.png", trainer, metrics)
     print(f"picture: {run_dir / 'demo.png'}")
     metrics["seconds"] = seconds
     write_results(run_dir / "results.json", args, metrics, started, checkpoint_of(run_dir))
@@ -122,11 +122,9 @@ def write_places(args: Namespace, run_dir: Path) -> None:
 
 
 def pretrain(args: Namespace, run_dir: Path) -> Trainer:
-    """Run main_pretrain.py on the places and return its trainer.
+    """Run main_pretrain.py on the places, and return its trainer.
 
-    Args:
-        args: Flags of the demo.
-        run_dir: Folder of the demo's files.
+    Arguments as in ``write_places``.
     """
     flags = ["--data_dir", run_dir / "seco_packed", "--log_dir", run_dir, "--seed", args.seed]
     if args.max_epochs is not None:
@@ -181,14 +179,8 @@ def print_table(metrics: dict[str, Any]) -> None:
     print(f"{'gain in points':34s}" + "".join(f"{gain:+8.1f}        " for gain in gains) + "\n")
 
 
-def plot_demo(path: Path, trainer: Trainer, metrics: dict[str, Any]) -> None:
-    """Draw views, curves and accuracies in one picture.
-
-    Args:
-        path: File to write.
-        trainer: Trainer of the pre-training.
-        metrics: Test accuracies, as ``probe`` returns them.
-    """
+def _plot_demo(path: Path, trainer: Trainer, metrics: dict[str, Any]) -> None:
+    """Draw views, curves and accuracies, as ``probe`` returns them, in one picture."""
     from matplotlib.figure import Figure  # not above: --help and wrong flags are answered at once
 
     from models.pretrain_run import PretrainPictures
@@ -202,17 +194,12 @@ def plot_demo(path: Path, trainer: Trainer, metrics: dict[str, Any]) -> None:
     draw_views(parts[0], picture.shown)
     spaces = DATA_MODES["seco"].space_names
     draw_curves(parts[1], read_curves(picture.folder / "metrics.csv", spaces))
-    draw_accuracies(parts[2].subplots(), metrics)
+    _draw_accuracies(parts[2].subplots(), metrics)
     save_figure(figure, path)
 
 
-def draw_accuracies(axes: Axes, metrics: dict[str, Any]) -> None:
-    """Draw one row per number of labels: a dot and its 95 % interval for each encoder.
-
-    Args:
-        axes: Axes to draw into.
-        metrics: Test accuracies, as ``probe`` returns them.
-    """
+def _draw_accuracies(axes: Axes, metrics: dict[str, Any]) -> None:
+    """Draw one row per number of labels: a dot and its 95 % interval for each encoder."""
     colors, shifts = ("0.45", "tab:green"), (-0.17, 0.17)
     for (backbone, name), color, shift in zip(ENCODERS.items(), colors, shifts, strict=True):
         cells = [metrics[f"{backbone}/{labels}"] for labels in LABELS]

@@ -79,15 +79,12 @@ def _timed(measure: Measure) -> tuple[float, float]:
 
 
 def rate(work: Callable[[], object], units: int, device: torch.device) -> Measure:
-    """Make a measurement of a call.
+    """Make a measurement of a call: A function that returns units per second.
 
     Args:
         work: The call.
         units: Number of units that it handles.
         device: Device to wait for.
-
-    Returns:
-        A function that returns units per second.
     """
 
     def measure() -> float:

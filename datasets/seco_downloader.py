@@ -111,13 +111,7 @@ def show(args: Namespace, plan: Plan) -> None:
 
 
 def check(save_path: Path, plan: Plan, num_workers: int) -> int:
-    """Read everything again, with so many threads, and return the exit code.
-
-    Args:
-        save_path: Folder of the collection.
-        plan: Its plan.
-        num_workers: Files that are read at the same time.
-    """
+    """Read everything again, and return the exit code; arguments as in ``verify``."""
     from datasets.collect.report import summarise
     from datasets.collect.verify import verify
     from datasets.store.manifest import MANIFEST_NAME

@@ -103,7 +103,7 @@ class ChangeTask:
         validation = self._fit(detector, train, val, folder, frac)
         device, dtype = "cuda" if self.args.gpus else "cpu", autocast_type(self.args.precision)
         with torch.autocast(device, dtype, enabled=dtype is not None):
-            probabilities = find_changes(detector.to(device), [sample[:2] for sample in test])
+            probabilities = _find_changes(detector.to(device), [sample[:2] for sample in test])
         column = THRESHOLDS.index(detector.threshold)
         counts = [
             count_changes(probability.flatten(), mask.flatten())[:, column]
@@ -163,15 +163,10 @@ class ChangeTask:
 
 
 @torch.inference_mode()
-def find_changes(detector: ChangeDetector, pairs: Sequence[Sequence[Tensor]]) -> list[Tensor]:
-    """Return the probability of change of every pixel, each image whole and at once.
+def _find_changes(detector: ChangeDetector, pairs: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    """Return the probability of change of every pixel: float32 on the CPU, shape (H, W).
 
-    Args:
-        detector: Used in eval mode, on its device.
-        pairs: Both dates, uint8, (C, H, W) each, of any size.
-
-    Returns:
-        float32 on the CPU, shape (H, W) each.
+    Each image, of any size, is taken whole; ``pairs`` are both dates, uint8, (C, H, W) each.
     """
     detector.eval()
     return [

@@ -65,10 +65,7 @@ def evaluation_parser(description: str | None, batch_size: int, learning_rate: f
 def probe_parser(description: str | None, batch_size: int, learning_rate: float) -> Parser:
     """Create a parser with the flags that all evaluations by classification have.
 
-    Args:
-        description: Text above the flags, with example commands.
-        batch_size: Default of ``--batch_size``.
-        learning_rate: Default of ``--learning_rate``.
+    Arguments as in ``evaluation_parser``.
     """
     parser = evaluation_parser(description, batch_size, learning_rate)
     add_launch_args(parser)

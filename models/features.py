@@ -112,16 +112,13 @@ def extract_features(
 def feature_key(
     encoder: Encoder, transform: InputTransform, data_fingerprint: str, precision: str
 ) -> str:
-    """Return the sha256 of everything that features depend on.
+    """Return the sha256 of everything that features depend on: 64 hexadecimal digits.
 
     Args:
         encoder: Encoder, of which names, shapes, types and values of all tensors count.
         transform: Conversion of pictures to inputs of the encoder.
         data_fingerprint: Text that identifies the pictures and their order.
         precision: A key of ``PRECISIONS``.
-
-    Returns:
-        64 hexadecimal digits.
     """
     digest = hashlib.sha256()
     for name, tensor in encoder.state_dict().items():

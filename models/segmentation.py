@@ -46,24 +46,17 @@ def level_channels(backbone: nn.Module, feature_indices: Sequence[int]) -> list[
     was_training = backbone.training
     backbone.eval()  # keeps its batch-norm statistics
     with torch.no_grad():
-        levels = level_features(backbone, feature_indices, torch.zeros(1, stem.in_channels, 32, 32))
+        levels = _level_features(
+            backbone, feature_indices, torch.zeros(1, stem.in_channels, 32, 32)
+        )
     backbone.train(was_training)
     return [level.shape[1] for level in levels]
 
 
-def level_features(
+def _level_features(
     backbone: nn.Module, feature_indices: Sequence[int], images: Tensor
 ) -> list[Tensor]:
-    """Run a backbone up to its last level and return the outputs of its levels.
-
-    Args:
-        backbone: Encoder whose children run one after the other.
-        feature_indices: Indices of the children whose outputs are levels.
-        images: Inputs, shape (B, C, H, W).
-
-    Returns:
-        Features of each level, the finest first.
-    """
+    """Run a backbone up to its last level; return the outputs of its levels, the finest first."""
     outputs = []
     for number, child in enumerate(islice(backbone.children(), max(feature_indices) + 1)):
         images = child(images)
@@ -113,7 +106,7 @@ class SegmentationEncoder(nn.Module):
             Absolute differences, or both features along the channels, of each level, the finest
             first.
         """
-        dates = (level_features(self.encoder, self.feature_indices, d) for d in (date_1, date_2))
+        dates = (_level_features(self.encoder, self.feature_indices, d) for d in (date_1, date_2))
         pairs = zip(*dates, strict=True)
         return [(one - two).abs() if self.diff else torch.cat([one, two], 1) for one, two in pairs]
 
@@ -135,14 +128,11 @@ class DecoderBlock(nn.Module):
         self.dropout = nn.Dropout2d(dropout)
 
     def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:
-        """Join two levels.
+        """Join two levels: features of shape (B, out_channels, H, W).
 
         Args:
             coarse: Features of the coarser level, shape (B, in_channels, h, w).
             fine: Features of the finer level, shape (B, out_channels, H, W).
-
-        Returns:
-            Features of shape (B, out_channels, H, W).
         """
         enlarged = F.interpolate(coarse, size=fine.shape[-2:])
         joined = self.join(torch.cat([self.shrink(enlarged), fine], dim=1))
@@ -186,14 +176,9 @@ class UNet(nn.Module):
         return self.siamese
 
     def forward(self, date_1: Tensor, date_2: Tensor) -> Tensor:
-        """Return logits of the size of the images.
+        """Return logits of the size of the images, shape (B, number of classes, H, W).
 
-        Args:
-            date_1: Inputs of the first date, shape (B, C, H, W).
-            date_2: Inputs of the second date, shape (B, C, H, W).
-
-        Returns:
-            Logits, shape (B, number of classes, H, W).
+        Arguments as in ``SegmentationEncoder.forward``.
         """
         *finer, out = self.siamese(date_1, date_2)
         for block, level in zip(self.blocks, reversed(finer), strict=True):

@@ -47,14 +47,11 @@ def use_winograd(network: nn.Module) -> None:
 
 
 def winograd(images: Tensor, weight: Tensor) -> Tensor:
-    """Convolve with 3x3 filters, stride 1 and padding 1.
+    """Convolve with 3x3 filters, stride 1 and padding 1: shape (B, D, H, W), channels last.
 
     Args:
         images: float32, shape (B, C, H, W), fastest with channels last.
         weight: float32, shape (D, C, 3, 3), fastest with channels last.
-
-    Returns:
-        Shape (B, D, H, W), channels last.
     """
     batch, channels, height, width = images.shape
     padded = F.pad(images.permute(0, 2, 3, 1), (0, 0, 1, 1 + width % 2, 1, 1 + height % 2))

@@ -120,10 +120,7 @@ def shift_hue_uint8(pictures: Tensor, turns: Tensor) -> Tensor:
     """Shift the hue of 8-bit pictures, whose hue and saturation have 8 bits, too.
 
     The same numbers as in ``rgb2hsv_row`` and ``hsv2rgb`` of Pillow's src/libImaging/Convert.c.
-
-    Args:
-        pictures: Whole numbers 0..255, float32, shape (B, 3, H, W).
-        turns: Shift of each sample in turns, shape (B,).
+    Arguments as in ``shift_hue``; pictures hold whole numbers.
     """
     value = pictures.amax(dim=1)
     chroma = value - pictures.amin(dim=1)

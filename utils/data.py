@@ -64,15 +64,12 @@ def epoch_seed(seed: int, epoch: int, process: int = 0) -> int:
 
 
 def uniform(keys: Tensor, stream: int, count: int) -> Tensor:
-    """Draw ``count`` numbers in [0, 1) per key.
+    """Draw ``count`` numbers in [0, 1) per key: multiples of 2**-24, float32, shape (B, count).
 
     Args:
         keys: Result of ``sample_keys``, shape (B,).
         stream: Which of a sample's streams, for example the number of the view.
         count: Numbers per sample.
-
-    Returns:
-        Multiples of 2**-24, float32, shape (B, count).
     """
     counters = torch.arange(count, device=keys.device)
     hashed = mix(mix(keys + stream)[:, None] + counters)

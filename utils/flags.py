@@ -122,9 +122,6 @@ def check_positive(args: Namespace, *names: str, below: int = LARGEST_COUNT) -> 
         args: Flags; each value is a number, a list of numbers, or None or absent if not given.
         names: Names of the flags, without dashes.
         below: Exclusive limit of whole numbers; others need to be finite.
-
-    Raises:
-        UserError: A value is out of range.
     """
     _check_range(args, names, "above 0", below)
 
@@ -135,9 +132,6 @@ def check_not_negative(args: Namespace, *names: str) -> None:
     Args:
         args: Flags of the run.
         names: Names of the flags, without dashes.
-
-    Raises:
-        UserError: A value is out of range.
     """
     _check_range(args, names, "0 or more", LARGEST_COUNT)
 
@@ -159,9 +153,6 @@ def check_fraction(flag: str, frac: float, *, or_zero: bool = False) -> None:
         flag: Name of the flag, without dashes.
         frac: Its value.
         or_zero: Whether 0 is accepted.
-
-    Raises:
-        UserError: The value is out of range.
     """
     if not 0 <= frac <= 1 or (frac == 0 and not or_zero):
         lowest = "in 0..1" if or_zero else "above 0 and at most 1"

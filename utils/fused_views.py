@@ -17,7 +17,7 @@ _OPTIONS = {"enable_fp_fusion": True}
 def color_jitter(
     stored: Tensor, table: Tensor, weights: Tensor, color: Tensor, hue: bool
 ) -> Tensor:
-    """Stretch pictures and change their colours.
+    """Stretch pictures and change their colours: fp16, 0..255, shape (B, H, C, W).
 
     Args:
         stored: Bytes, which the table stretches, or fp16 in 0..255, which it does not; shape
@@ -27,9 +27,6 @@ def color_jitter(
         color: Parameters, float32, shape (B, 9): factors of brightness, contrast and saturation,
             the order of these three, hue in turns, blends before hue, whether to end grey.
         hue: Whether hue changes, if there are three bands.
-
-    Returns:
-        fp16, 0..255, shape (B, H, C, W).
     """
     sums = grey_sums(stored, table, weights, color, hue)
     return colored(stored, table, weights, color, sums, hue)
@@ -37,17 +34,9 @@ def color_jitter(
 
 @torch.library.custom_op("seco::grey_sums", mutates_args=())
 def grey_sums(stored: Tensor, table: Tensor, weights: Tensor, color: Tensor, hue: bool) -> Tensor:
-    """First pass: sum grey where contrast stands, block by block.
+    """First pass: sum grey where contrast stands, by block: float32, shape (B, blocks).
 
-    Args:
-        stored: Stored bytes, shape (B, C, H, W).
-        table: Stretch, float32, shape (C, 256).
-        weights: Share of each band in grey, float32, shape (C,).
-        color: Parameters of the colour jitter, float32, one row per sample.
-        hue: Whether hue is shifted.
-
-    Returns:
-        Sums, float32, shape (B, blocks).
+    Arguments as in ``color_jitter``.
     """
     sums = _empty_sums(stored)
     _launch_color(stored, table, weights, color, sums, None, hue)
@@ -127,16 +116,9 @@ def stretched(stored: Tensor, table: Tensor) -> Tensor:
 
 @torch.library.custom_op("seco::resize_map", mutates_args=())
 def resize_map(start: Tensor, length: Tensor, in_size: int, out_size: int) -> Tensor:
-    """Compute ``utils.resample.resize_map`` in fp16; start and length are columns of one tensor.
+    """Compute the maps of ``utils.resample`` in fp16; start and length are columns of one tensor.
 
-    Args:
-        start: First pixel of each crop, shape (B,).
-        length: Length of each crop in pixels, shape (B,).
-        in_size: Pixels of the patch along the axis.
-        out_size: Pixels of the view along the axis.
-
-    Returns:
-        Maps of shape (B, out_size, in_size).
+    Arguments as in ``resize_map`` of that file.
     """
     maps = start.new_empty(len(start), out_size, in_size, dtype=torch.float16)
     kernels.resize_map_kernel[len(start), out_size](
@@ -148,15 +130,7 @@ def resize_map(start: Tensor, length: Tensor, in_size: int, out_size: int) -> Te
 
 @torch.library.custom_op("seco::blur_map", mutates_args=())
 def blur_map(taps: Tensor, size: int) -> Tensor:
-    """Compute ``utils.resample.taps_map`` in fp16.
-
-    Args:
-        taps: Symmetric weights, shape (B, 2 * reach + 1).
-        size: Pixels along the axis.
-
-    Returns:
-        Maps of shape (B, size, size).
-    """
+    """Compute the maps of ``utils.resample`` in fp16; arguments as in ``taps_map`` there."""
     maps = taps.new_empty(len(taps), size, size, dtype=torch.float16)
     kernels.blur_map_kernel[len(taps), size](
         taps, maps, size, taps.stride(0),
@@ -167,16 +141,13 @@ def blur_map(taps: Tensor, size: int) -> Tensor:
 
 @torch.library.custom_op("seco::finish_views", mutates_args=())
 def finish_views(small: Tensor, flips: Tensor | None, mean: Tensor, scale: Tensor) -> Tensor:
-    """Flip and normalise fp16 pictures (B, h, C, w).
+    """Flip and normalise fp16 pictures (B, h, C, w): float32, shape (B, C, h, w), channels last.
 
     Args:
         small: Pictures, 0..255.
         flips: Columns of ``ViewDraws.flips`` as floats, shape (B, 3), or None.
         mean: Per band, 0..255, shape (C,).
         scale: Factor per band, after the mean is subtracted, shape (C,).
-
-    Returns:
-        float32, shape (B, C, h, w), channels last.
     """
     batch, height, bands, width = small.shape
     views = _empty_views(small)

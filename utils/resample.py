@@ -86,11 +86,8 @@ def blur_uint8(pictures: Tensor, taps: Tensor) -> Tensor:
     """Blur as Pillow blurs 8-bit pictures.
 
     Each of the three boxes along each axis repeats the border of its own picture, and rounds
-    (``ImagingBoxBlur`` in Pillow's src/libImaging/BoxBlur.c).
-
-    Args:
-        pictures: Whole numbers 0..255, float32, shape (B, C, H, W).
-        taps: Result of ``gaussian_taps``.
+    (``ImagingBoxBlur`` in Pillow's src/libImaging/BoxBlur.c). Arguments as in ``blur``; pictures
+    hold whole numbers 0..255.
     """
     count = taps.shape[1]
     distance = torch.arange(count, device=taps.device) - count // 2

@@ -17,7 +17,7 @@ from utils.flags import check_fraction
 
 
 def stratified_subset(strata: Tensor, frac: float, seed: int) -> Tensor:
-    """Draw a share of every stratum.
+    """Draw a share of every stratum: sorted rows, int64, round(frac * N) of them, at least one.
 
     Rows are ranked within their stratum by a hash of (seed, row), so a smaller share is a part of a
     larger one, and a hash stays what it is from one version of a library to the next. Sizes are
@@ -27,9 +27,6 @@ def stratified_subset(strata: Tensor, frac: float, seed: int) -> Tensor:
         strata: Stratum of every row, int64, shape (N,): a class, or a patch's rarest label.
         frac: Share to draw, 0 < frac <= 1.
         seed: Seed of the draw.
-
-    Returns:
-        Sorted rows, int64, round(frac * N) of them, at least one.
     """
     check_fraction("train_frac", frac)
     keys = sample_keys(seed, torch.zeros_like(strata), torch.arange(len(strata)))
@@ -70,15 +67,12 @@ def draw_labels(targets: Tensor, classes: Sequence[str], frac: float, seed: int)
 
 
 def draw_per_class(labels: Tensor, count: int, seed: int) -> Tensor:
-    """Draw the same number of samples of each class.
+    """Draw the same number of samples of each class: Rows in 0..N - 1, class by class, int64.
 
     Args:
         labels: Classes, int64, shape (N,).
         count: Samples per class.
         seed: Seed of the draw.
-
-    Returns:
-        Rows in 0..N - 1, class by class, int64.
 
     Raises:
         UserError: A class has fewer.

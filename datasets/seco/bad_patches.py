@@ -76,9 +76,6 @@ def check_bad_count(bad: Sequence[str], num_samples: int) -> None:
     Args:
         bad: Names of the bad samples.
         num_samples: Number of all samples.
-
-    Raises:
-        UserError: There are too many.
     """
     if len(bad) > MAX_BAD_FRACTION * num_samples:
         raise UserError(

@@ -102,14 +102,11 @@ class SecoPatches:
         return pixels
 
     def read_plane(self, patch: int, channel: int) -> np.ndarray:
-        """Read one band of a patch on the 10 m grid.
+        """Read one band of a patch on the 10 m grid: uint8, shape (H, W).
 
         Args:
             patch: Number of the patch.
             channel: Index of the band in ``bands``.
-
-        Returns:
-            uint8, shape (H, W).
 
         Raises:
             UserError: The patch differs from the others in size.

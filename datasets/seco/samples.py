@@ -40,14 +40,11 @@ class PatchSource(Protocol):
         ...
 
     def read(self, patch: int, out: np.ndarray | None = None) -> np.ndarray:
-        """Read a patch.
+        """Read a patch: uint8, shape (C, H, W).
 
         Args:
             patch: Number of the patch.
             out: Array of the patch's shape to write into; None allocates one.
-
-        Returns:
-            uint8, shape (C, H, W).
 
         Raises:
             BadPatchError: The patch cannot be used.
@@ -159,14 +156,11 @@ class PatchDataset(Dataset[dict[str, Any]]):
         return first_good(attempt, int(key[1]), len(self), self.on_bad_patch)[1]
 
     def draw(self, epochs: Tensor, indices: Tensor) -> Tensor:
-        """Draw the patches of samples.
+        """Draw the patches of samples: numbers of patches in the source, int64, shape (B, T).
 
         Args:
             epochs: Epoch of each sample, int64, shape (B,).
             indices: Index of each sample, int64, shape (B,).
-
-        Returns:
-            Numbers of patches in the source, int64, shape (B, T).
         """
         if self.every_date:
             return indices[:, None]
