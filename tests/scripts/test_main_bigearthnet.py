@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import main_bigearthnet
 from datasets.bands import ALL_BANDS
 from datasets.bigearthnet.index import open_bigearthnet
+from datasets.bigearthnet.pictures import BigEarthNetPictures
 from datasets.bigearthnet_dataset import main as write_lmdb
 from models import features, finetuning
 from models.backbones import Encoder, load_encoder
@@ -332,6 +333,7 @@ def test_a_checkpoint_of_2021_is_evaluated_with_its_own_stretch(
     args = main_bigearthnet.parse_args([*probe, *extra, "--image_size", "120"])
     _, data, *_ = main_bigearthnet.load_task(args, World())
     train = data.splits["train"]
+    assert isinstance(train.pictures, BigEarthNetPictures)
     picture = train.take()[0][0]
     (red, *_) = train.pictures.source.read(train.names[0], ["B4"])
     stored = np.floor(np.clip(red / 10_000, 0, 1) * 255)  # as SeCo stores reflectance
