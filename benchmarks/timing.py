@@ -79,7 +79,7 @@ def _timed(measure: Measure) -> tuple[float, float]:
 
 
 def rate(work: Callable[[], object], units: int, device: torch.device) -> Measure:
-    """Make a measurement of a call: A function that returns units per second.
+    """Make a measurement of a call: a function that returns units per second.
 
     Args:
         work: The call.

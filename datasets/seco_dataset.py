@@ -61,15 +61,12 @@ _NUM_EPOCHS = 2**31  # of which each read draws one: dates and views are a funct
 
 
 def normalize(img: np.ndarray, min_q: float, max_q: float) -> np.ndarray:
-    """Stretch stored values between two quantiles to 0..255 and truncate them.
+    """Stretch stored values between two quantiles to 0..255, and truncate them to uint8.
 
     Args:
         img: Stored values, of any shape.
         min_q: Stored value that becomes 0; lower ones do, too.
         max_q: Stored value that becomes 255; higher ones do, too.
-
-    Returns:
-        uint8, of the same shape.
     """
     stretched = (img - float(min_q)) / (max_q - min_q) * 255.0  # uint8 - int would wrap around
     return np.clip(stretched, 0, 255).astype(np.uint8)

@@ -26,15 +26,12 @@ class BestEpoch:
     state: dict[str, Tensor] = field(default_factory=dict)
 
     def update(self, score: float, epoch: int, state: Mapping[str, Tensor]) -> bool:
-        """Keep copies of the tensors of an epoch that is better than all before it; NaN never is.
+        """Keep copies of an epoch's tensors if it is the best so far; return whether. NaN never is.
 
         Args:
             score: Validation score of the epoch; larger is better.
             epoch: Number of the epoch, counted from 1.
             state: Tensors of the model by name, on any device.
-
-        Returns:
-            Whether the epoch is the best so far.
         """
         if not score > self.score:
             return False

@@ -85,14 +85,11 @@ class ChangeDetector(LightningModule):
         return self
 
     def forward(self, image_1: Tensor, image_2: Tensor) -> Tensor:
-        """Return the logits of change of every pixel.
+        """Return the logits of change of every pixel: float32, shape (B, H, W).
 
         Args:
             image_1: First date, uint8, shape (B, C, H, W).
             image_2: Second date, uint8, shape (B, C, H, W).
-
-        Returns:
-            Logits, float32, shape (B, H, W); above 0 where change is more likely than not.
         """
         logits: Tensor = self.model(self.normalize(image_1), self.normalize(image_2))
         return logits[:, 0].float()

@@ -18,14 +18,11 @@ _HALF = THRESHOLDS.index(0.5)
 
 
 def count_changes(probability: Tensor, mask: Tensor) -> Tensor:
-    """Count pixels at every threshold.
+    """Count changes found, false and missed at every threshold: int64, shape (3, T).
 
     Args:
         probability: Probability of change, shape (N,).
         mask: Whether the pixel changed, bool, shape (N,).
-
-    Returns:
-        Numbers of changes found, false and missed, in rows: int64, shape (3, T).
     """
     thresholds = torch.tensor(THRESHOLDS, device=probability.device)
     # The number of thresholds that are at most the probability of each pixel.

@@ -72,7 +72,7 @@ def extract_features(
     device: torch.device,
     precision: str,
 ) -> Tensor:
-    """Run the encoder in eval mode, without gradients.
+    """Run the encoder in eval mode, without gradients: float32 on the CPU, (N, num_features).
 
     Args:
         encoder: Moved to the device; none of its tensors changes.
@@ -81,9 +81,6 @@ def extract_features(
         count: N.
         device: Where to compute.
         precision: A key of ``PRECISIONS``.
-
-    Returns:
-        float32 on the CPU, shape (N, encoder.num_features).
 
     Raises:
         UserError: A feature is not finite.

@@ -77,14 +77,11 @@ def _stem(in_channels: int, out_channels: int) -> nn.Conv2d:
 
 @cache
 def encoder_tensors(name: str, in_channels: int) -> dict[str, tuple[torch.Size, torch.dtype]]:
-    """List every tensor of a ResNet except the classifier's, without allocating them.
+    """List shape and type of every tensor but the classifier's, without allocating them.
 
     Args:
         name: Name of a torchvision ResNet, or "resnet18_slim".
         in_channels: Number of input channels.
-
-    Returns:
-        Shape and type of each tensor by its name.
     """
     with torch.device("meta"):
         resnet = build_resnet(name, in_channels=in_channels)

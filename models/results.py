@@ -96,15 +96,12 @@ def measure(
 
 
 def measure_batches(targets: Tensor, scores: Tensor, batch_size: int) -> dict[str, Any]:
-    """Summarise the original's metric: the mean over the full batches of val, in list order.
+    """Summarise the original's metric in percent: the mean over val's full batches, in list order.
 
     Args:
         targets: Classes, shape (N,), or multi-hot labels, shape (N, C).
         scores: Scores of every repetition, shape (S, N, C).
         batch_size: Samples per batch; the last batch is left out if it is not full.
-
-    Returns:
-        Mean and deviation over the repetitions, in percent.
     """
     multi_label = targets.ndim == 2
     if multi_label:  # it ranks float32 probabilities, which are equal where logits are large

@@ -53,14 +53,11 @@ def own_part(tensor: Tensor) -> Tensor:
 
 
 def shared_permutation(size: int, step: int) -> Tensor:
-    """Draw a permutation on the CPU, the same one in all processes.
+    """Draw a permutation of ``range(size)`` on the CPU, the same one in all processes.
 
     Args:
         size: Number of elements.
         step: Step of the training, which seeds the draw.
-
-    Returns:
-        Permutation of ``range(size)``, int64.
     """
     return torch.randperm(size, generator=torch.Generator().manual_seed(step))
 
@@ -100,13 +97,10 @@ def exchange(tensor: Tensor, order: Tensor) -> Tensor:
 
 
 def unshuffle(tensor: Tensor, order: Tensor) -> Tensor:
-    """Gather rows that ``exchange`` has moved, in their original order.
+    """Gather rows that ``exchange`` has moved, in their original order: shape (W * B, ...).
 
     Args:
         tensor: Rows of this process, shape (B, ...).
         order: Permutation that ``exchange`` took, on the device of the rows, shape (W * B,).
-
-    Returns:
-        Rows of all processes, shape (W * B, ...).
     """
     return gather(tensor)[order.argsort()]

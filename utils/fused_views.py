@@ -166,15 +166,12 @@ def _empty_views(small: Tensor) -> Tensor:
 
 
 def resample(pictures: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Apply one map to each axis, as two matrix products without a copy between them.
+    """Apply one map to each axis, as two matrix products without a copy: shape (B, h, C, w).
 
     Args:
         pictures: Shape (B, H, C, W).
         rows: Shape (B, h, H).
         columns: Shape (B, w, W).
-
-    Returns:
-        Shape (B, h, C, w), in the type of the operands.
     """
     batch, height, bands, width = pictures.shape
     narrow = pictures.view(batch, height * bands, width) @ columns.mT  # (B, H * C, w)

@@ -118,14 +118,11 @@ class Views(NamedTuple):
 
 
 def to_pictures(images: Tensor, spec: InputSpec) -> NDArray[np.float32]:
-    """Undo the normalisation and keep red, green and blue, or else the first three bands.
+    """Undo the normalisation; keep RGB, or else the first three bands: 0..1, (B, H, W, 3).
 
     Args:
         images: Normalised images, shape (B, C, H, W).
         spec: Input contract by which they were normalised.
-
-    Returns:
-        Pictures in 0..1, shape (B, H, W, 3).
     """
     bands = [spec.bands.index(band) for band in ("B4", "B3", "B2") if band in spec.bands]
     shown = bands if len(bands) == 3 else [0, 1, 2]

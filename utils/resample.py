@@ -56,16 +56,13 @@ def taps_map(taps: Tensor, size: int) -> Tensor:
 
 
 def gaussian_taps(sigma: Tensor, max_sigma: float) -> Tensor:
-    """Return the filter of Pillow's ``GaussianBlur``: three passes of an extended box.
+    """Return the filter of Pillow's ``GaussianBlur``, three passes of an extended box: (B, taps).
 
     The box is that of Gwosdek et al. 2011, equations 7, 11 and 14.
 
     Args:
         sigma: Standard deviation in pixels, shape (B,); 0 leaves the picture as it is.
         max_sigma: Upper bound of ``sigma``; sets the width of the filter without a look at it.
-
-    Returns:
-        Taps of shape (B, taps).
     """
     box = _box_taps(sigma**2, math.floor((math.sqrt(4 * max_sigma**2 + 1) - 1) / 2) + 1)
     return _convolve(_convolve(box, box), box)

@@ -42,16 +42,13 @@ def stratified_subset(strata: Tensor, frac: float, seed: int) -> Tensor:
 
 
 def draw_labels(targets: Tensor, classes: Sequence[str], frac: float, seed: int) -> Tensor:
-    """Draw a share of the samples of a train set, of each class or rarest label alike.
+    """Draw a share of a train set, of each class or rarest label alike: sorted rows, int64.
 
     Args:
         targets: Classes, int64, shape (N,), or multi-hot labels, shape (N, C).
         classes: Names of the C classes.
         frac: Share to draw, 0 < frac <= 1.
         seed: Seed of the draw.
-
-    Returns:
-        Sorted rows, int64, a part of those of a larger share.
 
     Raises:
         UserError: A class of which there are samples loses all of them.
@@ -67,7 +64,7 @@ def draw_labels(targets: Tensor, classes: Sequence[str], frac: float, seed: int)
 
 
 def draw_per_class(labels: Tensor, count: int, seed: int) -> Tensor:
-    """Draw the same number of samples of each class: Rows in 0..N - 1, class by class, int64.
+    """Draw the same number of samples of each class: rows in 0..N - 1, class by class, int64.
 
     Args:
         labels: Classes, int64, shape (N,).
@@ -104,13 +101,10 @@ def draw_with_replacement(count: int, frac: float, seed: int) -> Tensor:
 
 
 def rarest_labels(targets: Tensor) -> Tensor:
-    """Return the stratum of multi-label samples: the label of each that is the rarest of all.
+    """Return the rarest label of each multi-label sample, or C without any: int64, shape (N,).
 
     Args:
         targets: Multi-hot, shape (N, C).
-
-    Returns:
-        int64, shape (N,); C where a sample has no label.
     """
     order = targets.long().sum(0).argsort(stable=True)  # the rarest first
     ranked = targets.bool()[:, order]

@@ -17,14 +17,11 @@ ATTRIBUTION = "Contains data from GeoNames (geonames.org), CC BY 4.0"
 
 
 def read_city_table(source: str) -> Array:
-    """Return the positions of the most populated cities of a table.
+    """Return latitude and longitude in degrees of the largest cities, the largest first: (C, 2).
 
     Args:
         source: "geonames", or the path of a CSV with lat, lng and population, which may be empty;
             the file of simplemaps is one.
-
-    Returns:
-        Latitude and longitude in degrees, the most populated first, shape (C, 2), C <= 10,000.
     """
     path = TABLE if source == "geonames" else Path(source)
     columns = read_columns("cities", path, ("lat", "lng", "population"))

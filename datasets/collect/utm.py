@@ -16,14 +16,11 @@ _WGS_84 = 4326
 
 
 def utm_epsg(lat: ArrayLike, lng: ArrayLike) -> Array:
-    """Return the code of the zone in which Sentinel-2's grid (MGRS) has a point.
+    """Return the zone in which Sentinel-2's grid (MGRS) has a point: 326xx, in the south 327xx.
 
     Args:
         lat: Degrees, -80 .. 84; the equator counts as north.
         lng: Degrees, of any turn.
-
-    Returns:
-        326xx in the north, 327xx in the south, int64; xx is the zone, 1 .. 60.
     """
     lat, lng = np.asarray(lat), wrapped(lng)
     zone = ((lng + 180) // 6).astype(np.int64) + 1

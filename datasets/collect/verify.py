@@ -32,7 +32,7 @@ class Finding:
 
 
 def verify(save_path: Path, plan: Plan, num_workers: int) -> bool:
-    """Check all places that the journals call done; print and write what is wrong.
+    """Check all places that are done; print and write what is wrong; return whether all is well.
 
     Places that are damaged are removed from the journals: the next fetch collects them again.
 
@@ -40,9 +40,6 @@ def verify(save_path: Path, plan: Plan, num_workers: int) -> bool:
         save_path: Folder of the collection.
         plan: Its plan.
         num_workers: Places that are read at the same time.
-
-    Returns:
-        Whether all is well: complete, and nothing found.
     """
     records = read_journals(save_path, plan.hash).values()
     done = [record for record in records if record.outcome == "done"]

@@ -102,16 +102,13 @@ def noise(rng: Rng, cells: int, scale: float) -> Array:
 
 
 def rough_noise(rng: Rng, cells: int, scale: float, octaves: int = 4) -> Array:
-    """Add octaves of noise, each of half the scale and 0.6 of the amplitude of the one before.
+    """Add octaves of noise, each finer and weaker: float32, deviation 1, shape (cells, cells).
 
     Args:
         rng: Source of the noise.
         cells: Side of the canvas in cells.
         scale: Scale of the first octave in cells.
         octaves: Number of octaves.
-
-    Returns:
-        float32 with deviation 1, shape (cells, cells).
     """
     parts = [0.6**k * noise(rng, cells, max(scale / 2**k, 1.5)) for k in range(octaves)]
     return np.asarray(sum(parts) / np.sqrt(sum(0.36**k for k in range(octaves))))
@@ -128,15 +125,12 @@ def grain(rng: Rng, cells: int) -> Array:
 
 
 def frame(rng: Rng, cells: int, bend: float = 0.0) -> tuple[Array, Array]:
-    """Return coordinates in cells, rotated at random about the centre, and bent.
+    """Return two coordinates in cells, rotated at random about the centre, and bent: float32.
 
     Args:
         rng: Source of the rotation.
         cells: Side of the canvas in cells.
         bend: Standard deviation of the bending in cells.
-
-    Returns:
-        Two coordinates, float32, shape (cells, cells) each.
     """
     angle = rng.uniform(0, np.pi)
     axis = np.arange(cells, dtype=np.float32) - cells / 2
@@ -157,14 +151,11 @@ class Parcels(NamedTuple):
     v: Array  # coordinate along the strip from the parcel's border, in cells
 
     def pick(self, rng: Rng, values: Array) -> Array:
-        """Give every parcel one of some values.
+        """Give every parcel one of some values, and return that of each cell's.
 
         Args:
             rng: Source of the choice.
             values: Values to choose from, shape (N,).
-
-        Returns:
-            Value of each cell's parcel, in the shape of ``ids``.
         """
         return np.asarray(values[rng.integers(0, len(values), _MAX_PARCELS)][self.ids])
 

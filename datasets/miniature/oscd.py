@@ -56,14 +56,11 @@ def write_city(root: Path, city: str, number: int, *, seed: int, size: int) -> N
 
 
 def build(canvas: Canvas, rng: Rng) -> tuple[Canvas, Array]:
-    """Build on some sites.
+    """Build on some sites; return the city after, and the changed pixels of 10 m, bool.
 
     Args:
         canvas: The city before; it is not changed.
         rng: Source of sites and buildings.
-
-    Returns:
-        The canvas after, and the changed pixels of 10 m: bool, shape (cells / 2, cells / 2).
     """
     later = deepcopy(canvas)
     sites = np.zeros((canvas.cells, canvas.cells), bool)

@@ -162,15 +162,12 @@ def _mean_temperature(latitude: float, day_of_year: float | Array) -> Any:
 
 
 def reflect(surfaces: Sequence[Surface], climate: Climate, weather: Weather) -> Array:
-    """Return the reflectance of surfaces on one date.
+    """Return the reflectance on one date, without snow and below it: shape (2, N, 13).
 
     Args:
         surfaces: N surfaces.
         climate: That of their place.
         weather: That of the date.
-
-    Returns:
-        Shape (2, N, 13): without snow, and below snow.
     """
     kinds = [KINDS[surface.kind] for surface in surfaces]
     _, tone, hue, shift_days, floods_at = zip(*surfaces, strict=True)

@@ -26,7 +26,7 @@ CHUNK_BYTES = 2**26  # 64 MiB, LitData's default for object storage
 def write_litdata(
     source: PatchSource, save_path: Path, num_workers: int = 0, *, chunk_bytes: int = CHUNK_BYTES
 ) -> PlacesManifest:
-    """Write a set that LitData streams: chunks, its index, and our manifest.
+    """Write a set that LitData streams: chunks, its index, and our manifest, which is returned.
 
     A patch that cannot be read is stored as zeros and listed in the manifest. The set gets its name
     when it is complete; what a killed process left is removed by the next one.
@@ -36,9 +36,6 @@ def write_litdata(
         save_path: Folder of the set, which must not exist. It can then be copied to a bucket.
         num_workers: Processes that read; 0 uses this one.
         chunk_bytes: Size of a chunk, the unit of a download.
-
-    Returns:
-        The manifest, which has been written.
 
     Raises:
         UserError: LitData is missing, the folder exists or is in use, the disk is too small, or too

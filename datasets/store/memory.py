@@ -15,14 +15,11 @@ _BLOCK_BYTES = 2**24  # copied at a time
 
 
 def read_shared(paths: Sequence[Path]) -> list[np.ndarray]:
-    """Read files into memory, which the first process of each machine does for the others.
+    """Return the bytes of files, which the first process of a machine reads for the others.
 
     All training processes call this together. The copy is an unnamed file of Linux
     (``memfd_create``), not one of /dev/shm, which containers make small; it ends with the last
     process that uses it.
-
-    Returns:
-        The bytes of each file, uint8, read only.
 
     Raises:
         UserError: In all processes, if one machine has too little memory, or a file is unreadable.

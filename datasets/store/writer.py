@@ -50,15 +50,12 @@ Source = SecoPatches | Pictures
 
 
 def pack(source: Source, save_path: Path, num_workers: int) -> Manifest:
-    """Pack a source into a store, or resume an interrupted packing of it.
+    """Pack a source into a store, or resume that, and return the manifest.
 
     Args:
         source: Patches to pack; they are only read.
         save_path: Folder of the store.
         num_workers: Processes that read and write; 0 uses this one.
-
-    Returns:
-        The manifest, which has been written.
 
     Raises:
         UserError: The folder holds something else or is in use, the disk is too small, or too many
