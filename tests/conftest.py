@@ -8,7 +8,9 @@ import random
 import signal
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,41 +18,49 @@ import pytest
 if not Path("/dev/nvidia0").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-import torch
-from hypothesis import HealthCheck, settings
-from matplotlib.layout_engine import ConstrainedLayoutEngine
-
 from datasets.mini_earth import write_bigearthnet, write_eurosat, write_oscd, write_seco
 
-LAY_OUT = ConstrainedLayoutEngine.execute
+# What is imported by functions is not needed by the process that only distributes the tests.
 
-# How long an example takes is the machine's affair.
-settings.register_profile(
-    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
-settings.load_profile("any machine")
+
+def pytest_collectstart() -> None:
+    from hypothesis import HealthCheck, settings
+
+    # How long an example takes is the machine's affair.
+    slow = [HealthCheck.too_slow]
+    settings.register_profile("any machine", deadline=None, suppress_health_check=slow)
+    settings.load_profile("any machine")
 
 
 @pytest.fixture(autouse=True)
 def _seed() -> None:
+    import torch
+
     random.seed(0)
     torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _fast_and_alike_everywhere() -> Iterator[None]:
-    """Change what would only cost time here, or depend on the machine."""
+def laying_out() -> Iterator[Any]:
+    """Change what would only cost time here, or depend on the machine; return the layout."""
+    import torch
+    from lightning_fabric.utilities import registry
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
     torch.set_num_threads(1)  # tensors are tiny: more threads only wait for each other
     # Tests replace functions that worker processes call: only forks have them replaced.
     multiprocessing.set_start_method("fork", force=True)  # not the default from Python 3.14 on
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)  # no test cuts the power
+        lay_out = ConstrainedLayoutEngine.execute
         # Pictures are drawn, but not laid out, which takes longer than a short training.
         patch.setattr(ConstrainedLayoutEngine, "execute", lambda *_: None)
+        # Each trainer reads the metadata of all installed packages.
+        patch.setattr(registry, "entry_points", cache(registry.entry_points))
         # Python looks for garbage only once it holds a quarter more than before, and all that is
         # imported is much: trainers, which refer to themselves, would keep gigabytes of models.
         gc.freeze()
-        yield
+        yield lay_out
         gc.unfreeze()
 
 
@@ -74,9 +84,11 @@ def _restored_signals() -> Iterator[None]:
 
 
 @pytest.fixture
-def laid_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def laid_out(monkeypatch: pytest.MonkeyPatch, laying_out: Any) -> None:
     """Lay pictures out after all, for a test that looks at one."""
-    monkeypatch.setattr(ConstrainedLayoutEngine, "execute", LAY_OUT)
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    monkeypatch.setattr(ConstrainedLayoutEngine, "execute", laying_out)
 
 
 @pytest.fixture(scope="session")
