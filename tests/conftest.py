@@ -6,13 +6,14 @@ import multiprocessing
 import os
 import random
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 # Without a GPU, Triton's kernels are interpreted. Triton decides when it is imported.
 if not Path("/dev/nvidia0").exists():
@@ -57,6 +58,7 @@ def laying_out() -> Iterator[Any]:
         patch.setattr(ConstrainedLayoutEngine, "execute", lambda *_: None)
         # Each trainer reads the metadata of all installed packages.
         patch.setattr(registry, "entry_points", cache(registry.entry_points))
+        patch.setattr("utils.metrics.RESAMPLES", 20)
         # Python looks for garbage only once it holds a quarter more than before, and all that is
         # imported is much: trainers, which refer to themselves, would keep gigabytes of models.
         gc.freeze()
@@ -91,33 +93,42 @@ def laid_out(monkeypatch: pytest.MonkeyPatch, laying_out: Any) -> None:
     monkeypatch.setattr(ConstrainedLayoutEngine, "execute", laying_out)
 
 
+def written_once(
+    factory: pytest.TempPathFactory, name: str, write: Callable[..., None], **sizes: Any
+) -> Path:
+    """Write a data set that all processes of the run read."""
+    base = factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    root, partial = base / "mini_earth" / name, base / "partial" / name
+    with FileLock(base / f"{name}.lock"):
+        if not root.exists():
+            write(partial, num_workers=1, **sizes)
+            root.parent.mkdir(exist_ok=True)
+            partial.rename(root)
+    return root
+
+
 @pytest.fixture(scope="session")
 def seco_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """6 places x 4 dates x 12 bands, 48 px at 10 m, with previews. Read only: copy to change."""
-    root = tmp_path_factory.mktemp("mini_earth") / "seco"
-    write_seco(root, num_places=6, num_dates=4, size=48, previews=True, num_workers=1)
-    return root
+    sizes = {"num_places": 6, "num_dates": 4, "size": 48, "previews": True}
+    return written_once(tmp_path_factory, "seco", write_seco, **sizes)
 
 
 @pytest.fixture(scope="session")
 def bigearthnet_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """50 patches of BigEarthNet v1 in 30 + 10 + 10, with lists. Read only: copy to change."""
-    root = tmp_path_factory.mktemp("mini_earth") / "bigearthnet"
-    write_bigearthnet(root, num_patches=50, num_workers=1)
-    return root
+    return written_once(tmp_path_factory, "bigearthnet", write_bigearthnet, num_patches=50)
 
 
 @pytest.fixture(scope="session")
 def eurosat_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """10 classes x 5 pictures of 32 px without lists. Read only: copy to change."""
-    root = tmp_path_factory.mktemp("mini_earth") / "EuroSAT_RGB"
-    write_eurosat(root, images_per_class=5, size=32, num_workers=1)
-    return root
+    sizes = {"images_per_class": 5, "size": 32}
+    return written_once(tmp_path_factory, "EuroSAT_RGB", write_eurosat, **sizes)
 
 
 @pytest.fixture(scope="session")
 def oscd_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """2 training cities and 2 test cities of 64 px. Read only: copy to change."""
-    root = tmp_path_factory.mktemp("mini_earth") / "oscd"
-    write_oscd(root, num_cities=4, size=64, num_workers=1)
-    return root
+    return written_once(tmp_path_factory, "oscd", write_oscd, num_cities=4, size=64)

@@ -82,26 +82,14 @@ def reset(handler: Any, body: bytes, kind: str) -> None:
 
 
 def cut(handler: Any, body: bytes, kind: str) -> None:
-    """Close the connection in the middle of the body.
-
-    Args:
-        handler: Handler of the request.
-        body: Body of a good answer.
-        kind: Its content type.
-    """
+    """Close the connection in the middle of the body. Arguments as in ``reset``."""
     handler.head(200, kind, len(body))
     handler.wfile.write(body[: len(body) // 2])
     handler.close_connection = True
 
 
 def cut_chunked(handler: Any, body: bytes, kind: str) -> None:
-    """Close the connection in the middle of a body of unknown length.
-
-    Args:
-        handler: Handler of the request.
-        body: Body of a good answer.
-        kind: Its content type.
-    """
+    """Close the connection in the middle of a body of unknown length. Arguments as in ``reset``."""
     handler.head(200, kind, None)
     half = body[: len(body) // 2]
     handler.wfile.write(b"%x\r\n%s\r\n" % (len(half), half))
@@ -109,36 +97,18 @@ def cut_chunked(handler: Any, body: bytes, kind: str) -> None:
 
 
 def short(handler: Any, body: bytes, kind: str) -> None:
-    """Send half of the body as if it were all.
-
-    Args:
-        handler: Handler of the request.
-        body: Body of a good answer.
-        kind: Its content type.
-    """
+    """Send half of the body as if it were all. Arguments as in ``reset``."""
     handler.answer(200, body[: len(body) // 2], kind)
 
 
 def hang(handler: Any, body: bytes, kind: str) -> None:
-    """Answer nothing as long as the server runs.
-
-    Args:
-        handler: Handler of the request.
-        body: Body of a good answer.
-        kind: Its content type.
-    """
+    """Answer nothing as long as the server runs. Arguments as in ``reset``."""
     handler.close_connection = True
     handler.server.stopping.wait(HANG_S)
 
 
 def drip(handler: Any, body: bytes, kind: str) -> None:
-    """Send a byte now and then, and the last one never.
-
-    Args:
-        handler: Handler of the request.
-        body: Body of a good answer.
-        kind: Its content type.
-    """
+    """Send a byte now and then, and the last one never. Arguments as in ``reset``."""
     handler.head(200, kind, len(body))
     for byte in body[:-1]:
         handler.wfile.write(bytes([byte]))
@@ -149,13 +119,7 @@ def drip(handler: Any, body: bytes, kind: str) -> None:
 
 
 def no_fault(handler: Any, body: bytes, kind: str) -> None:
-    """Answer well, where others in a queue of faults do not.
-
-    Args:
-        handler: Handler of the request.
-        body: Body of a good answer.
-        kind: Its content type.
-    """
+    """Answer well, where others in a queue of faults do not. Arguments as in ``reset``."""
     handler.answer(200, body, kind)
 
 
