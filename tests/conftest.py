@@ -21,6 +21,7 @@ if not Path("/dev/nvidia0").exists():
 
 from datasets.mini_earth import write_bigearthnet, write_eurosat, write_oscd, write_seco
 
+gc.disable()  # Importing makes no garbage.
 # What is imported by functions is not needed by the process that only distributes the tests.
 
 
@@ -59,11 +60,12 @@ def laying_out() -> Iterator[Any]:
         # Each trainer reads the metadata of all installed packages.
         patch.setattr(registry, "entry_points", cache(registry.entry_points))
         patch.setattr("utils.metrics.RESAMPLES", 20)
-        # Python looks for garbage only once it holds a quarter more than before, and all that is
-        # imported is much: trainers, which refer to themselves, would keep gigabytes of models.
+        # All that is imported is much to search for garbage, and trainers, which refer to
+        # themselves, would keep gigabytes of models until a quarter more is held.
         gc.freeze()
+        gc.set_threshold(10_000, 20, 20)
+        gc.enable()
         yield lay_out
-        gc.unfreeze()
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -256,7 +256,7 @@ def test_a_bucket_streams_what_the_folder_does(
     assert list(cache.rglob("*.bin"))
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_two_processes_share_a_bucket_and_take_each_sample_once(
     bucket: str, cache: Path, tmp_path: Path, num_workers: int
 ) -> None:
