@@ -101,7 +101,7 @@ def written_once(
     """Write a data set that all processes of the run read."""
     base = factory.getbasetemp()
     base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    root, partial = base / "mini_earth" / name, base / "partial" / name
+    root, partial = base / f"mini_{name}" / name, base / "partial" / name
     with FileLock(base / f"{name}.lock"):
         if not root.exists():
             write(partial, num_workers=1, **sizes)

@@ -196,6 +196,6 @@ def test_the_example_of_the_data_sets_runs_on_a_miniature_earth(
     assert [view.shape for view in (names["q"], names["k2"])] == [(3, 224, 224)] * 2
     assert names["image"].size == (32, 32)
     assert (names["patch"].size, names["classes"].shape) == ((120, 120), (19,))
-    assert {names[name].size for name in ("before", "after", "change")} == {(64, 64)}
+    assert {names[name].size for name in ("before", "after", "change")} == {(96, 96)}
     batch, labels = next(iter(names["data"].train_dataloader()))
     assert (batch.shape, labels.shape) == ((4, 3, 32, 32), (4,))

@@ -225,8 +225,8 @@ def test_lightning_resumes_within_an_epoch(root: Path, tmp_path: Path, save_afte
 @pytest.mark.parametrize("mode", MODES)
 def test_bad_patches_are_skipped_as_by_the_source(tmp_path: Path, mode: str) -> None:
     """Two in one place, one in the next, and one in the last place."""
-    bad = (4, 5, 8, 478)
-    source = Numbered(120, bad)
+    bad = (4, 5, 8, 1198)
+    source = Numbered(300, bad)
     manifest = write_litdata(source, tmp_path / "set", chunk_bytes=CHUNK_BYTES)
     assert manifest.bad == {patch: (f"patch/{patch}", "is torn") for patch in bad}
     batches = [
@@ -234,7 +234,7 @@ def test_bad_patches_are_skipped_as_by_the_source(tmp_path: Path, mode: str) -> 
         for epoch in range(3)
         for batch in make_loader(tmp_path / "set", mode, 0, epoch, 1, "skip")
     ]
-    assert len(batches) == 3 * (480 if mode == "moco" else 120)
+    assert len(batches) == 3 * (1200 if mode == "moco" else 300)
     assert {name for batch in batches for name in batch["bad"]} == {f"patch/{b}" for b in bad}
     assert_samples_of(source, batches, mode, on_bad_patch="skip")
 
