@@ -104,12 +104,9 @@ class SeededSampler(Sampler[tuple[int, int]]):
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self.num_samples = num_samples
-        self.seed = seed
-        self.epoch = epoch
-        self.done = done
-        self.rank = rank
-        self.world_size = world_size
+        self.num_samples, self.seed = num_samples, seed
+        self.epoch, self.done = epoch, done
+        self.rank, self.world_size = rank, world_size
 
     def __len__(self) -> int:
         return self.num_samples // self.world_size
