@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -53,8 +54,8 @@ def forked(
 ) -> BaseProcess:
     """Start a script as a process that leads its own group and appends what it prints to a file."""
     method = "spawn" if torch.cuda.is_available() else "fork"  # CUDA does not survive a fork
-    arguments = (main, argv, variables, output)
-    process = multiprocessing.get_context(method).Process(target=_lead, args=arguments)
+    context: Any = multiprocessing.get_context(method)
+    process: BaseProcess = context.Process(target=_lead, args=(main, argv, variables, output))
     process.start()
     return process
 
