@@ -31,6 +31,8 @@ bench: setup ## how fast reading, augmentation and training are here
 	$(PYTHON) -m benchmarks.rivals --quick
 	$(PYTHON) -m benchmarks.throughput --quick
 
+# The processes that tests start need not compile the project again.
+test: export PYTHONDONTWRITEBYTECODE =
 test: setup ## the fast tests
 	$(PYTHON) -m pytest -n 2 --dist worksteal
 

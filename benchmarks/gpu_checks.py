@@ -20,6 +20,7 @@ from utils.augment_config import AugmentConfig
 from utils.input_spec import InputSpec, quantile_spec
 from utils.transforms import Augment
 
+BANDS = (3, 1, 12)  # of the views that are compared
 _BATCHES = 4  # that are compared
 # Levels of 255: fp16 is wrong by up to 1/16 in each step. The paper's views hold whole levels, and
 # the last digit of a float decides on which side of a half a pixel is.
@@ -38,7 +39,7 @@ def views(device: torch.device, size: tuple[int, int] = (263, 264)) -> dict[str,
     """
     found, wrong = {}, []
     chances = (False, True)
-    for bands, crop_first, synthetic, rounded in product((3, 1, 12), chances, chances, chances):
+    for bands, crop_first, synthetic, rounded in product(BANDS, chances, chances, chances):
         config = AugmentConfig(
             crop_size=size[0] * 4 // 5,
             rotate=True,

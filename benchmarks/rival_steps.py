@@ -23,6 +23,7 @@ from utils.precision import auto_precision, autocast_type
 
 Step = Callable[[Views], object]
 CPU = torch.device("cpu")
+SIZES = ("resnet18", 128, 16384, 3)  # encoder, embedding, queue and spaces of SeCo
 MOMENTUM, TEMPERATURE = 0.999, 0.07  # of the moving average; of the softmax
 new_optimizer = partial(SGD, lr=0.03, momentum=0.9, weight_decay=1e-4)
 
@@ -37,17 +38,16 @@ def step_cases(views: Views, steps: int, with_lightly: bool) -> dict[str, Measur
         steps: Steps per repeat.
         with_lightly: Whether lightly is installed.
     """
-    sizes = ("resnet18", 128, 16384, 3)  # encoder, embedding, queue and spaces of SeCo
-    model = MocoV2(*sizes).to(memory_format=torch.channels_last)
+    model = MocoV2(*SIZES).to(memory_format=torch.channels_last)
     loops: dict[str, Step] = {
-        "reference": OriginalLoop(*sizes).step,
+        "reference": OriginalLoop(*SIZES).step,
         "ours": BareLoop(model, None).step,
     }
     half = autocast_type(auto_precision(False))
     if half is not None:
         loops["ours_bf16"] = BareLoop(deepcopy(model), half).step
     if with_lightly:
-        loops["lightly"] = LightlyLoop(*sizes).step
+        loops["lightly"] = LightlyLoop(*SIZES).step
 
     def work(step: Step) -> None:
         for _ in range(steps):

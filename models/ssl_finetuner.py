@@ -66,13 +66,9 @@ class SSLFineTuner(LightningModule):
         self.encoder_q = encoder.requires_grad_(not freeze_backbone)
         self.classifier = nn.Linear(encoder.num_features, num_classes)
         self.dropout = nn.Dropout(dropout)
-        self.normalize = normalize
-        self.multi_label = multi_label
-        self.score = score
-        self.learning_rate = learning_rate
-        self.seed = seed
-        self.milestones = milestones
         self.encoder_in_train_mode = encoder_in_train_mode
+        self.normalize, self.score, self.multi_label = normalize, score, multi_label
+        self.learning_rate, self.milestones, self.seed = learning_rate, milestones, seed
         self.best = BestEpoch()
         self.validation: list[tuple[Tensor, Tensor, Tensor]] = []
         self.test_logits = torch.empty(0, num_classes)

@@ -46,10 +46,8 @@ class SSLOnlineEvaluator(Callback):
         precision: str,
     ) -> None:
         self.pictures = pictures
-        self.max_epochs = max_epochs
-        self.every_n_epochs = every_n_epochs
-        self.seed = seed
-        self.precision = precision
+        self.max_epochs, self.every_n_epochs = max_epochs, every_n_epochs
+        self.seed, self.precision = seed, precision
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         done = trainer.current_epoch + 1

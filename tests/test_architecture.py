@@ -37,13 +37,6 @@ MAPPED = ["datasets", *(f"datasets/{name}" for name in sorted(WINGS)), "models",
 MAPPED += ["datasets/miniature/services", "tests", "tests/references", "tests/servers"]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _no_trees() -> Iterator[None]:
-    """Give the memory back: a tree takes 40 times its text."""
-    yield
-    trees.cache_clear()
-
-
 class Import(NamedTuple):
     """An import of one of our modules, or of a name from it; dotted names."""
 

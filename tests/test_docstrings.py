@@ -18,6 +18,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 @pytest.fixture(autouse=True, scope="module")
 def _no_trees() -> Iterator[None]:
+    """Give the memory back, also that of the test of the architecture, which comes before."""
     yield
     trees.cache_clear()
 

@@ -7,8 +7,10 @@ samples can be drawn in any order, and a resumed run continues with the same num
 
 from __future__ import annotations
 
+import multiprocessing
 import signal
 from collections.abc import Callable, Iterator
+from multiprocessing.util import Finalize
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -99,12 +101,9 @@ class SeededSampler(Sampler[tuple[int, int]]):
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self.num_samples = num_samples
-        self.seed = seed
-        self.epoch = epoch
-        self.done = done
-        self.rank = rank
-        self.world_size = world_size
+        self.num_samples, self.seed = num_samples, seed
+        self.epoch, self.done = epoch, done
+        self.rank, self.world_size = rank, world_size
 
     def __len__(self) -> int:
         return self.num_samples // self.world_size
@@ -163,6 +162,13 @@ def _leave_signals_to_main_process(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+def _end_workers() -> None:
+    """Kill loader processes whose iterator an error keeps alive: they do not heed SIGTERM."""
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
+
+
 class InfiniteDataLoader(DataLoader[Any]):
     """A ``DataLoader`` whose worker processes live from one epoch to the next.
 
@@ -179,3 +185,5 @@ class InfiniteDataLoader(DataLoader[Any]):
         settings.setdefault("persistent_workers", settings.get("num_workers", 0) > 0)
         settings.setdefault("worker_init_fn", _leave_signals_to_main_process)
         super().__init__(dataset, batch_size, **settings)
+        if self.num_workers:  # before the exit of this process waits for its children
+            Finalize(None, _end_workers, exitpriority=0)

@@ -29,6 +29,11 @@ from utils.report import new_run_dir
 CLASSES = ["a", "b", "c", "d"]
 
 
+@pytest.fixture(autouse=True)
+def _all_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("utils.metrics.RESAMPLES", RESAMPLES)
+
+
 def labels_and_scores(count: int = 40, runs: int = 2) -> tuple[Tensor, Tensor]:
     """Labels with an unknown class, and scores with ties: (N, 4) and (S, N, 4)."""
     targets = (torch.rand(count, 4) < torch.tensor([0.5, 0.2, 0.1, 0.0])).to(torch.uint8)
@@ -160,15 +165,18 @@ def test_interval_surrounds_the_mean_and_narrows_with_samples() -> None:
     assert widths[1] < 0.5 * widths[0]
 
 
-def test_a_label_that_a_draw_lacks_counts_with_its_value_over_the_whole_set() -> None:
+def test_a_label_that_a_draw_lacks_counts_with_its_value_over_the_whole_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Each interval again, from scikit-learn's value of every class in every draw."""
+    monkeypatch.setattr("utils.metrics.RESAMPLES", 40)
     targets, _ = labels_and_scores(9)
     targets[:, 2] = torch.arange(9) == 4  # a third of the draws have no sample of it
     scores = targets * 0.7 + torch.randn(1, 9, 4)
     found = measure({"test": targets}, {"test": scores}, CLASSES, 5)
     known, predicted = targets[:, :3].numpy(), (scores[0] > 0).numpy()
     generator, drawn, num_lost = torch.Generator().manual_seed(5), [], 0
-    for _ in range(RESAMPLES):
+    for _ in range(40):
         rows = torch.randint(9, (9,), generator=generator)
         values = []
         for label in range(3):
@@ -178,7 +186,7 @@ def test_a_label_that_a_draw_lacks_counts_with_its_value_over_the_whole_set() ->
             values.append((ap, sk.f1_score(known[some, label], predicted[some, label])))
         ap, f1 = np.array(values).T
         drawn.append((ap.mean(), f1.sum() / 4))  # the fourth class has no samples
-    assert num_lost > RESAMPLES / 5
+    assert num_lost > 40 / 5
     ends = 100 * np.quantile(drawn, [0.025, 0.975], axis=0)
     for name, interval in zip(("map_macro", "f1_macro"), ends.T, strict=True):
         assert found[f"test/{name}_interval"] == pytest.approx(list(interval))

@@ -1,5 +1,6 @@
 """Run main_pretrain.py on small data, in one process or two, and read its checkpoints."""
 
+import socket
 import subprocess
 from contextlib import nullcontext
 from pathlib import Path
@@ -10,7 +11,9 @@ import torch
 from torch import Tensor
 
 from main_pretrain import main
-from tests.references.script import as_flags, in_processes
+from tests.references.launcher_variables import torchrun
+from tests.references.script import as_flags, forked, in_processes
+from tests.references.waiting import HANG_S
 from utils.plots import Views
 
 SMALL = as_flags(
@@ -63,6 +66,18 @@ def pretrain_in_two_processes(
     where = as_flags(data_dir=data_dir, log_dir=log_dir, batch_size=2)
     where += [] if launcher else ["--num_processes", "2"]
     return in_processes(*(launcher or []), "main_pretrain.py", *SMALL, *where, *flags)
+
+
+def pretrain_in_two_forks(data_dir: Path, log_dir: Path, output: Path, *flags: str) -> list[int]:
+    """Do the same in forks, as workers of torchrun; return their exit codes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = {"MASTER_PORT": str(free.getsockname()[1])}
+    argv = [*SMALL, *as_flags(data_dir=data_dir, log_dir=log_dir, batch_size=2), *flags]
+    forks = [forked(main, argv, torchrun(2, 2, rank) | port, output) for rank in range(2)]
+    for fork in forks:
+        fork.join(HANG_S)
+    return [fork.exitcode or 0 for fork in forks]
 
 
 def state(log_dir: Path, name: str = "last.ckpt") -> dict[str, Tensor]:

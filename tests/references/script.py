@@ -1,16 +1,22 @@
-"""A script run in the tests' own process, as starting another takes seconds, or in another."""
+"""A script run in the tests' own process, in a fork of it, or in a new one, which takes seconds."""
 
+import multiprocessing
 import os
 import runpy
 import signal
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from tests.references.waiting import HANG_S
+from utils.cli import run
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -38,6 +44,33 @@ def in_processes(*command: str) -> subprocess.CompletedProcess[str]:
         check=False,
         timeout=HANG_S,
     )
+
+
+def forked(
+    main: Callable[[Sequence[str]], object],
+    argv: Sequence[str],
+    variables: Mapping[str, str] = {},
+    output: Path = Path(os.devnull),
+) -> BaseProcess:
+    """Start a script as a process that leads its own group and appends what it prints to a file."""
+    method = "spawn" if torch.cuda.is_available() else "fork"  # CUDA does not survive a fork
+    context: Any = multiprocessing.get_context(method)
+    process: BaseProcess = context.Process(target=_lead, args=(main, argv, variables, output))
+    process.start()
+    return process
+
+
+def _lead(
+    main: Callable[[Sequence[str]], object],
+    argv: Sequence[str],
+    variables: Mapping[str, str],
+    output: Path,
+) -> None:
+    os.setsid()
+    os.environ.update(variables)
+    sys.stdout = sys.stderr = output.open("a", buffering=1)
+    torch.set_num_threads(1)
+    run(lambda: main(argv))
 
 
 def as_flags(**values: object) -> list[str]:

@@ -34,19 +34,20 @@ def test_a_tiny_demo_writes_its_picture_and_its_numbers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(demo, "write_eurosat", partial(write_eurosat, size=32))
-    for name, value in {"NUM_DATES": 3, "PATCH_SIZE": 48, "NUM_DRAWS": 2}.items():
+    sizes = {"NUM_DATES": 3, "PATCH_SIZE": 48, "NUM_DRAWS": 2, "FEW_LABELS": 2}
+    for name, value in {**sizes, "LABELS": {"all": "all labels", 2: "2 per class"}}.items():
         monkeypatch.setattr(demo, name, value)
-    flags = ["--num_places", "64", "--images_per_class", "20", "--max_epochs", "1", "--seed", "3"]
+    flags = ["--num_places", "64", "--images_per_class", "5", "--max_epochs", "1", "--seed", "3"]
     metrics = demo.main(["--log_dir", str(tmp_path), *flags])
     run_dir = tmp_path / "demo/version_0"
     with Image.open(run_dir / "demo.png") as picture:
         assert np.asarray(picture.convert("L")).std() > 10
     assert json.loads((run_dir / "results.json").read_text())["metrics"] == metrics
     for encoder in ("random", "pretrain"):
-        assert metrics[f"{encoder}/10"]["num_labels"] == 10 * len(COVER_NAMES)
-        assert metrics[f"{encoder}/all"]["num_labels"] == 12 * len(COVER_NAMES)
-        low, high = metrics[f"{encoder}/10"]["interval"]
-        assert low <= metrics[f"{encoder}/10"]["test"] <= high
+        assert metrics[f"{encoder}/2"]["num_labels"] == 2 * len(COVER_NAMES)
+        assert metrics[f"{encoder}/all"]["num_labels"] == 3 * len(COVER_NAMES)
+        low, high = metrics[f"{encoder}/2"]["interval"]
+        assert low <= metrics[f"{encoder}/2"]["test"] <= high
     said = capsys.readouterr().out
     assert said.count(f"precision: {auto_precision(on_gpu=False)}") == 3  # each script says it once
 

@@ -12,9 +12,7 @@ import pytest
 import torch
 
 from benchmarks.rivals import COLUMNS, ROWS
-from datasets.bands import RGB_BANDS
 from datasets.collect import args as collect_args
-from datasets.mini_earth import write_bigearthnet, write_eurosat, write_oscd, write_seco
 from models.backbones import Encoder
 from utils.input_spec import SECO_SPEC
 
@@ -185,21 +183,19 @@ def test_the_example_embeds_a_picture_with_the_contract_of_its_encoder(
 
 
 def test_the_example_of_the_data_sets_runs_on_a_miniature_earth(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     example = python_example("docs/data.md")
     monkeypatch.chdir(tmp_path)
     Path("data").mkdir()
-    write_seco(Path("data/mini_seco"), num_places=2, num_dates=3, size=24, bands=RGB_BANDS)
-    write_eurosat(Path("data/mini_eurosat"), images_per_class=10, size=24)
-    write_bigearthnet(Path("data/mini_bigearthnet"), num_patches=10)
-    write_oscd(Path("data/mini_oscd"), num_cities=4, size=96)
+    for name in ("seco", "eurosat", "bigearthnet", "oscd"):
+        Path(f"data/mini_{name}").symlink_to(request.getfixturevalue(f"{name}_root"))
     names: dict[str, Any] = {}
     exec(example, names)
     assert Path("views.png").stat().st_size > 0
     assert [view.shape for view in (names["q"], names["k2"])] == [(3, 224, 224)] * 2
-    assert names["image"].size == (24, 24)
+    assert names["image"].size == (32, 32)
     assert (names["patch"].size, names["classes"].shape) == ((120, 120), (19,))
     assert {names[name].size for name in ("before", "after", "change")} == {(96, 96)}
     batch, labels = next(iter(names["data"].train_dataloader()))
-    assert (batch.shape, labels.shape) == ((4, 3, 24, 24), (4,))
+    assert (batch.shape, labels.shape) == ((4, 3, 32, 32), (4,))

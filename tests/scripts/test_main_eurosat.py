@@ -223,6 +223,17 @@ def test_paper_protocol_drifts_statistics_but_no_weights_and_drops_the_last_batc
     assert "test/accuracy" not in metrics
 
 
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files that cannot be used here."""
+    folder = tmp_path_factory.mktemp("saved")
+    (folder / "text.ckpt").write_text("not a checkpoint")
+    (folder / "cut.zip").write_bytes(b"PK")
+    save_checkpoint(folder / "nir.ckpt", ("B8", "B4", "B3"))
+    save_checkpoint(folder / "twelve.ckpt", ALL_BANDS)
+    return folder
+
+
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
@@ -232,13 +243,16 @@ def test_paper_protocol_drifts_statistics_but_no_weights_and_drops_the_last_batc
         (["--base_encoder", "resnet19"], "unknown encoder resnet19: the known ones are .*resnet18"),
         (["--backbone_type", "pretrain"], "needs --ckpt_path"),
         (["--backbone_type", "pretrain", "--ckpt_path", "{tmp}/none.ckpt"], "does not exist"),
-        (["--backbone_type", "pretrain", "--ckpt_path", "{tmp}/text.ckpt"], "not a readable check"),
         (
-            ["--backbone_type", "pretrain", "--ckpt_path", "{tmp}/nir.ckpt"],
+            ["--backbone_type", "pretrain", "--ckpt_path", "{saved}/text.ckpt"],
+            "not a readable check",
+        ),
+        (
+            ["--backbone_type", "pretrain", "--ckpt_path", "{saved}/nir.ckpt"],
             "trained on B8 B4 B3, but EuroSAT in RGB has no B8",
         ),
         (
-            ["--backbone_type", "pretrain", "--ckpt_path", "{tmp}/twelve.ckpt"],
+            ["--backbone_type", "pretrain", "--ckpt_path", "{saved}/twelve.ckpt"],
             "trained on B1 .* B12, but EuroSAT in RGB has no B1 B5 B6 B7 B8 B8A B9 B11 B12",
         ),
         (["--gpus", "64"], "--gpus 64 was requested"),
@@ -259,20 +273,16 @@ def test_paper_protocol_drifts_statistics_but_no_weights_and_drops_the_last_batc
         (["--bands", "B8", "B4", "B3"], "trained on B8 B4 B3, but EuroSAT in RGB has no B8"),
         (["--save_predictions", "{tmp}/p.csv"], "must end in .npz or .parquet"),
         (["--finetune_epochs", "0"], "--finetune_epochs must be above 0"),
-        (["--data_dir", "{tmp}/cut.zip"], "cut.zip is not a whole zip"),
+        (["--data_dir", "{saved}/cut.zip"], "cut.zip is not a whole zip"),
         (["--labels_per_class", "7"], "more than the 6 train images"),
         (["--protocol", "paper", "--batch_size", "32"], "more than the 20 val images"),
     ],
 )
 def test_bad_input_is_one_sentence_and_leaves_nothing_behind(
-    extra: list[str], message: str, flags: list[str], tmp_path: Path
+    extra: list[str], message: str, flags: list[str], saved: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "text.ckpt").write_text("not a checkpoint")
-    (tmp_path / "cut.zip").write_bytes(b"PK")
-    save_checkpoint(tmp_path / "nir.ckpt", ("B8", "B4", "B3"))
-    save_checkpoint(tmp_path / "twelve.ckpt", ALL_BANDS)
     with pytest.raises(UserError, match=message) as caught:
-        main_eurosat.main([*flags, *[part.format(tmp=tmp_path) for part in extra]])
+        main_eurosat.main([*flags, *[part.format(tmp=tmp_path, saved=saved) for part in extra]])
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "logs").exists()
 

@@ -21,7 +21,7 @@ from main_pretrain import main
 from models.moco2_module import MocoV2
 from tests.references.launcher_variables import forget_launchers, set_all, srun
 from tests.references.pretraining import SMALL, assert_equal, run_dirs, tensors
-from tests.references.script import ROOT, as_flags
+from tests.references.script import ROOT, as_flags, forked
 from tests.references.waiting import HANG_S, wait_until
 from utils.errors import UserError
 from utils.save_checkpoints import SaveCheckpoints
@@ -231,13 +231,12 @@ def test_a_signal_to_all_processes_of_a_step_is_survived_by_the_loaders(
     seco_root: Path, tmp_path: Path
 ) -> None:
     """As SLURM and a terminal send it."""
-    command = [sys.executable, "main_pretrain.py", *flags(seco_root, tmp_path)]
-    command += as_flags(num_workers=1, max_epochs=10**6)
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True) as process:
-        wait_until(lambda: any(tmp_path.rglob("metrics.csv")) or process.poll() is not None)
-        os.killpg(process.pid, signal.SIGUSR1)
-        assert process.wait(HANG_S) == os.EX_TEMPFAIL
+    more = as_flags(num_workers=1, max_epochs=10**6)
+    process = forked(main, flags(seco_root, tmp_path, *more))
+    wait_until(lambda: any(tmp_path.rglob("metrics.csv")) or not process.is_alive())
+    os.killpg(process.pid or 0, signal.SIGUSR1)
+    process.join(HANG_S)
+    assert process.exitcode == os.EX_TEMPFAIL
     assert list(tmp_path.rglob("last.ckpt"))
 
 

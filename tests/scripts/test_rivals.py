@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import rivals
+from benchmarks import rival_steps, rivals
 from benchmarks.input_cases import make_archive
 from benchmarks.reference_pipeline import ReferenceDataset
 from benchmarks.rival_pipelines import PIPELINES, write_pictures
@@ -21,7 +21,7 @@ from benchmarks.rival_steps import LightlyLoop, OriginalLoop
 from benchmarks.train_cases import BareLoop
 from models.moco2_module import MocoV2
 
-SIZES = ("resnet18", 16, 8, 3)  # encoder, embedding, queue, spaces
+SIZES = ("resnet18_slim", 16, 8, 3)  # encoder, embedding, queue, spaces
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +112,7 @@ def test_table_has_all_rows_and_names_what_is_missing(
 ) -> None:
     sizes = {"repeats": 1, "num_places": 2, "num_drawn": 1, "num_samples": 2, "steps": 1}
     monkeypatch.setattr(rivals, "SIZES", {name: (1, value) for name, value in sizes.items()})
+    monkeypatch.setattr(rival_steps, "SIZES", SIZES)
     monkeypatch.setattr(rivals, "find_spec", without("torchgeo", "kornia", "lightly"))
     path = tmp_path / "rivals.json"
     flags = ["--quick", "--batch_size", "2", "--crop_size", "32", "--save_path", str(path)]

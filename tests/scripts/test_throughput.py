@@ -98,7 +98,7 @@ def test_one_core_is_given_back() -> None:
         # Section 2 of the performance notes: 21.56 and 49.00 GFLOP; bf16 traffic of a forward and
         # a backward pass and three forward passes, 40 + 64 + 3 * 40 and 184 + 291 + 3 * 184 MB.
         ("resnet18", 21.56, 224),
-        ("resnet50", 49.00, 1027),
+        pytest.param("resnet50", 49.00, 1027, marks=pytest.mark.slow),
     ],
 )
 def test_cost_of_a_step_is_that_of_the_literature(

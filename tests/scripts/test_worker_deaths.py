@@ -1,9 +1,16 @@
-"""Loader processes that are killed, or run out of shared memory: one sentence with the remedy."""
+"""Loader processes that are killed, or run out of shared memory: one sentence with the remedy.
+
+The loaders run in forks: torch sees at once that a process has ended, but only in a process whose
+main thread has no others next to it that may receive the signal.
+"""
 
 import os
 import re
 import resource
 import signal
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +19,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from datasets.seco.patches import SecoPatches
-from tests.references.script import exit_code
+from main_pretrain import main
+from tests.references.pretraining import SMALL
+from tests.references.script import as_flags, forked
+from tests.references.waiting import HANG_S
 from utils.cli import run
+from utils.data import InfiniteDataLoader
 from utils.errors import UserError
 from utils.pools import process_pool
 
@@ -39,7 +50,18 @@ class Deadly(Dataset[Tensor]):
         return torch.zeros(100, 100)
 
 
-@pytest.mark.usefixtures("_restored_signals")
+def load(end: tuple[Any, ...], argv: Sequence[str]) -> None:
+    list(DataLoader(Deadly(*end), 2, num_workers=1))
+
+
+def printed_by(main: Any, argv: Sequence[str], output: Path) -> list[str]:
+    """Return the lines of a script that ends with exit code 2."""
+    fork = forked(main, argv, output=output)
+    fork.join(HANG_S)
+    assert fork.exitcode == 2
+    return output.read_text().splitlines()
+
+
 @pytest.mark.parametrize(
     ("end", "cause", "remedies"),
     [
@@ -52,16 +74,24 @@ class Deadly(Dataset[Tensor]):
     ids=["killed", "bus error", "full", "ended"],
 )
 def test_a_lost_loader_process_is_one_sentence(
-    end: tuple[Any, ...], cause: str, remedies: list[str], capfd: pytest.CaptureFixture[str]
+    end: tuple[Any, ...], cause: str, remedies: list[str], tmp_path: Path
 ) -> None:
-    with pytest.raises(SystemExit) as left:
-        run(lambda: list(DataLoader(Deadly(*end), 2, num_workers=1)))
-    assert left.value.code == 2
-    *_, line = capfd.readouterr().err.splitlines()
-    assert line.lstrip("\0").startswith("error: ")  # torch writes the zero
+    *_, line = printed_by(partial(load, end), [], tmp_path / "output")
+    assert line.startswith("error: ")
     assert re.search(cause, line)
     for words in remedies:
         assert words in line
+
+
+def hold(argv: Sequence[str], held: list[Any] = []) -> None:  # noqa: B006
+    held.append(iter(InfiniteDataLoader(Deadly(int), 2, num_workers=1)))
+    next(held[0])
+    raise UserError("bad data")
+
+
+def test_an_error_that_keeps_a_loader_alive_ends_the_script(tmp_path: Path) -> None:
+    """Its processes ignore the signals of a launcher, and SIGTERM of an exiting parent as well."""
+    assert printed_by(hold, [], tmp_path / "output") == ["error: bad data"]
 
 
 @pytest.mark.usefixtures("_restored_signals")
@@ -71,10 +101,7 @@ def test_another_error_keeps_its_traceback() -> None:
 
 
 def test_a_script_with_a_killed_loader_process_ends_with_the_sentence(
-    seco_root: Any,
-    tmp_path: Any,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    seco_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = SecoPatches.read
 
@@ -82,13 +109,10 @@ def test_a_script_with_a_killed_loader_process_ends_with_the_sentence(
         return read(source, *patch) if get_worker_info() is None else end_by(signal.SIGKILL)
 
     monkeypatch.setattr(SecoPatches, "read", die_in_loader)
-    flags = ["--data_dir", str(seco_root), "--log_dir", str(tmp_path), "--gpus", "0"]
-    flags += ["--batch_size", "3", "--num_negatives", "8", "--crop_size", "32"]
-    code = exit_code(monkeypatch, "main_pretrain.py", *flags, "--num_workers", "1")
-    error = capsys.readouterr().err
-    assert code == 2
-    assert "Traceback" not in error
-    assert error.splitlines()[-1].startswith("error: a loader process was killed")
+    where = as_flags(data_dir=seco_root, log_dir=tmp_path / "logs")
+    lines = printed_by(main, [*SMALL, *where, "--num_workers", "1"], tmp_path / "output")
+    assert "Traceback" not in "".join(lines)
+    assert lines[-1].startswith("error: a loader process was killed")
     assert not list(tmp_path.rglob("*ckpt*"))
 
 

@@ -1,6 +1,7 @@
 """Several processes: what their launchers say, and whole runs of the script that they start."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -24,7 +25,11 @@ from tests.references.launcher_variables import (
     srun,
     torchrun,
 )
-from tests.references.pretraining import pretrain_in_two_processes, state
+from tests.references.pretraining import (
+    pretrain_in_two_forks,
+    pretrain_in_two_processes,
+    state,
+)
 from tests.references.waiting import HANG_S
 from utils.errors import UserError
 from utils.launch import World, batch_size_per_process, launch_kwargs, planned_world, resolve_gpus
@@ -219,17 +224,18 @@ def places(seco_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_two_processes_train_and_leave_one_folder(places: Path, tmp_path: Path) -> None:
-    done = pretrain_in_two_processes(places, tmp_path, "--max_epochs", "1")
-    assert done.returncode == 0, done.stderr
-    names = [line.split(":")[0] for line in done.stdout.splitlines()]
+    output = tmp_path / "output"
+    assert pretrain_in_two_forks(places, tmp_path, output, "--max_epochs", "1") == [0, 0]
+    printed = output.read_text()
+    names = [line.split(":")[0] for line in printed.splitlines() if re.match(r"[a-z]+: ", line)]
     assert names == ["precision", "checkpoint", "results", "next"]
     (run_dir,) = tmp_path.glob("pretrain-*/*")
     assert run_dir.name == "version_0"
     files = {path.name for path in run_dir.rglob("*")}
     assert {"last.ckpt", "views.png", "results.json", "metrics.csv", "curves.png"} <= files
     assert state(tmp_path)["queue_ptr"].tolist() == [[4]] * 3  # keys of both processes
-    assert "4/4" in done.stderr  # samples of both processes
-    assert "Warning" not in done.stderr
+    assert "4/4" in printed  # samples of both processes
+    assert "Warning" not in printed
 
 
 @pytest.mark.slow

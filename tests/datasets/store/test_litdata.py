@@ -256,12 +256,12 @@ def test_a_bucket_streams_what_the_folder_does(
     assert list(cache.rglob("*.bin"))
 
 
-# Below a spawned process the workers are spawned too, which imports everything once more.
 @pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_two_processes_share_a_bucket_and_take_each_sample_once(
     bucket: str, cache: Path, tmp_path: Path, num_workers: int
 ) -> None:
-    mp.spawn(work, args=(bucket, str(tmp_path), num_workers), nprocs=WORLD)
+    arguments = (bucket, str(tmp_path), num_workers)
+    mp.start_processes(work, arguments, nprocs=WORLD, start_method="fork")
     batches = [batch for rank in range(WORLD) for batch in torch.load(tmp_path / f"{rank}.pt")]
     assert set(Counter(indices(batches)).values()) == {1}
     assert len(indices(batches)) == 48  # of 50: full batches only, equally many in each process
