@@ -10,7 +10,6 @@ from utils.augment_config import AugmentConfig
 from utils.data import sample_keys
 from utils.input_spec import InputSpec
 from utils.transforms import Augment
-from utils.view_draws import draw_views
 
 BATCH = 24
 PICTURES = InputSpec.of_pictures()
@@ -37,7 +36,7 @@ def both(
     """Return the views of both paths in grey levels."""
     augment = Augment(spec, config)
     stored = patches(len(spec.bands), *size)
-    draws = draw_views(keys(), 3, synthetic, size, config)
+    draws = augment.draw(keys(), 3, synthetic, size)
     scale = augment.std
     return augment._one_by_one(stored, draws) * scale, augment._batched(stored, draws) * scale
 
