@@ -14,6 +14,7 @@ from utils.transforms import Augment
 BATCH = 24
 PICTURES = InputSpec.of_pictures()
 RGB = seco_input_spec(["B4", "B3", "B2"])
+ONE = seco_input_spec(["B8"], {"B8": (5.0, 90.0)})
 MANY = seco_input_spec(
     ["B8", "B4", "B3", "B2", "B11"], dict.fromkeys(("B8", "B4", "B3", "B2", "B11"), (5.0, 90.0))
 )
@@ -41,7 +42,7 @@ def both(
     return augment._one_by_one(stored, draws) * scale, augment._batched(stored, draws) * scale
 
 
-@pytest.mark.parametrize("spec", [PICTURES, RGB, MANY], ids=["pictures", "rgb", "many"])
+@pytest.mark.parametrize("spec", [PICTURES, RGB, ONE, MANY], ids=["pictures", "rgb", "one", "many"])
 @pytest.mark.parametrize("crop_first", [False, True])
 @pytest.mark.parametrize("rotate", [False, True])
 @pytest.mark.parametrize("synthetic", [False, True])
