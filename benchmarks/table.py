@@ -1,6 +1,6 @@
 """All three downstream scripts on the miniature Earth, by both protocols: ``make table``.
 
-Pre-trains a slim ResNet-18 as ``make demo`` does (or takes ``--ckpt_path``), then runs main_eurosat.py,
+Pre-trains the encoder of ``make demo`` (or takes ``--ckpt_path``), then runs main_eurosat.py,
 main_bigearthnet.py and main_oscd.py with it and with the random encoder that it started from. The
 numbers show that the protocols run and differ; they say nothing about the real data sets.
 """
