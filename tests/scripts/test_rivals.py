@@ -82,6 +82,7 @@ def test_step_of_the_original_has_the_losses_of_ours() -> None:
     assert original.queue_ptr.tolist() == model.queue_ptr.tolist() == [[0]] * 3
 
 
+@pytest.mark.slow
 def test_rounding_of_a_step_stays_near_that_of_the_original() -> None:
     """Next to 64-bit floats, on images where rounding moves no activation across zero."""
     errors: dict[str, list[float]] = {"original": [], "ours": []}
