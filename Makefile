@@ -4,7 +4,7 @@ PYTHON3 ?= python3
 RESOLUTION ?= highest
 PYTHON := $(VENV)/bin/python
 
-.PHONY: help setup demo table bench test test-all test-floor lint format
+.PHONY: help setup demo table bench test test-all test-floor audit lint format
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -42,6 +42,9 @@ test-all: setup ## all tests, also those that take minutes each
 # `make test VENV=.venv-3.14 PYTHON3=python3.14` does the same for another Python.
 test-floor: ## the fast tests with the lowest versions that the requirements allow
 	$(MAKE) test VENV=.venv-floor RESOLUTION=lowest-direct
+
+audit: setup ## known vulnerabilities of the installed packages; skipped without a network
+	$(PYTHON) .ci/audit.py
 
 lint: setup ## ruff and mypy
 	$(PYTHON) -m ruff check .

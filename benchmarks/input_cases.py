@@ -200,9 +200,10 @@ def seco_views(augment: Augment, batch: dict[str, Any]) -> Views:
         batch: Samples of the loader; "patches" are uint8, shape (B, T, C, H, W).
     """
     patches, keys = batch["patches"], sample_keys(0, batch["epoch"], batch["index"])
+    drawn = augment.draw_each(keys, SECO.streams, patches.shape[-2:])
     img_q, *img_k = (
-        augment(patches[:, view.date], keys, stream, view.synthetic)
-        for stream, view in enumerate(SECO.views)
+        augment.make(patches[:, view.date], draws)
+        for view, draws in zip(SECO.views, drawn, strict=True)
     )
     return img_q, img_k
 

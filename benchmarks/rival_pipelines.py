@@ -4,6 +4,7 @@ All make the four views of SeCo with its operations, probabilities and sizes; li
 The packages are imported by the functions that use them; ``requirements-bench.txt`` installs them.
 """
 
+import os
 import random
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -121,6 +122,7 @@ def albumentations(archive: Path, batch_size: int) -> Items:
         archive: Folder of the places.
         batch_size: Samples per batch.
     """
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # or it looks for updates when imported
     import albumentations as A
     import cv2
     from albumentations.pytorch import ToTensorV2

@@ -106,9 +106,7 @@ def count_views(traffic: Traffic, batch_size: int, crop_size: int, data_mode: st
     size = (PATCH_SIZE, PATCH_SIZE)
     augment = Augment(SECO_SPEC, config)
     augment.fused = fused_views
-    drawn = [
-        augment.draw(keys, stream, view.synthetic, size) for stream, view in enumerate(mode.views)
-    ]
+    drawn = augment.draw_each(keys, mode.streams, size)
     with FakeTensorMode(), torch.device("cuda"):
         for name, buffer in list(augment.named_buffers()):
             setattr(augment, name, torch.empty(buffer.shape, dtype=buffer.dtype))

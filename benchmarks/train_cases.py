@@ -94,11 +94,7 @@ class TrainCases:
         keys = sample_keys(0, self.batch["epoch"], self.batch["index"])
 
         def draw() -> list[ViewDraws]:
-            shape = patches.shape[-2:]
-            return [
-                self.augment.draw(keys, stream, view.synthetic, shape)
-                for stream, view in enumerate(SECO.views)
-            ]
+            return self.augment.draw_each(keys, SECO.streams, patches.shape[-2:])
 
         drawn = [draws.to(self.device) for draws in draw()]
 

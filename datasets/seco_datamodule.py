@@ -243,10 +243,7 @@ class SecoDataModule(LightningDataModule):
         patches = batch["patches"]
         augment, (query, *views) = self._augment.to(patches.device), self.mode.views
         keys = sample_keys(self.seed, *self._samples)  # views are drawn on the CPU, and uploaded
-        of_query, *of_keys = (
-            augment.draw(keys, stream, view.synthetic, patches.shape[-2:])
-            for stream, view in enumerate(self.mode.views)
-        )
+        of_query, *of_keys = augment.draw_each(keys, self.mode.streams, patches.shape[-2:])
         img_q = augment.make(patches[:, query.date], of_query)
         order = None
         if self.shuffle_keys:

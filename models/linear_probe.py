@@ -20,6 +20,7 @@ Score = Callable[[Tensor, Tensor], float]  # of targets and scores, larger is be
 # The learning rate is divided by ten after these shares of the epochs, as in the original's
 # EuroSAT and BigEarthNet (epochs 60 and 80 of 100).
 MILESTONES = (0.6, 0.8)
+_ROWS = 256  # features that are standardised at a time: they stay in the cache of a core
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Labelled(NamedTuple):
 
     def take(self, rows: Tensor) -> "Labelled":
         """Return some samples, int64, shape (M,)."""
-        return Labelled(self.features[rows], self.targets[rows])
+        return Labelled(self.features.index_select(0, rows), self.targets.index_select(0, rows))
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,12 @@ class LinearClassifier:
 
     def inputs(self, features: Tensor) -> Tensor:
         """Standardise features, (N, D), and append the constant 1: (N, D + 1)."""
-        return F.pad((features - self.mean) / self.std, (0, 1), value=1.0)
+        count, dim = features.shape
+        inputs = features.new_empty(count, dim + 1)
+        for part, given in zip(inputs.split(_ROWS), features.split(_ROWS), strict=True):
+            torch.sub(given, self.mean, out=part[:, :dim]).div_(self.std)
+            part[:, dim] = 1
+        return inputs
 
     def scores(self, features: Tensor) -> Tensor:
         """Score features: (N, D) -> (N, C)."""
@@ -94,9 +100,15 @@ class LinearClassifier:
 
 
 def standardisation(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and deviation of features, (N, D) -> (D,); 1 is the deviation of a constant."""
-    std, mean = torch.std_mean(features, dim=0)
-    return mean, torch.where(std > 0, std, 1.0)
+    """Return mean and deviation of features, (N, D) -> (D,); 1 is the deviation of a constant.
+
+    ``torch.std_mean`` of columns takes ten times as long.
+    """
+    parts, zeros = features.split(_ROWS), features.new_zeros(features.shape[1]).double()
+    mean = sum((part.double().sum(0) for part in parts), zeros) / len(features)
+    squares = sum(((part.double() - mean).square_().sum(0) for part in parts), zeros)
+    std = (squares / (len(features) - 1)).sqrt().float()
+    return mean.float(), torch.where(std > 0, std, 1.0)
 
 
 def fit_linear_probe(
@@ -126,8 +138,10 @@ def fit_linear_probe(
         The probe, and how many epochs it was trained for.
     """
     generator = torch.Generator().manual_seed(seed)
-    probe = _start(train, num_classes, rows, recipe.standardise, generator)
-    samples, validate = Labelled(probe.inputs(train.features[rows]), train.targets[rows]), None
+    labelled, validate = train.take(rows), None
+    used = {"train": train.features, "labelled": labelled.features, "none": None}
+    probe = _start(train.features.shape[1], num_classes, used[recipe.standardise], generator)
+    samples = Labelled(probe.inputs(labelled.features), labelled.targets)
     if val is not None and score is not None:
         held_out = probe.inputs(val.features)
         validate = lambda: score(val.targets, held_out @ probe.weight.T)  # noqa: E731
@@ -151,12 +165,13 @@ def _train(
     scheduler = MultiStepLR(optimizer, recipe.falls)
     best_score, best_epoch, best_weight = -torch.inf, recipe.max_epochs, weight
     epochs = progress(range(1, recipe.max_epochs + 1), desc="probe", unit=" epochs", leave=False)
+    memory = inputs.new_empty(min(recipe.batch_size, len(inputs)), inputs.shape[1])
     for epoch in epochs:
         for step in _batches(len(inputs), recipe, generator):
-            batch = inputs[step]
+            batch = torch.index_select(inputs, 0, step, out=memory[: len(step)])
             if recipe.dropout:
                 drop_inputs(batch, recipe.dropout, generator)
-            weight.grad = loss_gradient(weight, batch, targets[step], multi_label)
+            weight.grad = loss_gradient(weight, batch, targets.index_select(0, step), multi_label)
             optimizer.step()
         scheduler.step()
         if validate is not None and (found := validate()) > best_score:
@@ -165,15 +180,13 @@ def _train(
 
 
 def _start(
-    train: Labelled, num_classes: int, rows: Tensor, standardise: str, generator: torch.Generator
+    dim: int, num_classes: int, used: Tensor | None, generator: torch.Generator
 ) -> LinearClassifier:
-    """Draw weights as nn.Linear does, uniform within 1 / sqrt(D)."""
-    dim = train.features.shape[1]
+    """Draw weights as nn.Linear does, uniform within 1 / sqrt(D), and standardise by features."""
     weight = torch.empty(num_classes, dim + 1)
     weight.uniform_(-(dim**-0.5), dim**-0.5, generator=generator)
-    if standardise == "none":
+    if used is None:
         return LinearClassifier(torch.zeros(dim), torch.ones(dim), weight)
-    used = train.features if standardise == "train" else train.features[rows]
     return LinearClassifier(*standardisation(used), weight)
 
 

@@ -109,9 +109,9 @@ class ViewMaker:
 
     def _stretch(self, bands: Picture) -> Picture:
         """Map stored values, (C, H, W), to a picture."""
-        planes = list(bands)
+        planes = list(np.ascontiguousarray(bands))  # OpenCV merges windows five times as slowly
         if self.tables is not None:
-            planes = [cv2.LUT(band, table) for band, table in zip(bands, self.tables, strict=True)]
+            planes = [cv2.LUT(band, table) for band, table in zip(planes, self.tables, strict=True)]
         return cv2.merge(planes).reshape(*bands.shape[1:], len(bands))
 
 
@@ -177,7 +177,7 @@ def resize(picture: Picture, size: int, as_pillow: bool) -> Picture:
     else:
         planes = torch.from_numpy(picture.reshape(height, width, -1)).permute(2, 0, 1)[None]
         batch = F.interpolate(planes, (size, size), mode="bilinear", antialias=True)
-        scaled = batch[0].permute(1, 2, 0).contiguous().numpy()
+        scaled = cv2.merge(list(batch[0].numpy()))
     return scaled.reshape(size, size, *picture.shape[2:])
 
 
@@ -201,8 +201,9 @@ def _shift_hue(picture: Picture, turns: float, as_pillow: bool) -> Picture:
         hsv = np.array(Image.fromarray(picture).convert("HSV"))
     else:
         hsv = cv2.cvtColor(picture, cv2.COLOR_RGB2HSV_FULL)
-    hue = hsv[..., 0]
-    np.add(hue, np.uint8(int(turns * 255) % 256), out=hue)  # wraps around
+    shift = np.zeros(hsv.shape[1:], np.uint8)
+    shift[:, 0] = int(turns * 255) % 256
+    np.add(hsv, shift, out=hsv)  # wraps around; a row at a time, NumPy would add pixel by pixel
     if as_pillow:
         planes = [Image.fromarray(plane) for plane in cv2.split(hsv)]
         return np.array(Image.merge("HSV", planes).convert("RGB"))

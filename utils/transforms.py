@@ -7,7 +7,7 @@ a patch, colour jitter, grey, blur and flip, and then crops; MoCo crops first.
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -96,7 +96,19 @@ class Augment(nn.Module):
             synthetic: Apply all operations; otherwise only crop, resize and normalise.
             size: Height and width of the patches.
         """
-        return draw_views(keys, stream, synthetic, (size[0], size[1]), self.config)
+        return self.draw_each(keys, {stream: synthetic}, size)[0]
+
+    def draw_each(
+        self, keys: Tensor, streams: Mapping[int, bool], size: Sequence[int]
+    ) -> list[ViewDraws]:
+        """Draw the parameters of several views of each sample, see ``draw_views``.
+
+        Args:
+            keys: As of ``draw``.
+            streams: For the number of each view, whether all operations are applied.
+            size: Height and width of the patches.
+        """
+        return draw_views(keys, streams, (size[0], size[1]), self.config)
 
     @torch.no_grad()
     def make(self, patches: Tensor, draws: ViewDraws) -> Tensor:

@@ -5,6 +5,7 @@ Shapes: B samples.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -111,31 +112,42 @@ def _without_zeros(taps: list[float]) -> tuple[float, ...]:
 
 
 def draw_views(
-    keys: Tensor, stream: int, synthetic: bool, size: tuple[int, int], config: AugmentConfig
-) -> ViewDraws:
-    """Draw a view of each sample.
+    keys: Tensor, streams: Mapping[int, bool], size: tuple[int, int], config: AugmentConfig
+) -> list[ViewDraws]:
+    """Draw views of each sample, all at once: small tensors cost as much as large ones.
 
     Args:
         keys: Streams of the samples (``utils.data.sample_keys``), int64, shape (B,).
-        stream: Number of the view, so that the views of a sample differ.
-        synthetic: Draw all changes; otherwise only a crop.
+        streams: For the number of each view, by which the views of a sample differ, whether all
+            changes are drawn; otherwise only a crop.
         size: Height and width of the patches.
         config: Distribution of the views.
     """
-    draws = Draws(keys, stream)
+    ordered = sorted(streams, key=lambda stream: not streams[stream])
+    draws = Draws(torch.cat([keys + stream for stream in ordered]), 0)
     boxes = crop_boxes(draws, *size, config.crop_scale)
-    if not synthetic:
-        return ViewDraws(boxes, synthetic=False, hue=False)
+    values = dict(zip(ordered, boxes.split(len(keys)), strict=True))
+    num_synthetic = sum(streams.values())
+    if num_synthetic:
+        draws.keep(num_synthetic * len(keys))
+        changes = _changes(draws, config).split(len(keys))
+        for stream, more in zip(ordered, changes, strict=False):
+            values[stream] = torch.cat([values[stream], more], dim=1)
+    hue = config.color_jitter[3] != 0
+    return [ViewDraws(values[stream], full, full and hue) for stream, full in streams.items()]
+
+
+def _changes(draws: "Draws", config: AugmentConfig) -> Tensor:
+    """Draw all but the crop, as the columns of ``ViewDraws``: float32, shape (B, 12 + taps)."""
     color, sigma = color_params(draws, config), blur_sigma(draws, config)
-    never = torch.zeros(len(keys), dtype=torch.bool, device=keys.device)
-    flips = [draws.below(config.flip_prob), never, never]
+    flip, never = draws.below(config.flip_prob), torch.zeros_like(color.to_grey)
+    flips = [flip, never, never]
     if config.rotate:
         flips[1:] = draws.below(config.flip_prob), draws.below(config.flip_prob)
     hue = torch.zeros_like(sigma) if color.hue is None else color.hue
-    single = [hue, color.hue_slot, color.to_grey, *flips]
-    parts = [boxes, color.factors, color.blend_order, torch.stack([n.float() for n in single], 1)]
+    single = torch.stack([n.float() for n in (hue, color.hue_slot, color.to_grey, *flips)], 1)
     taps = gaussian_taps(sigma, config.blur_sigma[1])
-    return ViewDraws(torch.cat([*parts, taps], dim=1), synthetic=True, hue=color.hue is not None)
+    return torch.cat([color.factors, color.blend_order, single, taps], dim=1)
 
 
 class Draws:
@@ -149,6 +161,10 @@ class Draws:
     def __init__(self, keys: Tensor, stream: int) -> None:
         self._values = uniform(keys, stream, count=48)  # (B, 48), more than a view uses
         self._used = 0
+
+    def keep(self, count: int) -> None:
+        """Draw further numbers only for the first ``count`` samples."""
+        self._values = self._values[:count]
 
     def __call__(self, count: int) -> Tensor:
         """Return the next numbers in [0, 1), shape (B, count)."""

@@ -28,6 +28,11 @@ class DataMode(NamedTuple):
         return len(self.views) - 1
 
     @property
+    def streams(self) -> dict[int, bool]:
+        """For the number of each view, whether it is synthetic."""
+        return {number: view.synthetic for number, view in enumerate(self.views)}
+
+    @property
     def space_names(self) -> list[str]:
         """Names of the spaces: how each key differs from the query, which becomes invariant."""
         query, *keys = self.views

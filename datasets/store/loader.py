@@ -5,6 +5,8 @@ patches from the memory maps into buffers that are reused, and starts their uplo
 still computes. Copies of this size release Python's lock.
 """
 
+import sys
+import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,6 +24,8 @@ from utils.distributed import to_device
 
 _AHEAD = 3  # batches that wait for the device, or are being filled
 _BUFFERS = _AHEAD + 2  # one is in use, and the one before it may still be
+_WINDOW_S = 20.0  # of training, over which waiting is measured
+_MOST_WAITING = 0.2  # share of the time that goes unmentioned
 
 
 class StoreLoader:
@@ -51,12 +55,16 @@ class StoreLoader:
         self.num_threads = min(max(1, num_threads), batch_size)
         self.device = device
         self._buffers: list[_Buffer] = []
+        self._waiting = Waiting(str(getattr(dataset.source, "root", "the data")))
 
     def __len__(self) -> int:
         return len(self.sampler) // self.batch_size
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Yield batches: "patches", uint8, (B, T, C, H, W); "epoch", "index", (B,); "bad" names."""
+        """Yield batches: "patches", uint8, (B, T, C, H, W); "epoch", "index", (B,); "bad" names.
+
+        The first process prints once if the training waits for the store.
+        """
         if not self._buffers:
             shape = (self.batch_size, self.dataset.num_dates, *self.dataset.source.patch_shape)
             self._buffers = [_Buffer(shape, self.device) for _ in range(_BUFFERS)]
@@ -66,7 +74,13 @@ class StoreLoader:
                 buffer = self._buffers[number % _BUFFERS]
                 ahead.append(feeder.submit(self._fill, pool, buffer, keys))
                 if len(ahead) > _AHEAD:
-                    yield _receive(ahead.popleft().result())
+                    asked = time.perf_counter()
+                    batch = ahead.popleft().result()
+                    received = time.perf_counter()
+                    yield _receive(batch)
+                    if self.sampler.rank == 0 and number > _BUFFERS:  # an epoch begins with none
+                        ended = time.perf_counter()
+                        self._waiting.note(received - asked, ended - asked, buffer.patches.nbytes)
             while ahead:
                 yield _receive(ahead.popleft().result())
 
@@ -76,6 +90,43 @@ class StoreLoader:
         pixels = np.array_split(buffer.patches.numpy(), self.num_threads)
         bad = [name for names in pool.map(self.dataset.read_into, parts, pixels) for name in names]
         return buffer.upload() | {"epoch": keys[:, 0], "index": keys[:, 1], "bad": bad}
+
+
+class Waiting:
+    """Print once that the training waits for the store, and how fast that is read.
+
+    Args:
+        store: Name of the store.
+    """
+
+    def __init__(self, store: str) -> None:
+        self.store = store
+        self._sums = [0.0, 0.0, 0]
+        self._is_told = False
+
+    def note(self, waited: float, passed: float, size: int) -> None:
+        """Add a batch.
+
+        Args:
+            waited: Seconds until it was read.
+            passed: Seconds of the whole step.
+            size: Bytes of the batch.
+        """
+        self._sums = [
+            old + new for old, new in zip(self._sums, (waited, passed, size), strict=True)
+        ]
+        all_waited, all_passed, all_bytes = self._sums
+        if self._is_told or all_passed < _WINDOW_S:
+            return
+        self._sums = [0.0, 0.0, 0]
+        if all_waited > _MOST_WAITING * all_passed:
+            self._is_told = True
+            print(
+                f"warning: the training waits {all_waited / all_passed:.0%} of its time for "
+                f"{self.store}, which is read at {all_bytes / all_passed / 1e6:.1f} MB/s: move it "
+                "to a faster disk, or use --cache ram",
+                file=sys.stderr,
+            )
 
 
 class DeviceLoader:

@@ -124,11 +124,11 @@ def test_each_view_takes_its_date_stream_and_transformation(
         def __init__(self, *args: object) -> None:
             super().__init__()
 
-        def draw(
-            self, keys: Tensor, stream: int, synthetic: bool, size: torch.Size
-        ) -> tuple[Tensor, int, bool]:
+        def draw_each(
+            self, keys: Tensor, streams: dict[int, bool], size: torch.Size
+        ) -> list[tuple[Tensor, int, bool]]:
             assert size == (48, 48)
-            return keys, stream, synthetic
+            return [(keys, *stream) for stream in streams.items()]
 
         def make(self, patches: Tensor, draws: tuple[Tensor, int, bool]) -> Tensor:
             calls.append((patches, *draws))

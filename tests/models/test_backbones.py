@@ -24,6 +24,8 @@ def test_a_random_encoder_takes_any_bands() -> None:
     encoder, spec = load_encoder("random", None, None, ["B2", "B3", "B4", "B8"])
     assert encoder(torch.zeros(2, 4, 32, 32)).shape == (2, 512)
     assert spec == InputSpec.of_pictures(["B2", "B3", "B4", "B8"])
+    with pytest.raises(UserError, match="needs 3 or more bands, not 1"):
+        load_encoder("random", None, None, ["B2"])
     with pytest.raises(UserError, match="distinct names, not: B2 B2 B3"):
         load_encoder("random", None, None, ["B2", "B2", "B3"])
 

@@ -38,6 +38,14 @@ def two_epochs(seco_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return pretrain(seco_root, log_dir, *flags, draw=True)
 
 
+def test_odd_views_in_batches_of_two_train(seco_root: Path, tmp_path: Path) -> None:
+    flags = ["--batch_size", "2", "--crop_size", "33", "--max_epochs", "1"]
+    run_dir = pretrain(seco_root, tmp_path, *flags)
+    results = json.loads((run_dir / "results.json").read_text())
+    assert results["metrics"]["steps"] == 3
+    assert np.load(run_dir / "views.png").shape[1:4] == (2, 33, 33)
+
+
 def test_a_run_leaves_whole_files(two_epochs: Path) -> None:
     names = {path.relative_to(two_epochs).as_posix() for path in two_epochs.rglob("*")}
     assert {

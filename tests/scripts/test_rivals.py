@@ -82,6 +82,33 @@ def test_step_of_the_original_has_the_losses_of_ours() -> None:
     assert original.queue_ptr.tolist() == model.queue_ptr.tolist() == [[0]] * 3
 
 
+@pytest.mark.slow
+def test_rounding_of_a_step_stays_near_that_of_the_original() -> None:
+    """Next to 64-bit floats, on images where rounding moves no activation across zero."""
+    errors: dict[str, list[float]] = {"original": [], "ours": []}
+    for seed in range(3):
+        torch.manual_seed(seed)
+        images = torch.randn(4, 4, 3, 64, 64)  # Winograd's algorithm takes maps of 2 x 2 at least
+        model = MocoV2(*SIZES).to(memory_format=torch.channels_last)
+        original, exact = OriginalLoop(*SIZES), OriginalLoop(*SIZES).double()
+        start = {name: values.clone() for name, values in model.state_dict().items()}
+        steps = {exact: exact.step, original: original.step, model: BareLoop(model, None).step}
+        changes = []
+        for network, step in steps.items():
+            network.load_state_dict(start)
+            views = images.to(next(network.parameters()).dtype)
+            step((views[0], list(views[1:])))
+            state = network.state_dict()
+            names = [name for name, _ in model.encoder_q.named_parameters(prefix="encoder_q")]
+            changes.append(torch.cat([(state[n] - start[n]).double().flatten() for n in names]))
+        reference, *found = changes
+        for name, change in zip(errors, found, strict=True):
+            errors[name].append(float((change - reference).norm() / reference.norm()))
+    theirs, ours = (min(found) for found in errors.values())
+    assert ours < 5e-5
+    assert ours < 4 * theirs
+
+
 def test_step_of_lightly_trains_the_query_and_averages_the_keys() -> None:
     pytest.importorskip("lightly")
     torch.manual_seed(0)

@@ -10,11 +10,11 @@ from utils.augment_config import AugmentConfig
 from utils.data import sample_keys
 from utils.input_spec import InputSpec
 from utils.transforms import Augment
-from utils.view_draws import draw_views
 
 BATCH = 24
 PICTURES = InputSpec.of_pictures()
 RGB = seco_input_spec(["B4", "B3", "B2"])
+ONE = seco_input_spec(["B8"], {"B8": (5.0, 90.0)})
 MANY = seco_input_spec(
     ["B8", "B4", "B3", "B2", "B11"], dict.fromkeys(("B8", "B4", "B3", "B2", "B11"), (5.0, 90.0))
 )
@@ -37,12 +37,12 @@ def both(
     """Return the views of both paths in grey levels."""
     augment = Augment(spec, config)
     stored = patches(len(spec.bands), *size)
-    draws = draw_views(keys(), 3, synthetic, size, config)
+    draws = augment.draw(keys(), 3, synthetic, size)
     scale = augment.std
     return augment._one_by_one(stored, draws) * scale, augment._batched(stored, draws) * scale
 
 
-@pytest.mark.parametrize("spec", [PICTURES, RGB, MANY], ids=["pictures", "rgb", "many"])
+@pytest.mark.parametrize("spec", [PICTURES, RGB, ONE, MANY], ids=["pictures", "rgb", "one", "many"])
 @pytest.mark.parametrize("crop_first", [False, True])
 @pytest.mark.parametrize("rotate", [False, True])
 @pytest.mark.parametrize("synthetic", [False, True])

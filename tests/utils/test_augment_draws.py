@@ -14,7 +14,7 @@ from torchvision.transforms import ColorJitter, RandomResizedCrop
 
 from utils.augment_config import AugmentConfig
 from utils.data import sample_keys
-from utils.view_draws import Draws, blur_sigma, color_params, crop_boxes
+from utils.view_draws import Draws, blur_sigma, color_params, crop_boxes, draw_views
 
 CONFIG = AugmentConfig()
 ALWAYS = replace(CONFIG, jitter_prob=1.0, blur_prob=1.0)
@@ -162,6 +162,19 @@ def test_parameters_of_a_view_are_uncorrelated() -> None:
     correlation[10, 11] = correlation[11, 10] = 0  # two places of one permutation exclude others
     correlation.fill_diagonal_(0)
     assert correlation.abs().max() < 4.5 / math.sqrt(OURS)
+
+
+@pytest.mark.parametrize("rotate", [False, True])
+@pytest.mark.parametrize("hue", [0.0, 0.1])
+def test_views_drawn_together_are_those_drawn_alone(rotate: bool, hue: float) -> None:
+    config = replace(CONFIG, rotate=rotate, color_jitter=(0.4, 0.4, 0.4, hue))
+    keys, size = sample_keys(5, torch.full((7,), 2), torch.arange(7)), (96, 64)
+    streams = {0: False, 1: True, 2: False, 3: True}
+    together = draw_views(keys, streams, size, config)
+    for (stream, synthetic), drawn in zip(streams.items(), together, strict=True):
+        rows = [draw_views(key[None], {stream: synthetic}, size, config)[0] for key in keys]
+        assert (drawn.synthetic, drawn.hue) == (synthetic, synthetic and hue > 0)
+        assert torch.equal(drawn.values, torch.cat([row.values for row in rows]))
 
 
 def test_hue_of_zero_costs_no_hue() -> None:

@@ -1,5 +1,6 @@
 """The same batches whatever holds the patches, and however many threads copy them."""
 
+import re
 import threading
 import time
 from pathlib import Path
@@ -15,7 +16,7 @@ from datasets.bands import RGB_BANDS
 from datasets.seco.bad_patches import BadPatchError
 from datasets.seco.samples import PatchDataset, collate
 from datasets.store import loader as store_loader
-from datasets.store.loader import DeviceLoader, StoreLoader
+from datasets.store.loader import DeviceLoader, StoreLoader, Waiting
 from datasets.store.open import open_patches
 from datasets.store.reader import PackedStore
 from tests.references.recorded_batches import assert_same, fit, make
@@ -68,6 +69,46 @@ def test_batches_are_those_of_the_folder(
     reader = DataLoader(folder, 4, sampler=order(folder, 3), drop_last=True, collate_fn=collate)
     loader = StoreLoader(store, order(store, 3), 4, num_threads, CPU)
     assert_same_batches(loader, reader, epochs=3)
+
+
+def test_a_slow_store_is_named_once_with_its_rate(
+    packed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = samples(packed)
+    fill = store.read_into
+
+    def read_slowly(*given: Any) -> Any:
+        time.sleep(0.02)
+        return fill(*given)
+
+    monkeypatch.setattr(store, "read_into", read_slowly)
+    monkeypatch.setattr(store_loader, "_BUFFERS", 4)
+    monkeypatch.setattr(store_loader, "_AHEAD", 1)
+    monkeypatch.setattr(store_loader, "_WINDOW_S", 0.0)
+    for _ in StoreLoader(store, order(store), 1, 1, CPU):  # nothing but waiting
+        pass
+    found = capsys.readouterr().err
+    assert re.fullmatch(
+        rf"warning: the training waits \d+% of its time for {packed}, which is read at "
+        r"\d+\.\d MB/s: move it to a faster disk, or use --cache ram\n",
+        found,
+    )
+
+
+@pytest.mark.parametrize(("waited", "is_told"), [(0.1, False), (0.3, True)])
+def test_waiting_is_measured_over_a_while(
+    waited: float, is_told: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    waiting = Waiting("store")
+    waiting.note(15.0, 15.0, 10**6)
+    assert capsys.readouterr().err == ""
+    waiting = Waiting("store")
+    for _ in range(60):
+        waiting.note(waited, 1.0, 2 * 10**6)
+    assert capsys.readouterr().err == is_told * (
+        "warning: the training waits 30% of its time for store, which is read at 2.0 MB/s: move it "
+        "to a faster disk, or use --cache ram\n"
+    )
 
 
 def test_batches_on_the_device_are_those_of_the_folder(seco_root: Path, packed: Path) -> None:
