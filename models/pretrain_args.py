@@ -34,7 +34,7 @@ _OF_VIEWS = ("crop_size", "crop_scale", "color_jitter", *_PROBABILITIES, "rotate
 # Flags that a resumed run may set to other values: they do not describe what is learned.
 MAY_CHANGE = (
     *("cache", "compile", "on_bad_patch", "schedule"),
-    *("save_every_n_epochs", "save_every_minutes", "log_every_n_steps"),
+    *("save_every_n_epochs", "save_every_minutes", "log_every_n_steps", "on_save_error"),
     *("online_data_dir", "online_max_epochs", "online_val_every_n_epoch"),
 )
 SCHEDULES = ("step", "cosine")  # of the learning rate: SeCo's and MoCo-v2's
@@ -131,6 +131,8 @@ def add_pretrain_args(parser: Parser) -> None:
     add("--save_every_n_epochs", type=int, default=50, help="Epochs between two kept checkpoints.")
     minutes = "Minutes between two checkpoints within an epoch."
     add("--save_every_minutes", type=float, default=30, help=minutes)
+    failed = "Whether a checkpoint or log that cannot be written ends the run."
+    add("--on_save_error", choices=["stop", "continue"], default="stop", help=failed)
     add("--log_every_n_steps", type=int, default=50, help="Steps between two logged values.")
     add = parser.group("evaluation").add_argument
     online = "EuroSAT or BigEarthNet, on which the encoder is probed during the training."
