@@ -124,7 +124,7 @@ def add_pretrain_args(parser: Parser) -> None:
     add("--schedule", **epochs, default=[120, 160], help=step)
     course = "Course of the learning rate over the epochs."
     add("--lr_schedule", choices=SCHEDULES, default="step", help=course)
-    add("--warmup_epochs", type=float, default=0, help="Epochs of linear warm-up from 0.")
+    add("--warmup_epochs", type=float, default=0.0, help="Epochs of linear warm-up from 0.")
     newest = "auto resumes the newest run in --log_dir, and starts one if there is none."
     add("--resume", choices=["auto"], help=newest)
     add = parser.group("output").add_argument
