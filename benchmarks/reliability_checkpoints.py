@@ -5,28 +5,47 @@ python -m benchmarks.reliability_checkpoints kills 0 500 --folder DIR
 
 from __future__ import annotations
 
+import gc
+import io
 import json
 import random
 import shutil
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout, suppress
+from functools import cached_property
 from pathlib import Path
+from unittest.mock import patch
 
+import torch
+
+import main_pretrain
+import models.export
+from benchmarks import trials
+from benchmarks.checkpoint_mutations import damaged_bytes, damaged_zip, wrong_content
 from benchmarks.training_trials import (
     FINAL,
     HANG_S,
     Sabotage,
     checkpoints_of,
     fingerprint,
+    flags_of,
     kill_here,
     last_checkpoint,
     moment,
     reference,
     start,
     wait,
+    without_pictures,
 )
-from benchmarks.trials import Trial
+from benchmarks.trials import Attempt, Trial
+from models.encoder_file import read_encoder_file
+from utils.checkpoint import check_resumable, read_checkpoint
 from utils.errors import UserError
+from utils.resume import ARGUMENTS
+from utils.torch_files import read_torch_file
+
+_BLOCK = 50  # trials in one child
 
 
 def kills(begin: int, end: int, folder: Path) -> Iterator[Trial]:
@@ -60,10 +79,81 @@ def kills(begin: int, end: int, folder: Path) -> Iterator[Trial]:
             shutil.rmtree(log_dir, ignore_errors=True)
 
 
+def mutations(begin: int, end: int, folder: Path) -> Iterator[Trial]:
+    """Damage checkpoints and encoders; both doors must refuse them, or find what was written.
+
+    Args:
+        begin: Number of the first trial.
+        end: Number after the last trial.
+        folder: Folder of the trials.
+    """
+    reference(folder)
+    for block in range(begin, end, _BLOCK):  # trainings do not give all their memory back
+        attempt = _Damaged(folder, block).attempt
+        with patch.object(trials, "TIMEOUT_S", HANG_S):
+            yield from trials.in_children(attempt, block, min(block + _BLOCK, end))
+
+
+class _Damaged:
+    """Damages the last checkpoint but one of the reference, and opens it; lives in the child."""
+
+    def __init__(self, folder: Path, block: int) -> None:
+        self.folder, self.run_dir = folder, folder / f"mutated_{block}" / "version_0"
+        self.path = self.run_dir / "checkpoints" / "last.ckpt"
+
+    @cached_property
+    def files(self) -> dict[str, bytes]:
+        """Return whole files: of this code, of older code without a digest, and an export."""
+        (source,) = checkpoints_of(self.folder / "reference", "previous.ckpt")
+        older, exported = self.run_dir / "older.ckpt", self.run_dir / "exported"
+        self.path.parent.mkdir(parents=True)
+        (self.path.parent / ARGUMENTS).write_bytes((source.parent / ARGUMENTS).read_bytes())
+        self.content = read_torch_file(source)
+        self.encoder = read_encoder_file(source)
+        torch.save(self.content, older)
+        export = ("--ckpt_path", str(source), "--save_path", str(exported))
+        with redirect_stdout(io.StringIO()):
+            models.export.main([*export, "--format", "safetensors"])
+        return {path.name: path.read_bytes() for path in (source, older, exported)}
+
+    def attempt(self, number: int) -> Attempt:
+        """Damage a file; return what was done, and the function that reads it."""
+        rng, files = random.Random(number), self.files
+        if number % 5 < 2:
+            what = wrong_content(self.content, rng, self.path)
+        else:
+            name = rng.choice(tuple(files))
+            is_zip = name != "exported" and rng.random() < 0.3
+            what, data = (damaged_zip if is_zip else damaged_bytes)(files[name], rng)
+            # Without a digest, a whole zip with other records is another checkpoint.
+            data = files["previous.ckpt"] if is_zip and name == "older.ckpt" else data
+            self.path.write_bytes(data)
+            what = f"{name} {what}"
+        return f"mutation {number} {what}", lambda: self.read(what)
+
+    def read(self, what: str) -> str | None:
+        """Return what a door accepts although it is not what was written."""
+        with suppress(UserError):
+            encoder = read_encoder_file(self.path)
+            same = encoder.architecture == self.encoder.architecture
+            same &= fingerprint(encoder.tensors) == fingerprint(self.encoder.tensors)
+            # A valid contract of another kind cannot be told from the right one.
+            if not same or (encoder.spec != self.encoder.spec and "hyper_param" not in what):
+                return "another encoder was read"
+        hparams = self.content["hyper_parameters"]
+        with suppress(UserError, SystemExit), redirect_stdout(io.StringIO()):
+            check_resumable(self.path, hparams, samples_per_step=2, max_epochs=2)
+            flags = [*flags_of(self.folder, self.folder), "--resume_from_checkpoint"]
+            with without_pictures():
+                main_pretrain.main([*flags, str(self.path)])
+            gc.collect()
+            if fingerprint(read_torch_file(self.path)) != reference(self.folder).states[FINAL]:
+                return "the resumed run ended otherwise"
+        return None
+
+
 def _unlike(folder: Path, log_dir: Path) -> str | None:
     """Return how checkpoints differ from those of the reference; None if they are equal."""
-    from utils.checkpoint import read_checkpoint
-
     for path in log_dir.rglob("*.ckpt"):
         try:
             found = read_checkpoint(path)
@@ -90,7 +180,10 @@ def _not_resumed(folder: Path, log_dir: Path) -> str | None:
     return f"left {left}" if left else None
 
 
-PARTS: dict[str, Callable[[int, int, Path], Iterator[Trial]]] = {"kills": kills}
+PARTS: dict[str, Callable[[int, int, Path], Iterator[Trial]]] = {
+    "kills": kills,
+    "mutations": mutations,
+}
 
 
 def main() -> None:
