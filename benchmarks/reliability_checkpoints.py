@@ -23,14 +23,15 @@ import main_pretrain
 import models.export
 from benchmarks import trials
 from benchmarks.checkpoint_mutations import damaged_bytes, damaged_zip, wrong_content
+from benchmarks.disk_faults import FAULTS, disk, fault
+from benchmarks.sabotage import Sabotage, kill_here
 from benchmarks.training_trials import (
     FINAL,
     HANG_S,
-    Sabotage,
+    Ended,
     checkpoints_of,
     fingerprint,
     flags_of,
-    kill_here,
     last_checkpoint,
     moment,
     reference,
@@ -104,7 +105,7 @@ class _Damaged:
     @cached_property
     def files(self) -> dict[str, bytes]:
         """Return whole files: of this code, of older code without a digest, and an export."""
-        (source,) = checkpoints_of(self.folder / "reference", "previous.ckpt")
+        (source,) = checkpoints_of(self.folder / "reference" / "logs", "previous.ckpt")
         older, exported = self.run_dir / "older.ckpt", self.run_dir / "exported"
         self.path.parent.mkdir(parents=True)
         (self.path.parent / ARGUMENTS).write_bytes((source.parent / ARGUMENTS).read_bytes())
@@ -119,7 +120,7 @@ class _Damaged:
     def attempt(self, number: int) -> Attempt:
         """Damage a file; return what was done, and the function that reads it."""
         rng, files = random.Random(number), self.files
-        if number % 5 < 2:
+        if number % 5 == 0:
             what = wrong_content(self.content, rng, self.path)
         else:
             name = rng.choice(tuple(files))
@@ -152,6 +153,50 @@ class _Damaged:
         return None
 
 
+def disk_faults(begin: int, end: int, folder: Path) -> Iterator[Trial]:
+    """Let the disk fail while a run writes; then heal it and resume.
+
+    The first kinds are real: a full or read-only file system, a limit of file sizes, and a folder
+    of another user. They need the rights of root, without which they are errors put in the place
+    of system calls, as the other kinds are.
+
+    Args:
+        begin: Number of the first trial.
+        end: Number after the last trial.
+        folder: Folder of the trials.
+    """
+    known = reference(folder)
+    for number in range(begin, end):
+        rng, log_dir = random.Random(number), folder / f"disk_{number}" / "logs"
+        policy, at = rng.choice(("stop", "continue")), rng.randrange(known.log_calls)
+        kind = FAULTS[number % len(FAULTS)]
+        log_dir.parent.mkdir()
+        with disk(log_dir.parent, kind, rng) as heal:
+            sabotage = Sabotage("logs", fault(kind, log_dir.parent, rng), at)
+            child = start(folder, log_dir, "--on_save_error", policy, prepare=sabotage.install)
+            ended = wait(child, log_dir)
+            heal()
+            failure = _untold(ended, policy) or _unlike(folder, log_dir)
+            failure = failure or _not_resumed(folder, log_dir)
+        yield Trial(f"{kind} from call {at} on, {policy}", failure)
+        if failure is None:
+            shutil.rmtree(log_dir.parent)
+
+
+def _untold(ended: Ended, policy: str) -> str | None:
+    """Return what is wrong with the end of a run on a failing disk: one sentence and exit code 2.
+
+    A run may also end well, if it survived, or if the disk was large enough.
+    """
+    errors = ended.text.count("error: ")
+    told = "the training continues" in ended.text
+    if ended.code not in (0, 2) or errors != (ended.code == 2) or "Traceback" in ended.text:
+        return f"exit code {ended.code}: {ended.text[-800:]}"
+    return (
+        f"continued with --on_save_error stop: {ended.text}" if told and policy == "stop" else None
+    )
+
+
 def _unlike(folder: Path, log_dir: Path) -> str | None:
     """Return how checkpoints differ from those of the reference; None if they are equal."""
     for path in log_dir.rglob("*.ckpt"):
@@ -169,12 +214,15 @@ def _unlike(folder: Path, log_dir: Path) -> str | None:
 def _not_resumed(folder: Path, log_dir: Path) -> str | None:
     """Run the same command again, and return how its end differs from the reference."""
     had = checkpoints_of(log_dir, "last.ckpt")
+    states = reference(folder).states
+    if had and fingerprint(read_checkpoint(had[-1])) == states[FINAL]:
+        return None  # it was finished
     ended = wait(start(folder, log_dir), log_dir)
     if ended.code:
         return f"resumed with exit code {ended.code}: {ended.text[-500:]}"
     if had and f"resuming {had[-1]}" not in ended.text:
         return f"did not resume last.ckpt: {ended.text[-500:]}"
-    if fingerprint(last_checkpoint(log_dir)) != reference(folder).states[FINAL]:
+    if fingerprint(last_checkpoint(log_dir)) != states[FINAL]:
         return "the resumed run ended otherwise"
     left = [str(path) for path in log_dir.rglob(".*.partial")]
     return f"left {left}" if left else None
@@ -183,6 +231,7 @@ def _not_resumed(folder: Path, log_dir: Path) -> str | None:
 PARTS: dict[str, Callable[[int, int, Path], Iterator[Trial]]] = {
     "kills": kills,
     "mutations": mutations,
+    "disk_faults": disk_faults,
 }
 
 

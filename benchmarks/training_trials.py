@@ -6,10 +6,8 @@ A child starts in milliseconds, because its parent has imported everything.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
-import random
 import signal
 import sys
 import time
@@ -23,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from unittest.mock import patch
 
 import main_pretrain
+from benchmarks.sabotage import Sabotage
 from datasets.mini_earth import write_seco
 from utils.cli import run
 
@@ -38,7 +37,6 @@ FLAGS = (
 )
 HANG_S = 300.0  # of a run of two seconds; the machine may be busy
 FINAL = "final"
-Act = Callable[[str, Callable[[], Any]], Any]  # kind of a system call, and the call itself
 
 
 class Reference(NamedTuple):
@@ -46,6 +44,7 @@ class Reference(NamedTuple):
 
     states: dict[str, str]  # fingerprint of each checkpoint by ``moment``, and of the last one
     calls: int  # system calls that write checkpoints
+    log_calls: int  # system calls that write anything into the folder of the run
     seconds: float
 
 
@@ -117,11 +116,13 @@ def reference(folder: Path) -> Reference:
         if not (folder / "seco").exists():
             write_seco(folder / "seco", num_places=6, num_dates=4, size=48, num_workers=1)
         started = time.perf_counter()
-        ended = wait(start(folder, folder / "reference", prepare=lambda: _record(path)))
+        log_dir = folder / "reference" / "logs"
+        log_dir.parent.mkdir()
+        ended = wait(start(folder, log_dir, prepare=lambda: _record(path)), log_dir)
         if ended.code:
             raise RuntimeError(f"the reference failed: {ended}")
         content = json.loads(path.read_text()) | {"seconds": time.perf_counter() - started}
-        content["states"][FINAL] = fingerprint(last_checkpoint(folder / "reference"))
+        content["states"][FINAL] = fingerprint(last_checkpoint(log_dir))
         path.write_text(json.dumps(content))
     return Reference(**json.loads(path.read_text()))
 
@@ -219,88 +220,22 @@ def last_checkpoint(log_dir: Path) -> dict[str, Any]:
     return read_checkpoint(path)
 
 
-class Sabotage:
-    """Act at one of the system calls that write below a folder: open, write, fsync, rename, link.
-
-    Args:
-        below: Name of a folder in the path.
-        act: Is given the kind of each call and the call, from the number ``at`` on.
-        at: Number of the first call, from 0.
-    """
-
-    def __init__(self, below: str, act: Act, at: int = 0) -> None:
-        self.below, self.act, self.at, self.calls = below, act, at, 0
-
-    def __call__(self, kind: str, path: object, call: Callable[[], Any]) -> Any:
-        if self.below not in Path(str(path)).parts:
-            return call()
-        self.calls += 1
-        return self.act(kind, call) if self.calls > self.at else call()
-
-    def install(self) -> None:
-        """Put this between Python and the system, in this process."""
-        sabotage = self
-        replace, link, fsync, open_path = Path.replace, Path.hardlink_to, os.fsync, Path.open
-        write_fd = os.write
-
-        class File(io.FileIO):
-            def write(self, data: Any, /) -> int:
-                write = super().write
-                done = sabotage("write", self.name, lambda: write(data))
-                return int(done)
-
-        def open_it(path: Path, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
-            if "b" not in mode or not set(mode) & set("wa+"):
-                if set(mode) & set("wa+"):
-                    return sabotage("open", path, lambda: open_path(path, mode, *args, **kwargs))
-                return open_path(path, mode, *args, **kwargs)
-            raw = sabotage("open", path, lambda: File(str(path), mode.replace("b", "")))
-            if kwargs.get("buffering") == 0:
-                return raw
-            return (io.BufferedRandom if "+" in mode else io.BufferedWriter)(raw)
-
-        def named(descriptor: int) -> str:
-            return str(Path(f"/proc/self/fd/{descriptor}").readlink())
-
-        def write_it(fd: int, data: Any) -> int:
-            return int(sabotage("write", named(fd), lambda: write_fd(fd, data)))
-
-        Path.replace = lambda path, to: sabotage("rename", path, lambda: replace(path, to))  # type: ignore[method-assign]
-        Path.hardlink_to = lambda path, to: sabotage("link", path, lambda: link(path, to))  # type: ignore[method-assign]
-        Path.open = open_it  # type: ignore[method-assign]
-        os.fsync = lambda fd: sabotage("fsync", named(fd), lambda: fsync(fd))  # type: ignore[assignment]
-        os.write = write_it
-
-
-def kill_here(rng: random.Random) -> Act:
-    """Return an act that ends the process by SIGKILL before or after a call, or within a write.
-
-    Args:
-        rng: Chooses when.
-    """
-
-    def act(kind: str, call: Callable[[], Any]) -> Any:
-        if rng.random() < 0.5:
-            call()
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    return act
-
-
 def _record(path: Path) -> None:
     """Write the fingerprint of each checkpoint of this run, and the number of calls."""
     from utils.checkpoint import WholeCheckpointIO
 
     save, states = WholeCheckpointIO.save_checkpoint, dict[str, str]()
-    sabotage = Sabotage("checkpoints", lambda _, call: call())
+    sabotage, of_logs = (Sabotage(name, lambda _, call: call()) for name in ("checkpoints", "logs"))
     sabotage.install()
+    of_logs.install()
 
     def save_and_record(
         self: WholeCheckpointIO, checkpoint: dict[str, Any], *arguments: Any, **keywords: Any
     ) -> None:
         save(self, checkpoint, *arguments, **keywords)
         states[moment(checkpoint)] = fingerprint(checkpoint)
-        path.write_text(json.dumps({"states": states, "calls": sabotage.calls}))
+        found = {"states": states, "calls": sabotage.calls, "log_calls": of_logs.calls}
+        path.write_text(json.dumps(found))
 
     WholeCheckpointIO.save_checkpoint = save_and_record  # type: ignore[assignment,method-assign]
 

@@ -61,6 +61,8 @@ def written_whole(path: Path, *others: type[Exception]) -> Iterator[Path]:
     except errors as error:
         if isinstance(error.__context__, KeyboardInterrupt | SystemExit):
             raise error.__context__ from None  # torch reports an interrupted write in its own way
+        if isinstance(error.__context__, OSError):
+            error = error.__context__  # and one that failed
         if isinstance(error, OSError) and error.errno:
             raise WriteError(f"cannot write {os_error_sentence(error, path)}") from error
         reason = (str(error) or type(error).__name__).splitlines()[0]  # NumPy gives no number

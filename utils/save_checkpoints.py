@@ -160,8 +160,7 @@ class SaveCheckpoints(Checkpoint):
         """Print the error of a write, unless it ends the run."""
         if is_last or self.on_save_error == "stop":
             raise error
-        step = trainer.global_step
-        text = f"step {step} is not saved, but the training continues: {error}"
+        text = f"step {trainer.global_step}: {error}; the training continues"
         tqdm.write(text, file=sys.stderr)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
