@@ -95,8 +95,8 @@ def damaged_zip(content: bytes, rng: random.Random) -> tuple[str, bytes]:
     buffer = io.BytesIO()
     with warnings.catch_warnings(), zipfile.ZipFile(buffer, "w", level) as archive:
         warnings.simplefilter("ignore")  # of a name that is there already
-        for name, data in records:
-            archive.writestr(name, data)
+        for record in records:
+            archive.writestr(*record)
         archive.comment = comment
     return f"{kind} {name!r}", buffer.getvalue()
 
