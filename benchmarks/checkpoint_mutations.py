@@ -131,7 +131,7 @@ def wrong_values(value: Any) -> list[Any]:
         wrong += [value[None], torch.zeros(0), other, torch.full_like(value.float(), torch.nan)]
         if value.is_floating_point() and value.numel():
             one = value.clone()
-            one.view(-1)[-1] = torch.nan
+            one[(-1,) * one.ndim] = torch.nan
             wrong += [torch.full_like(value, torch.inf), one]
         else:
             wrong.append(torch.full_like(value, -3))

@@ -108,6 +108,7 @@ class _Damaged:
         (source,) = checkpoints_of(self.folder / "reference" / "logs", "previous.ckpt")
         names = ("new.ckpt", "old.ckpt", "exported.ckpt")
         small, older, exported = (self.run_dir / name for name in names)
+        shutil.rmtree(self.run_dir, ignore_errors=True)  # of a child that died
         self.path.parent.mkdir(parents=True)
         (self.path.parent / ARGUMENTS).write_bytes((source.parent / ARGUMENTS).read_bytes())
         self.content = read_torch_file(source)
