@@ -197,7 +197,7 @@ def _untold(ended: Ended, policy: str) -> str | None:
 
     A run may also end well, if it survived, or if the disk was large enough.
     """
-    errors = ended.text.count("error: ")
+    errors = sum(line.startswith("error: ") for line in ended.text.splitlines())
     told = "the training continues" in ended.text
     if ended.code not in (0, 2) or errors != (ended.code == 2) or "Traceback" in ended.text:
         return f"exit code {ended.code}: {ended.text[-800:]}"

@@ -144,19 +144,19 @@ class SaveCheckpoints(Checkpoint):
                     with written_whole(self.folder / PREVIOUS) as partial:
                         _link(last, partial)
                 except WriteError as error:
-                    self._survive(trainer, error, is_last)
+                    self._survive(trainer, error, is_last=False)  # the newest one may succeed
         self._write(trainer, last, is_last)
 
     def _write(self, trainer: Trainer, path: Path, is_last: bool) -> None:
         try:
             trainer.save_checkpoint(path, weights_only=False)
         except WriteError as error:
-            self._survive(trainer, error, is_last)
+            self._survive(trainer, error, is_last=is_last)
             trainer.strategy.barrier()  # where the other processes wait
         else:
             self._is_last_good = self._is_last_good or path.name == LAST
 
-    def _survive(self, trainer: Trainer, error: WriteError, is_last: bool) -> None:
+    def _survive(self, trainer: Trainer, error: WriteError, *, is_last: bool) -> None:
         """Print the error of a write, unless it ends the run."""
         if is_last or self.on_save_error == "stop":
             raise error
