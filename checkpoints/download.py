@@ -12,16 +12,10 @@ if not __package__:  # started as a script: the root is not on the path yet
 
 from collections.abc import Sequence
 
+from models.digests import PUBLISHED
 from utils.cli import run
 from utils.collection import Collection, download_or_list
 from utils.download import RemoteFile, zenodo_urls
-
-_MD5 = {
-    "seco_resnet18_100k": "dcf336be31f6c6b0e77dcb6cc958fca8",
-    "seco_resnet18_1m": "53d5c41d0f479bdfd31d6746ad4126db",
-    "seco_resnet50_100k": "9672c303f6334ef816494c13b9d05753",
-    "seco_resnet50_1m": "7b09c54aed33c0c988b425c54f4ef948",
-}
 
 
 def _weights(name: str, md5: str) -> Collection:
@@ -34,7 +28,11 @@ def _weights(name: str, md5: str) -> Collection:
     return Collection(about, "", (file,), next_command=command)
 
 
-COLLECTIONS = {name: _weights(name, md5) for name, md5 in _MD5.items()}
+COLLECTIONS = {
+    Path(name).stem: _weights(Path(name).stem, digest)
+    for name, (kind, digest) in PUBLISHED.items()
+    if kind == "md5"
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

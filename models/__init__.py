@@ -3,6 +3,7 @@
 Encoders:
 
 - ``resnets.py``: Names of torchvision's ResNets, and their tensors.
+- ``digests.py``: Digests of the published encoders, and those that exports carry.
 - ``encoder_file.py``: Read the encoder and its input contract from any supported file.
 - ``backbones.py``: ResNet encoders without their classifier, and their weights.
 - ``export.py``: Export an encoder for other programs (script).

@@ -6,7 +6,6 @@ safetensors, and folders of ``models.export --format timm``. A state dict may be
 its names may have a prefix, and its numbers may have half or double precision.
 """
 
-import hashlib
 import json
 import reprlib
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from models.digests import DIGEST, PUBLISHED, check_published, file_digest, tensor_digest
 from models.resnets import RESNETS, encoder_tensors
 from utils.errors import UserError, listed, quoted
 from utils.input_spec import PICTURE_BANDS, SECO_SPEC, InputSpec, letters
@@ -32,8 +32,8 @@ _WRAPPER = "module."  # of torch.nn.parallel
 _LANDMARKS = (("conv1.weight", "layer1.0.conv1.weight"), ("0.weight", "4.0.conv1.weight"))
 _NESTING = 2  # dicts around a state dict, such as {"model": {"student": state}}
 _FLOATS = (torch.float16, torch.bfloat16, torch.float64)  # converted to float32
-# torchgeo's converted SeCo encoders, by the start of their sha256, which ends their file names.
-_TORCHGEO_SECO = ("cefca942", "018bf397")
+# torchgeo's converted SeCo encoders, under any name.
+_TORCHGEO_SECO = tuple(digest for kind, digest in PUBLISHED.values() if kind == "sha256")
 _MAX_BANDS = 1000
 # Absent from files before torch 0.4.1, and a float if a script converted every tensor; only
 # training reads it.
@@ -75,13 +75,14 @@ def read_encoder_file(
             None.
 
     Raises:
-        UserError: The file is of another kind, a tensor is missing, unknown, of another shape or
-            type, or not finite; or encoder or bands are other ones than required.
+        UserError: The file is damaged or of another kind, a tensor is missing, unknown, of another
+            shape or type, or not finite; or encoder or bands are other ones than required.
     """
     if path.is_dir():
         path /= "model.safetensors"  # the file that timm opens
     if not path.is_file():
         raise UserError(f"there is no checkpoint {path}: correct the path")
+    check_published(path)
     try:
         with path.open("rb") as file:
             start = file.read(9)
@@ -120,7 +121,7 @@ def _read_torch(path: Path) -> _Content:
     if isinstance(known, dict):
         return _Content(state, known.get("architecture"), known.get("input_spec"))
     is_seco = by_position and prefix in ("", _WRAPPER)
-    if is_seco or _sha256(path).startswith(_TORCHGEO_SECO):
+    if is_seco or file_digest(path, "sha256").startswith(_TORCHGEO_SECO):
         return _Content(state, spec=SECO_SPEC)
     return _Content(state)
 
@@ -134,6 +135,11 @@ def _read_safetensors(path: Path) -> _Content:
         contract = json.loads(header.get("input_spec", "null"))
     except (SafetensorError, ValueError, RecursionError) as error:
         raise _Unfit(f"is not a readable safetensors file: {quoted(str(error), 200)}") from error
+    # The format has no checksums. A digest is known by its text too, if its name is damaged.
+    digests = [text for name, text in header.items() if name == DIGEST or text[:7] == "sha256:"]
+    known = {"architecture": header.get("architecture"), "input_spec": contract}
+    if digests and digests != [tensor_digest(state, known)]:
+        raise _Unfit("is damaged, its sha256 is another one: download or copy it again")
     return _Content(_find_encoder(state)[0], header.get("architecture"), contract)
 
 
@@ -266,8 +272,3 @@ def _contract(content: _Content, stem: Tensor, bands: Sequence[str] | None) -> I
     if bands is not None and letters(bands) != letters(spec.bands):
         raise _Unfit(f"was trained on {known}, not on {' '.join(bands)}: leave --bands out")
     return spec
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -6,11 +6,11 @@ python -m models.export --ckpt_path seco_resnet18_1m.ckpt --format safetensors \
 Every file that --backbone_type pretrain reads can be exported. The formats hold the encoder without
 a classifier, with torchvision's names; --backbone_type pretrain reads all of them except onnx.
 
-torchvision  state dict, the contract in its _metadata
+torchvision  state dict, the contract in its _metadata, the sha256 in the comment of the zip
 timm         folder for timm.create_model("local-dir:FOLDER", pretrained=True), from timm 1.0.26 on
-safetensors  tensors, the contract in the header
-onnx         graph from normalised pictures (B, C, H, W) to features (B, D), the contract in
-             metadata_props; needs the packages onnx and onnxscript
+safetensors  tensors, contract and sha256 in the header
+onnx         graph from normalised pictures (B, C, H, W) to features (B, D), contract and
+             sha256 in metadata_props; needs the packages onnx and onnxscript
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from models.digests import DIGEST, tensor_digest
 from utils.cli import run
 from utils.errors import UserError
 from utils.files import check_can_write, check_checkpoint, written_whole
@@ -35,6 +36,7 @@ from utils.flags import Parser
 
 # torch is imported by the functions that use it, after the flags are checked.
 if TYPE_CHECKING:
+    from torch import Tensor
     from torchvision.models import ResNet
 
 _PIXELS = 224  # of the example from which the ONNX graph is traced, and of timm's default
@@ -84,19 +86,19 @@ def main(argv: Sequence[str] | None = None) -> Path:
 
 def _write_torchvision(resnet: ResNet, contract: Mapping[str, Any], path: Path) -> None:
     """Write a state dict; torch keeps its ``_metadata`` and ignores unknown entries."""
-    import torch
+    from utils.torch_files import save_torch_file
 
     state = resnet.state_dict()
     # An entry of its own would not load: torchvision wants its tensors and nothing else.
     state._metadata["contract"] = dict(contract)
-    torch.save(state, path)
+    save_torch_file(state, path)
 
 
 def _write_safetensors(resnet: ResNet, contract: Mapping[str, Any], path: Path) -> None:
     from safetensors.torch import save  # save_file lets nobody else read the file
 
     state = {name: tensor.contiguous() for name, tensor in resnet.state_dict().items()}
-    path.write_bytes(save(state, {"format": "pt"} | _header(contract)))
+    path.write_bytes(save(state, {"format": "pt"} | _header(state, contract)))
 
 
 def _write_timm(resnet: ResNet, contract: Mapping[str, Any], path: Path) -> None:
@@ -147,14 +149,15 @@ def _write_onnx(resnet: ResNet, contract: Mapping[str, Any], path: Path) -> None
             verbose=False,
         )
     assert program is not None  # only with a path
-    program.model.metadata_props.update(_header(contract))
+    program.model.metadata_props.update(_header(resnet.state_dict(), contract))
     program.save(path, external_data=False)
 
 
-def _header(contract: Mapping[str, Any]) -> dict[str, str]:
-    """Return the contract for formats whose metadata is text."""
+def _header(state: Mapping[str, Tensor], contract: Mapping[str, Any]) -> dict[str, str]:
+    """Return contract and digest for formats whose metadata is text."""
     spec = json.dumps(contract["input_spec"])
-    return {"architecture": contract["architecture"], "input_spec": spec}
+    digest = tensor_digest(state, contract)
+    return {"architecture": contract["architecture"], "input_spec": spec, DIGEST: digest}
 
 
 _WRITERS = {

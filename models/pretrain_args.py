@@ -34,7 +34,7 @@ _OF_VIEWS = ("crop_size", "crop_scale", "color_jitter", *_PROBABILITIES, "rotate
 # Flags that a resumed run may set to other values: they do not describe what is learned.
 MAY_CHANGE = (
     *("cache", "compile", "on_bad_patch", "schedule"),
-    *("save_every_n_epochs", "save_every_minutes", "log_every_n_steps"),
+    *("save_every_n_epochs", "save_every_minutes", "log_every_n_steps", "on_save_error"),
     *("online_data_dir", "online_max_epochs", "online_val_every_n_epoch"),
 )
 SCHEDULES = ("step", "cosine")  # of the learning rate: SeCo's and MoCo-v2's
@@ -124,13 +124,15 @@ def add_pretrain_args(parser: Parser) -> None:
     add("--schedule", **epochs, default=[120, 160], help=step)
     course = "Course of the learning rate over the epochs."
     add("--lr_schedule", choices=SCHEDULES, default="step", help=course)
-    add("--warmup_epochs", type=float, default=0, help="Epochs of linear warm-up from 0.")
+    add("--warmup_epochs", type=float, default=0.0, help="Epochs of linear warm-up from 0.")
     newest = "auto resumes the newest run in --log_dir, and starts one if there is none."
     add("--resume", choices=["auto"], help=newest)
     add = parser.group("output").add_argument
     add("--save_every_n_epochs", type=int, default=50, help="Epochs between two kept checkpoints.")
     minutes = "Minutes between two checkpoints within an epoch."
     add("--save_every_minutes", type=float, default=30, help=minutes)
+    failed = "Whether a checkpoint or log that cannot be written ends the run."
+    add("--on_save_error", choices=["stop", "continue"], default="stop", help=failed)
     add("--log_every_n_steps", type=int, default=50, help="Steps between two logged values.")
     add = parser.group("evaluation").add_argument
     online = "EuroSAT or BigEarthNet, on which the encoder is probed during the training."

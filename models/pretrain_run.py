@@ -16,7 +16,8 @@ from utils.input_spec import PICTURE_BANDS, InputSpec, letters
 from utils.launch import World
 from utils.plots import Views, plot_training, plot_views, to_pictures
 from utils.report import provenance, write_results
-from utils.training import METRICS, run_trainer
+from utils.run_log import METRICS
+from utils.training import run_trainer
 
 _SHOWN_SAMPLES = 8
 
@@ -135,6 +136,7 @@ def pretrain_trainer(
         args.resume_from_checkpoint,
         every_n_epochs=args.save_every_n_epochs,
         every_minutes=args.save_every_minutes,
+        on_save_error=args.on_save_error,
         callbacks=callbacks,
         tensorboard=True,
     )

@@ -28,9 +28,10 @@
 - ``color_jitter.py``: Colour operations on a batch.
 - ``transforms.py``: Views of a batch, and transforms of single images.
 - ``augment_cpu.py``: Views on a CPU, one sample at a time.
-- ``torch_files.py``: Read files of ``torch.save`` without running code in them.
+- ``torch_files.py``: ``torch.save`` with a sha256, and reading without running code.
 - ``checkpoint.py``: Write and check the checkpoints of a run.
 - ``save_checkpoints.py``: When a run saves: after epochs, by time and at signals.
+- ``run_log.py``: Values of a run in metrics.csv and for TensorBoard.
 - ``restored.py``: Resume a training only from the state that its run would have written.
 - ``resume.py``: Restore the flags of a run from the file next to its checkpoint.
 - ``distributed.py``: Exchange of tensors between processes.

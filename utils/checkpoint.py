@@ -7,13 +7,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from utils.errors import UserError
 from utils.files import written_whole
 from utils.input_spec import InputSpec
-from utils.torch_files import read_torch_file
+from utils.torch_files import read_torch_file, save_torch_file
 
 _SHAPE = ("base_encoder", "emb_dim", "num_negatives", "emb_spaces", "in_channels", "input_spec")
 # What Lightning restores, besides weights and hyper-parameters; a file of weights alone lacks it.
@@ -162,8 +161,8 @@ class WholeCheckpointIO(TorchCheckpointIO):
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
     ) -> None:
         # RuntimeError: torch's report of a full disk, or of an interrupted write.
-        with written_whole(Path(path), RuntimeError) as partial, partial.open("wb") as file:
-            torch.save(checkpoint, file)
+        with written_whole(Path(path), RuntimeError) as partial:
+            save_torch_file(checkpoint, partial)
 
     def load_checkpoint(
         self,

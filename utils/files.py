@@ -4,9 +4,13 @@ import errno
 import os
 import re
 import shutil
+import socket
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 from utils.errors import UserError, os_error_sentence
@@ -16,6 +20,15 @@ _LAST_CHECKPOINTS = (
     *("version_*/checkpoints/last.ckpt", "seed=*/last.ckpt", "seed=*/checkpoints/last.ckpt"),
     *("last.ckpt", "checkpoints/last.ckpt"),
 )
+
+# What is being written is named after its machine, shortened, and its process.
+_MACHINE = f"{zlib.crc32(socket.gethostname().encode()):08x}"
+_PARTIAL = re.compile(r"\..+\.([0-9a-f]{8})-(\d+)\.partial", re.DOTALL)
+_ABANDONED_S = 86_400.0  # age after which a file of another machine, such as a container, is stale
+
+
+class WriteError(UserError):
+    """A file that could not be written; the previous one, if any, is as it was."""
 
 
 @contextmanager
@@ -30,12 +43,13 @@ def written_whole(path: Path, *others: type[Exception]) -> Iterator[Path]:
         Path in the same folder to write to, unique to this process; it is renamed at the end.
 
     Raises:
-        UserError: The disk is full, or the path cannot be written.
+        WriteError: The disk is full, or the path cannot be written.
     """
     partial = _partial(path)
     errors: tuple[type[Exception], ...] = (OSError, *others)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _clean(path.parent)
         _remove(partial)  # of an earlier process with the same number
         try:
             yield partial
@@ -43,22 +57,36 @@ def written_whole(path: Path, *others: type[Exception]) -> Iterator[Path]:
             partial.replace(path)
         finally:
             _remove(partial)
+        _flush(path.parent)
     except errors as error:
         if isinstance(error.__context__, KeyboardInterrupt | SystemExit):
             raise error.__context__ from None  # torch reports an interrupted write in its own way
+        if isinstance(error.__context__, OSError):
+            error = error.__context__  # and one that failed
         if isinstance(error, OSError) and error.errno:
-            raise UserError(f"cannot write {os_error_sentence(error, path)}") from error
+            raise WriteError(f"cannot write {os_error_sentence(error, path)}") from error
         reason = (str(error) or type(error).__name__).splitlines()[0]  # NumPy gives no number
-        raise UserError(
+        raise WriteError(
             f"cannot write {path}, perhaps because the disk is full: {reason}"
         ) from error
 
 
 def flush_to_disk(path: Path) -> None:
-    """Wait until the content of a file is on the disk; nothing is done for a folder."""
-    if path.is_file():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+    """Wait until the content of a file, or of a folder with all its files, is on the disk."""
+    for each in (*path.rglob("*"), path) if path.is_dir() else (path,):
+        _flush(each)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # fsync(2): EINVAL, and on network disks EOPNOTSUPP, if a folder cannot be flushed.
+        if not path.is_dir() or error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def remove_partials(path: Path) -> None:
@@ -67,8 +95,36 @@ def remove_partials(path: Path) -> None:
         _remove(partial)
 
 
+def remove_abandoned(paths: Iterable[Path]) -> None:
+    """Delete, of some paths, what processes that no longer run left of ``written_whole``."""
+    for path in paths:
+        match = _PARTIAL.fullmatch(path.name)
+        if match is None:
+            continue
+        with suppress(OSError):  # the next start tries again
+            is_old = time.time() - path.lstat().st_mtime > _ABANDONED_S
+            if is_old or (match[1] == _MACHINE and not _is_running(int(match[2]))):
+                _remove(path)
+
+
+@cache
+def _clean(folder: Path) -> None:
+    """Remove abandoned files from a folder, once per process."""
+    remove_abandoned(folder.glob(".*.partial"))
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # another user's
+        pass
+    return True
+
+
 def _partial(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.partial")
+    return path.with_name(f".{path.name}.{_MACHINE}-{os.getpid()}.partial")
 
 
 def _remove(path: Path) -> None:

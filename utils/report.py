@@ -11,7 +11,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from utils.files import written_whole
+from utils.files import remove_abandoned, written_whole
 
 _PACKAGES = (
     "torch",
@@ -44,6 +44,7 @@ def new_run_dir(log_dir: Path, name: str) -> Path:
     """
     parent = log_dir / name
     parent.mkdir(parents=True, exist_ok=True)
+    remove_abandoned(parent.rglob(".*.partial"))  # of killed runs
     taken = [path.name.removeprefix("version_") for path in parent.glob("version_*")]
     for number in count(max((int(text) for text in taken if text.isdigit()), default=-1) + 1):
         run_dir = parent / f"version_{number}"

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from utils.distributed import gather
 from utils.errors import UserError
-from utils.files import remove_partials, written_whole
+from utils.files import WriteError, remove_abandoned, remove_partials, written_whole
 from utils.report import write_json
 from utils.resume import ARGUMENTS, LAST, PREVIOUS
 
@@ -40,6 +40,8 @@ class SaveCheckpoints(Checkpoint):
         every_n_epochs: Epochs between copies that are kept; None keeps none.
         every_minutes: Minutes between two checkpoints, above 0, for a training that resumes within
             an epoch; None saves only whole epochs, and leaves signals alone.
+        on_save_error: ``continue`` reports a checkpoint that cannot be written, and tries again
+            when the next one is due; ``stop`` ends the run, and so does the last one in any case.
     """
 
     def __init__(
@@ -49,11 +51,14 @@ class SaveCheckpoints(Checkpoint):
         resumed: Path | None,
         every_n_epochs: int | None,
         every_minutes: float | None,
+        on_save_error: str,
     ) -> None:
         self.folder = folder
         self.origin = origin
+        self.resumed = resumed
         self.every_n_epochs = every_n_epochs
         self.every_minutes = every_minutes
+        self.on_save_error = on_save_error
         self._saved_at = time.monotonic()
         self._signal: int | None = None
         self._signalled_at = 0.0
@@ -72,6 +77,8 @@ class SaveCheckpoints(Checkpoint):
             write_json(self.folder / ARGUMENTS, self.origin)
             for name in (LAST, PREVIOUS):
                 remove_partials(self.folder / name)  # of a run that was killed while it wrote
+            if self.resumed is not None:
+                remove_abandoned(self.resumed.parent.glob(".*.partial"))
         if self.every_minutes is not None:
             self._handlers = {each: signal.signal(each, self._note) for each in _SIGNALS}
 
@@ -80,7 +87,7 @@ class SaveCheckpoints(Checkpoint):
     ) -> None:
         wanted = 0 if self.every_minutes is None else self._wanted(trainer, self.every_minutes)
         if wanted:
-            self._save(trainer)
+            self._save(trainer, is_last=wanted == _STOP)
         if wanted == _STOP:
             if trainer.is_global_zero:
                 where = f"{self.folder / LAST} holds step {trainer.global_step}"
@@ -95,9 +102,9 @@ class SaveCheckpoints(Checkpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         done = trainer.current_epoch + 1
-        self._save(trainer)
+        self._save(trainer, is_last=done == trainer.max_epochs)
         if self.every_n_epochs is not None and done % self.every_n_epochs == 0:
-            trainer.save_checkpoint(self.folder / f"epoch={done}.ckpt", weights_only=False)
+            self._write(trainer, self.folder / f"epoch={done}.ckpt", is_last=False)
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -126,17 +133,35 @@ class SaveCheckpoints(Checkpoint):
             return 0  # reading the answer waits for the device, as logging does
         return int(gather(torch.tensor([wanted], device=device)).max())
 
-    def _save(self, trainer: Trainer) -> None:
+    def _save(self, trainer: Trainer, *, is_last: bool) -> None:
         last = self.folder / LAST
+        self._saved_at = time.monotonic()
         if trainer.is_global_zero:
             for logger in trainer.loggers:
                 logger.save()
             if self._is_last_good and self.every_minutes is not None:
-                with written_whole(self.folder / PREVIOUS) as partial:
-                    _link(last, partial)
-        trainer.save_checkpoint(last, weights_only=False)
-        self._is_last_good = True
-        self._saved_at = time.monotonic()
+                try:
+                    with written_whole(self.folder / PREVIOUS) as partial:
+                        _link(last, partial)
+                except WriteError as error:
+                    self._survive(trainer, error, is_last=False)  # the newest one may succeed
+        self._write(trainer, last, is_last)
+
+    def _write(self, trainer: Trainer, path: Path, is_last: bool) -> None:
+        try:
+            trainer.save_checkpoint(path, weights_only=False)
+        except WriteError as error:
+            self._survive(trainer, error, is_last=is_last)
+            trainer.strategy.barrier()  # where the other processes wait
+        else:
+            self._is_last_good = self._is_last_good or path.name == LAST
+
+    def _survive(self, trainer: Trainer, error: WriteError, *, is_last: bool) -> None:
+        """Print the error of a write, unless it ends the run."""
+        if is_last or self.on_save_error == "stop":
+            raise error
+        text = f"step {trainer.global_step}: {error}; the training continues"
+        tqdm.write(text, file=sys.stderr)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()

@@ -1,4 +1,6 @@
-"""Read files of ``torch.save`` without running code in them.
+"""Write files of ``torch.save`` with their sha256, and read them without running code in them.
+
+The sha256 of all bytes before it is the comment of the zip, so that it is copied with the file.
 
 Such a file is a pickle: a program that may name any function of Python and call it.
 ``torch.load(weights_only=True)`` looks names up in a table instead of importing them. A scan of the
@@ -7,6 +9,7 @@ torch's table has more names than weights need. Lightning 1.1 left names of its 
 checkpoints; ``Inert`` stands for them.
 """
 
+import hashlib
 import io
 import pickle
 import pickletools
@@ -50,6 +53,9 @@ _STRANGERS = {
     rb"\x1f\x8b": "compressed by gzip: unpack it",
     rb"\0": f"a block of zeros: {_AGAIN}",
 }
+_END = b"PK\5\6"  # of a zip: 22 bytes from here on, the last two the length of the comment
+_SEAL_BYTES = 71  # "sha256:" and 64 digits
+_BLOCK = 2**22  # bytes that are read at once
 _LEGACY_PICKLES = 5  # magic number, version, machine, content and list of storages
 _MAX_PROTOCOL = 3  # weights_only=True does not know the instructions of later pickle protocols
 _MAGIC = pickle.dumps(torch.serialization.MAGIC_NUMBER, 2)  # of files before torch 1.6
@@ -91,6 +97,22 @@ _FOREIGN: dict[str, type] = {
         "utilities.argparse._gpus_arg_default": Inert,
     }.items()
 }
+
+
+def save_torch_file(content: Any, path: Path) -> None:
+    """Write with ``torch.save``, and put the sha256 of the file into the comment of the zip.
+
+    Args:
+        content: Tensors and builtins.
+        path: File to write, not yet under its final name: this write may be interrupted.
+    """
+    with path.open("w+b") as file:
+        torch.save(content, file)
+        file.seek(-2, io.SEEK_END)
+        file.write(_SEAL_BYTES.to_bytes(2, "little"))
+        file.seek(0)
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        file.write(f"sha256:{digest}".encode())
 
 
 def read_torch_file(path: Path) -> Any:
@@ -135,24 +157,45 @@ def _check_zip(file: BinaryIO) -> None:
     """Check the only pickle of a zip that is not larger when it is read than on the disk."""
     size = file.seek(0, io.SEEK_END)
     with zipfile.ZipFile(file) as archive:
+        _check_seal(file, size, archive.comment)
         entries = archive.infolist()
-        names = {entry.filename.partition("/")[2] for entry in entries}
-        pickles = [entry for entry in entries if entry.filename.endswith("/data.pkl")]
-        if "constants.pkl" in names:
+        by_name = {entry.orig_filename: entry for entry in entries}
+        root = next(iter(by_name), "").partition("/")[0]
+        pickled = by_name.get(f"{root}/data.pkl")
+        if f"{root}/constants.pkl" in by_name:
             raise UserError("it is a TorchScript archive, which is code: give a state dict")
-        if not pickles:
+        if pickled is None:
             inside = listed([entry.filename for entry in entries]) or "nothing"
             raise UserError(f"it is a zip without data.pkl, which holds {inside}: unpack it")
         if (
-            len(names) < len(entries)  # a name twice, or two archives
+            len({name.lower() for name in by_name}) < len(entries)  # to torch, one name twice
+            or not all(name.startswith(f"{root}/") for name in by_name)  # two archives
+            or min(entry.header_offset for entry in entries)  # another file before this one
             or any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
             or sum(entry.file_size for entry in entries) > size  # entries overlap
-            or pickles[0].file_size > MAX_PICKLE_BYTES
+            or pickled.file_size > MAX_PICKLE_BYTES
         ):
             raise UserError("its zip is not one that torch.save writes")
-        _check_pickle(io.BytesIO(archive.read(pickles[0])))
+        _check_pickle(io.BytesIO(archive.read(pickled)))
         if damaged := archive.testzip():  # torch does not compare the checksums of tensors
             raise UserError(f"{quoted(damaged)} in it is damaged: {_AGAIN}")
+
+
+def _check_seal(file: BinaryIO, size: int, comment: bytes) -> None:
+    """Compare the sha256 of the file with that in its comment; files of others have none."""
+    rest = size - len(comment)
+    file.seek(max(0, rest - 22))
+    end = file.read(22)
+    if end[:4] != _END or end[20:] != len(comment).to_bytes(2, "little"):  # more or less follows
+        raise UserError(f"its end is damaged: {_AGAIN}")
+    if not comment:
+        return
+    digest = hashlib.sha256()
+    file.seek(0)
+    for start in range(0, rest, _BLOCK):
+        digest.update(file.read(min(_BLOCK, rest - start)))
+    if comment != f"sha256:{digest.hexdigest()}".encode():
+        raise UserError(f"its sha256 is not the one that it was written with: {_AGAIN}")
 
 
 def _check_legacy(file: BinaryIO) -> None:

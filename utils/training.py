@@ -1,11 +1,9 @@
 """Training with Lightning: the trainer of every script, its progress bar, checkpoints and end."""
 
-import csv
 import signal
 import subprocess
 import sys
 import time
-import warnings
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,20 +11,17 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
-from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
+from pytorch_lightning.loggers import Logger
 from tqdm import tqdm
 
 from utils.checkpoint import read_checkpoint
 from utils.cli import GRACE_S, exit_on_signal, trainer_kwargs
-from utils.errors import UserError
 from utils.launch import World, launch_kwargs, planned_world
 from utils.precision import resolve_precision
 from utils.progress import progress
 from utils.report import provenance
+from utils.run_log import RunLog, rows_before
 from utils.save_checkpoints import SaveCheckpoints
-
-METRICS = "metrics.csv"  # Lightning's name
-_KEPT = ".metrics.csv.kept"  # while the file is written again
 
 
 def prepare(args: Namespace) -> World:
@@ -48,6 +43,7 @@ def run_trainer(
     *,
     every_n_epochs: int | None = None,
     every_minutes: float | None = None,
+    on_save_error: str = "stop",
     callbacks: Sequence[Callback] = (),
     tensorboard: bool = False,
 ) -> Trainer:
@@ -63,27 +59,26 @@ def run_trainer(
         resumed: Checkpoint of the run to resume, whose metrics.csv is continued.
         every_n_epochs: Epochs between checkpoints that are kept; None keeps the last one only.
         every_minutes: See ``SaveCheckpoints``.
+        on_save_error: ``stop`` or ``continue``, if a checkpoint or a log cannot be written.
         callbacks: Further callbacks.
         tensorboard: Also write the values of metrics.csv for TensorBoard.
     """
     added: list[Callback] = [EndTogether(), SampleProgress(description), *callbacks]
     if checkpoints is not None:
         added.append(
-            SaveCheckpoints(checkpoints, origin or {}, resumed, every_n_epochs, every_minutes)
+            SaveCheckpoints(
+                *(checkpoints, origin or {}, resumed, every_n_epochs, every_minutes, on_save_error)
+            )
         )
-    loggers: list[Logger] = []
+    log: Logger | None = None
     if folder is not None:
         done: int | None = read_checkpoint(resumed)["global_step"] if resumed else None
         is_first = world.rank == 0  # it alone writes
-        rows = _history(resumed, done) if resumed and done is not None and is_first else None
-        loggers.append(_csv_logger(folder, rows))
-        if tensorboard:
-            settings: dict[str, Any] = {"default_hp_metric": False}
-            settings |= {"purge_step": done}  # what a resumed run logs again
-            loggers.append(TensorBoardLogger(folder, name="", version="", **settings))
+        rows = rows_before(resumed, done) if resumed and done is not None and is_first else ()
+        log = RunLog(folder, rows, tensorboard=tensorboard, first_step=done, on_error=on_save_error)
     return Trainer(
         **{"log_every_n_steps": 1, **arguments, **launch_kwargs(world)},
-        logger=loggers or False,
+        logger=log or False,
         callbacks=added,
         enable_checkpointing=checkpoints is not None,
         enable_progress_bar=False,  # ours counts samples
@@ -133,48 +128,6 @@ def of_repetition(args: Namespace, seed: int, train_frac: float) -> Namespace:
         train_frac: Its share of the labels, in 0..1.
     """
     return Namespace(**vars(args) | {"seed": seed, "num_seeds": 1, "train_frac": [train_frac]})
-
-
-def _csv_logger(folder: Path, rows: list[dict[str, float]] | None) -> CSVLogger:
-    """Log to ``metrics.csv``, which begins with the rows of a resumed run, if any."""
-    logger = CSVLogger(folder, name="", version="")
-    if rows is None:
-        return logger
-    path, kept = folder / METRICS, folder / _KEPT
-    # Lightning deletes the file; a kill before it is complete again must lose no rows.
-    if path.exists() and not kept.exists():
-        path.replace(kept)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Experiment logs directory")
-        for row in rows:
-            logger.experiment.log_metrics(row, step=int(row["step"]))
-    logger.save()
-    kept.unlink(missing_ok=True)
-    return logger
-
-
-def _history(checkpoint: Path, done: int) -> list[dict[str, float]]:
-    """Return the logged rows of the ``done`` steps of a run; [] if there are none.
-
-    The checkpoint is stored in the folder of ``metrics.csv`` or in a subfolder of it.
-    """
-    folders = (checkpoint.parent, checkpoint.parent.parent)
-    paths = [folder / name for folder in folders for name in (_KEPT, METRICS)]
-    found = next((path for path in paths if path.is_file()), None)
-    if found is None:
-        return []
-    try:
-        with found.open(newline="") as file:
-            lines = list(csv.DictReader(file))
-        rows = [{name: text for name, text in line.items() if text} for line in lines]
-        # Row s describes step s, from 0. Integers stay integers, so that the text is the same.
-        return [
-            {name: int(text) if text.isdigit() else float(text) for name, text in row.items()}
-            for row in rows
-            if int(row["step"]) < done
-        ]
-    except (KeyError, TypeError, ValueError, AttributeError, csv.Error) as error:
-        raise UserError(f"{found} is damaged: move it away to begin a new history") from error
 
 
 class SampleProgress(Callback):

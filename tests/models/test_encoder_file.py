@@ -53,7 +53,7 @@ def plain(encoder: Encoder) -> State:
 
 @pytest.fixture(scope="module")
 def legacy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("legacy") / "seco_resnet18_1m.ckpt"
+    path = tmp_path_factory.mktemp("legacy") / "published.ckpt"
     write_legacy_checkpoint(path)
     return path
 

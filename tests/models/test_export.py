@@ -4,6 +4,7 @@ import builtins
 import errno
 import json
 import os
+import random
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,19 @@ def test_others_may_read_what_the_umask_lets_them(tmp_path: Path, saved: Saved, 
     (tmp_path / "usual").touch()
     for file in path.iterdir() if path.is_dir() else [path]:
         assert file.stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
+@pytest.mark.parametrize("form", ["torchvision", "safetensors", "timm"])
+def test_a_bit_that_flips_in_an_export_is_found(tmp_path: Path, saved: Saved, form: str) -> None:
+    path = exported(saved[0], form, tmp_path / "x")
+    file = path / "model.safetensors" if path.is_dir() else path
+    whole = file.read_bytes()
+    for place in random.Random(0).sample(range(len(whole)), 5):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1
+        file.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"is damaged|sha256 is not the one"):
+            load_encoder("pretrain", None, path)
 
 
 def test_an_existing_target_is_kept(tmp_path: Path, saved: Saved) -> None:

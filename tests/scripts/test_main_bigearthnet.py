@@ -325,7 +325,7 @@ def test_fine_tuning_learns_statistics_and_leaves_the_encoder_as_it_was(
 def test_a_checkpoint_of_2021_is_evaluated_with_its_own_stretch(
     probe: list[str], data_dir: Path, tmp_path: Path
 ) -> None:
-    path = tmp_path / "seco_resnet18_1m.ckpt"
+    path = tmp_path / "published.ckpt"
     write_legacy_checkpoint(path)
     extra = as_flags(backbone_type="pretrain", base_encoder="resnet18", ckpt_path=path)
     assert 0 < main_bigearthnet.main([*probe, *extra, "--debug"])["test/map_micro"] < 100

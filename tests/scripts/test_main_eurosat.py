@@ -434,10 +434,10 @@ def test_spatial_lists_are_used_when_requested(data_dir: Path, tmp_path: Path) -
 
 
 def test_a_checkpoint_of_lightning_1_1_drives_the_script(data_dir: Path, tmp_path: Path) -> None:
-    encoder = write_legacy_checkpoint(tmp_path / "seco_resnet18_1m.ckpt")
+    encoder = write_legacy_checkpoint(tmp_path / "published.ckpt")
     path = tmp_path / "p.npz"
     flags = short_flags(data_dir, tmp_path, num_seeds=1, save_predictions=path)
-    extra = ["--backbone_type", "pretrain", "--ckpt_path", str(tmp_path / "seco_resnet18_1m.ckpt")]
+    extra = ["--backbone_type", "pretrain", "--ckpt_path", str(tmp_path / "published.ckpt")]
     extra += ["--base_encoder", "resnet18"]
     metrics = main_eurosat.main([*flags, *extra])
     assert 0 <= metrics["test/accuracy"] <= 100

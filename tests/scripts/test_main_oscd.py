@@ -116,7 +116,7 @@ def test_run_leaves_scores_and_checkpoints(finished: Finished) -> None:
         low, high = metrics[f"test/{name}_interval"]
         assert 0 <= low <= metrics[f"test/{name}"] <= high <= 100
     for seed in ("seed=42", "seed=43"):
-        names = ["arguments.json", "best.ckpt", "hparams.yaml", "last.ckpt", "metrics.csv"]
+        names = ["arguments.json", "best.ckpt", "last.ckpt", "metrics.csv"]
         assert sorted(path.name for path in (run_dir / seed).iterdir()) == names
         with (run_dir / seed / "metrics.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))

@@ -1,5 +1,6 @@
 """Checkpoints are whole, and a run resumes only from its own."""
 
+import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from models.backbones import Encoder, load_encoder
+from models.digests import PUBLISHED
 from utils.checkpoint import WholeCheckpointIO, check_resumable, read_checkpoint
 from utils.errors import UserError
 from utils.input_spec import SECO_SPEC, InputSpec
@@ -162,9 +164,7 @@ def test_weights_without_the_state_of_a_run_are_not_resumed(
 def test_a_bit_that_flipped_in_a_tensor_is_found(tmp_path: Path) -> None:
     path = tmp_path / "x.ckpt"
     torch.save({"state_dict": {"weight": torch.full((1000,), 3.0)}, "hyper_parameters": {}}, path)
-    content = bytearray(path.read_bytes())
-    content[content.index(torch.full((9,), 3.0).numpy().tobytes()) + 100] ^= 1
-    path.write_bytes(content)
+    flipped(path, path.read_bytes().index(torch.full((9,), 3.0).numpy().tobytes()) + 100)
     with pytest.raises(UserError, match=r"x/data/0 in it is damaged: download or copy"):
         read_checkpoint(path)
 
@@ -195,3 +195,39 @@ def test_a_run_does_not_resume_with_other_hyper_parameters(
     hparams = resumable(tmp_path / "x.ckpt", **change)
     with pytest.raises(UserError, match=rf"trained with {next(iter(change))} .*resume with the"):
         check_resumable(tmp_path / "x.ckpt", hparams, 256, max_epochs=11)
+
+
+def flipped(path: Path, place: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_written_checkpoint_carries_the_sha256_of_its_bytes(tmp_path: Path) -> None:
+    """Also a copy of it, and whatever bit flips; without its last bytes it is refused."""
+    path = tmp_path / "x.ckpt"
+    WholeCheckpointIO().save_checkpoint(EMPTY | {"tensor": torch.arange(4)}, path)
+    whole = path.read_bytes()
+    assert whole[-71:] == f"sha256:{hashlib.sha256(whole[:-71]).hexdigest()}".encode()
+    assert torch.equal(torch.load(path)["tensor"], torch.arange(4))  # as anyone reads it
+    for place in range(0, len(whole), 7):
+        path.write_bytes(whole)
+        flipped(path, place)
+        with pytest.raises(UserError, match=r"x\.ckpt is not a"):
+            read_checkpoint(path)
+    for cut in (1, 70, 71, 72, 93):
+        path.write_bytes(whole[:-cut])
+        with pytest.raises(UserError, match="download or copy it again"):
+            read_checkpoint(path)
+
+
+def test_a_file_under_a_published_name_is_the_published_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("seco_resnet18_1m.ckpt", "resnet18_sentinel2_rgb_seco-cefca942.pth"):
+        pretrained(tmp_path / name)
+        with pytest.raises(UserError, match=r"the published file of this name has .*download it"):
+            load_encoder("pretrain", None, tmp_path / name)
+    digest = hashlib.md5((tmp_path / name).read_bytes()).hexdigest()
+    monkeypatch.setitem(PUBLISHED, name, ("md5", digest))
+    load_encoder("pretrain", None, tmp_path / name)

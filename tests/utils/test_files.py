@@ -2,6 +2,7 @@
 
 import errno
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from utils.files import (
     written_whole,
 )
 from utils.locks import locked, sole_writer
+from utils.report import write_json
 
 HIDDEN = (
     ".DS_Store ._B04.tif .B04.tif paris/imgs_1/._B04.tif .git/B04.tif ._B04.tif ./._B04.tif "
@@ -100,6 +102,27 @@ def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
     (tmp_path / ".b.json.123.partial").touch()
     remove_partials(tmp_path / "a.json")
     assert [path.name for path in tmp_path.iterdir()] == [".b.json.123.partial"]
+
+
+def test_what_a_killed_process_left_goes_with_the_next_write(
+    tmp_path: Path,
+) -> None:
+    process = os.fork()
+    if not process:
+        with written_whole(tmp_path / "killed") as partial:
+            partial.mkdir()
+            os._exit(0)
+    os.waitpid(process, 0)
+    names = [path.name for path in tmp_path.iterdir()]
+    assert len(names) == 1
+    machine = names[0].split(".")[2].partition("-")[0]
+    kept = {f".a.{machine}-{os.getppid()}.partial", f".a.0000000a-{process}.partial", ".a.partial"}
+    for name in kept:
+        (tmp_path / name).touch()
+    (tmp_path / f".old.0000000a-{process}.partial").touch()  # of another machine, two days old
+    os.utime(tmp_path / f".old.0000000a-{process}.partial", (time.time() - 172_800,) * 2)
+    write_json(tmp_path / "b", 1)
+    assert {path.name for path in tmp_path.iterdir()} == kept | {"b"}
 
 
 @pytest.mark.parametrize("address", ["s3://bucket/set", "gs://bucket/set"])

@@ -152,6 +152,7 @@ def tensor_beyond_its_storage(path: Path) -> None:
 
 ODD, UNREADABLE, ENDLESS = "its zip is not one", "not a readable checkpoint", "nests tuples without"
 NONE = ("a/data.pkl", b"N.")
+HOSTILE = checkpoint_of(named("os", "system"))
 LARGE = torch_files.MAX_PICKLE_BYTES
 # Tuples that each hold the one before twice: to hash the last takes years.
 DOUBLED = b"".join(b"\x86q%c" % i + b"h%c" % i for i in range(60))
@@ -168,6 +169,10 @@ CODE = (NONE, ("a/constants.pkl", b"N."), ("a/code/x.py", b"pass"))  # of torch.
         (overlapping, ODD),
         (lambda x: stored(x, NONE, ("b/data.pkl", b"}.")), ODD),  # one to look at, one to read
         (lambda x: stored(x, NONE, ("a/data.pkl", b"}.")), ODD),
+        (lambda x: stored(x, NONE, ("A/DATA.PKL", b"}.")), ODD),  # torch looks for any case
+        (lambda x: stored(x, ("a/DATA.PKL", b"N.")), "zip without data.pkl"),
+        (lambda x: stored(x, ("a/y/data.pkl", b"N.")), "zip without data.pkl"),
+        (lambda x: stored(x, ("a/y/data.pkl", b"N."), ("a/data.pkl", HOSTILE)), "might run code"),
         (lambda x: stored(x, ("a/data.pkl", bytes(LARGE + 1))), ODD),
         (lambda x: stored(x, *CODE), "a TorchScript archive, which is code"),
         (lambda x: stored(x, ("a/other", b"")), "zip without data.pkl"),

@@ -1,0 +1,170 @@
+"""Values of a run in metrics.csv and as TensorBoard's events, in whole lines and whole events."""
+
+import csv
+import io
+import os
+import socket
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers.logger import Logger
+from pytorch_lightning.utilities import rank_zero_only
+from tqdm import tqdm
+
+from utils.errors import UserError, os_error_sentence
+from utils.files import WriteError, written_whole
+
+METRICS = "metrics.csv"
+Row = Mapping[str, float | str]
+
+
+class RunLog(Logger):
+    """Write values as they are logged, in the process of rank 0.
+
+    Lightning's loggers leave half a line on a full disk, and a thread with a traceback. Here what
+    was not written is kept, and written with the next values.
+
+    Args:
+        folder: Folder of ``metrics.csv``.
+        rows: Rows of the resumed run, which replace those in the file.
+        tensorboard: Also write events for TensorBoard.
+        first_step: Step after which a resumed run logs; TensorBoard drops later ones. None for a
+            new run.
+        on_error: ``stop`` raises a ``WriteError``, ``continue`` prints it.
+    """
+
+    name = version = ""
+
+    def __init__(
+        self,
+        folder: Path,
+        rows: Sequence[Row] = (),
+        *,
+        tensorboard: bool = False,
+        first_step: int | None = None,
+        on_error: str = "stop",
+    ) -> None:
+        super().__init__()
+        self.path, self.on_error = folder / METRICS, on_error
+        self._columns: list[str] = []  # those in the file
+        self._rows = list(rows)  # not in the file yet
+        events = f"events.out.tfevents.{time.time():010.0f}.{socket.gethostname()}.{os.getpid()}"
+        self._events_path = folder / events if tensorboard else None
+        self._events = io.BytesIO()  # not in the file yet
+        self._is_failing = False
+        if tensorboard:
+            self._add_event(file_version="brain.Event:2")
+            if first_step is not None:
+                self._add_event(first_step, session_log={"status": "START"})
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        self._rows.append({**metrics, "step": step or 0})
+        if self._events_path is not None:
+            values = [{"tag": tag, "simple_value": value} for tag, value in metrics.items()]
+            self._add_event(step or 0, summary={"value": values})
+
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *_: Any, **__: Any) -> None:
+        """Flags are in ``arguments.json``."""
+
+    @rank_zero_only
+    def save(self) -> None:
+        try:
+            self._write()
+        except WriteError as error:
+            if self.on_error == "stop":
+                raise
+            if not self._is_failing:
+                tqdm.write(f"{error}; the training continues", file=sys.stderr)
+            self._is_failing = True
+        else:
+            self._is_failing = False
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        with suppress(*([WriteError] if status == "failed" else [])):  # the run has its own error
+            self._write()
+
+    def _write(self) -> None:
+        if self._rows:
+            columns = sorted({*self._columns, *(name for row in self._rows for name in row)})
+            if columns == self._columns:
+                _append(self.path, _lines(self._rows, columns))
+            else:
+                before = read_rows(self.path) if self._columns else []
+                with written_whole(self.path) as partial:
+                    partial.write_bytes(_lines([*before, *self._rows], columns, header=True))
+            self._columns, self._rows = columns, []
+        if self._events_path is not None and self._events.tell():
+            self._events_path.parent.mkdir(parents=True, exist_ok=True)
+            _append(self._events_path, self._events.getvalue())
+            self._events = io.BytesIO()
+
+    def _add_event(self, step: int = 0, **content: Any) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        event = Event(wall_time=time.time(), step=step, **content)
+        RecordWriter(self._events).write(event.SerializeToString())
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Return the complete lines of a ``metrics.csv``, without empty cells.
+
+    Args:
+        path: File to read.
+    """
+    text = path.read_text()
+    lines = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
+    return [{name: cell for name, cell in line.items() if cell} for line in lines]
+
+
+def rows_before(checkpoint: Path, done: int) -> list[dict[str, float]]:
+    """Return the logged rows of the first steps of a run; [] if there are none.
+
+    Args:
+        checkpoint: File in the folder of ``metrics.csv`` or in a subfolder of it.
+        done: Number of steps.
+    """
+    paths = [folder / METRICS for folder in (checkpoint.parent, checkpoint.parent.parent)]
+    found = next((path for path in paths if path.is_file()), None)
+    if found is None:
+        return []
+    try:
+        # Row s describes step s, from 0. Integers stay integers, so that the text is the same.
+        return [
+            {name: int(text) if text.isdigit() else float(text) for name, text in row.items()}
+            for row in read_rows(found)
+            if int(row["step"]) < done
+        ]
+    except (KeyError, TypeError, ValueError, AttributeError, csv.Error) as error:
+        raise UserError(f"{found} is damaged: move it away to begin a new history") from error
+
+
+def _lines(rows: Sequence[Row], columns: Sequence[str], *, header: bool = False) -> bytes:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns)
+    if header:
+        writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def _append(path: Path, content: bytes) -> None:
+    """Write at the end of a file; of a write that fails, nothing stays."""
+    try:
+        with path.open("ab", buffering=0) as file:
+            size = file.tell()
+            try:
+                while content:
+                    content = content[os.write(file.fileno(), content) :]
+            except OSError:
+                file.truncate(size)
+                raise
+    except OSError as error:
+        raise WriteError(f"cannot write {os_error_sentence(error, path)}") from error
