@@ -1,6 +1,5 @@
 """What a pre-training does around its steps: check the loss, draw pictures, write results."""
 
-import warnings
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -122,8 +121,6 @@ def pretrain_trainer(
         callbacks: Callbacks besides those of every training.
         run_dir: Folder of the run; None logs and saves nothing.
     """
-    # The order of a sampler begins where the checkpoint ends; Lightning expects that of the loader.
-    warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before")
     settings = {"log_every_n_steps": args.log_every_n_steps, "benchmark": True}
     return run_trainer(
         "pre-training",

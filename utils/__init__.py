@@ -13,6 +13,7 @@
 - ``images.py``: Pillow's errors for damaged images, and bits per channel.
 - ``flags.py``: Argument parser with one-line errors, and checks of values.
 - ``cli.py``: Flags that the scripts share, and running a script to its exit code.
+- ``signals.py``: What a signal does that announces the end of a run.
 - ``launchers.py``: Environment variables of torchrun, SLURM and Lightning.
 - ``launch.py``: Number of processes, and Lightning's settings for them.
 - ``precision.py``: Numerical precision that a device supports.

@@ -18,7 +18,7 @@ ARGUMENTS = "arguments.json"  # next to the checkpoints, as ``utils.report.prove
 MAY_CHANGE = {
     *("data_dir", "num_workers", "batch_size", "gpus", "accelerator", "num_nodes"),
     *("num_processes", "precision", "max_epochs", "log_dir", "debug"),
-    *("resume", "resume_from_checkpoint"),
+    *("save_every_minutes", "resume", "resume_from_checkpoint"),
 }
 # A flag that one script alone has, in the order in which they are looked for.
 _SCRIPTS = {

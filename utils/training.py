@@ -1,7 +1,6 @@
 """Training with Lightning: the trainer of every script, its progress bar, checkpoints and end."""
 
 import csv
-import signal
 import subprocess
 import sys
 import time
@@ -17,7 +16,7 @@ from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from tqdm import tqdm
 
 from utils.checkpoint import read_checkpoint
-from utils.cli import GRACE_S, exit_on_signal, trainer_kwargs
+from utils.cli import GRACE_S, trainer_kwargs
 from utils.errors import UserError
 from utils.launch import World, launch_kwargs, planned_world
 from utils.precision import resolve_precision
@@ -81,7 +80,7 @@ def run_trainer(
             settings: dict[str, Any] = {"default_hp_metric": False}
             settings |= {"purge_step": done}  # what a resumed run logs again
             loggers.append(TensorBoardLogger(folder, name="", version="", **settings))
-    return Trainer(
+    trainer = Trainer(
         **{"log_every_n_steps": 1, **arguments, **launch_kwargs(world)},
         logger=loggers or False,
         callbacks=added,
@@ -91,6 +90,11 @@ def run_trainer(
         num_sanity_val_steps=0,
         use_distributed_sampler=False,  # ours draws from (seed, epoch)
     )
+    # Lightning answers SIGTERM by a message that the other processes may never receive.
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    # The order of a sampler begins where the checkpoint ends; Lightning expects that of the loader.
+    warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before")
+    return trainer
 
 
 def make_trainer(
@@ -242,12 +246,6 @@ class EndTogether(Callback):
 
     The failed process prints the error. Only the first process may have to clean up files.
     """
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.world_size > 1:
-            # Lightning's handler sends a message that a failed process does not receive.
-            first = trainer.is_global_zero
-            signal.signal(signal.SIGTERM, exit_on_signal if first else signal.SIG_DFL)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException

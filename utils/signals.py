@@ -1,0 +1,78 @@
+"""Signals that announce the end of a run: the first one ends it in order, another one at once."""
+
+import os
+import signal
+import sys
+import time
+from types import FrameType
+from typing import Any
+
+# SLURM (sbatch --signal=USR1@120), cloud machines and Ctrl-C send them.
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+_REPEAT_S = 1.0  # torchrun passes on at once what its processes have received already
+_PATIENCE_S = 40.0  # for the next step; SLURM and clouds give 30 s and more after that
+
+
+class Leave:
+    """Handler that raises ``SystemExit`` at the first signal, and ends the process at another one.
+
+    Args:
+        code: Exit code; None for 128 more than the number of the signal.
+
+    Attributes:
+        came: Number of the first signal; None before it.
+    """
+
+    def __init__(self, code: int | None) -> None:
+        self.code = code
+        self.came: int | None = None
+        self._at = 0.0
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if self.is_first(number):
+            self.leave()
+
+    def is_first(self, number: int) -> bool:
+        """Note a signal; one that is not a repetition of the first ends the process."""
+        if self.came is None:
+            self.came, self._at = number, time.monotonic()
+            return True
+        if time.monotonic() - self._at > _REPEAT_S:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        return False
+
+    def leave(self) -> None:
+        """Raise ``SystemExit`` for the signal that came."""
+        sys.exit(128 + (self.came or 0) if self.code is None else self.code)
+
+
+class Hold(Leave):
+    """Handler that only notes the first signal, for a training to save before its next step.
+
+    If no step comes within 40 s, as during a validation or while data cannot be read, the signal
+    ends the run where it is.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(os.EX_TEMPFAIL)
+        self.is_saving = False  # a checkpoint is written to its end
+        self._before: dict[int, Any] = {}
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGALRM and not self.is_saving:
+            self.leave()
+        if number == signal.SIGALRM or self.is_first(number):
+            signal.setitimer(signal.ITIMER_REAL, _PATIENCE_S)
+
+    def start(self) -> None:
+        """Note signals from now on."""
+        self._before = {each: signal.signal(each, self) for each in (*SIGNALS, signal.SIGALRM)}
+
+    def stop(self) -> None:
+        """Restore the handlers before ``start``; without one, nothing is done."""
+        if self._before:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
