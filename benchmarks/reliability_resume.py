@@ -5,6 +5,7 @@ train, each stopped three times at a step and by a signal of its own. Nine more 
 another number of processes, and compare the samples of every step instead.
 """
 
+import faulthandler
 import json
 import os
 import random
@@ -13,6 +14,7 @@ import signal
 import socket
 import sys
 import time
+import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
@@ -138,10 +140,7 @@ def _run(setting: Setting, data: Path, log_dir: Path, stop: _Stop | None = None)
         child = os.fork()
         if child == 0:
             os.setpgid(0, children[0] if children else 0)
-            try:
-                _train(setting, data, log_dir, stop, rank, port)
-            finally:
-                os._exit(1)
+            _train(setting, data, log_dir, stop, rank, port)
         children.append(child)
     end, codes = time.monotonic() + _HANG_S, dict[int, int]()
     while len(codes) < len(children):
@@ -162,6 +161,7 @@ def _train(
     with (log_dir / f"output_{rank}.txt").open("a") as output:
         for number in (1, 2):
             os.dup2(output.fileno(), number)
+    faulthandler.enable()
     warnings.simplefilter("ignore")
     if setting.processes > 1:
         numbers = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "MASTER_PORT": port}
@@ -179,11 +179,13 @@ def _train(
     code: Any = 0
     try:
         run(pretrain)
-        states = (torch.get_rng_state(), random.getstate(), *np.random.get_state()[1:3])
-        torch.save([str(state if k else state.tolist()) for k, state in enumerate(states)],
-                   log_dir / f"random_{rank}.pt")
+        states = (torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1:3])
+        (log_dir / f"random_{rank}.txt").write_text("\n".join(map(str, states)))
     except SystemExit as left:
         code = left.code
+    except BaseException:
+        traceback.print_exc()
+        code = 1
     os._exit(code)
 
 
@@ -211,7 +213,7 @@ def _result(log_dir: Path) -> dict[str, Any]:
     (run_dir,) = log_dir.glob("pretrain-*/version_*")
     checkpoint = torch.load(run_dir / "checkpoints/last.ckpt", weights_only=True)
     metrics = json.loads((run_dir / "results.json").read_text())["metrics"]
-    states = {path.stem: torch.load(path) for path in sorted(log_dir.glob("random_*.pt"))}
+    states = {path.name: path.read_text() for path in sorted(log_dir.glob("random_*"))}
     history = (run_dir / "metrics.csv").read_text().splitlines()
     return {"last.ckpt": checkpoint, "metrics.csv": history, "results.json": metrics} | states
 

@@ -124,7 +124,7 @@ def add_pretrain_args(parser: Parser) -> None:
     add("--schedule", **epochs, default=[120, 160], help=step)
     course = "Course of the learning rate over the epochs."
     add("--lr_schedule", choices=SCHEDULES, default="step", help=course)
-    add("--warmup_epochs", type=float, default=0, help="Epochs of linear warm-up from 0.")
+    add("--warmup_epochs", type=float, default=0.0, help="Epochs of linear warm-up from 0.")
     add = parser.group("output").add_argument
     add("--save_every_n_epochs", type=int, default=50, help="Epochs between two kept checkpoints.")
     add("--log_every_n_steps", type=int, default=50, help="Steps between two logged values.")

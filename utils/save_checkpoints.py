@@ -57,7 +57,7 @@ class SaveCheckpoints(Checkpoint):
         self._saved_at = time.monotonic()
         self._signals = Hold()
         self._is_stopped = False
-        self._random: Tensor | None = None  # state to restore, of every process
+        self._random: Tensor | None = None  # state to restore
         # A damaged last.ckpt must not replace the previous one, from which the run resumes.
         self._is_last_good = resumed == folder / LAST
 
@@ -83,7 +83,7 @@ class SaveCheckpoints(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         if self._random is not None:  # after the loader has drawn its numbers
-            torch.set_rng_state(self._random[trainer.global_rank])
+            torch.set_rng_state(self._random)
             self._random = None
         wanted = 0
         if self.every_minutes is not None:
@@ -124,11 +124,11 @@ class SaveCheckpoints(Checkpoint):
             return  # of an earlier version, or of other processes
         if states.dtype != own.dtype or states.shape[1:] != own.shape:
             raise ValueError("random_states has another shape or type")
-        epoch_loop = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
-        if epoch_loop["is_last_batch"]:
-            torch.set_rng_state(states[trainer.global_rank])  # before the loader draws its numbers
+        state = states[trainer.global_rank].clone()  # torch crashes on a part of a tensor
+        if checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"]:
+            torch.set_rng_state(state)  # before the loader draws its numbers
         else:
-            self._random = states
+            self._random = state
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._signals.came:  # after the last step
