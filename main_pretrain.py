@@ -15,6 +15,7 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datasets.seco.data_modes import add_data_args
@@ -22,7 +23,7 @@ from models import pretrain_args as flags
 from utils.cli import base_parser, run, share_cores
 from utils.launch import World, add_launch_args, batch_size_per_process
 from utils.report import run_dir_of_rank
-from utils.resume import resumed_run_dir, with_flags_of_run
+from utils.resume import newest_resumable, resumed_run_dir, with_flags_of_run
 
 # torch and Lightning take seconds to import: what needs them is imported by the function that uses
 # it, so that --help and wrong flags are answered at once.
@@ -49,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> Trainer:
     args = parse_args(argv)
     flags.check_pretrain_flags(args)
     from models.pretrain_run import PretrainPictures, pretrain_trainer, write_pretrain_results
+    from utils.locks import sole_run
     from utils.restored import fit
     from utils.training import prepare
 
@@ -66,10 +68,11 @@ def main(argv: Sequence[str] | None = None) -> Trainer:
         datamodule.log_dir = run_dir
         titles = (mode.view_labels, mode.space_names)
         callbacks.append(PretrainPictures(run_dir, spec, *titles, datamodule.dates))
-    trainer = pretrain_trainer(args, world, callbacks, run_dir)
-    fit(trainer, model, datamodule, resumed=args.resume_from_checkpoint)
-    if run_dir is not None and trainer.is_global_zero:
-        write_pretrain_results(args, trainer, spec, run_dir, started, evaluation)
+    with sole_run(run_dir if world.rank == 0 else None):
+        trainer = pretrain_trainer(args, world, callbacks, run_dir)
+        fit(trainer, model, datamodule, resumed=args.resume_from_checkpoint)
+        if run_dir is not None and trainer.is_global_zero:
+            write_pretrain_results(args, trainer, spec, run_dir, started, evaluation)
     return trainer
 
 
@@ -97,6 +100,7 @@ def make_model(args: Namespace, datamodule: SecoDataModule, world: World) -> Moc
 
     from models.moco2_module import MocoV2
     from utils.checkpoint import check_resumable
+    from utils.restored import check_state
 
     flags.check_batch(args, datamodule.batch_size, world.size)
     model = MocoV2(
@@ -105,10 +109,19 @@ def make_model(args: Namespace, datamodule: SecoDataModule, world: World) -> Moc
         in_channels=len(datamodule.input_spec.bands),
         input_spec=datamodule.input_spec.to_dict(),
     )
-    if args.resume_from_checkpoint is not None:
+
+    def check(path: Path) -> None:
         samples_per_step = datamodule.batch_size * world.size
-        resumed = args.resume_from_checkpoint
-        check_resumable(resumed, model.hparams, samples_per_step, args.max_epochs)
+        max_epochs = None if args.resume == "auto" else args.max_epochs  # the results may be left
+        check_resumable(path, model.hparams, samples_per_step, max_epochs)
+        check_state(path, model, model.make_optimizer())
+
+    resumed: Path | None = args.resume_from_checkpoint
+    if resumed is not None and args.resume == "auto":
+        resumed = newest_resumable(resumed.parent, check, first=resumed.name)
+    elif resumed is not None:
+        check(resumed)
+    args.resume_from_checkpoint = resumed
     if args.compile:  # in place: the names of the tensors stay
         model.encoder_q.compile()
         model.encoder_k.compile()

@@ -179,7 +179,8 @@ def _train(
     code: Any = 0
     try:
         run(pretrain)
-        states = (torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1:3])
+        of_numpy = np.random.get_state()  # noqa: NPY002  # that nothing has drawn from it
+        states = (torch.get_rng_state().tolist(), random.getstate(), str(of_numpy))
         (log_dir / f"random_{rank}.txt").write_text("\n".join(map(str, states)))
     except SystemExit as left:
         code = left.code
@@ -205,7 +206,7 @@ def _watch(samples: Path, stop: _Stop | None) -> None:
             (os.killpg if stop[2] else os.kill)(0 if stop[2] else os.getpid(), stop[1])
 
     SecoDataModule.on_before_batch_transfer = record  # type: ignore[method-assign]
-    MocoV2.on_train_batch_end = send  # type: ignore[method-assign]
+    MocoV2.on_train_batch_end = send  # type: ignore[assignment, method-assign]
 
 
 def _result(log_dir: Path) -> dict[str, Any]:

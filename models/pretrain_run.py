@@ -15,7 +15,7 @@ from utils.input_spec import PICTURE_BANDS, InputSpec, letters
 from utils.launch import World
 from utils.plots import Views, plot_training, plot_views, to_pictures
 from utils.report import provenance, write_results
-from utils.training import METRICS, run_trainer
+from utils.training import METRICS, last_values, run_trainer
 
 _SHOWN_SAMPLES = 8
 
@@ -155,7 +155,7 @@ def write_pretrain_results(
         started: ``time.perf_counter()`` at the start of the run.
         evaluation: Command that evaluates encoders; empty for ``main_eurosat.py``.
     """
-    metrics = {name: float(value) for name, value in trainer.logged_metrics.items()}
+    metrics = last_values(run_dir / METRICS)  # the trainer has none of a run that was finished
     metrics |= {"epochs": trainer.current_epoch, "steps": trainer.global_step}
     last = run_dir / "checkpoints" / "last.ckpt"
     write_results(run_dir / "results.json", args, metrics, started, last)

@@ -82,7 +82,7 @@ class SaveCheckpoints(Checkpoint):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        if self._random is not None:  # after the loader has drawn its numbers
+        if self._random is not None:  # the loader has drawn numbers of an epoch that began before
             torch.set_rng_state(self._random)
             self._random = None
         wanted = 0
@@ -125,9 +125,8 @@ class SaveCheckpoints(Checkpoint):
         if states.dtype != own.dtype or states.shape[1:] != own.shape:
             raise ValueError("random_states has another shape or type")
         state = states[trainer.global_rank].clone()  # torch crashes on a part of a tensor
-        if checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"]:
-            torch.set_rng_state(state)  # before the loader draws its numbers
-        else:
+        torch.set_rng_state(state)  # before the loader draws its numbers
+        if not checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"]:
             self._random = state
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 # SLURM (sbatch --signal=USR1@120), cloud machines and Ctrl-C send them.
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 _REPEAT_S = 1.0  # torchrun passes on at once what its processes have received already
-_PATIENCE_S = 40.0  # for the next step; SLURM and clouds give 30 s and more after that
+_PATIENCE_S = 20.0  # for the next step; torchrun, SLURM and clouds give 30 s and more
 
 
 class Leave:
@@ -29,11 +29,17 @@ class Leave:
         self._at = 0.0
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
+        """Answer a signal.
+
+        Args:
+            number: Number of the signal.
+            frame: Not used.
+        """
         if self.is_first(number):
             self.leave()
 
     def is_first(self, number: int) -> bool:
-        """Note a signal; one that is not a repetition of the first ends the process."""
+        """Note a signal, and return whether it is the first; a later one ends the process."""
         if self.came is None:
             self.came, self._at = number, time.monotonic()
             return True
@@ -50,7 +56,7 @@ class Leave:
 class Hold(Leave):
     """Handler that only notes the first signal, for a training to save before its next step.
 
-    If no step comes within 40 s, as during a validation or while data cannot be read, the signal
+    If no step comes within 20 s, as during a validation or while data cannot be read, the signal
     ends the run where it is.
     """
 
@@ -60,6 +66,12 @@ class Hold(Leave):
         self._before: dict[int, Any] = {}
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
+        """Note a signal, or end the run 20 s after it.
+
+        Args:
+            number: Number of the signal.
+            frame: Not used.
+        """
         if number == signal.SIGALRM and not self.is_saving:
             self.leave()
         if number == signal.SIGALRM or self.is_first(number):

@@ -106,6 +106,8 @@ def make_trainer(
     *,
     seed: int,
     train_frac: float,
+    resumed: Path | None = None,
+    is_resumable: bool = True,
     val_every_n_epochs: int = 1,
 ) -> Trainer:
     """Configure the trainer of one repetition; its checkpoints are written into the folder.
@@ -118,14 +120,19 @@ def make_trainer(
         folder: Folder of this repetition; None writes nothing.
         seed: Seed of this repetition.
         train_frac: Share of the labels, in 0..1.
+        resumed: Checkpoint of this repetition to resume; None trains from the start.
+        is_resumable: Whether it resumes within an epoch, and so saves by time and at signals.
         val_every_n_epochs: Epochs between validations.
     """
     arguments = trainer_kwargs(args)
     arguments |= {"max_epochs": max_epochs, "check_val_every_n_epoch": val_every_n_epochs}
     checkpoints = folder and folder / "checkpoints"
     origin = provenance(of_repetition(args, seed, train_frac))
-    resumed = args.resume_from_checkpoint
-    return run_trainer(description, world, arguments, folder, checkpoints, origin, resumed)
+    minutes = args.save_every_minutes if is_resumable else None
+    return run_trainer(
+        *(description, world, arguments, folder, checkpoints, origin, resumed),
+        every_minutes=minutes,
+    )
 
 
 def of_repetition(args: Namespace, seed: int, train_frac: float) -> Namespace:
@@ -164,21 +171,45 @@ def _history(checkpoint: Path, done: int) -> list[dict[str, float]]:
     """
     folders = (checkpoint.parent, checkpoint.parent.parent)
     paths = [folder / name for folder in folders for name in (_KEPT, METRICS)]
-    found = next((path for path in paths if path.is_file()), None)
-    if found is None:
-        return []
+    found = next((path for path in paths if path.is_file()), paths[-1])
     try:
-        with found.open(newline="") as file:
-            lines = list(csv.DictReader(file))
-        rows = [{name: text for name, text in line.items() if text} for line in lines]
-        # Row s describes step s, from 0. Integers stay integers, so that the text is the same.
-        return [
-            {name: int(text) if text.isdigit() else float(text) for name, text in row.items()}
-            for row in rows
-            if int(row["step"]) < done
-        ]
+        # Row s describes step s, from 0.
+        rows = [row for row in read_history(found) if row["step"] < done]
     except (KeyError, TypeError, ValueError, AttributeError, csv.Error) as error:
         raise UserError(f"{found} is damaged: move it away to begin a new history") from error
+    if not rows and done:
+        text = f"{found} has no rows of the first {done} steps: a new history begins"
+        tqdm.write(text, file=sys.stderr)
+    return rows
+
+
+def last_values(path: Path) -> dict[str, float]:
+    """Return the last value of each column of ``metrics.csv``, of the whole run.
+
+    Args:
+        path: The file.
+    """
+    values: dict[str, float] = {}
+    for row in read_history(path):
+        values |= row
+    return {name: value for name, value in values.items() if name not in ("step", "epoch")}
+
+
+def read_history(path: Path) -> list[dict[str, float]]:
+    """Return the values of each row of ``metrics.csv``; [] if it is missing.
+
+    Args:
+        path: The file.
+    """
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        rows = [{name: text for name, text in row.items() if text} for row in csv.DictReader(file)]
+    # Integers stay integers, so that the text is the same.
+    return [
+        {name: int(text) if text.isdigit() else float(text) for name, text in row.items()}
+        for row in rows
+    ]
 
 
 class SampleProgress(Callback):
