@@ -87,6 +87,8 @@ class SSLFineTuner(LightningModule):
     def on_train_epoch_start(self) -> None:
         self.encoder_q.train(self.encoder_in_train_mode)
 
+    on_train_start = on_train_epoch_start  # a run that resumes within an epoch starts none
+
     def on_train_batch_start(self, batch: tuple[Tensor, ...], batch_idx: int) -> None:
         if batch_idx == 0:  # after the loader has drawn its own numbers
             torch.manual_seed(epoch_seed(self.seed, self.current_epoch, self.global_rank))

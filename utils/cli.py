@@ -20,7 +20,7 @@ from utils.files import check_can_write, check_exists
 from utils.flags import Parser, check_not_negative, check_positive
 from utils.launchers import launched_rank
 from utils.precision import PRECISIONS
-from utils.signals import SIGNALS, Leave
+from utils.signals import SIGNALS, Leave, end_in_time
 
 # Time for the launcher to end a process that fails only because another one did.
 GRACE_S = 5.0
@@ -143,6 +143,8 @@ def run(main: Callable[[], object], *, resumes: bool = False) -> None:
     leave = Leave(os.EX_TEMPFAIL if resumes else None)
     for number in SIGNALS if resumes else (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, leave)
+    if resumes:
+        end_in_time()
     sys.unraisablehook = partial(_interrupt_again, leave)
     try:
         try:

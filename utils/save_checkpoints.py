@@ -166,17 +166,18 @@ class SaveCheckpoints(Checkpoint):
         sys.exit(os.EX_TEMPFAIL)
 
     def _save(self, trainer: Trainer) -> None:
-        last = self.folder / LAST
-        self._signals.is_saving = True
-        if trainer.is_global_zero:
-            for logger in trainer.loggers:
-                logger.save()
-            if self._is_last_good and self.every_minutes is not None:
-                with written_whole(self.folder / PREVIOUS) as partial:
-                    _link(last, partial)
-        trainer.save_checkpoint(last, weights_only=False)
+        last, Hold.is_saving = self.folder / LAST, True
+        try:
+            if trainer.is_global_zero:
+                for logger in trainer.loggers:
+                    logger.save()
+                if self._is_last_good and self.every_minutes is not None:
+                    with written_whole(self.folder / PREVIOUS) as partial:
+                        _link(last, partial)
+            trainer.save_checkpoint(last, weights_only=False)
+        finally:
+            Hold.is_saving = False
         self._is_last_good = True
-        self._signals.is_saving = False
         self._saved_at = time.monotonic()
 
 

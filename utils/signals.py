@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import threading
 import time
 from types import FrameType
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 # SLURM (sbatch --signal=USR1@120), cloud machines and Ctrl-C send them.
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 _REPEAT_S = 1.0  # torchrun passes on at once what its processes have received already
+_DEADLINE_S = 50.0  # for all that a signal leads to; a minute is promised
 _PATIENCE_S = 20.0  # for the next step; torchrun, SLURM and clouds give 30 s and more
 
 
@@ -58,11 +60,15 @@ class Hold(Leave):
 
     If no step comes within 20 s, as during a validation or while data cannot be read, the signal
     ends the run where it is.
+
+    Attributes:
+        is_saving: Whether this process writes a checkpoint, which is written to its end.
     """
+
+    is_saving = False
 
     def __init__(self) -> None:
         super().__init__(os.EX_TEMPFAIL)
-        self.is_saving = False  # a checkpoint is written to its end
         self._before: dict[int, Any] = {}
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
@@ -88,3 +94,26 @@ class Hold(Leave):
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
+
+
+def end_in_time() -> None:
+    """End the process with exit code 75, 50 s after a signal, if its handlers could not.
+
+    Python calls handlers only between its own instructions, not while a library waits, for example
+    for the other processes of a run.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer)
+    os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
+
+    def watch() -> None:
+        while os.read(reader, 1)[0] not in SIGNALS:
+            pass
+        time.sleep(_DEADLINE_S)
+        while Hold.is_saving:
+            time.sleep(0.1)
+        os.write(2, b"stopped while a library was waiting: the same command resumes\n")
+        os._exit(os.EX_TEMPFAIL)
+
+    threading.Thread(target=watch, daemon=True).start()
