@@ -15,7 +15,6 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datasets.seco.data_modes import add_data_args
@@ -23,7 +22,7 @@ from models import pretrain_args as flags
 from utils.cli import base_parser, run, share_cores
 from utils.launch import World, add_launch_args, batch_size_per_process
 from utils.report import run_dir_of_rank
-from utils.resume import newest_resumable, resumed_run_dir, with_flags_of_run
+from utils.resume import resumed_run_dir, with_flags_of_run
 
 # torch and Lightning take seconds to import: what needs them is imported by the function that uses
 # it, so that --help and wrong flags are answered at once.
@@ -99,8 +98,7 @@ def make_model(args: Namespace, datamodule: SecoDataModule, world: World) -> Moc
     import torch
 
     from models.moco2_module import MocoV2
-    from utils.checkpoint import check_resumable
-    from utils.restored import check_state
+    from models.pretrain_run import checkpoint_to_resume
 
     flags.check_batch(args, datamodule.batch_size, world.size)
     model = MocoV2(
@@ -109,19 +107,8 @@ def make_model(args: Namespace, datamodule: SecoDataModule, world: World) -> Moc
         in_channels=len(datamodule.input_spec.bands),
         input_spec=datamodule.input_spec.to_dict(),
     )
-
-    def check(path: Path) -> None:
-        samples_per_step = datamodule.batch_size * world.size
-        max_epochs = None if args.resume == "auto" else args.max_epochs  # the results may be left
-        check_resumable(path, model.hparams, samples_per_step, max_epochs)
-        check_state(path, model, model.make_optimizer())
-
-    resumed: Path | None = args.resume_from_checkpoint
-    if resumed is not None and args.resume == "auto":
-        resumed = newest_resumable(resumed.parent, check, first=resumed.name)
-    elif resumed is not None:
-        check(resumed)
-    args.resume_from_checkpoint = resumed
+    samples_per_step = datamodule.batch_size * world.size
+    args.resume_from_checkpoint = checkpoint_to_resume(args, model, samples_per_step)
     if args.compile:  # in place: the names of the tensors stay
         model.encoder_q.compile()
         model.encoder_k.compile()

@@ -8,14 +8,19 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
+from models.moco2_module import MocoV2
+from utils.checkpoint import check_resumable
 from utils.cli import print_next, trainer_kwargs
 from utils.distributed import gather, own_part, unshuffle
 from utils.errors import UserError
+from utils.history import METRICS, last_values
 from utils.input_spec import PICTURE_BANDS, InputSpec, letters
 from utils.launch import World
 from utils.plots import Views, plot_training, plot_views, to_pictures
 from utils.report import provenance, write_results
-from utils.training import METRICS, last_values, run_trainer
+from utils.restored import check_state
+from utils.resume import newest_resumable, resumed_run_dir
+from utils.training import run_trainer
 
 _SHOWN_SAMPLES = 8
 
@@ -108,6 +113,31 @@ class PretrainPictures(Callback):
             for logger in trainer.loggers:
                 logger.save()
             plot_training(self.folder / "curves.png", self.folder / METRICS, self.spaces)
+
+
+def checkpoint_to_resume(args: Namespace, model: MocoV2, samples_per_step: int) -> Path | None:
+    """Return the newest checkpoint of the run that the model can resume; None starts a new run.
+
+    Args:
+        args: Flags of the run.
+        model: Model that resumes it.
+        samples_per_step: Samples per step of all processes together.
+
+    Raises:
+        UserError: The checkpoint is of another run, or the run is finished.
+    """
+    resumed: Path | None = args.resume_from_checkpoint
+
+    def check(path: Path) -> None:
+        max_epochs = None if args.resume == "auto" else args.max_epochs  # the results may be left
+        check_resumable(path, model.hparams, samples_per_step, max_epochs)
+        check_state(path, model, model.make_optimizer())
+
+    if resumed is not None and args.resume == "auto" and resumed_run_dir(args):
+        return newest_resumable(resumed.parent, check, first=resumed.name)
+    if resumed is not None:
+        check(resumed)
+    return resumed
 
 
 def pretrain_trainer(

@@ -36,6 +36,7 @@
 - ``resume.py``: Restore the flags of a run from the file next to its checkpoint.
 - ``distributed.py``: Exchange of tensors between processes.
 - ``training.py``: Lightning's trainer for every script, with progress, checkpoints and a joint end.
+- ``history.py``: The values that a run logs, continued by a resumed run.
 - ``metrics.py``: Metrics over a data set, with confidence intervals.
 - ``plots.py``: Figures of results.
 - ``report.py``: results.json, with versions and arguments of the run.

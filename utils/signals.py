@@ -1,6 +1,7 @@
 """Signals that announce the end of a run: the first one ends it in order, another one at once."""
 
 import os
+import select
 import signal
 import sys
 import threading
@@ -110,9 +111,12 @@ def end_in_time() -> None:
     def watch() -> None:
         while os.read(reader, 1)[0] not in SIGNALS:
             pass
-        time.sleep(_DEADLINE_S)
-        while Hold.is_saving:
-            time.sleep(0.1)
+        came = time.monotonic()
+        while (waited := time.monotonic() - came) < _DEADLINE_S or Hold.is_saving:
+            is_repeated = select.select([reader], [], [], 1)[0] and os.read(reader, 1)[0] in SIGNALS
+            if is_repeated and waited > _REPEAT_S:
+                time.sleep(1)  # for its handler
+                os.kill(os.getpid(), signal.SIGKILL)
         os.write(2, b"stopped while a library was waiting: the same command resumes\n")
         os._exit(os.EX_TEMPFAIL)
 

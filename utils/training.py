@@ -1,6 +1,5 @@
 """Training with Lightning: the trainer of every script, its progress bar, checkpoints and end."""
 
-import csv
 import subprocess
 import sys
 import time
@@ -12,20 +11,17 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
-from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from tqdm import tqdm
 
 from utils.checkpoint import read_checkpoint
 from utils.cli import GRACE_S, trainer_kwargs
-from utils.errors import UserError
+from utils.history import csv_logger, rows_before
 from utils.launch import World, launch_kwargs, planned_world
 from utils.precision import resolve_precision
 from utils.progress import progress
 from utils.report import provenance
 from utils.save_checkpoints import SaveCheckpoints
-
-METRICS = "metrics.csv"  # Lightning's name
-_KEPT = ".metrics.csv.kept"  # while the file is written again
 
 
 def prepare(args: Namespace) -> World:
@@ -72,10 +68,11 @@ def run_trainer(
         )
     loggers: list[Logger] = []
     if folder is not None:
-        done: int | None = read_checkpoint(resumed)["global_step"] if resumed else None
+        checkpoint = read_checkpoint(resumed) if resumed else {}
+        done: int | None = checkpoint.get("global_step")
         is_first = world.rank == 0  # it alone writes
-        rows = _history(resumed, done) if resumed and done is not None and is_first else None
-        loggers.append(_csv_logger(folder, rows))
+        rows = rows_before(resumed, checkpoint) if resumed and is_first else None
+        loggers.append(csv_logger(folder, rows))
         if tensorboard:
             settings: dict[str, Any] = {"default_hp_metric": False}
             settings |= {"purge_step": done}  # what a resumed run logs again
@@ -144,72 +141,6 @@ def of_repetition(args: Namespace, seed: int, train_frac: float) -> Namespace:
         train_frac: Its share of the labels, in 0..1.
     """
     return Namespace(**vars(args) | {"seed": seed, "num_seeds": 1, "train_frac": [train_frac]})
-
-
-def _csv_logger(folder: Path, rows: list[dict[str, float]] | None) -> CSVLogger:
-    """Log to ``metrics.csv``, which begins with the rows of a resumed run, if any."""
-    logger = CSVLogger(folder, name="", version="")
-    if rows is None:
-        return logger
-    path, kept = folder / METRICS, folder / _KEPT
-    # Lightning deletes the file; a kill before it is complete again must lose no rows.
-    if path.exists() and not kept.exists():
-        path.replace(kept)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Experiment logs directory")
-        for row in rows:
-            logger.experiment.log_metrics(row, step=int(row["step"]))
-    logger.save()
-    kept.unlink(missing_ok=True)
-    return logger
-
-
-def _history(checkpoint: Path, done: int) -> list[dict[str, float]]:
-    """Return the logged rows of the ``done`` steps of a run; [] if there are none.
-
-    The checkpoint is stored in the folder of ``metrics.csv`` or in a subfolder of it.
-    """
-    folders = (checkpoint.parent, checkpoint.parent.parent)
-    paths = [folder / name for folder in folders for name in (_KEPT, METRICS)]
-    found = next((path for path in paths if path.is_file()), paths[-1])
-    try:
-        # Row s describes step s, from 0.
-        rows = [row for row in read_history(found) if row["step"] < done]
-    except (KeyError, TypeError, ValueError, AttributeError, csv.Error) as error:
-        raise UserError(f"{found} is damaged: move it away to begin a new history") from error
-    if not rows and done:
-        text = f"{found} has no rows of the first {done} steps: a new history begins"
-        tqdm.write(text, file=sys.stderr)
-    return rows
-
-
-def last_values(path: Path) -> dict[str, float]:
-    """Return the last value of each column of ``metrics.csv``, of the whole run.
-
-    Args:
-        path: The file.
-    """
-    values: dict[str, float] = {}
-    for row in read_history(path):
-        values |= row
-    return {name: value for name, value in values.items() if name not in ("step", "epoch")}
-
-
-def read_history(path: Path) -> list[dict[str, float]]:
-    """Return the values of each row of ``metrics.csv``; [] if it is missing.
-
-    Args:
-        path: The file.
-    """
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        rows = [{name: text for name, text in row.items() if text} for row in csv.DictReader(file)]
-    # Integers stay integers, so that the text is the same.
-    return [
-        {name: int(text) if text.isdigit() else float(text) for name, text in row.items()}
-        for row in rows
-    ]
 
 
 class SampleProgress(Callback):

@@ -47,8 +47,12 @@ def environment() -> dict[str, str]:
 
 
 def steps(log_dir: Path) -> list[int]:
-    (run_dir,) = run_dirs(log_dir)
-    lines = (run_dir / "metrics.csv").read_text().splitlines()
+    """Return the steps of ``metrics.csv``, which is missing while a run begins or resumes."""
+    found = [run_dir / "metrics.csv" for run_dir in run_dirs(log_dir)]
+    if not found or not found[0].exists() or not found[0].stat().st_size:
+        return []
+    (path,) = found
+    lines = path.read_text().splitlines()
     column = lines[0].split(",").index("step")
     return [int(line.split(",")[column]) for line in lines[1:]]
 
@@ -61,7 +65,9 @@ class Slurm:
         self.pids, self.requeued = tmp_path / "pids", tmp_path / "requeued"
         tools = tmp_path / "tools"
         tools.mkdir()
-        (tools / "python").symlink_to(sys.executable)
+        # A link would be a Python without the packages of this one.
+        (tools / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+        (tools / "python").chmod(0o755)
         for name, content in (("srun", SRUN), ("scontrol", SCONTROL)):
             (tools / name).write_text(content.replace("{python}", sys.executable))
             (tools / name).chmod(0o755)
@@ -141,12 +147,12 @@ def test_torchrun_restarts_all_processes_and_they_resume(
     command = [*torchrun, f"--nproc_per_node={processes}", "main_pretrain.py", *flags]
     endless = [*command, *as_flags(max_epochs=ENDLESS)]
     with subprocess.Popen(endless, cwd=ROOT, env=environment()) as agent:
-        wait_until(lambda: any(log_dir.rglob("metrics.csv")) or agent.poll() is not None)
+        wait_until(lambda: len(steps(log_dir)) > 2 or agent.poll() is not None)
         first = children(agent.pid)
         os.kill(first[-1], signal.SIGUSR1)  # the machine of one worker is taken away
-        wait_until(lambda: not {*first} & {*children(agent.pid)} and len(children(agent.pid)) > 0)
-        before = steps(log_dir)[-1]
-        wait_until(lambda: steps(log_dir)[-1] > before + 1 or agent.poll() is not None)
+        wait_until(lambda: not {*first} & {*children(agent.pid)})
+        before = len(steps(log_dir))
+        wait_until(lambda: len(steps(log_dir)) > before + 1 or agent.poll() is not None)
         agent.terminate()  # and then that of all
         assert agent.wait(HANG_S) != 0
     per_epoch = 12 // processes
