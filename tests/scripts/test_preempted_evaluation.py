@@ -86,7 +86,9 @@ def without_times(value: Any) -> Any:
     return value
 
 
-@pytest.mark.parametrize("name", MAINS)
+@pytest.mark.parametrize(
+    "name", [pytest.param("eurosat", marks=pytest.mark.slow), "bigearthnet", "oscd"]
+)
 def test_repetitions_that_are_stopped_end_with_the_same_bits_and_none_is_repeated(
     name: str, request: pytest.FixtureRequest, tmp_path: Path, trained: dict[tuple[int, int], int]
 ) -> None:
