@@ -21,7 +21,7 @@ class EpochLoss(MeanMetric):
         checkpoint["epoch_loss"] = gather(sums[None]).sum(0).cpu()
 
     def load(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the sums in the first process.
+        """Restore the sums in the first process, unless the epoch was over.
 
         Args:
             checkpoint: Checkpoint that is read.
@@ -29,9 +29,12 @@ class EpochLoss(MeanMetric):
         Raises:
             ValueError: The file holds something else.
         """
-        sums = checkpoint.get("epoch_loss")
-        if sums is None or rank() > 0:  # files of whole epochs lacked it until December 2026
+        if (
+            rank() > 0
+            or checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"]
+        ):
             return
+        sums = checkpoint["epoch_loss"]
         if sums.shape != (2,) or sums.dtype != self.weight.dtype or not sums.isfinite().all():
             raise ValueError("epoch_loss has another shape or type")
         self.mean_value, self.weight = sums.to(self.weight.device)

@@ -4,7 +4,7 @@ import errno
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, LeaseCompromise, SoftFileLease, Timeout
@@ -82,7 +82,11 @@ def sole_run(folder: Path | None) -> Iterator[None]:
     path = folder / "run.lock"
     lease = SoftFileLease(path, lease_duration=_LEASE_S, on_compromise=_leave)
     try:
-        lease.acquire(timeout=_LEASE_S + 5)
+        with suppress(Timeout):
+            lease.acquire(timeout=0)
+        if not lease.is_locked:
+            print(f"{path} is held, waiting {_LEASE_S:.0f} s for its end", file=sys.stderr)
+            lease.acquire(timeout=_LEASE_S + 5)
     except Timeout as error:
         raise UserError(
             f"another run writes into {folder}: wait for its end, or give this run its own "
