@@ -57,7 +57,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     epochs: dict[str, Any] = {"type": int, "nargs": "*", "metavar": "EPOCH"}
     falls = "Epochs after which the learning rate is divided by ten."
     add("--milestones", **epochs, default=[60, 80], help=falls)
-    return flags.parse_resumable(parser, argv)
+    return flags.parse_resumable(parser, argv, "bigearthnet-*")
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:

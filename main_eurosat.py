@@ -48,7 +48,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     add_split_args(parser)
     count = "Random training images of each class whose labels are used (default: all)."
     parser.group("evaluation").add_argument("--labels_per_class", type=int, help=count)
-    return flags.parse_resumable(parser, argv)
+    return flags.parse_resumable(parser, argv, "eurosat-*")
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:

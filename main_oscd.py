@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from argparse import Namespace
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datasets.oscd.facts import OSCD_DATA
@@ -21,9 +22,10 @@ from models import evaluation_args as flags
 from utils.cli import run
 from utils.input_spec import InputTransform, input_transform
 from utils.launch import check_alone, resolve_gpus
+from utils.locks import sole_run
 from utils.precision import resolve_precision
-from utils.report import run_dir_of_rank, save_results, share_dir, write_results
-from utils.resume import with_flags_of_run
+from utils.report import save_results, share_dir, write_results
+from utils.resume import evaluation_run_dir, with_flags_of_run
 
 # torch and Lightning take seconds to import: functions import them, so that --help and wrong flags
 # are answered at once.
@@ -36,7 +38,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     """Read the command line, or ``argv`` in tests."""
     parser = flags.evaluation_parser(__doc__, batch_size=32, learning_rate=1e-3)
     flags.add_detector_args(parser)
-    return parser.parse_args(with_flags_of_run(parser, argv, ["save_predictions"]))
+    return parser.parse_args(with_flags_of_run(parser, argv, ["save_predictions"], "oscd-*"))
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
@@ -44,14 +46,27 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     started = time.perf_counter()
     args = parse_args(argv)
     flags.check_detector_flags(args)
-    task, data, transform = prepare(args)
+    prepared = prepare(args)
+    run_dir = evaluation_run_dir(args, f"oscd-{args.backbone_type}", rank=0)
+    with sole_run(run_dir):
+        return evaluate(args, *prepared, run_dir, started)
+
+
+def evaluate(
+    args: Namespace,
+    task: ChangeTask,
+    data: CitySplits,
+    transform: InputTransform,
+    run_dir: Path | None,
+    started: float,
+) -> dict[str, Any]:
+    """Train and test every repetition, and return the metrics."""
     from datasets.oscd.maps import save_probabilities, write_maps
     from datasets.oscd.tiles import WholeCities
     from models.change_runs import summarise_outcomes
     from models.change_scores import print_results
     from models.result_views import print_finished, write_curve
 
-    run_dir = run_dir_of_rank(args, f"oscd-{args.backbone_type}", rank=0)
     cities = data.cities["test"]
     whole = WholeCities(cities)
     test = [whole[number] for number in range(len(whole))]

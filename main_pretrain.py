@@ -49,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> Trainer:
     args = parse_args(argv)
     flags.check_pretrain_flags(args)
     from models.pretrain_run import PretrainPictures, pretrain_trainer, write_pretrain_results
+    from utils.locks import sole_run
     from utils.restored import fit
     from utils.training import prepare
 
@@ -66,10 +67,11 @@ def main(argv: Sequence[str] | None = None) -> Trainer:
         datamodule.log_dir = run_dir
         titles = (mode.view_labels, mode.space_names)
         callbacks.append(PretrainPictures(run_dir, spec, *titles, datamodule.dates))
-    trainer = pretrain_trainer(args, world, callbacks, run_dir)
-    fit(trainer, model, datamodule, resumed=args.resume_from_checkpoint)
-    if run_dir is not None and trainer.is_global_zero:
-        write_pretrain_results(args, trainer, spec, run_dir, started, evaluation)
+    with sole_run(run_dir if world.rank == 0 else None):
+        trainer = pretrain_trainer(args, world, callbacks, run_dir)
+        fit(trainer, model, datamodule, resumed=args.resume_from_checkpoint)
+        if run_dir is not None and trainer.is_global_zero:
+            write_pretrain_results(args, trainer, spec, run_dir, started, evaluation)
     return trainer
 
 
@@ -96,7 +98,7 @@ def make_model(args: Namespace, datamodule: SecoDataModule, world: World) -> Moc
     import torch
 
     from models.moco2_module import MocoV2
-    from utils.checkpoint import check_resumable
+    from models.pretrain_run import checkpoint_to_resume
 
     flags.check_batch(args, datamodule.batch_size, world.size)
     model = MocoV2(
@@ -105,10 +107,8 @@ def make_model(args: Namespace, datamodule: SecoDataModule, world: World) -> Moc
         in_channels=len(datamodule.input_spec.bands),
         input_spec=datamodule.input_spec.to_dict(),
     )
-    if args.resume_from_checkpoint is not None:
-        samples_per_step = datamodule.batch_size * world.size
-        resumed = args.resume_from_checkpoint
-        check_resumable(resumed, model.hparams, samples_per_step, args.max_epochs)
+    samples_per_step = datamodule.batch_size * world.size
+    args.resume_from_checkpoint = checkpoint_to_resume(args, model, samples_per_step)
     if args.compile:  # in place: the names of the tensors stay
         model.encoder_q.compile()
         model.encoder_k.compile()

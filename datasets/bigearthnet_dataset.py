@@ -20,7 +20,7 @@ from datasets.bigearthnet.command import main
 from utils.cli import run
 
 if __name__ == "__main__":  # before torch is imported, so that --help and errors take no time
-    run(main)
+    run(main, resumes=True)
     sys.exit()
 
 from collections.abc import Callable, Sequence

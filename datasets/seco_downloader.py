@@ -25,7 +25,6 @@ if not __package__:  # started as a script: the root is not on the path yet
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import json
-import signal
 from argparse import Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -62,8 +61,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     from datasets.collect.run import collect, print_later
     from datasets.collect.scenes import ComeBack
 
-    # Also before and after the fetch, which handles signals by itself.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(EXIT_LATER))
     try:
         source = open_source(plan, args)
         if args.probe is not None:
@@ -179,4 +176,4 @@ def new_requester(args: Namespace) -> Requester:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, resumes=True)

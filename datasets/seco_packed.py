@@ -131,4 +131,4 @@ def verify_packed(args: Namespace) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, resumes=True)

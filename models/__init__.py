@@ -25,6 +25,7 @@ Evaluation by classification:
 - ``linear_probe.py``: A linear classifier on features, and its training by Adam.
 - ``probes.py``: The methods on frozen features: Adam, L-BFGS, k nearest neighbours.
 - ``best_epoch.py``: Which epoch of a training is kept.
+- ``epoch_loss.py``: Mean loss of an epoch, also of one that is resumed.
 - ``ssl_finetuner.py``: LightningModule of a classifier that is trained through the encoder.
 - ``finetuning.py``: Train it once per repetition, with checkpoints to resume from.
 - ``results.py``: Metrics of every repetition, and their summaries.

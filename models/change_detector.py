@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import ExponentialLR
 from models.backbones import Encoder
 from models.best_epoch import BestEpoch
 from models.change_scores import THRESHOLDS, best_threshold, count_changes, mean_of_batches
+from models.epoch_loss import EpochLoss
 from models.segmentation import (
     LEVELS,
     LEVELS_OF_THE_ORIGINAL,
@@ -76,6 +77,7 @@ class ChangeDetector(LightningModule):
         self.as_original = as_original
         self.counts: list[Tensor] = []
         self.best, self.threshold = BestEpoch(), 0.5
+        self.loss = EpochLoss()
         self.train()
 
     def train(self, mode: bool = True) -> "ChangeDetector":
@@ -101,7 +103,8 @@ class ChangeDetector(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         image_1, image_2, mask, valid = batch
         loss = masked_loss(self(image_1, image_2), mask, valid, self.pos_weight.to(self.device))
-        self.log("train/loss", loss, on_step=False, on_epoch=True)
+        self.loss.update(loss.detach(), len(image_1))
+        self.log("train/loss", self.loss, on_step=False, on_epoch=True)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -140,6 +143,7 @@ class ChangeDetector(LightningModule):
         best = self.best
         checkpoint["best"] = {"f1": best.score, "epoch": best.epoch, "state": best.state}
         checkpoint["best"]["threshold"] = self.threshold
+        self.loss.save(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         best = checkpoint["best"]
@@ -148,6 +152,7 @@ class ChangeDetector(LightningModule):
         self.threshold = best["threshold"]
         if self.threshold not in THRESHOLDS:
             raise ValueError("best has another threshold")
+        self.loss.load(checkpoint)
 
     def configure_optimizers(self) -> tuple[list[Adam], list[ExponentialLR]]:
         # A list: the original's set has another order in a resumed run, and Adam's moments follow.

@@ -19,11 +19,13 @@ from models.change_scores import THRESHOLDS, count_changes, summarise_cities
 from models.results import summarise
 from utils.checkpoint import WholeCheckpointIO, check_same_run
 from utils.cli import trainer_kwargs
-from utils.data import SeededSampler, epoch_of
+from utils.data import InfiniteDataLoader, SeededSampler, batches_done, epoch_of
+from utils.history import METRICS, last_values
 from utils.launch import World
 from utils.precision import autocast_type
 from utils.report import provenance
 from utils.restored import fit
+from utils.resume import newest_resumable
 from utils.training import of_repetition, run_trainer
 
 
@@ -79,6 +81,12 @@ class ChangeTask:
             own = self.build(self.args.seed, self.args.train_frac[0]).hparams
             check_same_run(path, own, self.args.max_epochs)
 
+    def _newest(self, detector: ChangeDetector, folder: Path | None) -> Path | None:
+        """Return the checkpoint that a repetition resumes; a finished one is only tested again."""
+        if self.args.resume != "auto" or folder is None:
+            return self.args.resume_from_checkpoint
+        return newest_resumable(folder, lambda path: check_same_run(path, detector.hparams, None))
+
     def run(
         self,
         seed: int,
@@ -120,11 +128,12 @@ class ChangeTask:
         frac: float,
     ) -> dict[str, float]:
         """Train in place and return the validation of the best epoch, or else of the last one."""
-        args, resumed = self.args, self.args.resume_from_checkpoint
+        args, resumed = self.args, self._newest(detector, folder)
         origin = provenance(of_repetition(args, detector.seed, frac))
         arguments = trainer_kwargs(args)
         trainer = run_trainer(
-            "change detection", World(), arguments, folder, folder, origin, resumed
+            *("change detection", World(), arguments, folder, folder, origin, resumed),
+            every_minutes=args.save_every_minutes,
         )
         loader = self._load(train, trainer, detector.seed, args.num_workers)
         if self.as_original:
@@ -136,8 +145,9 @@ class ChangeTask:
             fit(trainer, detector, loader, val_loader, resumed=resumed)
         best, threshold = detector.best, detector.threshold
         if not best.epoch:
-            scores = sorted(trainer.callback_metrics.items())
-            return {name: value.item() for name, value in scores if name.startswith("val/")}
+            found = {name: value.item() for name, value in trainer.callback_metrics.items()}
+            found = found if folder is None else last_values(folder / METRICS)
+            return {name: value for name, value in sorted(found.items()) if name.startswith("val/")}
         detector.load_best_state()
         if folder is not None:
             hyper_parameters = {**detector.hparams, "threshold": threshold}
@@ -151,13 +161,16 @@ class ChangeTask:
         count: int = len(tiles)  # type: ignore[arg-type]  # Dataset does not declare it
         # A last batch of one small tile would have no deviation to normalise by.
         is_one_left = count > 1 and count % self.args.batch_size == 1
-        return DataLoader(
+
+        def done() -> int:
+            return batches_done(trainer) * self.args.batch_size
+
+        return InfiniteDataLoader(
             tiles,
             self.args.batch_size,
-            sampler=SeededSampler(count, seed, epoch=lambda: epoch_of(trainer)),
+            sampler=SeededSampler(count, seed, epoch=lambda: epoch_of(trainer), done=done),
             num_workers=num_workers,
             drop_last=self.as_original or is_one_left,
-            persistent_workers=num_workers > 0,
             pin_memory=torch.cuda.is_available(),
         )
 

@@ -26,8 +26,10 @@ from models.probes import (
 from models.result_views import print_finished, print_results, save_predictions, write_pictures
 from models.results import measure, measure_batches
 from utils.launch import World
+from utils.locks import sole_run
 from utils.probe_data import ProbeData
-from utils.report import run_dir_of_rank, save_results, share_dir, write_results
+from utils.report import save_results, share_dir, write_results
+from utils.resume import evaluation_run_dir
 from utils.training import make_trainer
 
 
@@ -61,9 +63,20 @@ class Evaluation:
         Returns:
             The metrics, and the folder that was written, in the first process only.
         """
-        args = self.args
         methods, cost = self._methods()
-        run_dir = run_dir_of_rank(args, self.folder, self.world.rank)
+        run_dir = evaluation_run_dir(self.args, self.folder, self.world.rank)
+        with sole_run(run_dir if self.world.rank == 0 else None):
+            metrics = self._run(methods, cost, started, run_dir)
+        return metrics, None if self.world.rank > 0 else run_dir
+
+    def _run(
+        self,
+        methods: Mapping[str, Method],
+        cost: Mapping[str, Any],
+        started: float,
+        run_dir: Path | None,
+    ) -> dict[str, Any]:
+        args = self.args
         results: dict[str, dict[str, Any]] = {}
         metrics: dict[str, Any] = {}
         predictions: dict[str, Predictions] = {}  # of the largest share, which comes last
@@ -77,13 +90,12 @@ class Evaluation:
                     result = self._measure(predictions[name])
                     result |= {"num_labelled": len(rows[0]), "seconds_training": seconds}
                     results.setdefault(name, {})[f"{frac:g}"] = result
-                    metrics = cost | self._record(results)
+                    metrics = {**cost, **self._record(results)}
                     print_finished(f"{name}, {len(rows[0]):,} labels", result)
                     save_results(run_dir, args, metrics, started)
-        if self.world.rank > 0:
-            return metrics, None
-        self._report(metrics, predictions[metrics["method"]], started, run_dir)
-        return metrics, run_dir
+        if self.world.rank == 0:
+            self._report(metrics, predictions[metrics["method"]], started, run_dir)
+        return metrics
 
     def _methods(self) -> tuple[dict[str, Method], dict[str, Any]]:
         """Return the requested methods by name, and the cost of their features."""
@@ -152,6 +164,7 @@ class Evaluation:
             hyper_parameters={name: getattr(args, name) for name in self.described}
             | {"samples_per_step": recipe.batch_size * self.world.size},
             resumed=args.resume_from_checkpoint,
+            resumes_each=args.resume == "auto",
         )
 
     def _measure(self, predictions: Predictions) -> dict[str, Any]:

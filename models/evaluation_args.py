@@ -84,14 +84,15 @@ def probe_parser(description: str | None, batch_size: int, learning_rate: float)
     return parser
 
 
-def parse_resumable(parser: Parser, argv: Sequence[str] | None) -> Namespace:
+def parse_resumable(parser: Parser, argv: Sequence[str] | None, runs: str) -> Namespace:
     """Parse the command line; flags of the run that it resumes are the defaults.
 
     Args:
         parser: Parser of the script.
         argv: Command line without the script's name; None takes that of the process.
+        runs: Pattern of the folders of the script's runs.
     """
-    given = parser.parse_given(with_flags_of_run(parser, argv, _MAY_CHANGE))
+    given = parser.parse_given(with_flags_of_run(parser, argv, _MAY_CHANGE, runs))
     args = parser.with_defaults(given)
     if args.method is None:
         args.method = ["linear" if args.freeze_backbone else "finetune"]

@@ -20,10 +20,11 @@ from models.linear_probe import Recipe
 from models.probes import Predictions
 from models.ssl_finetuner import SSLFineTuner
 from utils.checkpoint import WholeCheckpointIO, check_same_run, read_checkpoint
-from utils.data import SeededOrder, SeededSampler, epoch_of
+from utils.data import InfiniteDataLoader, SeededOrder, SeededSampler, batches_done, epoch_of
 from utils.errors import UserError
 from utils.probe_data import ProbeData
 from utils.restored import fit
+from utils.resume import newest_resumable
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ class FineTuning:
     embed: Callable[[Encoder], Tensor] | None = None
     # Plain values that a run must share with one that it resumes.
     hyper_parameters: Mapping[str, Any] = field(default_factory=dict)
-    resumed: Path | None = None  # checkpoint of the run to resume
+    resumed: Path | None = None  # checkpoint to resume, of the only repetition
+    resumes_each: bool = False  # whether each repetition resumes the checkpoints of its folder
 
     @property
     def held_out(self) -> list[str]:
@@ -55,7 +57,7 @@ class FineTuning:
         if self.resumed is None:
             return
         frac, rows = next(iter(draws.items()))
-        own = self._classifier(self.seeds[0], rows[0], frac).hparams
+        own = self._classifier(self.seeds[0], rows[0], frac, self.resumed).hparams
         check_same_run(self.resumed, own, self.recipe.max_epochs, "finetune_epochs")
         if own["milestones"] != self.recipe.falls:
             epochs = " and ".join(f"epoch {epoch}" for epoch in sorted(set(own["milestones"])))
@@ -76,10 +78,17 @@ class FineTuning:
         epochs: list[float] = []
         embeddings: Tensor | None = None
         for seed, chosen in zip(self.seeds, rows, strict=True):
-            module = self._classifier(seed, chosen, frac)
             own_folder = folder and folder / f"seed={seed}"
-            trainer = self.make_trainer(recipe.max_epochs, own_folder, seed=seed, train_frac=frac)
-            for split, logits in self._train(trainer, module, chosen).items():
+            resumed = self._newest(seed, chosen, frac, own_folder)
+            module = self._classifier(seed, chosen, frac, resumed)
+            trainer = self.make_trainer(
+                *(recipe.max_epochs, own_folder),
+                seed=seed,
+                train_frac=frac,
+                resumed=resumed,
+                is_resumable=recipe.seeded_order,
+            )
+            for split, logits in self._train(trainer, module, chosen, resumed).items():
                 scores[split].append(logits)
             if own_folder is not None:
                 name = "best.ckpt" if recipe.select_epoch else "last.ckpt"
@@ -93,16 +102,28 @@ class FineTuning:
         first = checkpoints[0] if checkpoints else None
         return Predictions(stacked, {"best_epochs": epochs}, embeddings, checkpoint=first)
 
-    def _classifier(self, seed: int, rows: Tensor, frac: float) -> SSLFineTuner:
+    def _newest(self, seed: int, rows: Tensor, frac: float, folder: Path | None) -> Path | None:
+        """Return the checkpoint that a repetition resumes; a finished one is only scored again."""
+        if not self.resumes_each or folder is None:
+            return self.resumed
+
+        def check(path: Path) -> None:
+            check_same_run(path, self._classifier(seed, rows, frac, path).hparams, None)
+
+        return newest_resumable(folder / "checkpoints", check)
+
+    def _classifier(
+        self, seed: int, rows: Tensor, frac: float, resumed: Path | None
+    ) -> SSLFineTuner:
         """Put a new classifier on a copy of the encoder, and seed the generators."""
         seed_everything(seed, verbose=False)
         recipe, data, milestones = self.recipe, self.data, self.recipe.falls
-        if self.resumed is not None and recipe.milestones is None:
+        if resumed is not None and recipe.milestones is None:
             # Those of the run's first number of epochs, so that it can be extended.
-            saved = read_checkpoint(self.resumed)["hyper_parameters"]
+            saved = read_checkpoint(resumed)["hyper_parameters"]
             milestones = saved.get("milestones", milestones)
             if not isinstance(milestones, list) or {type(epoch) for epoch in milestones} - {int}:
-                raise UserError(f"{self.resumed} has no milestones: use the last.ckpt of its run")
+                raise UserError(f"{resumed} has no milestones: use the last.ckpt of its run")
         encoder = deepcopy(self.encoder).train()
         if not recipe.freeze_backbone:
             # Faster; and the same in all processes, though only the first has computed features.
@@ -129,7 +150,9 @@ class FineTuning:
             encoder_in_train_mode=recipe.encoder_in_train_mode,
         )
 
-    def _train(self, trainer: Trainer, module: SSLFineTuner, rows: Tensor) -> dict[str, Tensor]:
+    def _train(
+        self, trainer: Trainer, module: SSLFineTuner, rows: Tensor, resumed: Path | None
+    ) -> dict[str, Tensor]:
         """Return the logits of the held-out splits, (N, C), by the epoch that the recipe keeps."""
         splits, held_out = self.data.splits, {}
         train = self._train_loader(trainer, splits["train"].take(rows), module.seed)
@@ -140,7 +163,7 @@ class FineTuning:
                 pictures, trainer.world_size, trainer.global_rank, shuffle=False
             )
             held_out[split] = self._loader(pictures, share)
-        fit(trainer, module, train, held_out["val"], resumed=self.resumed)
+        fit(trainer, module, train, held_out["val"], resumed=resumed)
         if self.recipe.select_epoch:
             module.load_state_dict(module.best.state)
         logits = {}
@@ -154,7 +177,11 @@ class FineTuning:
         recipe, count = self.recipe, len(data)  # type: ignore[arg-type]  # has no __len__
         rank, size = trainer.global_rank, trainer.world_size
         keys = SeededSampler(
-            count, seed, epoch=lambda: epoch_of(trainer), rank=rank, world_size=size
+            *(count, seed),
+            epoch=lambda: epoch_of(trainer),
+            done=lambda: batches_done(trainer) * recipe.batch_size,
+            rank=rank,
+            world_size=size,
         )
         order = SeededOrder(keys) if recipe.seeded_order else RandomSampler(data)  # type: ignore[arg-type]
         # Batch norm cannot normalise a batch of one picture.
@@ -169,14 +196,12 @@ class FineTuning:
     def _loader(
         self, data: Dataset[Any], sampler: Sampler[Any], drop_last: bool = False
     ) -> DataLoader[Any]:
-        workers = self.data.num_workers
-        return DataLoader(
+        return InfiniteDataLoader(
             data,
             self.recipe.batch_size,
             sampler=sampler,
-            num_workers=workers,
+            num_workers=self.data.num_workers,
             drop_last=drop_last,
-            persistent_workers=workers > 0,
         )
 
 

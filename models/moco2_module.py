@@ -155,9 +155,12 @@ class MocoV2(LightningModule):
             self._log(loss, losses, logits)
         return loss
 
+    def make_optimizer(self) -> SGD:
+        """Return a new optimizer of what is trained."""
+        return self.optimizer([*self.encoder_q.parameters(), *self.heads_q.parameters()])
+
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        parameters = [*self.encoder_q.parameters(), *self.heads_q.parameters()]
-        optimizer = self.optimizer(parameters)
+        optimizer = self.make_optimizer()
         trainer, max_epochs = self.trainer, self.trainer.max_epochs or 1
 
         def factor(step: int) -> float:

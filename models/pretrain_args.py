@@ -34,7 +34,7 @@ _OF_VIEWS = ("crop_size", "crop_scale", "color_jitter", *_PROBABILITIES, "rotate
 # Flags that a resumed run may set to other values: they do not describe what is learned.
 MAY_CHANGE = (
     *("cache", "compile", "on_bad_patch", "schedule"),
-    *("save_every_n_epochs", "save_every_minutes", "log_every_n_steps", "on_save_error"),
+    *("save_every_n_epochs", "log_every_n_steps", "on_save_error"),
     *("online_data_dir", "online_max_epochs", "online_val_every_n_epoch"),
 )
 SCHEDULES = ("step", "cosine")  # of the learning rate: SeCo's and MoCo-v2's
@@ -125,12 +125,8 @@ def add_pretrain_args(parser: Parser) -> None:
     course = "Course of the learning rate over the epochs."
     add("--lr_schedule", choices=SCHEDULES, default="step", help=course)
     add("--warmup_epochs", type=float, default=0.0, help="Epochs of linear warm-up from 0.")
-    newest = "auto resumes the newest run in --log_dir, and starts one if there is none."
-    add("--resume", choices=["auto"], help=newest)
     add = parser.group("output").add_argument
     add("--save_every_n_epochs", type=int, default=50, help="Epochs between two kept checkpoints.")
-    minutes = "Minutes between two checkpoints within an epoch."
-    add("--save_every_minutes", type=float, default=30, help=minutes)
     failed = "Whether a checkpoint or log that cannot be written ends the run."
     add("--on_save_error", choices=["stop", "continue"], default="stop", help=failed)
     add("--log_every_n_steps", type=int, default=50, help="Steps between two logged values.")
@@ -149,7 +145,7 @@ def check_pretrain_flags(args: Namespace) -> None:
     check_exists("online_data_dir", args.online_data_dir)
     check_positive(args, "crop_size", below=LARGEST_SIDE)
     check_positive(args, "emb_dim", "num_negatives", "softmax_temperature", "schedule")
-    check_positive(args, "save_every_n_epochs", "save_every_minutes", "log_every_n_steps")
+    check_positive(args, "save_every_n_epochs", "log_every_n_steps")
     check_positive(args, "online_max_epochs", "online_val_every_n_epoch")
     check_not_negative(args, "weight_decay", "warmup_epochs", "bn_group_size")
     for name in (*_PROBABILITIES, "encoder_momentum", "momentum"):

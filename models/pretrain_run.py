@@ -1,6 +1,5 @@
 """What a pre-training does around its steps: check the loss, draw pictures, write results."""
 
-import warnings
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,14 +8,18 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
+from models.moco2_module import MocoV2
+from utils.checkpoint import check_resumable
 from utils.cli import print_next, trainer_kwargs
 from utils.distributed import gather, own_part, unshuffle
 from utils.errors import UserError
+from utils.history import METRICS, last_values
 from utils.input_spec import PICTURE_BANDS, InputSpec, letters
 from utils.launch import World
 from utils.plots import Views, plot_training, plot_views, to_pictures
 from utils.report import provenance, write_results
-from utils.run_log import METRICS
+from utils.restored import check_state
+from utils.resume import newest_resumable, resumed_run_dir
 from utils.training import run_trainer
 
 _SHOWN_SAMPLES = 8
@@ -112,6 +115,31 @@ class PretrainPictures(Callback):
             plot_training(self.folder / "curves.png", self.folder / METRICS, self.spaces)
 
 
+def checkpoint_to_resume(args: Namespace, model: MocoV2, samples_per_step: int) -> Path | None:
+    """Return the newest checkpoint of the run that the model can resume; None starts a new run.
+
+    Args:
+        args: Flags of the run.
+        model: Model that resumes it.
+        samples_per_step: Samples per step of all processes together.
+
+    Raises:
+        UserError: The checkpoint is of another run, or the run is finished.
+    """
+    resumed: Path | None = args.resume_from_checkpoint
+
+    def check(path: Path) -> None:
+        max_epochs = None if args.resume == "auto" else args.max_epochs  # the results may be left
+        check_resumable(path, model.hparams, samples_per_step, max_epochs)
+        check_state(path, model, model.make_optimizer())
+
+    if resumed is not None and args.resume == "auto" and resumed_run_dir(args):
+        return newest_resumable(resumed.parent, check, first=resumed.name)
+    if resumed is not None:
+        check(resumed)
+    return resumed
+
+
 def pretrain_trainer(
     args: Namespace, world: World, callbacks: Sequence[Callback], run_dir: Path | None
 ) -> Trainer:
@@ -123,8 +151,6 @@ def pretrain_trainer(
         callbacks: Callbacks besides those of every training.
         run_dir: Folder of the run; None logs and saves nothing.
     """
-    # The order of a sampler begins where the checkpoint ends; Lightning expects that of the loader.
-    warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before")
     settings = {"log_every_n_steps": args.log_every_n_steps, "benchmark": True}
     return run_trainer(
         "pre-training",
@@ -160,7 +186,7 @@ def write_pretrain_results(
         started: ``time.perf_counter()`` at the start of the run.
         evaluation: Command that evaluates encoders; empty for ``main_eurosat.py``.
     """
-    metrics = {name: float(value) for name, value in trainer.logged_metrics.items()}
+    metrics = last_values(run_dir / METRICS)  # the trainer has none of a run that was finished
     metrics |= {"epochs": trainer.current_epoch, "steps": trainer.global_step}
     last = run_dir / "checkpoints" / "last.ckpt"
     write_results(run_dir / "results.json", args, metrics, started, last)

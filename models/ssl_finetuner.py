@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import MultiStepLR
 
 from models.backbones import Encoder
 from models.best_epoch import BestEpoch
+from models.epoch_loss import EpochLoss
 from models.linear_probe import Score
 from utils.data import epoch_seed
 from utils.distributed import copy_from_first, gather
@@ -70,6 +71,7 @@ class SSLFineTuner(LightningModule):
         self.normalize, self.score, self.multi_label = normalize, score, multi_label
         self.learning_rate, self.milestones, self.seed = learning_rate, milestones, seed
         self.best = BestEpoch()
+        self.loss = EpochLoss()
         self.validation: list[tuple[Tensor, Tensor, Tensor]] = []
         self.test_logits = torch.empty(0, num_classes)
 
@@ -80,6 +82,8 @@ class SSLFineTuner(LightningModule):
 
     def on_train_epoch_start(self) -> None:
         self.encoder_q.train(self.encoder_in_train_mode)
+
+    on_train_start = on_train_epoch_start  # a run that resumes within an epoch starts none
 
     def on_train_batch_start(self, batch: tuple[Tensor, ...], batch_idx: int) -> None:
         if batch_idx == 0:  # after the loader has drawn its own numbers
@@ -92,7 +96,8 @@ class SSLFineTuner(LightningModule):
             loss = F.multilabel_soft_margin_loss(logits, targets.float())
         else:
             loss = F.cross_entropy(logits, targets)
-        self.log("train/loss", loss, on_step=False, on_epoch=True, sync_dist=True)
+        self.loss.update(loss.detach(), len(pictures))
+        self.log("train/loss", self.loss, on_step=False, on_epoch=True)
         return loss
 
     def on_validation_epoch_start(self) -> None:
@@ -136,10 +141,12 @@ class SSLFineTuner(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["best"] = dict(vars(self.best))
+        self.loss.save(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.best = BestEpoch(**checkpoint["best"])
         self.best.check(checkpoint["epoch"] + 1, self.state_dict())
+        self.loss.load(checkpoint)
 
     def configure_optimizers(self) -> tuple[list[Adam], list[MultiStepLR]]:
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]

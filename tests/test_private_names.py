@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import requests
 import torch
+from pytorch_lightning import Trainer
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("datasets", "models", "utils", "benchmarks", "checkpoints")
@@ -59,6 +60,7 @@ PRIVATE: dict[str, Callable[[], object]] = {
     "_pytree": module("torch.utils"),
     "_rebuild_parameter": module("torch._utils"),
     "_rebuild_tensor_v2": module("torch._utils"),
+    "_signal_connector": lambda: Trainer(logger=False, barebones=True),
     "_schema": lambda: torch.ops.aten.add.Tensor,
     "_subclasses": lambda: torch,
     "_utils": lambda: torch,

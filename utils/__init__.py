@@ -13,6 +13,7 @@
 - ``images.py``: Pillow's errors for damaged images, and bits per channel.
 - ``flags.py``: Argument parser with one-line errors, and checks of values.
 - ``cli.py``: Flags that the scripts share, and running a script to its exit code.
+- ``signals.py``: What a signal does that announces the end of a run.
 - ``launchers.py``: Environment variables of torchrun, SLURM and Lightning.
 - ``launch.py``: Number of processes, and Lightning's settings for them.
 - ``precision.py``: Numerical precision that a device supports.
@@ -36,6 +37,7 @@
 - ``resume.py``: Restore the flags of a run from the file next to its checkpoint.
 - ``distributed.py``: Exchange of tensors between processes.
 - ``training.py``: Lightning's trainer for every script, with progress, checkpoints and a joint end.
+- ``history.py``: The values that a run logs, continued by a resumed run.
 - ``metrics.py``: Metrics over a data set, with confidence intervals.
 - ``plots.py``: Figures of results.
 - ``report.py``: results.json, with versions and arguments of the run.

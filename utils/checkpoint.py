@@ -63,7 +63,7 @@ def whole_epochs(path: Path, checkpoint: Mapping[str, Any]) -> int:
 
 
 def check_resumable(
-    path: Path, hparams: Mapping[str, Any], samples_per_step: int, max_epochs: int
+    path: Path, hparams: Mapping[str, Any], samples_per_step: int, max_epochs: int | None
 ) -> None:
     """Check that a pre-training can resume with these flags.
 
@@ -71,7 +71,7 @@ def check_resumable(
         path: Checkpoint of the run to resume.
         hparams: Hyper-parameters of the model that resumes it.
         samples_per_step: Samples per step of all processes together.
-        max_epochs: Epochs of the whole run.
+        max_epochs: Epochs of the whole run; None for a run that may be finished.
 
     Raises:
         UserError: The run is finished or has other inputs, or a flag would have no effect.
@@ -92,18 +92,22 @@ def check_resumable(
             f"{path} was trained with {reprlib.repr(before)} samples per step, not "
             f"{samples_per_step}: resume with its --batch_size times its number of processes"
         )
-    _check_unfinished(path, checkpoint, max_epochs, "max_epochs")
+    if max_epochs is not None:
+        _check_unfinished(path, checkpoint, max_epochs, "max_epochs")
 
 
 def check_same_run(
-    path: Path, hyper_parameters: Mapping[str, Any], max_epochs: int, flag: str = "max_epochs"
+    path: Path,
+    hyper_parameters: Mapping[str, Any],
+    max_epochs: int | None,
+    flag: str = "max_epochs",
 ) -> None:
     """Check that a fine-tuning or change detection can resume.
 
     Args:
         path: Checkpoint of a module that stores its best epoch.
         hyper_parameters: Hyper-parameters of the run that resumes it.
-        max_epochs: Epochs of the whole run.
+        max_epochs: Epochs of the whole run; None for a run that may be finished.
         flag: Name of the flag of these epochs, for the error.
 
     Raises:
@@ -114,7 +118,8 @@ def check_same_run(
     if "best" not in checkpoint or "epoch" not in checkpoint:
         raise UserError(f"{path} cannot be resumed: use the last.ckpt of its run")
     _check_state(path, checkpoint)
-    _check_unfinished(path, checkpoint, max_epochs, flag)
+    if max_epochs is not None:
+        _check_unfinished(path, checkpoint, max_epochs, flag)
 
 
 def _check_same(path: Path, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

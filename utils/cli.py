@@ -1,5 +1,6 @@
 """Flags that the scripts share, their translation to Lightning 2, and running a script."""
 
+import multiprocessing
 import os
 import shlex
 import signal
@@ -9,8 +10,8 @@ import time
 import warnings
 from argparse import Namespace
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any, NoReturn
 
 from utils.cores import available_cores, keep_freed_memory
@@ -19,6 +20,7 @@ from utils.files import check_can_write, check_exists
 from utils.flags import Parser, check_not_negative, check_positive
 from utils.launchers import launched_rank
 from utils.precision import PRECISIONS
+from utils.signals import SIGNALS, Leave, end_in_time
 
 # Time for the launcher to end a process that fails only because another one did.
 GRACE_S = 5.0
@@ -54,6 +56,10 @@ def base_parser(
     add("--seed", type=int, default=42, help="Seed of all random numbers.")
     add("--protocol", choices=["corrected", "paper"], default="corrected", help=PROTOCOL_HELP)
     add("--resume_from_checkpoint", type=Path, help="Checkpoint of the interrupted run to resume.")
+    newest = "Resume the newest run in --log_dir, or start one."
+    add("--resume", choices=["auto"], help=newest)
+    minutes = "Minutes between two checkpoints; one is also written at a signal and after an epoch."
+    add("--save_every_minutes", type=float, default=30, help=minutes)
     add = parser.group("devices").add_argument
     add("--gpus", type=int, help=GPUS_HELP)
     add("--accelerator", choices=["dp", "ddp"], help="Spelling of 2021; both run as ddp.")
@@ -66,7 +72,7 @@ def base_parser(
 
 def check_base_flags(args: Namespace) -> None:
     """Refuse invalid values of the flags of ``base_parser``, before heavy imports."""
-    check_positive(args, "batch_size", "max_epochs", "learning_rate")
+    check_positive(args, "batch_size", "max_epochs", "learning_rate", "save_every_minutes")
     check_not_negative(args, "num_workers", "gpus", "seed")
     check_exists("data_dir", args.data_dir)
     if not args.debug:
@@ -119,18 +125,27 @@ def print_next(*command: object) -> None:
     print(f"next: python {shlex.join(map(str, command))}")
 
 
-def run(main: Callable[[], object]) -> None:
+def run(main: Callable[[], object], *, resumes: bool = False) -> None:
     """Run the ``main`` of a script.
 
-    Errors of the user and of the machine are printed as one sentence, with exit code 2. SIGTERM and
-    SIGUSR1 raise ``SystemExit``, so that partial files are removed; Ctrl-C has exit code 130.
+    Errors of the user and of the machine are printed as one sentence, with exit code 2. SIGTERM,
+    SIGUSR1 and Ctrl-C raise an exception, so that partial files are removed; their exit codes are
+    143, 138 and 130, but 75 (``EX_TEMPFAIL``) if the same command resumes its work.
+
+    Args:
+        main: Function to call.
+        resumes: Whether the same command resumes, as it does with ``--resume auto``.
     """
     # Lightning's own use of torch, which a user cannot change.
     warnings.filterwarnings("ignore", module="pytorch_lightning.utilities._pytree")
     warnings.filterwarnings("ignore", message=".*broadcast_buffers. is deprecated")
-    for number in (signal.SIGTERM, signal.SIGUSR1):  # sbatch --signal=USR1@60 sends the latter
-        signal.signal(number, exit_on_signal)
-    sys.unraisablehook = _interrupt_again
+    resumes = resumes or "--resume auto" in " ".join(sys.argv).replace("=", " ")
+    leave = Leave(os.EX_TEMPFAIL if resumes else None)
+    for number in SIGNALS if resumes else (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, leave)
+    if resumes:
+        end_in_time()
+    sys.unraisablehook = partial(_interrupt_again, leave)
     try:
         try:
             main()
@@ -140,32 +155,35 @@ def run(main: Callable[[], object]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes again
         _leave("stopped: the reader of the output, or a helper process, has ended", 141)
     except Exception as error:
+        if resumes and leave.came is not None:  # what it ended may fail in another way
+            _stop(leave)
         if sentence := sentence_of(error):
             _leave(f"error: {printable(sentence)}", 2)
         raise
     except (KeyboardInterrupt, SystemExit) as leaving:
+        if getattr(leaving, "code", None) == os.EX_TEMPFAIL:
+            _stop(leave)
         # Lightning answers Ctrl-C with SystemExit.
         if any(isinstance(e, KeyboardInterrupt) for e in (leaving, leaving.__context__)):
             _leave("interrupted", 130)
         raise
 
 
-def exit_on_signal(number: int, frame: FrameType | None) -> NoReturn:
-    """Raise ``SystemExit``, so that partial files are removed; a handler for ``signal.signal``.
+def _stop(leave: Leave) -> NoReturn:
+    """Exit although the work can be resumed, also if a loader waits for data that never come."""
+    for child in multiprocessing.active_children():
+        child.kill()
+    if leave.came is None:  # what ended has given the reason
+        sys.exit(os.EX_TEMPFAIL)
+    _leave("stopped by a signal: the same command resumes", os.EX_TEMPFAIL)
 
-    Args:
-        number: Number of the signal; the exit code is 128 more.
-        frame: Not used.
-    """
-    sys.exit(128 + number)
 
-
-def _interrupt_again(ignored: "sys.UnraisableHookArgs") -> None:
+def _interrupt_again(leave: Leave, ignored: "sys.UnraisableHookArgs") -> None:
     """Repeat a signal that arrived while Python started a process, which discards it."""
     if not isinstance(ignored.exc_value, SystemExit | KeyboardInterrupt):
         sys.__unraisablehook__(ignored)
         return
-    number = signal.SIGTERM if isinstance(ignored.exc_value, SystemExit) else signal.SIGINT
+    number, leave.came = leave.came or signal.SIGINT, None
     timer = threading.Timer(0.1, os.kill, (os.getpid(), number))  # when the process is started
     timer.daemon = True
     timer.start()

@@ -187,6 +187,8 @@ def launch_kwargs(world: World) -> dict[str, Any]:
     warnings.filterwarnings("ignore", message="The `srun` command is available")
     # Lightning reads it from variables that may be left over.
     rank_zero_only.rank = world.rank  # type: ignore[attr-defined]
+    if world.size > 1:
+        _connect_restarted()
     strategy = DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
     return {
         "devices": world.per_node,
@@ -197,6 +199,23 @@ def launch_kwargs(world: World) -> dict[str, Any]:
         # (trainer/connectors/checkpoint_connector.py); a path that is not a folder holds none.
         "default_root_dir": os.devnull,
     }
+
+
+def _connect_restarted() -> None:
+    """Connect processes that torchrun has restarted, before Lightning does.
+
+    Its store outlives a start: without a name of its own for each start, a process that comes first
+    reads the address that another one had before (torch 2.15, distributed/rendezvous.py).
+    """
+    import torch.distributed as dist
+
+    start = number_of("TORCHELASTIC_RESTART_COUNT")
+    keeps_store = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    if launcher() != "torchrun" or not start or not keeps_store or dist.is_initialized():
+        return
+    kept = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+    rank, size = (int(os.environ[name]) for name in VARIABLES["torchrun"][:2])
+    dist.init_process_group(store=dist.PrefixStore(f"{start}", kept), rank=rank, world_size=size)
 
 
 def _cluster_environment() -> "ClusterEnvironment":

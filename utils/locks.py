@@ -1,17 +1,19 @@
 """Lock files: one process at a time."""
 
 import errno
+import os
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import FileLock, LeaseCompromise, SoftFileLease, Timeout
 
-from utils.errors import UserError
+from utils.errors import UserError, os_error_sentence
 
 # Network disks that were mounted without locks: nobody waits, and nobody is refused.
 _WITHOUT_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
+_LEASE_S = 30.0  # a run renews its lease three times as often
 
 
 @contextmanager
@@ -59,3 +61,47 @@ def sole_writer(path: Path, busy: str) -> AbstractContextManager[None]:
         UserError: Another process holds the lock.
     """
     return locked(path, busy)
+
+
+@contextmanager
+def sole_run(folder: Path | None) -> Iterator[None]:
+    """Hold the folder of a run, so that no other one writes into it.
+
+    A file of a lease works on every network disk, also on those without locks. The lease of a run
+    that was killed ends at once on the same machine, and after 30 s on another one.
+
+    Args:
+        folder: Folder of the run; None holds nothing.
+
+    Raises:
+        UserError: Another run holds the folder.
+    """
+    if folder is None:
+        yield
+        return
+    path = folder / "run.lock"
+    lease = SoftFileLease(path, lease_duration=_LEASE_S, on_compromise=_leave)
+    try:
+        with suppress(Timeout):
+            lease.acquire(timeout=0)
+        if not lease.is_locked:
+            print(f"{path} is held, waiting {_LEASE_S:.0f} s for its end", file=sys.stderr)
+            lease.acquire(timeout=_LEASE_S + 5)
+    except Timeout as error:
+        raise UserError(
+            f"another run writes into {folder}: wait for its end, or give this run its own "
+            "--log_dir"
+        ) from error
+    except OSError as error:
+        raise UserError(os_error_sentence(error, path)) from error
+    try:
+        yield
+    finally:
+        lease.release()
+
+
+def _leave(lost: LeaseCompromise) -> None:
+    """End a run that was suspended for so long that another one has taken its folder."""
+    if lost.reason == "owner-changed":
+        print(f"error: another run has taken {lost.lock_file}", file=sys.stderr, flush=True)
+        os._exit(2)

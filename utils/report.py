@@ -94,6 +94,7 @@ def provenance(args: Namespace) -> dict[str, Any]:
         "git_commit": _git_commit(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else _cpu_name(),
         "cpu_count": os.cpu_count(),
+        "threads": torch.get_num_threads(),  # a resumed run has the same bits with as many
     }
 
 

@@ -12,6 +12,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from utils.checkpoint import read_checkpoint
 from utils.errors import UserError, quoted, sentence_of
 
 # Counters of Lightning's loops that count the steps of the run.
@@ -41,11 +42,35 @@ def fit(
     except Exception as error:
         if not check.is_restoring or sentence_of(error):
             raise
-        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-        reason = quoted(kind + " ".join(str(error).split()), 200)
-        raise UserError(
-            f"{resumed} does not hold the state of this run, {reason}: use the last.ckpt of its run"
-        ) from error
+        raise _foreign(resumed, error) from error
+
+
+def check_state(path: Path, module: LightningModule, optimizer: Optimizer) -> None:
+    """Refuse a checkpoint whose tensors do not fit, before a trainer exists.
+
+    Args:
+        path: Checkpoint that may be resumed.
+        module: Module that would resume it.
+        optimizer: Its optimizer.
+
+    Raises:
+        UserError: The tensors are not those of this run.
+    """
+    checkpoint = read_checkpoint(path)
+    try:
+        check_tensors(checkpoint["state_dict"], module.state_dict(), "state_dict")
+        (saved,) = checkpoint["optimizer_states"]
+        _check_moments(optimizer, saved["state"], checkpoint["global_step"])
+    except Exception as error:
+        raise _foreign(path, error) from error
+
+
+def _foreign(path: Path | None, error: Exception) -> UserError:
+    kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+    reason = quoted(kind + " ".join(str(error).split()), 200)
+    return UserError(
+        f"{path} does not hold the state of this run, {reason}: use the last.ckpt of its run"
+    )
 
 
 def check_tensors(found: Mapping[str, Any], expected: Mapping[str, Tensor], what: str) -> None:

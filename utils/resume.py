@@ -3,13 +3,14 @@
 import json
 import sys
 from argparse import SUPPRESS, Action, ArgumentParser, BooleanOptionalAction, Namespace
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from utils.errors import UserError, quoted
 from utils.files import check_checkpoint
 from utils.launchers import launched_rank
+from utils.report import provenance, run_dir_of_rank, write_json
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"  # the newest checkpoint, and the one before it
 ARGUMENTS = "arguments.json"  # next to the checkpoints, as ``utils.report.provenance`` returns it
@@ -18,7 +19,7 @@ ARGUMENTS = "arguments.json"  # next to the checkpoints, as ``utils.report.prove
 MAY_CHANGE = {
     *("data_dir", "num_workers", "batch_size", "gpus", "accelerator", "num_nodes"),
     *("num_processes", "precision", "max_epochs", "log_dir", "debug"),
-    *("resume", "resume_from_checkpoint"),
+    *("save_every_minutes", "resume", "resume_from_checkpoint"),
 }
 # A flag that one script alone has, in the order in which they are looked for.
 _SCRIPTS = {
@@ -34,7 +35,10 @@ _REPETITION = {"num_seeds", "seed", "train_frac", "method"}
 
 
 def with_flags_of_run(
-    parser: ArgumentParser, argv: Sequence[str] | None, may_change: Collection[str] = ()
+    parser: ArgumentParser,
+    argv: Sequence[str] | None,
+    may_change: Collection[str] = (),
+    runs: str | None = None,
 ) -> list[str]:
     """Put the stored flags of the run to resume before those of ``argv``.
 
@@ -42,6 +46,8 @@ def with_flags_of_run(
         parser: Parser of the script; it checks stored flags as it checks given ones.
         argv: Command line, or None for that of the process.
         may_change: Flags that may have another value, besides ``MAY_CHANGE``.
+        runs: Pattern of the folders of an evaluation's runs, whose trainings ``--resume auto``
+            resumes one by one; None for a pre-training.
 
     Returns:
         A complete command line; ``argv`` itself if nothing is resumed or no flags are stored.
@@ -51,38 +57,28 @@ def with_flags_of_run(
         SystemExit: ``--resume auto`` found a finished run.
     """
     given = list(sys.argv[1:] if argv is None else argv)
-    only = ArgumentParser(add_help=False, allow_abbrev=False, argument_default=SUPPRESS)
-    only.add_argument("--resume_from_checkpoint", type=Path, nargs="?")
-    only.add_argument("--resume", nargs="?")
-    only.add_argument("--log_dir", type=Path, default=parser.get_default("log_dir"))
-    flags = vars(only.parse_known_args(given)[0])
+    flags = _resume_flags(parser, given)
     path: Path | None = flags.get("resume_from_checkpoint")
+    is_auto = flags.get("resume") == "auto" and path is None and "--debug" not in given
+    if is_auto and runs is not None:
+        run_dir = _newest_run(flags["log_dir"], runs)
+        return given if run_dir is None else _with_flags_of_grid(parser, run_dir, given, may_change)
     done = 0
-    if flags.get("resume") == "auto" and path is None:
+    if is_auto:
         path, done = _newest_checkpoint(flags["log_dir"])
         given += [] if path is None else ["--resume_from_checkpoint", str(path)]
     check_checkpoint("resume_from_checkpoint", path)
-    if path is None or not (path.parent / ARGUMENTS).is_file():
+    if path is None:
         return given
-    stored, allowed = _stored_flags(parser, path)
-    allowed |= {*MAY_CHANGE, *may_change}
-    try:
-        before = vars(parser.parse_args(stored))
-    except UserError as error:
-        raise UserError(
-            f"{path.parent / ARGUMENTS} does not hold the flags of a run, {error}: move it away, "
-            "and give them all"
-        ) from error
-    now = vars(parser.parse_args([*stored, *given]))
-    for name in before.keys() - allowed:
-        if before[name] != now[name]:
-            raise UserError(
-                f"--{name} {_shown(now[name])} contradicts the run of {path}, which has "
-                f"{_shown(before[name])}: leave it out, or give a new run its own --log_dir"
-            )
-    if done and done >= now["max_epochs"]:
-        print(f"{path} has all {done} epochs: nothing is left to do")
-        sys.exit(0)
+    stored: list[str] = []
+    if (path.parent / ARGUMENTS).is_file():
+        stored = _checked_flags(parser, path.parent / ARGUMENTS, given, {*may_change})
+    else:
+        _say(f"{path.parent / ARGUMENTS} is missing: the flags of this command alone count")
+    if done and done >= vars(parser.parse_args([*stored, *given]))["max_epochs"]:
+        if _results(path.parent.parent).get("metrics", {}).get("epochs") == done:
+            _leave_finished(f"{path} has all {done} epochs")
+        _say(f"{path} has all {done} epochs: only the results are written")
     return [*stored, *given]
 
 
@@ -91,19 +87,118 @@ def resumed_run_dir(args: Namespace) -> Path | None:
     path: Path | None = args.resume_from_checkpoint
     if path is None or args.debug or path.name not in (LAST, PREVIOUS):
         return None
-    if not (path.parent / ARGUMENTS).is_file():
+    if args.resume != "auto" and not (path.parent / ARGUMENTS).is_file():
         return None
     return path.parent.parent
 
 
-def _stored_flags(parser: ArgumentParser, path: Path) -> tuple[list[str], set[str]]:
+def newest_resumable(
+    folder: Path, check: Callable[[Path], object], *, first: str = LAST
+) -> Path | None:
+    """Return the newest checkpoint that can be resumed; None if the folder has none.
+
+    Args:
+        folder: Folder of the checkpoints.
+        check: Raises a ``UserError`` for a checkpoint that cannot be resumed; its text is printed.
+        first: Name of the first one to check.
+
+    Raises:
+        UserError: None of the checkpoints can be resumed.
+    """
+    names = (LAST, PREVIOUS) if first == LAST else (PREVIOUS,)
+    found = [folder / name for name in names if (folder / name).exists()]
+    for path in found:
+        if path.is_dir():
+            raise UserError(f"{path} is a folder, not a checkpoint: move it away")
+        try:
+            check(path)
+        except UserError as error:
+            _say(f"not resumed: {error}")
+        else:
+            if path != found[0]:
+                _say(f"resuming {path} instead")
+            return path
+    if found:
+        raise UserError(f"no checkpoint in {folder} can be resumed: use another --log_dir")
+    return None
+
+
+def evaluation_run_dir(args: Namespace, name: str, rank: int) -> Path | None:
+    """Return the folder of an evaluation that ``--resume auto`` resumes, or create one.
+
+    Args:
+        args: Flags of the run.
+        name: Name of the script's runs.
+        rank: Rank of this process; the first one creates the folder, and stores the flags there.
+    """
+    if args.resume == "auto" and not args.debug and (found := _newest_run(args.log_dir, name)):
+        return found
+    run_dir = run_dir_of_rank(args, name, rank)
+    if run_dir is not None and rank == 0:
+        write_json(run_dir / ARGUMENTS, provenance(args))
+    return run_dir
+
+
+def _resume_flags(parser: ArgumentParser, given: Sequence[str]) -> dict[str, Any]:
+    """Return only the flags that name what is resumed."""
+    only = ArgumentParser(add_help=False, allow_abbrev=False, argument_default=SUPPRESS)
+    only.add_argument("--resume_from_checkpoint", type=Path, nargs="?")
+    only.add_argument("--resume", nargs="?")
+    only.add_argument("--log_dir", type=Path, default=parser.get_default("log_dir"))
+    return vars(only.parse_known_args(given)[0])
+
+
+def _with_flags_of_grid(
+    parser: ArgumentParser, run_dir: Path, given: Sequence[str], may_change: Collection[str]
+) -> list[str]:
+    """Put the stored flags of an evaluation before the given ones; leave if it is finished."""
+    may_change = {*may_change, "num_seeds"}
+    stored = _checked_flags(parser, run_dir / ARGUMENTS, given, may_change, is_grid=True)
+    now, before = vars(parser.parse_args([*stored, *given])), _results(run_dir).get("arguments", {})
+    lengths = ("max_epochs", "finetune_epochs", "num_seeds")
+    if before and all(now.get(name) == before.get(name) for name in lengths):
+        _leave_finished(f"{run_dir} has all results")
+    _say(f"resuming {run_dir}")
+    return [*stored, *given]
+
+
+def _checked_flags(
+    parser: ArgumentParser,
+    file: Path,
+    given: Sequence[str],
+    may_change: Collection[str],
+    *,
+    is_grid: bool = False,
+) -> list[str]:
+    """Return the flags in a file as a command line, unless given ones contradict them."""
+    stored, allowed = _stored_flags(parser, file, is_grid=is_grid)
+    allowed |= {*MAY_CHANGE, *may_change}
+    try:
+        before = vars(parser.parse_args(stored))
+    except UserError as error:
+        raise UserError(
+            f"{file} does not hold the flags of a run, {error}: move it away, and give them all"
+        ) from error
+    now = vars(parser.parse_args([*stored, *given]))
+    for name in before.keys() - allowed:
+        if before[name] != now[name]:
+            raise UserError(
+                f"--{name} {_shown(now[name])} contradicts the run of {file.parent}, which has "
+                f"{_shown(before[name])}: leave it out, or give a new run its own --log_dir"
+            )
+    return stored
+
+
+def _stored_flags(
+    parser: ArgumentParser, file: Path, *, is_grid: bool
+) -> tuple[list[str], set[str]]:
     """Return the flags of a run as a command line, and those that name only its repetition."""
-    arguments = _read_arguments(path.parent / ARGUMENTS)
+    arguments = _read_arguments(file)
     actions = {action.dest: action for action in parser._actions}  # argparse has no public list
     for name, script in _SCRIPTS.items():
         if name in arguments and name not in actions:
-            raise UserError(f"{path} is of a run of {script}: resume it with that script")
-    repeated = _REPETITION if arguments.get("num_seeds", 1) != 1 else set()
+            raise UserError(f"{file} is of a run of {script}: resume it with that script")
+    repeated = set[str]() if is_grid or arguments.get("num_seeds", 1) == 1 else _REPETITION
     stored = [
         word
         for name, value in arguments.items()
@@ -111,6 +206,29 @@ def _stored_flags(parser: ArgumentParser, path: Path) -> tuple[list[str], set[st
         for word in _as_flag(actions[name], value)
     ]
     return stored, set(repeated)
+
+
+def _results(run_dir: Path) -> dict[str, Any]:
+    """Return the content of ``results.json`` if the run was finished; else an empty dict."""
+    try:
+        results = json.loads((run_dir / "results.json").read_text())
+        return results if results["finished"] and isinstance(results["metrics"], dict) else {}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {}
+
+
+def _leave_finished(what: str) -> NoReturn:
+    print(f"{what}: nothing is left to do")
+    sys.exit(0)
+
+
+def _newest_run(log_dir: Path, runs: str) -> Path | None:
+    """Return the newest folder of an evaluation, of those that match a pattern."""
+    found = sorted(log_dir.glob(f"{runs}/version_*"), key=lambda path: path.lstat().st_mtime)
+    if not found or (found[-1] / ARGUMENTS).is_file():
+        return found[-1] if found else None
+    _say(f"{found[-1] / ARGUMENTS} is missing: a new run begins")
+    return None
 
 
 def _newest_checkpoint(log_dir: Path) -> tuple[Path | None, int]:
@@ -122,16 +240,12 @@ def _newest_checkpoint(log_dir: Path) -> tuple[Path | None, int]:
     folder = max(found, key=lambda path: path.lstat().st_mtime).parent
     from utils.checkpoint import read_checkpoint, whole_epochs  # need torch
 
-    for path in filter(Path.exists, (folder / LAST, folder / PREVIOUS)):
-        try:
-            checkpoint = read_checkpoint(path)
-            done = whole_epochs(path, checkpoint)
-        except UserError as error:
-            _say(f"not resumed: {error}")
-        else:
-            _say(f"resuming {path} after step {checkpoint.get('global_step')}")
-            return path, done
-    raise UserError(f"no checkpoint in {folder} can be read: use another --log_dir")
+    path = newest_resumable(folder, lambda path: whole_epochs(path, read_checkpoint(path)))
+    if path is None:
+        return None, 0
+    checkpoint = read_checkpoint(path)
+    _say(f"resuming {path} after step {checkpoint.get('global_step')}")
+    return path, whole_epochs(path, checkpoint)
 
 
 def _say(text: str) -> None:

@@ -2,16 +2,15 @@
 
 import os
 import shutil
-import signal
 import sys
 import time
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
+from torch import Tensor
 from tqdm import tqdm
 
 from utils.distributed import gather
@@ -19,11 +18,12 @@ from utils.errors import UserError
 from utils.files import WriteError, remove_abandoned, remove_partials, written_whole
 from utils.report import write_json
 from utils.resume import ARGUMENTS, LAST, PREVIOUS
+from utils.signals import Hold
 
-# SLURM, cloud machines and Ctrl-C announce the end of a run by these.
-_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 _SAVE, _STOP = 1, 2
-_REPEAT_S = 1.0  # torchrun passes on at once what its processes have received already
+_AGAIN = "the same command with --resume auto resumes"
+_CHECK_EVERY = 10  # steps of several GPUs between two questions, whose answer waits for the device
+_UNSAVED_S = 60.0  # training that a signal during a validation may lose
 
 
 class SaveCheckpoints(Checkpoint):
@@ -60,11 +60,15 @@ class SaveCheckpoints(Checkpoint):
         self.every_minutes = every_minutes
         self.on_save_error = on_save_error
         self._saved_at = time.monotonic()
-        self._signal: int | None = None
-        self._signalled_at = 0.0
-        self._handlers: dict[int, Any] = {}  # those before ours
+        self._signals = Hold()
+        self._is_stopped = False
+        self._random: Tensor | None = None  # state to restore
         # A damaged last.ckpt must not replace the previous one, from which the run resumes.
         self._is_last_good = resumed == folder / LAST
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if (self.folder / LAST).is_dir():
+            raise UserError(f"{self.folder / LAST} is a folder, not a checkpoint: move it away")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         steps = gather(torch.tensor([trainer.global_step], device=trainer.strategy.root_device))
@@ -80,20 +84,21 @@ class SaveCheckpoints(Checkpoint):
             if self.resumed is not None:
                 remove_abandoned(self.resumed.parent.glob(".*.partial"))
         if self.every_minutes is not None:
-            self._handlers = {each: signal.signal(each, self._note) for each in _SIGNALS}
+            self._signals.start()
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        wanted = 0 if self.every_minutes is None else self._wanted(trainer, self.every_minutes)
+        if self._random is not None:  # the loader has drawn numbers of an epoch that began before
+            torch.set_rng_state(self._random)
+            self._random = None
+        wanted = 0
+        if self.every_minutes is not None:
+            wanted = self._wanted(trainer, batch_idx, 60 * self.every_minutes)
         if wanted:
             self._save(trainer, is_last=wanted == _STOP)
         if wanted == _STOP:
-            if trainer.is_global_zero:
-                where = f"{self.folder / LAST} holds step {trainer.global_step}"
-                again = "the same command with --resume auto resumes"
-                tqdm.write(f"stopped: {where}; {again}", file=sys.stderr)
-            sys.exit(os.EX_TEMPFAIL)
+            self._stop(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Lightning logs the means of an epoch after its checkpoint; a resumed run needs them.
@@ -109,43 +114,83 @@ class SaveCheckpoints(Checkpoint):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Take back what Lightning has counted of a batch that the resumed run reads again."""
+        """Add random states, and take back what is counted of a batch that is read again."""
+        state = torch.get_rng_state().to(trainer.strategy.root_device)
+        checkpoint["random_states"] = gather(state[None]).cpu()
         batches = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         if batches["current"]["ready"] != batches["current"]["completed"]:
             batches["is_last_batch"] = False
             for counts in (batches["total"], batches["current"]):
                 counts["ready"] = counts["completed"]
 
-    def on_train_end(self, *_: Any) -> None:
-        self._restore_handlers()
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        states, own = checkpoint.get("random_states"), torch.get_rng_state()
+        if states is None or len(states) != trainer.world_size:
+            return  # of an earlier version, or of other processes
+        if states.dtype != own.dtype or states.shape[1:] != own.shape:
+            raise ValueError("random_states has another shape or type")
+        state = states[trainer.global_rank].clone()  # torch crashes on a part of a tensor
+        torch.set_rng_state(state)  # before the loader draws its numbers
+        if not checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"]:
+            self._random = state
 
-    def on_exception(self, *_: Any) -> None:
-        self._restore_handlers()
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._signals.came:  # after the last step
+            self._stop(trainer)
+        self._signals.stop()
 
-    def _wanted(self, trainer: Trainer, every_minutes: float) -> int:
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        self._signals.stop()
+        if not self._signals.came or self._is_stopped:
+            return
+        if trainer.is_global_zero:
+            text = f"stopped between two steps: {_AGAIN} from the checkpoint before"
+            tqdm.write(text, file=sys.stderr)
+        sys.exit(os.EX_TEMPFAIL)  # also for the error of a process whose neighbour has left
+
+    def _wanted(self, trainer: Trainer, batch_idx: int, every_s: float) -> int:
         """Return what any process wants before this step, the same in all of them."""
-        is_due = time.monotonic() - self._saved_at >= 60 * every_minutes
-        wanted = _STOP if self._signal else _SAVE if is_due else 0
+        is_last = batch_idx + 1 == trainer.num_training_batches  # a validation may follow
+        unsaved_s = time.monotonic() - self._saved_at
+        is_due = unsaved_s >= every_s or (is_last and unsaved_s >= _UNSAVED_S)
+        wanted = _STOP if self._signals.came else _SAVE if is_due else 0
         device = trainer.strategy.root_device
         if trainer.world_size == 1:
             return wanted
-        if device.type == "cuda" and trainer.global_step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
-            return 0  # reading the answer waits for the device, as logging does
+        if device.type == "cuda" and trainer.global_step % _CHECK_EVERY and not is_last:
+            return 0
         return int(gather(torch.tensor([wanted], device=device)).max())
 
-    def _save(self, trainer: Trainer, *, is_last: bool) -> None:
-        last = self.folder / LAST
-        self._saved_at = time.monotonic()
+    def _stop(self, trainer: Trainer) -> None:
         if trainer.is_global_zero:
-            for logger in trainer.loggers:
-                logger.save()
-            if self._is_last_good and self.every_minutes is not None:
-                try:
-                    with written_whole(self.folder / PREVIOUS) as partial:
-                        _link(last, partial)
-                except WriteError as error:
-                    self._survive(trainer, error, is_last=False)  # the newest one may succeed
-        self._write(trainer, last, is_last)
+            where = f"{self.folder / LAST} holds step {trainer.global_step}"
+            tqdm.write(f"stopped: {where}; {_AGAIN}", file=sys.stderr)
+        self._is_stopped = True
+        sys.exit(os.EX_TEMPFAIL)
+
+    def _save(self, trainer: Trainer, *, is_last: bool) -> None:
+        last, Hold.is_saving = self.folder / LAST, True
+        try:
+            if trainer.is_global_zero:
+                for logger in trainer.loggers:
+                    logger.save()
+                if self._is_last_good and self.every_minutes is not None:
+                    self._keep_previous(trainer, last)
+            self._write(trainer, last, is_last)
+        finally:
+            Hold.is_saving = False
+        self._saved_at = time.monotonic()
+
+    def _keep_previous(self, trainer: Trainer, last: Path) -> None:
+        try:
+            with written_whole(self.folder / PREVIOUS) as partial:
+                _link(last, partial)
+        except WriteError as error:
+            self._survive(trainer, error, is_last=False)  # the newest one may succeed
 
     def _write(self, trainer: Trainer, path: Path, is_last: bool) -> None:
         try:
@@ -162,19 +207,6 @@ class SaveCheckpoints(Checkpoint):
             raise error
         text = f"step {trainer.global_step}: {error}; the training continues"
         tqdm.write(text, file=sys.stderr)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        now = time.monotonic()
-        if self._signal is None:
-            self._signal, self._signalled_at = number, now
-        elif now - self._signalled_at > _REPEAT_S:
-            self._restore_handlers()
-            signal.raise_signal(number)
-
-    def _restore_handlers(self) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-        self._handlers = {}
 
 
 def _link(path: Path, other: Path) -> None:

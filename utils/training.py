@@ -1,9 +1,9 @@
 """Training with Lightning: the trainer of every script, its progress bar, checkpoints and end."""
 
-import signal
 import subprocess
 import sys
 import time
+import warnings
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,12 +15,13 @@ from pytorch_lightning.loggers import Logger
 from tqdm import tqdm
 
 from utils.checkpoint import read_checkpoint
-from utils.cli import GRACE_S, exit_on_signal, trainer_kwargs
+from utils.cli import GRACE_S, trainer_kwargs
+from utils.history import rows_before
 from utils.launch import World, launch_kwargs, planned_world
 from utils.precision import resolve_precision
 from utils.progress import progress
 from utils.report import provenance
-from utils.run_log import RunLog, rows_before
+from utils.run_log import RunLog
 from utils.save_checkpoints import SaveCheckpoints
 
 
@@ -72,11 +73,12 @@ def run_trainer(
         )
     log: Logger | None = None
     if folder is not None:
-        done: int | None = read_checkpoint(resumed)["global_step"] if resumed else None
+        checkpoint = read_checkpoint(resumed) if resumed else {}
+        done: int | None = checkpoint.get("global_step")
         is_first = world.rank == 0  # it alone writes
-        rows = rows_before(resumed, done) if resumed and done is not None and is_first else ()
+        rows = rows_before(resumed, checkpoint) if resumed and is_first else ()
         log = RunLog(folder, rows, tensorboard=tensorboard, first_step=done, on_error=on_save_error)
-    return Trainer(
+    trainer = Trainer(
         **{"log_every_n_steps": 1, **arguments, **launch_kwargs(world)},
         logger=log or False,
         callbacks=added,
@@ -86,6 +88,11 @@ def run_trainer(
         num_sanity_val_steps=0,
         use_distributed_sampler=False,  # ours draws from (seed, epoch)
     )
+    # Lightning answers SIGTERM by a message that the other processes may never receive.
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    # The order of a sampler begins where the checkpoint ends; Lightning expects that of the loader.
+    warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before")
+    return trainer
 
 
 def make_trainer(
@@ -97,6 +104,8 @@ def make_trainer(
     *,
     seed: int,
     train_frac: float,
+    resumed: Path | None = None,
+    is_resumable: bool = True,
     val_every_n_epochs: int = 1,
 ) -> Trainer:
     """Configure the trainer of one repetition; its checkpoints are written into the folder.
@@ -109,14 +118,19 @@ def make_trainer(
         folder: Folder of this repetition; None writes nothing.
         seed: Seed of this repetition.
         train_frac: Share of the labels, in 0..1.
+        resumed: Checkpoint of this repetition to resume; None trains from the start.
+        is_resumable: Whether it resumes within an epoch, and so saves by time and at signals.
         val_every_n_epochs: Epochs between validations.
     """
     arguments = trainer_kwargs(args)
     arguments |= {"max_epochs": max_epochs, "check_val_every_n_epoch": val_every_n_epochs}
     checkpoints = folder and folder / "checkpoints"
     origin = provenance(of_repetition(args, seed, train_frac))
-    resumed = args.resume_from_checkpoint
-    return run_trainer(description, world, arguments, folder, checkpoints, origin, resumed)
+    minutes = args.save_every_minutes if is_resumable else None
+    return run_trainer(
+        *(description, world, arguments, folder, checkpoints, origin, resumed),
+        every_minutes=minutes,
+    )
 
 
 def of_repetition(args: Namespace, seed: int, train_frac: float) -> Namespace:
@@ -195,12 +209,6 @@ class EndTogether(Callback):
 
     The failed process prints the error. Only the first process may have to clean up files.
     """
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.world_size > 1:
-            # Lightning's handler sends a message that a failed process does not receive.
-            first = trainer.is_global_zero
-            signal.signal(signal.SIGTERM, exit_on_signal if first else signal.SIG_DFL)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException

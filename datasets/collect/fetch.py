@@ -21,6 +21,7 @@ from datasets.collect.report import Ending, Progress, incomplete, some_places
 from datasets.collect.scenes import Candidates, ComeBack, Lack, Place
 from utils.errors import UserError
 from utils.retry import Transient
+from utils.signals import SIGNALS
 
 _TICK_S = 0.5  # between looks at the clock, the disk and the service
 _FLUSH_S = 0.2  # for which a journal's lines wait for others
@@ -260,12 +261,12 @@ class Fetch:
 
 @contextmanager
 def _signals(action: Callable[[str], None]) -> Iterator[None]:
-    """Call ``action`` with the name of each SIGTERM or SIGINT; only the main thread can do so."""
+    """Call ``action`` with the name of each signal to end; only the main thread can do so."""
 
     def handle(number: int, frame: FrameType | None) -> None:
         action(signal.Signals(number).name)
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, handle) for number in SIGNALS}
     try:
         yield
     finally:

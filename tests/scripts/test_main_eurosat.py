@@ -92,7 +92,8 @@ def test_run_leaves_results_split_and_picture(
     assert written["metrics"] == json.loads(json.dumps(metrics))
     assert written["arguments"]["num_seeds"] == 2
     assert sorted(path.name for path in run_dir.iterdir()) == [
-        *("confusion.png", "results.json", "test.txt", "train.txt", "val.txt")
+        *("arguments.json", "confusion.png", "results.json"),
+        *("test.txt", "train.txt", "val.txt"),
     ]
     assert Image.open(run_dir / "confusion.png").width > 300
     assert [metrics[f"num_{split}"] for split in ("train", "val", "test")] == [60, 20, 20]
@@ -334,7 +335,7 @@ def test_every_method_and_share_is_measured(curve: tuple[Any, Path]) -> None:
     assert results["lbfgs"]["1"].items() <= metrics.items()
     assert metrics["num_labelled"] == 60
     (run_dir,) = logs.glob("eurosat-random/*")
-    files = ["confusion.png", "label_efficiency.png", "results.json", "test.txt"]
+    files = ["arguments.json", "confusion.png", "label_efficiency.png", "results.json", "test.txt"]
     assert sorted(path.name for path in run_dir.iterdir()) == [*files, "train.txt", "val.txt"]
 
 

@@ -117,7 +117,8 @@ def test_run_leaves_scores_and_checkpoints(finished: Finished) -> None:
         assert 0 <= low <= metrics[f"test/{name}"] <= high <= 100
     for seed in ("seed=42", "seed=43"):
         names = ["arguments.json", "best.ckpt", "last.ckpt", "metrics.csv"]
-        assert sorted(path.name for path in (run_dir / seed).iterdir()) == names
+        found = sorted(path.name for path in (run_dir / seed).iterdir())
+        assert found == [*names, "previous.ckpt"]
         with (run_dir / seed / "metrics.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
         assert len([row for row in rows if row["train/loss"]]) == 3

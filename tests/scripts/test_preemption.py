@@ -5,8 +5,10 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,9 @@ from tests.references.launcher_variables import forget_launchers, set_all, srun
 from tests.references.pretraining import SMALL, assert_equal, run_dirs, tensors
 from tests.references.script import ROOT, as_flags, forked
 from tests.references.waiting import HANG_S, wait_until
+from utils.cli import run
 from utils.errors import UserError
+from utils.locks import sole_run
 from utils.save_checkpoints import SaveCheckpoints
 
 # Six places: three steps per epoch, nine in all.
@@ -78,14 +82,10 @@ def rows(run_dir: Path) -> list[dict[str, str]]:
 @pytest.mark.parametrize(
     ("source", "workers", "mode", "stops"),
     [
-        ("folder", 0, "seco", range(1, STEPS)),
+        ("folder", 0, "seco", (1, 3, 8)),
         ("zip", 2, "moco_tp", (2,)),
         ("store", 2, "seco", (1, 5)),
         ("chunks", 0, "moco", (4, 7)),
-        pytest.param("folder", 2, "moco", range(1, STEPS), marks=pytest.mark.slow),
-        pytest.param("zip", 0, "moco_tp", range(1, STEPS), marks=pytest.mark.slow),
-        pytest.param("store", 0, "moco_tp", range(1, STEPS), marks=pytest.mark.slow),
-        pytest.param("chunks", 2, "seco", range(1, STEPS), marks=pytest.mark.slow),
     ],
 )
 def test_a_run_that_is_stopped_within_epochs_ends_with_the_same_bits_and_history(
@@ -95,7 +95,7 @@ def test_a_run_that_is_stopped_within_epochs_ends_with_the_same_bits_and_history
     source: str,
     workers: int,
     mode: str,
-    stops: range | tuple[int, ...],
+    stops: tuple[int, ...],
 ) -> None:
     more = as_flags(num_workers=workers, data_mode=mode)
     for step in stops:
@@ -219,6 +219,103 @@ def test_a_signal_before_the_first_step_saves_too(
     assert len(run_dirs(tmp_path)) == 1
 
 
+@pytest.mark.parametrize(
+    ("phase", "number", "steps_left"),
+    [
+        ("main_pretrain.make_datamodule", signal.SIGINT, STEPS),
+        ("models.ssl_online.SSLOnlineEvaluator.evaluate", signal.SIGTERM, 1),
+        pytest.param(
+            "models.pretrain_run.plot_training", signal.SIGUSR1, 0, marks=pytest.mark.slow
+        ),
+        ("models.pretrain_run.write_results", signal.SIGTERM, 0),
+    ],
+    ids=["start", "probe", "curves", "results"],
+)
+def test_a_signal_in_every_other_phase_is_answered_and_the_same_command_ends_the_run(
+    seco_root: Path,
+    eurosat_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    phase: str,
+    number: signal.Signals,
+    steps_left: int,
+) -> None:
+    def wait_for_the_end(*_: Any, **__: Any) -> None:
+        os.kill(os.getpid(), number)
+        time.sleep(HANG_S)
+
+    trained: list[int] = []
+
+    def count(self: MocoV2, outputs: Any, batch: Any, batch_idx: int) -> None:
+        trained.append(self.trainer.global_step)
+
+    monkeypatch.setattr(MocoV2, "on_train_batch_end", count)
+    monkeypatch.setattr("utils.signals._PATIENCE_S", 0.1)
+    monkeypatch.setattr("utils.save_checkpoints._UNSAVED_S", 0.0)
+    probe = as_flags(online_data_dir=eurosat_root, online_val_every_n_epoch=3, online_max_epochs=1)
+    command = flags(seco_root, tmp_path, *probe)
+    monkeypatch.setattr("sys.argv", ["main_pretrain.py", *command])
+    with monkeypatch.context() as patch:
+        patch.setattr(phase, wait_for_the_end)
+        with pytest.raises(SystemExit) as left:
+            run(main)
+    assert left.value.code == os.EX_TEMPFAIL
+    done = len(trained)
+    run(main)
+    assert len(trained) - done == steps_left
+    (run_dir,) = run_dirs(tmp_path)
+    results = json.loads((run_dir / "results.json").read_text())
+    assert results["metrics"]["steps"] == STEPS
+    assert results["metrics"].keys() >= {"train/loss", "online/linear_accuracy"}
+    with pytest.raises(SystemExit) as left:
+        run(main)
+    assert left.value.code == 0
+
+
+def test_a_run_folder_has_one_run_at_a_time(
+    seco_root: Path, stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("utils.locks._LEASE_S", 0.3)
+    log_dir = shutil.copytree(stopped, tmp_path / "logs")
+    (run_dir,) = run_dirs(log_dir)
+    with (
+        sole_run(run_dir),
+        pytest.raises(UserError, match=r"another run writes into .*version_0: wait for its end"),
+    ):
+        main(flags(seco_root, log_dir))
+    with sole_run(run_dir):
+        lease = (run_dir / "run.lock").read_text()
+    # What is left of a run on a machine that was taken away: nobody renews it.
+    (run_dir / "run.lock").write_text(lease.replace(socket.gethostname(), "elsewhere"))
+    assert main(flags(seco_root, log_dir)).global_step == STEPS
+    assert not (run_dir / "run.lock").exists()
+
+
+def test_what_is_missing_or_foreign_next_to_a_checkpoint_is_reported(
+    seco_root: Path, stopped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log_dir = shutil.copytree(stopped, tmp_path / "logs")
+    (run_dir,) = run_dirs(log_dir)
+    last = run_dir / "checkpoints/last.ckpt"
+    checkpoint = torch.load(last, weights_only=True)
+    name = "encoder_q.0.weight"
+    checkpoint["state_dict"][name] = checkpoint["state_dict"][name][:1]
+    torch.save(checkpoint, last)
+    (run_dir / "checkpoints/arguments.json").unlink()
+    (run_dir / "metrics.csv").write_bytes(b"")
+    assert main(flags(seco_root, log_dir)).global_step == STEPS
+    assert run_dirs(log_dir) == [run_dir]
+    error = capsys.readouterr().err
+    assert "arguments.json is missing: the flags of this command alone count" in error
+    assert f"not resumed: {last} does not hold the state of this run, state_dict has" in error
+    assert f"resuming {last.with_name('previous.ckpt')} instead" in error
+    assert "metrics.csv has no rows of the first 3 steps: a new history begins" in error
+    last.unlink()
+    last.mkdir()
+    with pytest.raises(UserError, match=r"last\.ckpt is a folder, not a checkpoint: move it away"):
+        main(flags(seco_root, log_dir))
+
+
 def test_processes_that_resume_other_checkpoints_are_refused(
     seco_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -240,10 +337,7 @@ def test_a_signal_to_all_processes_of_a_step_is_survived_by_the_loaders(
     assert list(tmp_path.rglob("last.ckpt"))
 
 
-@pytest.mark.parametrize("again", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_two_processes_stop_at_one_step_and_resume(
-    seco_root: Path, tmp_path: Path, again: int
-) -> None:
+def test_two_processes_stop_at_one_step_and_resume(seco_root: Path, tmp_path: Path) -> None:
     """The first process alone receives the signal, as from ``kill``; moco: six steps per epoch."""
     command = [sys.executable, "main_pretrain.py", *flags(seco_root, tmp_path / "logs")]
     command += as_flags(data_mode="moco", max_epochs=10**6, num_processes=2)
@@ -258,17 +352,7 @@ def test_two_processes_stop_at_one_step_and_resume(
     done = int(rows(run_dir)[-1]["step"]) + 1
     assert done > 0
     epochs = done // 6 + 1
-    if again == 1:  # the same samples in the same steps, other statistics of batch norm
-        more = as_flags(data_mode="moco", max_epochs=epochs, batch_size=4, num_processes=1)
-        main(flags(seco_root, tmp_path / "logs", *more))
-    else:
-        for name in ("logs", "whole"):
-            command[command.index("--log_dir") + 1] = str(tmp_path / name)
-            subprocess.run(
-                command + as_flags(max_epochs=epochs), cwd=ROOT, env=environment, check=True
-            )
-        last = (
-            run_dirs(tmp_path / name)[0] / "checkpoints/last.ckpt" for name in ("logs", "whole")
-        )
-        assert_equal(*map(tensors, last))
+    # The same samples in the same steps, other statistics of batch norm.
+    more = as_flags(data_mode="moco", max_epochs=epochs, batch_size=4, num_processes=1)
+    main(flags(seco_root, tmp_path / "logs", *more))
     assert [int(row["step"]) for row in rows(run_dir)] == list(range(6 * epochs))

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from argparse import Namespace
@@ -50,8 +51,13 @@ def test_processes_and_their_loaders_keep_a_core_each(
     assert chosen == [expected]  # a GPU needs no threads
 
 
-@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
-def test_an_interruption_while_a_process_is_started_is_not_lost(name: str, code: int) -> None:
+@pytest.mark.parametrize(
+    ("name", "flags", "code"),
+    [("SIGTERM", "", 143), ("SIGINT", "", 130), ("SIGINT", "--resume auto", os.EX_TEMPFAIL)],
+)
+def test_an_interruption_while_a_process_is_started_is_not_lost(
+    name: str, flags: str, code: int
+) -> None:
     script = f"""
 import os, signal, time
 from utils.cli import run
@@ -63,6 +69,32 @@ def main():
         time.sleep(0.05)  # a signal just before a sleep is seen after it
 signal.signal(signal.SIGINT, signal.default_int_handler)
 run(main)
+"""
+    assert in_processes("-c", script, *flags.split()).returncode == code
+
+
+@pytest.mark.parametrize(("repeated", "code"), [(False, os.EX_TEMPFAIL), (True, -signal.SIGTERM)])
+def test_a_signal_ends_a_process_whose_library_waits_and_another_one_ends_it_at_once(
+    repeated: bool, code: int
+) -> None:
+    """A lock of the C library, unlike a call of the system, is not interrupted by a signal."""
+    script = f"""
+import ctypes, os, threading, time
+from utils import cli, signals
+def main():
+    threading.Timer(0.5, os.kill, (os.getpid(), {signal.SIGTERM})).start()
+    if {repeated}:
+        threading.Timer(1.5, os.kill, (os.getpid(), {signal.SIGTERM})).start()
+        try:
+            time.sleep({HANG_S})
+        finally:
+            time.sleep({HANG_S})
+    lock = ctypes.create_string_buffer(64)
+    for _ in range(2):
+        ctypes.CDLL(None).pthread_mutex_lock(lock)
+signals._DEADLINE_S = 1e4 if {repeated} else 0.1
+signals._REPEAT_S = 0.5
+cli.run(main, resumes=True)
 """
     assert in_processes("-c", script).returncode == code
 

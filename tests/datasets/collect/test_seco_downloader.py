@@ -27,6 +27,7 @@ from tests.references.downloader_runs import PLAN, collect, flags
 from tests.references.fetch_runs import tree
 from tests.references.waiting import HANG_S, wait_until
 from tests.servers.fake_source import FakeSource
+from utils.cli import run
 from utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -290,6 +291,7 @@ def test_a_probe_whose_searches_are_refused_says_so(
         seco_downloader.main(["--save_path", str(tmp_path), *PLAN, "--probe", "2"])
 
 
+@pytest.mark.usefixtures("_restored_signals")
 def test_a_signal_before_the_fetch_means_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -297,11 +299,8 @@ def test_a_signal_before_the_fetch_means_later(
         signal.raise_signal(signal.SIGTERM)
         raise AssertionError("went on")
 
-    before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(seco_downloader, "open_source", connect)
-    try:
-        with pytest.raises(SystemExit) as leaving:
-            seco_downloader.main(["--save_path", str(tmp_path), *PLAN])
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    flags = ["--save_path", str(tmp_path), *PLAN]
+    with pytest.raises(SystemExit) as leaving:
+        run(lambda: seco_downloader.main(flags), resumes=True)
     assert leaving.value.code == 75
