@@ -127,6 +127,8 @@ class SaveCheckpoints(Checkpoint):
         return int(gather(torch.tensor([wanted], device=device)).max())
 
     def _save(self, trainer: Trainer) -> None:
+        if not getattr(trainer.lightning_module, "is_last_step_good", True):
+            return  # the weights may be the cause
         last = self.folder / LAST
         if trainer.is_global_zero:
             for logger in trainer.loggers:
