@@ -59,7 +59,7 @@ class StepGuard(nn.Module):
         Args:
             step: Number of the step.
             values: Loss and keys.
-            parameters: Parameters with a gradient to check.
+            parameters: Parameters whose gradients are checked.
 
         Returns:
             Whether the step is bad, bool, shape (), on the device; the same in all processes.

@@ -153,8 +153,8 @@ class MocoV2(LightningModule):
         """Enqueue the keys of the step, or undo it if a process has numbers that are not finite."""
         # GradScaler of float16 skips steps by itself, while it looks for its factor.
         is_scaled = self.trainer.precision == "16-mixed"
-        gradients = [] if is_scaled else [p for p in self.parameters() if p.grad is not None]
-        bad = self.guard.end(self.global_step, (self._loss, self._newest), gradients)
+        trained = [] if is_scaled else self.trainer.optimizers[0].param_groups[0]["params"]
+        bad = self.guard.end(self.global_step, (self._loss, self._newest), trained)
         enqueue(self.queue, self.queue_ptr, self._newest, bad)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:

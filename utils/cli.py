@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from utils.cores import available_cores, keep_freed_memory
-from utils.errors import printable, sentence_of
+from utils.errors import LOST_PROCESS, has_lost_process, printable, sentence_of
 from utils.files import check_can_write, check_exists
 from utils.flags import Parser, check_not_negative, check_positive
 from utils.launchers import launched_rank
@@ -141,7 +141,8 @@ def run(main: Callable[[], object]) -> None:
         _leave("stopped: the reader of the output, or a helper process, has ended", 141)
     except Exception as error:
         if sentence := sentence_of(error):
-            _leave(f"error: {printable(sentence)}", 2)
+            code = LOST_PROCESS if has_lost_process(error) else 2
+            _leave(f"error: {printable(sentence)}", code)
         raise
     except (KeyboardInterrupt, SystemExit) as leaving:
         # Lightning answers Ctrl-C with SystemExit.

@@ -1,10 +1,6 @@
 """Training with Lightning: the trainer of every script, its progress bar, checkpoints and end."""
 
 import csv
-import signal
-import subprocess
-import sys
-import time
 import warnings
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
@@ -17,7 +13,8 @@ from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from tqdm import tqdm
 
 from utils.checkpoint import read_checkpoint
-from utils.cli import GRACE_S, exit_on_signal, trainer_kwargs
+from utils.cli import trainer_kwargs
+from utils.end_together import EndTogether
 from utils.errors import UserError
 from utils.launch import World, launch_kwargs, planned_world
 from utils.precision import resolve_precision
@@ -66,7 +63,8 @@ def run_trainer(
         callbacks: Further callbacks.
         tensorboard: Also write the values of metrics.csv for TensorBoard.
     """
-    added: list[Callback] = [EndTogether(), SampleProgress(description), *callbacks]
+    together = EndTogether()
+    added: list[Callback] = [together, SampleProgress(description), *callbacks]
     if checkpoints is not None:
         added.append(
             SaveCheckpoints(checkpoints, origin or {}, resumed, every_n_epochs, every_minutes)
@@ -81,7 +79,7 @@ def run_trainer(
             settings: dict[str, Any] = {"default_hp_metric": False}
             settings |= {"purge_step": done}  # what a resumed run logs again
             loggers.append(TensorBoardLogger(folder, name="", version="", **settings))
-    return Trainer(
+    trainer = Trainer(
         **{"log_every_n_steps": 1, **arguments, **launch_kwargs(world)},
         logger=loggers or False,
         callbacks=added,
@@ -91,6 +89,8 @@ def run_trainer(
         num_sanity_val_steps=0,
         use_distributed_sampler=False,  # ours draws from (seed, epoch)
     )
+    together.watch(trainer)
+    return trainer
 
 
 def make_trainer(
@@ -235,41 +235,3 @@ class SampleProgress(Callback):
 
     def on_exception(self, *_: Any) -> None:
         self.on_train_end()
-
-
-class EndTogether(Callback):
-    """End all processes when one of them fails, with its exit code.
-
-    The failed process prints the error. Only the first process may have to clean up files.
-    """
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.world_size > 1:
-            # Lightning's handler sends a message that a failed process does not receive.
-            first = trainer.is_global_zero
-            signal.signal(signal.SIGTERM, exit_on_signal if first else signal.SIG_DFL)
-
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
-        children = getattr(trainer.strategy.launcher, "procs", [])  # if Lightning started them
-        lost_another = trainer.world_size > 1 and isinstance(exception, RuntimeError)
-        code = _wait_for_failure(children) if lost_another else 0
-        for child in children:
-            child.kill()  # a process that waits for another one reacts to no other signal
-        if code:
-            sys.exit(code)
-
-
-def _wait_for_failure(children: Sequence[subprocess.Popen[bytes]]) -> int:
-    """Return the exit code of the first child that failed; 0 if none fails within ``GRACE_S``.
-
-    Without children, another launcher ends this process meanwhile if a process failed.
-    """
-    deadline = time.monotonic() + GRACE_S
-    while time.monotonic() < deadline:
-        for child in children:
-            if child.poll():
-                return max(1, child.returncode)
-        time.sleep(0.05)
-    return 0

@@ -187,6 +187,7 @@ def test_the_cpu_never_waits_for_the_gpu() -> None:
         optimizer.step()
 
     moco.trainer = Trainer(logger=False)
+    moco.trainer.optimizers = [optimizer]
     step(0)  # libraries start
     torch.cuda.set_sync_debug_mode("error")
     try:
