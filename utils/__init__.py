@@ -13,6 +13,7 @@
 - ``collection.py``: Groups of files to download and unpack, and their command line.
 - ``images.py``: Pillow's errors for damaged images, and bits per channel.
 - ``flags.py``: Argument parser with one-line errors, and checks of values.
+- ``output.py``: A standard output that may become full or lose its reader.
 - ``cli.py``: Flags that the scripts share, and running a script to its exit code.
 - ``launchers.py``: Environment variables of torchrun, SLURM and Lightning.
 - ``launch.py``: Number of processes, and Lightning's settings for them.

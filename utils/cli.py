@@ -18,6 +18,7 @@ from utils.errors import LOST_PROCESS, has_lost_process, printable, sentence_of
 from utils.files import check_can_write, check_exists
 from utils.flags import Parser, check_not_negative, check_positive
 from utils.launchers import launched_rank
+from utils.output import lenient_output
 from utils.precision import PRECISIONS
 
 # Time for the launcher to end a process that fails only because another one did.
@@ -122,8 +123,9 @@ def print_next(*command: object) -> None:
 def run(main: Callable[[], object]) -> None:
     """Run the ``main`` of a script.
 
-    Errors of the user and of the machine are printed as one sentence, with exit code 2. SIGTERM and
-    SIGUSR1 raise ``SystemExit``, so that partial files are removed; Ctrl-C has exit code 130.
+    Errors of the user and of the machine are printed as one sentence, with exit code 2. A standard
+    output that cannot be written is reported in the end. SIGTERM and SIGUSR1 raise ``SystemExit``,
+    so that partial files are removed; Ctrl-C has exit code 130.
     """
     # Lightning's own use of torch, which a user cannot change.
     warnings.filterwarnings("ignore", module="pytorch_lightning.utilities._pytree")
@@ -131,14 +133,12 @@ def run(main: Callable[[], object]) -> None:
     for number in (signal.SIGTERM, signal.SIGUSR1):  # sbatch --signal=USR1@60 sends the latter
         signal.signal(number, exit_on_signal)
     sys.unraisablehook = _interrupt_again
+    lost: list[OSError] = []
     try:
-        try:
-            main()
-        finally:  # also of --help, which exits
-            print(end="", flush=True)  # nothing if there is no standard output
-    except BrokenPipeError:  # as in ``--list | head -1``
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes again
-        _leave("stopped: the reader of the output, or a helper process, has ended", 141)
+        with lenient_output() as lost:
+            result = main()
+    except BrokenPipeError:
+        _leave("stopped: a helper process has ended", 141)
     except Exception as error:
         if sentence := sentence_of(error):
             code = LOST_PROCESS if has_lost_process(error) else 2
@@ -148,7 +148,12 @@ def run(main: Callable[[], object]) -> None:
         # Lightning answers Ctrl-C with SystemExit.
         if any(isinstance(e, KeyboardInterrupt) for e in (leaving, leaving.__context__)):
             _leave("interrupted", 130)
+        if lost and not getattr(leaving, "code", 1):  # such as --help
+            _leave_without_output(lost[0], is_done=False)
         raise
+    else:
+        if lost:
+            _leave_without_output(lost[0], is_done=result is not None)
 
 
 def exit_on_signal(number: int, frame: FrameType | None) -> NoReturn:
@@ -170,6 +175,23 @@ def _interrupt_again(ignored: "sys.UnraisableHookArgs") -> None:
     timer = threading.Timer(0.1, os.kill, (os.getpid(), number))  # when the process is started
     timer.daemon = True
     timer.start()
+
+
+def _leave_without_output(error: OSError, *, is_done: bool) -> NoReturn:
+    """Exit with code 0 if the results are in files, else as a program whose output is its result.
+
+    Args:
+        error: Why the output could not be written.
+        is_done: Whether the script has returned results, which it has written into files.
+    """
+    if isinstance(error, BrokenPipeError):  # as in ``--list | head -1``
+        text, code = "stopped: the reader of the output has ended", 141
+    else:
+        reason = f"the output could not be written: {sentence_of(error) or error}"
+        text, code = f"error: {reason}", os.EX_IOERR
+    if is_done:
+        text, code = f"the results are written, but {text.partition(': ')[2]}", 0
+    _leave(text, code)
 
 
 def _leave(text: str, code: int) -> NoReturn:

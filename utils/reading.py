@@ -41,7 +41,7 @@ class Reading:
 
 def watch_reading() -> None:
     """Start the thread that reports in this process, once."""
-    global _watcher  # noqa: PLW0603 - one for each process
+    global _watcher
     if _watcher is None:
         _watcher = threading.Thread(target=_report, daemon=True)
         _watcher.start()
@@ -68,7 +68,7 @@ def _report() -> None:
 
 def _forget() -> None:
     """Forget threads of the parent process, which a fork does not have."""
-    global _watcher  # noqa: PLW0603
+    global _watcher
     _watcher = None
     _open.clear()
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import pickle
 import shutil
 from collections.abc import Callable
@@ -56,6 +57,16 @@ def test_store_cut_short_names_its_file(store: Path) -> None:
         UserError, match=r"rgb-00000\.u8 is missing: copy the store again, or delete"
     ):
         PackedStore(store)
+
+
+def test_store_that_shrinks_while_it_is_read_names_its_file(store: Path) -> None:
+    """A memory map would end the process by SIGBUS."""
+    found = PackedStore(store, RGB_BANDS)
+    first = found.read(0).copy()
+    os.truncate(store / "rgb-00000.u8", 3 * 48 * 48 * 20)
+    np.testing.assert_array_equal(found.read(0), first)
+    with pytest.raises(UserError, match=r"rgb-00000\.u8 became shorter while it was read: copy"):
+        found.read(20)
 
 
 def test_store_in_files_of_4_gb_is_read_and_verified(store: Path, seco_root: Path) -> None:
