@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple, NoReturn
 from unittest.mock import patch
 
@@ -45,7 +46,7 @@ _FLAGS = (
     *("--batch_size", "2", "--num_negatives", "16", "--emb_dim", "8", "--max_epochs", "2"),
     *("--gpus", "0", "--precision", "32-true", "--log_every_n_steps", "1"),
 )
-_STEPS = 6  # of two epochs; half as many with two processes
+_STEPS = 8  # of two epochs; half as many with two processes
 _HANG_S = 300.0  # of a run of two seconds; the machine may be busy
 _END_S = 60.0  # in which all processes must have ended after the first one
 _PARTS = ("query", "key", "loss", "gradient")
@@ -85,7 +86,11 @@ def bad_steps(start: int, stop: int, folder: Path) -> Iterator[Trial]:
         step = number // 3 % (_STEPS // processes - 1)  # not the last one, which ends the run
         fault = partial(spoil, part, value, step, spoiled)
         ended = train(folder, fault, processes=processes)
-        is_right = ended.code == 0 and "1 steps skipped" in ended.text and not ended.sentences()
+        is_right = (
+            ended.code == 0
+            and "warning: 1 steps were skipped" in ended.text
+            and not ended.sentences()
+        )
         failure = check_bad_step(ended.log_dir) if is_right else ended.described()
         yield Trial(f"{part} {value} at step {step} in process {spoiled} of {processes}", failure)
 
@@ -198,9 +203,9 @@ def _train(flags: list[str]) -> NoReturn:
     try:
         torch.set_num_threads(1)
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-        start = lambda command, env, cwd: _Fork(flags, env)  # noqa: E731
+        forks = SimpleNamespace(Popen=lambda command, env, cwd: _Fork(flags, env))
         with (
-            patch.object(subprocess_script.subprocess, "Popen", start),
+            patch.object(subprocess_script, "subprocess", forks),
             patch.multiple(pretrain_run, plot_views=_nothing, plot_training=_nothing),
         ):
             run(lambda: main_pretrain.main(flags))
@@ -255,7 +260,7 @@ def _data(folder: Path) -> Path:
     data = folder / "seco"
     if not (folder / "store/manifest.json").exists():
         shutil.rmtree(folder, ignore_errors=True)
-        write_seco(data, num_places=6, num_dates=4, size=48, num_workers=1)
+        write_seco(data, num_places=8, num_dates=4, size=48, num_workers=1)
         flags = ["--data_dir", str(data), "--save_path", str(folder / "store")]
         pack([*flags, "--num_workers", "0"])
     return data

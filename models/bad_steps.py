@@ -124,7 +124,7 @@ class BadSteps(Callback):
         self._check(trainer, pl_module)
         self._check_weights(trainer, pl_module)
         if trainer.current_epoch + 1 == trainer.max_epochs and not pl_module.is_last_step_good:
-            self._stop(pl_module)
+            self._stop(trainer, pl_module)
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -146,16 +146,16 @@ class BadSteps(Callback):
     def _check(self, trainer: Trainer, pl_module: LightningModule) -> None:
         before, self._count = self._count, int(_guard(pl_module).count)
         if self._count > self.max_bad_steps:
-            self._stop(pl_module)
+            self._stop(trainer, pl_module)
         if self._count > before and trainer.is_global_zero:
-            text = (
-                f"warning: skipped {self._count} steps so far, up to step {trainer.global_step - 1}"
-            )
-            cause = f"the loss, keys or gradients were not finite, see {FLAG} {self.max_bad_steps}"
+            text = f"warning: {self._count} steps were skipped, up to {trainer.global_step - 1}"
+            cause = f"loss, keys or gradients were not finite ({FLAG} {self.max_bad_steps})"
             tqdm.write(f"{text}: {cause}", file=sys.stderr)
 
-    def _stop(self, pl_module: LightningModule) -> None:
-        text = _sentence("the loss, keys or gradients are", int(_guard(pl_module).first))
+    def _stop(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        first = int(_guard(pl_module).first)
+        step = trainer.global_step - 1 if first < 0 else first
+        text = _sentence("the loss, keys or gradients are", step)
         raise UserError(f"{text} ({self._count} steps were skipped, see {FLAG})")
 
 

@@ -65,12 +65,11 @@ class EndTogether(Callback):
             sys.exit(self._lost[0])
 
     def _watch_children(self, strategy: Any) -> None:
-        started = strategy.launcher.procs
-        while len(started) < strategy.num_processes - 1:
+        while len(strategy.launcher.procs) < strategy.num_processes - 1:
             time.sleep(_POLL_S)
+        self._children += strategy.launcher.procs
         # Lightning would kill this process without a word, if it still had the list.
-        self._children += started
-        started.clear()
+        strategy.launcher.procs.clear()
         for number, child in enumerate(self._children, 1):
             _in_background(self._watch_child, number, child)
 
