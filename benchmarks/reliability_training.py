@@ -154,9 +154,6 @@ def lost_outputs(start: int, stop: int, folder: Path) -> Iterator[Trial]:
         yield Trial(f"{kind} at step {step}", failure)
 
 
-PARTS = (bad_steps, kills, hanging_reads, shrinking_stores, lost_outputs)
-
-
 def train(
     folder: Path,
     prepare: Callable[[], object],
@@ -257,12 +254,12 @@ def _nothing(*_: object) -> None:
 @cache
 def _data(folder: Path) -> Path:
     """Write places and a store of them, once for all trials of a folder."""
-    data = folder / "seco"
-    if not (folder / "store/manifest.json").exists():
-        shutil.rmtree(folder, ignore_errors=True)
+    data, store = folder / "seco", folder / "store"
+    if not (store / "manifest.json").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(data, ignore_errors=True)
         write_seco(data, num_places=8, num_dates=4, size=48, num_workers=1)
-        flags = ["--data_dir", str(data), "--save_path", str(folder / "store")]
-        pack([*flags, "--num_workers", "0"])
+        pack(["--data_dir", str(data), "--save_path", str(store), "--num_workers", "0"])
     return data
 
 

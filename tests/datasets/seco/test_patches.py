@@ -57,6 +57,7 @@ def copy(seco_root: Path, tmp_path: Path) -> Path:
 class NumberedDates:
     """A source without files: each patch is one pixel, the number of its date from 1."""
 
+    root = Path("numbers")
     input_spec = SECO_SPEC
     patch_shape = (1, 1, 1)
 
