@@ -90,7 +90,12 @@ def lose_output(kind: str) -> None:
 
 
 def lose_folder(kind: str, log_dir: Path) -> None:
-    """Remove or rename the folder of the run."""
+    """Remove or rename the folder of the run.
+
+    Args:
+        kind: What happens, "renamed folder" or another text.
+        log_dir: Folder of the runs.
+    """
     (run_dir,) = log_dir.glob("*/version_*")
     if kind.startswith("renamed"):
         run_dir.rename(log_dir / "elsewhere")

@@ -167,7 +167,8 @@ def test_copy_in_memory_and_on_the_device_is_the_same(
     expected = SecoPatches(seco_root)
     store = PackedStore(packed, RGB_BANDS)
     monkeypatch.setattr(packed_store, "_CHUNK_BYTES", 5 * 3 * 48 * 48)
-    resident = store.to_device(torch.device("cpu"))
+    resident, constant = store.to_device(torch.device("cpu"))
+    assert constant == []
     store.load()
     assert str(packed) not in Path("/proc/self/maps").read_text()  # only the copy is mapped
     for patch in range(24):
