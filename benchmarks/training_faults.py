@@ -33,7 +33,7 @@ def at_step(step: int, act: Callable[[], object], process: int = 0) -> None:
         if self.global_step == step and rank() == process:
             act()
 
-    MocoV2.on_train_batch_start = on_train_batch_start  # type: ignore[method-assign]
+    MocoV2.on_train_batch_start = on_train_batch_start  # type: ignore[method-assign,assignment]
 
 
 def die() -> None:
@@ -55,7 +55,7 @@ def die_reading(reads: int) -> None:
             die()
         return read(source, *patch)
 
-    SecoPatches.read = read_or_die  # type: ignore[method-assign]
+    SecoPatches.read = read_or_die  # type: ignore[method-assign,assignment]
 
 
 def hang(number: int, seconds: float) -> None:
@@ -147,7 +147,7 @@ def spoil(part: str, value: float, step: int, process: int) -> None:
 
     for hook in (on_fit_start, on_train_batch_start, on_train_end):
         setattr(MocoV2, hook.__name__, hook)
-    MocoV2._score = spoiled_score  # type: ignore[method-assign]
+    MocoV2._score = spoiled_score  # type: ignore[method-assign,assignment]
 
 
 def check_bad_step(log_dir: Path) -> str | None:

@@ -67,7 +67,7 @@ class EndTogether(Callback):
     def _watch_children(self, strategy: Any) -> None:
         while len(strategy.launcher.procs) < strategy.num_processes - 1:
             time.sleep(_POLL_S)
-        self._children += strategy.launcher.procs
+        self._children.extend(strategy.launcher.procs)
         # Lightning would kill this process without a word, if it still had the list.
         strategy.launcher.procs.clear()
         for number, child in enumerate(self._children, 1):

@@ -39,13 +39,14 @@ class Spoil(Callback):
             weight = pl_module.get_parameter("encoder_q.6.0.conv1.weight")
             weight.register_hook(lambda gradient: self._spoiled(trainer, gradient))
         if self.part == "loss":
+            assert isinstance(pl_module, MocoV2)
             score = pl_module._score
 
             def spoiled(*batch: Any) -> Any:
                 logits, newest = score(*batch)
                 return [self._spoiled(trainer, each) for each in logits], newest
 
-            pl_module._score = spoiled
+            pl_module._score = spoiled  # type: ignore[method-assign]
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
