@@ -46,7 +46,7 @@ def lenient_output() -> Iterator[list[OSError]]:
         return
     output = _Output(stream, errors)
     try:
-        with redirect_stdout(output):  # type: ignore[type-var]
+        with redirect_stdout(output):
             yield errors
     finally:
         output.flush()

@@ -128,7 +128,7 @@ class PackedStore:
             descriptor = self._descriptors[file] = os.open(self.root / file, os.O_RDONLY)
             weakref.finalize(self, os.close, descriptor)
         try:
-            count = os.preadv(descriptor, [planes], first * planes[0].nbytes)
+            count = os.preadv(descriptor, [planes.data], first * planes[0].nbytes)
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(self.root / file)) from error
         if count < planes.nbytes:
