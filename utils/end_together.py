@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from utils.cli import GRACE_S, exit_on_signal
-from utils.errors import LOST_PROCESS
+from utils.errors import LOST_PROCESS, has_lost_process, sentence_of
 from utils.launchers import launched_rank, launcher
 
 _POLL_S = 0.2
@@ -56,7 +56,7 @@ class EndTogether(Callback):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        if trainer.world_size > 1 and isinstance(exception, RuntimeError):
+        if trainer.world_size > 1 and _is_of_another(exception):
             self._is_lost.wait(GRACE_S)  # another launcher ends this process meanwhile
         self._is_over.set()
         for child in self._children:
@@ -101,6 +101,13 @@ class EndTogether(Callback):
         for child in self._children:
             child.kill()
         os._exit(code)
+
+
+def _is_of_another(exception: BaseException) -> bool:
+    """Return whether an error may be due to the end of another process."""
+    if not isinstance(exception, RuntimeError):
+        return False
+    return has_lost_process(exception) or not sentence_of(exception)
 
 
 def _in_background(work: Any, *arguments: Any) -> None:
