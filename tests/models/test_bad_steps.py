@@ -46,7 +46,7 @@ class Spoil(Callback):
                 logits, newest = score(*batch)
                 return [self._spoiled(trainer, each) for each in logits], newest
 
-            pl_module._score = spoiled  # type: ignore[method-assign]
+            pl_module._score = spoiled  # type: ignore[method-assign,assignment]
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
