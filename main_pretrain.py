@@ -118,15 +118,16 @@ def make_model(args: Namespace, datamodule: SecoDataModule, world: World) -> Moc
 def make_callbacks(
     args: Namespace, world: World, datamodule: SecoDataModule
 ) -> tuple[list[Callback], Sequence[str]]:
-    """Check the loss, and probe the encoder if labelled pictures are given.
+    """Watch the steps, and probe the encoder if labelled pictures are given.
 
     Returns:
         The callbacks, and the command that evaluates the encoder on these pictures.
     """
-    from models.pretrain_run import FiniteLoss
+    from models.bad_steps import BadSteps, CollapseWarning
 
+    watchers: list[Callback] = [BadSteps(args.max_bad_steps), CollapseWarning()]
     if args.online_data_dir is None:
-        return [FiniteLoss()], ()
+        return watchers, ()
     from datasets.online_data import evaluation_command, read_online_data
     from models.ssl_online import SSLOnlineEvaluator
 
@@ -140,7 +141,7 @@ def make_callbacks(
         seed=args.seed,
         precision=args.precision,
     )
-    return [FiniteLoss(), online], evaluation_command(args.online_data_dir)
+    return [*watchers, online], evaluation_command(args.online_data_dir)
 
 
 if __name__ == "__main__":

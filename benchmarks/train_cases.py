@@ -20,8 +20,9 @@ from benchmarks.input_cases import SECO, STORE, endless, seco_views, store_loade
 from benchmarks.reference_pipeline import Views
 from benchmarks.timing import Measure, clock, rate
 from datasets.store.reader import PackedStore
+from models.bad_steps import BadSteps
 from models.moco2_module import MocoV2
-from models.pretrain_run import FiniteLoss, pretrain_trainer
+from models.pretrain_run import pretrain_trainer
 from utils.augment_config import AugmentConfig
 from utils.data import sample_keys
 from utils.launch import World
@@ -178,7 +179,7 @@ def trainer_rate(
         datamodule.train_dataloader = load  # type: ignore[method-assign]
     model = main_pretrain.make_model(args, datamodule, World())
     stopwatch = _Stopwatch(warm_up, warm_up + steps, around)
-    trainer = pretrain_trainer(args, World(), [FiniteLoss(), stopwatch], None)
+    trainer = pretrain_trainer(args, World(), [BadSteps(args.max_bad_steps), stopwatch], None)
     trainer.fit_loop.epoch_loop.max_steps = warm_up + steps
     with stopwatch.context:  # left also by an error
         trainer.fit(model, datamodule)

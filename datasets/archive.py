@@ -26,6 +26,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from utils.errors import UserError
+from utils.reading import Reading
 from utils.unpack import DEFLATED, ENCRYPTED, STORED, unread_method
 
 MAX_FILE_BYTES = 2**26  # far more than a band of a patch; limits bombs
@@ -60,13 +61,14 @@ def read_file(path: Path | str, max_bytes: int = MAX_FILE_BYTES) -> bytes:
         OSError: The file is missing, or not a regular file.
         ValueError: The file is larger than ``max_bytes``.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # does not wait for a pipe's writer
-    with os.fdopen(descriptor, "rb", buffering=0) as file:
-        state = os.fstat(file.fileno())
-        if not stat.S_ISREG(state.st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", str(path))
-        _check_size(state.st_size, max_bytes)
-        return file.readall()
+    with Reading(path):
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # does not wait for a pipe's writer
+        with os.fdopen(descriptor, "rb", buffering=0) as file:
+            state = os.fstat(file.fileno())
+            if not stat.S_ISREG(state.st_mode):
+                raise OSError(errno.EINVAL, "not a regular file", str(path))
+            _check_size(state.st_size, max_bytes)
+            return file.readall()
 
 
 def is_zip(path: Path) -> bool:
@@ -135,6 +137,10 @@ class ZipFiles:
             ValueError: The member is damaged or larger than ``max_bytes``.
             UserError: The member is encrypted, or its compression method is not supported.
         """
+        with Reading(self.path):
+            return self._read(entry, max_bytes)
+
+    def _read(self, entry: int, max_bytes: int) -> bytes:
         if self._descriptor is None:
             self._descriptor = os.open(self.path, os.O_RDONLY)
         method, crc, stored_bytes, size, offset = self._read_entry(self._descriptor, entry)

@@ -9,7 +9,7 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
 from datasets.bands import RGB_BANDS
-from datasets.seco.bad_patches import BadPatchList, OnBadPatch
+from datasets.seco.bad_patches import BadPatchList, ConstantPatches, OnBadPatch
 from datasets.seco.data_modes import DATA_MODES
 from datasets.seco.patches import day_of
 from datasets.seco.samples import PatchDataset, collate
@@ -48,7 +48,7 @@ class SecoDataModule(LightningDataModule):
         on_bad_patch: Raise an error, or skip to the next sample and list the patch in ``log_dir``.
         image_list: File with the names of the pictures to use, see ``Pictures``.
         log_dir: Folder of ``bad_patches.txt``; None writes none. May be set until training starts.
-        cache: Where a packed store is read from: its memory map, memory, or the GPU's memory.
+        cache: Where a packed store is read from: its files ("mmap"), memory, or the GPU's memory.
         shuffle_keys: Encode keys in other batches, or groups of batch norm, than their queries.
 
     Attributes:
@@ -96,6 +96,7 @@ class SecoDataModule(LightningDataModule):
         self.log_dir = log_dir
         self.cache = cache
         self.shuffle_keys = shuffle_keys
+        self._constant_patches = ConstantPatches()
         self._are_dates_known = False
         self._shares_of_chunks = 0  # processes that LitData chunks are shared out to
         self._saved_shares: int | None = None  # those of the checkpoint that is resumed
@@ -214,6 +215,7 @@ class SecoDataModule(LightningDataModule):
             return batch
         bad = batch.pop("bad")
         self._bad_patches.add(bad)
+        self._constant_patches.add(batch.pop("constant"))
         self._samples = batch.pop("epoch"), batch.pop("index")
         # Another sample replaces a bad one: its dates are not those of the index.
         self._are_dates_known = not bad

@@ -14,6 +14,7 @@ Pre-training:
 - ``group_batch_norm.py``: Batch normalisation over groups of a batch.
 - ``winograd.py``: Convolutions of many channels on a CPU, with fewer products.
 - ``contrast.py``: Queue of keys, InfoNCE logits and moving average of weights.
+- ``bad_steps.py``: Undo, count and report training steps that are not finite; warn of a collapse.
 - ``moco2_module.py``: MoCo-v2 with one or several embedding spaces, as a LightningModule.
 - ``pretrain_run.py``: Trainer, pictures and results of a pre-training.
 - ``ssl_online.py``: Probes of the encoder during a pre-training.

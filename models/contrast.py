@@ -11,13 +11,14 @@ from utils.errors import UserError
 
 
 @torch.no_grad()
-def enqueue(queue: Tensor, queue_ptr: Tensor, keys: Tensor) -> None:
+def enqueue(queue: Tensor, queue_ptr: Tensor, keys: Tensor, skipped: Tensor | None = None) -> None:
     """Overwrite the oldest keys in place; at the end of the queue, continue at its start.
 
     Args:
         queue: Unit-norm keys, shape (S, D, K).
         queue_ptr: Column that is written next, shape (S, 1).
         keys: New keys of all processes, shape (S, W * B, D), with W * B <= K.
+        skipped: Whether the keys are left out after all, bool, shape (), on any device.
 
     Raises:
         UserError: There are more keys than the queue holds.
@@ -26,8 +27,12 @@ def enqueue(queue: Tensor, queue_ptr: Tensor, keys: Tensor) -> None:
     if count > size:
         raise UserError(f"{count} keys do not fit into a queue of {size}: raise --num_negatives")
     columns = (queue_ptr + torch.arange(count, device=queue.device)) % size  # (S, W * B)
-    queue.scatter_(2, columns[:, None].expand(-1, queue.shape[1], -1), keys.mT.to(queue.dtype))
-    queue_ptr.add_(count).remainder_(size)
+    columns = columns[:, None].expand(-1, queue.shape[1], -1)
+    newest, moved = keys.mT.to(queue.dtype), torch.full_like(queue_ptr, count)
+    if skipped is not None:
+        newest, moved = torch.where(skipped, queue.gather(2, columns), newest), moved * ~skipped
+    queue.scatter_(2, columns, newest)
+    queue_ptr.add_(moved).remainder_(size)
 
 
 def info_nce_logits(

@@ -23,6 +23,7 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 
 from models.backbones import Encoder
+from models.bad_steps import StepGuard
 from models.contrast import enqueue, info_nce_logits, spread, update_average
 from models.group_batch_norm import GroupBatchNorm2d, views_apart
 from models.winograd import use_winograd
@@ -55,7 +56,6 @@ class MocoV2(LightningModule):
 
     queue: Tensor
     queue_ptr: Tensor
-    first_bad_step: Tensor
 
     def __init__(
         self,
@@ -107,12 +107,14 @@ class MocoV2(LightningModule):
         queue = F.normalize(torch.randn(emb_spaces, emb_dim, num_negatives), dim=1)
         self.register_buffer("queue", queue)  # (S, D, K)
         self.register_buffer("queue_ptr", torch.zeros(emb_spaces, 1, dtype=torch.long))
-        self.register_buffer("first_bad_step", torch.tensor(-1), persistent=False)
+        self.guard = StepGuard((self.encoder_q, self.encoder_k))
 
     def forward(
         self, img_q: Tensor, img_k: Sequence[Tensor], order: Tensor | None = None
     ) -> tuple[list[Tensor], Tensor]:
         """Update the keys' encoder, score queries against keys, then enqueue the keys.
+
+        A training step enqueues them after the backward pass, and only if all of it is finite.
 
         Args:
             img_q: Queries, shape (B, C, H, W).
@@ -125,32 +127,19 @@ class MocoV2(LightningModule):
             the others, whose negatives include the keys of the other views (SeCo, section 3.2).
             Targets: zeros of shape (B,), because column 0 is the positive.
         """
-        update_average(self.encoder_k, self.encoder_q, self.encoder_momentum)
-        update_average(self.heads_k, self.heads_q, self.encoder_momentum)
-        # Keys first: their memory is free again when that of the query, for backward, fills up.
-        z_k = self._encode_keys(img_k, order)  # (W * B, S views, S spaces, D)
-        v_q = self.encoder_q(img_q)  # (B, mlp_dim)
-        own, logits = own_part(z_k), []
-        for space, head in enumerate(self.heads_q):
-            others = [z_k[:, v, space].T for v in range(len(img_k)) if v != space and space > 0]
-            # cat copies: backward needs the queue as it is before it takes the keys.
-            negatives = torch.cat([self.queue[space], *others], dim=1)  # (D, K + (S - 1) * W * B)
-            z_q = _project(head, v_q)
-            with torch.autocast(self.device.type, enabled=False):
-                logits.append(
-                    info_nce_logits(z_q, own[:, space, space], negatives, self.softmax_temperature)
-                )
-        newest = torch.stack([z_k[:, space, space] for space in range(len(img_k))])
+        logits, newest = self._score(img_q, img_k, order)
         enqueue(self.queue, self.queue_ptr, newest)
         return logits, torch.zeros(len(img_q), dtype=torch.long, device=img_q.device)
 
     def training_step(
         self, batch: tuple[Tensor, list[Tensor], Tensor | None], batch_idx: int
     ) -> Tensor:
-        logits, targets = self(*batch)
+        self.guard.begin()
+        logits, self._newest = self._score(*batch)
+        targets = torch.zeros(len(batch[0]), dtype=torch.long, device=self.device)
         losses = [F.cross_entropy(scores, targets) for scores in logits]
         loss = torch.stack(losses).sum()  # the sum, not the mean, over the spaces
-        self._note_non_finite(loss)
+        self._loss = loss.detach()
         if (self.global_step + 1) % self.log_every_n_steps == 0:
             self._log(loss, losses, logits)
         return loss
@@ -158,6 +147,19 @@ class MocoV2(LightningModule):
     def make_optimizer(self) -> SGD:
         """Return a new optimizer of what is trained."""
         return self.optimizer([*self.encoder_q.parameters(), *self.heads_q.parameters()])
+
+    @property
+    def is_last_step_good(self) -> bool:
+        """Whether the loss, keys and gradients of the last step were finite; waits for a GPU."""
+        return int(self.guard.first) < 0
+
+    def on_after_backward(self) -> None:
+        """Enqueue the keys of the step, or undo it if a process has numbers that are not finite."""
+        # GradScaler of float16 skips steps by itself, while it looks for its factor.
+        is_scaled = self.trainer.precision == "16-mixed"
+        trained = [] if is_scaled else self.trainer.optimizers[0].param_groups[0]["params"]
+        bad = self.guard.end(self.global_step, (self._loss, self._newest), trained)
+        enqueue(self.queue, self.queue_ptr, self._newest, bad)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         optimizer = self.make_optimizer()
@@ -174,6 +176,28 @@ class MocoV2(LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
+
+    def _score(
+        self, img_q: Tensor, img_k: Sequence[Tensor], order: Tensor | None
+    ) -> tuple[list[Tensor], Tensor]:
+        """Update the keys' encoder; return the logits, and the new keys, shape (S, W * B, D)."""
+        update_average(self.encoder_k, self.encoder_q, self.encoder_momentum)
+        update_average(self.heads_k, self.heads_q, self.encoder_momentum)
+        # Keys first: their memory is free again when that of the query, for backward, fills up.
+        z_k = self._encode_keys(img_k, order)  # (W * B, S views, S spaces, D)
+        v_q = self.encoder_q(img_q)  # (B, mlp_dim)
+        own, logits = own_part(z_k), []
+        for space, head in enumerate(self.heads_q):
+            others = [z_k[:, v, space].T for v in range(len(img_k)) if v != space and space > 0]
+            # cat copies: backward needs the queue as it is before it takes the keys.
+            negatives = torch.cat([self.queue[space], *others], dim=1)  # (D, K + (S - 1) * W * B)
+            z_q = _project(head, v_q)
+            with torch.autocast(self.device.type, enabled=False):
+                logits.append(
+                    info_nce_logits(z_q, own[:, space, space], negatives, self.softmax_temperature)
+                )
+        newest = torch.stack([z_k[:, space, space] for space in range(len(img_k))])
+        return logits, newest
 
     @torch.no_grad()
     def _encode_keys(self, img_k: Sequence[Tensor], order: Tensor | None) -> Tensor:
@@ -198,21 +222,13 @@ class MocoV2(LightningModule):
         z_k = torch.stack([_project(head, v_k) for head in self.heads_k], dim=2)
         return gather(z_k) if order is None else unshuffle(z_k, order)
 
-    def _note_non_finite(self, loss: Tensor) -> None:
-        """Keep the first step whose loss is not finite on the device, without waiting for it."""
-        is_first = ~torch.isfinite(loss.detach()) & (self.first_bad_step < 0)
-        self.first_bad_step.masked_fill_(is_first, self.global_step)
-
     def _log(self, loss: Tensor, losses: list[Tensor], logits: list[Tensor]) -> None:
         """Log loss, accuracy and spread of the newest keys of every space, over all processes."""
-        values = {"train/loss": loss.detach()}
-        count = len(logits[0]) * world_size()
-        newest = self.queue_ptr[0] - 1 - torch.arange(count, device=self.device)
+        values = {"train/loss": loss.detach(), "train/bad_steps": self.guard.count.float()}
         for space, scores in enumerate(logits):
-            keys = self.queue[space, :, newest % self.queue.shape[2]]  # (D, W * B)
             values[f"train/loss_{space}"] = losses[space].detach()
             values[f"train/accuracy_{space}"] = (scores.argmax(dim=1) == 0).float().mean()
-            values[f"train/spread_{space}"] = spread(keys.T)
+            values[f"train/spread_{space}"] = spread(self._newest[space])
         self.log_dict(values, sync_dist=world_size() > 1)
 
 

@@ -34,7 +34,7 @@ _OF_VIEWS = ("crop_size", "crop_scale", "color_jitter", *_PROBABILITIES, "rotate
 # Flags that a resumed run may set to other values: they do not describe what is learned.
 MAY_CHANGE = (
     *("cache", "compile", "on_bad_patch", "schedule"),
-    *("save_every_n_epochs", "log_every_n_steps", "on_save_error"),
+    *("save_every_n_epochs", "log_every_n_steps", "on_save_error", "max_bad_steps"),
     *("online_data_dir", "online_max_epochs", "online_val_every_n_epoch"),
 )
 SCHEDULES = ("step", "cosine")  # of the learning rate: SeCo's and MoCo-v2's
@@ -125,6 +125,8 @@ def add_pretrain_args(parser: Parser) -> None:
     course = "Course of the learning rate over the epochs."
     add("--lr_schedule", choices=SCHEDULES, default="step", help=course)
     add("--warmup_epochs", type=float, default=0.0, help="Epochs of linear warm-up from 0.")
+    bad = "Steps without a finite loss, keys and gradients that a run may skip."
+    add("--max_bad_steps", type=int, default=10, help=bad)
     add = parser.group("output").add_argument
     add("--save_every_n_epochs", type=int, default=50, help="Epochs between two kept checkpoints.")
     failed = "Whether a checkpoint or log that cannot be written ends the run."
@@ -147,7 +149,7 @@ def check_pretrain_flags(args: Namespace) -> None:
     check_positive(args, "emb_dim", "num_negatives", "softmax_temperature", "schedule")
     check_positive(args, "save_every_n_epochs", "log_every_n_steps")
     check_positive(args, "online_max_epochs", "online_val_every_n_epoch")
-    check_not_negative(args, "weight_decay", "warmup_epochs", "bn_group_size")
+    check_not_negative(args, "weight_decay", "warmup_epochs", "bn_group_size", "max_bad_steps")
     for name in (*_PROBABILITIES, "encoder_momentum", "momentum"):
         check_fraction(name, getattr(args, name), or_zero=True)
     if args.warmup_epochs > args.max_epochs:

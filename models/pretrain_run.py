@@ -1,18 +1,17 @@
-"""What a pre-training does around its steps: check the loss, draw pictures, write results."""
+"""What a pre-training does around its steps: draw pictures, write results."""
 
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
+from models.bad_steps import bad_steps
 from models.moco2_module import MocoV2
 from utils.checkpoint import check_resumable
 from utils.cli import print_next, trainer_kwargs
-from utils.distributed import gather, own_part, unshuffle
-from utils.errors import UserError
+from utils.distributed import own_part, unshuffle
 from utils.history import METRICS, last_values
 from utils.input_spec import PICTURE_BANDS, InputSpec, letters
 from utils.launch import World
@@ -23,43 +22,6 @@ from utils.resume import newest_resumable, resumed_run_dir
 from utils.training import run_trainer
 
 _SHOWN_SAMPLES = 8
-
-
-class FiniteLoss(Callback):
-    """Stop a run whose loss is not finite, before a checkpoint of it replaces a good one.
-
-    The module stores the first bad step on the device; it is read when values are logged anyway.
-    """
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            self._check(pl_module)
-
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        self.on_train_epoch_end(trainer, pl_module)
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._check(pl_module)
-        # The last step may have changed the weights so that only the next loss would show it.
-        finite = torch.stack([weights.isfinite().all() for weights in pl_module.parameters()])
-        if not finite.all():
-            self._stop("weights are", trainer.global_step - 1)
-
-    def _check(self, pl_module: LightningModule) -> None:
-        # The maximum over all processes: all stop, or some would wait for the others indefinitely.
-        step = int(gather(pl_module.first_bad_step[None]).max())  # type: ignore[index]
-        if step >= 0:
-            self._stop("loss is", step)
-
-    def _stop(self, what: str, step: int) -> None:
-        raise UserError(
-            f"the {what} not finite at step {step}: start again with a lower --learning_rate, or "
-            "with --precision 32-true; a good checkpoint, if there is one, is kept"
-        )
 
 
 class PretrainPictures(Callback):
@@ -188,6 +150,7 @@ def write_pretrain_results(
     """
     metrics = last_values(run_dir / METRICS)  # the trainer has none of a run that was finished
     metrics |= {"epochs": trainer.current_epoch, "steps": trainer.global_step}
+    metrics |= {"bad_steps": bad_steps(trainer.lightning_module)}
     last = run_dir / "checkpoints" / "last.ckpt"
     write_results(run_dir / "results.json", args, metrics, started, last)
     if not evaluation:

@@ -54,6 +54,7 @@ PRIVATE: dict[str, Callable[[], object]] = {
     "_chunks": set_in_setup,
     "_wait_until_chunk_ready": base_of_loaders,
     "_cdata": lambda: torch.zeros(1).untyped_storage(),
+    "_foreach_copy_": lambda: torch,
     "_foreach_lerp_": lambda: torch,
     "_metadata": lambda: torch.nn.ReLU().state_dict(),
     "_python_dispatch": module("torch.utils"),

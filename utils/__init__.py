@@ -5,6 +5,7 @@
 - ``locks.py``: A lock between processes.
 - ``pools.py``: Worker processes that end without a traceback when interrupted.
 - ``cores.py``: Number of cores that this process may use.
+- ``reading.py``: Report files whose reading takes minutes.
 - ``progress.py``: Progress bar of long work.
 - ``retry.py``: The error of a request that may work later, and the header Retry-After.
 - ``download.py``: Download files with resume, retries, mirrors and checksums.
@@ -12,6 +13,7 @@
 - ``collection.py``: Groups of files to download and unpack, and their command line.
 - ``images.py``: Pillow's errors for damaged images, and bits per channel.
 - ``flags.py``: Argument parser with one-line errors, and checks of values.
+- ``output.py``: A standard output that may become full or lose its reader.
 - ``cli.py``: Flags that the scripts share, and running a script to its exit code.
 - ``signals.py``: What a signal does that announces the end of a run.
 - ``launchers.py``: Environment variables of torchrun, SLURM and Lightning.
@@ -36,7 +38,8 @@
 - ``restored.py``: Resume a training only from the state that its run would have written.
 - ``resume.py``: Restore the flags of a run from the file next to its checkpoint.
 - ``distributed.py``: Exchange of tensors between processes.
-- ``training.py``: Lightning's trainer for every script, with progress, checkpoints and a joint end.
+- ``end_together.py``: End all processes of a run when one of them fails or is killed.
+- ``training.py``: Lightning's trainer for every script, with progress and checkpoints.
 - ``history.py``: The values that a run logs, continued by a resumed run.
 - ``metrics.py``: Metrics over a data set, with confidence intervals.
 - ``plots.py``: Figures of results.

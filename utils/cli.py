@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from utils.cores import available_cores, keep_freed_memory
-from utils.errors import printable, sentence_of
+from utils.errors import LOST_PROCESS, has_lost_process, printable, sentence_of
 from utils.files import check_can_write, check_exists
 from utils.flags import Parser, check_not_negative, check_positive
 from utils.launchers import launched_rank
+from utils.output import lenient_output
 from utils.precision import PRECISIONS
 from utils.signals import SIGNALS, Leave, end_in_time
 
@@ -128,9 +129,10 @@ def print_next(*command: object) -> None:
 def run(main: Callable[[], object], *, resumes: bool = False) -> None:
     """Run the ``main`` of a script.
 
-    Errors of the user and of the machine are printed as one sentence, with exit code 2. SIGTERM,
-    SIGUSR1 and Ctrl-C raise an exception, so that partial files are removed; their exit codes are
-    143, 138 and 130, but 75 (``EX_TEMPFAIL``) if the same command resumes its work.
+    Errors of the user and of the machine are printed as one sentence, with exit code 2. A standard
+    output that cannot be written is reported in the end. SIGTERM, SIGUSR1 and Ctrl-C raise an
+    exception, so that partial files are removed; their exit codes are 143, 138 and 130, but 75
+    (``EX_TEMPFAIL``) if the same command resumes its work.
 
     Args:
         main: Function to call.
@@ -146,19 +148,18 @@ def run(main: Callable[[], object], *, resumes: bool = False) -> None:
     if resumes:
         end_in_time()
     sys.unraisablehook = partial(_interrupt_again, leave)
+    lost: list[OSError] = []
     try:
-        try:
-            main()
-        finally:  # also of --help, which exits
-            print(end="", flush=True)  # nothing if there is no standard output
-    except BrokenPipeError:  # as in ``--list | head -1``
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes again
-        _leave("stopped: the reader of the output, or a helper process, has ended", 141)
+        with lenient_output() as lost:
+            result = main()
+    except BrokenPipeError:
+        _leave("stopped: a helper process has ended", 141)
     except Exception as error:
         if resumes and leave.came is not None:  # what it ended may fail in another way
             _stop(leave)
         if sentence := sentence_of(error):
-            _leave(f"error: {printable(sentence)}", 2)
+            code = LOST_PROCESS if has_lost_process(error) else 2
+            _leave(f"error: {printable(sentence)}", code)
         raise
     except (KeyboardInterrupt, SystemExit) as leaving:
         if getattr(leaving, "code", None) == os.EX_TEMPFAIL:
@@ -166,7 +167,12 @@ def run(main: Callable[[], object], *, resumes: bool = False) -> None:
         # Lightning answers Ctrl-C with SystemExit.
         if any(isinstance(e, KeyboardInterrupt) for e in (leaving, leaving.__context__)):
             _leave("interrupted", 130)
+        if lost and not getattr(leaving, "code", 1):  # such as --help
+            _leave_without_output(lost[0], is_done=False)
         raise
+    else:
+        if lost:
+            _leave_without_output(lost[0], is_done=result is not None)
 
 
 def _stop(leave: Leave) -> NoReturn:
@@ -187,6 +193,23 @@ def _interrupt_again(leave: Leave, ignored: "sys.UnraisableHookArgs") -> None:
     timer = threading.Timer(0.1, os.kill, (os.getpid(), number))  # when the process is started
     timer.daemon = True
     timer.start()
+
+
+def _leave_without_output(error: OSError, *, is_done: bool) -> NoReturn:
+    """Exit with code 0 if the results are in files, else as a program whose output is its result.
+
+    Args:
+        error: Why the output could not be written.
+        is_done: Whether the script has returned results, which it has written into files.
+    """
+    if isinstance(error, BrokenPipeError):  # as in ``--list | head -1``
+        text, code = "stopped: the reader of the output has ended", 141
+    else:
+        reason = f"the output could not be written: {sentence_of(error) or error}"
+        text, code = f"error: {reason}", os.EX_IOERR
+    if is_done:
+        text, code = f"the results are written, but {text.partition(': ')[2]}", 0
+    _leave(text, code)
 
 
 def _leave(text: str, code: int) -> NoReturn:

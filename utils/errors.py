@@ -1,6 +1,7 @@
 """The error of a user, and the one sentence that a script prints for an error."""
 
 import errno
+import os
 import re
 from collections.abc import Sequence
 
@@ -8,6 +9,11 @@ from collections.abc import Sequence
 # of a file in /dev/shm, aten/src/ATen/MapAllocator.cpp.
 _LOADER_LOST = re.compile(r"DataLoader worker \(pid.*\) (exited unexpectedly|is killed by signal)")
 _SHARED_MEMORY = re.compile(r"is killed by signal: Bus error|unable to .*(shared memory|</torch_)")
+# Of gloo (transport/tcp/pair.cc), NCCL (ncclRemoteError) and torch's store (TCPStore.cpp).
+_PEER_LOST = re.compile(
+    r"(closed|reset) by peer|remote process exited|remote server shutdown|failed to recv"
+)
+LOST_PROCESS = os.EX_OSERR  # exit code of a run that has lost one of its processes
 # What the user can do about an error of the operating system that concerns a path.
 _REMEDIES = {
     errno.ENOSPC: "free some space on this disk, or choose another one",
@@ -62,6 +68,8 @@ def sentence_of(error: Exception) -> str:
     is_full = is_full or type(error).__name__ == "OutOfMemoryError"
     if is_full or isinstance(error, MemoryError):
         return "out of memory: lower the sizes, such as --batch_size"
+    if has_lost_process(error):
+        return "another process of the run has ended: its last lines, or the system's log, say why"
     text += f"\n{error.__cause__}"  # the cause names the signal
     if _SHARED_MEMORY.search(text):
         return (
@@ -74,6 +82,11 @@ def sentence_of(error: Exception) -> str:
             "--num_workers, 0 reads without processes"
         )
     return ""
+
+
+def has_lost_process(error: Exception) -> bool:
+    """Return whether another process of the run has ended, which the same command may survive."""
+    return isinstance(error, RuntimeError) and bool(_PEER_LOST.search(str(error)))
 
 
 def printable(text: str) -> str:

@@ -173,6 +173,8 @@ class SaveCheckpoints(Checkpoint):
         sys.exit(os.EX_TEMPFAIL)
 
     def _save(self, trainer: Trainer, *, is_last: bool) -> None:
+        if not getattr(trainer.lightning_module, "is_last_step_good", True):
+            return  # the weights may be the cause
         last, Hold.is_saving = self.folder / LAST, True
         try:
             if trainer.is_global_zero:

@@ -1,8 +1,5 @@
 """Training with Lightning: the trainer of every script, its progress bar, checkpoints and end."""
 
-import subprocess
-import sys
-import time
 import warnings
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
@@ -15,7 +12,8 @@ from pytorch_lightning.loggers import Logger
 from tqdm import tqdm
 
 from utils.checkpoint import read_checkpoint
-from utils.cli import GRACE_S, trainer_kwargs
+from utils.cli import trainer_kwargs
+from utils.end_together import EndTogether
 from utils.history import rows_before
 from utils.launch import World, launch_kwargs, planned_world
 from utils.precision import resolve_precision
@@ -64,7 +62,8 @@ def run_trainer(
         callbacks: Further callbacks.
         tensorboard: Also write the values of metrics.csv for TensorBoard.
     """
-    added: list[Callback] = [EndTogether(), SampleProgress(description), *callbacks]
+    together = EndTogether()
+    added: list[Callback] = [together, SampleProgress(description), *callbacks]
     if checkpoints is not None:
         added.append(
             SaveCheckpoints(
@@ -92,6 +91,7 @@ def run_trainer(
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
     # The order of a sampler begins where the checkpoint ends; Lightning expects that of the loader.
     warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before")
+    together.watch(trainer)
     return trainer
 
 
@@ -202,35 +202,3 @@ class SampleProgress(Callback):
 
     def on_exception(self, *_: Any) -> None:
         self.on_train_end()
-
-
-class EndTogether(Callback):
-    """End all processes when one of them fails, with its exit code.
-
-    The failed process prints the error. Only the first process may have to clean up files.
-    """
-
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
-        children = getattr(trainer.strategy.launcher, "procs", [])  # if Lightning started them
-        lost_another = trainer.world_size > 1 and isinstance(exception, RuntimeError)
-        code = _wait_for_failure(children) if lost_another else 0
-        for child in children:
-            child.kill()  # a process that waits for another one reacts to no other signal
-        if code:
-            sys.exit(code)
-
-
-def _wait_for_failure(children: Sequence[subprocess.Popen[bytes]]) -> int:
-    """Return the exit code of the first child that failed; 0 if none fails within ``GRACE_S``.
-
-    Without children, another launcher ends this process meanwhile if a process failed.
-    """
-    deadline = time.monotonic() + GRACE_S
-    while time.monotonic() < deadline:
-        for child in children:
-            if child.poll():
-                return max(1, child.returncode)
-        time.sleep(0.05)
-    return 0

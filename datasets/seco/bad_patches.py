@@ -1,4 +1,4 @@
-"""Patches that cannot be used: their error, skipping them, and the list of those a run skipped."""
+"""Patches that cannot be used or hold nothing: errors, skipping them, and the lists of a run."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -6,11 +6,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal, TypeVar
 
+import numpy as np
+
 from utils.errors import UserError
 
 OnBadPatch = Literal["raise", "skip"]
 MAX_BAD_FRACTION = 0.01  # of the samples of a data set; more point to a damaged copy
 LIST_NAME = "bad_patches.txt"
+_MANY = 20  # constant patches that are named
 
 T = TypeVar("T")
 
@@ -82,6 +85,43 @@ def check_bad_count(bad: Sequence[str], num_samples: int) -> None:
             f"more than {MAX_BAD_FRACTION:.0%} of {num_samples} samples are bad, {len(bad)} so "
             f"far, such as {bad[0]}: check the copy of the data set"
         )
+
+
+def are_constant(patches: np.ndarray) -> np.ndarray:
+    """Find patches without content: each of their bands has one value.
+
+    Args:
+        patches: Any type, shape (..., C, H, W).
+
+    Returns:
+        bool, shape (...).
+    """
+    height, width = patches.shape[-2:]
+    few = patches[..., height // 2, :: max(1, width // 16)]  # nearly all patches differ here
+    found = (few == few[..., :1]).all((-1, -2))
+    for index in np.argwhere(found):
+        patch = patches[tuple(index)]
+        found[tuple(index)] = (patch == patch[:, :1, :1]).all()
+    return found
+
+
+class ConstantPatches:
+    """Warn once about each constant patch, until there are many."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+
+    def add(self, names: Sequence[str]) -> None:
+        """Add the names of patches."""
+        for name in names:
+            if name not in self.names and len(self.names) < _MANY:
+                self.names.add(name)
+                more = ", and perhaps others" * (len(self.names) == _MANY)
+                warnings.warn(
+                    f"patch {name} is constant{more}: nothing can be learned from it; check the "
+                    "data",
+                    stacklevel=2,
+                )
 
 
 class BadPatchList:

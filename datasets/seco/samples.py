@@ -4,6 +4,7 @@ Loader processes that are not forks of the training import this file, so it impo
 """
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,10 +12,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
-from datasets.seco.bad_patches import BadPatchError, OnBadPatch, first_good
+from datasets.seco.bad_patches import BadPatchError, OnBadPatch, are_constant, first_good
 from utils.data import sample_keys, uniform
 from utils.errors import UserError
 from utils.input_spec import InputSpec
+from utils.reading import Reading, watch_reading
 
 _DATES_STREAM = 1000  # of a sample's random numbers; the views take the first ones
 
@@ -23,10 +25,12 @@ class PatchSource(Protocol):
     """Patches of places, wherever they are stored.
 
     Attributes:
+        root: Folder or file of the data.
         starts: Number of the first patch of each place, and of all patches; int64, shape (P + 1,).
         patch_shape: Bands C, height and width.
     """
 
+    root: Path
     starts: np.ndarray
     patch_shape: tuple[int, int, int]
 
@@ -97,35 +101,45 @@ class PatchDataset(Dataset[dict[str, Any]]):
 
         Returns:
             "patches": uint8, shape (T, C, H, W); "epoch" and "index" of the key; "bad": names of
-            the bad patches that this sample replaces, normally none.
+            the bad patches that this sample replaces, and "constant": names of constant patches,
+            normally none.
         """
         batch = self.__getitems__([key])
-        sample = {"patches": batch["patches"][0], "epoch": key[0], "index": key[1]}
-        return sample | {"bad": batch["bad"]}
+        return batch | {"patches": batch["patches"][0], "epoch": key[0], "index": key[1]}
 
     def __getitems__(self, keys: Sequence[tuple[int, int]]) -> dict[str, Any]:
-        """Read a batch: "patches", (B, T, C, H, W); "epoch" and "index", (B,); "bad" of all."""
+        """Read a batch: "patches", (B, T, C, H, W); "epoch", "index", (B,); names of all."""
         shape = (len(keys), self.num_dates, *self.source.patch_shape)
         patches = torch.empty(shape, dtype=torch.uint8)
         if get_worker_info() is not None:
             patches.share_memory_()  # now, while it is empty: torch would copy it afterwards
         rows = torch.tensor(keys)
-        bad = self.read_into(rows, patches.numpy())
-        return {"patches": patches, "epoch": rows[:, 0], "index": rows[:, 1], "bad": bad}
+        names = self.read_into(rows, patches.numpy())
+        return {"patches": patches, "epoch": rows[:, 0], "index": rows[:, 1]} | names
 
-    def read_into(self, keys: Tensor, pixels: np.ndarray) -> list[str]:
-        """Read samples, and return the names of the bad patches that they replace.
+    def read_into(self, keys: Tensor, pixels: np.ndarray) -> dict[str, list[str]]:
+        """Read samples.
 
         Args:
             keys: Epoch and index of each sample, int64, shape (B, 2).
             pixels: Where they are written, uint8, shape (B, T, C, H, W).
+
+        Returns:
+            "bad": names of the bad patches that they replace; "constant": names of patches whose
+            bands are all constant.
         """
+        numbers = np.empty(pixels.shape[:2], np.int64)
 
         def read(row: int, patches: list[int]) -> None:
+            numbers[row] = patches
             for patch, target in zip(patches, pixels[row], strict=True):
                 self.source.read(patch, target)
 
-        return self.visit(keys, read)
+        watch_reading()
+        with Reading(self.source.root):
+            bad = self.visit(keys, read)
+        constant = numbers[are_constant(pixels)].tolist()
+        return {"bad": bad, "constant": [self.source.name(patch) for patch in constant]}
 
     def visit(self, keys: Tensor, read: Callable[[int, list[int]], object]) -> list[str]:
         """Call ``read`` with the row and the patches of each sample, or of its replacement.

@@ -71,7 +71,7 @@ class StreamedPlaces:
 
     def __init__(self, data_dir: Path) -> None:
         require_litdata()
-        self.address = address(data_dir)
+        self.root, self.address = data_dir, address(data_dir)
         self._index = _fetch(self.address, INDEX_NAME)
         try:
             self.manifest = _parse_manifest(_fetch(self.address, MANIFEST_NAME))

@@ -25,7 +25,7 @@ DEFAULT_CACHE_DIR = Path.home() / ".cache" / "seco_litdata"
 
 
 class PlaceLoader(BaseItemLoader):
-    """Finds items in chunks, and returns their bytes without a copy; LitData notes its name.
+    """Finds items in chunks, and returns their bytes; LitData notes its name.
 
     LitData's own ``PyTreeLoader`` deserialises what the index says, and reads a whole chunk for
     every item that is not next in line (LitData 0.2.76).
@@ -33,7 +33,8 @@ class PlaceLoader(BaseItemLoader):
 
     def __init__(self) -> None:
         super().__init__()
-        self._chunk = (-1, np.empty(0, np.uint8))  # number and memory map of the last chunk
+        self._chunk = -1  # number of the last chunk
+        self._descriptor: int | None = None  # of its file, which another process may evict
 
     def setup(self, *args: Any, **kwargs: Any) -> None:
         """Prepare for a set; LitData calls this in each process that is going to download."""
@@ -50,31 +51,36 @@ class PlaceLoader(BaseItemLoader):
     def load_item_from_chunk(
         self, index: int, chunk_index: int, chunk_filepath: str, begin: int, filesize_bytes: int
     ) -> np.ndarray:
-        """Return the bytes of a place: uint8, a view of the mapped chunk."""
+        """Return the bytes of a place, uint8; a map would end the process if the file shrinks."""
         row = index - begin
         try:
-            if self._chunk[0] != chunk_index:
+            if self._descriptor is None or self._chunk != chunk_index:
                 # There is no public way to wait for a download.
                 self._wait_until_chunk_ready(chunk_index, chunk_filepath, filesize_bytes)
-                # A map outlives its file, should another process evict the chunk from the cache.
-                self._chunk = (chunk_index, np.memmap(chunk_filepath, np.uint8, mode="r"))
-            chunk = self._chunk[1]
+                if self._descriptor is not None:
+                    os.close(self._descriptor)
+                    self._descriptor = None
+                self._descriptor = os.open(chunk_filepath, os.O_RDONLY)
+                self._chunk = chunk_index
             # A chunk is the number of its items, their N + 1 offsets (all uint32), their bytes.
-            first, last = chunk[4 + 4 * row : 12 + 4 * row].view("<u4")
+            first, last = np.frombuffer(os.pread(self._descriptor, 8, 4 + 4 * row), "<u4").tolist()
+            content = os.pread(self._descriptor, last - first, first)
+            if len(content) < last - first:
+                raise ValueError("it became shorter")
         except (OSError, ValueError, RuntimeError) as error:  # ValueError: a file cut short
             reason = str(error).partition("\n")[0]
             raise UserError(
                 f"{chunk_filepath} cannot be read ({reason}): check the connection and the copy "
                 "of the set"
             ) from error
-        return chunk[first:last]
+        return np.frombuffer(content, np.uint8)
 
     def encode_data(self, data: list[bytes], *args: Any) -> tuple[bytes, None]:
         """Store the bytes of an item as they are."""
         return data[0], None
 
     def pre_load_chunk(self, *args: Any) -> None:
-        """Do nothing: a chunk is mapped when it is needed."""
+        """Do nothing: a chunk is opened when it is needed."""
 
     def delete(self, chunk_index: int, chunk_filepath: str) -> None:
         """Evict a chunk from the cache; LitData requests it only for one that it has downloaded."""

@@ -1,8 +1,8 @@
 """Batches from a packed store, without worker processes.
 
 One thread runs ahead: it draws the samples of the coming batches, lets a pool of threads copy their
-patches from the memory maps into buffers that are reused, and starts their upload while the device
-still computes. Copies of this size release Python's lock.
+patches from the files into buffers that are reused, and starts their upload while the device still
+computes. Reading releases Python's lock.
 """
 
 import sys
@@ -29,7 +29,7 @@ _MOST_WAITING = 0.2  # share of the time that goes unmentioned
 
 
 class StoreLoader:
-    """Copy batches from memory maps, or from memory, by threads.
+    """Copy batches from files, or from memory, by threads.
 
     A batch is valid until the second batch after it is requested, which reuses its buffer.
 
@@ -61,7 +61,7 @@ class StoreLoader:
         return len(self.sampler) // self.batch_size
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Yield batches: "patches", uint8, (B, T, C, H, W); "epoch", "index", (B,); "bad" names.
+        """Yield batches: "patches", uint8, (B, T, C, H, W); "epoch", "index", (B,); names.
 
         The first process prints once if the training waits for the store.
         """
@@ -88,8 +88,9 @@ class StoreLoader:
         buffer.wait()
         parts = keys.tensor_split(self.num_threads)
         pixels = np.array_split(buffer.patches.numpy(), self.num_threads)
-        bad = [name for names in pool.map(self.dataset.read_into, parts, pixels) for name in names]
-        return buffer.upload() | {"epoch": keys[:, 0], "index": keys[:, 1], "bad": bad}
+        found = list(pool.map(self.dataset.read_into, parts, pixels))
+        names = {kind: [name for part in found for name in part[kind]] for kind in found[0]}
+        return buffer.upload() | {"epoch": keys[:, 0], "index": keys[:, 1]} | names
 
 
 class Waiting:
@@ -147,7 +148,7 @@ class DeviceLoader:
         self.sampler = sampler
         self.batch_size = batch_size
         self._check = dataset.source.check
-        self._patches = dataset.source.to_device(device)
+        self._patches, self._constant = dataset.source.to_device(device)
 
     def __len__(self) -> int:
         return len(self.sampler) // self.batch_size
@@ -165,7 +166,7 @@ class DeviceLoader:
             bad = self.dataset.visit(keys, note)
             numbers = to_device(torch.tensor(list(rows.values())), self._patches.device)
             batch = {"patches": self._patches[numbers], "epoch": keys[:, 0], "index": keys[:, 1]}
-            yield batch | {"bad": bad}
+            yield batch | {"bad": bad, "constant": self._constant}
 
 
 def _batches(sampler: SeededSampler, batch_size: int) -> Iterator[Tensor]:

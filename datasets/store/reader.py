@@ -1,12 +1,15 @@
-"""Read patches of a packed store: raw uint8 rows of a few large files, through memory maps.
+"""Read patches of a packed store: raw uint8 rows of a few large files.
 
 ``datasets/seco_packed.py`` writes it. A row is a patch, the rows of a place follow each other, and
-red, green and blue are in another file than the other bands. Reading a patch is one copy.
+red, green and blue are in another file than the other bands. Reading a patch is one copy, from the
+page cache of the system. A memory map would end the process if a file became shorter (SIGBUS).
 """
 
 from __future__ import annotations
 
 import math
+import os
+import weakref
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -15,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from datasets.bands import QUANTILES_NAME, seco_input_spec
-from datasets.seco.bad_patches import BadPatchError
+from datasets.seco.bad_patches import BadPatchError, are_constant
 from datasets.seco.patches import count_dates, parse_quantiles, patch_name
 from datasets.seco.pictures import select
-from datasets.store.manifest import MANIFEST_NAME, ZEROS, Group, Manifest, Shard, read_manifest
+from datasets.store.manifest import MANIFEST_NAME, ZEROS, Group, Manifest, read_manifest
 from datasets.store.memory import read_shared
 from utils.errors import UserError
 from utils.files import check_regular
@@ -74,7 +77,8 @@ class PackedStore:
         parts = ((group, _runs(group, self.bands)) for group in self.manifest.groups)
         self._parts = [(group, runs) for group, runs in parts if runs]
         self._errors = self._find_errors()
-        self._shards: dict[str, np.ndarray] = {}
+        self._descriptors: dict[str, int] = {}
+        self._loaded: dict[str, np.ndarray] = {}
 
     @cached_property
     def input_spec(self) -> InputSpec:
@@ -108,9 +112,30 @@ class PackedStore:
         row = self._rows[patch]
         for group, runs in self._parts:
             number, row_of_shard = divmod(row, group.shards[0].num_patches)
-            planes = self._shard(group, group.shards[number])[row_of_shard]
+            shard = group.shards[number]
+            rows = self._loaded.get(shard.file)
             for source, target in runs:
-                pixels[target] = planes[source]
+                if rows is None:
+                    plane = row_of_shard * len(group.bands) + source.start
+                    self._read_planes(shard.file, plane, pixels[target])
+                else:
+                    pixels[target] = rows[row_of_shard, source]
+
+    def _read_planes(self, file: str, first: int, planes: np.ndarray) -> None:
+        """Read neighbouring planes of a file, shape (planes, H, W)."""
+        descriptor = self._descriptors.get(file)
+        if descriptor is None:
+            descriptor = self._descriptors[file] = os.open(self.root / file, os.O_RDONLY)
+            weakref.finalize(self, os.close, descriptor)
+        try:
+            count = os.preadv(descriptor, [planes.data], first * planes[0].nbytes)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.root / file)) from error
+        if count < planes.nbytes:
+            raise UserError(
+                f"{self.root / file} became shorter while it was read: copy the store again, or "
+                "delete it and pack the data again"
+            )
 
     def load(self) -> None:
         """Read the files of the requested bands into memory, one copy for a machine's processes.
@@ -121,10 +146,14 @@ class PackedStore:
         shards = [(group, shard) for group, _ in self._parts for shard in group.shards]
         contents = read_shared([self.root / shard.file for _, shard in shards])
         for (group, shard), content in zip(shards, contents, strict=True):
-            self._shards[shard.file] = content.reshape(self._shard_shape(group, shard))
+            shape = shard.num_patches, len(group.bands), *self.patch_shape[1:]
+            self._loaded[shard.file] = content.reshape(shape)
 
-    def to_device(self, device: torch.device) -> torch.Tensor:
-        """Copy all patches to a device: uint8, shape (patches, C, H, W).
+    def to_device(self, device: torch.device) -> tuple[torch.Tensor, list[str]]:
+        """Copy all patches to a device.
+
+        Returns:
+            uint8, shape (patches, C, H, W); names of patches whose bands are all constant.
 
         Raises:
             UserError: The device has too little memory.
@@ -139,6 +168,7 @@ class PackedStore:
                 f"{self.root} needs {math.prod(shape) / 1e9:.1f} GB on {device}, which has less "
                 "free: use --cache mmap or ram, or fewer --bands"
             ) from error
+        constant: list[int] = []
         count = max(1, _CHUNK_BYTES // math.prod(self.patch_shape))
         for part in patches.split(count):
             chunk = np.empty(part.shape, np.uint8)
@@ -146,7 +176,8 @@ class PackedStore:
             for offset, pixels in enumerate(chunk):
                 self._copy(first + offset, pixels)
             part.copy_(torch.from_numpy(chunk))
-        return patches
+            constant += (first + np.flatnonzero(are_constant(chunk))).tolist()
+        return patches, [self.name(patch) for patch in constant]
 
     def _find_errors(self) -> dict[int, tuple[str, str]]:
         """Return name and reason of the rows that the source could not read."""
@@ -164,21 +195,8 @@ class PackedStore:
         places = self.manifest.places
         return places[row] if self._is_pictures else patch_name(places, self.starts, row)
 
-    def _shard(self, group: Group, shard: Shard) -> np.ndarray:
-        """Return the rows of a file, (patches, bands, H, W), mapped when it is first used."""
-        rows = self._shards.get(shard.file)
-        if rows is None:
-            shape = self._shard_shape(group, shard)
-            # A plain array: np.memmap objects cost ten times as much to index.
-            rows = np.asarray(np.memmap(self.root / shard.file, np.uint8, "r", shape=shape))
-            self._shards[shard.file] = rows
-        return rows
-
-    def _shard_shape(self, group: Group, shard: Shard) -> tuple[int, ...]:
-        return shard.num_patches, len(group.bands), *self.patch_shape[1:]
-
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_shards": {}}  # a spawned process maps them itself
+        return self.__dict__ | {"_descriptors": {}, "_loaded": {}}  # of a process
 
 
 def is_packed(data_dir: Path) -> bool:

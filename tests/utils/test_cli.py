@@ -177,6 +177,32 @@ def test_other_processes_let_the_first_one_report(
     assert waited == expected
 
 
+@pytest.mark.usefixtures("_restored_signals")
+@pytest.mark.parametrize(
+    ("result", "code", "sentence"),
+    [(None, 74, "error: the output could not"), ({}, 0, "the results are written, but the output")],
+)
+def test_a_full_output_loses_nothing_that_is_in_files(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    result: object,
+    code: int,
+    sentence: str,
+) -> None:
+    def main() -> object:
+        print("text", flush=True)
+        return result
+
+    with Path("/dev/full").open("w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        with pytest.raises(SystemExit) as left:
+            run(main)
+    assert left.value.code == code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(sentence)
+    assert "free some space" in line
+
+
 def test_a_script_needs_no_standard_output() -> None:
     script = "from utils.cli import run; run(lambda: print('text'))"
     command = f"exec {shlex.quote(sys.executable)} -c {shlex.quote(script)} >&-"

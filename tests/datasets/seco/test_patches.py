@@ -16,7 +16,12 @@ import torch
 from datasets import seco_packed, seco_utils
 from datasets.bands import ALL_BANDS, RGB_BANDS
 from datasets.seco import layouts
-from datasets.seco.bad_patches import BadPatchError, OnBadPatch
+from datasets.seco.bad_patches import (
+    BadPatchError,
+    ConstantPatches,
+    OnBadPatch,
+    are_constant,
+)
 from datasets.seco.layouts import SecoFolder, read_band
 from datasets.seco.patches import SecoPatches, parse_quantiles
 from datasets.seco.samples import PatchDataset
@@ -52,6 +57,7 @@ def copy(seco_root: Path, tmp_path: Path) -> Path:
 class NumberedDates:
     """A source without files: each patch is one pixel, the number of its date from 1."""
 
+    root = Path("numbers")
     input_spec = SECO_SPEC
     patch_shape = (1, 1, 1)
 
@@ -338,6 +344,30 @@ def test_skipped_patch_is_replaced_by_the_next_good_one(
     assert (sample["epoch"], sample["index"]) == (5, 22)
     assert sample["bad"] == [str(dates[i] / "B3.tif") for i in (22, 23, 0)]
     assert dataset[0, 1]["bad"] == []
+
+
+def test_constant_patches_are_found_and_named_once() -> None:
+    patches = np.full((2, 3, 2, 40, 40), 7, np.uint8)
+    patches[:, :, 1] = 0  # the bands differ, each of them is constant
+    patches[0, 1, 1, 20, 5] = 9
+    patches[1, 0, 0, 39, 39] = 9  # a single pixel, outside of those that are looked at first
+    expected = [[True, False, True], [False, True, True]]
+    assert are_constant(patches).tolist() == expected
+    watcher = ConstantPatches()
+    with pytest.warns(UserWarning, match="is constant") as found:
+        watcher.add(["1/a", "2/b", "2/b", *(f"3/{number}" for number in range(100))])
+    texts = [str(each.message) for each in found]
+    assert [text.split()[1] for text in texts] == ["1/a", "2/b", *(f"3/{n}" for n in range(18))]
+    assert "and perhaps others" in texts[-1]
+
+
+def test_names_of_constant_patches_come_with_the_batch(copy: Path) -> None:
+    for path in first_date(copy).glob("B*.tif"):
+        write_tif(path, np.full_like(read_band(path), 5))
+    dataset = seco_dataset(copy, every_date=True)
+    name = first_date(copy).relative_to(copy).as_posix()
+    assert dataset[0, 0]["constant"] == [name]
+    assert dataset[0, 1]["constant"] == []
 
 
 def test_too_many_bad_patches_in_a_row_end_the_search(copy: Path) -> None:

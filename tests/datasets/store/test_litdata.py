@@ -51,6 +51,7 @@ BUCKET = "seco-test"
 class Numbered:
     """Patches that hold their own number, of places with three to five dates."""
 
+    root = Path("numbers")
     input_spec = InputSpec(("B4", "B8"), (0.0, 1.0), (90.0, 99.0), (0.4, 0.5), (0.2, 0.3))
     patch_shape = (2, 3, 7)
 

@@ -24,6 +24,7 @@ from tests.references.seco_files import zip_folder
 from tests.references.waiting import wait_until
 from utils.data import SeededSampler
 from utils.errors import UserError
+from utils.reading import watch_reading
 
 CPU = torch.device("cpu")
 
@@ -171,6 +172,7 @@ def test_error_of_a_copying_thread_reaches_the_loop(
 
 def test_threads_end_when_the_loop_ends_early(packed: Path) -> None:
     store = samples(packed, every_date=True)
+    watch_reading()  # its thread stays
     before = threading.active_count()
     for _ in StoreLoader(store, order(store), 2, 2, CPU):
         break

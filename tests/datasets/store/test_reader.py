@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import pickle
 import shutil
 from collections.abc import Callable
@@ -56,6 +57,16 @@ def test_store_cut_short_names_its_file(store: Path) -> None:
         UserError, match=r"rgb-00000\.u8 is missing: copy the store again, or delete"
     ):
         PackedStore(store)
+
+
+def test_store_that_shrinks_while_it_is_read_names_its_file(store: Path) -> None:
+    """A memory map would end the process by SIGBUS."""
+    found = PackedStore(store, RGB_BANDS)
+    first = found.read(0).copy()
+    os.truncate(store / "rgb-00000.u8", 3 * 48 * 48 * 20)
+    np.testing.assert_array_equal(found.read(0), first)
+    with pytest.raises(UserError, match=r"rgb-00000\.u8 became shorter while it was read: copy"):
+        found.read(20)
 
 
 def test_store_in_files_of_4_gb_is_read_and_verified(store: Path, seco_root: Path) -> None:
@@ -156,7 +167,8 @@ def test_copy_in_memory_and_on_the_device_is_the_same(
     expected = SecoPatches(seco_root)
     store = PackedStore(packed, RGB_BANDS)
     monkeypatch.setattr(packed_store, "_CHUNK_BYTES", 5 * 3 * 48 * 48)
-    resident = store.to_device(torch.device("cpu"))
+    resident, constant = store.to_device(torch.device("cpu"))
+    assert constant == []
     store.load()
     assert str(packed) not in Path("/proc/self/maps").read_text()  # only the copy is mapped
     for patch in range(24):

@@ -149,7 +149,7 @@ def test_bands_that_are_not_requested_are_not_opened(seco_root: Path, tmp_path: 
     store = PackedStore(tmp_path / "store", RGB_BANDS)
     for patch in range(24):
         store.read(patch)
-    assert list(store._shards) == ["rgb-00000.u8"]
+    assert list(store._descriptors) == ["rgb-00000.u8"]
     assert {path.name: path.stat().st_size for path in store.root.glob("*.u8")} == {
         "rgb-00000.u8": 24 * 3 * 48 * 48,
         "other-00000.u8": 24 * 48 * 48,
