@@ -7,7 +7,7 @@
 - ``test_docstrings.py``: Arguments and fields are described.
 - ``test_differences.py``: Every row of docs/differences.md is shown by a test.
 - ``test_private_names.py``: Private names of libraries, which a release may rename.
-- ``test_supply_chain.py``: Versions with known vulnerabilities are excluded; no connection is opened.
+- ``test_supply_chain.py``: No known vulnerability is allowed, and no connection opened unasked.
 - ``utils/``: Tests of ``utils``.
 - ``datasets/``: Tests of ``datasets``, one folder per data set or wing.
 - ``models/``: Tests of ``models``.
