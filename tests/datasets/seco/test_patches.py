@@ -17,7 +17,7 @@ from datasets import seco_packed, seco_utils
 from datasets.bands import ALL_BANDS, RGB_BANDS
 from datasets.seco import layouts
 from datasets.seco.bad_patches import BadPatchError, OnBadPatch
-from datasets.seco.layouts import SecoFolder, read_band
+from datasets.seco.layouts import SecoFolder, decode_band
 from datasets.seco.patches import SecoPatches, parse_quantiles
 from datasets.seco.samples import PatchDataset
 from datasets.store.reader import PackedStore
@@ -380,11 +380,11 @@ def test_quantiles_of_a_part_are_drawn_by_seed(
 ) -> None:
     read: list[Path] = []
 
-    def recording_read(path: str) -> np.ndarray:
-        read.append(Path(path).parent)
-        return read_band(path)
+    def recording_decode(data: bytes, name: str) -> np.ndarray:
+        read.append(Path(name).parent)
+        return decode_band(data, name)
 
-    monkeypatch.setattr(layouts, "read_band", recording_read)
+    monkeypatch.setattr(layouts, "decode_band", recording_decode)
     histogram = seco_utils.measure_histograms(seco_root, num_images=3, seed=0)["B2"]
     assert histogram.sum() == 3 * 48 * 48
     first = set(read)
