@@ -53,7 +53,7 @@ _USUAL_SHARE = 0.9  # of the numbers of a class: more are missing in a subset on
 # In the archive of 27,000 pictures red varies more than blue: the mean of ln(std R / std B) is
 # 0.44, with a standard deviation of 0.35. The mean of no channel is below 22; one of zeros is noisy
 # after JPEG.
-_BLACK = 16
+_BLACK = 8
 
 
 class EurosatCheck:
