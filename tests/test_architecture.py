@@ -19,10 +19,17 @@ import pytest
 from tests.references.source_code import MODULES, PACKAGES, ROOT, top, trees
 
 OURS = {name.partition(".")[0] for name in MODULES}
-GROUND = {
-    f"datasets.{name}"
-    for name in ("archive", "bands", "figures", "geotiff", "geotiff_writer", "loaders")
-}
+_GROUND = (
+    "archive",
+    "bands",
+    "checks",
+    "figures",
+    "geotiff",
+    "geotiff_writer",
+    "loaders",
+    "problems",
+)
+GROUND = {f"datasets.{name}" for name in _GROUND}
 WINGS = {path.parent.name for path in (ROOT / "datasets").glob("*/__init__.py")}
 # Between wings: a store holds SeCo's patches, and a collection is written into a store.
 # The miniature's services have the archive in the UTM zones of the collector's places.

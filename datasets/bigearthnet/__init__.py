@@ -8,4 +8,5 @@
 - ``pictures.py``: Pictures of patches, and the labelled patches of each run.
 - ``command.py``: The command line of datasets/bigearthnet_dataset.py.
 - ``writer.py``: Write the LMDB in parallel; the same command resumes an interrupted run.
+- ``verify.py``: Find problems of patches, labels and lists.
 """

@@ -43,7 +43,7 @@ class PatchFolder:
             uint16 DN of each band in its own size: (120, 120) at 10 m, (60, 60) at 20 m, (20, 20)
             at 60 m.
         """
-        return [_read_band(self._path(name, f"{FILE_NAMES[band]}.tif"), band) for band in bands]
+        return [_read_band(self.path(name, f"{FILE_NAMES[band]}.tif"), band) for band in bands]
 
     def read_labels(self, name: str) -> list[str]:
         """Read the label names in the folder of a patch of v1.
@@ -51,7 +51,7 @@ class PatchFolder:
         Raises:
             UserError: The file is missing or holds no list of labels.
         """
-        path = self._path(name, "labels_metadata.json")
+        path = self.path(name, "labels_metadata.json")
         try:
             labels: list[str] = json.loads(read_file(path, _MAX_LABEL_BYTES))["labels"]
             if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
@@ -76,7 +76,7 @@ class PatchFolder:
         digest = hashlib.sha256(os.fsencode(self.root.resolve()))
         for name in names:
             for band in bands:
-                path = self._path(name, f"{FILE_NAMES[band]}.tif")
+                path = self.path(name, f"{FILE_NAMES[band]}.tif")
                 try:
                     state = os.stat(path)  # noqa: PTH116 - the path is a str for speed
                 except OSError as error:
@@ -84,7 +84,13 @@ class PatchFolder:
                 digest.update(f"{name} {band} {state.st_size} {state.st_mtime_ns}\n".encode())
         return digest.hexdigest()
 
-    def _path(self, name: str, suffix: str) -> str:
+    def path(self, name: str, suffix: str) -> str:
+        """Return the path of a file of a patch.
+
+        Args:
+            name: Name of the patch.
+            suffix: End of the file name, such as "B02.tif".
+        """
         scene = f"{name.rsplit('_', 2)[0]}/" if self.by_scene else ""
         return f"{self.root}/{scene}{name}/{name}_{suffix}"
 

@@ -81,18 +81,21 @@ def open_bigearthnet(
     return BigEarthNet(source, names_kept, targets_kept, splits, CLASS_NAMES[num_classes], left_out)
 
 
-def find_patches(data_dir: Path, *, lmdb: bool = False) -> tuple[PatchSource, Listing]:
+def find_patches(
+    data_dir: Path, *, lmdb: bool = False, strict: bool = True
+) -> tuple[PatchSource, Listing]:
     """Find the patches of a folder or of an LMDB, and read their lists.
 
     Args:
         data_dir: Folder of the patches; of an LMDB, its folder or the one above.
         lmdb: Whether the patches are in an LMDB.
+        strict: Whether lists with problems are refused, see ``lists.read_lists``.
 
     Raises:
         UserError: There is none, or more than one LMDB.
     """
     if not lmdb:
-        return find_folder(data_dir)
+        return find_folder(data_dir, strict=strict)
     paths = [data_dir / DATA_FILE, *sorted(data_dir.glob(f"*/{DATA_FILE}"))]
     folders = [path.parent for path in paths if path.is_file()]
     # Those of the original have pickles, hidden ones are unfinished.
@@ -103,13 +106,17 @@ def find_patches(data_dir: Path, *, lmdb: bool = False) -> tuple[PatchSource, Li
             "pickles may run code: name the folder of one, or write one with `python "
             "datasets/bigearthnet_dataset.py --data_dir FOLDER_OF_BIGEARTHNET --save_dir DIR`"
         )
-    return PatchLmdb(found[0].resolve()), _read_metadata((found[0], data_dir))
+    return PatchLmdb(found[0].resolve()), _read_metadata((found[0], data_dir), strict)
 
 
-def find_folder(data_dir: Path) -> tuple[PatchFolder, Listing]:
+def find_folder(data_dir: Path, *, strict: bool = True) -> tuple[PatchFolder, Listing]:
     """Find the patch folders of v1 or v2, and read the lists in or next to their folder.
 
     The folders of v2 may be in those of their scenes, as in the archive, or all in one folder.
+
+    Args:
+        data_dir: Folder of v1 or v2, or the one above.
+        strict: Whether lists with problems are refused, see ``lists.read_lists``.
 
     Raises:
         UserError: There are no folders of patches.
@@ -119,19 +126,19 @@ def find_folder(data_dir: Path) -> tuple[PatchFolder, Listing]:
         root = inside if inside.is_dir() or data_dir.name != version else data_dir
         flat = PatchFolder(root, by_scene=False)
         if root.is_dir() and version == V1_FOLDER:
-            return flat, lists.read_lists((root.parent, root))
+            return flat, lists.read_lists((root.parent, root), strict=strict)
         if root.is_dir():
-            listing = _read_metadata((root.parent, root))
+            listing = _read_metadata((root.parent, root), strict)
             is_flat = not flat.names().isdisjoint(listing.names)
             return PatchFolder(root, by_scene=not is_flat), listing
     hint = ": it is an LMDB, use --lmdb" if (data_dir / DATA_FILE).exists() else ""
     raise UserError(f"{data_dir} has neither a folder {V1_FOLDER} nor {V2_FOLDER}{hint}")
 
 
-def _read_metadata(folders: Sequence[Path]) -> Listing:
+def _read_metadata(folders: Sequence[Path], strict: bool) -> Listing:
     for folder in folders:
         if (folder / METADATA).is_file():
-            return lists.read_metadata(folder / METADATA)
+            return lists.read_metadata(folder / METADATA, strict=strict)
     raise UserError(
         f"{folders[0]} has no {METADATA} with splits and labels: add that of BigEarthNet v2, or "
         "write the LMDB again"

@@ -14,6 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from datasets.problems import LABEL, LEAK, Problem
 from utils.errors import UserError
 from utils.files import read_list, written_whole
 
@@ -42,11 +43,13 @@ class Listing:
         splits: Names of each split's patches, in the order of its list; test may be missing.
         left_out: Number of listed patches that are in no split, by reason.
         labels: Label names of each patch; None if they are in the folders of the patches.
+        problems: What is wrong with them, if they were not read strictly.
     """
 
     splits: dict[str, list[str]]
     left_out: dict[str, int] = field(default_factory=dict)
     labels: dict[str, list[str]] | None = None
+    problems: list[Problem] = field(default_factory=list)
 
     @property
     def names(self) -> list[str]:
@@ -60,11 +63,15 @@ def left_out_text(left_out: Mapping[str, int]) -> str:
     return reasons and f"; left out: {reasons}"
 
 
-def read_lists(folders: Sequence[Path]) -> Listing:
+def read_lists(folders: Sequence[Path], *, strict: bool = True) -> Listing:
     """Read the lists of BigEarthNet v1 from the first of the folders that has any.
 
     Lists of another data set are ignored with a warning. A list for test may be missing. So may
     the lists of snow and clouds with TU Berlin's csv files, which name no such patches.
+
+    Args:
+        folders: Folders to search, in this order.
+        strict: Refuse lists that leak, are empty or have lines without a patch; else note these.
 
     Raises:
         UserError: A list is missing, or there are lists of two kinds.
@@ -94,7 +101,7 @@ def read_lists(folders: Sequence[Path]) -> Listing:
     for name, exists in needed.items():
         if not exists:
             raise UserError(f"{folder} has lists of BigEarthNet, but no {name}: add it")
-    return _checked(lists, bad, str(folder))
+    return _checked(lists, bad, str(folder), strict)
 
 
 def _read_existing(paths: Mapping[str, Path]) -> dict[str, list[str]]:
@@ -109,29 +116,40 @@ def _read_existing(paths: Mapping[str, Path]) -> dict[str, list[str]]:
     return lists
 
 
-def _checked(splits: dict[str, list[str]], bad: dict[str, list[str]], where: str) -> Listing:
+def _checked(
+    splits: dict[str, list[str]], bad: dict[str, list[str]], where: str, strict: bool
+) -> Listing:
     """Check lists against each other and leave out what has snow or clouds."""
+    problems = []
     for what, names in (splits | bad).items():
-        if "" in names:
+        if "" in names and strict:
             raise UserError(
                 f"the list {what} of {where} has lines that name no patch of v1: correct it"
             )
-    counts = Counter(name for names in splits.values() for name in names)
-    repeated = [name for name, count in counts.items() if count > 1]
-    if repeated:
-        inside = [split for split, names in splits.items() if repeated[0] in names]
+        if "" in names:
+            problems.append(Problem(LABEL, what, f"{names.count('')} lines name no patch of v1"))
+    counts = Counter(name for names in splits.values() for name in names if name)
+    repeated = {name: list[str]() for name, count in counts.items() if count > 1}
+    for split, names in splits.items():
+        for name in repeated.keys() & set(names):
+            repeated[name].append(split)
+    if repeated and strict:
+        name, inside = next(iter(repeated.items()))
         raise UserError(
             f"the splits of {where} leak: {len(repeated)} patches are listed more than once, the "
-            f"first is {repeated[0]} in {' and '.join(inside)}: keep each in one list"
+            f"first is {name} in {' and '.join(inside)}: keep each in one list"
         )
-    left_out, dropped = {}, set[str]()
+    for name, inside in repeated.items():
+        problems.append(Problem(LEAK, name, f"is listed more than once, in {' and '.join(inside)}"))
+    left_out, dropped = {}, {""}
     for reason, names in bad.items():
         found = counts.keys() & set(names) - dropped
         left_out[reason] = len(found)
         dropped |= found
     kept = {split: [n for n in names if n not in dropped] for split, names in splits.items()}
-    check_not_empty(kept, where)
-    return Listing(kept, left_out)
+    if strict:
+        check_not_empty(kept, where)
+    return Listing(kept, left_out, problems=problems)
 
 
 def check_not_empty(splits: Mapping[str, Sized], where: object) -> None:
@@ -146,8 +164,12 @@ def check_not_empty(splits: Mapping[str, Sized], where: object) -> None:
             raise UserError(f"no patch is left in the {split} split of {where}: correct its list")
 
 
-def read_metadata(path: Path) -> Listing:
+def read_metadata(path: Path, *, strict: bool = True) -> Listing:
     """Read ``metadata.parquet`` of BigEarthNet v2, or that of an LMDB written here.
+
+    Args:
+        path: The file.
+        strict: As in ``read_lists``.
 
     Raises:
         UserError: The file is something else.
@@ -177,7 +199,7 @@ def read_metadata(path: Path) -> Listing:
         for reason, flag in _BAD_COLUMNS.items()
         if flag in flags
     }
-    listing = _checked(splits, bad, str(path))
+    listing = _checked(splits, bad, str(path), strict)
     listing.labels = dict(zip(names, labels, strict=True))
     return listing
 

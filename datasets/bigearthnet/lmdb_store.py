@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import lmdb
 import numpy as np
@@ -52,11 +53,7 @@ class PatchLmdb:
             UserError: The patch is missing or damaged, or lacks a band.
         """
         where = f"{name} in {self.root}"
-        try:
-            with _environment(self.root).begin(buffers=True) as transaction:
-                tensors = dict(deserialize(bytes(transaction.get(name.encode(), b""))))
-        except (lmdb.Error, SafetensorError) as error:
-            raise UserError(f"{where} is missing or damaged: write the LMDB again") from error
+        tensors = self.read_tensors(name)
         planes = []
         for band in bands:
             key = FILE_NAMES[band]
@@ -66,6 +63,20 @@ class PatchLmdb:
             check_band(band, _DTYPE_NAMES.get(dtype, dtype), shape, f"{key} of {where}")
             planes.append(np.frombuffer(tensors[key]["data"], np.uint16).reshape(shape))
         return planes
+
+    def read_tensors(self, name: str) -> dict[str, dict[str, Any]]:
+        """Return type ("dtype"), shape and bytes ("data") of every band of a patch, by its key.
+
+        Raises:
+            UserError: The patch is missing or damaged.
+        """
+        try:
+            with _environment(self.root).begin(buffers=True) as transaction:
+                return dict(deserialize(bytes(transaction.get(name.encode(), b""))))
+        except (lmdb.Error, SafetensorError) as error:
+            raise UserError(
+                f"{name} in {self.root} is missing or damaged: write the LMDB again"
+            ) from error
 
     def fingerprint(self, names: Sequence[str], bands: Sequence[str]) -> str:
         """Identify some patches by their names, and by path, size and time of change of the LMDB.

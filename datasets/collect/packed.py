@@ -16,7 +16,7 @@ import numpy as np
 
 from datasets.bands import RGB_QUANTILES
 from datasets.collect.blocks import BLOCK, Block, blocks_of
-from datasets.collect.journal import Record, Shard, read_journals
+from datasets.collect.journal import Record, Shard, forget, read_journals
 from datasets.collect.plan import Plan
 from datasets.collect.scenes import Array
 from datasets.collect.writer import METADATA_NAME
@@ -64,6 +64,29 @@ class PackedCollection:
     def is_finished(self) -> bool:
         """Whether it is a store, perhaps of fewer places than planned."""
         return (self.save_path / MANIFEST_NAME).exists()
+
+    def forget_damaged(self, shard: Shard) -> list[int]:
+        """Have places of a shard that wait and were damaged collected again; return their numbers.
+
+        Args:
+            shard: Number and count.
+
+        Raises:
+            UserError: A place is damaged, and another process collects.
+        """
+        records = read_journals(self.save_path, self._plan.hash)
+        waiting = self._waiting()
+        damaged = {
+            number: waiting[number]
+            for block in self._blocks(records, shard)
+            for number in block.done
+            if number in waiting
+            if not all(self._is_whole(waiting[number] / s) for s in records[number].scenes)
+        }
+        forget(self.save_path, set(damaged))
+        for folder in damaged.values():
+            _remove(folder)
+        return sorted(damaged)
 
     def open(self, records: Mapping[int, Record], shard: Shard) -> None:
         """Create the files at their full size, and the folder of waiting places.
@@ -211,7 +234,11 @@ class PackedCollection:
         side = self._bare.height
         scenes = sorted(path for path in folder.iterdir() if path.is_dir())
         for scene in scenes:
-            self._check_whole(scene)
+            if not self._is_whole(scene):
+                raise UserError(
+                    f"{scene} was damaged after it was collected: run the same command again, "
+                    "which collects its place again"
+                )
         images = [
             [
                 on_10_m_grid(read_band(scene / f"{band}.tif"), side, side)
@@ -221,23 +248,17 @@ class PackedCollection:
         ]
         return np.array(images, np.uint8)
 
-    def _check_whole(self, scene: Path) -> None:
-        """Refuse files of a date that changed after they were collected."""
+    def _is_whole(self, scene: Path) -> bool:
+        """Return whether the files of a date are those that were collected."""
         try:
             files = json.loads((scene / METADATA_NAME).read_bytes())["files"]
-            is_whole = all(
+            return all(
                 hashlib.sha256((scene / f"{band}.tif").read_bytes()).hexdigest()
                 == files[f"{band}.tif"]["sha256"]
                 for band in self._bare.bands
             )
         except (OSError, ValueError, KeyError, TypeError):
-            is_whole = False
-        if not is_whole:
-            raise UserError(
-                f"{scene} was damaged after it was collected: restore it, or collect into another "
-                f"--save_path, which --match_file {self.save_path / 'places.csv'} gives the same "
-                "places"
-            )
+            return False
 
 
 def _remove(folder: Path) -> None:

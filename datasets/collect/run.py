@@ -16,6 +16,7 @@ from datasets.collect.report import Ending, Reporter, some_places
 from datasets.collect.scenes import Source
 from datasets.collect.settings import EXIT_LATER, check_settings
 from datasets.collect.writer import PlaceWriter
+from datasets.store.rows import verify_store
 from utils.cli import print_next, sizes_for
 from utils.errors import UserError, sentence_of
 
@@ -37,6 +38,12 @@ def collect(plan: Plan, source: Source, requester: Requester, args: Namespace) -
     """
     save_path = args.save_path
     journal = Journal(save_path, plan.hash, args.shard)
+    was_store = False
+    if plan.settings.format == "packed":
+        collection = PackedCollection(save_path, plan)
+        was_store = collection.is_finished
+        for place in collection.forget_damaged(args.shard):
+            print(f"{place:06d} was damaged while it waited, and is collected again")
     with journal.opened():
         if read_plan(save_path).hash != plan.hash:
             raise UserError(f"another process replaced the plan of {save_path}: run this again")
@@ -46,6 +53,8 @@ def collect(plan: Plan, source: Source, requester: Requester, args: Namespace) -
     elif ending.kind == "incomplete":
         print(f"error: {ending.reason}", file=sys.stderr)
     else:
+        if was_store:  # nothing was written that would have been hashed
+            verify_store(save_path, args.num_workers)
         done = fetch.progress.done
         print(f"complete: {some_places(done)} in {save_path}")
         if args.shard[1] == 1:

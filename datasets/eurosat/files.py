@@ -42,8 +42,9 @@ class SmallFiles:
         self._members = dict(self._zip.members()) if self._zip else {}
 
     def below(self, root: str) -> list[str]:
-        """List the names below a root, in a folder those one folder below it, without the root."""
-        paths = [] if self._zip else self.path.glob(f"{root}*/*")
+        """List the names below a root, in a folder up to one folder below it, without the root."""
+        patterns = () if self._zip else (f"{root}*", f"{root}*/*")
+        paths = (path for pattern in patterns for path in self.path.glob(pattern))
         names = [*self._members, *(path.relative_to(self.path).as_posix() for path in paths)]
         return [name.removeprefix(root) for name in names if name.startswith(root)]
 
@@ -61,17 +62,8 @@ def find_pictures(files: SmallFiles) -> tuple[str, list[str]]:
     Raises:
         UserError: There are no class folders, or others next to them.
     """
-    found = {root: sorted(filter(_is_picture, files.below(root))) for root in ROOTS}
-    found = {root: names for root, names in found.items() if len(set(map(_class_of, names))) > 1}
-    archives = [root for root in found if root]
-    if len(archives or found) != 1:
-        raise UserError(
-            f"{files.path} has {' and '.join(archives) or 'no'} class folders with JPEG, PNG or "
-            "TIFF pictures: name a zip of EuroSAT, the folder of its classes or the parent of that "
-            "folder"
-        )
-    root, names = next(iter(found.items()))  # "" is the last one
-    folders = set(map(_class_of, names))
+    root, names = find_folders(files)
+    folders = set(map(class_of, names))
     if folders & set(CLASSES) and folders - set(CLASSES):
         raise UserError(
             f"{files.path} has pictures in {listed(sorted(folders - set(CLASSES)))} next to "
@@ -80,16 +72,37 @@ def find_pictures(files: SmallFiles) -> tuple[str, list[str]]:
     return root, names
 
 
+def find_folders(files: SmallFiles) -> tuple[str, list[str]]:
+    """Find what ``find_pictures`` does, also where there are folders next to the classes.
+
+    Args:
+        files: Zip or folder.
+
+    Raises:
+        UserError: There are no class folders.
+    """
+    found = {root: sorted(filter(is_picture, files.below(root))) for root in ROOTS}
+    found = {root: names for root, names in found.items() if len(set(map(class_of, names))) > 1}
+    archives = [root for root in found if root]
+    if len(archives or found) != 1:
+        raise UserError(
+            f"{files.path} has {' and '.join(archives) or 'no'} class folders with JPEG, PNG or "
+            "TIFF pictures: name a zip of EuroSAT, the folder of its classes or the parent of that "
+            "folder"
+        )
+    return next(iter(found.items()))  # "" is the last one
+
+
 def label_pictures(names: Sequence[str]) -> tuple[tuple[str, ...], torch.Tensor]:
     """Return the classes, the ten or a user's own, and the label of each picture, int64, (N,).
 
     A part of EuroSAT, without some of its classes, keeps the ten labels. Unlike the original: see
     docs/differences.md, eurosat-classes.
     """
-    folders = set(map(_class_of, names))
+    folders = set(map(class_of, names))
     classes = CLASSES if folders <= set(CLASSES) else tuple(sorted(folders))
     label_of = {name: label for label, name in enumerate(classes)}
-    return classes, torch.tensor([label_of[_class_of(name)] for name in names])
+    return classes, torch.tensor([label_of[class_of(name)] for name in names])
 
 
 def is_geotiff(name: str) -> bool:
@@ -137,11 +150,12 @@ def _check_bands(count: int, dtype: str, shape: tuple[int, int]) -> None:
         raise ValueError(f"{count} bands of {dtype}, {shape} px")
 
 
-def _is_picture(name: str) -> bool:
+def is_picture(name: str) -> bool:
     """Return whether a name is ``<Class>/<file>`` of a visible picture that a list can name."""
     is_visible = name.count("/") == 1 and not is_hidden(name) and name.isprintable()
     return is_visible and name.lower().endswith(_SUFFIXES)
 
 
-def _class_of(name: str) -> str:
+def class_of(name: str) -> str:
+    """Return the folder of ``<Class>/<file>``."""
     return name.split("/")[0]

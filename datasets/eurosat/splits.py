@@ -67,7 +67,7 @@ def split_pictures(
 
     if kind not in LIST_PREFIXES:
         raise UserError(f"unknown kind of split {kind!r}: the kinds are {', '.join(LIST_PREFIXES)}")
-    lists, container = _find_lists(files, root, _positions(names), LIST_PREFIXES[kind])
+    lists, container = find_lists(files, root, names, kind)
     if lists:
         _check_lists(lists, container, needed)
         return {split: torch.tensor([row for _, row in rows]) for split, rows in lists.items()}
@@ -96,16 +96,26 @@ def write_split(folder: Path, names: Sequence[str], splits: Mapping[str, Tensor]
             partial.write_text("".join(f"{names[index]}\n" for index in positions.tolist()))
 
 
-def _find_lists(
-    files: SmallFiles, root: str, positions: Mapping[str, int | None], prefixes: Sequence[str]
+def find_lists(
+    files: SmallFiles, root: str, names: Sequence[str], kind: str
 ) -> tuple[dict[str, list[tuple[str, int | None]]], Path]:
     """Return the first lists in the folder of the classes, in the data set or next to it.
 
     In the last two they may be those of another data set, and are then ignored with a warning, also
     where they cannot be read. Without lists the dictionary is empty.
+
+    Args:
+        files: Zip or folder of the data set.
+        root: Prefix of the class folders in it.
+        names: ``<Class>/<file>`` of all pictures.
+        kind: A key of ``LIST_PREFIXES``.
+
+    Returns:
+        Lines of each list with their positions in ``names``; where the lists are.
     """
     from datasets.eurosat.files import SmallFiles
 
+    positions, prefixes = _positions(names), LIST_PREFIXES[kind]
     parent = SmallFiles(files.path.absolute().parent)
     folders = dict.fromkeys([(files, root), (files, ""), (parent, "")])
     for number, (container, folder) in enumerate(folders):
@@ -192,18 +202,28 @@ def _check_lists(
                 f"{container} has lists of a split, but {split}.txt is missing or empty: add it or "
                 "remove the others"
             )
-    pairs = [pair for rows in lists.values() for pair in rows]
-    counts = Counter(row for _, row in pairs)
-    problems = {
-        "not in the data": [line for line, row in pairs if row is None],
-        "listed more than once": [line for line, row in pairs if counts[row] > 1],
-    }
-    for problem, lines in problems.items():
+    for problem, lines in list_problems(lists).items():
         if lines:
             raise UserError(
                 f"{len(lines)} names of the split lists in {container} are {problem}, the first "
                 f"is {quoted(lines[0])}: add missing pictures, correct the lists or remove them"
             )
+
+
+def list_problems(lists: Mapping[str, Sequence[tuple[str, int | None]]]) -> dict[str, list[str]]:
+    """Return the lines that name no picture, and those whose picture has another line.
+
+    Args:
+        lists: Lines of each split, with positions of pictures, see ``find_lists``.
+    """
+    pairs = [pair for rows in lists.values() for pair in rows]
+    counts = Counter(row for _, row in pairs)
+    return {
+        "not in the data": [line for line, row in pairs if row is None],
+        "listed more than once": [
+            line for line, row in pairs if row is not None and counts[row] > 1
+        ],
+    }
 
 
 def _key(name: str) -> str:

@@ -4,4 +4,5 @@
 - ``files.py``: Find cities, split them, and read their bands and change maps.
 - ``tiles.py``: Cities as samples, whole or in tiles.
 - ``maps.py``: Write the predicted change maps of cities.
+- ``verify.py``: Find problems of cities and change maps.
 """

@@ -12,7 +12,7 @@ are found, up to two folders below the root:
 
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
@@ -63,7 +63,7 @@ def find_cities(data_dir: Path) -> dict[str, Path]:
     Raises:
         UserError: There is none.
     """
-    found = _folders_with(data_dir, "imgs_1") | _folders_with(data_dir, "imgs_1_rect")
+    found = folders_with(data_dir, "imgs_1") | folders_with(data_dir, "imgs_1_rect")
     if not found:
         raise UserError(
             f"{data_dir} holds no OSCD city, a folder with imgs_1_rect: name the folder into which "
@@ -82,16 +82,7 @@ def listed_cities(data_dir: Path) -> dict[str, list[str]]:
         UserError: A city is in both lists, or has no images.
     """
     found = find_cities(data_dir)
-    splits = {"train": list(TRAIN_CITIES), "test": list(TEST_CITIES)}
-    known = {*TRAIN_CITIES, *TEST_CITIES, *found}
-    for split in splits:
-        for path in _visible(data_dir, f"{split}.txt"):
-            text = read_list(read_file(path), path).replace(",", "\n")
-            names = list(dict.fromkeys(name.strip() for name in text.splitlines() if name.strip()))
-            if not names or known.intersection(names):
-                splits[split] = names
-                break
-            warnings.warn(f"{path} is ignored: it names none of OSCD's cities", stacklevel=2)
+    splits = read_city_lists(data_dir, found)
     both = set(splits["train"]).intersection(splits["test"])
     if both:
         raise UserError(f"{min(both)} is in train.txt and in test.txt of {data_dir}: remove one")
@@ -103,6 +94,26 @@ def listed_cities(data_dir: Path) -> dict[str, list[str]]:
             f"{', '.join(missing[:5])}: add them, or write the cities that you have into train.txt "
             "and test.txt"
         )
+    return splits
+
+
+def read_city_lists(data_dir: Path, found: Iterable[str]) -> dict[str, list[str]]:
+    """Return the cities in the lists of train and test, or those of the data set without a list.
+
+    Args:
+        data_dir: Folder of the data set.
+        found: Names of the cities that have images.
+    """
+    splits = {"train": list(TRAIN_CITIES), "test": list(TEST_CITIES)}
+    known = {*TRAIN_CITIES, *TEST_CITIES, *found}
+    for split in splits:
+        for path in _visible(data_dir, f"{split}.txt"):
+            text = read_list(read_file(path), path).replace(",", "\n")
+            names = list(dict.fromkeys(name.strip() for name in text.splitlines() if name.strip()))
+            if not names or known.intersection(names):
+                splits[split] = names
+                break
+            warnings.warn(f"{path} is ignored: it names none of OSCD's cities", stacklevel=3)
     return splits
 
 
@@ -142,7 +153,7 @@ def read_cities(
     Raises:
         UserError: A change map is missing, or the sizes of a city's files differ.
     """
-    images, labels = find_cities(data_dir), _folders_with(data_dir, "cm")
+    images, labels = find_cities(data_dir), folders_with(data_dir, "cm")
     missing = [name for name in names if name not in labels]
     if missing:
         raise UserError(
@@ -191,8 +202,13 @@ def _read_mask(picture: Path, raster: Path) -> Array:
     )
 
 
-def _folders_with(data_dir: Path, child: str) -> dict[str, Path]:
-    """Map the names of folders that hold ``child`` to the shallowest such folder."""
+def folders_with(data_dir: Path, child: str) -> dict[str, Path]:
+    """Map the names of folders that hold ``child`` to the shallowest such folder.
+
+    Args:
+        data_dir: Folder of the data set, searched up to two folders below it.
+        child: Name of a folder in that of a city.
+    """
     found: dict[str, Path] = {}
     for path in _visible(data_dir, f"*/{child}"):
         found.setdefault(path.parent.name, path.parent)

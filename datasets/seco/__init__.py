@@ -6,4 +6,5 @@
 - ``patches.py``: SeCo patches of chosen bands as arrays, from a folder or a zip.
 - ``pictures.py``: RGB pictures from any folder or zip, read like patches.
 - ``samples.py``: The data set of a training: draws the dates of a place for each sample.
+- ``verify.py``: Find problems of a folder or zip.
 """

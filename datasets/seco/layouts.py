@@ -23,7 +23,7 @@ from utils.files import check_regular, is_hidden
 
 _ABSENT = -1  # as an entry
 _BITS = {band: 1 << bit for bit, band in enumerate(ALL_BANDS)}
-_MISSING, _UNREADABLE = "is missing", "is not a readable GeoTIFF"
+MISSING, _UNREADABLE = "is missing", "is not a readable GeoTIFF"
 
 
 class SecoFolder:
@@ -72,16 +72,24 @@ class SecoFolder:
         Raises:
             BadPatchError: The file is missing or cannot be decoded.
         """
+        return decode_band(*self.read_bytes(name, band, patch))
+
+    def read_bytes(self, name: str, band: str, patch: int = 0) -> tuple[bytes, str]:
+        """Return the content of a band's file, and its path.
+
+        Arguments as in ``SecoFolder.read_band``.
+        """
         folder = f"{self.root}/{name}"
+        path = f"{folder}/{band}.tif"
         try:
-            return read_band(f"{folder}/{band}.tif")
+            return _read(path), path
         except BadPatchError as error:
-            if error.reason != _MISSING or not Path(folder).is_dir():
+            if error.reason != MISSING or not Path(folder).is_dir():
                 raise
             other = _band_files(Path(folder)).get(band)  # perhaps B04.tif
             if other is None:
                 raise
-        return read_band(f"{folder}/{other}")
+        return _read(f"{folder}/{other}"), f"{folder}/{other}"
 
     def read_quantiles(self) -> bytes | None:
         """Return the content of the file of quantiles next to the places, or None."""
@@ -123,12 +131,19 @@ class SecoZip:
 
     def read_band(self, name: str, band: str, patch: int = 0) -> np.ndarray:
         """Read a band of a patch as it is stored; arguments as in ``SecoFolder.read_band``."""
+        return decode_band(*self.read_bytes(name, band, patch))
+
+    def read_bytes(self, name: str, band: str, patch: int = 0) -> tuple[bytes, str]:
+        """Return the content of a band's file, and its path.
+
+        Arguments as in ``SecoFolder.read_band``.
+        """
         entry = int(self._entries[patch, self.bands.index(band)])
         where = f"{self.path}/{name}/{band}.tif"
         if entry == _ABSENT:
-            raise BadPatchError(where, _MISSING)
+            raise BadPatchError(where, MISSING)
         try:
-            return decode_band(self._zip.read(entry), where)
+            return self._zip.read(entry), where
         except ValueError as error:
             raise BadPatchError(where, _UNREADABLE) from error
 
@@ -231,13 +246,16 @@ def read_band(path: Path | str) -> np.ndarray:
         BadPatchError: The file is missing or damaged.
         UserError: The file is not a single uint8 band, or larger than any.
     """
+    return decode_band(_read(path), str(path))
+
+
+def _read(path: Path | str) -> bytes:
     try:
-        data = read_file(path)
+        return read_file(path)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise BadPatchError(str(path), _MISSING) from error
+        raise BadPatchError(str(path), MISSING) from error
     except (OSError, ValueError) as error:
         raise BadPatchError(str(path), _UNREADABLE) from error
-    return decode_band(data, str(path))
 
 
 def decode_band(data: bytes, name: str) -> np.ndarray:

@@ -10,4 +10,5 @@
 - ``litdata.py``: Read and check a set of LitData chunks, in a folder or in object storage.
 - ``litdata_writer.py``: Write a set of chunks; needs the optional package litdata.
 - ``litdata_loader.py``: Read places from streamed chunks, chunk by chunk; needs litdata, too.
+- ``verify.py``: Find problems of stores and chunks.
 """

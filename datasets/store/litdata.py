@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from io import BytesIO
@@ -83,6 +83,8 @@ class StreamedPlaces:
                 f"{self.address} holds no chunks of datasets/seco_packed.py --format litdata, or "
                 f"its {MANIFEST_NAME} or {INDEX_NAME} is damaged ({error}): write the set again"
             ) from error
+        for name, what in broken_chunks(self.address, self._index):
+            raise UserError(f"{self.address}/{name} {what}: copy the set again, or write it again")
         self._first_places = places
         self.starts = self.manifest.starts
         self.patch_shape = self.manifest.patch_shape
@@ -186,6 +188,24 @@ def _read_index(text: bytes) -> list[int]:
         if not re.fullmatch(r"chunk-\d+-\d+\.bin", chunk["filename"]):
             raise ValueError(f"file {chunk['filename']!r}")
     return [_count(chunk["chunk_size"]) for chunk in chunks]
+
+
+def broken_chunks(root: str, index: bytes) -> Iterator[tuple[str, str]]:
+    """Yield names and faults of chunks in a folder that are missing or cut off.
+
+    LitData would wait for such a chunk for minutes.
+
+    Args:
+        root: Folder; a bucket is not asked.
+        index: LitData's index, which has been checked.
+    """
+    for chunk in json.loads(index)["chunks"] if "://" not in root else ():
+        path = Path(root, chunk["filename"])
+        found, size = path.stat().st_size if path.is_file() else None, chunk["chunk_bytes"]
+        if found is None:
+            yield path.name, "is missing"
+        elif found < size:
+            yield path.name, f"has {found} bytes instead of {size}"
 
 
 def _count(value: Any) -> int:

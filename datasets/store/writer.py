@@ -25,13 +25,13 @@ from datasets.store.manifest import (
     plan_groups,
     read_manifest,
 )
-from datasets.store.reader import check_files
 from datasets.store.rows import (
     check_free_disk,
     create_files,
     finish_store,
     missing_files,
     sync_files,
+    verify_store,
     write_rows,
 )
 from utils.errors import UserError
@@ -66,7 +66,7 @@ def pack(source: Source, save_path: Path, num_workers: int) -> Manifest:
     busy = f"another process packs into {save_path}: wait for it, or choose another folder"
     with sole_writer(save_path / LOCK_NAME, busy):
         if (save_path / MANIFEST_NAME).exists():
-            return _complete(plan, save_path)
+            return _complete(plan, save_path, num_workers)
         check_free_disk(plan, save_path)
         bitmap = _Bitmap(save_path / BITMAP_NAME, plan, source.root)
         bitmap.open()
@@ -94,15 +94,14 @@ def is_begun(folder: Path) -> bool:
     return any((folder / name).exists() for name in (BITMAP_NAME, _OLD_JOURNAL_NAME))
 
 
-def _complete(plan: Manifest, save_path: Path) -> Manifest:
-    """Return the manifest of a finished store, if its content is the planned one."""
+def _complete(plan: Manifest, save_path: Path, num_workers: int) -> Manifest:
+    """Return the manifest of a finished store, if its content is the planned one, and whole."""
     found = read_manifest(save_path)
     if replace(found, groups=plan_groups(found.bands, found.num_patches), flaws=()) != plan:
         raise UserError(
             f"{save_path} is a store of other data or --bands: choose another --save_path"
         )
-    check_files(found, save_path)
-    return found
+    return verify_store(save_path, num_workers)
 
 
 class _Bitmap:

@@ -123,8 +123,8 @@ def test_rows_are_written_again_if_their_files_are_still_there(
     assert_same(tmp_path, packed_folder)
 
 
-def test_a_waiting_place_that_was_damaged_is_not_packed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_waiting_place_that_was_damaged_is_not_packed_but_collected_again(
+    packed_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = plan_in(tmp_path, PACKED)
     collect_until_killed(tmp_path, plan, monkeypatch)
@@ -132,9 +132,15 @@ def test_a_waiting_place_that_was_damaged_is_not_packed(
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"was damaged after it was collected: restore it, or"):
+    with pytest.raises(UserError, match=r"was damaged after it was collected: run the same"):
         collect(tmp_path, plan, FakeSource(plan.settings))
     assert not (tmp_path / MANIFEST_NAME).exists()
+    place = int(path.relative_to(tmp_path / ".places").parts[0])
+    assert PackedCollection(tmp_path, plan).forget_damaged((0, 1)) == [place]
+    source = FakeSource(plan.settings)
+    assert collect(tmp_path, plan, source) == (COMPLETE, 30)
+    assert set(source.searched) == {place}
+    assert_same(tmp_path, packed_folder)
 
 
 def test_the_last_shard_makes_the_store_whole(packed_folder: Path, tmp_path: Path) -> None:
@@ -304,3 +310,9 @@ def test_the_command_makes_and_verifies_a_store(
     assert downloader_runs.collect([*argv[:2], "--verify"]) == 0
     assert capsys.readouterr().out.endswith("3 of 3 places, 0 damaged\n")
     assert PackedStore(tmp_path / "c", ("B4", "B3", "B2")).patch_shape == (3, 12, 12)
+    rows = min((tmp_path / "c").glob("*.u8"))
+    content = rows.read_bytes()
+    rows.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+    with earth_engine() as server:
+        assert downloader_runs.collect([*argv, "--ee_url", server.url]) == 2
+    assert "differs from the hash" in capsys.readouterr().err

@@ -22,7 +22,7 @@ from datasets.seco.bad_patches import (
     OnBadPatch,
     are_constant,
 )
-from datasets.seco.layouts import SecoFolder, read_band
+from datasets.seco.layouts import SecoFolder, decode_band
 from datasets.seco.patches import SecoPatches, parse_quantiles
 from datasets.seco.samples import PatchDataset
 from datasets.store.reader import PackedStore
@@ -410,11 +410,11 @@ def test_quantiles_of_a_part_are_drawn_by_seed(
 ) -> None:
     read: list[Path] = []
 
-    def recording_read(path: str) -> np.ndarray:
-        read.append(Path(path).parent)
-        return read_band(path)
+    def recording_decode(data: bytes, name: str) -> np.ndarray:
+        read.append(Path(name).parent)
+        return decode_band(data, name)
 
-    monkeypatch.setattr(layouts, "read_band", recording_read)
+    monkeypatch.setattr(layouts, "decode_band", recording_decode)
     histogram = seco_utils.measure_histograms(seco_root, num_images=3, seed=0)["B2"]
     assert histogram.sum() == 3 * 48 * 48
     first = set(read)
