@@ -363,7 +363,7 @@ def test_constant_patches_are_found_and_named_once() -> None:
 
 def test_names_of_constant_patches_come_with_the_batch(copy: Path) -> None:
     for path in first_date(copy).glob("B*.tif"):
-        write_tif(path, np.full_like(read_band(path), 5))
+        write_tif(path, np.full_like(decode_band(path.read_bytes(), "a"), 5))
     dataset = seco_dataset(copy, every_date=True)
     name = first_date(copy).relative_to(copy).as_posix()
     assert dataset[0, 0]["constant"] == [name]
