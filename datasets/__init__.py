@@ -5,6 +5,7 @@ Bands and file formats that all data sets share:
 - ``bands.py``: Sentinel-2 bands with order, resolution and unit; which file holds which band.
 - ``archive.py``: Files of folders, and of zips with millions of members, for any process.
 - ``geotiff.py``: The only reader of GeoTIFFs; small ones without the time that GDAL takes.
+- ``footprints.py``: Longitude and latitude of the corners of patches.
 - ``figures.py``: Stretched bands as images, and figures of them.
 - ``loaders.py``: Loaders of the plain data modules.
 
@@ -25,6 +26,11 @@ Pre-training:
 - ``seco_dataset.py``: The original's three data sets of SeCo patches, one sample at a time.
 - ``seco_datamodule.py``: Batches of augmented views for the data modes of SeCo.
 - ``online_data.py``: Labelled pictures for the probes during a pre-training.
+
+Embedding:
+
+- ``imagery_dataset.py``: Any imagery as patches: rasters, data sets, folders of pictures.
+- ``imagery/``: Windows of rasters of any size, and separate patches.
 
 Evaluation:
 

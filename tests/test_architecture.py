@@ -19,7 +19,10 @@ import pytest
 from tests.references.source_code import MODULES, PACKAGES, ROOT, top, trees
 
 OURS = {name.partition(".")[0] for name in MODULES}
-GROUND = {f"datasets.{name}" for name in ("archive", "bands", "figures", "geotiff", "loaders")}
+GROUND = {
+    f"datasets.{name}"
+    for name in ("archive", "bands", "figures", "footprints", "geotiff", "loaders")
+}
 WINGS = {path.parent.name for path in (ROOT / "datasets").glob("*/__init__.py")}
 # Between wings: a store holds SeCo's patches, and a collection is written into a store.
 # The miniature's services have the archive in the UTM zones of the collector's places.
