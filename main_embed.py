@@ -44,9 +44,12 @@ def main(argv: Sequence[str] | None = None) -> list[Neighbour]:
     world = planned_world(args)
     resolve_precision(args, world.rank)
     share_cores(args.gpus, world.per_node, 0)
+    import torch
+
     from models.backbones import load_encoder
     from models.embedding_parts import identity_of
 
+    torch.manual_seed(args.seed)
     encoder, spec = load_encoder(args.backbone_type, args.base_encoder, args.ckpt_path, args.bands)
     patches = open_patches(args, spec)
     identity = identity_of(encoder, patches, args.precision, args.dtype)

@@ -31,11 +31,13 @@ def corners_of(crs: CRS | None, transform: Affine | None, boxes: np.ndarray) -> 
     corners = np.full((len(boxes), 4, 2), np.nan)
     if crs is None or transform is None or not len(boxes):
         return corners
-    from rasterio import warp
+    from pyproj import Transformer
 
     columns, rows = (boxes[:, None, :2] + _CORNERS * boxes[:, None, 2:]).reshape(-1, 2).T
-    x, y = transform * (columns, rows)
-    corners.reshape(-1, 2)[:] = np.stack(warp.transform(crs, _WGS84, x, y)[:2], axis=1)
+    a, b, c, d, e, f = tuple(transform)[:6]
+    x, y = a * columns + b * rows + c, d * columns + e * rows + f
+    to_degrees = Transformer.from_crs(crs.to_wkt(), _WGS84, always_xy=True)
+    corners.reshape(-1, 2)[:] = np.stack(to_degrees.transform(x, y), axis=1)
     # PROJ returns infinity for what a projection does not show.
     corners[~np.isfinite(corners).all((1, 2))] = np.nan
     # A patch in degrees may begin beyond the antimeridian.
@@ -57,6 +59,6 @@ def pixel_m(crs: CRS, transform: Affine, height: int) -> float:
     if not crs.is_geographic:
         metres = crs.linear_units_factor[1]
         return float((across + down) / 2 * metres)
-    latitude = (transform * (0, height / 2))[1]
+    latitude = transform.e * height / 2 + transform.f
     across *= np.cos(np.radians(latitude))
     return float((across + down) / 2 * _M_PER_DEGREE)

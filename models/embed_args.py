@@ -38,6 +38,7 @@ def parse_args(description: str | None, argv: Sequence[str] | None) -> Namespace
     add("--dtype", choices=["float32", "float16"], default="float32", help="Type of the features.")
     text = "Bands of a .tif by principal component analysis, 3 for a picture (default: all)."
     add("--components", type=int, help=text)
+    add("--seed", type=int, default=42, help="Seed of the weights of --backbone_type random.")
     add = parser.group("neighbours").add_argument
     text = "Query: a picture, a row of the file, or a place LATITUDE,LONGITUDE."
     add("--neighbours", metavar="QUERY", help=text)
@@ -79,7 +80,7 @@ def _check(args: Namespace) -> None:
     check_exists("image_list", args.image_list)
     check_positive(args, "patch_size", "stride", below=LARGEST_SIDE)
     check_positive(args, "scale", "components", "num_neighbours", "batch_size")
-    check_not_negative(args, "num_workers", "gpus")
+    check_not_negative(args, "num_workers", "gpus", "seed")
     check_fraction("max_nodata", args.max_nodata, or_zero=True)
     if args.patch_size is not None and args.patch_size < _SMALLEST_PX:
         raise UserError(f"--patch_size must be {_SMALLEST_PX} or more, not {args.patch_size}")
