@@ -133,10 +133,10 @@ def embed(
 
 def find_neighbours(args: Namespace, encoder: Encoder, patches: PatchBlocks) -> list[Neighbour]:
     """Print the most similar patches, and write them as a table and a picture."""
-    from datasets.imagery_dataset import read_picture
+    from datasets.imagery_dataset import read_query
     from models import neighbour_views, neighbours
 
-    read = partial(read_picture, patches=patches)
+    read = partial(read_query, patches=patches)
     query, shown = neighbour_views.embed_query(args, encoder, patches, read)
     found = neighbours.nearest(args.save_path, query, args.num_neighbours, args.num_workers)
     stem = args.save_path.with_suffix("")

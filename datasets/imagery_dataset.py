@@ -79,7 +79,8 @@ def open_imagery(
 
     rasters = _rasters(data_dir)
     if rasters:
-        return _joined([RasterWindows(path, flags, spec, convert) for path in rasters])
+        windows = [RasterWindows(path, flags, spec, convert) for path in rasters]
+        return windows[0] if len(windows) == 1 else ManyRasters(windows)
     if is_bigearthnet(data_dir):
         return _bigearthnet(data_dir, convert(BIGEARTHNET_SPEC), size)
     if data_dir.is_dir() and _is_oscd(data_dir):
@@ -89,7 +90,7 @@ def open_imagery(
     return _patches(data_dir, spec, size, image_list, on_bad_patch)
 
 
-def read_picture(path: Path, patches: PatchBlocks) -> np.ndarray:
+def read_query(path: Path, patches: PatchBlocks) -> np.ndarray:
     """Read a JPEG or PNG as a patch of some imagery, uint8, shape (C, H, W).
 
     Args:
@@ -175,8 +176,9 @@ def _bigearthnet(data_dir: Path, transform: InputTransform, size: int | None) ->
     names = listing.names
 
     def locate(index: int) -> bytes:
-        is_folder = isinstance(source, PatchFolder)
-        return source.band_bytes(names[index], transform.bands[0]) if is_folder else b""
+        if not isinstance(source, PatchFolder):
+            return b""
+        return source.band_bytes(names[index], transform.bands[0])
 
     return SamplePatches(
         data_dir,
@@ -188,10 +190,6 @@ def _bigearthnet(data_dir: Path, transform: InputTransform, size: int | None) ->
         locate=locate,
         identity=source.fingerprint(names, transform.bands),
     )
-
-
-def _joined(rasters: list[RasterWindows]) -> PatchBlocks:
-    return rasters[0] if len(rasters) == 1 else ManyRasters(rasters)
 
 
 def _rasters(data_dir: Path) -> list[Path]:

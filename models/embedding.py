@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -51,8 +51,8 @@ def embed_blocks(
     missing = parts.missing()
     own = [block for block in missing if block % world.size == world.rank]
     begun = patches.num_patches * (parts.num_blocks - len(missing)) // max(1, parts.num_blocks)
-    settings = {"total": patches.num_patches, "initial": begun, "unit": " patches"}
-    with progress(desc="embedding", **settings) as bar:
+    settings: dict[str, Any] = {"total": patches.num_patches, "initial": begun}
+    with progress(desc="embedding", unit=" patches", **settings) as bar:
         for block, found in zip(own, prefetched(patches.read, own, num_threads), strict=True):
             pictures = torch.from_numpy(found.pictures)
             features = [encode(batch).numpy() for batch in pictures.split(batch_size)]

@@ -156,7 +156,8 @@ def write_geotiff(path: Path, parts: Parts, grid: Grid, components: int | None) 
             if not part.ids:
                 continue
             (top, left), (bottom, right) = part.cells.min(0), part.cells.max(0) + 1
-            values = np.full((profile["count"], bottom - top, right - left), np.nan, np.float32)
+            shape = file.count, int(bottom - top), int(right - left)
+            values = np.full(shape, np.nan, np.float32)
             values[:, *(part.cells - (top, left)).T] = project(part.features.astype(np.float32)).T
             file.write(values, window=Window(left, top, right - left, bottom - top))
 
@@ -202,7 +203,8 @@ def _geo(boxes: np.ndarray) -> dict[str, Any]:
 
 def _projection(parts: Parts, components: int) -> Callable[[np.ndarray], np.ndarray]:
     """Return the function to the first principal components, scaled to 0..1."""
-    total, squares, count = 0.0, 0.0, 0
+    size, count = parts.read(0).features.shape[1], 0
+    total, squares = np.zeros(size), np.zeros((size, size))
     for part in parts:
         features = part.features.astype(np.float64)
         total, squares = total + features.sum(0), squares + features.T @ features

@@ -94,6 +94,10 @@ def row_of_point(path: Path, latitude: float, longitude: float) -> int:
 def embedding_of(path: Path, row: int) -> np.ndarray:
     """Return the embedding of a row, float32, shape (D,).
 
+    Args:
+        path: GeoParquet of an embedding.
+        row: Number of the row, from 0.
+
     Raises:
         UserError: There is no such row.
     """
@@ -175,7 +179,7 @@ def write_table(path: Path, neighbours: Sequence[Neighbour]) -> None:
     """
     with written_whole(path) as partial, partial.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(("rank", *Neighbour._fields))
+        writer.writerow(("rank", *Neighbour.__annotations__))
         writer.writerows((rank, *each) for rank, each in enumerate(neighbours, 1))
 
 

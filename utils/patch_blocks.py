@@ -83,7 +83,12 @@ class PatchBlocks(Protocol):
 
 
 def spans(count: int, size: int) -> Sequence[range]:
-    """Divide ``count`` items into runs of nearly equal length, of ``size`` at most."""
+    """Divide items into runs of nearly equal length.
+
+    Args:
+        count: Number of items.
+        size: Largest length of a run.
+    """
     number = -(-count // size)
     ends = [count * index // number for index in range(number + 1)] if number else [0]
     return [range(*each) for each in pairwise(ends)]

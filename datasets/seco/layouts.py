@@ -84,7 +84,7 @@ class SecoFolder:
         return read_band(f"{folder}/{other}")
 
     def band_bytes(self, name: str, band: str, patch: int = 0) -> bytes:
-        """Return the content of the file of a band; arguments as in ``read_band``."""
+        """Return the content of the file of a band; arguments as in ``SecoFolder.read_band``."""
         folder = self.root / name
         return read_file(folder / _band_files(folder)[band])
 

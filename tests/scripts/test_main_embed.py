@@ -1,6 +1,7 @@
 """``main_embed.py`` from flags to files, in process, on every kind of imagery."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 
 import main_embed
+from datasets.imagery.rasters import RasterWindows
 from datasets.mini_earth import write_eurosat
 from datasets.store.open import open_patches
 from models import embedding
@@ -112,7 +114,7 @@ def test_an_interrupted_embedding_resumes_and_ends_the_same(
     whole = embed(raster, tmp_path / "whole.parquet", *flags)
     path, real = tmp_path / "e.parquet", embedding.Parts.write
 
-    def killed(self: embedding.Parts, block: int, *rest: object) -> None:
+    def killed(self: embedding.Parts, block: int, *rest: Any) -> None:
         if block == 3:
             raise KeyboardInterrupt
         real(self, block, *rest)
@@ -125,15 +127,13 @@ def test_an_interrupted_embedding_resumes_and_ends_the_same(
     with pytest.raises(UserError, match="beginning of an embedding of another imagery"):
         embed(raster, path, *flags, "--stride", "16")
     read: list[int] = []
-    block_of = main_embed.open_patches
+    whole_block = RasterWindows.read
 
-    def counted(*args: object) -> object:
-        patches = block_of(*args)
-        old = patches.read
-        patches.read = lambda block: read.append(block) or old(block)
-        return patches
+    def counted(self: RasterWindows, block: int) -> Any:
+        read.append(block)
+        return whole_block(self, block)
 
-    monkeypatch.setattr(main_embed, "open_patches", counted)
+    monkeypatch.setattr(RasterWindows, "read", counted)
     assert (embed(raster, path, *flags) == whole).all()
     assert 0 not in read
     assert 3 in read
