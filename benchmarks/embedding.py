@@ -32,7 +32,7 @@ from utils.cli import run
 from utils.flags import Parser
 from utils.input_spec import DataSpec, input_transform
 from utils.launch import World
-from utils.patch_blocks import Grid, PatchBlock
+from utils.patch_blocks import PatchBlock
 from utils.precision import auto_precision
 from utils.report import provenance, write_json
 
@@ -45,7 +45,7 @@ _DIMENSIONS, _ROWS_PER_BLOCK, _SCENE_PX = 512, 1000, 264
 class _InMemory:
     """Blocks that cost nothing to read."""
 
-    grid: Grid | None = None
+    grid = None
     description = "random pictures"
 
     def __init__(self, num_blocks: int, transform: Any) -> None:

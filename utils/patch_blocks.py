@@ -51,15 +51,18 @@ class PatchBlocks(Protocol):
 
     Attributes:
         transform: Conversion of stored values to inputs of the encoder.
-        grid: Where the patches are in a raster; None for separate patches.
         num_patches: Number of all patches; of a raster, some may hold no data.
         description: What they are, for people.
     """
 
     transform: InputTransform
-    grid: Grid | None
     num_patches: int
     description: str
+
+    @property
+    def grid(self) -> Grid | None:
+        """Where the patches are in a raster; None for separate patches."""
+        ...
 
     def __len__(self) -> int:
         """Return the number of blocks."""

@@ -8,7 +8,7 @@ import numpy as np
 from datasets.footprints import corners_of
 from datasets.oscd.files import City, find_cities, read_cities
 from utils.input_spec import InputTransform
-from utils.patch_blocks import Grid, PatchBlock
+from utils.patch_blocks import PatchBlock
 
 
 class CityWindows:
@@ -21,7 +21,7 @@ class CityWindows:
         stride: Pixels between two windows.
     """
 
-    grid: Grid | None = None
+    grid = None
 
     def __init__(self, data_dir: Path, transform: InputTransform, size: int, stride: int) -> None:
         self.data_dir = data_dir
