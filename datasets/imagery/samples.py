@@ -15,7 +15,7 @@ from utils.errors import UserError
 from utils.input_spec import InputTransform
 from utils.patch_blocks import PatchBlock, spans
 
-_PATCHES_PER_BLOCK = 512
+_PATCHES_PER_BLOCK = 256
 
 
 class SamplePatches:
