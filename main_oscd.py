@@ -50,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     from models.change_runs import summarise_outcomes
     from models.change_scores import print_results
     from models.result_views import print_finished, write_curve
+    from models.run_report.writing import report_run
 
     run_dir = run_dir_of_rank(args, f"oscd-{args.backbone_type}", rank=0)
     cities = data.cities["test"]
@@ -81,6 +82,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         name = "last.ckpt" if task.as_original else "best.ckpt"
         checkpoint = folder / f"seed={args.seed}" / name
         write_results(run_dir / "results.json", args, metrics, started, checkpoint)
+        if not args.no_report:
+            report_run(run_dir, {})
     return metrics
 
 

@@ -61,6 +61,7 @@ def base_parser(
     add = parser.group("output").add_argument
     add("--log_dir", type=Path, default=Path("logs"), help="Folder in which a run gets its own.")
     add("--debug", action="store_true", help="Write neither logs nor checkpoints.")
+    add("--no_report", action="store_true", help="Write no report.html at the end.")
     return parser
 
 
