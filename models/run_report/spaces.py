@@ -127,7 +127,7 @@ def _neighbours(sample: Sample, explained: Mapping[str, str]) -> str:
     ]
     for query in queries:
         first = thumbnail(sample.pictures[query], f"query {_caption(sample, query)}")
-        parts.append(f'<h3></h3><div class="strip">{first}</div>')
+        parts.append(f'<hr><div class="strip">{first}</div>')
         for space, vectors in sample.vectors.items():
             similarity = vectors @ vectors[query]
             similarity[query] = -np.inf
@@ -182,7 +182,8 @@ def _season(day: str, centre: np.ndarray) -> str:
 
 
 def _caption(sample: Sample, row: int) -> str:
-    return f"{sample.names[row][:60]} {sample.days[row]}".strip()
+    name, day = sample.names[row], sample.days[row]
+    return f"{name.split('/')[0][:40]}, {day}" if day else name.rsplit("/", 1)[-1][:40]
 
 
 def _spread(names: Sequence[str], count: int) -> list[int]:
