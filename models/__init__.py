@@ -46,4 +46,8 @@ Evaluation by change detection:
 - ``change_scores.py``: Scores of change maps, and the threshold with the best F1.
 - ``change_detector.py``: LightningModule of the change detector.
 - ``change_runs.py``: Train and resume change detectors, and predict maps of whole images.
+
+Reports:
+
+- ``run_report/``: A run as one HTML file that opens from a disk, without a network.
 """

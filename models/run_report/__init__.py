@@ -5,6 +5,6 @@
 - ``curves.py``: Curves of pre-trainings, alone or on top of each other.
 - ``evaluations.py``: Scores of evaluations, next to those of a random encoder.
 - ``spaces.py``: What each embedding space calls similar, and a map of the embedding.
-- ``interactive.py``: Figures that answer to the mouse.
+- ``interactive.py``: Scatter plots whose points show a thumbnail.
 - ``writing.py``: Put the sections together, and write the file.
 """

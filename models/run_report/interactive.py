@@ -1,50 +1,36 @@
-"""Figures that answer to the mouse: maps of the embedding and of the world, by Plotly."""
+"""Scatter plots whose points show a thumbnail: maps of the embedding and of the world."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import Any
 
 import numpy as np
 
-from models.run_report.page import COLORS, data_uri
+from models.run_report.page import COLORS, data_uri, new_figure, svg
 
-# Draws each figure in the colours of the page, and shows the thumbnail of the point below the
-# mouse. Texts are put into the page as text, never as HTML.
-_SCRIPT = """
+_LAND = (-180, 180, -90, 90)  # degrees at the sides of a picture of the Earth
+# Shows the thumbnail of the point below the mouse, and the chosen figure. Texts from files are put
+# into the page as text, never as HTML.
+SCRIPT = """
 addEventListener("DOMContentLoaded", () => {
-  for (const box of document.querySelectorAll("[data-plot]")) {
-    const spec = JSON.parse(document.getElementById(box.dataset.plot).textContent);
-    const ink = getComputedStyle(document.body).color, clear = "rgba(0,0,0,0)";
-    const axis = {color: ink, gridcolor: "rgba(128,128,128,.25)", zeroline: false};
-    const layout = {paper_bgcolor: clear, plot_bgcolor: clear, font: {color: ink}, height: 560,
-      margin: {l: 40, r: 10, t: 10, b: 40}, hovermode: "closest", legend: {itemsizing: "constant"},
-      xaxis: {...axis, ...spec.xaxis}, yaxis: {...axis, ...spec.yaxis}};
-    if (spec.image) layout.images = [{source: spec.image, xref: "x", yref: "y", x: -180, y: 90,
-      sizex: 360, sizey: 180, sizing: "stretch", layer: "below", opacity: .35}];
-    const plot = box.querySelector(".plot"), image = box.querySelector("img");
-    const text = box.querySelector("figcaption"), choice = box.querySelector("select");
-    const draw = () => Plotly.react(plot, spec.views[choice ? choice.selectedIndex : 0].traces,
-      layout, {responsive: true, displaylogo: false});
-    draw();
-    if (choice) choice.addEventListener("change", draw);
-    plot.on("plotly_hover", event => {
-      const point = event.points[0], index = point.customdata;
-      if (index === undefined) return;
+  for (const box of document.querySelectorAll("[data-points]")) {
+    const spec = JSON.parse(document.getElementById(box.dataset.points).textContent);
+    const image = box.querySelector(".hovered img");
+    const text = box.querySelector(".hovered figcaption");
+    const views = box.querySelectorAll(".view"), choice = box.querySelector("select");
+    const show = number => views.forEach((view, n) => { view.hidden = n !== number; });
+    if (choice) { show(0); choice.addEventListener("change", () => show(choice.selectedIndex)); }
+    box.addEventListener("mouseover", event => {
+      const point = event.target.closest("use"), group = point && point.closest("g[id^='points-']");
+      if (!group) return;
+      const index = spec.rows[group.id][[...group.querySelectorAll("use")].indexOf(point)];
       image.src = spec.thumbnails[index]; text.textContent = spec.texts[index];
     });
   }
 });
 """
-
-
-def scripts() -> str:
-    """Return the JavaScript of all figures: Plotly, whole, and ours."""
-    from plotly.offline import get_plotlyjs
-
-    return get_plotlyjs().replace("</script", "<\\/script") + _SCRIPT
 
 
 def scatter(
@@ -55,52 +41,55 @@ def scatter(
     *,
     world: np.ndarray | None = None,
 ) -> str:
-    """Return a scatter plot with thumbnails, as HTML.
+    """Return scatter plots of the same patches, of which one is shown at a time, as HTML.
 
     Args:
-        identifier: Name of the figure, unique in the page.
+        identifier: Name of the plots, unique in the page.
         views: For each title of a choice, the points, (N, 2), and the group of each point.
         texts: Description of each point.
         thumbnails: Picture of each point, uint8, shape (H, W, 3).
         world: Picture of the Earth in degrees, behind the points; uint8, (H, W, 3).
     """
-    plots = [{"traces": _traces(points, groups)} for points, groups in views.values()]
-    spec: dict[str, Any] = {"views": plots, "texts": list(texts)}
-    spec["thumbnails"] = [data_uri(picture) for picture in thumbnails]
-    if world is None:
-        spec |= {"xaxis": {"showticklabels": False}, "yaxis": {"showticklabels": False}}
-    else:
-        spec |= {"image": data_uri(world), "xaxis": {"range": [-180, 180]}}
-        spec["yaxis"] = {"range": [-75, 85], "scaleanchor": "x"}
+    rows: dict[str, list[int]] = {}
+    figures = []
+    for number, (title, (points, groups)) in enumerate(views.items()):
+        figures.append(_figure(f"points-{identifier}-{number}", title, points, groups, world, rows))
+    spec = {"rows": rows, "texts": list(texts), "thumbnails": list(map(data_uri, thumbnails))}
     # Inside a script element only this ends it.
     content = json.dumps(spec).replace("<", "\\u003c")
     options = "".join(f"<option>{escape(title)}</option>" for title in views)
     choice = f"<label>Show <select>{options}</select></label>" if len(views) > 1 else ""
-    aside = '<figure style="width:140px"><img alt="" width="128"><figcaption>point at a patch'
+    shown = "".join(f'<div class="view">{figure}</div>' for figure in figures)
+    aside = '<figure class="hovered"><img alt="" width="128"><figcaption>point at a patch'
     return (
         f'<script type="application/json" id="{identifier}">{content}</script>'
-        f'<div data-plot="{identifier}">{choice}<div style="display:flex;gap:1rem">'
-        f'<div class="plot" style="flex:1;min-width:0"></div>{aside}</figcaption></figure></div>'
-        "<noscript>This figure needs JavaScript; all others do not.</noscript></div>"
+        f'<div class="map" data-points="{identifier}"><div>{choice}{shown}</div>'
+        f"{aside}</figcaption></figure></div>"
     )
 
 
-def _traces(points: np.ndarray, groups: Sequence[str]) -> list[dict[str, Any]]:
-    """Return one trace per group, the largest first."""
+def _figure(
+    prefix: str,
+    title: str,
+    points: np.ndarray,
+    groups: Sequence[str],
+    world: np.ndarray | None,
+    rows: dict[str, list[int]],
+) -> str:
+    """Draw a plot, and enter the points of each of its groups by the id of the group."""
     names = sorted(set(groups), key=lambda name: (-list(groups).count(name), name))
-    traces = []
+    figure = new_figure(9, 5.5 if world is None else 4.6)
+    axes = figure.subplots()
+    if world is not None:
+        axes.imshow(world, extent=_LAND, alpha=0.4, aspect="auto")
+        axes.set(xlabel="longitude", ylabel="latitude", xlim=(-180, 180), ylim=(-75, 85))
+    else:
+        axes.set(xticks=[], yticks=[])
     for number, name in enumerate(names):
-        rows = [row for row, group in enumerate(groups) if group == name]
-        traces.append(
-            {
-                "type": "scatter",
-                "mode": "markers",
-                "name": escape(name[:40]),  # Plotly reads some HTML in names
-                "x": points[rows, 0].round(4).tolist(),
-                "y": points[rows, 1].round(4).tolist(),
-                "customdata": rows,
-                "hoverinfo": "none",
-                "marker": {"size": 7, "opacity": 0.8, "color": COLORS[number % len(COLORS)]},
-            }
-        )
-    return traces
+        own = [row for row, group in enumerate(groups) if group == name]
+        found = axes.scatter(*points[own].T, s=22, color=COLORS[number % len(COLORS)], label=name)
+        found.set_gid(f"{prefix}-{number}")
+        rows[f"{prefix}-{number}"] = own
+    if len(names) > 1:
+        axes.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return svg(figure, title)

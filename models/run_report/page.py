@@ -46,6 +46,7 @@ figcaption, .note { opacity: .75; font-size: .9em; } .bad { color: #d55e00; font
 .strip { display: flex; flex-wrap: wrap; gap: .5rem; align-items: flex-start; }
 .strip figure { margin: 0; width: 96px; } .strip img { width: 96px; image-rendering: pixelated; }
 .strip figcaption { font-size: .72em; overflow-wrap: anywhere; } .wide img { max-width: 100%; }
+.map { display: flex; gap: 1rem; } .hovered { width: 140px; } use { cursor: crosshair; }
 nav a { margin-right: 1rem; } a { color: inherit; }
 """
 # What the page may load: nothing but itself.

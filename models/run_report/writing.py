@@ -15,7 +15,7 @@ from models.run_report.evaluations import (
     find_baseline,
     score_of,
 )
-from models.run_report.interactive import scripts
+from models.run_report.interactive import SCRIPT
 from models.run_report.page import Section, page, picture_file, table
 from models.run_report.run_files import Run, read_run
 from models.run_report.spaces import Sample, space_sections
@@ -59,7 +59,7 @@ def write_report(
         names = ", ".join(str(run.folder) for run in runs)
         raise UserError(f"{names} holds results that no run writes: restore its files") from error
     title = " and ".join(run.name for run in runs)
-    text = page(title, sections, scripts() if sample else "", _FOLLOW_S if follow else 0)
+    text = page(title, sections, SCRIPT if sample else "", _FOLLOW_S if follow else 0)
     with written_whole(path) as partial:
         partial.write_text(text, "utf-8")
 
