@@ -64,5 +64,5 @@ def test_the_figures_of_a_report_answer_without_an_error_or_a_request(tmp_path: 
     asked = [
         e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"
     ]
-    assert [url for url in asked if not url.startswith(("data:", "file:", "chrome:"))] == []
+    assert [url for url in asked if not url.startswith(("data:", "file:", "chrome"))] == []
     assert len([url for url in asked if url.startswith("file:")]) == 1
