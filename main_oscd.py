@@ -66,6 +66,7 @@ def evaluate(
     from models.change_runs import summarise_outcomes
     from models.change_scores import print_results
     from models.result_views import print_finished, write_curve
+    from models.run_report.writing import report_run
 
     cities = data.cities["test"]
     whole = WholeCities(cities)
@@ -96,6 +97,8 @@ def evaluate(
         name = "last.ckpt" if task.as_original else "best.ckpt"
         checkpoint = folder / f"seed={args.seed}" / name
         write_results(run_dir / "results.json", args, metrics, started, checkpoint)
+        if not args.no_report:
+            report_run(run_dir, {})
     return metrics
 
 

@@ -8,6 +8,7 @@ Bands and file formats that all data sets share:
 - ``geotiff_writer.py``: The only writer of GeoTIFFs.
 - ``problems.py``: Kinds of problems that ``verify.py`` finds.
 - ``checks.py``: Checks of one file or patch, for all data sets.
+- ``footprints.py``: Longitude and latitude of the corners of patches.
 - ``figures.py``: Stretched bands as images, and figures of them.
 - ``loaders.py``: Loaders of the plain data modules.
 
@@ -30,6 +31,11 @@ Pre-training:
 - ``seco_dataset.py``: The original's three data sets of SeCo patches, one sample at a time.
 - ``seco_datamodule.py``: Batches of augmented views for the data modes of SeCo.
 - ``online_data.py``: Labelled pictures for the probes during a pre-training.
+
+Embedding:
+
+- ``imagery_dataset.py``: Any imagery as patches: rasters, data sets, folders of pictures.
+- ``imagery/``: Windows of rasters of any size, and separate patches.
 
 Evaluation:
 

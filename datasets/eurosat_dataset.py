@@ -141,7 +141,7 @@ class EurosatDataset(Dataset[tuple[Any, int]]):
             self.labels = self.labels[rows]
         if self.spec.unit == "reflectance":
             some = range(0, len(self), max(1, len(self) // _NUM_SAMPLES))
-            check_dn((self._read(index) for index in some), str(self.root))
+            check_dn((self.stored(index) for index in some), str(self.root))
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
         """Return the image, transformed if there is a transform, and its label.
@@ -149,7 +149,7 @@ class EurosatDataset(Dataset[tuple[Any, int]]):
         Without one the image is for RGB files a PIL image of mode RGB, for GeoTIFFs digital numbers
         (10,000 times reflectance), float32, shape (13, H, W), in the order of ``all_bands``.
         """
-        stored = self._read(index)
+        stored = self.stored(index)
         is_picture = self.spec.unit == "picture"
         image = to_image(stored) if is_picture else torch.from_numpy(stored.astype(np.float32))
         return image if self.transform is None else self.transform(image), int(self.labels[index])
@@ -190,12 +190,12 @@ class EurosatDataset(Dataset[tuple[Any, int]]):
             ThreadPoolExecutor(max(1, num_threads)) as pool,
             progress(total=len(self), desc="reading EuroSAT", unit=" images", leave=False) as bar,
         ):
-            first = transform.to_picture(self._read(0, channels))
+            first = transform.to_picture(self.stored(0, channels))
             images = np.empty((len(self), *first.shape), np.uint8)
 
             def fill(rows: range) -> int:
                 for index in rows:
-                    image = transform.to_picture(self._read(index, channels))
+                    image = transform.to_picture(self.stored(index, channels))
                     if image.shape != first.shape:
                         raise UserError(
                             f"pictures of one size are needed: {self.names[index]} in {self.root} "
@@ -224,9 +224,21 @@ class EurosatDataset(Dataset[tuple[Any, int]]):
         title = self.classes[label] if title is None else title
         return plot_images([image], [title], InputSpec.of_pictures())
 
-    def _read(self, index: int, channels: Sequence[int] | None = None) -> np.ndarray:
-        """Read channels of a picture as stored, all by default: (len(channels), H, W)."""
+    def stored(self, index: int, channels: Sequence[int] | None = None) -> np.ndarray:
+        """Read a picture as it is stored.
+
+        Args:
+            index: Number of the picture.
+            channels: Positions of the bands in ``spec.bands``; None for all of them.
+
+        Returns:
+            uint8 of RGB or uint16 digital numbers, shape (len(channels), H, W).
+        """
         channels = range(len(self.spec.bands)) if channels is None else channels
         is_tiff = self.spec.unit == "reflectance"
         path = self.folder + self.names[index]
         return read_picture(self._files, path, channels, geotiff=is_tiff)
+
+    def file_bytes(self, index: int) -> bytes:
+        """Return the content of the file of a picture."""
+        return self._files.read(self.folder + self.names[index])

@@ -22,7 +22,9 @@ from datasets.geotiff_writer import LETTERS, Tags
 from utils.errors import UserError
 
 if TYPE_CHECKING:
+    from rasterio.crs import CRS
     from rasterio.io import DatasetReader
+    from rasterio.transform import Affine
 
 # A tile of Sentinel-2 has 109.8 km, 10,980 px of 10 m (ESA, Sentinel-2 Products Specification
 # Document, S2-PDGS-TAS-DI-PSD); no band that is read here is larger.
@@ -156,6 +158,28 @@ def opened(data: bytes, drivers: Sequence[str] = ("GTiff",)) -> Iterator[Dataset
                 yield file
     except RasterioError as error:
         raise ValueError(f"not readable: {error}") from error
+
+
+def georeference(data: bytes, name: str) -> tuple[CRS | None, Affine | None, int, int]:
+    """Return coordinate system and transform of a file, None if it has none, and its size.
+
+    Args:
+        data: Content of the file.
+        name: Its name, for errors.
+
+    Returns:
+        The coordinate reference system, the transform from column and row to its coordinates, and
+        width and height in pixels.
+
+    Raises:
+        UserError: The file cannot be read.
+    """
+    try:
+        with opened(data, sources="") as file:
+            found = (None, None) if file.crs is None else (file.crs, file.transform)
+            return *found, file.width, file.height
+    except ValueError as error:
+        raise UserError(f"{name} is not a readable GeoTIFF: replace it") from error
 
 
 def _check_size(name: str, *sizes: tuple[int, int]) -> None:

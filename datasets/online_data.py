@@ -34,7 +34,7 @@ def read_online_data(
         num_threads: Threads that read.
         fewest_patches: Patches of each split of BigEarthNet to read at least.
     """
-    if not _is_bigearthnet(data_dir):
+    if not is_bigearthnet(data_dir):
         dataset = EurosatDataset(data_dir)
         transform = input_transform(spec, dataset.spec, "auto")
         rows = dataset.splits(SPLIT_SEED)
@@ -43,7 +43,7 @@ def read_online_data(
         in_memory = splits_in_memory(images, dataset.labels, dataset.names, rows)
         return ProbeData(transform, in_memory, dataset.classes)
     transform = input_transform(spec, BIGEARTHNET_SPEC, "auto")  # refuses before it reads
-    index = open_bigearthnet(data_dir, lmdb=_is_lmdb(data_dir))
+    index = open_bigearthnet(data_dir, lmdb=is_lmdb(data_dir))
     splits: dict[str, LabelledSplit] = {}
     for split in ("train", "val"):
         own = index.splits[split]
@@ -61,17 +61,19 @@ def read_online_data(
 
 def evaluation_command(data_dir: Path) -> tuple[str, ...]:
     """Return the script, with flags, that trains a linear layer on the whole data set."""
-    if not _is_bigearthnet(data_dir):
+    if not is_bigearthnet(data_dir):
         return "main_eurosat.py", "--data_dir", str(data_dir)
-    flags = ("--freeze_backbone", "--learning_rate", "1e-3", *["--lmdb"] * _is_lmdb(data_dir))
+    flags = ("--freeze_backbone", "--learning_rate", "1e-3", *["--lmdb"] * is_lmdb(data_dir))
     return "main_bigearthnet.py", "--data_dir", str(data_dir), *flags
 
 
-def _is_lmdb(data_dir: Path) -> bool:
+def is_lmdb(data_dir: Path) -> bool:
+    """Return whether a folder holds an LMDB of BigEarthNet's patches."""
     return any(data_dir.glob(DATA_FILE)) or any(data_dir.glob(f"*/{DATA_FILE}"))
 
 
-def _is_bigearthnet(data_dir: Path) -> bool:
+def is_bigearthnet(data_dir: Path) -> bool:
+    """Return whether a folder holds BigEarthNet, as unpacked or as an LMDB."""
     folders = (V1_FOLDER, V2_FOLDER)
     is_folder = data_dir.name in folders or any((data_dir / name).is_dir() for name in folders)
-    return is_folder or _is_lmdb(data_dir)
+    return is_folder or is_lmdb(data_dir)

@@ -19,6 +19,16 @@ Pre-training:
 - ``pretrain_run.py``: Trainer, pictures and results of a pre-training.
 - ``ssl_online.py``: Probes of the encoder during a pre-training.
 
+Embedding:
+
+- ``embed_args.py``: Command-line flags of main_embed.py.
+- ``embedding.py``: Features of any imagery, block by block, resumable.
+- ``embedding_parts.py``: Finished blocks on disk, until the whole file is written.
+- ``embedding_files.py``: GeoParquet, npz and GeoTIFF of features.
+- ``footprint_wkb.py``: Corners of patches as boxes and as well-known binary.
+- ``neighbours.py``: The nearest patches of a query, exactly, from a file of any size.
+- ``neighbour_views.py``: The query, and a table and a picture of what is similar to it.
+
 Evaluation by classification:
 
 - ``evaluation_args.py``: Command-line flags of all evaluation scripts.
@@ -39,4 +49,8 @@ Evaluation by change detection:
 - ``change_scores.py``: Scores of change maps, and the threshold with the best F1.
 - ``change_detector.py``: LightningModule of the change detector.
 - ``change_runs.py``: Train and resume change detectors, and predict maps of whole images.
+
+Reports:
+
+- ``run_report/``: A run as one HTML file that opens from a disk, without a network.
 """

@@ -25,6 +25,7 @@ from models.probes import (
 )
 from models.result_views import print_finished, print_results, save_predictions, write_pictures
 from models.results import measure, measure_batches
+from models.run_report.writing import report_run
 from utils.launch import World
 from utils.locks import sole_run
 from utils.probe_data import ProbeData
@@ -197,3 +198,5 @@ class Evaluation:
         if run_dir is not None:
             write_pictures(run_dir, metrics, f"{self.name}, {args.backbone_type}")
             write_results(run_dir / "results.json", args, metrics, started, shown.checkpoint)
+            if not args.no_report:
+                report_run(run_dir, {})

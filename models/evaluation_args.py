@@ -41,15 +41,8 @@ def evaluation_parser(description: str | None, batch_size: int, learning_rate: f
     parser = base_parser(
         description, max_epochs=100, batch_size=batch_size, learning_rate=learning_rate
     )
+    add_encoder_args(parser)
     add = parser.group("model").add_argument
-    source = "Where the encoder's weights come from; pretrain reads --ckpt_path."
-    add("--backbone_type", choices=SOURCES, default="imagenet", help=source)
-    file = "Checkpoint of the encoder, for --backbone_type pretrain, see checkpoints/README.md."
-    add("--ckpt_path", type=Path, help=file)
-    name = "Name of a torchvision ResNet, or resnet18_slim, a quarter as wide, for CPU demos "
-    add("--base_encoder", help=f"{name}(default: the checkpoint's, else {DEFAULT_ENCODER}).")
-    bands = "Bands in channel order, such as B4 B3 B2 (default: the encoder's, else RGB)."
-    add("--bands", nargs="+", metavar="BAND", help=bands)
     norm = "How stored values become inputs (default: auto, as in the pre-training; under "
     add("--input_norm", choices=INPUT_NORMS, help=f"{norm}--protocol paper the original's).")
     add = parser.group("evaluation").add_argument
@@ -60,6 +53,19 @@ def evaluation_parser(description: str | None, batch_size: int, learning_rate: f
     file = "File for the predictions on the test set, .npz, or of classes and labels .parquet."
     parser.group("output").add_argument("--save_predictions", type=Path, metavar="FILE", help=file)
     return parser
+
+
+def add_encoder_args(parser: Parser) -> None:
+    """Add the flags that choose an encoder."""
+    add = parser.group("model").add_argument
+    source = "Where the encoder's weights come from; pretrain reads --ckpt_path."
+    add("--backbone_type", choices=SOURCES, default="imagenet", help=source)
+    file = "Checkpoint of the encoder, for --backbone_type pretrain, see checkpoints/README.md."
+    add("--ckpt_path", type=Path, help=file)
+    name = "Name of a torchvision ResNet, or resnet18_slim, a quarter as wide, for CPU demos "
+    add("--base_encoder", help=f"{name}(default: the checkpoint's, else {DEFAULT_ENCODER}).")
+    bands = "Bands in channel order, such as B4 B3 B2 (default: the encoder's, else RGB)."
+    add("--bands", nargs="+", metavar="BAND", help=bands)
 
 
 def probe_parser(description: str | None, batch_size: int, learning_rate: float) -> Parser:

@@ -82,28 +82,48 @@ def extract_features(
         device: Where to compute.
         precision: A key of ``PRECISIONS``.
 
-    Raises:
-        UserError: A feature is not finite.
     """
-    dtype = autocast_type(precision)
-    encoder = encoder.to(device).to(memory_format=torch.channels_last).eval()
+    encode = encoder_of_pictures(encoder, transform, device, precision)
     features = torch.empty(count, encoder.num_features)
     done = 0
-    with (
-        torch.inference_mode(),
-        torch.autocast(device.type, dtype, enabled=dtype is not None),
-        progress(total=count, desc="features", unit=" images", leave=False) as bar,
-    ):
+    with progress(total=count, desc="features", unit=" images", leave=False) as bar:
         for batch in batches:
-            inputs = transform.normalize(batch.to(device))
-            rows = features[done : done + len(batch)]
-            rows.copy_(encoder(inputs.contiguous(memory_format=torch.channels_last)))
+            features[done : done + len(batch)] = encode(batch)
             done += len(batch)
             bar.update(len(batch))
     assert done == count
-    if not features.isfinite().all():
-        raise UserError("features are not finite: use --precision 32-true or another encoder")
     return features
+
+
+def encoder_of_pictures(
+    encoder: Encoder, transform: InputTransform, device: torch.device, precision: str
+) -> Callable[[Tensor], Tensor]:
+    """Return a function from pictures, uint8, (B, C, H, W), to features, float32, (B, D).
+
+    Args:
+        encoder: Is moved to the device, and into eval mode.
+        transform: Turns pictures into inputs of the encoder.
+        device: Where to compute; the features are on the CPU.
+        precision: A key of ``PRECISIONS``.
+
+    Raises:
+        UserError: A feature is not finite; raised by the function.
+    """
+    dtype = autocast_type(precision)
+    encoder = encoder.to(device).to(memory_format=torch.channels_last).eval()
+
+    def encode(pictures: Tensor) -> Tensor:
+        with (
+            torch.inference_mode(),
+            torch.autocast(device.type, dtype, enabled=dtype is not None),
+        ):
+            inputs = transform.normalize(pictures.to(device))
+            features = encoder(inputs.contiguous(memory_format=torch.channels_last)).float().cpu()
+        if not features.isfinite().all():
+            raise UserError("features are not finite: use --precision 32-true or another encoder")
+        return features
+
+    return encode
 
 
 def feature_key(

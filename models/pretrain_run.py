@@ -9,6 +9,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from models.bad_steps import bad_steps
 from models.moco2_module import MocoV2
+from models.run_report.writing import report_run
 from utils.checkpoint import check_resumable
 from utils.cli import print_next, trainer_kwargs
 from utils.distributed import own_part, unshuffle
@@ -137,8 +138,9 @@ def write_pretrain_results(
     run_dir: Path,
     started: float,
     evaluation: Sequence[str],
+    space_names: Sequence[str],
 ) -> None:
-    """Write ``results.json``, and print the paths and the command that evaluates the encoder.
+    """Write results and report, and print their paths and the command that evaluates the encoder.
 
     Args:
         args: Flags of the run.
@@ -147,12 +149,15 @@ def write_pretrain_results(
         run_dir: Folder of the run.
         started: ``time.perf_counter()`` at the start of the run.
         evaluation: Command that evaluates encoders; empty for ``main_eurosat.py``.
+        space_names: Name of each embedding space.
     """
     metrics = last_values(run_dir / METRICS)  # the trainer has none of a run that was finished
     metrics |= {"epochs": trainer.current_epoch, "steps": trainer.global_step}
     metrics |= {"bad_steps": bad_steps(trainer.lightning_module)}
     last = run_dir / "checkpoints" / "last.ckpt"
     write_results(run_dir / "results.json", args, metrics, started, last)
+    if not args.no_report:
+        report_run(run_dir, {args.data_mode: space_names})
     if not evaluation:
         is_rgb = letters(spec.bands) == PICTURE_BANDS
         archive = f"EuroSAT{'_RGB' if is_rgb else 'allBands'}.zip"

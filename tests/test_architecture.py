@@ -24,6 +24,7 @@ _GROUND = (
     "bands",
     "checks",
     "figures",
+    "footprints",
     "geotiff",
     "geotiff_writer",
     "loaders",

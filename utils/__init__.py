@@ -23,6 +23,7 @@
 - ``subset.py``: Fractions of a train set.
 - ``input_spec.py``: Input contract of an encoder: bands, quantile stretch, normalisation.
 - ``probe_data.py``: Labelled pictures of a data set, as evaluation takes them.
+- ``patch_blocks.py``: Patches of any imagery, as embedding takes them.
 - ``augment_config.py``: Distribution of the views.
 - ``view_draws.py``: Draw the random parameters of each view.
 - ``fused_views.py``: Views on a GPU, as operators around the kernels.

@@ -28,7 +28,7 @@ GRACE_S = 5.0
 GROUPS = ("data", "views", "model", "training", "devices", "evaluation", "output")
 PROTOCOL_HELP = "paper restores the choices of the original, see docs/differences.md."
 GPUS_HELP = "GPUs on each machine, 0 for the CPU (default: 1 if there is a GPU, else 0)."
-_PRECISION_HELP = "Floating-point type of the arithmetic; auto takes bf16 where the device has it."
+PRECISION_HELP = "Floating-point type of the arithmetic; auto takes bf16 where the device has it."
 
 
 def base_parser(
@@ -64,10 +64,11 @@ def base_parser(
     add = parser.group("devices").add_argument
     add("--gpus", type=int, help=GPUS_HELP)
     add("--accelerator", choices=["dp", "ddp"], help="Spelling of 2021; both run as ddp.")
-    add("--precision", choices=["auto", *PRECISIONS], default="auto", help=_PRECISION_HELP)
+    add("--precision", choices=["auto", *PRECISIONS], default="auto", help=PRECISION_HELP)
     add = parser.group("output").add_argument
     add("--log_dir", type=Path, default=Path("logs"), help="Folder in which a run gets its own.")
     add("--debug", action="store_true", help="Write neither logs nor checkpoints.")
+    add("--no_report", action="store_true", help="Write no report.html at the end.")
     return parser
 
 

@@ -33,7 +33,7 @@ RGB_QUANTILES = {"B2": (3.0, 88.0), "B3": (2.0, 103.0), "B4": (0.0, 129.0)}
 INPUT_NORMS = ("auto", "paper", "imagenet", "none")
 _DN_PER_UNIT = 10_000  # of reflectance
 _LARGEST = 1e30  # of a number in a contract; integers of JSON may be too large for a float
-_BANDS_OF_LETTERS = {letter: band for band, letter in PICTURE_LETTERS.items()}
+BANDS_OF_LETTERS = {letter: band for band, letter in PICTURE_LETTERS.items()}
 
 
 @dataclass(frozen=True)
@@ -273,7 +273,7 @@ def _stretch(count: int, low: Sequence[float], high: Sequence[float]) -> np.ndar
 
 def _matching_bands(spec: InputSpec, data: DataSpec) -> tuple[str, ...]:
     """Return the encoder's bands with the data set's names; a missing one is a ``UserError``."""
-    names = PICTURE_LETTERS if data.unit == "picture" else _BANDS_OF_LETTERS
+    names = PICTURE_LETTERS if data.unit == "picture" else BANDS_OF_LETTERS
     bands = tuple(names.get(band, band) for band in spec.bands)
     missing = [band for band in bands if band not in data.bands]
     if missing:

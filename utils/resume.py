@@ -18,7 +18,7 @@ ARGUMENTS = "arguments.json"  # next to the checkpoints, as ``utils.report.prove
 # per step is compared with that of the checkpoint.
 MAY_CHANGE = {
     *("data_dir", "num_workers", "batch_size", "gpus", "accelerator", "num_nodes"),
-    *("num_processes", "precision", "max_epochs", "log_dir", "debug"),
+    *("num_processes", "precision", "max_epochs", "log_dir", "debug", "no_report"),
     *("save_every_minutes", "resume", "resume_from_checkpoint"),
 }
 # A flag that one script alone has, in the order in which they are looked for.
@@ -29,7 +29,14 @@ _SCRIPTS = {
     "pos_weight": "main_oscd.py",
 }
 # These belong to one start, not to the run.
-_NOT_KEPT = {"log_dir", "debug", "resume", "resume_from_checkpoint", "save_predictions"}
+_NOT_KEPT = {
+    "log_dir",
+    "debug",
+    "no_report",
+    "resume",
+    "resume_from_checkpoint",
+    "save_predictions",
+}
 # These name the repetition of a checkpoint; earlier versions stored the values of the whole run.
 _REPETITION = {"num_seeds", "seed", "train_frac", "method"}
 

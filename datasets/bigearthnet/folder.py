@@ -45,6 +45,15 @@ class PatchFolder:
         """
         return [_read_band(self.path(name, f"{FILE_NAMES[band]}.tif"), band) for band in bands]
 
+    def band_bytes(self, name: str, band: str) -> bytes:
+        """Return the content of the file of a band.
+
+        Args:
+            name: Name of the patch.
+            band: Name of the band, such as B2.
+        """
+        return read_file(self._path(name, f"{FILE_NAMES[band]}.tif"))
+
     def read_labels(self, name: str) -> list[str]:
         """Read the label names in the folder of a patch of v1.
 

@@ -91,6 +91,11 @@ class SecoFolder:
                 raise
         return _read(f"{folder}/{other}"), f"{folder}/{other}"
 
+    def band_bytes(self, name: str, band: str, patch: int = 0) -> bytes:
+        """Return the content of the file of a band; arguments as in ``SecoFolder.read_band``."""
+        folder = self.root / name
+        return read_file(folder / _band_files(folder)[band])
+
     def read_quantiles(self) -> bytes | None:
         """Return the content of the file of quantiles next to the places, or None."""
         path = self.root / QUANTILES_NAME
@@ -146,6 +151,10 @@ class SecoZip:
             return self._zip.read(entry), where
         except ValueError as error:
             raise BadPatchError(where, _UNREADABLE) from error
+
+    def band_bytes(self, name: str, band: str, patch: int = 0) -> bytes:
+        """Return the content of the file of a band; arguments as in ``SecoFolder.read_band``."""
+        return self._zip.read(int(self._entries[patch, self.bands.index(band)]))
 
     def read_quantiles(self) -> bytes | None:
         """Return the content of the file of quantiles next to the places, or None.

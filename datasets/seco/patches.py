@@ -125,6 +125,10 @@ class SecoPatches:
             )
         return on_10_m_grid(stored, height, width)
 
+    def band_bytes(self, patch: int) -> bytes:
+        """Return the content of the file of the first band of a patch."""
+        return self._files.band_bytes(self.name(patch), self.bands[0], patch)
+
     def samples(self) -> Iterator[np.ndarray]:
         """Yield bands of some patches as they are stored, spread over the data set."""
         count = int(self.starts[-1])

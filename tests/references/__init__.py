@@ -14,6 +14,8 @@ Files:
 - ``legacy_checkpoint.py``: Checkpoints as Lightning 1.1 wrote them.
 - ``seco_files.py``: A GeoTIFF, and the zip of a SeCo folder.
 - ``bigearthnet_files.py``: Small data sets in BigEarthNet's layouts.
+- ``run_folders.py``: Folders as main_pretrain.py leaves them, without a training.
+- ``raster_files.py``: GeoTIFFs whose pixels say where they are.
 - ``place_files.py``: Files of a collected place.
 
 Runs:

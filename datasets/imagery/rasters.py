@@ -1,0 +1,250 @@
+"""Windows of a GeoTIFF or VRT of any size; only the rows that are being read are in memory."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from datasets.bands import check_dn
+from datasets.footprints import corners_of, pixel_m
+from datasets.imagery.raster_files import day_of_raster, files_of_raster, stored_values
+from utils.errors import UserError, quoted
+from utils.input_spec import DataSpec, InputSpec, InputTransform
+from utils.patch_blocks import Grid, PatchBlock, spans
+
+if TYPE_CHECKING:
+    from rasterio.io import DatasetReader
+
+SUFFIXES = (".tif", ".tiff", ".vrt")
+_DRIVERS = {".tif": "GTiff", ".tiff": "GTiff", ".vrt": "VRT"}
+_PATCHES_PER_BLOCK = 1024
+_NUM_SAMPLES = 16  # windows that show the unit
+# Files next to a raster may change what it is, so none is read.
+_NO_SIDECARS = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_PAM_ENABLED": "NO"}
+# Ground resolution of SeCo's RGB patches (section 3.1 of arXiv 2103.16607), and how far a raster
+# may be from it without --scale.
+_TRAINED_M, _TOLERANCE = 10.0, 0.1
+
+
+class RasterFlags(NamedTuple):
+    """How a raster is divided into patches.
+
+    Attributes:
+        patch_size: Side of a patch in pixels of the encoder.
+        stride: Pixels of the encoder between two patches.
+        scale: Pixels of the encoder per pixel of the raster; None for 1, with a check.
+        bands: Names of the bands in the order of the file; None for those in the file.
+        max_nodata: Largest share of pixels without data in a patch, in 0..1.
+    """
+
+    patch_size: int
+    stride: int
+    scale: float | None
+    bands: Sequence[str] | None
+    max_nodata: float
+
+
+class RasterWindows:
+    """Patches of a raster on a regular grid; a ``PatchBlocks``.
+
+    Args:
+        path: GeoTIFF or VRT.
+        flags: How it is divided.
+        spec: What the encoder expects.
+        make_transform: Returns the conversion of the raster's values for the encoder.
+
+    Raises:
+        UserError: The file is not a raster, lacks bands of the encoder, is smaller than a patch, or
+            has another unit or resolution than the encoder was trained on.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        flags: RasterFlags,
+        spec: InputSpec,
+        make_transform: Callable[[DataSpec], InputTransform],
+    ) -> None:
+        self.path = path
+        self.flags = flags
+        self._local = threading.local()  # GDAL's handles belong to one thread
+        self._files = files_of_raster(path)
+        file = self._open()
+        data = stored_values(file, path, flags.bands)
+        self.transform = make_transform(data)
+        self._bands = [data.bands.index(band) + 1 for band in self.transform.bands]
+        self.scale = flags.scale or 1.0
+        shape = _grid_shape(file, path, flags, self.scale)
+        self._check_resolution(file, spec)
+        self.grid = Grid(file.crs.to_wkt() if file.crs else "", self._grid_transform(file), shape)
+        self.num_patches = shape[0] * shape[1]
+        self._blocks = self._divide(file, shape)
+        self._day = day_of_raster(file, path)
+        self.description = (
+            f"{self.num_patches:,} windows of {flags.patch_size} px in {path} ({file.width} x "
+            f"{file.height} px, {file.count} bands of {file.dtypes[0]})"
+        )
+        if data.unit == "reflectance":
+            self._check_unit(shape[1])
+
+    def __len__(self) -> int:
+        return len(self._blocks)
+
+    def read(self, block: int) -> PatchBlock:
+        """Read the windows of a block that hold enough data; see ``PatchBlocks.read``."""
+        rows, columns = self._blocks[block]
+        size, stride = self.flags.patch_size, self.flags.stride
+        pixels, is_valid = self._read_rectangle(rows, columns)
+        pictures = self.transform.to_picture(pixels)
+        cells, kept = [], []
+        for row in range(len(rows)):
+            for column in range(len(columns)):
+                y, x = row * stride, column * stride
+                if 1 - is_valid[y : y + size, x : x + size].mean() <= self.flags.max_nodata:
+                    cells.append((rows[row], columns[column]))
+                    kept.append(pictures[:, y : y + size, x : x + size])
+        found = np.array(cells, np.int64).reshape(-1, 2)
+        file = self._open()
+        sides = np.full_like(found, size)
+        boxes = np.concatenate([found[:, ::-1] * stride, sides], axis=1) / self.scale
+        return PatchBlock(
+            np.stack(kept) if kept else np.empty((0, len(pictures), size, size), np.uint8),
+            [f"{self.path.name}/{row}/{column}" for row, column in cells],
+            str(self.path),
+            [self._day] * len(cells),
+            corners_of(file.crs, file.transform, boxes),
+            found,
+        )
+
+    def picture(self, patch: str) -> np.ndarray:
+        """Read the window ``NAME/ROW/COLUMN``: uint8, shape (C, S, S)."""
+        row, column = map(int, patch.rsplit("/", 2)[1:])
+        pixels, _ = self._read_rectangle(range(row, row + 1), range(column, column + 1))
+        return self.transform.to_picture(pixels)
+
+    def fingerprint(self) -> str:
+        """Identify the files by path, size and time of change, and the division."""
+        states = [(str(path.resolve()), path.stat()) for path in self._files]
+        files = [(path, state.st_size, state.st_mtime_ns) for path, state in states]
+        return repr((files, self.flags, self._bands))
+
+    def _open(self) -> DatasetReader:
+        """Open the raster, once per thread."""
+        if not hasattr(self._local, "file"):
+            import rasterio
+            from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
+
+            driver = _DRIVERS[self.path.suffix.lower()]
+            self._local.env = rasterio.Env(**_NO_SIDECARS)
+            self._local.env.__enter__()  # belongs to the thread
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", NotGeoreferencedWarning)
+                try:
+                    self._local.file = rasterio.open(self.path, driver=driver)
+                except RasterioIOError as error:
+                    raise UserError(
+                        f"{self.path} is not a readable raster ({quoted(str(error), 200)}): give a "
+                        "GeoTIFF, or a VRT of GeoTIFFs"
+                    ) from error
+        return self._local.file
+
+    def _read_rectangle(self, rows: range, columns: range) -> tuple[np.ndarray, np.ndarray]:
+        """Read windows that are next to each other, in pixels of the encoder.
+
+        Returns:
+            Stored values, shape (C, H, W), and whether a pixel holds data, shape (H, W).
+        """
+        from rasterio.enums import MaskFlags, Resampling
+        from rasterio.errors import RasterioError
+        from rasterio.windows import Window
+
+        size, stride = self.flags.patch_size, self.flags.stride
+        height, width = ((len(each) - 1) * stride + size for each in (rows, columns))
+        window = Window(
+            *(at * stride / self.scale for at in (columns[0], rows[0])),
+            *(side / self.scale for side in (width, height)),
+        )
+        how = {"window": window, "out_shape": (height, width)}
+        method = Resampling.average if self.scale < 1 else Resampling.bilinear
+        try:
+            file = self._open()
+            pixels = file.read(self._bands, resampling=method, **how)
+            if all(MaskFlags.all_valid in flags for flags in file.mask_flag_enums):
+                # In Sentinel-2's products and in mosaics, pixels outside are 0 in all bands.
+                return pixels, pixels.any(0)
+            return pixels, file.dataset_mask(resampling=Resampling.nearest, **how) > 0
+        except (RasterioError, OSError) as error:
+            raise UserError(
+                f"{self.path} cannot be read near column {window.col_off:.0f}, row "
+                f"{window.row_off:.0f} ({quoted(str(error), 200)}): copy or download it again"
+            ) from error
+
+    def _grid_transform(self, file: DatasetReader) -> tuple[float, ...]:
+        """Return the transform of the grid, whose cells are centred in their patches."""
+        size, stride = self.flags.patch_size, self.flags.stride
+        step, first = stride / self.scale, (size - stride) / 2 / self.scale
+        a, b, c, d, e, f = tuple(file.transform)[:6]
+        corner = (a + b) * first + c, (d + e) * first + f
+        return a * step, b * step, corner[0], d * step, e * step, corner[1]
+
+    def _divide(self, file: DatasetReader, shape: tuple[int, int]) -> list[tuple[range, range]]:
+        """Divide the grid into blocks, so that few blocks of the file are decoded twice."""
+        step = self.flags.stride / self.scale  # in pixels of the raster
+        height, width = file.block_shapes[0]
+        rows = min(max(1, round(height / step)), _PATCHES_PER_BLOCK)
+        columns = max(1, round(width / step), _PATCHES_PER_BLOCK // rows)
+        return [
+            (of_rows, of_columns)
+            for of_rows in spans(shape[0], rows)
+            for of_columns in spans(shape[1], min(columns, 4 * _PATCHES_PER_BLOCK // rows))
+        ]
+
+    def _check_unit(self, num_columns: int) -> None:
+        """Refuse values that are not digital numbers, if some windows show it."""
+        numbers = np.linspace(0, self.num_patches - 1, _NUM_SAMPLES).astype(int)
+        cells = (divmod(int(number), num_columns) for number in numbers)
+        windows = (
+            self._read_rectangle(range(row, row + 1), range(column, column + 1))
+            for row, column in cells
+        )
+        samples = [pixels[:, is_valid] for pixels, is_valid in windows if is_valid.any()]
+        if len(samples) == _NUM_SAMPLES:  # fewer may all be dark
+            check_dn(samples, str(self.path))
+
+    def _check_resolution(self, file: DatasetReader, spec: InputSpec) -> None:
+        """Refuse a resolution that the encoder has not seen, unless --scale was given."""
+        if self.flags.scale is not None or spec.unit != "reflectance":
+            return
+        if file.crs is None:
+            warnings.warn(
+                f"{self.path} has no coordinate system: its pixels are taken for those of "
+                f"{_TRAINED_M:g} m, and its patches get no position",
+                stacklevel=2,
+            )
+            return
+        found = pixel_m(file.crs, file.transform, file.height)
+        if abs(found / _TRAINED_M - 1) > _TOLERANCE:
+            raise UserError(
+                f"{self.path} has pixels of {found:.3g} m, but the encoder was trained on "
+                f"{_TRAINED_M:g} m: add --scale {found / _TRAINED_M:.4g} to resample it, or "
+                "--scale 1 to take the pixels as they are"
+            )
+
+
+def _grid_shape(
+    file: DatasetReader, path: Path, flags: RasterFlags, scale: float
+) -> tuple[int, int]:
+    """Return rows and columns of the grid."""
+    height, width = (int(side * scale + 1e-6) for side in (file.height, file.width))
+    if min(height, width) < flags.patch_size:
+        raise UserError(
+            f"{path} has {width} x {height} px of the encoder, fewer than one patch of "
+            f"{flags.patch_size}: lower --patch_size, or raise --scale"
+        )
+    rows, columns = ((side - flags.patch_size) // flags.stride + 1 for side in (height, width))
+    return rows, columns

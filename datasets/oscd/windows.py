@@ -1,0 +1,77 @@
+"""Windows of both dates of OSCD's cities, for an encoder."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from datasets.footprints import corners_of
+from datasets.oscd.files import City, find_cities, read_cities
+from utils.input_spec import InputTransform
+from utils.patch_blocks import PatchBlock
+
+
+class CityWindows:
+    """Windows of both dates of OSCD's cities; a ``PatchBlocks`` with a block per date of a city.
+
+    Args:
+        data_dir: Folder of OSCD.
+        transform: Bands to read, and how to stretch them.
+        size: Side S of a window in pixels.
+        stride: Pixels between two windows.
+    """
+
+    grid = None
+
+    def __init__(self, data_dir: Path, transform: InputTransform, size: int, stride: int) -> None:
+        self.data_dir = data_dir
+        self.transform = transform
+        self.size, self.stride = size, stride
+        self._dates = [(name, date) for name in sorted(find_cities(data_dir)) for date in (1, 2)]
+        self.num_patches = sum(len(list(self._boxes(self._city(n)))) for n, _ in self._dates)
+        self.description = (
+            f"{self.num_patches:,} windows of {size} px in {len(self._dates) // 2} "
+            f"cities of {data_dir}"
+        )
+
+    def __len__(self) -> int:
+        return len(self._dates)
+
+    def read(self, block: int) -> PatchBlock:
+        """Read all windows of a date; see ``PatchBlocks.read``."""
+        name, date = self._dates[block]
+        city, size = self._city(name), self.size
+        image = city.image_1 if date == 1 else city.image_2
+        boxes = np.array(list(self._boxes(city))).reshape(-1, 2)
+        pictures = [image[:, y : y + size, x : x + size] for x, y in boxes]
+        sides = np.full_like(boxes, size)
+        return PatchBlock(
+            np.stack(pictures) if pictures else np.empty((0, len(image), size, size), np.uint8),
+            [f"{name}/{date}/{y}/{x}" for x, y in boxes],
+            f"{self.data_dir}: {name}",
+            [""] * len(boxes),
+            corners_of(city.crs, city.transform, np.concatenate([boxes, sides], axis=1)),
+            np.empty((len(boxes), 0), np.int64),
+        )
+
+    def picture(self, patch: str) -> np.ndarray:
+        """Read the window ``CITY/DATE/ROW/COLUMN``, in pixels: uint8, shape (C, S, S)."""
+        name, date, y, x = patch.rsplit("/", 3)
+        city, row, column, size = self._city(name), int(y), int(x), self.size
+        image = city.image_1 if date == "1" else city.image_2
+        return image[:, row : row + size, column : column + size]
+
+    def fingerprint(self) -> str:
+        """Identify the cities and the division."""
+        return repr((str(self.data_dir), self._dates, self.size, self.stride))
+
+    def _city(self, name: str) -> City:
+        return read_cities(self.data_dir, [name], self.transform)[0]
+
+    def _boxes(self, city: City) -> Iterator[tuple[int, int]]:
+        """Yield first column and row of every window."""
+        size, stride = self.size, self.stride
+        _, height, width = city.image_1.shape
+        for y in range(0, height - size + 1, stride):
+            for x in range(0, width - size + 1, stride):
+                yield x, y

@@ -1,0 +1,95 @@
+"""The query of a search for similar patches, and a table and a picture of the answer."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from models.backbones import Encoder
+from models.features import encoder_of_pictures
+from models.neighbours import Neighbour, describe, embedding_of, parse_point, row_of_point
+from utils.errors import quoted
+from utils.input_spec import PICTURE_BANDS, InputSpec, letters
+from utils.patch_blocks import PatchBlocks
+from utils.plots import save_figure
+
+_COLUMNS = 6
+
+
+def embed_query(
+    args: Namespace,
+    encoder: Encoder,
+    patches: PatchBlocks,
+    read_picture: Callable[[Path], np.ndarray],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the embedding of the query, float32, (D,), and its picture, uint8, (C, H, W).
+
+    Args:
+        args: Flags: ``neighbours`` is a row, a place or a picture file.
+        encoder: Encoder of the file.
+        patches: Imagery of the file.
+        read_picture: Reads a file as a patch, uint8, shape (C, H, W).
+
+    Raises:
+        UserError: The query is none of them, or outside.
+    """
+    query, path = args.neighbours, args.save_path
+    point = parse_point(query)
+    if query.isdigit() or point is not None:
+        row = int(query) if point is None else row_of_point(path, *point)
+        found = embedding_of(path, row)
+        (itself,) = describe(path, np.array([row]), np.ones(1))
+        return found, patches.picture(itself.patch)
+    picture = read_picture(Path(query))
+    device = torch.device("cuda" if args.gpus else "cpu")
+    encode = encoder_of_pictures(encoder, patches.transform, device, args.precision)
+    return encode(torch.from_numpy(picture[None]))[0].numpy(), picture
+
+
+def print_neighbours(neighbours: Sequence[Neighbour]) -> None:
+    """Print a line per neighbour, the most similar first."""
+    head = f"{'rank':>4} {'similarity':>10} {'row':>9} {'latitude':>9} {'longitude':>9}"
+    print(f"{head}  {'day':10}  id")
+    for rank, each in enumerate(neighbours, 1):
+        place = [each.latitude, each.longitude]
+        at = " ".join(f"{'-' if degrees is None else f'{degrees:.4f}':>9}" for degrees in place)
+        start = f"{rank:4} {each.similarity:10.4f} {each.row:9} {at}"
+        print(f"{start}  {each.day or '-':10}  {quoted(each.patch)}")
+
+
+def plot_neighbours(
+    path: Path, query: np.ndarray, neighbours: Sequence[Neighbour], patches: PatchBlocks
+) -> None:
+    """Draw the query and the patches most similar to it, and write the figure as a PNG.
+
+    Args:
+        path: File to write.
+        query: Picture of the query, uint8, shape (C, H, W).
+        neighbours: The most similar patches.
+        patches: Imagery that holds them.
+    """
+    spec = patches.transform.spec
+    pictures = [query, *(patches.picture(each.patch) for each in neighbours)]
+    titles = ["query", *(f"{each.similarity:.3f} {each.day}" for each in neighbours)]
+    rows = -(-len(pictures) // _COLUMNS)
+    figure = Figure(figsize=(1.8 * _COLUMNS, 0.2 + 2.05 * rows), layout="constrained")
+    grid = figure.subplots(rows, _COLUMNS, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for axes, picture, title in zip(grid.flat, pictures, titles, strict=False):
+        axes.imshow(_rgb(picture, spec))
+        axes.set_title(title, fontsize="small")
+    save_figure(figure, path)
+
+
+def _rgb(picture: np.ndarray, spec: InputSpec) -> np.ndarray:
+    """Return red, green and blue, or else the first three bands: uint8, shape (H, W, 3)."""
+    names = letters(spec.bands)
+    is_rgb = set(PICTURE_BANDS) <= set(names)
+    shown = [names.index(band) for band in PICTURE_BANDS] if is_rgb else [0, 1, 2]
+    return picture[shown].transpose(1, 2, 0)

@@ -1,0 +1,186 @@
+"""The page of a report: sections, tables, figures and thumbnails as HTML.
+
+Every text from a file is escaped, and the page allows no request: a name in a data set can neither
+run code nor reach the network.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Sequence
+from html import escape
+from io import BytesIO, StringIO
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from PIL import Image
+
+# Colours for the colour-blind: Okabe and Ito (2008), jfly.uni-koeln.de/color.
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#999999")
+# Stands for the colour of the text, which a reader's light or dark mode decides.
+_INK = "#010203"
+_STYLE = {
+    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor"), _INK),
+    **dict.fromkeys(("xtick.color", "ytick.color", "grid.color"), _INK),
+    **{"svg.fonttype": "none", "font.family": "sans-serif", "legend.framealpha": 0.0},
+}
+_CSS = """
+:root { color-scheme: light dark; --ink: #1b1f24; --paper: #ffffff; --line: #d0d7de; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e6edf3; --paper: #0d1117; --line: #30363d; }
+}
+body { color: var(--ink); background: var(--paper); font: 15px/1.5 system-ui, sans-serif;
+  max-width: 1180px; margin: 2rem auto; padding: 0 1rem; }
+h2 { border-bottom: 1px solid var(--line); padding-bottom: .2rem; margin-top: 2.2rem; }
+table { border-collapse: collapse; margin: .8rem 0; }
+th, td { border: 1px solid var(--line); padding: .2rem .6rem; text-align: left;
+  vertical-align: top; overflow-wrap: anywhere; }
+td.number { text-align: right; font-variant-numeric: tabular-nums; }
+svg { max-width: 100%; height: auto; } figure { margin: .8rem 0; }
+figcaption, .note { opacity: .75; font-size: .9em; } .bad { color: #d55e00; font-weight: 600; }
+.strip { display: flex; flex-wrap: wrap; gap: .5rem; align-items: flex-start; }
+.strip figure { margin: 0; width: 96px; } .strip img { width: 96px; image-rendering: pixelated; }
+.strip figcaption { font-size: .72em; overflow-wrap: anywhere; } .wide img { max-width: 100%; }
+.map { display: flex; gap: 1rem; } .hovered { width: 140px; } use { cursor: crosshair; }
+nav a { margin-right: 1rem; } a { color: inherit; }
+"""
+# What the page may load: nothing but itself.
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
+
+
+class Section(NamedTuple):
+    """A titled part of a page.
+
+    Attributes:
+        title: Its heading.
+        html: Its content, escaped.
+    """
+
+    title: str
+    html: str
+
+
+def page(title: str, sections: Sequence[Section], scripts: str = "", refresh_s: int = 0) -> str:
+    """Return a whole page.
+
+    Args:
+        title: Heading of the page.
+        sections: Its parts in order.
+        scripts: JavaScript that the sections use; empty for none.
+        refresh_s: Seconds after which the browser reads the file again; 0 for never.
+    """
+    links = "".join(f'<a href="#s{n}">{escape(each.title)}</a>' for n, each in enumerate(sections))
+    parts = "".join(
+        f'<section id="s{n}"><h2>{escape(each.title)}</h2>{each.html}</section>'
+        for n, each in enumerate(sections)
+    )
+    again = f'<meta http-equiv="refresh" content="{refresh_s}">' if refresh_s else ""
+    head = f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+    head += f'<meta name="viewport" content="width=device-width">{again}'
+    script = f"<script>{scripts}</script>" if scripts else ""
+    return (
+        f'<!doctype html><html lang="en"><head>{head}<title>{escape(title)}</title>'
+        f"<style>{_CSS}</style>{script}</head><body><h1>{escape(title)}</h1><nav>{links}</nav>"
+        f"{parts}</body></html>\n"
+    )
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Return a table; numbers are aligned on the right.
+
+    Args:
+        head: Names of the columns.
+        rows: Cells; ``Markup`` is HTML, other texts are escaped.
+    """
+    cells = "".join(f"<th>{escape(name)}</th>" for name in head)
+    lines = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
+    return f"<table><thead><tr>{cells}</tr></thead><tbody>{lines}</tbody></table>"
+
+
+class Markup(str):
+    """A cell that is HTML already."""
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, Markup):
+        return f"<td>{value}</td>"
+    text = "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    kind = ' class="number"' if is_number else ""
+    return f"<td{kind}>{escape(text[:500])}</td>"
+
+
+def note(text: str) -> str:
+    """Return a remark in small print."""
+    return f'<p class="note">{escape(text)}</p>'
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure in the style of the page.
+
+    Args:
+        width: Width in inches.
+        height: Height in inches.
+    """
+    with mpl.rc_context(_STYLE):
+        return Figure(figsize=(width, height), layout="constrained")
+
+
+def svg(figure: Figure, caption: str = "") -> str:
+    """Draw a figure as SVG in the colours of the reader.
+
+    Args:
+        figure: Figure to draw.
+        caption: Text below it.
+    """
+    buffer = StringIO()
+    figure.patch.set_alpha(0)
+    for axes in figure.axes:
+        axes.patch.set_alpha(0)
+    with mpl.rc_context(_STYLE | {"svg.hashsalt": caption}):
+        FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
+    text = re.sub(r"^.*?(?=<svg)", "", buffer.getvalue(), count=1, flags=re.DOTALL)
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = text.replace(_INK, "currentColor").replace("#000000", "currentColor")
+    below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+    return f"<figure>{text}{below}</figure>"
+
+
+def data_uri(picture: np.ndarray | Path) -> str:
+    """Return a picture as text: uint8, shape (H, W, 3), as JPEG; or a PNG file as it is."""
+    if isinstance(picture, Path):
+        content, kind = picture.read_bytes(), "png"
+    else:
+        buffer, kind = BytesIO(), "jpeg"
+        Image.fromarray(picture).save(buffer, "jpeg", quality=80)
+        content = buffer.getvalue()
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def thumbnail(picture: np.ndarray, caption: str) -> str:
+    """Return a small picture with its caption.
+
+    Args:
+        picture: uint8, shape (H, W, 3).
+        caption: Text below it.
+    """
+    text = escape(caption)
+    image = f'<img alt="{text}" src="{data_uri(picture)}">'
+    return f"<figure>{image}<figcaption>{text}</figcaption></figure>"
+
+
+def picture_file(path: Path, caption: str) -> str:
+    """Return a PNG of the run's folder with its caption.
+
+    Args:
+        path: The file.
+        caption: Text below it.
+    """
+    text = escape(caption)
+    image = f'<img alt="{text}" src="{data_uri(path)}">'
+    return f'<figure class="wide">{image}<figcaption>{text}</figcaption></figure>'

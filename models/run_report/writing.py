@@ -1,0 +1,124 @@
+"""Put the sections of a report together, and write the file."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from models.run_report.curves import EXPLAINED, curve_sections
+from models.run_report.evaluations import (
+    differing_flags,
+    evaluation_sections,
+    find_baseline,
+    score_of,
+)
+from models.run_report.interactive import SCRIPT
+from models.run_report.page import Section, page, picture_file, table
+from models.run_report.run_files import Run, read_run
+from models.run_report.spaces import Sample, space_sections
+from utils.errors import UserError
+from utils.files import written_whole
+
+NAME = "report.html"
+_FOLLOW_S = 60
+_SHOWN_FACTS = ("git_commit", "device", "cpu_count", "seconds")
+
+
+def write_report(
+    folders: Sequence[Path],
+    path: Path,
+    space_names: Mapping[str, Sequence[str]],
+    sample: Sample | None = None,
+    *,
+    follow: bool = False,
+) -> None:
+    """Write the report of one or several runs as one file.
+
+    Args:
+        folders: Folders of the runs, all pre-trainings or all evaluations.
+        path: File to write.
+        space_names: Names of the embedding spaces of each ``--data_mode``.
+        sample: Patches in the spaces of the only run; None leaves these sections out.
+        follow: Whether the browser reads the file again every minute.
+
+    Raises:
+        UserError: A folder holds no run, a file of it is damaged, or the runs are of two kinds.
+    """
+    runs = [read_run(folder) for folder in folders]
+    if len({run.is_pretraining for run in runs}) > 1:
+        raise UserError(
+            f"{runs[0].name} and {runs[1].name} are a pre-training and an evaluation: report them "
+            "one by one"
+        )
+    try:
+        sections = _sections(runs, space_names, sample)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        names = ", ".join(str(run.folder) for run in runs)
+        raise UserError(f"{names} holds results that no run writes: restore its files") from error
+    title = " and ".join(run.name for run in runs)
+    text = page(title, sections, SCRIPT if sample else "", _FOLLOW_S if follow else 0)
+    with written_whole(path) as partial:
+        partial.write_text(text, "utf-8")
+
+
+def report_run(run_dir: Path, space_names: Mapping[str, Sequence[str]]) -> None:
+    """Write the report of a run into its folder; a run does not fail because of its report.
+
+    Args:
+        run_dir: Folder of the finished run.
+        space_names: Names of the embedding spaces of each ``--data_mode``.
+    """
+    try:
+        write_report([run_dir], run_dir / NAME, space_names)
+        print(f"report: {run_dir / NAME}")
+    except UserError as error:
+        print(f"no report: {error}", file=sys.stderr)
+
+
+def _sections(
+    runs: Sequence[Run], space_names: Mapping[str, Sequence[str]], sample: Sample | None
+) -> list[Section]:
+    sections = [Section("Summary", _summary(runs))]
+    if not runs[0].is_pretraining:
+        for run in runs:
+            found = evaluation_sections(run, find_baseline(run))
+            prefix = f"{run.name}: " if len(runs) > 1 else ""
+            sections += [Section(prefix + each.title, each.html) for each in found]
+    else:
+        names = space_names.get(str(runs[0].arguments.get("data_mode")), ())
+        sections += curve_sections(runs, names)
+        views = runs[0].folder / "views.png"
+        if len(runs) == 1 and views.is_file():
+            caption = "A query, and its key in each space, as the network sees them."
+            sections.append(Section("Views", picture_file(views, caption)))
+        if sample is not None:
+            explained = {"encoder": "features of the encoder"} | EXPLAINED
+            sections += space_sections(sample, explained)
+    sections.append(Section("Flags and versions", "".join(map(_facts, runs))))
+    return sections
+
+
+def _summary(runs: Sequence[Run]) -> str:
+    rows = []
+    for run in runs:
+        metrics = run.metrics
+        name = score_of(metrics) or "train/loss"
+        value = metrics.get(name)
+        state = "finished" if run.facts.get("finished") else "still going, or stopped"
+        steps = metrics.get("steps") or (run.rows[-1].get("step") if run.rows else None)
+        rows.append([run.name, state, steps, name, value, run.facts.get("seconds")])
+    head = ("run", "state", "steps", "metric", "value", "seconds")
+    differing = differing_flags(runs) if len(runs) > 1 else ""
+    return table(head, rows) + (f"<h3>What differs</h3>{differing}" if differing else "")
+
+
+def _facts(run: Run) -> str:
+    known: dict[str, Any] = {name: run.facts.get(name) for name in _SHOWN_FACTS}
+    versions = run.facts.get("versions") or {}
+    rows = [[name, value] for name, value in (known | dict(versions)).items()]
+    flags = [[f"--{name}", str(value)] for name, value in sorted(run.arguments.items())]
+    title = f"<h3>{escape(run.name)}</h3>"
+    return title + table(("fact", "value"), rows) + table(("flag", "value"), flags)

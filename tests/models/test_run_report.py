@@ -1,0 +1,161 @@
+"""Reports of runs: what they say, what they escape, and that nothing leaves the file."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from models.run_report.evaluations import baseline_command, find_baseline
+from models.run_report.interactive import scatter
+from models.run_report.page import Section, page, table
+from models.run_report.run_files import read_run
+from models.run_report.writing import report_run, write_report
+from tests.references.run_folders import EVIL, write_pretraining
+from utils.errors import UserError
+
+SPACES = {"seco": ["all", "season", "synthetic"], "moco": ["synthetic"]}
+
+
+class Tags(HTMLParser):
+    """Collect the tags of a page, and the addresses that they load."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.loaded: list[str] = []
+        self.handlers: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        for name, value in attrs:
+            if name in ("src", "href", "data", "xlink:href"):
+                self.loaded.append(value or "")
+            if name.startswith("on"):
+                self.handlers.append(name)
+
+
+def write_evaluation(folder: Path, backbone: str, accuracy: float) -> Path:
+    folder.mkdir(parents=True)
+    result = {"test/accuracy": accuracy, "test/accuracy_interval": [accuracy - 1, accuracy + 1]}
+    metrics = result | {"classes": ["A", EVIL], "test/confusion": [[3, 1], [0, 4]]}
+    metrics |= {"test/recall": {"A": 75.0, EVIL: None}}
+    shares = {"0.1": result | {"num_labelled": 5}, "1": result | {"test/accuracy": accuracy + 5}}
+    metrics |= {"by_method": {"linear": shares}}
+    arguments = {
+        "backbone_type": backbone,
+        "data_dir": "a.zip",
+        "train_frac": [0.1, 1.0],
+        "seed": 4,
+    }
+    facts = {"metrics": metrics, "arguments": arguments, "finished": True}
+    (folder / "results.json").write_text(json.dumps(facts))
+    return folder
+
+
+def text_of(folder: Path) -> str:
+    return (folder / "report.html").read_text()
+
+
+def test_a_pretraining_is_reported_with_chance_and_nothing_leaves_the_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_pretraining(tmp_path / "pretrain" / "version_0")
+    Image.new("RGB", (30, 20)).save(folder / "views.png")
+    report_run(folder, SPACES)
+    assert "report.html" in capsys.readouterr().out
+    text = text_of(folder)
+    # 1 + 64 keys in Z0; in the others also 2 x 8 keys of the other views (SeCo, section 3.2).
+    assert f"{np.log(65):.4g}" in text
+    assert f"{1 / 81:.4g}" in text
+    for title in ("Is it training?", "Probes during the training", "Views", "Flags and versions"):
+        assert title in text
+    tags = Tags(text)
+    assert tags.tags.count("svg") == 2
+    assert not tags.handlers
+    assert all(value.startswith(("data:", "#")) for value in tags.loaded)
+    assert "script" not in tags.tags  # readable without
+    assert EVIL not in text
+    assert "default-src &#x27;none&#x27;" in text or "default-src 'none'" in text
+    assert len(text) < 2**20
+
+
+def test_two_runs_share_their_curves_and_their_flags_are_compared(tmp_path: Path) -> None:
+    first = write_pretraining(tmp_path / "pretrain" / "version_0")
+    second = write_pretraining(tmp_path / "pretrain" / "version_1", learning_rate=0.5)
+    write_report([first, second], first / "report.html", SPACES)
+    text = text_of(first)
+    compared = text[text.index("What differs") : text.index("Is it training?</h2>")]
+    assert "learning_rate" in compared
+    assert "num_negatives" not in compared
+
+
+def test_an_evaluation_stands_next_to_the_random_encoder(tmp_path: Path) -> None:
+    folder = write_evaluation(tmp_path / "eurosat-pretrain" / "version_0", "pretrain", 40.0)
+    assert find_baseline(read_run(folder)) is None
+    line = " ".join(baseline_command(read_run(folder)))
+    assert line.startswith("main_eurosat.py --backbone_type random --data_dir a.zip")
+    assert line.endswith("--train_frac 0.1 1.0 --seed 4")
+    other = write_evaluation(tmp_path / "eurosat-random" / "version_3", "random", 50.0)
+    write_report([folder], folder / "report.html", SPACES)
+    text = text_of(folder)
+    assert re.search(r'class="bad">-10\.0 \(worse than random\)', text)
+    assert "40.00 [39.0, 41.0]" in text
+    assert "50.00 [49.0, 51.0]" in text
+    assert EVIL not in text
+    assert {"Labels and scores", "Classes", "Confusion"} <= set(re.findall(r"<h2>(.*?)</h2>", text))
+    facts = json.loads((other / "results.json").read_text())
+    facts["arguments"]["seed"] = 5
+    (other / "results.json").write_text(json.dumps(facts))
+    assert find_baseline(read_run(folder)) is None  # of another split
+
+
+def test_a_run_that_is_still_going_is_reported(tmp_path: Path) -> None:
+    folder = write_pretraining(tmp_path / "pretrain" / "version_0", steps=0)
+    facts = json.loads((folder / "results.json").read_text())
+    (folder / "results.json").unlink()
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints/arguments.json").write_text(json.dumps(facts | {"finished": False}))
+    write_report([folder], folder / "report.html", SPACES, follow=True)
+    assert "still going" in text_of(folder)
+    assert "No step has been logged yet." in text_of(folder)
+    assert '<meta http-equiv="refresh" content="60">' in text_of(folder)
+
+
+def test_what_is_no_run_or_damaged_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UserError, match="holds no run"):
+        read_run(tmp_path)
+    folder = write_pretraining(tmp_path / "pretrain" / "version_0")
+    with pytest.raises(UserError, match=r"did you mean .*version_0"):
+        read_run(tmp_path)
+    evaluation = write_evaluation(tmp_path / "eurosat-random" / "version_0", "random", 1.0)
+    with pytest.raises(UserError, match="a pre-training and an evaluation"):
+        write_report([folder, evaluation], folder / "report.html", SPACES)
+    (folder / "metrics.csv").write_text("step,train/loss_0\n1,abc\n")
+    report_run(folder, SPACES)
+    assert "no report: " in capsys.readouterr().err
+    (evaluation / "results.json").write_text('{"metrics": {"by_method": {"linear": 3}}}')
+    with pytest.raises(UserError, match="holds results that no run writes"):
+        write_report([evaluation], tmp_path / "r.html", SPACES)
+    (evaluation / "results.json").write_text("[" * 10_000)
+    with pytest.raises(UserError, match=r"results\.json is damaged"):
+        read_run(evaluation)
+    assert not (tmp_path / "r.html").exists()
+
+
+def test_names_cannot_leave_a_figure_or_a_table() -> None:
+    points, pictures = np.zeros((2, 2)), [np.zeros((4, 4, 3), np.uint8)] * 2
+    html = scatter("a", {EVIL: (points, [EVIL, "b"])}, [EVIL, "c"], pictures)
+    html += table([EVIL], [[EVIL], [1.23456789], [None]])
+    text = page(EVIL, [Section(EVIL, html)])
+    assert EVIL not in text
+    assert not Tags(text).handlers
+    (content,) = re.findall(r'<script type="application/json" id="a">(.*?)</script>', text)
+    assert json.loads(content)["texts"] == [EVIL, "c"]
+    assert '<td class="number">1.235</td>' in text
