@@ -57,10 +57,10 @@ class Sabotage:
         def write_it(fd: int, data: Any) -> int:
             return int(sabotage("write", named(fd), lambda: write_fd(fd, data)))
 
-        Path.replace = lambda path, to: sabotage("rename", path, lambda: replace(path, to))  # type: ignore[method-assign]
-        Path.hardlink_to = lambda path, to: sabotage("link", path, lambda: link(path, to))  # type: ignore[method-assign]
-        Path.open = open_it  # type: ignore[method-assign]
-        os.fsync = lambda fd: sabotage("fsync", named(fd), lambda: fsync(fd))  # type: ignore[assignment]
+        Path.replace = lambda path, to: sabotage("rename", path, lambda: replace(path, to))  # type: ignore
+        Path.hardlink_to = lambda path, to: sabotage("link", path, lambda: link(path, to))  # type: ignore
+        Path.open = open_it  # type: ignore
+        os.fsync = lambda fd: sabotage("fsync", named(fd), lambda: fsync(fd))  # type: ignore
         os.write = write_it
 
 

@@ -237,7 +237,7 @@ def _record(path: Path) -> None:
         found = {"states": states, "calls": sabotage.calls, "log_calls": of_logs.calls}
         path.write_text(json.dumps(found))
 
-    WholeCheckpointIO.save_checkpoint = save_and_record  # type: ignore[assignment,method-assign]
+    WholeCheckpointIO.save_checkpoint = save_and_record  # type: ignore[method-assign]
 
 
 def _printed(log_dir: Path) -> Path:

@@ -133,12 +133,15 @@ def read_georeference(data: bytes) -> Tags:
 
 
 @contextmanager
-def opened(data: bytes, drivers: Sequence[str] = ("GTiff",)) -> Iterator[DatasetReader]:
+def opened(
+    data: bytes, drivers: Sequence[str] = ("GTiff",), *, located: bool = False
+) -> Iterator[DatasetReader]:
     """Open the content of a file with rasterio.
 
     Args:
         data: Content of the file.
         drivers: Formats of GDAL that it may have.
+        located: Whether to read the georeference, which takes half of the time.
 
     Raises:
         ValueError: The file has another format, or is damaged, also where it is read later.
@@ -152,15 +155,15 @@ def opened(data: bytes, drivers: Sequence[str] = ("GTiff",)) -> Iterator[Dataset
         with MemoryFile(data) as memory:
             with _GDAL_LOCK, warnings.catch_warnings():
                 warnings.simplefilter("ignore", NotGeoreferencedWarning)
-                # A georeference would take half of the time.
-                file = memory.open(driver=list(drivers), GEOREF_SOURCES="NONE")
+                options = {} if located else {"GEOREF_SOURCES": "NONE"}
+                file = memory.open(driver=list(drivers), **options)
             with file:
                 yield file
     except RasterioError as error:
         raise ValueError(f"not readable: {error}") from error
 
 
-def georeference(data: bytes, name: str) -> tuple[CRS | None, Affine | None, int, int]:
+def locate(data: bytes, name: str) -> tuple[CRS | None, Affine | None, int, int]:
     """Return coordinate system and transform of a file, None if it has none, and its size.
 
     Args:
@@ -175,7 +178,7 @@ def georeference(data: bytes, name: str) -> tuple[CRS | None, Affine | None, int
         UserError: The file cannot be read.
     """
     try:
-        with opened(data, sources="") as file:
+        with opened(data, located=True) as file:
             found = (None, None) if file.crs is None else (file.crs, file.transform)
             return *found, file.width, file.height
     except ValueError as error:

@@ -52,7 +52,7 @@ class PatchFolder:
             name: Name of the patch.
             band: Name of the band, such as B2.
         """
-        return read_file(self._path(name, f"{FILE_NAMES[band]}.tif"))
+        return read_file(self.path(name, f"{FILE_NAMES[band]}.tif"))
 
     def read_labels(self, name: str) -> list[str]:
         """Read the label names in the folder of a patch of v1.

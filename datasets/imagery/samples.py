@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import interpolate
 
 from datasets.footprints import corners_of
-from datasets.geotiff import georeference
+from datasets.geotiff import locate
 from utils.errors import UserError
 from utils.input_spec import InputTransform
 from utils.patch_blocks import PatchBlock, spans
@@ -116,5 +116,5 @@ class SamplePatches:
         content = self._locate(row)
         if not content:
             return np.full((1, 4, 2), np.nan)
-        crs, transform, width, height = georeference(content, self.names[row])
+        crs, transform, width, height = locate(content, self.names[row])
         return corners_of(crs, transform, np.array([[0, 0, width, height]]))

@@ -4,8 +4,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from rasterio.crs import CRS
+from rasterio.transform import Affine
 
 from datasets.footprints import corners_of
+from datasets.geotiff import locate
+from datasets.geotiff_writer import encode_geotiff
 from datasets.oscd.files import City, find_cities, read_cities
 from utils.input_spec import InputTransform
 from utils.patch_blocks import PatchBlock
@@ -50,7 +54,7 @@ class CityWindows:
             [f"{name}/{date}/{y}/{x}" for x, y in boxes],
             f"{self.data_dir}: {name}",
             [""] * len(boxes),
-            corners_of(city.crs, city.transform, np.concatenate([boxes, sides], axis=1)),
+            corners_of(*_placed(city), np.concatenate([boxes, sides], axis=1)),
             np.empty((len(boxes), 0), np.int64),
         )
 
@@ -75,3 +79,9 @@ class CityWindows:
         for y in range(0, height - size + 1, stride):
             for x in range(0, width - size + 1, stride):
                 yield x, y
+
+
+def _placed(city: City) -> tuple[CRS | None, Affine | None]:
+    """Return coordinate system and transform of the pixels, which a small file tells."""
+    file = encode_geotiff(np.zeros((1, 1), np.uint8), city.georeference)
+    return locate(file, city.name)[:2]

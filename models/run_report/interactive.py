@@ -87,7 +87,8 @@ def _figure(
         axes.set(xticks=[], yticks=[])
     for number, name in enumerate(names):
         own = [row for row, group in enumerate(groups) if group == name]
-        found = axes.scatter(*points[own].T, s=22, color=COLORS[number % len(COLORS)], label=name)
+        x, y = points[own].T
+        found = axes.scatter(x, y, s=22, color=COLORS[number % len(COLORS)], label=name)
         found.set_gid(f"{prefix}-{number}")
         rows[f"{prefix}-{number}"] = own
     if len(names) > 1:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from html import escape
 from io import BytesIO, StringIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -24,7 +24,7 @@ from PIL import Image
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#999999")
 # Stands for the colour of the text, which a reader's light or dark mode decides.
 _INK = "#010203"
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor"), _INK),
     **dict.fromkeys(("xtick.color", "ytick.color", "grid.color"), _INK),
     **{"svg.fonttype": "none", "font.family": "sans-serif", "legend.framealpha": 0.0},

@@ -18,7 +18,13 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(None in NAMES, reason="needs chromium and chromedriver"),
 ]
-FLAGS = ("headless", "no-sandbox", "disable-gpu", "no-first-run", "disable-background-networking")
+FLAGS: tuple[str, ...] = (
+    "headless",
+    "no-sandbox",
+    "disable-gpu",
+    "no-first-run",
+    "disable-background-networking",
+)
 FLAGS += ("disable-component-update", "disable-sync", "window-size=1200,900")
 
 
