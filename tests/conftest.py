@@ -82,7 +82,10 @@ def _restored_signals() -> Iterator[None]:
     """Restore the handlers of signals that scripts and Lightning replace."""
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
     before = {number: signal.getsignal(number) for number in numbers}
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        # It would end the process of the tests, in which a signal is no reason to end.
+        patch.setattr("utils.cli.end_in_time", lambda: None)
+        yield
     for number, handler in before.items():
         signal.signal(number, handler)
 
