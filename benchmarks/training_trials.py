@@ -45,7 +45,7 @@ class Reference(NamedTuple):
     states: dict[str, str]  # fingerprint of each checkpoint by ``moment``, and of the last one
     calls: int  # system calls that write checkpoints
     log_calls: int  # system calls that write anything into the folder of the run
-    seconds: float
+    seconds: float  # that it took
 
 
 class Ended(NamedTuple):
@@ -237,7 +237,7 @@ def _record(path: Path) -> None:
         found = {"states": states, "calls": sabotage.calls, "log_calls": of_logs.calls}
         path.write_text(json.dumps(found))
 
-    WholeCheckpointIO.save_checkpoint = save_and_record  # type: ignore[assignment,method-assign]
+    WholeCheckpointIO.save_checkpoint = save_and_record  # type: ignore[method-assign]
 
 
 def _printed(log_dir: Path) -> Path:
