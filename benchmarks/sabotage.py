@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 Act = Callable[[str, Callable[[], Any]], Any]  # kind of a system call, and the call itself
 
@@ -24,6 +25,13 @@ class Sabotage:
         self.below, self.act, self.at, self.calls = below, act, at, 0
 
     def __call__(self, kind: str, path: object, call: Callable[[], Any]) -> Any:
+        """Make a call, or act instead.
+
+        Args:
+            kind: Kind of the call.
+            path: File that it concerns.
+            call: The call itself.
+        """
         if self.below not in Path(str(path)).parts:
             return call()
         self.calls += 1
@@ -57,11 +65,15 @@ class Sabotage:
         def write_it(fd: int, data: Any) -> int:
             return int(sabotage("write", named(fd), lambda: write_fd(fd, data)))
 
-        Path.replace = lambda path, to: sabotage("rename", path, lambda: replace(path, to))  # type: ignore
-        Path.hardlink_to = lambda path, to: sabotage("link", path, lambda: link(path, to))  # type: ignore
-        Path.open = open_it  # type: ignore
-        os.fsync = lambda fd: sabotage("fsync", named(fd), lambda: fsync(fd))  # type: ignore
-        os.write = write_it
+        patch.multiple(
+            Path,
+            replace=lambda path, to: sabotage("rename", path, lambda: replace(path, to)),
+            hardlink_to=lambda path, to: sabotage("link", path, lambda: link(path, to)),
+            open=open_it,
+        ).start()
+        patch.multiple(
+            os, fsync=lambda fd: sabotage("fsync", named(fd), lambda: fsync(fd)), write=write_it
+        ).start()
 
 
 def kill_here(rng: random.Random) -> Act:

@@ -45,7 +45,7 @@ class Reference(NamedTuple):
     states: dict[str, str]  # fingerprint of each checkpoint by ``moment``, and of the last one
     calls: int  # system calls that write checkpoints
     log_calls: int  # system calls that write anything into the folder of the run
-    seconds: float
+    seconds: float  # that it took
 
 
 class Ended(NamedTuple):

@@ -64,6 +64,12 @@ class RunLog(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Take values, which ``save`` writes.
+
+        Args:
+            metrics: Values by name.
+            step: Step that they describe; None for the first one.
+        """
         self._rows.append({**metrics, "step": step or 0})
         if self._events_path is not None:
             values = [{"tag": tag, "simple_value": value} for tag, value in metrics.items()]
@@ -130,6 +136,9 @@ def rows_before(checkpoint: Path, done: int) -> list[dict[str, float]]:
     Args:
         checkpoint: File in the folder of ``metrics.csv`` or in a subfolder of it.
         done: Number of steps.
+
+    Raises:
+        UserError: ``metrics.csv`` is damaged.
     """
     paths = [folder / METRICS for folder in (checkpoint.parent, checkpoint.parent.parent)]
     found = next((path for path in paths if path.is_file()), None)
