@@ -7,6 +7,8 @@ samples can be drawn in any order, and a resumed run continues with the same num
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing
 import signal
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -164,6 +166,18 @@ def _leave_signals_to_main_process(worker: int) -> None:
     """Ignore what SLURM or a terminal sends to all processes: the main process still saves."""
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
+
+
+def _end_workers() -> None:
+    """Kill workers that are left at the end: they ignore the signal by which Python ends them."""
+    left = [each for each in multiprocessing.active_children() if each.daemon]
+    if left:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would report them as lost
+    for process in left:
+        process.kill()
+
+
+atexit.register(_end_workers)
 
 
 class InfiniteDataLoader(DataLoader[Any]):
