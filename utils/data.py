@@ -7,10 +7,10 @@ samples can be drawn in any order, and a resumed run continues with the same num
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterator
-from multiprocessing.util import Finalize
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -163,10 +163,15 @@ def _leave_signals_to_main_process(worker: int) -> None:
 
 
 def _end_workers() -> None:
-    """Kill loader processes whose iterator an error keeps alive: they do not heed SIGTERM."""
-    for child in multiprocessing.active_children():
-        if child.daemon:
-            child.kill()
+    """Kill workers that are left at the end: they ignore the signal by which Python ends them."""
+    left = [each for each in multiprocessing.active_children() if each.daemon]
+    if left:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would report them as lost
+    for process in left:
+        process.kill()
+
+
+atexit.register(_end_workers)
 
 
 class InfiniteDataLoader(DataLoader[Any]):
@@ -185,5 +190,3 @@ class InfiniteDataLoader(DataLoader[Any]):
         settings.setdefault("persistent_workers", settings.get("num_workers", 0) > 0)
         settings.setdefault("worker_init_fn", _leave_signals_to_main_process)
         super().__init__(dataset, batch_size, **settings)
-        if self.num_workers:  # before the exit of this process waits for its children
-            Finalize(None, _end_workers, exitpriority=0)
