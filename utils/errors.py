@@ -8,6 +8,12 @@ from collections.abc import Sequence
 # of a file in /dev/shm, aten/src/ATen/MapAllocator.cpp.
 _LOADER_LOST = re.compile(r"DataLoader worker \(pid.*\) (exited unexpectedly|is killed by signal)")
 _SHARED_MEMORY = re.compile(r"is killed by signal: Bus error|unable to .*(shared memory|</torch_)")
+# Exceptions of parsing JSON that another program has written, and of using its values.
+NOT_AS_WRITTEN = (
+    *(ValueError, LookupError, TypeError),
+    *(AttributeError, OverflowError, RecursionError),
+)
+_LONGEST = 2000  # characters of a text that is printed
 # What the user can do about an error of the operating system that concerns a path.
 _REMEDIES = {
     errno.ENOSPC: "free some space on this disk, or choose another one",
@@ -77,7 +83,12 @@ def sentence_of(error: Exception) -> str:
 
 
 def printable(text: str) -> str:
-    """Escape line breaks and characters that control the terminal."""
+    """Escape line breaks and characters that control the terminal, and cut what is too long.
+
+    A sentence ends with its remedy, so that the middle is left out.
+    """
+    if len(text) > _LONGEST:
+        text = f"{text[: 3 * _LONGEST // 4]} ... {text[-_LONGEST // 4 :]}"
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 

@@ -17,7 +17,7 @@ from datasets.collect.scenes import Source
 from datasets.collect.settings import EXIT_LATER, check_settings
 from datasets.collect.writer import PlaceWriter
 from utils.cli import print_next, sizes_for
-from utils.errors import UserError, sentence_of
+from utils.errors import UserError, printable, sentence_of
 
 _BATCH_SIZE = 256  # default of main_pretrain.py
 _EXIT_CODES = {"complete": 0, "incomplete": 1, "later": EXIT_LATER}
@@ -44,7 +44,7 @@ def collect(plan: Plan, source: Source, requester: Requester, args: Namespace) -
     if ending.kind == "later":
         print_later(ending.reason)
     elif ending.kind == "incomplete":
-        print(f"error: {ending.reason}", file=sys.stderr)
+        print(printable(f"error: {ending.reason}"), file=sys.stderr)
     else:
         done = fetch.progress.done
         print(f"complete: {some_places(done)} in {save_path}")
@@ -107,4 +107,4 @@ def _fetch(
 
 def print_later(reason: str) -> None:
     """Print why a run stops that can be resumed."""
-    print(f"stopped, {reason}; the same command resumes it", file=sys.stderr)
+    print(printable(f"stopped, {reason}; the same command resumes it"), file=sys.stderr)
