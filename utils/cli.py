@@ -116,7 +116,7 @@ def sizes_for(num_samples: int) -> list[object]:
 
 def print_next(*command: object) -> None:
     """Print the command of the usual next step, quoted for the shell."""
-    print(f"next: python {shlex.join(map(str, command))}")
+    print(printable(f"next: python {shlex.join(map(str, command))}"))
 
 
 def run(main: Callable[[], object]) -> None:
@@ -131,6 +131,7 @@ def run(main: Callable[[], object]) -> None:
     for number in (signal.SIGTERM, signal.SIGUSR1):  # sbatch --signal=USR1@60 sends the latter
         signal.signal(number, exit_on_signal)
     sys.unraisablehook = _interrupt_again
+    warnings.formatwarning = _format_warning
     try:
         try:
             main()
@@ -158,6 +159,17 @@ def exit_on_signal(number: int, frame: FrameType | None) -> NoReturn:
         frame: Not used.
     """
     sys.exit(128 + number)
+
+
+def _format_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,
+) -> str:
+    """Format a warning as one line, because it may quote names and texts from files."""
+    return f"warning: {printable(str(message))}\n"
 
 
 def _interrupt_again(ignored: "sys.UnraisableHookArgs") -> None:
