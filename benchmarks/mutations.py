@@ -126,7 +126,7 @@ def damage(data: bytes, rng: Rng, others: Sequence[bytes] = ()) -> tuple[str, by
         if data.startswith(start):
             kinds += [change] * 5  # as often as all others together
     if others and rng.random() < 0.05:
-        other = others[rng.integers(len(others))]
+        other = others[int(rng.integers(len(others)))]
         at = int(rng.integers(min(len(data), len(other)) + 1))
         return "splice", data[:at] + other[at:]
     names, done = [], data

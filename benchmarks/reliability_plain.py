@@ -219,7 +219,8 @@ def _run(train: Callable[[], Any]) -> int:
             return os.waitstatus_to_exitcode(status)
         time.sleep(0.01)
     os.kill(child, signal.SIGKILL)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    os.waitpid(child, 0)
+    raise TimeoutError(f"a run of seconds has not ended after {_HANG_S:g} s")
 
 
 def _difference(source: Path, damaged: Path) -> str | None:

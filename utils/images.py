@@ -1,6 +1,6 @@
 """Decode JPEG, PNG and TIFF with Pillow, with limits that hold before any pixel is decoded."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from io import BytesIO
 
 from PIL import Image
@@ -16,7 +16,7 @@ def read_image(
     data: bytes,
     mode: str,
     check: Callable[[Image.Image], None] = lambda image: None,
-    formats: Sequence[str] = FORMATS,
+    formats: tuple[str, ...] = FORMATS,
 ) -> Image.Image:
     """Decode an image.
 
