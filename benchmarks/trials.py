@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, NamedTuple, NoReturn
 
 MAX_MEMORY = 2**30  # of a trial, besides what its child has at the start
-TIMEOUT_S = 60.0  # of a trial that takes milliseconds; the machine may be busy
+TIMEOUT_S = 120.0  # of a trial that takes milliseconds; the machine may be busy
 
 
 class Trial(NamedTuple):
@@ -35,15 +35,15 @@ Attempt = tuple[str, Callable[[], str | None]]
 def in_children(attempt: Callable[[int], Attempt], start: int, stop: int) -> Iterator[Trial]:
     """Run trials in a forked child, which is replaced when one kills it.
 
-    A death by a signal, a time-out and more than ``MAX_MEMORY`` are failures of the trial, and so
-    are exceptions.
+    A death by a signal, two time-outs and more than ``MAX_MEMORY`` are failures of the trial, and
+    so are exceptions.
 
     Args:
         attempt: Prepares the trial of a number.
         start: Number of the first trial.
         stop: Number after the last trial.
     """
-    at = start
+    at, tried = start, -1
     while at < stop:
         reader, writer = os.pipe()
         sys.stdout.flush()
@@ -62,7 +62,9 @@ def in_children(attempt: Callable[[int], Attempt], start: int, stop: int) -> Ite
         with suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)  # nothing if it has ended
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        if code != 0 and at < stop:
+        if code == -signal.SIGKILL and tried < at < stop:
+            tried = at  # once more, alone in its child
+        elif code != 0 and at < stop:
             stuck = code == -signal.SIGKILL
             why = f"no end after {TIMEOUT_S:g} s" if stuck else f"the process ended with {code}"
             yield Trial(name, why)

@@ -10,9 +10,7 @@ macOS's Archive Utility and ditto write no zip64 records: they store the count o
 directory is therefore read by its size, as in ``unzip`` and ``zipfile``, and not by the count.
 """
 
-import errno
 import os
-import stat
 import struct
 import zlib
 from bisect import bisect_right
@@ -26,10 +24,10 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from utils.errors import UserError
+from utils.files import MAX_FILE_BYTES
 from utils.reading import Reading
 from utils.unpack import DEFLATED, ENCRYPTED, STORED, unread_method
 
-MAX_FILE_BYTES = 2**26  # far more than a band of a patch; limits bombs
 _ENCRYPTED_BIT, _UTF8_BIT = 1, 1 << 11  # bits of the flags
 _OVERFLOW = 2**32  # of offsets without zip64
 _IN_ZIP64 = 0xFFFFFFFF  # the zip64 field has the number instead
@@ -48,27 +46,6 @@ def zip_hint(root: Path) -> str:
     """Return the end of an error about a folder without data: the zip in it, as downloaded."""
     found = sorted(root.glob("*.zip")) if root.is_dir() else []
     return f": did you mean {found[0]}?" if found else ""
-
-
-def read_file(path: Path | str, max_bytes: int = MAX_FILE_BYTES) -> bytes:
-    """Return the content of a regular file.
-
-    Args:
-        path: File, but not a pipe or device, whose reading would never end.
-        max_bytes: Largest size to read.
-
-    Raises:
-        OSError: The file is missing, or not a regular file.
-        ValueError: The file is larger than ``max_bytes``.
-    """
-    with Reading(path):
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # does not wait for a pipe's writer
-        with os.fdopen(descriptor, "rb", buffering=0) as file:
-            state = os.fstat(file.fileno())
-            if not stat.S_ISREG(state.st_mode):
-                raise OSError(errno.EINVAL, "not a regular file", str(path))
-            _check_size(state.st_size, max_bytes)
-            return file.readall()
 
 
 def is_zip(path: Path) -> bool:

@@ -8,6 +8,7 @@ other files, and decides what is damaged.
 
 from __future__ import annotations
 
+import logging
 import struct
 import warnings
 import zlib
@@ -29,7 +30,13 @@ if TYPE_CHECKING:
 # A tile of Sentinel-2 has 109.8 km, 10,980 px of 10 m (ESA, Sentinel-2 Products Specification
 # Document, S2-PDGS-TAS-DI-PSD); no band that is read here is larger.
 MAX_SIDE_PX = 10_980
-MAX_BYTES = 2**29  # of a file: such a band of 32 bits, not compressed
+MAX_BYTES = 2**28  # of a file, and of its pixels: such a band of 16 bits
+# GDAL looks neither for files next to a file (.aux.xml, .ovr, .msk) nor keeps many decoded blocks.
+GDAL_OPTIONS = {
+    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
+    "GDAL_PAM_ENABLED": "NO",
+    "GDAL_CACHEMAX": 64,  # MB
+}
 
 Check = Callable[[int, str, tuple[int, int]], None]
 
@@ -54,6 +61,8 @@ _GEO_KEYS = 34735
 _NONE, _JPEG, _DEFLATE = 1, 7, (8, 32946)
 _TYPES: dict[tuple[int, ...], str] = {(1, 8): "u1", (1, 16): "u2", (2, 16): "i2", (3, 32): "f4"}
 _START = b"\xff\xd8"  # of a JPEG stream
+# GDAL logs each tag that it cannot read, also with texts of the file; what matters is raised.
+logging.getLogger("rasterio._env").setLevel(logging.CRITICAL)
 _GDAL_LOCK = Lock()  # warning filters belong to all threads
 
 
@@ -85,17 +94,18 @@ def read_geotiff(data: bytes, name: str, check: Check) -> np.ndarray:
 
     Raises:
         ValueError: The file is not a GeoTIFF, or damaged.
-        UserError: A side has more than ``MAX_SIDE_PX``.
+        UserError: A side has more than ``MAX_SIDE_PX``, or the pixels more than ``MAX_BYTES``.
     """
     layout = _parse(data)
     if layout is not None:
-        _check_size(name, layout.shape, layout.block)
+        _check_size(name, layout.dtype.itemsize, layout.shape, layout.block)
         check(1, layout.dtype.name, layout.shape)
         pixels = _decode(data, layout)
         if pixels is not None:
             return pixels[None]
     with opened(data) as file:
-        _check_size(name, file.shape, file.block_shapes[0])
+        pixel_bytes = file.count * max(_item_bytes(dtype) for dtype in file.dtypes)
+        _check_size(name, pixel_bytes, file.shape, file.block_shapes[0])
         check(file.count, file.dtypes[0], file.shape)
         return np.asarray(file.read())
 
@@ -146,13 +156,14 @@ def opened(
     Raises:
         ValueError: The file has another format, or is damaged, also where it is read later.
     """
+    from rasterio import Env
     from rasterio.errors import NotGeoreferencedWarning, RasterioError
     from rasterio.io import MemoryFile
 
     if not data:  # rasterio would create a new file
         raise ValueError("an empty file")
     try:
-        with MemoryFile(data) as memory:
+        with Env(**GDAL_OPTIONS), MemoryFile(data) as memory:
             with _GDAL_LOCK, warnings.catch_warnings():
                 warnings.simplefilter("ignore", NotGeoreferencedWarning)
                 options = {} if located else {"GEOREF_SOURCES": "NONE"}
@@ -185,12 +196,18 @@ def locate(data: bytes, name: str) -> tuple[CRS | None, Affine | None, int, int]
         raise UserError(f"{name} is not a readable GeoTIFF: replace it") from error
 
 
-def _check_size(name: str, *sizes: tuple[int, int]) -> None:
+def _item_bytes(dtype: str) -> int:
+    """Return the bytes of a value; GDAL's complex integers become complex64."""
+    return 8 if dtype == "complex_int16" else np.dtype(dtype).itemsize
+
+
+def _check_size(name: str, pixel_bytes: int, *sizes: tuple[int, int]) -> None:
+    """Refuse what takes too much memory: all pixels, or one block, of ``sizes``."""
     height, width = map(max, *sizes)
-    if max(height, width) > MAX_SIDE_PX:
+    if max(height, width) > MAX_SIDE_PX or height * width * pixel_bytes > MAX_BYTES:
         raise UserError(
-            f"{name} has {width} x {height} px, more than the {MAX_SIDE_PX} of a whole tile of "
-            "Sentinel-2: cut it into patches"
+            f"{name} has {width} x {height} px of {8 * pixel_bytes} bits, more than the "
+            f"{MAX_SIDE_PX} of a whole tile of Sentinel-2 in 16 bits: cut it into patches"
         )
 
 
@@ -271,9 +288,11 @@ def _decode(data: bytes, layout: _Layout) -> np.ndarray | None:
             block = _decode_plain(stored, layout, shape)
         if block is None:
             return None
+        block, target = block[: height - y, : width - x], pixels[y : y + rows, x : x + columns]
         if layout.predictor == 2:
-            block = np.add.accumulate(block.astype(pixels.dtype), axis=1, dtype=pixels.dtype)
-        pixels[y : y + rows, x : x + columns] = block[: height - y, : width - x]
+            np.add.accumulate(block, axis=1, dtype=pixels.dtype, out=target)
+        else:
+            target[:] = block
     return pixels
 
 

@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING
 from datasets.collect.args import check_fetching, parse_args, settings_of
 from datasets.collect.settings import EXIT_LATER, PLACES_PER_SEARCH, PLAN_NAME
 from utils.cli import run
+from utils.errors import printable
 from utils.files import check_can_write, check_exists
 
 # NumPy, rasterio and Earth Engine take a second to import: each is imported by the step that
@@ -164,7 +165,7 @@ def new_requester(args: Namespace) -> Requester:
 
     def show_failure(error: Transient) -> None:
         if args.debug:
-            tqdm.write(f"failed: {error}", file=sys.stderr)
+            tqdm.write(printable(f"failed: {error}"), file=sys.stderr)
 
     count = args.shard[1]
     return Requester(

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from models.result_views import print_table
 from models.results import summarise_runs
+from utils.errors import printable
 from utils.metrics import detection_scores
 
 # Probabilities from which a pixel counts as changed: 0.01, 0.02 ... 0.99.
@@ -94,4 +95,4 @@ def print_results(metrics: Mapping[str, Any]) -> None:
     print_table(results, names)
     print(f"test F1 of each city, {results[-1][0]['tiles %']} % of the tiles")
     for city, scores in metrics["test/cities"].items():
-        print(f"  {city:25s}{scores['f1']:6.2f} %")
+        print(f"  {printable(city):25s}{scores['f1']:6.2f} %")

@@ -124,7 +124,7 @@ def sizes_for(num_samples: int) -> list[object]:
 
 def print_next(*command: object) -> None:
     """Print the command of the usual next step, quoted for the shell."""
-    print(f"next: python {shlex.join(map(str, command))}")
+    print(printable(f"next: python {shlex.join(map(str, command))}"))
 
 
 def run(main: Callable[[], object], *, resumes: bool = False) -> None:
@@ -150,6 +150,7 @@ def run(main: Callable[[], object], *, resumes: bool = False) -> None:
         end_in_time()
     sys.unraisablehook = partial(_interrupt_again, leave)
     lost: list[OSError] = []
+    warnings.formatwarning = _format_warning
     try:
         with lenient_output() as lost:
             result = main()
@@ -183,6 +184,17 @@ def _stop(leave: Leave) -> NoReturn:
     if leave.came is None:  # what ended has given the reason
         sys.exit(os.EX_TEMPFAIL)
     _leave("stopped by a signal: the same command resumes", os.EX_TEMPFAIL)
+
+
+def _format_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,
+) -> str:
+    """Format a warning as one line, because it may quote names and texts from files."""
+    return f"warning: {printable(str(message))}\n"
 
 
 def _interrupt_again(leave: Leave, ignored: "sys.UnraisableHookArgs") -> None:

@@ -14,6 +14,12 @@ _PEER_LOST = re.compile(
     r"(closed|reset) by peer|remote process exited|remote server shutdown|failed to recv"
 )
 LOST_PROCESS = os.EX_OSERR  # exit code of a run that has lost one of its processes
+# Exceptions of parsing JSON that another program has written, and of using its values.
+NOT_AS_WRITTEN = (
+    *(ValueError, LookupError, TypeError),
+    *(AttributeError, OverflowError, RecursionError),
+)
+_LONGEST = 2000  # characters of a text that is printed
 # What the user can do about an error of the operating system that concerns a path.
 _REMEDIES = {
     errno.ENOSPC: "free some space on this disk, or choose another one",
@@ -90,7 +96,12 @@ def has_lost_process(error: Exception) -> bool:
 
 
 def printable(text: str) -> str:
-    """Escape line breaks and characters that control the terminal."""
+    """Escape line breaks and characters that control the terminal, and cut what is too long.
+
+    A sentence ends with its remedy, so that the middle is left out.
+    """
+    if len(text) > _LONGEST:
+        text = f"{text[: 3 * _LONGEST // 4]} ... {text[-_LONGEST // 4 :]}"
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 

@@ -5,15 +5,21 @@ import os
 import re
 import shutil
 import socket
+import stat
 import tempfile
 import time
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
+from io import FileIO
 from pathlib import Path
 
 from utils.errors import UserError, os_error_sentence
+from utils.reading import Reading
+
+MAX_FILE_BYTES = 2**26  # far more than a band of a patch; limits bombs
+MAX_TABLE_BYTES = 2**28  # of lists, tables and manifests, which name millions of files
 
 # Where a run stores its checkpoint (main_oscd.py: without a folder); the last match is suggested.
 _LAST_CHECKPOINTS = (
@@ -239,6 +245,36 @@ def is_hidden(name: str) -> bool:
     """
     path = f"/{name.removeprefix('./')}"  # some archivers write ./ before every name
     return "/." in path or "/__MACOSX" in path or "/@eaDir" in path
+
+
+def read_file(path: Path | str, max_bytes: int = MAX_FILE_BYTES) -> bytes:
+    """Return the content of a regular file.
+
+    Args:
+        path: File, but not a pipe or device, whose reading would never end.
+        max_bytes: Largest size to read.
+
+    Raises:
+        OSError: The file is missing, not a regular file, or larger than ``max_bytes``.
+    """
+    with Reading(path), open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > max_bytes:
+            reason = f"{size:,} bytes, more than the {max_bytes:,} of any such file"
+            raise OSError(errno.EINVAL, reason, str(path))
+        return file.readall()
+
+
+def open_regular(path: Path | str) -> FileIO:
+    """Open a file for reading, but not a pipe or device; an ``OSError`` otherwise."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # does not wait for a pipe's writer
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, "Is a directory", str(path))
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return FileIO(descriptor)
 
 
 def read_list(content: bytes, name: object) -> str:

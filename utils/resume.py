@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from utils.errors import UserError, quoted
+from utils.errors import UserError, printable, quoted
 from utils.files import check_checkpoint
 from utils.launchers import launched_rank
 from utils.report import provenance, run_dir_of_rank, write_json
@@ -258,7 +258,7 @@ def _newest_checkpoint(log_dir: Path) -> tuple[Path | None, int]:
 def _say(text: str) -> None:
     """Print a line once, not in every process."""
     if launched_rank() == 0:
-        print(text, file=sys.stderr)
+        print(printable(text), file=sys.stderr)
 
 
 def _read_arguments(path: Path) -> dict[str, Any]:

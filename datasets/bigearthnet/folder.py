@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.archive import read_file
 from datasets.bigearthnet.facts import FILE_NAMES, check_band
 from datasets.geotiff import one_band, read_geotiff
-from utils.errors import UserError
+from utils.errors import NOT_AS_WRITTEN, UserError
+from utils.files import read_file
 
 _MAX_LABEL_BYTES = 1 << 16  # files of the archive have about 1,000
 
@@ -65,7 +65,7 @@ class PatchFolder:
             labels: list[str] = json.loads(read_file(path, _MAX_LABEL_BYTES))["labels"]
             if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
                 raise TypeError("labels are a list of names")
-        except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        except (OSError, *NOT_AS_WRITTEN) as error:
             raise UserError(f"{path} is missing or holds no list of labels: replace it") from error
         return labels
 

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from datasets.problems import LABEL, LEAK, Problem
 from utils.errors import UserError
-from utils.files import read_list, written_whole
+from utils.files import MAX_TABLE_BYTES, read_file, read_list, written_whole
 
 METADATA = "metadata.parquet"
 # File names of the lists: Neumann et al. 2019, the original's copies of them, TU Berlin's.
@@ -31,6 +31,7 @@ _PATCH = re.compile(r"(?<!\w)S2[A-Z]_MSIL2A_\d+T\d+_\d+_\d+(?!\w)")
 _SCHEMA = pa.schema(
     {"patch_id": pa.string(), "labels": pa.list_(pa.string()), "split": pa.string()}
 )
+_MAX_ROWS, _BATCH_ROWS = 2**20, 2**9  # of metadata; version 1 has 590,326 patches
 _BAD_COLUMNS = {SNOW: "contains_seasonal_snow", CLOUD: "contains_cloud_or_shadow"}
 _SPELLINGS = {"train": "train", "val": "validation", "test": "test"}
 
@@ -109,7 +110,7 @@ def _read_existing(paths: Mapping[str, Path]) -> dict[str, list[str]]:
     lists = {}
     for what, path in paths.items():
         if path.is_file():
-            lines = read_list(path.read_bytes(), path).splitlines()
+            lines = read_list(read_file(path, MAX_TABLE_BYTES), path).splitlines()
             matches = [_PATCH.search(line) for line in lines if line.strip()]
             names = [match[0] if match else "" for match in matches]
             lists[what] = names[1:] if names[:1] == [""] else names
@@ -175,8 +176,7 @@ def read_metadata(path: Path, *, strict: bool = True) -> Listing:
         UserError: The file is something else.
     """
     try:
-        flags = set(pq.read_schema(path).names).intersection(_BAD_COLUMNS.values())
-        table = pq.read_table(path, columns=[*_SCHEMA.names, *flags])
+        flags, table = _read_table(path)
         names, labels, of_rows = table.select(_SCHEMA.names).cast(_SCHEMA).to_pydict().values()
         rows = zip(names, labels, of_rows, strict=True)
         if any(None in (name, own, *(own or ())) for name, own, _ in rows):
@@ -202,6 +202,25 @@ def read_metadata(path: Path, *, strict: bool = True) -> Listing:
     listing = _checked(splits, bad, str(path), strict)
     listing.labels = dict(zip(names, labels, strict=True))
     return listing
+
+
+def _read_table(path: Path) -> tuple[set[str], pa.Table]:
+    """Read the columns of a parquet file, and which flags are among them.
+
+    A repeated row takes next to no space in a file, so that its size limits nothing.
+    """
+    file = pq.ParquetFile(pa.BufferReader(read_file(path, MAX_TABLE_BYTES)))
+    if file.metadata.num_rows > _MAX_ROWS:
+        raise ValueError(f"{file.metadata.num_rows:,} rows")
+    flags = set(file.schema_arrow.names).intersection(_BAD_COLUMNS.values())
+    batches: list[pa.RecordBatch] = []
+    num_bytes = 0
+    for batch in file.iter_batches(_BATCH_ROWS, columns=[*_SCHEMA.names, *flags]):
+        num_bytes += batch.nbytes
+        if num_bytes > MAX_TABLE_BYTES:
+            raise ValueError(f"more than {MAX_TABLE_BYTES:,} bytes of text")
+        batches.append(batch)
+    return flags, pa.Table.from_batches(batches)
 
 
 def write_metadata(path: Path, listing: Listing, labels: Sequence[Sequence[str]]) -> None:

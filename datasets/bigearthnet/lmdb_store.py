@@ -18,12 +18,15 @@ from safetensors import SafetensorError, deserialize
 from safetensors.numpy import save
 
 from datasets.bigearthnet.facts import FILE_NAMES, check_band
+from datasets.bigearthnet.lmdb_pages import check_pages
 from utils.errors import UserError
 
 DATA_FILE = "data.mdb"  # LMDB's own name
 _DTYPE_NAMES = {"U16": "uint16"}
+_MAX_PATCH_BYTES = 2**20  # all bands have 150,000
 # Environments by the inode of their folder, as in lmdb, with their process and state of the file: a
 # process must not open an LMDB twice, and a forked process must open its own.
+_checked: set[tuple[int, int]] = set()  # inode and time of change, also of a parent process
 _opened: dict[tuple[int, int], tuple[tuple[int, int, int], lmdb.Environment]] = {}
 
 
@@ -72,8 +75,11 @@ class PatchLmdb:
         """
         try:
             with _environment(self.root).begin(buffers=True) as transaction:
-                return dict(deserialize(bytes(transaction.get(name.encode(), b""))))
-        except (lmdb.Error, SafetensorError) as error:
+                value = transaction.get(name.encode(), b"")
+                if len(value) > _MAX_PATCH_BYTES:
+                    raise ValueError(f"{len(value):,} bytes")
+                return dict(deserialize(bytes(value)))
+        except (lmdb.Error, SafetensorError, ValueError) as error:
             raise UserError(
                 f"{name} in {self.root} is missing or damaged: write the LMDB again"
             ) from error
@@ -105,13 +111,12 @@ def _environment(root: Path) -> lmdb.Environment:
             return environment
         if environment is not None:
             environment.close()  # of a replaced file, or inherited: the parent's stays open
+        if owner[1:] not in _checked:
+            check_pages(path)
+            _checked.add(owner[1:])
         # Patches are read in random order, so that readahead would only cost time.
         environment = lmdb.open(str(root), readonly=True, lock=False, readahead=False, create=False)
-        expected = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
-    except (lmdb.Error, OSError) as error:
-        raise UserError(f"{root} holds no readable LMDB: write it again") from error
-    if state.st_size < expected:  # reading beyond the end would kill the process
-        environment.close()
-        raise UserError(f"{path} is truncated, its size is not {expected:,} bytes: copy it again")
+    except (lmdb.Error, OSError, ValueError) as error:
+        raise UserError(f"{path} is not a whole LMDB ({error}): write it again") from error
     _opened[inode] = owner, environment
     return environment

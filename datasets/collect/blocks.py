@@ -11,7 +11,7 @@ from pathlib import Path
 from datasets.collect.journal import Outcome, Shard
 from datasets.collect.plan import Plan
 from utils.errors import UserError, quoted
-from utils.files import check_regular
+from utils.files import MAX_TABLE_BYTES, read_file
 
 BLOCK = 25  # places
 
@@ -118,8 +118,7 @@ def read_indices(path: Path, plan: Plan) -> set[int]:
             "blocks of places: use --format folder, and datasets/seco_packed.py later"
         )
     try:
-        check_regular(path)
-        words = re.findall(r"[^\s,]+", path.read_text(encoding="utf-8-sig"))
+        words = re.findall(r"[^\s,]+", read_file(path, MAX_TABLE_BYTES).decode("utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--indices_file {path} cannot be read as text: {error}") from error
     for word in words or [""]:

@@ -15,7 +15,7 @@ from numpy.lib import format as npy
 from datasets.bands import RESOLUTION_M
 from datasets.collect.scenes import Array, ComeBack, Missing, Refused, Scene
 from datasets.collect.web import check_status
-from utils.errors import UserError, quoted
+from utils.errors import NOT_AS_WRITTEN, UserError, quoted
 from utils.retry import Transient
 
 PROPERTIES = (
@@ -178,5 +178,5 @@ def _message(response: requests.Response) -> tuple[str, set[str]]:
         details = [*error.get("errors", []), *error.get("details", [])]
         reasons = {str(detail.get("reason")) for detail in details} | {str(error.get("status"))}
         return str(error["message"]), reasons
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+    except NOT_AS_WRITTEN:
         return "", set()

@@ -19,7 +19,7 @@ from google.oauth2 import service_account
 from google.oauth2.credentials import Credentials
 
 from utils.errors import UserError, quoted
-from utils.files import check_regular
+from utils.files import check_regular, read_file
 
 KEY_VARIABLE, PROJECT_VARIABLE = "EARTHENGINE_SERVICE_ACCOUNT_KEY", "EARTHENGINE_PROJECT"
 _ADC_VARIABLE = "GOOGLE_APPLICATION_CREDENTIALS"
@@ -82,9 +82,7 @@ def _service_account(key_file: Path | None) -> tuple[Any, Any]:
     try:
         is_text = key_file is None and variable.lstrip().startswith("{")
         path = Path(key_file or variable)
-        if not is_text:
-            check_regular(path)
-        key = json.loads(variable if is_text else path.read_bytes())
+        key = json.loads(variable if is_text else read_file(path))
         info = service_account.Credentials.from_service_account_info(key, scopes=_SCOPES)
     except _UNREADABLE:
         raise UserError(

@@ -9,16 +9,18 @@ import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from utils.errors import UserError, os_error_sentence
+from utils.errors import NOT_AS_WRITTEN, UserError, os_error_sentence
 from utils.files import check_regular, remove_partials, written_whole
 from utils.locks import sole_writer
 
 _FORMAT = "collection journal 1"
 Outcome = Literal["done", "no_scene", "cloudy", "refused"]
 Shard = tuple[int, int]  # number and count
+_LONGEST_LINE = 2**20  # bytes, far more than any record has
 _NAMES = re.compile(r"journal(-\d{5}-of-\d{5})?\.jsonl")
 
 
@@ -163,7 +165,7 @@ def read_journals(save_path: Path, plan_hash: str) -> dict[int, Record]:
         for number, line in enumerate(_lines(path, plan_hash)[1:], 2):
             try:
                 record = _parse(json.loads(line))
-            except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            except NOT_AS_WRITTEN as error:
                 raise UserError(
                     f"line {number} of {path} is damaged: delete that line, and its place is "
                     "collected again"
@@ -184,13 +186,14 @@ def _lines(path: Path, plan_hash: str | None = None) -> list[bytes]:
     try:
         check_regular(path)
         with path.open("rb") as file:
-            lines = [line for line in file if line.endswith(b"\n")]
+            read = partial(file.readline, _LONGEST_LINE)
+            lines = [line for line in iter(read, b"") if line.endswith(b"\n")]
     except OSError as error:
         raise UserError(f"cannot read {os_error_sentence(error, path)}") from error
     try:
         header = json.loads(lines[0]) if lines else {"format": _FORMAT, "plan": plan_hash}
         is_ours = header["format"] == _FORMAT and plan_hash in (None, header["plan"])
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except NOT_AS_WRITTEN:
         is_ours = False
     if not is_ours:
         raise UserError(

@@ -40,6 +40,7 @@ from datasets.store.rows import (
 )
 from utils.cores import available_cores
 from utils.errors import UserError
+from utils.files import read_file
 from utils.locks import locked
 
 _PLACES_FOLDER, _LOCK_NAME = ".places", "store.lock"
@@ -251,9 +252,9 @@ class PackedCollection:
     def _is_whole(self, scene: Path) -> bool:
         """Return whether the files of a date are those that were collected."""
         try:
-            files = json.loads((scene / METADATA_NAME).read_bytes())["files"]
+            files = json.loads(read_file(scene / METADATA_NAME))["files"]
             return all(
-                hashlib.sha256((scene / f"{band}.tif").read_bytes()).hexdigest()
+                hashlib.sha256(read_file(scene / f"{band}.tif")).hexdigest()
                 == files[f"{band}.tif"]["sha256"]
                 for band in self._bare.bands
             )

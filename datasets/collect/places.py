@@ -13,10 +13,11 @@ from datasets.collect.sampling import Places, around, shifts, uniforms
 from datasets.collect.scenes import GRID_M, Array
 from datasets.collect.utm import false_northing
 from utils.errors import UserError, quoted
-from utils.files import check_regular
+from utils.files import read_file
 
 HEADER = "number,lat,lng,epsg,left,top,shift_days"
 _LONGEST_SHIFT = 36_500  # days
+MAX_PLACES_BYTES = 2**29  # of a list of places: 5,000,000 have 50 bytes each
 
 
 def places_to_csv(places: Places) -> bytes:
@@ -118,9 +119,8 @@ def read_columns(
         UserError: The file cannot be read, or lacks a column.
     """
     try:
-        check_regular(path)
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = [row for row in csv.reader(file) if row]
+        text = read_file(path, MAX_PLACES_BYTES).decode("utf-8-sig")
+        rows = [row for row in csv.reader(io.StringIO(text, newline="")) if row]
         names = [cell.strip().lower() for cell in rows.pop(0)] if rows else []
         if len(names) == 3 and all(re.fullmatch(r"[-+.\de]+", name) for name in names):
             rows.insert(0, names)

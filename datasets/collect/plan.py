@@ -16,6 +16,7 @@ import numpy as np
 from datasets.collect.cities import ATTRIBUTION, read_city_table
 from datasets.collect.journal import discard_journals, read_journals
 from datasets.collect.places import (
+    MAX_PLACES_BYTES,
     check_distinct,
     check_lattice,
     places_from_csv,
@@ -26,7 +27,7 @@ from datasets.collect.sampling import Places, bounded, gaussian, joined, land_ma
 from datasets.collect.scenes import PatchGrid, Place, Window
 from datasets.collect.settings import NEWEST_DAYS, PLAN_NAME, Settings, check_settings, spelt
 from utils.errors import UserError, listed, os_error_sentence, quoted
-from utils.files import check_regular, written_whole
+from utils.files import read_file, written_whole
 from utils.locks import locked
 
 PLACES_NAME, LOCK_NAME = "places.csv", "plan.lock"
@@ -142,9 +143,7 @@ def _parse(save_path: Path) -> Plan:
     """Read a plan that may be of an earlier version."""
     path, places_path = save_path / PLAN_NAME, save_path / PLACES_NAME
     try:
-        check_regular(path)
-        check_regular(places_path)
-        content, text = path.read_bytes(), places_path.read_bytes()
+        content, text = read_file(path), read_file(places_path, MAX_PLACES_BYTES)
         record = json.loads(content)
         if record["format"] != _FORMAT:
             raise ValueError(f"its format is {record['format']}")

@@ -14,7 +14,7 @@ from datasets.collect.journal import Outcome, Shard, read_journals, shard_name
 from datasets.collect.plan import Plan
 from datasets.collect.rate_limit import Requester
 from utils.errors import UserError, quoted
-from utils.files import check_regular, remove_partials
+from utils.files import read_file, remove_partials
 from utils.progress import progress
 from utils.report import write_json
 
@@ -198,8 +198,7 @@ def summarise(save_path: Path, plan: Plan) -> dict[str, Any]:
     rate = 0.0
     for path in sorted(save_path.glob("status*.json")):
         try:
-            check_regular(path)
-            status = json.loads(path.read_bytes())
+            status = json.loads(read_file(path))
             if status["plan"] != plan.hash:
                 continue
             requests += int(status["requests"])

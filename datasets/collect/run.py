@@ -18,7 +18,7 @@ from datasets.collect.settings import EXIT_LATER, check_settings
 from datasets.collect.writer import PlaceWriter
 from datasets.store.rows import verify_store
 from utils.cli import print_next, sizes_for
-from utils.errors import UserError, sentence_of
+from utils.errors import UserError, printable, sentence_of
 
 _BATCH_SIZE = 256  # default of main_pretrain.py
 _EXIT_CODES = {"complete": 0, "incomplete": 1, "later": EXIT_LATER}
@@ -51,7 +51,7 @@ def collect(plan: Plan, source: Source, requester: Requester, args: Namespace) -
     if ending.kind == "later":
         print_later(ending.reason)
     elif ending.kind == "incomplete":
-        print(f"error: {ending.reason}", file=sys.stderr)
+        print(printable(f"error: {ending.reason}"), file=sys.stderr)
     else:
         if was_store:  # nothing was written that would have been hashed
             verify_store(save_path, args.num_workers)
@@ -116,4 +116,4 @@ def _fetch(
 
 def print_later(reason: str) -> None:
     """Print why a run stops that can be resumed."""
-    print(f"stopped, {reason}; the same command resumes it", file=sys.stderr)
+    print(printable(f"stopped, {reason}; the same command resumes it"), file=sys.stderr)

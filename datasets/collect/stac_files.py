@@ -5,7 +5,6 @@ Retry-After, and keeps other threads from running while it waits for an answer.
 """
 
 import io
-import logging
 import re
 import time
 from contextlib import ExitStack
@@ -20,6 +19,7 @@ from rasterio.windows import Window as PixelWindow
 from datasets.collect.scenes import Array, Missing, PatchGrid, Refused
 from datasets.collect.utm import utm_crs
 from datasets.collect.web import Web
+from datasets.geotiff import GDAL_OPTIONS
 from utils.errors import UserError, quoted
 from utils.retry import Transient
 
@@ -29,9 +29,6 @@ _TRIES = 3  # of a range: an image takes 40, and one that fails would cost the o
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})")
 _LARGEST_BLOCK = 2**24  # pixels; GDAL decodes whole blocks
-_TIFF_ONLY = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_PAM_ENABLED": "NO"}
-# GDAL warns of each tag that it cannot read; what matters of it is raised.
-logging.getLogger("rasterio._env").setLevel(logging.ERROR)
 
 
 def read_window(web: Web, url: str, grid: PatchGrid, resolution_m: int, dtype: str) -> Array:
@@ -72,7 +69,7 @@ def read_window(web: Web, url: str, grid: PatchGrid, resolution_m: int, dtype: s
 def _read(remote: "RemoteFile", grid: PatchGrid, resolution_m: int, dtype: str) -> Array:
     side = 10 * grid.size_px // resolution_m
     with ExitStack() as stack:
-        stack.enter_context(rasterio.Env(**_TIFF_ONLY))
+        stack.enter_context(rasterio.Env(**GDAL_OPTIONS))
         file = stack.enter_context(rasterio.open("band.tif", driver="GTiff", opener=remote.open))
         where, block = file.transform, file.block_shapes[0]
         column, row = (grid.left - where.c) / resolution_m, (where.f - grid.top) / resolution_m

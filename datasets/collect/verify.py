@@ -13,7 +13,7 @@ from datasets.collect.journal import Record, forget, read_journals
 from datasets.collect.plan import Plan
 from datasets.collect.writer import METADATA_NAME, place_hash
 from utils.errors import UserError, quoted
-from utils.files import is_hidden
+from utils.files import is_hidden, read_file
 from utils.progress import progress
 from utils.report import write_json
 
@@ -104,7 +104,7 @@ def _entries(folder: Path) -> set[str]:
 def _hash(path: Path) -> str:
     """Hash a file; one that cannot be read may be whole, so its place is not forgotten."""
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return hashlib.sha256(read_file(path)).hexdigest()
     except OSError as error:
         raise UserError(
             f"cannot read {path} ({error.strerror}): repair that, or delete it to collect its "

@@ -1,19 +1,19 @@
 """Find, label and decode the pictures of EuroSAT, in a zip or a folder."""
 
 from collections.abc import Sequence
-from io import BytesIO
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
-from datasets.archive import ZipFiles, read_file
+from datasets.archive import ZipFiles
 from datasets.bands import EUROSAT_BANDS
 from datasets.geotiff import read_geotiff
 from utils.errors import UserError, listed
-from utils.files import is_hidden
-from utils.images import IMAGE_ERRORS, bit_depth
+from utils.files import is_hidden, read_file
+from utils.images import bit_depth, read_image
 
 # Folders of the archives: RGB of 2023 and of 2018, 13 bands of 2023 and of 2018; "" stands for
 # class folders without a parent.
@@ -124,25 +124,25 @@ def read_picture(
     Returns:
         uint8 of RGB or uint16 digital numbers, shape (len(channels), H, W).
     """
-    cause: Exception | None = None
     try:
         data = files.read(path)
-        if not geotiff:
-            with Image.open(BytesIO(data), formats=("JPEG", "PNG")) as image:
-                is_rgb = image.mode == "RGB" and bit_depth(image, data) == 8
-                if is_rgb and max(image.size) <= _MAX_SIDE_PX:
-                    return np.asarray(image).transpose(2, 0, 1)[list(channels)]
-        else:
+        if geotiff:
             return read_geotiff(data, path, _check_bands)[list(channels)]
-    except IMAGE_ERRORS as error:
-        cause = error
-    kind = "8-bit RGB as JPEG or PNG"
-    if geotiff:
-        kind = f"{len(EUROSAT_BANDS)} bands of uint16 (10,000 times reflectance) as GeoTIFF"
-    raise UserError(
-        f"{path} in {files.path} is not a readable picture of {kind}, at most {_MAX_SIDE_PX} px "
-        "wide and high: replace it"
-    ) from cause
+        image = read_image(data, "RGB", partial(_check_rgb, data), ("JPEG", "PNG"))
+        return np.asarray(image).transpose(2, 0, 1)[list(channels)]
+    except (OSError, ValueError) as error:
+        kind = "8-bit RGB as JPEG or PNG"
+        if geotiff:
+            kind = f"{len(EUROSAT_BANDS)} bands of uint16 (10,000 times reflectance) as GeoTIFF"
+        raise UserError(
+            f"{path} in {files.path} is not a readable picture of {kind}, at most {_MAX_SIDE_PX} "
+            "px wide and high: replace it"
+        ) from error
+
+
+def _check_rgb(data: bytes, image: Image.Image) -> None:
+    if image.mode != "RGB" or bit_depth(image, data) != 8 or max(image.size) > _MAX_SIDE_PX:
+        raise ValueError(f"{image.mode}, {image.size} px")
 
 
 def _check_bands(count: int, dtype: str, shape: tuple[int, int]) -> None:

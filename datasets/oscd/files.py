@@ -15,22 +15,19 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from datasets.archive import read_file
 from datasets.bands import check_dn, two_digit_name
 from datasets.geotiff import MAX_BYTES, one_band, read_georeference, read_geotiff
 from datasets.geotiff_writer import Tags
 from datasets.oscd.facts import TEST_CITIES, TRAIN_CITIES
 from utils.errors import UserError
-from utils.files import is_hidden, read_list
-from utils.images import IMAGE_ERRORS
+from utils.files import is_hidden, read_file, read_list
+from utils.images import read_image
 from utils.input_spec import InputTransform
 
 Array = NDArray[Any]
@@ -184,15 +181,14 @@ def _read_mask(picture: Path, raster: Path) -> Array:
     """Read whether each pixel changed, from the PNG or else the GeoTIFF: bool, (H, W)."""
     try:
         if picture.exists() or not raster.exists():
-            with Image.open(BytesIO(read_file(picture))) as image:  # grey, palette, RGB or RGBA
-                values = np.asarray(image.convert("L"))
+            values = np.asarray(read_image(read_file(picture), "L"))  # grey, palette, RGB or RGBA
             if not 0 < values.max() <= _WHITE:
                 return values > _WHITE
         else:
             values, picture = _read_band(raster), raster
             if np.isin(values, (1, 2)).all():
                 return values == 2
-    except IMAGE_ERRORS as error:
+    except (OSError, ValueError) as error:
         raise UserError(
             f"{picture} is missing or not a readable picture: unpack OSCD's labels again"
         ) from error
@@ -266,7 +262,9 @@ def _read_dn(path: Path, band: str) -> Array:
     check_dn([values], str(path), band)
     if values.dtype == np.uint16:
         return values
-    return np.clip(np.rint(np.nan_to_num(values)), 0, 65_535).astype(np.uint16)
+    if values.dtype.kind == "f":
+        values = np.rint(np.nan_to_num(values, copy=False), out=values)
+    return values.clip(0, 65_535).astype(np.uint16)
 
 
 def _fit(planes: Array, size: tuple[int, ...]) -> Array:

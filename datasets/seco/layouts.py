@@ -14,12 +14,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from datasets.archive import ZipFiles, read_file, zip_hint
+from datasets.archive import ZipFiles, zip_hint
 from datasets.bands import ALL_BANDS, QUANTILES_NAME, band_of, find_band_files
 from datasets.geotiff import read_geotiff
 from datasets.seco.bad_patches import BadPatchError
 from utils.errors import UserError
-from utils.files import check_regular, is_hidden
+from utils.files import is_hidden, read_file
 
 _ABSENT = -1  # as an entry
 _BITS = {band: 1 << bit for bit, band in enumerate(ALL_BANDS)}
@@ -99,8 +99,7 @@ class SecoFolder:
     def read_quantiles(self) -> bytes | None:
         """Return the content of the file of quantiles next to the places, or None."""
         path = self.root / QUANTILES_NAME
-        check_regular(path)
-        return path.read_bytes() if path.exists() else None
+        return read_file(path) if path.exists() else None
 
 
 class SecoZip:

@@ -28,7 +28,7 @@ from datasets.bands import (
 )
 from datasets.seco.bad_patches import BadPatchError, first_readable
 from datasets.seco.layouts import SecoFolder, SecoZip, split_run
-from utils.errors import UserError
+from utils.errors import NOT_AS_WRITTEN, UserError
 from utils.files import is_hidden
 from utils.input_spec import InputSpec
 
@@ -181,7 +181,7 @@ def parse_quantiles(content: bytes | None, name: object) -> dict[str, tuple[floa
     """
     try:
         measured = {} if content is None else check_quantiles(json.loads(content)["quantiles"])
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except NOT_AS_WRITTEN as error:
         raise UserError(f"{name} is damaged: write it again with datasets/seco_utils.py") from error
     return measured | RGB_QUANTILES
 

@@ -5,19 +5,19 @@ import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from io import BytesIO
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from datasets.archive import ZipFiles, is_zip, read_file, zip_hint
+from datasets.archive import ZipFiles, is_zip, zip_hint
 from datasets.bands import band_of
 from datasets.geotiff import opened
 from datasets.seco.bad_patches import BadPatchError, first_readable
 from utils.errors import UserError
-from utils.files import is_hidden, read_list
-from utils.images import IMAGE_ERRORS, bit_depth
+from utils.files import MAX_TABLE_BYTES, is_hidden, read_file, read_list
+from utils.images import MAX_BYTES, MAX_PIXELS, bit_depth, read_image
 from utils.input_spec import InputSpec
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
@@ -26,7 +26,6 @@ _SAMPLES_PER_PIXEL, _EXTRA_SAMPLES = 277, 338
 _PHOTOMETRIC, _CMYK = 262, 5
 _SAMPLE_FORMAT, _UNSIGNED = 339, {1, 4}  # 4 is not defined
 _ALPHA = (1, 2)  # extra samples that are transparency; 0 is not specified
-_MAX_BYTES = 2**30  # of a file; more than Pillow's largest picture has
 _DRIVERS = ["GTiff", "PNG", "JPEG"]
 _SIZES, _TRANSPARENCY = 0, 1  # kinds of warnings
 
@@ -95,8 +94,8 @@ class Pictures:
         patch, band = next(((n, band) for n, band in enumerate(bands) if band), (0, None))
         if band is None:
             return
-        with suppress(*IMAGE_ERRORS):  # such as float reflectance
-            if len(Image.open(BytesIO(self._read_bytes(patch))).getbands()) > 1:
+        with suppress(OSError, ValueError), opened(self._read_bytes(patch), _DRIVERS) as file:
+            if file.count > 1:
                 return
         raise UserError(
             f"{self.root} holds single bands such as {self.names[patch]}: give the folder of the "
@@ -109,16 +108,8 @@ class Pictures:
         data = b""
         try:
             data = self._read_bytes(index)
-            with Image.open(BytesIO(data)) as image:
-                _check_channels(image, data)
-                if image.format == "TIFF" and image.getbands()[-1] in ("A", "a"):
-                    self._warn_once(
-                        _TRANSPARENCY,
-                        f"{where} declares its last band as transparency: it is left out, here "
-                        "and in every TIFF that does so",
-                    )
-                picture = image.convert("RGB")
-        except IMAGE_ERRORS as error:
+            picture = read_image(data, "RGB", partial(self._check_channels, where, data))
+        except (OSError, ValueError) as error:
             _refuse_if_valid(data, where)
             is_missing = self._zip is None and not Path(where).exists()
             state = "is missing" if is_missing else "is not a readable picture"
@@ -127,10 +118,26 @@ class Pictures:
             raise BadPatchError(where, "holds only zeros")
         return picture
 
+    def _check_channels(self, where: str, data: bytes, image: Image.Image) -> None:
+        """Raise a ``ValueError`` if ``convert("RGB")`` would drop bits or bands."""
+        tags = image.tag_v2 if image.format == "TIFF" else {}  # type: ignore[attr-defined]
+        num_alpha = sum(extra in _ALPHA for extra in tags.get(_EXTRA_SAMPLES, ()))
+        num_colours = tags.get(_SAMPLES_PER_PIXEL, 1) - num_alpha
+        is_colour = num_colours in (1, 3) or (num_colours == 4 and tags.get(_PHOTOMETRIC) == _CMYK)
+        is_unsigned = set(tags.get(_SAMPLE_FORMAT, (1,))) <= _UNSIGNED
+        if bit_depth(image, data) > 8 or not is_colour or not is_unsigned:
+            raise ValueError("not an 8-bit picture")
+        if image.format == "TIFF" and image.getbands()[-1] in ("A", "a"):
+            self._warn_once(
+                _TRANSPARENCY,
+                f"{where} declares its last band as transparency: it is left out, here and in "
+                "every TIFF that does so",
+            )
+
     def _read_bytes(self, index: int) -> bytes:
         if self._zip is None:
-            return read_file(self.root / self.names[index], _MAX_BYTES)
-        return self._zip.read(int(self._entries[index]), _MAX_BYTES)
+            return read_file(self.root / self.names[index], MAX_BYTES)
+        return self._zip.read(int(self._entries[index]), MAX_BYTES)
 
     def _warn_once(self, kind: int, text: str) -> None:
         if not self._has_warned[kind].item():
@@ -184,7 +191,7 @@ def select(names: list[str], image_list: Path, root: Path) -> list[int]:
     """
     if not image_list.is_file():
         raise UserError(f"image_list {image_list} is missing, or not a file")
-    lines = read_list(image_list.read_bytes(), image_list).splitlines()
+    lines = read_list(read_file(image_list, MAX_TABLE_BYTES), image_list).splitlines()
     wanted = {line.strip().removeprefix("./") for line in lines}
     wanted = {name for name in wanted if name and not is_hidden(name.rsplit("/", 1)[-1])}
     found: dict[str, list[int]] = defaultdict(list)  # of each name, with or without its folders
@@ -209,26 +216,13 @@ def select(names: list[str], image_list: Path, root: Path) -> list[int]:
     return sorted({found[name][0] for name in wanted})
 
 
-def _check_channels(image: Image.Image, data: bytes) -> None:
-    """Raise a ``ValueError`` if ``convert("RGB")`` would drop bits or bands."""
-    tags = image.tag_v2 if image.format == "TIFF" else {}  # type: ignore[attr-defined]
-    num_alpha = sum(extra in _ALPHA for extra in tags.get(_EXTRA_SAMPLES, ()))
-    num_colours = tags.get(_SAMPLES_PER_PIXEL, 1) - num_alpha
-    is_colour = num_colours in (1, 3) or (num_colours == 4 and tags.get(_PHOTOMETRIC) == _CMYK)
-    is_unsigned = set(tags.get(_SAMPLE_FORMAT, (1,))) <= _UNSIGNED
-    if bit_depth(image, data) > 8 or not is_colour or not is_unsigned:
-        raise ValueError("no 8-bit picture")
-
-
 def _refuse_if_valid(data: bytes, where: str) -> None:
     """Refuse an undamaged file that is not such a picture, which no run may skip."""
-    assert Image.MAX_IMAGE_PIXELS is not None
-    max_pixels = 2 * Image.MAX_IMAGE_PIXELS  # Pillow refuses more
     try:
         with opened(data, _DRIVERS) as file:
             holds = f"{file.count} x {file.dtypes[0]}, {file.width} x {file.height} px"
             is_other = file.count not in (1, 3) or file.dtypes[0] != "uint8"
-            if not is_other and file.width * file.height <= max_pixels:
+            if not is_other and file.width * file.height <= MAX_PIXELS:
                 if file.driver != "GTiff":
                     return
                 file.read()  # its compression or colours are not supported, or it is damaged
@@ -236,6 +230,6 @@ def _refuse_if_valid(data: bytes, where: str) -> None:
         return
     raise UserError(
         f"{where} has {holds}, but pictures have 1 band (grey) or 3 (RGB) of uint8 and at most "
-        f"{max_pixels:,} px: convert it, as gdal_translate -ot Byte -scale -b 1 -co "
+        f"{MAX_PIXELS:,} px: convert it, as gdal_translate -ot Byte -scale -b 1 -co "
         "COMPRESS=DEFLATE -co PHOTOMETRIC=RGB does, or cut it into tiles"
     )

@@ -20,9 +20,8 @@ from typing import Any
 import numpy as np
 
 from datasets.seco.bad_patches import BadPatchError
-from datasets.store.manifest import NOT_AS_WRITTEN
-from utils.errors import UserError
-from utils.files import address
+from utils.errors import NOT_AS_WRITTEN, UserError
+from utils.files import MAX_TABLE_BYTES, address, read_file
 from utils.input_spec import InputSpec
 
 MANIFEST_NAME = "places.json"
@@ -35,6 +34,7 @@ _ITEM_FORMAT = {
     "compression": None,
     "encryption": None,
 }
+_ITEM_SPEC = [1, {"type": None, "context": None, "children_spec": []}]  # of one part
 _MAX_DATES = 2**20  # of a place
 _ATTEMPTS = 4  # LitData's own 1000 would hide a wrong address for hours
 
@@ -179,9 +179,10 @@ def _read_index(text: bytes) -> list[int]:
     """
     index = json.loads(text)
     config, chunks = index["config"], index["chunks"]
-    if any(config[name] != value for name, value in _ITEM_FORMAT.items()):
+    is_other = any(config[name] != value for name, value in _ITEM_FORMAT.items())
+    if is_other or config.get("compression_level") is not None:
         raise ValueError(f"items of the format {config['data_format']} could run code")
-    if json.loads(config["data_spec"])[1]["children_spec"]:
+    if json.loads(config["data_spec"]) != _ITEM_SPEC:
         raise ValueError("items of several parts")
     for chunk in chunks:
         _count(chunk["chunk_bytes"])
@@ -230,7 +231,7 @@ def _fetch(root: str, name: str) -> bytes:
         raise UserError(f"{root} is not streamed: --data_dir takes s3:// and gs:// buckets")
     try:
         if "://" not in root:
-            return Path(root, name).read_bytes()
+            return read_file(Path(root, name), MAX_TABLE_BYTES)
         from litdata.streaming.downloader import get_downloader  # optional
 
         file = BytesIO()

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from datasets.bands import ALL_BANDS, RGB_BANDS
 from datasets.seco.patches import check_quantiles
-from utils.errors import UserError
+from utils.errors import NOT_AS_WRITTEN, UserError
+from utils.files import MAX_TABLE_BYTES, read_file
 
 MANIFEST_NAME = "manifest.json"
 FORMAT = "packed patches"
@@ -17,11 +18,6 @@ FORMAT_VERSION = 1
 PICTURE_BANDS = ("R", "G", "B")
 UNITS = {"seco": "255 times reflectance, truncated", "pictures": "8-bit picture"}
 ZEROS = "holds only zeros"
-# Exceptions of parsing JSON that another program has written.
-NOT_AS_WRITTEN = (
-    *(ValueError, LookupError, TypeError),
-    *(AttributeError, OverflowError, RecursionError),
-)
 
 
 @dataclass(frozen=True)
@@ -126,7 +122,7 @@ def read_manifest(root: Path) -> Manifest:
     if not path.is_file():
         raise UserError(f"{root} is not a packed store: it has no {MANIFEST_NAME}")
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_file(path, MAX_TABLE_BYTES))
         head = (content["format"], content["format_version"])
         if head != (FORMAT, FORMAT_VERSION):
             raise ValueError(f"format {head}, this program reads {(FORMAT, FORMAT_VERSION)}")

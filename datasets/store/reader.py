@@ -24,7 +24,7 @@ from datasets.seco.pictures import select
 from datasets.store.manifest import MANIFEST_NAME, ZEROS, Group, Manifest, read_manifest
 from datasets.store.memory import read_shared
 from utils.errors import UserError
-from utils.files import check_regular
+from utils.files import read_file
 from utils.input_spec import InputSpec
 
 if TYPE_CHECKING:  # the downloader, which writes stores, does without torch
@@ -86,8 +86,7 @@ class PackedStore:
         if self._is_pictures:
             return InputSpec.of_pictures()
         path = self.root / QUANTILES_NAME  # measured after the packing
-        check_regular(path)
-        later = parse_quantiles(path.read_bytes() if path.exists() else None, path)
+        later = parse_quantiles(read_file(path) if path.exists() else None, path)
         return seco_input_spec(self.bands, self.manifest.quantiles | later)
 
     def name(self, patch: int) -> str:

@@ -35,7 +35,7 @@ from datasets.store.rows import (
     write_rows,
 )
 from utils.errors import UserError
-from utils.files import remove_partials, written_whole
+from utils.files import read_file, remove_partials, written_whole
 from utils.locks import sole_writer
 from utils.pools import in_processes
 from utils.progress import progress
@@ -124,7 +124,7 @@ class _Bitmap:
         folder = self.path.parent
         remove_partials(self.path)
         if self.path.exists():
-            content = self.path.read_bytes()
+            content = read_file(self.path)
             bits = np.frombuffer(content, np.uint8)[len(self._plan) :]
             if not content.startswith(self._plan) or len(bits) != -(-len(self.done) // 8):
                 raise UserError(

@@ -5,6 +5,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import warnings
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,15 @@ from tests.references.launcher_variables import torchrun
 from tests.references.plain_training import plain_trainer
 from tests.references.script import in_processes
 from tests.references.waiting import HANG_S
-from utils.cli import GRACE_S, base_parser, check_base_flags, run, share_cores, trainer_kwargs
+from utils.cli import (
+    GRACE_S,
+    base_parser,
+    check_base_flags,
+    print_next,
+    run,
+    share_cores,
+    trainer_kwargs,
+)
 from utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -210,3 +219,16 @@ def test_a_script_needs_no_standard_output() -> None:
         ["sh", "-c", command], cwd=ROOT, stderr=subprocess.PIPE, timeout=HANG_S, check=False
     )
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.usefixtures("_restored_signals")
+def test_warnings_and_commands_from_names_of_files_are_escaped(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    run(lambda: print_next("main_pretrain.py", "--data_dir", "\x1b[2J"))
+    assert capsys.readouterr().out == "next: python main_pretrain.py --data_dir '\\x1b[2J'\n"
+    text = f"pictures differ in size: \x1b[2J {'x' * 10**6}"
+    line = warnings.formatwarning(text, UserWarning, "pictures.py", 1)
+    assert line.startswith(r"warning: pictures differ in size: \x1b[2J xxx")
+    assert len(line) < 2100

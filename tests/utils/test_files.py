@@ -79,6 +79,13 @@ def test_what_a_terminal_would_obey_is_escaped() -> None:
     assert printable("é\x1b[2J\n\udcff") == r"é\x1b[2J\n\udcff"
 
 
+def test_the_middle_of_a_long_text_is_left_out() -> None:
+    text = printable(f"x.json holds {'[' * 10**7}: replace it")
+    assert text.startswith("x.json holds [[")
+    assert text.endswith("[[: replace it")
+    assert 1000 < len(text) < 2100
+
+
 def test_a_path_that_cannot_be_written_is_refused_with_its_remedy(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"--log_dir .* cannot be written: .*of its folders is a"):

@@ -231,11 +231,11 @@ def test_a_damaged_lmdb_is_refused_before_it_is_read(lmdb_root: Path, tmp_path: 
     for page in range(2 * 4096, len(whole), 4096):  # behind the two that describe the file
         flipped[page + 10] ^= 0xFF  # its kind
     for content, message in {
-        whole[:-4096]: r"data\.mdb is truncated",
-        bytes(flipped): "(damaged|no readable) LMDB: write it again",
-        b"": "holds no readable LMDB",
-        b"no LMDB": "holds no readable LMDB",
-        b"\0" * 8192: "holds no readable LMDB",
+        whole[:-4096]: r"data\.mdb is not a whole LMDB \(.* bytes instead of .*\): write it again",
+        bytes(flipped): r"data\.mdb is not a whole LMDB \(another kind of page\): write it again",
+        b"": "an incomplete page",
+        b"no LMDB": "an incomplete page",
+        b"\0" * 8192: "not an LMDB of version 0.9",
     }.items():
         (tmp_path / "data.mdb").unlink(missing_ok=True)
         (tmp_path / "data.mdb").write_bytes(content)

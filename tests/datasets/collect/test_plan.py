@@ -22,6 +22,7 @@ from datasets.collect.report import summarise
 from datasets.collect.settings import Settings, check_settings
 from tests.references.place_files import stub_plan
 from utils.errors import UserError
+from utils.files import read_file
 from utils.locks import sole_writer
 
 SMALL = Settings(
@@ -453,13 +454,12 @@ def test_plan_that_may_not_be_read_is_not_called_damaged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     open_plan(tmp_path, SMALL, set())
-    read = Path.read_bytes
 
-    def refuse(path: Path) -> bytes:
+    def refuse(path: Path, *limit: int) -> bytes:
         if path.name == name:
             raise PermissionError(errno.EACCES, "Permission denied", str(path))
-        return read(path)
+        return read_file(path, *limit)
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr("datasets.collect.plan.read_file", refuse)
     with pytest.raises(UserError, match=rf"{name}: Permission denied: change the permissions"):
         read_plan(tmp_path)

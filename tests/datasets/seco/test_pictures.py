@@ -205,7 +205,7 @@ def test_picture_of_too_many_pixels_is_named_with_its_size(tmp_path: Path, name:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
             rasterio.open(tmp_path / name, "w", "GTiff", **size, sparse_ok=True).close()
-    message = rf"{name} has 3 x uint8, 20000 x 10000 px, but .* at most 178,956,970 px: convert it"
+    message = rf"{name} has 3 x uint8, 20000 x 10000 px, but .* at most 67,108,864 px: convert it"
     with pytest.raises(UserError, match=message):
         picture_dataset(tmp_path)
 
