@@ -17,7 +17,7 @@ from datasets.bands import ALL_BANDS
 from datasets.geotiff import MAX_SIDE_PX, read_geotiff
 from datasets.problems import DAMAGED, PLACE, SIZE, SWAPPED, TYPE, Problem
 from utils.errors import UserError
-from utils.images import IMAGE_ERRORS, bit_depth
+from utils.images import bit_depth
 
 # Tags of GeoTIFF (OGC 19-008r4, annexes B and C), and its keys of a projected and geographic CRS.
 _SCALE, _TIEPOINT, _KEYS = 33550, 33922, 34735
@@ -148,7 +148,7 @@ def check_picture(
             if grey:
                 return np.asarray(image.convert("L")), []
             return np.asarray(image).transpose(2, 0, 1), []
-    except IMAGE_ERRORS as error:
+    except Exception as error:  # Pillow raises any kind for a damaged file
         return None, [Problem(DAMAGED, name, f"is not a readable JPEG or PNG ({error})")]
 
 

@@ -9,13 +9,12 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Sequence
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from datasets.archive import ZipFiles, is_zip, read_file
+from datasets.archive import ZipFiles, is_zip
 from datasets.bigearthnet.facts import BIGEARTHNET_SPEC, IMAGE_SIZE
 from datasets.bigearthnet.folder import PatchFolder
 from datasets.bigearthnet.index import find_patches
@@ -33,8 +32,8 @@ from datasets.seco.bad_patches import BadPatchError, OnBadPatch
 from datasets.seco.patches import SecoPatches, day_of
 from datasets.store.open import open_patches
 from utils.errors import UserError, quoted
-from utils.files import is_hidden
-from utils.images import IMAGE_ERRORS, bit_depth
+from utils.files import is_hidden, read_file
+from utils.images import bit_depth, read_image
 from utils.input_spec import (
     BANDS_OF_LETTERS,
     PICTURE_BANDS,
@@ -102,18 +101,21 @@ def read_query(path: Path, patches: PatchBlocks) -> np.ndarray:
     """
     transform = input_transform(patches.transform.spec, DataSpec.of_pictures(str(path)), "auto")
     size = patches.picture(patches.read(0).ids[0]).shape[:0:-1]
+
+    def check(image: Image.Image) -> None:
+        if bit_depth(image, data) > 8:
+            raise ValueError("not 8 bit")
+
     try:
         data = read_file(path)
-        with Image.open(BytesIO(data), formats=("JPEG", "PNG")) as image:
-            if bit_depth(image, data) > 8:
-                raise ValueError("not 8 bit")
-            rgb = ImageOps.fit(image.convert("RGB"), size, Image.Resampling.BILINEAR)
-    except IMAGE_ERRORS as error:
+        picture = read_image(data, "RGB", check, ("JPEG", "PNG"))
+    except (OSError, ValueError) as error:
         raise UserError(
             f"--neighbours {quoted(str(path))} is neither a readable picture (JPEG or PNG, 8 bit), "
             "nor a row, nor LATITUDE,LONGITUDE: correct it"
         ) from error
-    planes = np.asarray(rgb).transpose(2, 0, 1)
+    fitted = ImageOps.fit(picture, size, Image.Resampling.BILINEAR)
+    planes = np.asarray(fitted).transpose(2, 0, 1)
     return transform.to_picture(planes[[PICTURE_BANDS.index(band) for band in transform.bands]])
 
 

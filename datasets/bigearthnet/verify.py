@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.archive import read_file
 from datasets.bands import ALL_BANDS
 from datasets.bigearthnet.facts import FILE_NAMES, LABELS, NEW_LABELS, SIDE_PX
 from datasets.bigearthnet.folder import PatchFolder
@@ -40,7 +39,7 @@ from datasets.problems import (
     Report,
 )
 from utils.errors import UserError
-from utils.files import is_hidden
+from utils.files import is_hidden, read_file
 
 # A patch of v1 or v2; in v2 with processing baseline, orbit and tile. Row and column are last.
 _NAME = re.compile(r"S2[A-Z]_MSIL2A_\d+T\d+_(N\d+_R\d+_(?P<tile>T\w+)_)?(?P<at>\d+_\d+)")

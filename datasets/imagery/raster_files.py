@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
-from datasets.archive import read_file
 from datasets.bands import short_name
 from utils.errors import UserError, os_error_sentence, quoted
+from utils.files import read_file
 from utils.input_spec import PICTURE_BANDS, DataSpec
 
 if TYPE_CHECKING:

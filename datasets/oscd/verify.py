@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.archive import read_file
 from datasets.bands import check_dn, find_band_files, two_digit_name
 from datasets.checks import (
     Outline,
@@ -36,7 +35,7 @@ from datasets.problems import (
     Report,
 )
 from utils.errors import UserError
-from utils.files import is_hidden
+from utils.files import is_hidden, read_file
 
 _ALIGNED, _NATIVE = ("imgs_1_rect", "imgs_2_rect"), ("imgs_1", "imgs_2")
 _DTYPES = ("uint16", "int16", "float32")  # the archive has uint16, resampled copies the others
