@@ -212,7 +212,7 @@ def test_a_file_that_cannot_be_read_does_not_make_its_place_forgotten(
 
     before = (root / "journal.jsonl").read_bytes()
     with monkeypatch.context() as stale:
-        stale.setattr(Path, "read_bytes", fail)
+        stale.setattr("datasets.collect.verify.read_file", fail)
         with pytest.raises(UserError, match=r"cannot read .*tif \(Stale file handle\)"):
             verify(root, plan_of(), 2)
     assert (root / "journal.jsonl").read_bytes() == before
