@@ -62,7 +62,7 @@ PARTS = {
     "images": Part("Mutated TIFF, JPEG, PNG in ten readers", "files", "images", 50_000, 200),
     "tables": Part("Mutated LMDB, parquet, zip, JSON, lists", "tables", "tables", 10_000, 200),
     "bombs": Part("Files that decode to gigabytes", "bombs", "bombs", 165, 10),
-    "endless": Part("Pipes, devices, sockets, 3 GB files", "bombs", "endless", 195, 195),
+    "endless": Part("Pipes, devices, sockets, 3 GB files", "bombs", "endless", 165, 165),
 }
 # The same trials of a plain Lightning script.
 PLAIN = {

@@ -141,11 +141,12 @@ def _label_cases(folder: Path) -> Iterator[Case]:
         for path in sorted(eurosat.rglob("*.*")):
             file.write(path, path.relative_to(eurosat))
 
-    def read_all() -> object:
+    def read_pictures() -> None:
         dataset = EurosatDataset(archive)
-        return [dataset[index] for index in range(len(dataset))]
+        for index in range(len(dataset)):
+            assert dataset[index]
 
-    yield Case(archive, read_all)
+    yield Case(archive, read_pictures)
     for split in ("train", "val", "test"):
         names = [str(path.relative_to(eurosat)) for path in sorted(eurosat.rglob("*.jpg"))]
         part = names[("train", "val", "test").index(split) :: 3]
