@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
@@ -117,7 +118,10 @@ class _CheckRestored(Callback):
         loops = checkpoint["loops"]["fit_loop"]
         is_over = loops[_OF_STEPS[0]]["is_last_batch"]  # else it was written within an epoch
         self.epochs -= not is_over
-        _check_loops(loops, trainer.fit_loop.state_dict(), self.epochs, self.steps, is_over=is_over)
+        fresh = trainer.fit_loop.state_dict()
+        if checkpoint["pytorch-lightning_version"] == pytorch_lightning.__version__:
+            _check_names(loops, fresh)
+        _check_loops(loops, fresh, self.epochs, self.steps, is_over=is_over)
         for optimizer, saved in zip(optimizers, checkpoint["optimizer_states"], strict=True):
             known = optimizer.state_dict()["param_groups"]
             if [group["params"] for group in saved["param_groups"]] != [g["params"] for g in known]:
@@ -168,6 +172,15 @@ def _check_moments(optimizer: Optimizer, saved: Mapping[int, Any], steps: int) -
         check_tensors(found, like, "optimizer_states")
         if not 1 <= found.get("step", 1) <= steps:
             raise ValueError("optimizer_states has another step")
+
+
+def _check_names(found: Mapping[str, Any], fresh: Mapping[str, Any]) -> None:
+    """Refuse counters that the same Lightning writes, and a file lacks."""
+    for key, first in fresh.items():
+        if key not in found:
+            raise ValueError(f"loops has no {key}")
+        if isinstance(first, dict):
+            _check_names(found[key], first)
 
 
 def _check_loops(

@@ -135,3 +135,13 @@ def test_a_wrong_field_is_refused_or_changes_nothing(kind: str, tmp_path: Path) 
         r"[^\n]*(the last\.ckpt of its run|the flags of its run|raise --max_epochs [^\n]*)"
     )
     assert [text for text in refused if not known.fullmatch(text)] == []
+
+
+def test_a_counter_that_a_file_of_this_lightning_lacks_is_refused(tmp_path: Path) -> None:
+    train("sgd", tmp_path, 2)
+    path = tmp_path / "last.ckpt"
+    content = torch.load(path, weights_only=True)
+    keys = ("loops", "fit_loop", "epoch_loop.scheduler_progress", "total", "ready")
+    torch.save(changed(content, keys, MISSING), path)
+    with pytest.raises(UserError, match="loops has no ready"):
+        train("sgd", None, 3, path)
