@@ -7,10 +7,10 @@ samples can be drawn in any order, and a resumed run continues with the same num
 
 from __future__ import annotations
 
-import atexit
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterator
+from multiprocessing.util import Finalize
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -171,9 +171,6 @@ def _end_workers() -> None:
         process.kill()
 
 
-atexit.register(_end_workers)
-
-
 class InfiniteDataLoader(DataLoader[Any]):
     """A ``DataLoader`` whose worker processes live from one epoch to the next.
 
@@ -190,3 +187,5 @@ class InfiniteDataLoader(DataLoader[Any]):
         settings.setdefault("persistent_workers", settings.get("num_workers", 0) > 0)
         settings.setdefault("worker_init_fn", _leave_signals_to_main_process)
         super().__init__(dataset, batch_size, **settings)
+        if self.num_workers:  # before the exit of this process waits for its children
+            Finalize(None, _end_workers, exitpriority=0)

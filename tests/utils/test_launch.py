@@ -1,5 +1,6 @@
 """Several processes: what their launchers say, and whole runs of the script that they start."""
 
+import multiprocessing
 import os
 import re
 import shutil
@@ -7,7 +8,7 @@ import signal
 import subprocess
 import sys
 from argparse import Namespace
-from contextlib import nullcontext
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,10 @@ from tests.references.pretraining import (
     state,
 )
 from tests.references.waiting import HANG_S
+from utils.end_together import EndTogether
 from utils.errors import UserError
 from utils.launch import World, batch_size_per_process, launch_kwargs, planned_world, resolve_gpus
 from utils.launchers import launched_rank, launcher
-from utils.training import EndTogether
 
 
 @pytest.fixture(autouse=True)
@@ -200,13 +201,24 @@ def test_dp_splits_the_batch_over_the_processes_and_ddp_does_not() -> None:
 def test_a_failed_process_ends_the_others_with_its_exit_code(
     error: Exception, commands: list[str]
 ) -> None:
-    children = [subprocess.Popen(["sh", "-c", command]) for command in commands]
-    assert len(children) == 1 or children[1].wait(HANG_S) == 2
-    trainer: Any = Namespace(world_size=3, strategy=Namespace(launcher=Namespace(procs=children)))
-    is_alone = len(children) == 1
-    with nullcontext() if is_alone else pytest.raises(SystemExit, match=r"^2$"):
-        EndTogether().on_exception(trainer, LightningModule(), error)
-    assert children[0].wait(HANG_S) == -signal.SIGKILL
+    def run_of_several(sender: Connection) -> None:
+        children = [subprocess.Popen(["sh", "-c", command]) for command in commands]
+        launcher = Namespace(procs=list(children))
+        strategy = Namespace(launcher=launcher, num_processes=1 + len(children))
+        EndTogether()._watch_children(strategy)
+        trainer: Any = Namespace(world_size=3, strategy=strategy)
+        try:
+            EndTogether().on_exception(trainer, LightningModule(), error)
+        finally:
+            sender.send(children[0].wait(HANG_S))
+
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    process = multiprocessing.get_context("fork").Process(target=run_of_several, args=(sender,))
+    process.start()  # a fork, because the threads that watch end their process
+    assert receiver.poll(HANG_S)
+    assert receiver.recv() == -signal.SIGKILL
+    process.join(HANG_S)
+    assert process.exitcode == (0 if len(commands) == 1 else 2)
 
 
 # --- whole runs -------------------------------------------------------------------------------
@@ -228,7 +240,7 @@ def test_two_processes_train_and_leave_one_folder(places: Path, tmp_path: Path) 
     assert pretrain_in_two_forks(places, tmp_path, output, "--max_epochs", "1") == [0, 0]
     printed = output.read_text()
     names = [line.split(":")[0] for line in printed.splitlines() if re.match(r"[a-z]+: ", line)]
-    assert names == ["precision", "checkpoint", "results", "next"]
+    assert names == ["precision", "checkpoint", "results", "report", "next"]
     (run_dir,) = tmp_path.glob("pretrain-*/*")
     assert run_dir.name == "version_0"
     files = {path.name for path in run_dir.rglob("*")}
