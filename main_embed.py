@@ -38,9 +38,16 @@ if TYPE_CHECKING:
     from utils.patch_blocks import PatchBlocks
 
 
+def parse_args(argv: Sequence[str] | None = None) -> Namespace:
+    """Read the command line, or ``argv`` in tests."""
+    return flags.embed_parser(__doc__).parse_args(argv)
+
+
 def main(argv: Sequence[str] | None = None) -> list[Neighbour]:
     """Write the embedding unless it exists, and return the neighbours of the query, if any."""
-    args = flags.parse_args(__doc__, argv)
+    args = parse_args(argv)
+    flags.check_embed_flags(args)
+    args.protocol = "corrected"  # of the precision
     world = planned_world(args)
     resolve_precision(args, world.rank)
     share_cores(args.gpus, world.per_node, 0)

@@ -96,9 +96,10 @@ def evaluate(
         write_curve(run_dir, curve, ["test/f1"], "test/f1 in percent")
         name = "last.ckpt" if task.as_original else "best.ckpt"
         checkpoint = folder / f"seed={args.seed}" / name
-        write_results(run_dir / "results.json", args, metrics, started, checkpoint)
+        save_results(run_dir, args, metrics, started, finished=True)
         if not args.no_report:
             report_run(run_dir, {})
+        write_results(run_dir / "results.json", args, metrics, started, checkpoint)
     return metrics
 
 

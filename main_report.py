@@ -40,20 +40,13 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     add("--save_path", type=Path, help="File to write (default: report.html in the first folder).")
     add("--no_baseline", action="store_true", help="Do not evaluate a random encoder.")
     add("--follow", action="store_true", help="Write the report every minute, until Ctrl-C.")
-    args = parser.parse_args(argv)
-    for folder in args.run_dir:
-        check_exists("run_dir", folder)
-    check_exists("data_dir", args.data_dir)
-    args.save_path = args.save_path or args.run_dir[0] / "report.html"
-    check_can_write("save_path", args.save_path, is_folder=False)
-    if args.data_dir is not None and len(args.run_dir) > 1:
-        raise UserError("--data_dir shows the spaces of one run: name one RUN_DIR")
-    return args
+    return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
     """Write the report and return its path."""
     args = parse_args(argv)
+    check_flags(args)
     from models.run_report.writing import write_report
 
     if not args.no_baseline:
@@ -66,6 +59,17 @@ def main(argv: Sequence[str] | None = None) -> Path:
         if not args.follow:
             return args.save_path
         time.sleep(_FOLLOW_S)
+
+
+def check_flags(args: Namespace) -> None:
+    """Refuse values that cannot work, and complete the others."""
+    for folder in args.run_dir:
+        check_exists("run_dir", folder)
+    check_exists("data_dir", args.data_dir)
+    args.save_path = args.save_path or args.run_dir[0] / "report.html"
+    check_can_write("save_path", args.save_path, is_folder=False)
+    if args.data_dir is not None and len(args.run_dir) > 1:
+        raise UserError("--data_dir shows the spaces of one run: name one RUN_DIR")
 
 
 def evaluate_random(folder: Path) -> None:

@@ -1,7 +1,6 @@
 """Command-line flags of main_embed.py, and their checks; imports no torch."""
 
 from argparse import Namespace
-from collections.abc import Sequence
 from pathlib import Path
 
 from models.evaluation_args import add_encoder_args, check_encoder_source
@@ -18,15 +17,11 @@ SUFFIXES = (".parquet", ".npz", ".tif")
 _SMALLEST_PX = 32  # of a patch: one pixel of the coarsest level of a ResNet
 
 
-def parse_args(description: str | None, argv: Sequence[str] | None) -> Namespace:
-    """Read and check the command line.
+def embed_parser(description: str | None) -> Parser:
+    """Create the parser of the script.
 
     Args:
         description: Docstring of the script.
-        argv: Command line without the script's name; None takes that of the process.
-
-    Raises:
-        UserError: A value cannot work.
     """
     parser = Parser(description)
     parser.usage = "%(prog)s --data_dir DATA --save_path FILE [flags]"
@@ -49,10 +44,7 @@ def parse_args(description: str | None, argv: Sequence[str] | None) -> Namespace
     add("--gpus", type=int, help=GPUS_HELP)
     add("--precision", choices=["auto", *PRECISIONS], default="auto", help=PRECISION_HELP)
     add_launch_args(parser)
-    args = parser.parse_args(argv)
-    args.protocol = "corrected"
-    _check(args)
-    return args
+    return parser
 
 
 def _add_data_args(parser: Parser) -> None:
@@ -73,7 +65,8 @@ def _add_data_args(parser: Parser) -> None:
     add("--on_bad_patch", choices=["raise", "skip"], default="raise", help=text)
 
 
-def _check(args: Namespace) -> None:
+def check_embed_flags(args: Namespace) -> None:
+    """Refuse values that cannot work, before anything is read."""
     check_exists("data_dir", args.data_dir)
     check_encoder_source(args.backbone_type, args.ckpt_path, args.bands)
     check_checkpoint("ckpt_path", args.ckpt_path)

@@ -197,6 +197,7 @@ class Evaluation:
             save_predictions(args.save_predictions, names, targets, scores, shown.embeddings)
         if run_dir is not None:
             write_pictures(run_dir, metrics, f"{self.name}, {args.backbone_type}")
-            write_results(run_dir / "results.json", args, metrics, started, shown.checkpoint)
+            save_results(run_dir, args, metrics, started, finished=True)
             if not args.no_report:
                 report_run(run_dir, {})
+            write_results(run_dir / "results.json", args, metrics, started, shown.checkpoint)

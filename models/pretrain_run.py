@@ -17,7 +17,7 @@ from utils.history import METRICS, last_values
 from utils.input_spec import PICTURE_BANDS, InputSpec, letters
 from utils.launch import World
 from utils.plots import Views, plot_training, plot_views, to_pictures
-from utils.report import provenance, write_results
+from utils.report import provenance, save_results, write_results
 from utils.restored import check_state
 from utils.resume import newest_resumable, resumed_run_dir
 from utils.training import run_trainer
@@ -155,9 +155,10 @@ def write_pretrain_results(
     metrics |= {"epochs": trainer.current_epoch, "steps": trainer.global_step}
     metrics |= {"bad_steps": bad_steps(trainer.lightning_module)}
     last = run_dir / "checkpoints" / "last.ckpt"
-    write_results(run_dir / "results.json", args, metrics, started, last)
+    save_results(run_dir, args, metrics, started, finished=True)
     if not args.no_report:
         report_run(run_dir, {args.data_mode: space_names})
+    write_results(run_dir / "results.json", args, metrics, started, last)
     if not evaluation:
         is_rgb = letters(spec.bands) == PICTURE_BANDS
         archive = f"EuroSAT{'_RGB' if is_rgb else 'allBands'}.zip"

@@ -66,7 +66,7 @@ def test_commands_parse(command: str) -> None:
             source += (ROOT / f"{name.replace('.', '/')}.py").read_text()
         flags = [each for each in arguments if each.startswith("--")]
         names = arguments[:1] if flags[:1] != arguments[:1] else []  # of a data set
-        assert all(f'"{each}"' in source for each in names + flags)
+        assert all(f'"{each}' in source for each in names + flags)
 
 
 def test_flags_and_make_targets_that_are_named_exist() -> None:

@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 
 import main_bigearthnet
+import main_embed
 import main_eurosat
 import main_oscd
 import main_pretrain
-from datasets import download, mini_earth, seco_downloader, seco_packed, seco_utils
+import main_report
+from datasets import download, mini_earth, seco_downloader, seco_packed, seco_utils, verify
 from datasets.bigearthnet import command as bigearthnet_command
 from datasets.miniature.services import __main__ as services
 from models import export
@@ -32,17 +34,20 @@ MAINS: dict[Callable[..., Any], str] = {
     mini_earth.main: "--dataset seco --save_path {}/new --num_places 1",
     seco_downloader.main: "--save_path {}/new --plan",
     services.main: "",
+    main_embed.main: "--data_dir {0} --save_path {0}/e.npz",
+    verify.main: "{}",
 }
 # Flags for which 0 makes sense, and shares, for which numbers above 1 do not.
 MAY_BE_ZERO = {
     *("num_workers", "seed", "gpus", "split_seed", "port", "latency", "fault_share"),
     *("color_jitter", "jitter_prob", "grayscale_prob", "blur_prob", "encoder_momentum"),
     *("momentum", "weight_decay", "warmup_epochs", "bn_group_size", "spares", "max_shift_days"),
-    *("clear_threshold", "clear_fraction", "min_free_gb"),
+    *("clear_threshold", "clear_fraction", "min_free_gb", "max_bad_steps", "max_nodata"),
 }
 SHARES = {
     *("jitter_prob", "grayscale_prob", "blur_prob", "encoder_momentum", "momentum", "crop_scale"),
     *("train_frac", "val_frac", "fault_share", "clear_fraction", "clear_threshold"),
+    "max_nodata",
 }
 # Flags of git, SLURM and docker, and modules of classes that are also used without a script.
 FOREIGN = {
@@ -130,7 +135,7 @@ def test_numbers_that_make_no_sense_are_refused_by_every_flag(
 
 
 def test_every_flag_that_a_text_names_exists_and_has_its_dashes() -> None:
-    mains = (*MAINS, download.main, export.main)
+    mains = (*MAINS, download.main, export.main, main_report.main)
     actions = [each for main in mains for each in actions_of(main)]
     flags = {option[2:] for each in actions for option in each.option_strings}
     bare = re.compile(rf"(?<![-\w`.])({'|'.join(flag for flag in flags if '_' in flag)})\b")
