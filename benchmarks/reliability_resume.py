@@ -198,7 +198,8 @@ def _watch(samples: Path, stop: _Stop | None) -> None:
         assert self.trainer is not None
         drawn = [batch["epoch"].tolist(), batch["index"].tolist()]
         with samples.open("a") as file:
-            file.write(json.dumps([self.trainer.global_step, drawn]) + "\n")
+            line = [self.trainer.global_step, self.trainer.world_size, drawn]
+            file.write(json.dumps(line) + "\n")
         return before(self, batch, dataloader_idx)
 
     def send(self: MocoV2, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -221,13 +222,19 @@ def _result(log_dir: Path) -> dict[str, Any]:
 
 def _samples(log_dir: Path) -> dict[int, Any]:
     """Return the samples of every step of all processes; a step that is repeated counts last."""
-    steps: dict[int, dict[str, Any]] = {}
-    for path in log_dir.glob("samples_*.jsonl"):
+    steps: dict[int, dict[int, Any]] = {}
+    sizes: dict[int, int] = {}  # of the last run of each step: the one before may have drawn, too
+    for path in sorted(log_dir.glob("samples_*.jsonl"), reverse=True):
         for line in path.read_text().splitlines():
-            step, drawn = json.loads(line)
-            steps.setdefault(step, {})[path.stem] = drawn
+            step, sizes[step], drawn = json.loads(line)
+            steps.setdefault(step, {})[int(path.stem.removeprefix("samples_"))] = drawn
     return {
-        step: sorted(pair for each in ranks.values() for pair in zip(*each, strict=True))
+        step: sorted(
+            pair
+            for rank, each in ranks.items()
+            if rank < sizes[step]
+            for pair in zip(*each, strict=True)
+        )
         for step, ranks in steps.items()
     }
 

@@ -227,7 +227,7 @@ def test_a_signal_before_the_first_step_saves_too(
         pytest.param(
             "models.pretrain_run.plot_training", signal.SIGUSR1, 0, marks=pytest.mark.slow
         ),
-        ("models.pretrain_run.write_results", signal.SIGTERM, 0),
+        ("models.pretrain_run.save_results", signal.SIGTERM, 0),
     ],
     ids=["start", "probe", "curves", "results"],
 )
