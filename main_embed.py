@@ -25,6 +25,7 @@ from models import embed_args as flags
 from utils.cli import run, share_cores
 from utils.errors import UserError
 from utils.launch import planned_world
+from utils.launchers import launcher
 from utils.locks import sole_writer
 from utils.precision import resolve_precision
 
@@ -40,7 +41,11 @@ if TYPE_CHECKING:
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     """Read the command line, or ``argv`` in tests."""
-    return flags.embed_parser(__doc__).parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    if "--neighbours" in words[:-1]:  # argparse takes a southern latitude for a flag
+        at = words.index("--neighbours")
+        words[at : at + 2] = [f"--neighbours={words[at + 1]}"]
+    return flags.embed_parser(__doc__).parse_args(words)
 
 
 def main(argv: Sequence[str] | None = None) -> list[Neighbour]:
@@ -49,6 +54,11 @@ def main(argv: Sequence[str] | None = None) -> list[Neighbour]:
     flags.check_embed_flags(args)
     args.protocol = "corrected"  # of the precision
     world = planned_world(args)
+    if world.size > 1 and launcher() not in ("torchrun", "srun"):
+        raise UserError(
+            f"{world.size} processes share an embedding only if torchrun or srun starts them: use "
+            f"torchrun --nproc_per_node {world.size} main_embed.py with the other flags"
+        )
     resolve_precision(args, world.rank)
     share_cores(args.gpus, world.per_node, 0)
     import torch
@@ -60,11 +70,20 @@ def main(argv: Sequence[str] | None = None) -> list[Neighbour]:
     encoder, spec = load_encoder(args.backbone_type, args.base_encoder, args.ckpt_path, args.bands)
     patches = open_patches(args, spec)
     identity = identity_of(encoder, patches, args.precision, args.dtype)
+    if args.components is not None:
+        check_components(args.components, encoder.num_features)
+        identity["components"] = str(args.components)
     if not is_embedded(args.save_path, identity):
         embed(args, world, encoder, patches, identity)
     if args.neighbours is None or world.rank > 0:
         return []
     return find_neighbours(args, encoder, patches)
+
+
+def check_components(count: int, dimensions: int) -> None:
+    """Refuse more principal components than the features have dimensions."""
+    if count > dimensions:
+        raise UserError(f"--components {count}: the encoder has {dimensions} dimensions, use fewer")
 
 
 def open_patches(args: Namespace, spec: InputSpec) -> PatchBlocks:
@@ -96,9 +115,9 @@ def is_embedded(path: Path, identity: dict[str, str]) -> bool:
     """Return whether a file holds this embedding; another one is refused, and never replaced."""
     if not path.exists():
         return False
-    from models.neighbours import read_facts
+    from models.embedding_files import read_identity
 
-    found = read_facts(path)["identity"] if path.suffix == ".parquet" else identity
+    found = read_identity(path)
     changed = [name for name in identity if found.get(name) != identity[name]]
     if changed:
         raise UserError(
@@ -119,18 +138,21 @@ def embed(
     from models.embedding_files import write_embedding
     from models.embedding_parts import Parts
 
-    parts = Parts(args.save_path, identity, len(patches))
-    if world.rank == 0:
-        print(f"embedding {patches.description}", file=sys.stderr)
     work: dict[str, Any] = {"batch_size": args.batch_size, "num_threads": args.num_workers}
     work |= {"precision": args.precision, "dtype": args.dtype, "world": world}
     device = torch.device("cuda", world.rank % world.per_node) if args.gpus else torch.device("cpu")
     busy = f"another process writes {args.save_path}: wait for it, or choose another --save_path"
     if world.rank > 0:
+        parts = Parts(args.save_path, identity, len(patches))
         embed_blocks(encoder, patches, parts, device=device, **work)
         return
-    with sole_writer(parts.folder.with_suffix(".lock"), busy):
-        parts.remove_partials()
+    lock = args.save_path.with_name(f"{args.save_path.name}.lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with sole_writer(lock, busy):
+        if is_embedded(args.save_path, identity):  # meanwhile, by another process
+            return
+        parts = Parts(args.save_path, identity, len(patches))
+        print(f"embedding {patches.description}", file=sys.stderr)
         embed_blocks(encoder, patches, parts, device=device, **work)
         wait_for(parts)
         count = write_embedding(args, parts, patches, identity)
@@ -155,4 +177,4 @@ def find_neighbours(args: Namespace, encoder: Encoder, patches: PatchBlocks) -> 
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, resumes=True)

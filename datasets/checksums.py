@@ -7,9 +7,9 @@ from pathlib import Path
 
 from datasets.download import COLLECTIONS
 from datasets.problems import DAMAGED, EXTRA, MISSING, Problem, Tally
-from datasets.store.writer import in_processes
 from utils.errors import UserError
 from utils.files import is_hidden, read_list, written_whole
+from utils.pools import in_processes
 from utils.progress import progress
 
 _CHUNK = 16  # files that a process hashes at a time

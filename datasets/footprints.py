@@ -41,7 +41,8 @@ def corners_of(crs: CRS | None, transform: Affine | None, boxes: np.ndarray) -> 
     # PROJ returns infinity for what a projection does not show.
     corners[~np.isfinite(corners).all((1, 2))] = np.nan
     # A patch in degrees may begin beyond the antimeridian.
-    corners[..., 0] = (corners[..., 0] + 180) % 360 - 180
+    east = corners[..., 0]
+    corners[..., 0] = np.where(np.abs(east) <= 180, east, (east + 180) % 360 - 180)
     return corners
 
 

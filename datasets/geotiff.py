@@ -23,6 +23,8 @@ from datasets.geotiff_writer import LETTERS, Tags
 from utils.errors import UserError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rasterio.crs import CRS
     from rasterio.io import DatasetReader
     from rasterio.transform import Affine
@@ -172,6 +174,21 @@ def opened(
                 yield file
     except RasterioError as error:
         raise ValueError(f"not readable: {error}") from error
+
+
+def open_quietly(path: Path, driver: str) -> DatasetReader:
+    """Open a raster without a warning about a missing georeference.
+
+    Args:
+        path: The file.
+        driver: GDAL's name of its format.
+    """
+    import rasterio
+    from rasterio.errors import NotGeoreferencedWarning
+
+    with _GDAL_LOCK, warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        return rasterio.open(path, driver=driver)
 
 
 def locate(data: bytes, name: str) -> tuple[CRS | None, Affine | None, int, int]:

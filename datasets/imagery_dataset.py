@@ -100,7 +100,8 @@ def read_query(path: Path, patches: PatchBlocks) -> np.ndarray:
         UserError: The file is not such a picture.
     """
     transform = input_transform(patches.transform.spec, DataSpec.of_pictures(str(path)), "auto")
-    size = patches.picture(patches.read(0).ids[0]).shape[:0:-1]
+    blocks = (patches.read(block) for block in range(len(patches)))
+    size = next(block for block in blocks if block.ids).pictures.shape[:1:-1]
 
     def check(image: Image.Image) -> None:
         if bit_depth(image, data) > 8:

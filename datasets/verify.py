@@ -107,7 +107,7 @@ def verify_data(data_dir: Path, num_workers: int) -> Tally:
     """
     from datasets.checksums import compare_published
     from datasets.problems import Tally
-    from datasets.store.writer import in_processes
+    from utils.pools import in_processes
     from utils.progress import progress
 
     check = open_check(data_dir)

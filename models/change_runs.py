@@ -20,12 +20,13 @@ from models.results import summarise
 from utils.checkpoint import WholeCheckpointIO, check_same_run
 from utils.cli import trainer_kwargs
 from utils.data import InfiniteDataLoader, SeededSampler, batches_done, epoch_of
-from utils.history import METRICS, last_values
+from utils.history import last_values
 from utils.launch import World
 from utils.precision import autocast_type
 from utils.report import provenance
 from utils.restored import fit
 from utils.resume import newest_resumable
+from utils.run_log import METRICS
 from utils.training import of_repetition, run_trainer
 
 

@@ -51,11 +51,41 @@ def write_embedding(
     facts = json.loads(json.dumps(facts, default=str))
     if args.save_path.suffix == ".tif":
         assert patches.grid is not None  # checked at the start
-        write_geotiff(args.save_path, parts, patches.grid, args.components)
+        write_geotiff(args.save_path, parts, patches.grid, args.components, facts)
     else:
         write = write_parquet if args.save_path.suffix == ".parquet" else write_npz
         write(args.save_path, parts, facts)
     return count
+
+
+def read_identity(path: Path) -> dict[str, str]:
+    """Return what the features of a file depend on; empty if it does not say so.
+
+    Args:
+        path: A file that ``write_embedding`` may have written.
+
+    Raises:
+        UserError: The file is damaged, or another one.
+    """
+    import pyarrow.parquet as pq
+    import rasterio
+
+    try:
+        if path.suffix == ".parquet":
+            with pq.ParquetFile(path) as file:
+                facts = (file.schema_arrow.metadata or {}).get(METADATA, b"{}")
+        elif path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as arrays:
+                facts = str(arrays["facts"])
+        else:
+            with rasterio.open(path, driver="GTiff") as raster:
+                facts = raster.tags().get("embedding", "{}")
+        found = json.loads(facts)["identity"]
+        return {str(name): str(value) for name, value in found.items()}
+    except Exception as error:  # of three libraries, for a file of anyone
+        raise UserError(
+            f"{path} is damaged, or not a file of main_embed.py: choose another --save_path"
+        ) from error
 
 
 def write_parquet(path: Path, parts: Parts, facts: Mapping[str, Any]) -> None:
@@ -128,7 +158,9 @@ def write_npz(path: Path, parts: Parts, facts: Mapping[str, Any]) -> None:
                 np.lib.format.write_array(file, array, allow_pickle=False)
 
 
-def write_geotiff(path: Path, parts: Parts, grid: Grid, components: int | None) -> None:
+def write_geotiff(
+    path: Path, parts: Parts, grid: Grid, components: int | None, facts: Mapping[str, Any]
+) -> None:
     """Write a raster with a pixel per patch, float32; NaN where there is no data.
 
     Args:
@@ -137,6 +169,7 @@ def write_geotiff(path: Path, parts: Parts, grid: Grid, components: int | None) 
         grid: Where the patches are.
         components: Bands by principal component analysis, scaled so that 2 % of the values lie
             below 0 and above 1; None writes a band per dimension.
+        facts: Encoder, input contract and versions, plain values.
     """
     import rasterio
     from rasterio.errors import RasterioError
@@ -160,6 +193,7 @@ def write_geotiff(path: Path, parts: Parts, grid: Grid, components: int | None) 
             values = np.full(shape, np.nan, np.float32)
             values[:, *(part.cells - (top, left)).T] = project(part.features.astype(np.float32)).T
             file.write(values, window=Window(left, top, right - left, bottom - top))
+        file.update_tags(embedding=json.dumps(facts))  # before, GDAL would fill one band only
 
 
 def _table(part: Part, schema: pa.Schema) -> pa.Table:

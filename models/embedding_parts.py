@@ -15,7 +15,7 @@ import numpy as np
 from models.backbones import Encoder
 from models.features import feature_key
 from utils.errors import UserError
-from utils.files import remove_partials, written_whole
+from utils.files import written_whole
 from utils.patch_blocks import PatchBlock, PatchBlocks
 from utils.report import write_json
 
@@ -120,11 +120,6 @@ class Parts:
     def remove(self) -> None:
         """Delete the folder, when the whole file is written."""
         shutil.rmtree(self.folder)
-
-    def remove_partials(self) -> None:
-        """Delete what a killed run left of a block."""
-        for block in self.missing():
-            remove_partials(self._file(block))
 
     def _file(self, block: int) -> Path:
         return self.folder / f"{block:06d}.npz"

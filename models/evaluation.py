@@ -182,6 +182,11 @@ class Evaluation:
         data, shares = self.data, results[method]
         counts = {f"num_{split}": len(targets) for split, targets in data.targets.items()}
         record = counts | dict(self.facts) | {"classes": list(data.classes), "method": method}
+        spec = data.transform.spec
+        record["encoder"] = {
+            "base_encoder": self.encoder.architecture,
+            "bands": list(spec.bands),
+        }
         return record | list(shares.values())[-1] | {"by_method": results, "by_train_frac": shares}
 
     def _report(

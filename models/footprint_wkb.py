@@ -42,9 +42,9 @@ def wkb_of(corners: np.ndarray) -> list[bytes | None]:
             geometries.append(_polygon(ring))
         else:
             west, east = _clipped(ring, keep_west=True), _clipped(ring, keep_west=False)
-            parts = [_polygon(west), _polygon(east - (360, 0))]
+            parts = [each for each in (west, east - (360, 0)) if np.ptp(each[:, 0]) > 0]
             head = struct.pack("<BII", _LITTLE_ENDIAN, _MULTI_POLYGON, len(parts))
-            geometries.append(head + b"".join(parts))
+            geometries.append(head + b"".join(map(_polygon, parts)))
     return geometries
 
 

@@ -40,7 +40,7 @@ def embed_query(
     """
     query, path = args.neighbours, args.save_path
     point = parse_point(query)
-    if query.isdigit() or point is not None:
+    if (query.isascii() and query.isdigit()) or point is not None:
         row = int(query) if point is None else row_of_point(path, *point)
         found = embedding_of(path, row)
         (itself,) = describe(path, np.array([row]), np.ones(1))

@@ -13,13 +13,14 @@ from models.run_report.writing import report_run
 from utils.checkpoint import check_resumable
 from utils.cli import print_next, trainer_kwargs
 from utils.distributed import own_part, unshuffle
-from utils.history import METRICS, last_values
+from utils.history import last_values
 from utils.input_spec import PICTURE_BANDS, InputSpec, letters
 from utils.launch import World
 from utils.plots import Views, plot_training, plot_views, to_pictures
 from utils.report import provenance, save_results, write_results
 from utils.restored import check_state
 from utils.resume import newest_resumable, resumed_run_dir
+from utils.run_log import METRICS
 from utils.training import run_trainer
 
 _SHOWN_SAMPLES = 8

@@ -179,6 +179,7 @@ def run(main: Callable[[], object], *, resumes: bool = False) -> None:
 
 def _stop(leave: Leave) -> NoReturn:
     """Exit although the work can be resumed, also if a loader waits for data that never come."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would report them as lost
     for child in multiprocessing.active_children():
         child.kill()
     if leave.came is None:  # what ended has given the reason

@@ -2,42 +2,15 @@
 
 import csv
 import sys
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning.loggers import CSVLogger
 from tqdm import tqdm
 
 from utils.checkpoint import whole_epochs
 from utils.errors import UserError
-
-METRICS = "metrics.csv"  # Lightning's name
-_KEPT = ".metrics.csv.kept"  # while the file is written again
-
-
-def csv_logger(folder: Path, rows: list[dict[str, float]] | None) -> CSVLogger:
-    """Log to ``metrics.csv``, which begins with the rows of a resumed run.
-
-    Args:
-        folder: Folder of the file.
-        rows: Rows of the resumed run; None for a new run.
-    """
-    logger = CSVLogger(folder, name="", version="")
-    if rows is None:
-        return logger
-    path, kept = folder / METRICS, folder / _KEPT
-    # Lightning deletes the file; a kill before it is complete again must lose no rows.
-    if path.exists() and not kept.exists():
-        path.replace(kept)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Experiment logs directory")
-        for row in rows:
-            logger.experiment.log_metrics(row, step=int(row["step"]))
-    logger.save()
-    kept.unlink(missing_ok=True)
-    return logger
+from utils.run_log import METRICS, read_rows
 
 
 def rows_before(path: Path, checkpoint: Mapping[str, Any]) -> list[dict[str, float]]:
@@ -51,8 +24,7 @@ def rows_before(path: Path, checkpoint: Mapping[str, Any]) -> list[dict[str, flo
         UserError: ``metrics.csv`` is damaged.
     """
     done = checkpoint["global_step"]
-    folders = (path.parent, path.parent.parent)
-    paths = [folder / name for folder in folders for name in (_KEPT, METRICS)]
+    paths = [folder / METRICS for folder in (path.parent, path.parent.parent)]
     found = next((path for path in paths if path.is_file()), paths[-1])
     try:
         # Row s describes step s, from 0.
@@ -85,10 +57,8 @@ def read_history(path: Path) -> list[dict[str, float]]:
     """
     if not path.exists():
         return []
-    with path.open(newline="") as file:
-        rows = [{name: text for name, text in row.items() if text} for row in csv.DictReader(file)]
     # Integers stay integers, so that the text is the same.
     return [
         {name: int(text) if text.isdigit() else float(text) for name, text in row.items()}
-        for row in rows
+        for row in read_rows(path)
     ]

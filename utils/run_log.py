@@ -16,7 +16,7 @@ from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 from tqdm import tqdm
 
-from utils.errors import UserError, os_error_sentence
+from utils.errors import os_error_sentence
 from utils.files import WriteError, written_whole
 
 METRICS = "metrics.csv"
@@ -128,31 +128,6 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     text = path.read_text()
     lines = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
     return [{name: cell for name, cell in line.items() if cell} for line in lines]
-
-
-def rows_before(checkpoint: Path, done: int) -> list[dict[str, float]]:
-    """Return the logged rows of the first steps of a run; [] if there are none.
-
-    Args:
-        checkpoint: File in the folder of ``metrics.csv`` or in a subfolder of it.
-        done: Number of steps.
-
-    Raises:
-        UserError: ``metrics.csv`` is damaged.
-    """
-    paths = [folder / METRICS for folder in (checkpoint.parent, checkpoint.parent.parent)]
-    found = next((path for path in paths if path.is_file()), None)
-    if found is None:
-        return []
-    try:
-        # Row s describes step s, from 0. Integers stay integers, so that the text is the same.
-        return [
-            {name: int(text) if text.isdigit() else float(text) for name, text in row.items()}
-            for row in read_rows(found)
-            if int(row["step"]) < done
-        ]
-    except (KeyError, TypeError, ValueError, AttributeError, csv.Error) as error:
-        raise UserError(f"{found} is damaged: move it away to begin a new history") from error
 
 
 def _lines(rows: Sequence[Row], columns: Sequence[str], *, header: bool = False) -> bytes:

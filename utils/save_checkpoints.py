@@ -95,10 +95,9 @@ class SaveCheckpoints(Checkpoint):
         wanted = 0
         if self.every_minutes is not None:
             wanted = self._wanted(trainer, batch_idx, 60 * self.every_minutes)
-        if wanted:
-            self._save(trainer, is_last=wanted == _STOP)
+        is_saved = bool(wanted) and self._save(trainer, is_last=wanted == _STOP)
         if wanted == _STOP:
-            self._stop(trainer)
+            self._stop(trainer, is_saved=is_saved)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Lightning logs the means of an epoch after its checkpoint; a resumed run needs them.
@@ -107,8 +106,8 @@ class SaveCheckpoints(Checkpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         done = trainer.current_epoch + 1
-        self._save(trainer, is_last=done == trainer.max_epochs)
-        if self.every_n_epochs is not None and done % self.every_n_epochs == 0:
+        is_saved = self._save(trainer, is_last=done == trainer.max_epochs)
+        if is_saved and self.every_n_epochs is not None and done % self.every_n_epochs == 0:
             self._write(trainer, self.folder / f"epoch={done}.ckpt", is_last=False)
 
     def on_save_checkpoint(
@@ -165,16 +164,19 @@ class SaveCheckpoints(Checkpoint):
             return 0
         return int(gather(torch.tensor([wanted], device=device)).max())
 
-    def _stop(self, trainer: Trainer) -> None:
+    def _stop(self, trainer: Trainer, *, is_saved: bool = True) -> None:
         if trainer.is_global_zero:
-            where = f"{self.folder / LAST} holds step {trainer.global_step}"
-            tqdm.write(f"stopped: {where}; {_AGAIN}", file=sys.stderr)
+            where = f"{self.folder / LAST} holds step {trainer.global_step}; {_AGAIN}"
+            if not is_saved:
+                where = f"step {trainer.global_step} was not finite; {_AGAIN} from the one before"
+            tqdm.write(f"stopped: {where}", file=sys.stderr)
         self._is_stopped = True
         sys.exit(os.EX_TEMPFAIL)
 
-    def _save(self, trainer: Trainer, *, is_last: bool) -> None:
+    def _save(self, trainer: Trainer, *, is_last: bool) -> bool:
+        """Write ``last.ckpt``; return whether the weights are ones to save."""
         if not getattr(trainer.lightning_module, "is_last_step_good", True):
-            return  # the weights may be the cause
+            return False  # the weights may be the cause
         last, Hold.is_saving = self.folder / LAST, True
         try:
             if trainer.is_global_zero:
@@ -186,6 +188,7 @@ class SaveCheckpoints(Checkpoint):
         finally:
             Hold.is_saving = False
         self._saved_at = time.monotonic()
+        return True
 
     def _keep_previous(self, trainer: Trainer, last: Path) -> None:
         try:

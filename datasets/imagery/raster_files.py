@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rasterio.io import DatasetReader
 
 _MAX_VRT_BYTES = 2**26
-_VRT_SOURCES = ("SourceFilename", "SourceDataset")  # gdal.org/en/stable/drivers/raster/vrt.html
+_VRT_SOURCES = ("sourcefilename", "sourcedataset")  # gdal.org/en/stable/drivers/raster/vrt.html
 # Of Sentinel-2 products and of Earth Engine's scenes: 20190405T103021.
 _DAY = re.compile(r"(?<!\d)((?:19|20)\d\d)(\d\d)(\d\d)T\d{6}(?!\d)")
 
@@ -38,9 +38,10 @@ def files_of_raster(path: Path) -> list[Path]:
     except OSError as error:
         raise UserError(os_error_sentence(error, path)) from error
     files = [path]
-    for element in (each for tag in _VRT_SOURCES for each in root.iter(tag)):
+    for element in (each for each in root.iter() if each.tag.lower() in _VRT_SOURCES):
         name = element.text or ""
-        is_relative = element.get("relativeToVRT", element.get("relativetoVRT")) == "1"
+        flags = {key.lower(): value for key, value in element.attrib.items()}  # as GDAL compares
+        is_relative = flags.get("relativetovrt") == "1"
         source = path.parent / name if is_relative else Path(name)
         is_local = not name.startswith("/vsi") and "://" not in name
         if not is_local or source.suffix.lower() not in (".tif", ".tiff"):

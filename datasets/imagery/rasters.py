@@ -12,6 +12,7 @@ import numpy as np
 
 from datasets.bands import check_dn
 from datasets.footprints import corners_of, pixel_m
+from datasets.geotiff import open_quietly
 from datasets.imagery.raster_files import day_of_raster, files_of_raster, stored_values
 from utils.errors import UserError, quoted
 from utils.input_spec import DataSpec, InputSpec, InputTransform
@@ -23,12 +24,25 @@ if TYPE_CHECKING:
 SUFFIXES = (".tif", ".tiff", ".vrt")
 _DRIVERS = {".tif": "GTiff", ".tiff": "GTiff", ".vrt": "VRT"}
 _PATCHES_PER_BLOCK = 1024
+_BLOCK_BYTES = 2**26  # of pictures
 _NUM_SAMPLES = 16  # windows that show the unit
 # Files next to a raster may change what it is, so none is read.
 _NO_SIDECARS = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_PAM_ENABLED": "NO"}
 # Ground resolution of SeCo's RGB patches (section 3.1 of arXiv 2103.16607), and how far a raster
 # may be from it without --scale.
 _TRAINED_M, _TOLERANCE = 10.0, 0.1
+
+
+_held = threading.local()  # the open raster of each thread, to which GDAL's handles belong
+
+
+def _close() -> None:
+    """Close the raster of this thread, if it has one."""
+    _held.owner = None
+    for each in (getattr(_held, "file", None), getattr(_held, "env", None)):
+        if each is not None:
+            each.__exit__(None, None, None)
+    _held.file = _held.env = None
 
 
 class RasterFlags(NamedTuple):
@@ -72,7 +86,6 @@ class RasterWindows:
     ) -> None:
         self.path = path
         self.flags = flags
-        self._local = threading.local()  # GDAL's handles belong to one thread
         self._files = files_of_raster(path)
         file = self._open()
         data = stored_values(file, path, flags.bands)
@@ -134,24 +147,24 @@ class RasterWindows:
         return repr((files, self.flags, self._bands))
 
     def _open(self) -> DatasetReader:
-        """Open the raster, once per thread."""
-        if not hasattr(self._local, "file"):
+        """Return the raster of this thread, which has one open at a time."""
+        if getattr(_held, "owner", None) is not self:
             import rasterio
-            from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
+            from rasterio.errors import RasterioIOError
 
+            _close()
+            _held.env = rasterio.Env(**_NO_SIDECARS)
+            _held.env.__enter__()  # belongs to the thread
             driver = _DRIVERS[self.path.suffix.lower()]
-            self._local.env = rasterio.Env(**_NO_SIDECARS)
-            self._local.env.__enter__()  # belongs to the thread
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", NotGeoreferencedWarning)
-                try:
-                    self._local.file = rasterio.open(self.path, driver=driver)
-                except RasterioIOError as error:
-                    raise UserError(
-                        f"{self.path} is not a readable raster ({quoted(str(error), 200)}): give a "
-                        "GeoTIFF, or a VRT of GeoTIFFs"
-                    ) from error
-        return self._local.file
+            try:
+                _held.file = open_quietly(self.path, driver)
+            except RasterioIOError as error:
+                raise UserError(
+                    f"{self.path} is not a readable raster ({quoted(str(error), 200)}): give a "
+                    "GeoTIFF, or a VRT of GeoTIFFs"
+                ) from error
+            _held.owner = self
+        return _held.file
 
     def _read_rectangle(self, rows: range, columns: range) -> tuple[np.ndarray, np.ndarray]:
         """Read windows that are next to each other, in pixels of the encoder.
@@ -196,12 +209,14 @@ class RasterWindows:
         """Divide the grid into blocks, so that few blocks of the file are decoded twice."""
         step = self.flags.stride / self.scale  # in pixels of the raster
         height, width = file.block_shapes[0]
-        rows = min(max(1, round(height / step)), _PATCHES_PER_BLOCK)
-        columns = max(1, round(width / step), _PATCHES_PER_BLOCK // rows)
+        patch_bytes = len(self._bands) * self.flags.patch_size**2
+        most = max(1, min(_PATCHES_PER_BLOCK, _BLOCK_BYTES // patch_bytes))
+        rows = min(max(1, round(height / step)), most)
+        columns = max(1, round(width / step), most // rows)
         return [
             (of_rows, of_columns)
             for of_rows in spans(shape[0], rows)
-            for of_columns in spans(shape[1], min(columns, 4 * _PATCHES_PER_BLOCK // rows))
+            for of_columns in spans(shape[1], min(columns, max(1, 4 * most // rows)))
         ]
 
     def _check_unit(self, num_columns: int) -> None:

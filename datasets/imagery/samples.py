@@ -16,6 +16,7 @@ from utils.input_spec import InputTransform
 from utils.patch_blocks import PatchBlock, spans
 
 _PATCHES_PER_BLOCK = 256
+_BLOCK_BYTES = 2**26  # of pictures
 
 
 class SamplePatches:
@@ -53,12 +54,13 @@ class SamplePatches:
         self.size = size
         self.num_patches = len(names)
         self._read, self._day, self._locate, self._identity = read, day, locate, identity
-        self._blocks = spans(len(names), _PATCHES_PER_BLOCK)
         first = next((each for each in map(read, range(len(names))) if each is not None), None)
         if first is None:
             raise UserError(f"{path} has no patch that can be read: replace it")
         first = self._sized(first)
         self._shape = first.shape
+        most = max(1, min(_PATCHES_PER_BLOCK, _BLOCK_BYTES // first.size))
+        self._blocks = spans(len(names), most)
         self.description = (
             f"{len(names):,} patches of {first.shape[2]} x {first.shape[1]} px in {path}"
         )

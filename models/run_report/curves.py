@@ -19,12 +19,6 @@ EXPLAINED = {
     "synthetic": "Z2, invariant to synthetic change",
 }
 _PANELS = {"loss": "train/loss_", "accuracy": "train/accuracy_", "spread": "train/spread_"}
-_TIMING = {
-    "learning rate": "learning_rate",
-    "samples/s": "samples_per_s",
-    "waiting for data, share of the time": "waiting",
-    "memory, GB": "memory_gb",
-}
 
 
 def curve_sections(runs: Sequence[Run], spaces: Sequence[str]) -> list[Section]:
@@ -40,8 +34,6 @@ def curve_sections(runs: Sequence[Run], spaces: Sequence[str]) -> list[Section]:
     sections = [Section("Is it training?", _training(runs, spaces))]
     if any(name.startswith("online/") for run in runs for row in run.rows for name in row):
         sections.append(Section("Probes during the training", _probes(runs)))
-    if any(run.timing for run in runs):
-        sections.append(Section("Speed", _speed(runs)))
     return sections
 
 
@@ -96,19 +88,6 @@ def _probes(runs: Sequence[Run]) -> str:
         axes.grid(alpha=0.2)
         axes.legend(fontsize="small")
     return svg(figure, "Accuracy, or average precision, of probes on the encoder so far.")
-
-
-def _speed(runs: Sequence[Run]) -> str:
-    figure = new_figure(12, 2.8)
-    for axes, (title, name) in zip(figure.subplots(1, len(_TIMING)), _TIMING.items(), strict=True):
-        for number, run in enumerate(runs):
-            points = _points(run.timing, name)
-            if len(points):
-                axes.plot(*points.T, color=COLORS[number % len(COLORS)], label=run.name)
-        axes.set(title=title, xlabel="step")
-        axes.set_ylim(bottom=0)
-        axes.grid(alpha=0.2)
-    return svg(figure)
 
 
 def _draw(axes: Any, run: Run, name: str, label: str, color: str, style: str) -> None:

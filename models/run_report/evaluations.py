@@ -31,7 +31,8 @@ _PER_CLASS = ("test/recall", "test/ap_per_class")
 _SAME = (
     *("data_dir", "split", "split_seed", "val_frac", "labels_per_class", "train_frac", "method"),
     *("num_seeds", "seed", "protocol", "num_classes", "image_size", "max_epochs", "bands"),
-    *("base_encoder", "freeze_backbone", "patch_size", "finetune_epochs"),
+    *("base_encoder", "freeze_backbone", "patch_size", "finetune_epochs", "finetune_backbone"),
+    *("pos_weight", "input_norm", "learning_rate", "finetune_learning_rate", "batch_size"),
 )
 _SHOWN_MAPS = 12
 
@@ -79,8 +80,11 @@ def baseline_command(run: Run) -> list[str]:
     """Return the command line that evaluates a random encoder as a run has evaluated its own."""
     script = f"main_{run.folder.resolve().parent.name.split('-')[0]}.py"
     line = [script, "--backbone_type", "random"]
-    for name in (*_SAME, "log_dir", "num_workers", "batch_size", "learning_rate", "precision"):
-        value = run.arguments.get(name)
+    encoder = run.metrics.get("encoder") or {}
+    values = run.arguments | {n: encoder[n] for n in ("base_encoder", "bands") if n in encoder}
+    values["log_dir"] = str(run.folder.resolve().parents[1])
+    for name in (*_SAME, "log_dir", "num_workers", "precision"):
+        value = values.get(name)
         if value is True:
             line.append(f"--{name}")
         elif isinstance(value, list):
@@ -99,7 +103,7 @@ def _what_is_scored(run: Run) -> dict[str, Any]:
     flags = run.arguments
     found = {name: flags.get(name) for name in _SAME}
     # The encoder of a file names its architecture and bands itself.
-    encoder = run.facts.get("encoder") or {}
+    encoder = run.metrics.get("encoder") or {}
     return found | {name: encoder.get(name, found[name]) for name in ("base_encoder", "bands")}
 
 

@@ -21,13 +21,11 @@ class Run(NamedTuple):
         folder: The folder.
         facts: ``results.json``, or what a run that is still going has written of it.
         rows: Logged values by name, in order of the steps; empty for a probe.
-        timing: Speed, waiting time and memory by name, in order of the steps.
     """
 
     folder: Path
     facts: dict[str, Any]
     rows: list[dict[str, float]]
-    timing: list[dict[str, float]]
 
     @property
     def name(self) -> str:
@@ -72,7 +70,7 @@ def read_run(folder: Path) -> Run:
             raise ValueError("not an object")
     except (ValueError, RecursionError) as error:
         raise UserError(f"{folder / found} is damaged: restore it from a copy") from error
-    return Run(folder, facts, _read_csv(folder / "metrics.csv"), _read_csv(folder / "timing.csv"))
+    return Run(folder, facts, _read_csv(folder / "metrics.csv"))
 
 
 def _read_csv(path: Path) -> list[dict[str, float]]:

@@ -74,7 +74,7 @@ def report_run(run_dir: Path, space_names: Mapping[str, Sequence[str]]) -> None:
     try:
         write_report([run_dir], run_dir / NAME, space_names)
         print(f"report: {run_dir / NAME}")
-    except UserError as error:
+    except (UserError, OSError) as error:
         print(f"no report: {error}", file=sys.stderr)
 
 

@@ -10,7 +10,13 @@ import pytest
 import rasterio
 import shapely
 
-from models.embedding_files import METADATA, write_geotiff, write_npz, write_parquet
+from models.embedding_files import (
+    METADATA,
+    read_identity,
+    write_geotiff,
+    write_npz,
+    write_parquet,
+)
 from models.embedding_parts import Parts
 from models.footprint_wkb import boxes_of, wkb_of
 from utils.errors import UserError
@@ -94,8 +100,9 @@ def test_a_geotiff_has_a_pixel_per_patch_and_principal_components_are_those_of_s
     grid = Grid("EPSG:32631", (640.0, 0.0, 5e5, 0.0, -640.0, 5.4e6), (3, 4))
     features = np.concatenate([part.features for part in parts])
     cells = np.concatenate([part.cells for part in parts])
-    write_geotiff(tmp_path / "all.tif", parts, grid, None)
-    write_geotiff(tmp_path / "rgb.tif", parts, grid, 3)
+    write_geotiff(tmp_path / "all.tif", parts, grid, None, {"identity": {"encoder": "a"}})
+    write_geotiff(tmp_path / "rgb.tif", parts, grid, 3, {})
+    assert read_identity(tmp_path / "all.tif") == {"encoder": "a"}
     with rasterio.open(tmp_path / "all.tif") as file:
         assert file.crs.to_epsg() == 32631
         assert tuple(file.transform)[:6] == grid.transform

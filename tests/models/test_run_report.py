@@ -99,7 +99,8 @@ def test_an_evaluation_stands_next_to_the_random_encoder(tmp_path: Path) -> None
     assert find_baseline(read_run(folder)) is None
     line = " ".join(baseline_command(read_run(folder)))
     assert line.startswith("main_eurosat.py --backbone_type random --data_dir a.zip")
-    assert line.endswith("--train_frac 0.1 1.0 --seed 4")
+    assert "--train_frac 0.1 1.0 --seed 4" in line
+    assert line.endswith(f"--log_dir {tmp_path}")
     other = write_evaluation(tmp_path / "eurosat-random" / "version_3", "random", 50.0)
     write_report([folder], folder / "report.html", SPACES)
     text = text_of(folder)

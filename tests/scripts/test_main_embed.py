@@ -174,7 +174,8 @@ def test_neighbours_of_a_row_a_place_and_a_picture(
     assert "complete" in capsys.readouterr().err
     Image.new("RGB", (50, 70), (90, 80, 70)).save(tmp_path / "query.png")
     assert len(main_embed.main([*flags, "--neighbours", str(tmp_path / "query.png")])) == 5
-    for query, message in {"0,0": "no patch of", "gone.jpg": "neither a readable picture"}.items():
+    refused = {"0,0": "no patch of", "-33.9,151.2": "no patch of", "²": "neither a readable"}
+    for query, message in (refused | {"gone.jpg": "neither a readable picture"}).items():
         with pytest.raises(UserError, match=message):
             main_embed.main([*flags, "--neighbours", query])
 
@@ -210,6 +211,45 @@ def test_flags_that_cannot_work_are_refused(
     line = ["--data_dir", str(raster), "--save_path", str(tmp_path / "e.parquet"), *FLAGS, *RGB]
     with pytest.raises(UserError, match=message):
         main_embed.main([*line, *flags])
+
+
+def test_a_picture_is_found_although_the_first_block_holds_no_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datasets.imagery.rasters._PATCHES_PER_BLOCK", 1)
+    pixels = coded(128, 128)
+    pixels[:, :64, :64] = 0
+    raster = write_raster(tmp_path / "a.tif", pixels)
+    Image.new("RGB", (50, 70), (90, 80, 70)).save(tmp_path / "query.png")
+    line = ["--data_dir", str(raster), "--save_path", str(tmp_path / "e.parquet"), *FLAGS, *RGB]
+    assert len(main_embed.main([*line, "--neighbours", str(tmp_path / "query.png")])) == 3
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".tif"])
+def test_a_file_of_another_embedding_is_never_taken_for_this_one(
+    raster: Path, tmp_path: Path, suffix: str
+) -> None:
+    path = tmp_path / f"e{suffix}"
+    line = ["--data_dir", str(raster), "--save_path", str(path), *FLAGS, *RGB]
+    main_embed.main(line)
+    before = path.read_bytes()
+    main_embed.main(line)  # complete
+    with pytest.raises(UserError, match="is an embedding of another encoder"):
+        main_embed.main([*line, "--seed", "1"])
+    assert path.read_bytes() == before
+    path.write_bytes(b"something else")
+    with pytest.raises(UserError, match=r"is damaged, or not a file of main_embed\.py"):
+        main_embed.main(line)
+
+
+def test_processes_that_nothing_starts_and_too_many_components_are_refused(
+    raster: Path, tmp_path: Path
+) -> None:
+    line = ["--data_dir", str(raster), "--save_path", str(tmp_path / "e.tif"), *FLAGS, *RGB]
+    with pytest.raises(UserError, match="2 processes share an embedding only if torchrun or srun"):
+        main_embed.main([*line, "--num_processes", "2"])
+    with pytest.raises(UserError, match="--components 129: the encoder has 128 dimensions"):
+        main_embed.main([*line, "--components", "129"])
 
 
 def test_what_does_not_fit_is_refused_and_writes_nothing(

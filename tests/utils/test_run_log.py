@@ -10,7 +10,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from utils.errors import UserError
 from utils.files import WriteError
-from utils.run_log import METRICS, RunLog, rows_before
+from utils.history import rows_before
+from utils.run_log import METRICS, RunLog
 
 
 def steps_of_events(folder: Path, tag: str) -> list[int]:
@@ -76,7 +77,7 @@ def test_a_new_column_keeps_the_rows_and_a_resumed_run_only_its_own(tmp_path: Pa
     first.save()
     with (tmp_path / METRICS).open("a") as file:
         file.write("0.1,,")  # the power was cut
-    rows = rows_before(tmp_path / "checkpoints" / "last.ckpt", 2)
+    rows = rows_before(tmp_path / "checkpoints" / "last.ckpt", {"global_step": 2})
     assert rows == [{"loss": 0.0, "step": 0}, {"loss": 1e-05, "step": 1}]
     resumed = RunLog(tmp_path, rows, tensorboard=True, first_step=2)
     resumed.log_metrics({"loss": 7.0}, 2)
@@ -87,4 +88,4 @@ def test_a_new_column_keeps_the_rows_and_a_resumed_run_only_its_own(tmp_path: Pa
     assert steps_of_events(tmp_path, "loss") == [2]
     (tmp_path / METRICS).write_text("a,b\nc,d\n")
     with pytest.raises(UserError, match=r"metrics\.csv is damaged: move it away"):
-        rows_before(tmp_path / "last.ckpt", 2)
+        rows_before(tmp_path / "last.ckpt", {"global_step": 2})

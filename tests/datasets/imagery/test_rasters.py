@@ -1,5 +1,6 @@
 """Windows of rasters: their pixels, their place on Earth, and what is refused."""
 
+import resource
 import shutil
 import warnings
 from pathlib import Path
@@ -131,6 +132,26 @@ def test_a_vrt_of_anything_but_geotiffs_on_a_disk_is_refused(
         opened(write_vrt(tmp_path / "a.vrt", source, 96, relative=0))
 
 
+def test_a_vrt_is_checked_as_gdal_reads_it_whatever_the_case_of_its_names(tmp_path: Path) -> None:
+    path = write_vrt(tmp_path / "a.vrt", "/vsicurl/http://127.0.0.1:9/a.tif", 96)
+    path.write_text(path.read_text().replace("SourceFilename", "sourcefilename"))
+    with pytest.raises(UserError, match="only GeoTIFFs on a disk are read"):
+        opened(path)
+
+
+def test_many_rasters_need_few_open_files(tmp_path: Path) -> None:
+    for number in range(40):
+        write_raster(tmp_path / f"{number:02}.tif", coded(32, 32))
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = len(list(Path("/proc/self/fd").iterdir()))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 20, limits[1]))
+    try:
+        many = open_imagery(tmp_path, SECO_SPEC, FLAGS)
+        assert sum(len(many.read(block).ids) for block in range(len(many))) == 40
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
 def test_a_folder_of_rasters_is_read_one_after_the_other(tmp_path: Path) -> None:
     for name in ("a", "b"):
         write_raster(tmp_path / f"{name}.tif", coded(64, 96))
@@ -171,6 +192,8 @@ def test_corners_beyond_the_antimeridian_and_beyond_a_projection() -> None:
     box = np.array([[0, 0, 100, 100]])
     corners = corners_of(geographic, from_origin(179.99, 10, 0.001, 0.001), box)
     np.testing.assert_allclose(corners[0, :, 0], [179.99, 179.99, -179.91, -179.91])
+    at_180 = corners_of(geographic, from_origin(179.9, 10, 0.001, 0.001), box)
+    np.testing.assert_allclose(at_180[0, :, 0], [179.9, 179.9, 180, 180])
     assert np.isnan(corners_of(None, None, box)).all()
     mercator = rasterio.CRS.from_epsg(32631)
     assert np.isnan(corners_of(mercator, from_origin(1e9, 1e9, 10, 10), box)).all()
