@@ -37,7 +37,11 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     add = parser.add_argument
     add("run_dir", type=Path, nargs="+", metavar="RUN_DIR", help="Folder of a run, version_N.")
     add("--data_dir", type=Path, help="Imagery to show in the embedding spaces of a pre-training.")
-    add("--save_path", type=Path, help="File to write (default: report.html in the first folder).")
+    add(
+        "--save_path",
+        type=Path,
+        help="File to write (default: report.html, or comparison.html, in the first folder).",
+    )
     add("--no_baseline", action="store_true", help="Do not evaluate a random encoder.")
     add("--follow", action="store_true", help="Write the report every minute, until Ctrl-C.")
     return parser.parse_args(argv)
@@ -64,12 +68,18 @@ def main(argv: Sequence[str] | None = None) -> Path:
 def check_flags(args: Namespace) -> None:
     """Refuse values that cannot work, and complete the others."""
     for folder in args.run_dir:
-        check_exists("run_dir", folder)
+        _check_folder(folder)
     check_exists("data_dir", args.data_dir)
-    args.save_path = args.save_path or args.run_dir[0] / "report.html"
+    name = "report.html" if len(args.run_dir) == 1 else "comparison.html"
+    args.save_path = args.save_path or args.run_dir[0] / name
     check_can_write("save_path", args.save_path, is_folder=False)
     if args.data_dir is not None and len(args.run_dir) > 1:
         raise UserError("--data_dir shows the spaces of one run: name one RUN_DIR")
+
+
+def _check_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        raise UserError(f"RUN_DIR {folder} is not a folder: name the version_N of a run")
 
 
 def evaluate_random(folder: Path) -> None:

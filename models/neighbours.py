@@ -76,6 +76,8 @@ def row_of_point(path: Path, latitude: float, longitude: float) -> int:
     """
     with _opened(path) as file:
         boxes = _boxes(file.read(columns=["bbox"]))
+    if np.isnan(boxes).all():
+        raise UserError(f"the patches of {path} have no positions: query it by a row or a picture")
     west, south, east, north = boxes.T
     east = np.where(east < west, east + 360, east)  # across the antimeridian
     x = np.where(longitude < west, longitude + 360, longitude)
@@ -179,8 +181,10 @@ def write_table(path: Path, neighbours: Sequence[Neighbour]) -> None:
     """
     with written_whole(path) as partial, partial.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(("rank", *Neighbour.__annotations__))
-        writer.writerows((rank, *each) for rank, each in enumerate(neighbours, 1))
+        names = [name.replace("patch", "id") for name in Neighbour.__annotations__]
+        writer.writerow(("rank", *names))
+        for rank, each in enumerate(neighbours, 1):
+            writer.writerow((rank, *each._replace(similarity=round(each.similarity, 6))))
 
 
 def parse_point(text: str) -> tuple[float, float] | None:

@@ -64,17 +64,17 @@ def _training(runs: Sequence[Run], spaces: Sequence[str]) -> str:
         "are chance: a query that picks one of all keys. Grey: the queue still fills with keys of "
         "this run, and queries meet random vectors, which are easy to tell apart; accuracy falls "
         "there, and loss rises, in a healthy run. A spread near 0 is a collapse.",
-    ) + _verdict(runs[0], spaces)
+    ) + "".join(_verdict(run, spaces, is_named=len(runs) > 1) for run in runs)
 
 
-def _verdict(run: Run, spaces: Sequence[str]) -> str:
+def _verdict(run: Run, spaces: Sequence[str], *, is_named: bool) -> str:
     """Return a table of where each space stands at the end, next to chance."""
     rows = []
     for space, (name, classes) in enumerate(zip(spaces, _chance(run, len(spaces)), strict=True)):
         last = [_last(run, f"{prefix}{space}") for prefix in _PANELS.values()]
         rows.append((name, last[0], math.log(classes), last[1], 1 / classes, last[2]))
     head = ("space", "loss", "by chance", "accuracy", "by chance", "spread")
-    return table(head, rows)
+    return (note(run.name) if is_named else "") + table(head, rows)
 
 
 def _probes(runs: Sequence[Run]) -> str:

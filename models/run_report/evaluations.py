@@ -34,6 +34,8 @@ _SAME = (
     *("base_encoder", "freeze_backbone", "patch_size", "finetune_epochs", "finetune_backbone"),
     *("pos_weight", "input_norm", "learning_rate", "finetune_learning_rate", "batch_size"),
 )
+# Flags of one start, not of what is learned.
+_OF_A_START = {"resume", "resume_from_checkpoint", "log_dir", "debug", "no_report"}
 _SHOWN_MAPS = 12
 
 
@@ -134,6 +136,8 @@ def _scores(run: Run, baseline: Run | None) -> str:
         "In brackets: 95 % intervals of a bootstrap over the test images. A random encoder with "
         "the same architecture, split and seeds shows what the images give away without learning."
         if baseline
+        else ""
+        if run.arguments.get("backbone_type") == "random"
         else "No evaluation of a random encoder on the same split is in this log folder yet: "
         "main_report.py adds it."
     )
@@ -235,7 +239,8 @@ def _number(folder: Path) -> int:
 
 def differing_flags(runs: Sequence[Run]) -> str:
     """Return a table of the flags in which runs differ; empty if they do not."""
-    names = sorted({name for run in runs for name in run.arguments})
-    values = {name: [str(run.arguments.get(name, "-")) for run in runs] for name in names}
-    rows = [[name, *found] for name, found in values.items() if len(set(found)) > 1]
+    names = {name for run in runs for name in run.arguments}
+    values = {name: [run.arguments.get(name) for run in runs] for name in names - _OF_A_START}
+    differing = {n: found for n, found in values.items() if any(v != found[0] for v in found)}
+    rows = [[name, *map(str, found)] for name, found in sorted(differing.items())]
     return table(["flag", *(run.name for run in runs)], rows) if rows else ""

@@ -108,6 +108,6 @@ def test_the_table_has_a_line_per_neighbour(
     path, features = embedding
     write_table(tmp_path / "n.csv", nearest(path, features[3], 2, 1))
     head, first, _ = (tmp_path / "n.csv").read_text().splitlines()
-    assert head == "rank,row,similarity,patch,source,day,latitude,longitude"
+    assert head == "rank,row,similarity,id,source,day,latitude,longitude"
     assert first.startswith("1,3,")
     assert first.endswith(",p3,a.tif,2020-01-02,10.5,-46.5")
