@@ -52,7 +52,7 @@ SHARES = {
 # Flags of git, SLURM and docker, and modules of classes that are also used without a script.
 FOREIGN = {
     *("abbrev", "always", "dirty", "exclude", "array", "cpus-per-task", "nodes"),
-    *("ntasks-per-node", "shm-size"),
+    *("ntasks-per-node", "nproc_per_node", "shm-size"),
 }
 CLASSES = {"loaders.py", "oscd_dataset.py", "pictures.py", "samples.py"}
 ROOT = Path(__file__).resolve().parents[2]
