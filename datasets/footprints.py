@@ -32,11 +32,15 @@ def corners_of(crs: CRS | None, transform: Affine | None, boxes: np.ndarray) -> 
     if crs is None or transform is None or not len(boxes):
         return corners
     from pyproj import Transformer
+    from pyproj.exceptions import ProjError
 
     columns, rows = (boxes[:, None, :2] + _CORNERS * boxes[:, None, 2:]).reshape(-1, 2).T
     a, b, c, d, e, f = tuple(transform)[:6]
     x, y = a * columns + b * rows + c, d * columns + e * rows + f
-    to_degrees = Transformer.from_crs(crs.to_wkt(), _WGS84, always_xy=True)
+    try:
+        to_degrees = Transformer.from_crs(crs.to_wkt(), _WGS84, always_xy=True)
+    except ProjError:  # a local system, whose place on Earth is unknown
+        return corners
     corners.reshape(-1, 2)[:] = np.stack(to_degrees.transform(x, y), axis=1)
     # PROJ returns infinity for what a projection does not show.
     corners[~np.isfinite(corners).all((1, 2))] = np.nan

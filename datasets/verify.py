@@ -134,6 +134,10 @@ def verify_data(data_dir: Path, num_workers: int) -> Tally:
         bar.total = bar.n
     tally.add(list(_duplicates(check, contents, units)))
     tally.add(list(_shared_places(check, places)))
+    if not tally.num_files and not tally.counts:
+        raise UserError(
+            f"{data_dir} holds no file that can be checked: name the folder or zip of a data set"
+        )
     return tally
 
 

@@ -14,8 +14,8 @@ import numpy as np
 
 from models.backbones import Encoder
 from models.features import feature_key
-from utils.errors import UserError
-from utils.files import written_whole
+from utils.errors import NOT_AS_WRITTEN, UserError
+from utils.files import check_regular, read_file, written_whole
 from utils.patch_blocks import PatchBlock, PatchBlocks
 from utils.report import write_json
 
@@ -60,10 +60,10 @@ class Parts:
         file = self.folder / _IDENTITY
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            found = json.loads(file.read_text()) if file.exists() else identity
-        except (OSError, ValueError) as error:
+            found = json.loads(read_file(file)) if file.exists() else identity
+            changed = [name for name in identity if found.get(name) != identity[name]]
+        except (OSError, *NOT_AS_WRITTEN) as error:
             raise UserError(f"{self.folder} is damaged: delete it") from error
-        changed = [name for name in identity if found.get(name) != identity[name]]
         if changed:
             raise UserError(
                 f"{self.folder} holds the beginning of an embedding of another {changed[0]}: run "
@@ -102,8 +102,9 @@ class Parts:
         """
         path = self._file(block)
         try:
+            check_regular(path)
             with np.load(path, allow_pickle=False) as file:
-                return Part(
+                part = Part(
                     file["features"],
                     file["ids"].tolist(),
                     str(file["source"]),
@@ -111,7 +112,11 @@ class Parts:
                     file["corners"],
                     file["cells"],
                 )
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            sizes = {len(each) for each in (part.ids, part.days, part.corners, part.cells)}
+            if part.features.ndim != 2 or {len(part.features)} != sizes:
+                raise ValueError("other shapes")
+            return part
+        except (OSError, EOFError, zipfile.BadZipFile, *NOT_AS_WRITTEN) as error:
             raise UserError(f"{path} is damaged: delete it, and run the command again") from error
 
     def __iter__(self) -> Iterator[Part]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -40,7 +41,7 @@ def embed_query(
     """
     query, path = args.neighbours, args.save_path
     point = parse_point(query)
-    if (query.isascii() and query.isdigit()) or point is not None:
+    if re.fullmatch("[0-9]{1,18}", query) or point is not None:
         row = int(query) if point is None else row_of_point(path, *point)
         found = embedding_of(path, row)
         (itself,) = describe(path, np.array([row]), np.ones(1))

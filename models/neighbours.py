@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +12,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from models.embedding_files import METADATA
 from utils.errors import UserError
 from utils.files import written_whole
 
@@ -45,22 +43,6 @@ class Neighbour(NamedTuple):
     day: str
     latitude: float | None
     longitude: float | None
-
-
-def read_facts(path: Path) -> dict[str, Any]:
-    """Return what an embedding depends on, see ``write_parquet``.
-
-    Raises:
-        UserError: The file is not an embedding of this project, or damaged.
-    """
-    with _opened(path) as file:
-        try:
-            facts: dict[str, Any] = json.loads((file.schema_arrow.metadata or {})[METADATA])
-        except (KeyError, ValueError) as error:
-            raise UserError(
-                f"{path} is not a file of main_embed.py: choose another path"
-            ) from error
-    return facts
 
 
 def row_of_point(path: Path, latitude: float, longitude: float) -> int:
@@ -209,6 +191,12 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
 
     try:
         with pq.ParquetFile(path, memory_map=True) as file:
+            schema, count = file.schema_arrow, file.metadata.num_rows
+            is_ours = {"id", "source", "datetime", "bbox", "embedding"} <= set(schema.names)
+            if not is_ours or not pa.types.is_fixed_size_list(schema.field("embedding").type):
+                raise UserError(f"{path} is not a file of main_embed.py: choose another path")
+            if count == 0:
+                raise UserError(f"{path} holds no patch: embed again")
             yield file
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path} is not a readable Parquet file: embed again") from error

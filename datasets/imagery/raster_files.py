@@ -10,13 +10,15 @@ from xml.etree import ElementTree
 
 from datasets.bands import short_name
 from utils.errors import UserError, os_error_sentence, quoted
-from utils.files import read_file
+from utils.files import open_regular, read_file
 from utils.input_spec import PICTURE_BANDS, DataSpec
 
 if TYPE_CHECKING:
     from rasterio.io import DatasetReader
 
 _MAX_VRT_BYTES = 2**26
+# TIFF 6.0, and BigTIFF (www.awaresystems.be/imaging/tiff/bigtiff.html), in either byte order.
+_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _VRT_SOURCES = ("sourcefilename", "sourcedataset")  # gdal.org/en/stable/drivers/raster/vrt.html
 # Of Sentinel-2 products and of Earth Engine's scenes: 20190405T103021.
 _DAY = re.compile(r"(?<!\d)((?:19|20)\d\d)(\d\d)(\d\d)T\d{6}(?!\d)")
@@ -49,10 +51,20 @@ def files_of_raster(path: Path) -> list[Path]:
                 f"{path} shows {quoted(name, 100)}, but only GeoTIFFs on a disk are read: copy "
                 "them, and write the VRT again with gdalbuildvrt"
             )
-        if not source.is_file():
-            raise UserError(f"{path} shows {source}, which is missing: restore it")
+        _check_tiff(path, source)
         files.append(source)
     return files
+
+
+def _check_tiff(path: Path, source: Path) -> None:
+    """Refuse a file of a VRT that is not a TIFF; GDAL would open it with any of its drivers."""
+    try:
+        with open_regular(source) as file:
+            start = file.read(4)
+    except OSError as error:
+        raise UserError(os_error_sentence(error, f"{path} shows {source}")) from error
+    if start not in _TIFF_STARTS:
+        raise UserError(f"{path} shows {source}, which is not a TIFF: write the VRT again")
 
 
 def stored_values(file: DatasetReader, path: Path, names: Sequence[str] | None) -> DataSpec:

@@ -25,6 +25,7 @@ SUFFIXES = (".tif", ".tiff", ".vrt")
 _DRIVERS = {".tif": "GTiff", ".tiff": "GTiff", ".vrt": "VRT"}
 _PATCHES_PER_BLOCK = 1024
 _BLOCK_BYTES = 2**26  # of pictures
+_MOST_PATCHES = 10**9  # the land of the Earth in patches of 390 m
 _NUM_SAMPLES = 16  # windows that show the unit
 # Files next to a raster may change what it is, so none is read.
 _NO_SIDECARS = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_PAM_ENABLED": "NO"}
@@ -262,4 +263,9 @@ def _grid_shape(
             f"{flags.patch_size}: lower --patch_size, or raise --scale"
         )
     rows, columns = ((side - flags.patch_size) // flags.stride + 1 for side in (height, width))
+    if rows * columns > _MOST_PATCHES:
+        raise UserError(
+            f"{path} has {rows * columns:,} patches, more than {_MOST_PATCHES:,}: raise --stride, "
+            "or cut it"
+        )
     return rows, columns

@@ -19,7 +19,7 @@ from models.run_report.interactive import SCRIPT
 from models.run_report.page import Section, page, picture_file, table
 from models.run_report.run_files import Run, read_run
 from models.run_report.spaces import Sample, space_sections
-from utils.errors import UserError
+from utils.errors import NOT_AS_WRITTEN, UserError
 from utils.files import written_whole
 
 NAME = "report.html"
@@ -55,7 +55,7 @@ def write_report(
         )
     try:
         sections = _sections(runs, space_names, sample)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except NOT_AS_WRITTEN as error:
         names = ", ".join(str(run.folder) for run in runs)
         raise UserError(f"{names} holds results that no run writes: restore its files") from error
     title = " and ".join(run.name for run in runs)

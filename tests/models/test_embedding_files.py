@@ -134,6 +134,10 @@ def test_parts_of_another_embedding_or_damaged_ones_are_refused(tmp_path: Path) 
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(UserError, match=r"000000\.npz is damaged: delete it"):
         parts.read(0)
-    (parts.folder / "identity.json").write_text("{")
-    with pytest.raises(UserError, match="is damaged: delete it"):
-        Parts(tmp_path / "e.npz", {"imagery": "a"}, 1)
+    np.savez(file, features=np.zeros(3), ids=["a"], source="a", days=[""], corners=[], cells=[])
+    with pytest.raises(UserError, match=r"000000\.npz is damaged: delete it"):
+        parts.read(0)
+    for text in ("{", "null", "[]", "[" * 100_000):
+        (parts.folder / "identity.json").write_text(text)
+        with pytest.raises(UserError, match="is damaged: delete it"):
+            Parts(tmp_path / "e.npz", {"imagery": "a"}, 1)

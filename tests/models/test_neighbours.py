@@ -13,7 +13,6 @@ from models.neighbours import (
     embedding_of,
     nearest,
     parse_point,
-    read_facts,
     row_of_point,
     write_table,
 )
@@ -96,10 +95,10 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "e.parquet"
     path.write_text("no parquet")
     with pytest.raises(UserError, match="not a readable Parquet file"):
-        read_facts(path)
+        embedding_of(path, 0)
     pq.write_table(pa.table({"a": [1]}), path)
     with pytest.raises(UserError, match=r"not a file of main_embed\.py"):
-        read_facts(path)
+        embedding_of(path, 0)
 
 
 def test_the_table_has_a_line_per_neighbour(

@@ -1,5 +1,6 @@
 """Windows of rasters: their pixels, their place on Earth, and what is refused."""
 
+import os
 import resource
 import shutil
 import warnings
@@ -122,7 +123,7 @@ def test_a_vrt_shows_the_windows_of_its_file(tmp_path: Path) -> None:
         ("/vsicurl/http://127.0.0.1:9/a.tif", "only GeoTIFFs on a disk are read"),
         ("http://127.0.0.1:9/a.tif", "only GeoTIFFs on a disk are read"),
         ("other.vrt", "only GeoTIFFs on a disk are read"),
-        ("gone.tif", "gone.tif, which is missing"),
+        ("gone.tif", "shows gone.tif: No such file"),
     ],
 )
 def test_a_vrt_of_anything_but_geotiffs_on_a_disk_is_refused(
@@ -137,6 +138,22 @@ def test_a_vrt_is_checked_as_gdal_reads_it_whatever_the_case_of_its_names(tmp_pa
     path.write_text(path.read_text().replace("SourceFilename", "sourcefilename"))
     with pytest.raises(UserError, match="only GeoTIFFs on a disk are read"):
         opened(path)
+
+
+@pytest.mark.parametrize("content", [b"<VRTDataset/>", b"", None])
+def test_a_vrt_of_something_that_is_no_tiff_is_refused(
+    tmp_path: Path, content: bytes | None
+) -> None:
+    source = tmp_path / "b.tif"
+    os.mkfifo(source) if content is None else source.write_bytes(content)
+    with pytest.raises(UserError, match=r"b\.tif"):
+        opened(write_vrt(tmp_path / "a.vrt", "b.tif", 96))
+
+
+def test_a_small_file_of_a_huge_raster_is_refused_at_once(tmp_path: Path) -> None:
+    write_raster(tmp_path / "a.tif", coded(32, 32))
+    with pytest.raises(UserError, match="patches, more than 1,000,000,000: raise --stride"):
+        opened(write_vrt(tmp_path / "a.vrt", "a.tif", 2**31 - 1))
 
 
 def test_many_rasters_need_few_open_files(tmp_path: Path) -> None:
