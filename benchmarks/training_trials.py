@@ -155,6 +155,8 @@ def start(
             printed = os.open(_printed(log_dir), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(printed, 1)
             os.dup2(printed, 2)
+            # Those of a test are not the descriptors.
+            sys.stdout, sys.stderr = (os.fdopen(n, "w", buffering=1) for n in (1, 2))
             prepare()
             argv = [*flags_of(folder, log_dir), "--resume", "auto", *flags]
             with without_pictures():
