@@ -144,7 +144,7 @@ class _Damaged:
             encoder = read_encoder_file(self.path)
             same = encoder.architecture == self.encoder.architecture
             same &= fingerprint(encoder.tensors) == fingerprint(self.encoder.tensors)
-            # A valid contract of another kind cannot be told from the right one.
+            # A valid contract of another kind looks like the right one.
             if not same or (encoder.spec != self.encoder.spec and "hyper_param" not in what):
                 return "another encoder was read"
         hparams = self.content["hyper_parameters"]
@@ -198,12 +198,12 @@ def _untold(ended: Ended, policy: str) -> str | None:
     A run may also end well, if it survived, or if the disk was large enough.
     """
     errors = sum(line.startswith("error: ") for line in ended.text.splitlines())
-    told = "the training continues" in ended.text
+    continued = "the training continues" in ended.text
     if ended.code not in (0, 2) or errors != (ended.code == 2) or "Traceback" in ended.text:
         return f"exit code {ended.code}: {ended.text[-800:]}"
-    return (
-        f"continued with --on_save_error stop: {ended.text}" if told and policy == "stop" else None
-    )
+    if continued and policy == "stop":
+        return f"continued with --on_save_error stop: {ended.text}"
+    return None
 
 
 def _unlike(folder: Path, log_dir: Path) -> str | None:

@@ -27,7 +27,7 @@ class StepGuard(nn.Module):
     """Find a step that is not finite in any process, and undo it in all of them.
 
     Where the host sees the numbers at once, on a CPU, the weights and momenta keep their values. A
-    GPU is not waited for: there the step has a gradient of zero, and momentum goes on.
+    GPU is not waited for: there the step has a gradient of zero, and momentum continues.
 
     Args:
         networks: Networks whose batch-norm statistics belong to the step.

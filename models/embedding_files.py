@@ -161,7 +161,7 @@ def write_npz(path: Path, parts: Parts, facts: Mapping[str, Any]) -> None:
 def write_geotiff(
     path: Path, parts: Parts, grid: Grid, components: int | None, facts: Mapping[str, Any]
 ) -> None:
-    """Write a raster with a pixel per patch, float32; NaN where there is no data.
+    """Write a raster with a pixel per patch, float32; NaN for missing data.
 
     Args:
         path: File to write.

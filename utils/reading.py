@@ -60,7 +60,7 @@ def _report() -> None:
                 reported[key] = waited
                 print(
                     f"\nwarning: {name} has not been read for {waited:.0f} s: check its disk or "
-                    "connection; the run goes on when it answers",
+                    "connection; the run continues when it answers",
                     file=sys.stderr,
                     flush=True,
                 )
