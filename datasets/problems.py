@@ -14,9 +14,7 @@ JPEG_NOTE = (
     "a changed bit in a JPEG, which has no checksum, often decodes to other pixels without an error"
 )
 PLAIN_NOTE = "a changed bit in a GeoTIFF that is not compressed is another value, without an error"
-SWAP_NOTE = (
-    "bands of one size are compared by correlation: neighbours in wavelength look alike"
-)
+SWAP_NOTE = "bands of one size are compared by correlation: neighbours in wavelength look alike"
 LIST_NOTE = "a list of --write_checksums finds every later change: compare with --checksums"
 _KEPT = 10_000  # problems of a kind that are kept with their names
 
