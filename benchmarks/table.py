@@ -31,7 +31,7 @@ SCRIPTS = {
 }
 _PROBE = "--freeze_backbone --learning_rate 1e-3 --batch_size 64 --num_seeds 3 --max_epochs 100"
 _TUNE = "--learning_rate 1e-3 --batch_size 32 --max_epochs 10 --num_seeds 1"
-_CHANGE = "--max_epochs 20 --batch_size 8 --num_seeds 2"
+_CHANGE = "--max_epochs 40 --batch_size 8 --num_seeds 2"
 _PAPER = "--protocol paper"
 # The lines of the table: data set and method, key of the result, and flags.
 TRIALS = (
