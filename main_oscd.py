@@ -91,7 +91,7 @@ def evaluate(
     if args.save_predictions is not None:
         save_probabilities(args.save_predictions, cities, *found)
     if run_dir is not None and folder is not None:
-        write_maps(run_dir / "maps", cities, *found, transform.bands)
+        write_maps(run_dir / "maps", cities, *found, transform.channels)
         curve = {args.backbone_type: results}
         write_curve(run_dir, curve, ["test/f1"], "test/f1 in percent")
         name = "last.ckpt" if task.as_original else "best.ckpt"

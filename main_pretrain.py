@@ -1,12 +1,11 @@
 r"""Pre-train a ResNet on unlabelled multi-season patches (Seasonal Contrast), or on any images.
 
 Three embedding spaces from a folder of SeCo patches:
-  python main_pretrain.py --data_dir data/seco_100k_packed --data_mode seco \
-    --base_encoder resnet18 --max_epochs 1000 --schedule 600 800
+  python main_pretrain.py --data_dir data/seco_100k_packed --preset seco_100k
 
 MoCo-v2 on a folder or zip of small pictures:
   python main_pretrain.py --data_dir EuroSAT_RGB.zip --image_list train.txt \
-    --data_mode moco --preset small_images
+    --preset small_images
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from datasets.seco.data_modes import add_data_args
 from models import pretrain_args as flags
+from models.presets import DEFAULT, PRESETS
 from utils.cli import base_parser, run, share_cores
 from utils.launch import World, add_launch_args, batch_size_per_process
 from utils.report import run_dir_of_rank
@@ -39,7 +39,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     for add_args in (add_data_args, flags.add_view_args, add_launch_args, flags.add_pretrain_args):
         add_args(parser)
     given = parser.parse_given(with_flags_of_run(parser, argv, flags.MAY_CHANGE))
-    parser.set_defaults(**flags.PRESETS[given.get("preset", "seco")])
+    parser.set_defaults(**PRESETS[given.get("preset", DEFAULT)])
     return parser.with_defaults(given)
 
 

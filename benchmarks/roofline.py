@@ -29,7 +29,7 @@ from models.moco2_module import MocoV2
 from utils import fused_views
 from utils.augment_config import AugmentConfig
 from utils.data import sample_keys
-from utils.input_spec import SECO_SPEC
+from utils.input_spec import SECO_SPEC, InputSpec
 from utils.precision import auto_precision
 from utils.transforms import Augment
 
@@ -89,7 +89,9 @@ def _num_bytes(tensor: Tensor) -> int:
     return min(tensor.numel() * tensor.itemsize, tensor.untyped_storage().nbytes())
 
 
-def count_views(traffic: Traffic, batch_size: int, crop_size: int, data_mode: str) -> None:
+def count_views(
+    traffic: Traffic, batch_size: int, crop_size: int, data_mode: str, num_bands: int = 3
+) -> None:
     """Count the augmentation of one batch: every view of its mode.
 
     The tensors are CUDA tensors, so that the views take the path of a GPU.
@@ -99,18 +101,20 @@ def count_views(traffic: Traffic, batch_size: int, crop_size: int, data_mode: st
         batch_size: Samples.
         crop_size: Side of a view in pixels.
         data_mode: Key of ``DATA_MODES``.
+        num_bands: Bands of the patches; with three, hue is jittered too.
     """
     mode = DATA_MODES[data_mode]
     config = AugmentConfig(crop_size=crop_size, crop_first=mode.crop_first)
     keys = sample_keys(0, torch.zeros(batch_size).long(), torch.arange(batch_size))
     size = (PATCH_SIZE, PATCH_SIZE)
-    augment = Augment(SECO_SPEC, config)
+    spec = InputSpec.of_pictures([f"B{band}" for band in range(num_bands)])
+    augment = Augment(SECO_SPEC if num_bands == 3 else spec, config)
     augment.fused = fused_views
     drawn = augment.draw_each(keys, mode.streams, size)
     with FakeTensorMode(), torch.device("cuda"):
         for name, buffer in list(augment.named_buffers()):
             setattr(augment, name, torch.empty(buffer.shape, dtype=buffer.dtype))
-        patches = torch.empty(batch_size, mode.num_dates, 3, *size, dtype=torch.uint8)
+        patches = torch.empty(batch_size, mode.num_dates, num_bands, *size, dtype=torch.uint8)
         moved = [replace(each, values=torch.empty(each.values.shape)) for each in drawn]
         traffic.part = "resample"
         with traffic:
@@ -124,6 +128,7 @@ def count_network(
     crop_size: int,
     base_encoder: str,
     autocast: torch.dtype | None = torch.bfloat16,
+    num_bands: int = 3,
 ) -> int:
     """Count forward passes, loss, backward pass and optimiser of one step; return its operations.
 
@@ -136,17 +141,18 @@ def count_network(
         crop_size: Side of a view in pixels.
         base_encoder: Name of a torchvision ResNet.
         autocast: Type of the arithmetic, None for float32.
+        num_bands: Channels of the views.
     """
     spaces = DATA_MODES["seco"].emb_spaces
     with FakeTensorMode():
-        model = MocoV2(base_encoder, emb_spaces=spaces)
+        model = MocoV2(base_encoder, emb_spaces=spaces, in_channels=num_bands)
         model.join_keys = False  # as on a GPU
         # Hooks of a module run before and after its operators.
         for encoder, part in ((model.encoder_q, "query"), (model.encoder_k, "keys")):
             encoder.register_forward_pre_hook(lambda *_, part=part: setattr(traffic, "part", part))
             encoder.register_forward_hook(lambda *_: setattr(traffic, "part", "heads and queues"))
         optimizer = torch.optim.SGD(model.parameters(), 0.03, momentum=0.9, foreach=True)
-        view = torch.empty(batch_size, 3, crop_size, crop_size)
+        view = torch.empty(batch_size, num_bands, crop_size, crop_size)
         view = view.contiguous(memory_format=torch.channels_last)
         for weights in filter(lambda each: each.requires_grad, model.parameters()):
             optimizer.state[weights]["momentum_buffer"] = torch.empty_like(weights)

@@ -25,17 +25,19 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     from benchmarks.roofline import Traffic, count_network, count_views
 
     views, network = Traffic(), Traffic()
-    count_views(views, args.batch_size, args.crop_size, args.data_mode)
-    count_network(network, args.batch_size, args.crop_size, args.base_encoder)
+    sizes, bands = (args.batch_size, args.crop_size), {"num_bands": args.num_bands}
+    count_views(views, *sizes, args.data_mode, **bands)
+    count_network(network, *sizes, args.base_encoder, **bands)
     parts = {
         part: {"GB": bytes_ / 1e9, "kernels": traffic.kernels[part]}
         for traffic in (views, network)
         for part, bytes_ in traffic.bytes.items()
     }
-    what = f"{args.base_encoder}, batch {args.batch_size}, {args.crop_size} px"
-    print(f"{what}: counted, not measured")
+    what = f"{args.base_encoder}, {args.num_bands} bands, batch {args.batch_size}"
+    print(f"{what}, {args.crop_size} px: counted, not measured")
     print(f"{'part':18s}{'GB':>8s}{'kernels':>9s}" + "".join(f"{n:>9s}" for n in BANDWIDTHS))
-    for part, row in parts.items():
+    whole = {name: sum(row[name] for row in parts.values()) for name in ("GB", "kernels")}
+    for part, row in [*parts.items(), ("whole step", whole)]:
         times = "".join(f"{1000 * row['GB'] / b:6.2f} ms" for b in BANDWIDTHS.values())
         print(f"{part:18s}{row['GB']:8.2f}{row['kernels']:9d}{times}")
     result = {"parts": parts, "GB/s": BANDWIDTHS}
@@ -53,10 +55,11 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     add("--base_encoder", default="resnet18", help="Name of a torchvision ResNet.")
     add("--batch_size", type=int, default=256, help="Samples of a step.")
     add("--crop_size", type=int, default=224, help="Side of a view in pixels.")
+    add("--num_bands", type=int, default=3, help="Bands of the patches.")
     add("--data_mode", choices=DATA_MODES, default="seco", help="Kind of samples.")
     add("--json", type=Path, help="File to write the table to.")
     args = parser.parse_args(argv)
-    check_positive(args, "batch_size", "crop_size")
+    check_positive(args, "batch_size", "crop_size", "num_bands")
     return args
 
 

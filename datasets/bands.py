@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from utils.errors import UserError
 from utils.input_spec import RGB_QUANTILES, InputSpec, quantile_spec
+from utils.stored_values import NDVI
 
 if TYPE_CHECKING:  # the scripts parse their flags before NumPy is imported
     import numpy as np
@@ -73,6 +74,8 @@ def short_name(band: str) -> str:
 def check_bands(bands: Sequence[str]) -> tuple[str, ...]:
     """Return the bands as a tuple; unknown, repeated or no names are a ``UserError``."""
     unknown = [band for band in bands if band not in RESOLUTION_M]
+    if NDVI in unknown:
+        raise UserError("NDVI is computed when B8 and B4 are trained on or evaluated: leave it out")
     if unknown:
         raise UserError(f"unknown band {unknown[0]}: the bands are {' '.join(ALL_BANDS)}")
     if not bands or len(set(bands)) < len(bands):
@@ -126,6 +129,19 @@ def seco_input_spec(
             "run `python datasets/seco_utils.py --data_dir DIR` once"
         )
     return quantile_spec(bands, quantiles)
+
+
+def with_ndvi(spec: InputSpec, bands: Sequence[str]) -> InputSpec:
+    """Add NDVI, which is not stretched, at its place among all bands, if it is one of them.
+
+    Args:
+        spec: Stored bands of SeCo patches.
+        bands: These bands, and perhaps NDVI, in channel order.
+    """
+    if NDVI not in bands:
+        return spec
+    limits = zip(spec.low, spec.high, strict=True)
+    return quantile_spec(bands, dict(zip(spec.bands, limits, strict=True)))
 
 
 def check_dn(samples: Iterable[np.ndarray], where: str, band: str | None = None) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from datasets.archive import ZipFiles, is_zip
+from datasets.bands import with_ndvi
 from datasets.bigearthnet.facts import BIGEARTHNET_SPEC, IMAGE_SIZE
 from datasets.bigearthnet.folder import PatchFolder
 from datasets.bigearthnet.index import find_patches
@@ -43,6 +44,7 @@ from utils.input_spec import (
     input_transform,
 )
 from utils.patch_blocks import PatchBlocks
+from utils.stored_values import stored_bands
 
 _LARGEST_PICTURE_PX = 2048  # of a file among others: larger ones are cut into windows
 # Sensing time in names of Sentinel-2's products and their patches: S2A_MSIL2A_20170613T101031_0_45.
@@ -128,13 +130,13 @@ def _patches(
     on_bad_patch: OnBadPatch,
 ) -> SamplePatches:
     """Open what ``open_patches`` opens."""
-    bands = [BANDS_OF_LETTERS.get(band, band) for band in spec.bands]
-    source = open_patches(data_dir, bands, image_list)
+    bands = tuple(BANDS_OF_LETTERS.get(band, band) for band in spec.bands)
+    source = open_patches(data_dir, stored_bands(bands), image_list)
     if source.bands == PICTURE_BANDS:
         transform = input_transform(spec, DataSpec.of_pictures(str(data_dir)), "auto")
     else:  # 255 times reflectance, as in the pre-training
-        own = spec if spec.unit == "reflectance" else source.input_spec
-        transform = InputTransform(source.bands, own.stretch_table().numpy(), spec)
+        own = spec if spec.unit == "reflectance" else with_ndvi(source.input_spec, bands)
+        transform = InputTransform(bands, own.stretch_table().numpy(), spec)
 
     def read(patch: int) -> np.ndarray | None:
         try:

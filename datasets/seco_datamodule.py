@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
-from datasets.bands import RGB_BANDS
+from datasets.bands import RGB_BANDS, with_ndvi
 from datasets.seco.bad_patches import BadPatchList, ConstantPatches, OnBadPatch
 from datasets.seco.data_modes import DATA_MODES
 from datasets.seco.patches import day_of
@@ -23,6 +23,7 @@ from utils.data import InfiniteDataLoader, SeededSampler, batches_done, epoch_of
 from utils.distributed import exchange, shared_permutation, to_device
 from utils.errors import UserError
 from utils.input_spec import InputSpec
+from utils.stored_values import add_ndvi, stored_bands
 from utils.transforms import Augment
 
 Cache = Literal["mmap", "ram", "gpu"]
@@ -37,8 +38,8 @@ class SecoDataModule(LightningDataModule):
     Args:
         data_dir: SeCo folder or zip, packed store, or LitData chunks in a folder or bucket; in mode
             moco also a folder or zip of pictures.
-        bands: Bands in channel order; None for B4, B3, B2 (red, green, blue), which is also what
-            pictures have.
+        bands: Bands in channel order, and perhaps NDVI, which is computed from B8 and B4; None for
+            B4, B3, B2 (red, green, blue), which is also what pictures have.
         batch_size: Samples per step and process, at least 1.
         num_workers: Worker processes that read, 0 reads in this one; threads for a packed store.
         seed: Seed of order, dates and views.
@@ -114,7 +115,7 @@ class SecoDataModule(LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         if hasattr(self, "dataset"):  # the script needs the bands before Lightning calls this
             return
-        source = open_patches(self.data_dir, self.bands, self.image_list)
+        source = open_patches(self.data_dir, stored_bands(self.bands), self.image_list)
         is_pictures = source.bands == PICTURE_BANDS
         if is_pictures and not self.mode.every_date:
             raise UserError(
@@ -134,7 +135,7 @@ class SecoDataModule(LightningDataModule):
             seed=self.seed,
             on_bad_patch=self.on_bad_patch,
         )
-        self.input_spec = source.input_spec
+        self.input_spec = with_ndvi(source.input_spec, self.bands)
         self._augment = Augment(self.input_spec, self.augment_config)
 
     def hints(self) -> list[str]:
@@ -242,7 +243,7 @@ class SecoDataModule(LightningDataModule):
             return batch
         trainer = self.trainer
         assert trainer is not None
-        patches = batch["patches"]
+        patches = add_ndvi(batch["patches"], self.bands)
         augment, (query, *views) = self._augment.to(patches.device), self.mode.views
         keys = sample_keys(self.seed, *self._samples)  # views are drawn on the CPU, and uploaded
         of_query, *of_keys = augment.draw_each(keys, self.mode.streams, patches.shape[-2:])

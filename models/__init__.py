@@ -10,6 +10,7 @@ Encoders:
 
 Pre-training:
 
+- ``presets.py``: Sets of defaults for a data set, each value with its source.
 - ``pretrain_args.py``: Command-line flags of views, model, optimizer and probes.
 - ``group_batch_norm.py``: Batch normalisation over groups of a batch.
 - ``winograd.py``: Convolutions of many channels on a CPU, with fewer products.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from models.evaluation_args import DEFAULT_ENCODER
+from models.presets import DEFAULT, PRESETS
 from utils.augment_config import AugmentConfig
 from utils.cli import check_base_flags
 from utils.errors import UserError
@@ -38,27 +38,6 @@ MAY_CHANGE = (
     *("online_data_dir", "online_max_epochs", "online_val_every_n_epoch"),
 )
 SCHEDULES = ("step", "cosine")  # of the learning rate: SeCo's and MoCo-v2's
-# Other defaults for other data; a flag on the command line still wins. How the numbers were found:
-# docs/training.md.
-PRESETS: dict[str, dict[str, Any]] = {
-    "seco": {},
-    "small_images": {
-        "data_mode": "moco",
-        "crop_size": 48,
-        "color_jitter": [0.4, 0.4, 0.4, 0.0],
-        "grayscale_prob": 0.1,
-        "blur_prob": 0.0,
-        "rotate": True,
-        "batch_size": 128,
-        "num_negatives": 4096,
-        "encoder_momentum": 0.99,
-        "softmax_temperature": 0.2,
-        "learning_rate": 0.06,
-        "lr_schedule": "cosine",
-        "warmup_epochs": 1.0,
-        "max_epochs": 30,
-    },
-}
 
 
 def values(args: Namespace, names: Sequence[str]) -> dict[str, Any]:
@@ -105,25 +84,26 @@ def add_pretrain_args(parser: Parser) -> None:
     """Add the flags of model, training, output and online probe; the probe is off without data."""
     add = parser.group("model").add_argument
     name = "Name of a torchvision ResNet, or resnet18_slim, a quarter as wide, for CPU demos."
-    add("--base_encoder", default=DEFAULT_ENCODER, help=name)
-    add("--emb_dim", type=int, default=128, help="Size of an embedding.")
-    add("--num_negatives", type=int, default=16384, help="Embeddings in the queue of each space.")
+    add("--base_encoder", help=name)
+    add("--emb_dim", type=int, help="Size of an embedding.")
+    add("--num_negatives", type=int, help="Embeddings in the queue of each space.")
     momentum = "Momentum of the key encoder, the share of its weights that a step keeps, in 0..1."
-    add("--encoder_momentum", type=float, default=0.999, help=momentum)
+    add("--encoder_momentum", type=float, help=momentum)
     temperature = "Divisor of the similarities in the loss."
-    add("--softmax_temperature", type=float, default=0.07, help=temperature)
+    add("--softmax_temperature", type=float, help=temperature)
     group = "Images that share batch-norm statistics, 0 for all images of a process."
     add("--bn_group_size", type=int, default=0, help=group)
     add("--compile", action="store_true", help="Compile the encoders, which pays off on a GPU.")
     add = parser.group("training").add_argument
-    add("--preset", choices=PRESETS, default="seco", help="Set of defaults for a kind of data.")
-    add("--momentum", type=float, default=0.9, help="Momentum of SGD, in 0..1.")
-    add("--weight_decay", type=float, default=1e-4, help="Weight decay of SGD.")
+    preset = "Set of defaults for a data set, see docs/training.md; other flags win."
+    add("--preset", choices=PRESETS, default=DEFAULT, help=preset)
+    add("--momentum", type=float, help="Momentum of SGD, in 0..1.")
+    add("--weight_decay", type=float, help="Weight decay of SGD.")
     epochs: dict[str, Any] = {"type": int, "nargs": "*", "metavar": "EPOCH"}
     step = "Epochs after which --lr_schedule step divides the learning rate by ten."
-    add("--schedule", **epochs, default=[120, 160], help=step)
+    add("--schedule", **epochs, help=step)
     course = "Course of the learning rate over the epochs."
-    add("--lr_schedule", choices=SCHEDULES, default="step", help=course)
+    add("--lr_schedule", choices=SCHEDULES, help=course)
     add("--warmup_epochs", type=float, default=0.0, help="Epochs of linear warm-up from 0.")
     bad = "Steps without a finite loss, keys and gradients that a run may skip."
     add("--max_bad_steps", type=int, default=10, help=bad)
@@ -138,6 +118,7 @@ def add_pretrain_args(parser: Parser) -> None:
     add("--online_max_epochs", type=int, default=25, help="Epochs of each linear probe.")
     between = "Epochs of the pre-training between two probes."
     add("--online_val_every_n_epoch", type=int, default=25, help=between)
+    parser.set_defaults(**PRESETS[DEFAULT])
 
 
 def check_pretrain_flags(args: Namespace) -> None:

@@ -21,6 +21,7 @@
 - ``precision.py``: Numerical precision that a device supports.
 - ``data.py``: Random numbers and order of the samples as functions of seed and epoch; a loader.
 - ``subset.py``: Fractions of a train set.
+- ``stored_values.py``: Values of bands as files store them, their stretch, and NDVI.
 - ``input_spec.py``: Input contract of an encoder: bands, quantile stretch, normalisation.
 - ``probe_data.py``: Labelled pictures of a data set, as evaluation takes them.
 - ``patch_blocks.py``: Patches of any imagery, as embedding takes them.

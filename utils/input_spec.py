@@ -13,6 +13,15 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from utils.errors import UserError
+from utils.stored_values import (
+    DN_PER_UNIT,
+    NDVI,
+    NDVI_BANDS,
+    ndvi_plane,
+    stored_bands,
+    stored_values,
+    stretch,
+)
 
 if TYPE_CHECKING:  # the scripts parse their flags, and the collector works, without torch
     import numpy as np
@@ -31,7 +40,6 @@ RGB_QUANTILES = {"B2": (3.0, 88.0), "B3": (2.0, 103.0), "B4": (0.0, 129.0)}
 # auto: as in the pre-training of the encoder. paper: only the data set's own stretch. imagenet: the
 # data set's own stretch, then mean and standard deviation of ImageNet. none: no stretch.
 INPUT_NORMS = ("auto", "paper", "imagenet", "none")
-_DN_PER_UNIT = 10_000  # of reflectance
 _LARGEST = 1e30  # of a number in a contract; integers of JSON may be too large for a float
 BANDS_OF_LETTERS = {letter: band for band, letter in PICTURE_LETTERS.items()}
 
@@ -41,7 +49,7 @@ class InputSpec:
     """Bands of an input in channel order, and how their stored uint8 values become its numbers.
 
     Attributes:
-        bands: Name of each channel, for example ("B4", "B3", "B2").
+        bands: Name of each channel, for example ("B4", "B3", "B2"); NDVI needs B8 and B4.
         low: Stored value per band that the stretch maps to 0.
         high: Stored value per band that the stretch maps to 255; above ``low``.
         mean: Mean per band, subtracted from the stretched picture in 0..1.
@@ -65,12 +73,13 @@ class InputSpec:
             and all(len(column) == len(self.bands) for column in columns)
             and all(abs(value) <= _LARGEST for column in columns for value in column)
             and all(low < high for low, high in zip(self.low, self.high, strict=True))
+            and (NDVI not in self.bands or set(NDVI_BANDS) <= set(self.bands))
             and min(self.std) > 0
             and self.unit in UNITS
         ):
             raise ValueError(
                 "each band has a short name, a finite low below its high, a finite mean, and a "
-                f"std above 0; the unit is one of {' '.join(UNITS)}"
+                f"std above 0; the unit is one of {' '.join(UNITS)}; NDVI comes with B8 and B4"
             )
 
     @classmethod
@@ -95,7 +104,7 @@ class InputSpec:
         """Tabulate the stretch, computed in float64 as in the original: uint8, shape (C, 256)."""
         import torch
 
-        return torch.from_numpy(_stretch(256, self.low, self.high))
+        return torch.from_numpy(stretch(256, self.low, self.high))
 
     def normalize(self, pictures: Tensor) -> Tensor:
         """Convert stretched pictures, (B, C, H, W) in 0..255, to float inputs of the same shape."""
@@ -126,9 +135,13 @@ def quantile_spec(bands: Sequence[str], quantiles: Mapping[str, tuple[float, flo
 
     Args:
         bands: Names of the bands in channel order.
-        quantiles: Stored values of each band that become 0 and 255, in 0..255.
+        quantiles: Stored values of each band that become 0 and 255, in 0..255; not of NDVI.
+
+    Raises:
+        UserError: NDVI cannot be computed from the other bands.
     """
-    low, high = zip(*(quantiles[band] for band in bands), strict=True)
+    limits = {band: quantiles[band] for band in stored_bands(bands)} | {NDVI: (0.0, 255.0)}
+    low, high = zip(*(limits[band] for band in bands), strict=True)
     # The original normalises red, green and blue by ImageNet's statistics.
     return InputSpec(tuple(bands), low, high, *imagenet_statistics(bands))
 
@@ -168,26 +181,28 @@ class DataSpec:
             name: Name of the data set, for messages.
             bands: Names of the bands in channel order.
         """
-        return cls(name, bands, (0.0,) * len(bands), (float(_DN_PER_UNIT),) * len(bands))
+        return cls(name, bands, (0.0,) * len(bands), (float(DN_PER_UNIT),) * len(bands))
 
 
 class InputTransform:
     """Conversion of stored values to inputs.
 
     Args:
-        bands: Bands to read from the data set, in the encoder's channel order (C of them).
+        channels: The encoder's channels by the data set's names, C of them; ``bands`` are those
+            that are read, all but NDVI.
         table: Picture of every stored value, uint8, shape (C, 256 or 65536).
         spec: Contract of an encoder that is trained on such inputs.
     """
 
-    def __init__(self, bands: tuple[str, ...], table: np.ndarray, spec: InputSpec) -> None:
-        self.bands = bands
+    def __init__(self, channels: tuple[str, ...], table: np.ndarray, spec: InputSpec) -> None:
+        self.channels = channels
+        self.bands = stored_bands(channels)
         self.table = table
         self.spec = spec
         self.mean, self.std = spec.mean, spec.std
 
     def to_picture(self, stored: np.ndarray) -> np.ndarray:
-        """Map stored values, (C, H, W), to a uint8 picture of the same shape.
+        """Map stored values of the ``bands``, (bands, H, W), to a picture, uint8, (C, H, W).
 
         Args:
             stored: 8-bit pictures as uint8, reflectance as uint16 DN.
@@ -203,12 +218,21 @@ class InputTransform:
             raise UserError(
                 f"stored values are {stored.dtype}, but {expected} is expected: convert them"
             )
-        if stored.ndim != 3 or len(stored) != len(self.table):
+        if stored.ndim != 3 or len(stored) != len(self.bands):
             raise UserError(
-                f"stored values have shape {stored.shape}, but one image of {len(self.table)} "
+                f"stored values have shape {stored.shape}, but one image of {len(self.bands)} "
                 f"bands, {' '.join(self.bands)}, is expected"
             )
-        return np.stack([row[plane] for row, plane in zip(self.table, stored, strict=True)])
+        return np.stack(self.planes(stored))
+
+    def planes(self, stored: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Map the ``bands``, each of a size (h, w) of its own, to planes of a picture, uint8."""
+        planes = list(stored)
+        if NDVI in self.channels:
+            near_infrared, red = (stored[self.bands.index(band)] for band in NDVI_BANDS)
+            found = ndvi_plane(near_infrared, red, stored_values(self.table.shape[1]))
+            planes.insert(self.channels.index(NDVI), found)
+        return [row[plane] for row, plane in zip(self.table, planes, strict=True)]
 
     def normalize(self, pictures: Tensor) -> Tensor:
         """Convert uint8 pictures, (B, C, H, W), to float32 inputs of the same shape.
@@ -225,7 +249,7 @@ class InputTransform:
 
     def fingerprint(self) -> str:
         """Return a sha256 of the conversion, for the names of cached features."""
-        digest = hashlib.sha256(repr((self.bands, self.mean, self.std)).encode())
+        digest = hashlib.sha256(repr((self.channels, self.mean, self.std)).encode())
         digest.update(self.table.tobytes())
         return digest.hexdigest()
 
@@ -248,34 +272,24 @@ def input_transform(spec: InputSpec, data: DataSpec, input_norm: str) -> InputTr
     elif input_norm == "imagenet":
         mean, std = imagenet_statistics(bands)
     used = InputSpec(spec.bands, (0.0,) * count, (255.0,) * count, mean, std, "picture")
-    # SeCo's stored value of every DN: floor(255 * min(DN / 10000, 1)).
-    stored = np.minimum(np.arange(65_536) * 255 // _DN_PER_UNIT, 255).astype(np.uint8)
     if data.unit == "picture":
-        table = np.tile(np.arange(256, dtype=np.uint8), (count, 1))
+        table = np.tile(stored_values(256), (count, 1))
     elif input_norm == "none":
-        table, used = np.tile(stored, (count, 1)), replace(used, unit="reflectance")
+        table, used = np.tile(stored_values(65_536), (count, 1)), replace(used, unit="reflectance")
     elif input_norm == "auto" and spec.unit == "reflectance":
-        table, used = _stretch(256, spec.low, spec.high)[:, stored], spec
+        table, used = stretch(256, spec.low, spec.high)[:, stored_values(65_536)], spec
     else:
-        rows = [data.bands.index(band) for band in bands]
-        table = _stretch(65_536, [data.low[row] for row in rows], [data.high[row] for row in rows])
+        limits = dict(zip(data.bands, zip(data.low, data.high, strict=True), strict=True))
+        limits[NDVI] = (0.0, float(DN_PER_UNIT))
+        table = stretch(65_536, *zip(*(limits[band] for band in bands), strict=True))
     return InputTransform(bands, table, used)
-
-
-def _stretch(count: int, low: Sequence[float], high: Sequence[float]) -> np.ndarray:
-    """Map the stored values 0 to ``count`` - 1 to pictures: uint8, shape (C, count)."""
-    import numpy as np
-
-    lowest, highest = np.array(low)[:, None], np.array(high)[:, None]
-    picture = (np.arange(float(count)) - lowest) / (highest - lowest) * 255.0
-    return np.clip(picture, 0, 255).astype(np.uint8)
 
 
 def _matching_bands(spec: InputSpec, data: DataSpec) -> tuple[str, ...]:
     """Return the encoder's bands with the data set's names; a missing one is a ``UserError``."""
     names = PICTURE_LETTERS if data.unit == "picture" else BANDS_OF_LETTERS
     bands = tuple(names.get(band, band) for band in spec.bands)
-    missing = [band for band in bands if band not in data.bands]
+    missing = [band for band in bands if band not in (*data.bands, NDVI)]
     if missing:
         raise UserError(
             f"the encoder was trained on {' '.join(spec.bands)}, but {data.name} has no "

@@ -32,16 +32,12 @@ def patch_picture(
     Args:
         source: Where to read.
         name: Name of the patch.
-        transform: Bands to read, C of them, and how to stretch them.
+        transform: Bands to read, and how to stretch them to C channels.
         side: Side of the picture in pixels.
     """
-    planes = source.read(name, transform.bands)
-    return np.stack(
-        [
-            np.asarray(Image.fromarray(row[plane]).resize((side, side), Image.Resampling.BICUBIC))
-            for row, plane in zip(transform.table, planes, strict=True)
-        ]
-    )
+    planes = transform.planes(source.read(name, transform.bands))
+    size, bicubic = (side, side), Image.Resampling.BICUBIC
+    return np.stack([np.asarray(Image.fromarray(p).resize(size, bicubic)) for p in planes])
 
 
 def check_unit(source: PatchSource, names: Sequence[str], bands: Sequence[str]) -> None:

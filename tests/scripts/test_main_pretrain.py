@@ -15,7 +15,6 @@ from PIL import Image
 from datasets import seco_utils
 from main_pretrain import main, make_datamodule, make_model, parse_args
 from models.moco2_module import MocoV2
-from models.pretrain_args import PRESETS
 from tests.references.pretraining import SMALL, assert_equal, pretrain, run_dirs, tensors
 from utils.errors import UserError
 from utils.launch import World
@@ -256,25 +255,6 @@ def test_flags_of_the_original_reach_their_objects(seco_root: Path) -> None:
     assert (group["lr"], group["momentum"], group["weight_decay"]) == (0.5, 0.8, 0.01)
     assert model.lr_factor(5, args.max_epochs) == pytest.approx(0.1)
     assert (datamodule.batch_size, datamodule.num_workers) == (5, 3)
-
-
-def test_defaults_are_those_of_the_original() -> None:
-    args = parse_args(["--data_dir", "x"])
-    assert (args.batch_size, args.learning_rate, args.max_epochs) == (256, 0.03, 200)
-    assert (args.emb_dim, args.num_negatives, args.encoder_momentum) == (128, 16384, 0.999)
-    assert (args.softmax_temperature, args.momentum, args.weight_decay) == (0.07, 0.9, 1e-4)
-    assert (args.schedule, args.data_mode, args.base_encoder) == ([120, 160], "seco", "resnet18")
-
-
-def test_a_flag_wins_over_its_preset() -> None:
-    assert PRESETS["small_images"]
-    for flags in (["--preset", "small_images"], []):
-        args = parse_args(["--data_dir", "x", *flags, "--softmax_temperature", "0.5"])
-        assert args.softmax_temperature == 0.5
-    assert not parse_args(["--data_dir", "x", "--preset", "small_images", "--no-rotate"]).rotate
-    preset = parse_args(["--data_dir", "x", "--preset", "small_images"])
-    for name, value in PRESETS["small_images"].items():
-        assert getattr(preset, name) == value
 
 
 @pytest.mark.parametrize(("protocol", "is_paper"), [("paper", True), ("corrected", False)])
