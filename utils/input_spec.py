@@ -223,7 +223,7 @@ class InputTransform:
                 f"stored values have shape {stored.shape}, but one image of {len(self.bands)} "
                 f"bands, {' '.join(self.bands)}, is expected"
             )
-        return np.stack(self.planes(stored))
+        return np.stack(self.planes(list(stored)))
 
     def planes(self, stored: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Map the ``bands``, each of a size (h, w) of its own, to planes of a picture, uint8."""
