@@ -12,6 +12,7 @@ directory is therefore read by its size, as in ``unzip`` and ``zipfile``, and no
 
 import os
 import struct
+import weakref
 import zlib
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -120,6 +121,7 @@ class ZipFiles:
     def _read(self, entry: int, max_bytes: int) -> bytes:
         if self._descriptor is None:
             self._descriptor = os.open(self.path, os.O_RDONLY)
+            weakref.finalize(self, os.close, self._descriptor)
         method, crc, stored_bytes, size, offset = self._read_entry(self._descriptor, entry)
         header = os.pread(self._descriptor, _LOCAL.size, offset)
         if len(header) < _LOCAL.size or header[:4] != b"PK\3\4":

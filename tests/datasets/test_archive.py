@@ -81,6 +81,14 @@ def test_forked_and_spawned_processes_read_for_themselves(tmp_path: Path) -> Non
     assert os.waitpid(child, 0)[1] == 0
 
 
+def test_a_zip_that_is_no_longer_used_is_closed(tmp_path: Path) -> None:
+    path = write(tmp_path / "z.zip", {"a": b"1"})
+    before = os.listdir("/proc/self/fd")
+    for _ in range(3):
+        contents(path)
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
 def test_zip_cut_anywhere_is_an_error(tmp_path: Path) -> None:
     whole = write(tmp_path / "whole.zip", {"a": b"1" * 99, "b": b"2" * 99}).read_bytes()
     path = tmp_path / "cut.zip"
