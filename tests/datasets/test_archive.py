@@ -83,10 +83,11 @@ def test_forked_and_spawned_processes_read_for_themselves(tmp_path: Path) -> Non
 
 def test_a_zip_that_is_no_longer_used_is_closed(tmp_path: Path) -> None:
     path = write(tmp_path / "z.zip", {"a": b"1"})
-    before = os.listdir("/proc/self/fd")
+    opened = Path("/proc/self/fd")
+    before = len(list(opened.iterdir()))
     for _ in range(3):
         contents(path)
-    assert len(os.listdir("/proc/self/fd")) == len(before)
+    assert len(list(opened.iterdir())) == before
 
 
 def test_zip_cut_anywhere_is_an_error(tmp_path: Path) -> None:
