@@ -58,7 +58,7 @@ PARTS = {
     "reads": Part("Reads that hang", "training", "hanging_reads", 20, 1),
     "stores": Part("Stores cut while mapped", "training", "shrinking_stores", 20, 1),
     "outputs": Part("Outputs that go away", "training", "lost_outputs", 20, 1),
-    "verify": Part("Damaged data sets are detected", "verify", "verify_part", 3000, 20),
+    "verify": Part("Damaged data sets are detected", "verify", "verify_part", 5500, 20),
     "images": Part("Mutated TIFF, JPEG, PNG in ten readers", "files", "images", 50_000, 200),
     "tables": Part("Mutated LMDB, parquet, zip, JSON, lists", "tables", "tables", 10_000, 200),
     "bombs": Part("Files that decode to gigabytes", "bombs", "bombs", 165, 10),
@@ -138,6 +138,12 @@ def _run(part: Part, wanted: int, folder: Path, commit: str | None) -> dict[str,
     if not state["count"]:
         raise UserError(f"{part.function} of benchmarks/reliability_{part.module}.py ran no trial")
     write_json(path, state)
+    rate = state["seconds"] / state["count"]
+    print(
+        f"{part.title}: {state['count']:,} of {wanted:,} trials, {state['failures']} failures, "
+        f"{state['seconds']:.0f} s, {rate:.3g} s a trial",
+        flush=True,
+    )
     return state
 
 

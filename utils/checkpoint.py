@@ -124,13 +124,15 @@ def check_same_run(
 
 def _check_same(path: Path, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Refuse other hyper-parameters than those that the run was trained with."""
-    for name, value in wanted.items():
-        found = saved.get(name)
-        if name not in saved or _comparable(name, found) != _comparable(name, value):
-            raise UserError(
-                f"{path} was trained with {name} {reprlib.repr(found)}, not {reprlib.repr(value)}: "
-                "resume with the flags of its run"
-            )
+    other = [
+        f"{name} {reprlib.repr(saved.get(name))}, not {reprlib.repr(value)}"
+        for name, value in wanted.items()
+        if name not in saved or _comparable(name, saved[name]) != _comparable(name, value)
+    ]
+    if other:
+        raise UserError(
+            f"{path} was trained with {', and with '.join(other)}: resume with the flags of its run"
+        )
 
 
 def _comparable(name: str, value: Any) -> Any:
