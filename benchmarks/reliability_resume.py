@@ -143,9 +143,9 @@ def _run(setting: Setting, data: Path, log_dir: Path, stop: _Stop | None = None)
     for rank in range(setting.processes):
         child = os.fork()
         if child == 0:
-            os.setpgid(0, children[0] if children else 0)
             _train(setting, data, log_dir, stop, rank, port)
         children.append(child)
+        os.setpgid(child, children[0])  # before any of them has come to a step
     end, codes = time.monotonic() + _HANG_S, dict[int, int]()
     while len(codes) < len(children):
         for child in (child for child in children if child not in codes):
