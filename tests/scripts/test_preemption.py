@@ -194,9 +194,11 @@ def test_a_contradiction_is_refused_and_a_finished_run_is_left_alone(
     with pytest.raises(UserError, match=expected + "42, 128, 0.9: leave them out"):
         main(flags(seco_root, log_dir, *more))
     assert capsys.readouterr() == ("", "")
-    with pytest.raises(UserError, match="with 2 samples per step, not 3"):
+    with pytest.raises(UserError, match="can be resumed: use another --log_dir"):
         main(flags(seco_root, log_dir, "--batch_size", "3"))
-    assert "resuming" not in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "with 2 samples per step, not 3" in error
+    assert "resuming" not in error
     main(flags(seco_root, log_dir))
     capsys.readouterr()
     with pytest.raises(SystemExit) as left:

@@ -45,7 +45,7 @@ with open(os.environ["PIDS"] + ".partial", "w") as file:
     json.dump(started, file)
 os.rename(file.name, os.environ["PIDS"])
 codes = [os.waitstatus_to_exitcode(os.waitpid(each, 0)[1]) for each in started]
-sys.exit(max(code if code >= 0 else 128 - code for code in codes))
+os._exit(max(code if code >= 0 else 128 - code for code in codes))
 """
 SCONTROL = '#!/bin/sh\necho "$@" >> "$REQUEUED"\n'
 
