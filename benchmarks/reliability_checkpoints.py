@@ -28,6 +28,7 @@ from benchmarks.sabotage import Sabotage, kill_here
 from benchmarks.training_trials import (
     FINAL,
     HANG_S,
+    NO_REPORT,
     Ended,
     checkpoints_of,
     fingerprint,
@@ -68,7 +69,8 @@ def kills(begin: int, end: int, folder: Path) -> Iterator[Trial]:
             prepare = sabotage.install if is_within else lambda: None
             after = HANG_S if is_within else rng.uniform(0, longest)
             name = f"call {at} of a save" if is_within else f"after {after:.2f} s"
-            code = wait(start(folder, log_dir, prepare=prepare), kill_after=after).code
+            child = start(folder, log_dir, NO_REPORT, prepare=prepare)
+            code = wait(child, kill_after=after).code
             if code != 0:
                 break
             shutil.rmtree(log_dir)
@@ -153,7 +155,7 @@ class _Damaged:
             if ".ckpt " in what:
                 is_same = fingerprint(read_torch_file(self.path)) == self.small
                 return None if is_same else "another checkpoint was read"
-            flags = [*flags_of(self.folder, self.folder), "--resume_from_checkpoint"]
+            flags = [*flags_of(self.folder, self.folder), NO_REPORT, "--resume_from_checkpoint"]
             with without_pictures():
                 main_pretrain.main([*flags, str(self.path)])
             gc.collect()
@@ -226,7 +228,7 @@ def _not_resumed(folder: Path, log_dir: Path) -> str | None:
     states = reference(folder).states
     if had and fingerprint(read_checkpoint(had[-1])) == states[FINAL]:
         return None  # it was finished
-    ended = wait(start(folder, log_dir), log_dir)
+    ended = wait(start(folder, log_dir, NO_REPORT), log_dir)
     if ended.code:
         return f"resumed with exit code {ended.code}: {ended.text[-500:]}"
     if had and f"resuming {had[-1]}" not in ended.text:

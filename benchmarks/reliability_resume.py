@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from benchmarks.training_trials import import_all, without_pictures
 from benchmarks.trials import Trial
 from datasets.mini_earth import write_seco
 from datasets.seco_datamodule import SecoDataModule
@@ -37,6 +38,7 @@ _PLACES, _EPOCHS, _BATCH = 8, 3, 4  # samples per step of all processes together
 _FLAGS = (
     *("--base_encoder", "resnet18_slim", "--crop_size", "32", "--num_negatives", "16", "--gpus"),
     *("0", "--max_epochs", str(_EPOCHS), "--log_every_n_steps", "1", "--resume", "auto"),
+    *("--emb_dim", "8", "--precision", "32-true", "--no_report"),
 )
 _HANG_S = 3600.0  # of a machine that is very busy
 _Stop = tuple[int, int, bool]  # step, signal, and whether all processes receive it
@@ -74,9 +76,11 @@ def part(start: int, stop: int, folder: Path) -> Iterator[Trial]:
     Args:
         start: First trial.
         stop: Trial after the last one.
-        folder: Folder of data and undisturbed runs, which are kept, and of the runs of trials.
+        folder: Folder of data, which are kept, of undisturbed runs and of those of trials.
     """
     torch.set_num_threads(1)  # children of a fork have no other threads
+    import_all()  # else a child would import later code than the one before it
+    shutil.rmtree(folder / "whole", ignore_errors=True)  # they may be of other code
     _make_data(folder / "data")
     for number in range(start, min(stop, COUNT)):
         draw = random.Random(number)
@@ -139,9 +143,9 @@ def _run(setting: Setting, data: Path, log_dir: Path, stop: _Stop | None = None)
     for rank in range(setting.processes):
         child = os.fork()
         if child == 0:
-            os.setpgid(0, children[0] if children else 0)
             _train(setting, data, log_dir, stop, rank, port)
         children.append(child)
+        os.setpgid(child, children[0])  # before any of them has come to a step
     end, codes = time.monotonic() + _HANG_S, dict[int, int]()
     while len(codes) < len(children):
         for child in (child for child in children if child not in codes):
@@ -178,10 +182,12 @@ def _train(
 
     code: Any = 0
     try:
-        run(pretrain)
+        with without_pictures():
+            run(pretrain)
         of_numpy = np.random.get_state()  # noqa: NPY002  # that nothing has drawn from it
-        states = (torch.get_rng_state().tolist(), random.getstate(), str(of_numpy))
-        (log_dir / f"random_{rank}.txt").write_text("\n".join(map(str, states)))
+        states = {"torch": torch.get_rng_state().tolist()}
+        states |= {"python": str(random.getstate()), "numpy": str(of_numpy)}
+        (log_dir / f"random_{rank}.json").write_text(json.dumps(states))
     except SystemExit as left:
         code = left.code
     except BaseException:
@@ -215,7 +221,7 @@ def _result(log_dir: Path) -> dict[str, Any]:
     (run_dir,) = log_dir.glob("pretrain-*/version_*")
     checkpoint = torch.load(run_dir / "checkpoints/last.ckpt", weights_only=True)
     metrics = json.loads((run_dir / "results.json").read_text())["metrics"]
-    states = {path.name: path.read_text() for path in sorted(log_dir.glob("random_*"))}
+    states = {path.name: json.loads(path.read_text()) for path in log_dir.glob("random_*")}
     history = (run_dir / "metrics.csv").read_text().splitlines()
     return {"last.ckpt": checkpoint, "metrics.csv": history, "results.json": metrics} | states
 

@@ -35,6 +35,7 @@ FLAGS = (
     *("--num_workers", "0", "--gpus", "0", "--precision", "32-true", "--log_every_n_steps", "1"),
     *("--save_every_minutes", "1e-9"),
 )
+NO_REPORT = "--no_report"  # it takes as long as the training
 HANG_S = 300.0  # of a run of two seconds; the machine may be busy
 FINAL = "final"
 
@@ -118,7 +119,7 @@ def reference(folder: Path) -> Reference:
         started = time.perf_counter()
         log_dir = folder / "reference" / "logs"
         log_dir.parent.mkdir()
-        ended = wait(start(folder, log_dir, prepare=lambda: _record(path)), log_dir)
+        ended = wait(start(folder, log_dir, NO_REPORT, prepare=lambda: _record(path)), log_dir)
         if ended.code:
             raise RuntimeError(f"the reference failed: {ended}")
         content = json.loads(path.read_text()) | {"seconds": time.perf_counter() - started}
@@ -129,9 +130,10 @@ def reference(folder: Path) -> Reference:
 
 def import_all() -> None:
     """Import what a run imports, so that its child need not."""
-    for name in ("datasets.seco_datamodule", "models.moco2_module", "models.pretrain_run"):
+    names = ("datasets.seco_datamodule", "models.moco2_module", "models.pretrain_run")
+    names += ("datasets.store.litdata_loader", "tensorboard.summary.writer.record_writer")
+    for name in names:
         import_module(name)
-    import_module("tensorboard.summary.writer.record_writer")
 
 
 def start(

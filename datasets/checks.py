@@ -14,15 +14,14 @@ import numpy as np
 from PIL import Image
 
 from datasets.bands import ALL_BANDS
-from datasets.geotiff import MAX_SIDE_PX, read_geotiff
-from datasets.problems import DAMAGED, PLACE, SIZE, SWAPPED, TYPE, Problem
+from datasets.geotiff import MAX_SIDE_PX, read_compression, read_georeference, read_geotiff
+from datasets.problems import BIT_NOTES, DAMAGED, JPEG_NOTE, PLACE, SIZE, SWAPPED, TYPE, Problem
 from utils.errors import UserError
 from utils.images import bit_depth
 
 # Tags of GeoTIFF (OGC 19-008r4, annexes B and C), and its keys of a projected and geographic CRS.
 _SCALE, _TIEPOINT, _KEYS = 33550, 33922, 34735
 _CRS_KEYS = (3072, 2048)
-_SIZES = {3: (2, "H"), 12: (8, "d")}
 # A sum of correlations of neighbours that a swap raises by more does not occur: the most on three
 # real patches of BigEarthNet is 0.19 (B3 and B4 over meadows).
 _SWAP_GAIN = 0.75
@@ -66,24 +65,27 @@ def read_outline(data: bytes, shape: tuple[int, ...]) -> Outline | None:
         data: Content of the file.
         shape: Shape of the image, height and width last.
     """
-    found: dict[int, tuple[float, ...]] = {}
+    found = {tag: values for tag, (_, values) in read_georeference(data).items()}
     try:
-        order = {b"II*\0": "<", b"MM\0*": ">"}[data[:4]]
-        (at,) = struct.unpack_from(f"{order}L", data, 4)
-        (count,) = struct.unpack_from(f"{order}H", data, at)
-        entries = data[at + 2 : at + 2 + 12 * count]
-        for tag, kind, number, begin in struct.iter_unpack(f"{order}HHLL", entries):
-            if tag in (_SCALE, _TIEPOINT, _KEYS):
-                size, code = _SIZES[kind]
-                values = data[begin : begin + size * min(number, 2**10)]
-                found[tag] = struct.unpack(f"{order}{len(values) // size}{code}", values)
         (across, down, *_), (column, row, _, x, y, *_) = found[_SCALE], found[_TIEPOINT]
         keys = dict(zip(found[_KEYS][4::4], found[_KEYS][7::4], strict=True))
         crs = next(int(keys[key]) for key in _CRS_KEYS if key in keys)
-    except (struct.error, LookupError, ValueError, StopIteration):
+        left, top = x - column * across, y + row * down
+    except (LookupError, ValueError, StopIteration):
         return None
     height, width = shape[-2:]
-    return Outline(crs, x - column * across, y + row * down, width * across, height * down)
+    return Outline(crs, left, top, width * across, height * down)
+
+
+def bit_notes(data: bytes) -> set[str]:
+    """Return what a changed bit does to a file like this one; nothing if a checksum shows it.
+
+    Args:
+        data: Content of a GeoTIFF, JPEG or PNG.
+    """
+    is_jpeg = data.startswith(b"\xff\xd8")
+    note = JPEG_NOTE if is_jpeg else BIT_NOTES.get(read_compression(data))
+    return {note} if note else set()
 
 
 def check_raster(

@@ -144,6 +144,14 @@ def read_georeference(data: bytes) -> Tags:
     return dict(sorted(found.items())) if _GEO_KEYS in found else {}
 
 
+def read_compression(data: bytes) -> int:
+    """Return the number of Compression (TIFF 6.0) of a file; 0 if its header is not readable."""
+    try:
+        return _read_tags(data, _ORDERS[data[:4]])[_COMPRESSION][0]
+    except (struct.error, LookupError, ValueError):  # a BigTIFF, or a damaged one
+        return 0
+
+
 @contextmanager
 def opened(
     data: bytes, drivers: Sequence[str] = ("GTiff",), *, located: bool = False

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from datasets.bands import ALL_BANDS, check_bands
 from datasets.oscd.facts import TEST_CITIES, TRAIN_CITIES
-from utils.cli import print_next, run, sizes_for
+from utils.cli import crop_for, print_next, run, sizes_for
 from utils.cores import available_cores
 from utils.errors import UserError
 from utils.flags import LARGEST_SIDE, Parser, check_not_negative, check_positive
@@ -184,7 +184,7 @@ WRITERS: dict[str, tuple[Callable[..., None], str, set[str]]] = {
 NEXT = {
     name: tuple(command.split())
     for name, command in {
-        "seco": "main_pretrain.py --crop_size 48 --max_epochs 5",
+        "seco": "main_pretrain.py --max_epochs 5",
         "eurosat": "main_eurosat.py --backbone_type random",
         "bigearthnet": "main_bigearthnet.py --backbone_type random --freeze_backbone "
         "--learning_rate 1e-3",
@@ -231,7 +231,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     write(root, **{count_name: count}, **args)
     script, *flags = NEXT[dataset]
     if dataset == "seco":
-        flags += map(str, sizes_for(count))
+        flags += map(str, [*crop_for(min(48, args.get("size", 48))), *sizes_for(count)])
     print_next(script, "--data_dir", root, *flags)
 
 

@@ -1,7 +1,7 @@
 """What ``verify.py`` finds: problems by kind."""
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -14,6 +14,8 @@ JPEG_NOTE = (
     "a changed bit in a JPEG, which has no checksum, often decodes to other pixels without an error"
 )
 PLAIN_NOTE = "a changed bit in a GeoTIFF that is not compressed is another value, without an error"
+# By the number of Compression (TIFF 6.0, and its Technical Note 2); Deflate ends in a checksum.
+BIT_NOTES = {1: PLAIN_NOTE, 7: JPEG_NOTE}
 SWAP_NOTE = "bands of one size are compared by correlation: neighbours in wavelength look alike"
 LIST_NOTE = "a list of --write_checksums finds every later change: compare with --checksums"
 _KEPT = 10_000  # problems of a kind that are kept with their names
@@ -42,6 +44,7 @@ class Report:
     contents: dict[str, int] = field(default_factory=dict)
     num_files: int = 0  # that were read
     place: int = 0  # hash of the place on the ground; 0 if it is not known
+    notes: set[str] = field(default_factory=set)  # what cannot be found in its files
 
 
 class Tally:
@@ -52,10 +55,14 @@ class Tally:
     """
 
     def __init__(self, notes: Sequence[str] = ()) -> None:
-        self.notes = notes
+        self.notes = list(notes)
         self.counts: Counter[str] = Counter()
         self.kept: dict[str, list[Problem]] = defaultdict(list)
         self.num_files = 0
+
+    def add_notes(self, notes: Iterable[str]) -> None:
+        """Add what cannot be found, each once."""
+        self.notes += sorted(set(notes) - {*self.notes})
 
     def add(self, problems: Sequence[Problem]) -> None:
         """Count some problems."""
@@ -70,4 +77,4 @@ class Tally:
         kept = (problem for problems in self.kept.values() for problem in problems)
         problems = [dict(zip(names, problem, strict=True)) for problem in kept]
         summary = {"files": self.num_files, "counts": dict(self.counts), "problems": problems}
-        return summary | {"not_found": list(self.notes)}
+        return summary | {"not_found": self.notes}

@@ -28,7 +28,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 
 from datasets.bands import RGB_BANDS
-from utils.cli import print_next, run, sizes_for
+from utils.cli import crop_for, print_next, run, sizes_for
 from utils.cores import available_cores
 from utils.errors import UserError
 from utils.files import address, check_can_write, check_exists
@@ -93,6 +93,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     flags: list[object] = ["--data_mode", "moco"] if isinstance(source, Pictures) else []
     if num_places < DEFAULT_BATCH:
         flags += sizes_for(num_places)
+    flags += crop_for(min(height, width))
     print_next("main_pretrain.py", "--data_dir", args.save_path, *flags)
 
 

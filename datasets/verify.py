@@ -126,6 +126,7 @@ def verify_data(data_dir: Path, num_workers: int) -> Tally:
                 bar.total = sum(report.num_files for report in found) * len(chunks)
             for unit, report in zip(chunk, found, strict=True):
                 tally.add(report.problems)
+                tally.add_notes(report.notes)
                 tally.num_files += report.num_files
                 bar.update(report.num_files)
                 contents.extend(report.contents.values())
@@ -244,7 +245,7 @@ def _print(tally: Tally) -> None:
         if count > _SHOWN:
             print(f"          ... and {count - _SHOWN:,} more")
     for note in tally.notes:
-        print(f"not found: {note}")
+        print(f"cannot be found: {note}")
     total = sum(tally.counts.values())
     print(f"{tally.num_files:,} files: {f'{total:,} problems' if total else 'nothing found'}")
 

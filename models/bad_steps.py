@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from utils.distributed import gather
 from utils.errors import UserError
+from utils.flags import LARGEST_COUNT
 
 FLAG = "--max_bad_steps"
 # Chen and He 2021, figure 2: the spread of a collapsed network is 0, that of others about 1.
@@ -135,7 +136,10 @@ class BadSteps(Callback):
         return {"count": self._count}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._count = int(state_dict["count"])
+        count = state_dict["count"]
+        if type(count) is not int or not 0 <= count < LARGEST_COUNT:
+            raise ValueError("callbacks has another count of bad steps")
+        self._count = count
 
     def _check_weights(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # The last step may have changed the weights so that only the next loss would show it.

@@ -10,7 +10,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from models.bad_steps import bad_steps
 from models.moco2_module import MocoV2
 from models.run_report.writing import report_run
-from utils.checkpoint import check_resumable
+from utils.checkpoint import check_resumable, read_checkpoint
 from utils.cli import print_next, trainer_kwargs
 from utils.distributed import own_part, unshuffle
 from utils.history import last_values
@@ -19,7 +19,7 @@ from utils.launch import World
 from utils.plots import Views, plot_training, plot_views, to_pictures
 from utils.report import provenance, save_results, write_results
 from utils.restored import check_state
-from utils.resume import newest_resumable, resumed_run_dir
+from utils.resume import newest_resumable, resumed_run_dir, say
 from utils.run_log import METRICS
 from utils.training import run_trainer
 
@@ -98,7 +98,10 @@ def checkpoint_to_resume(args: Namespace, model: MocoV2, samples_per_step: int) 
         check_state(path, model, model.make_optimizer())
 
     if resumed is not None and args.resume == "auto" and resumed_run_dir(args):
-        return newest_resumable(resumed.parent, check, first=resumed.name)
+        found = newest_resumable(resumed.parent, check, first=resumed.name)
+        if found is not None:
+            say(f"resuming {found} after step {read_checkpoint(found)['global_step']}")
+        return found
     if resumed is not None:
         check(resumed)
     return resumed

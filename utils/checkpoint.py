@@ -15,10 +15,13 @@ from utils.input_spec import InputSpec
 from utils.torch_files import read_torch_file, save_torch_file
 
 _SHAPE = ("base_encoder", "emb_dim", "num_negatives", "emb_spaces", "in_channels", "input_spec")
+_MOST_STEPS = 2**63  # exclusive; TensorBoard's limit of a step
 # What Lightning restores, besides weights and hyper-parameters; a file of weights alone lacks it.
 # What is in these parts is checked when they are restored, by ``utils.restored``.
 _STATE: dict[str, Callable[[Any], bool]] = {
-    **dict.fromkeys(("epoch", "global_step"), lambda value: type(value) is int and value >= 0),
+    **dict.fromkeys(
+        ("epoch", "global_step"), lambda value: type(value) is int and 0 <= value < _MOST_STEPS
+    ),
     # Lightning migrates the files of earlier versions, which have no state that could be resumed.
     "pytorch-lightning_version": lambda value: bool(
         isinstance(value, str) and re.fullmatch(r"[2-9]\.\d[\w.+]{,40}", value)
@@ -124,13 +127,22 @@ def check_same_run(
 
 def _check_same(path: Path, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Refuse other hyper-parameters than those that the run was trained with."""
-    for name, value in wanted.items():
-        found = saved.get(name)
-        if name not in saved or _comparable(name, found) != _comparable(name, value):
-            raise UserError(
-                f"{path} was trained with {name} {reprlib.repr(found)}, not {reprlib.repr(value)}: "
-                "resume with the flags of its run"
-            )
+    other = [
+        f"{name} {reprlib.repr(saved.get(name))}, not {reprlib.repr(value)}"
+        for name, value in wanted.items()
+        if name not in saved or not _are_same(name, saved[name], value)
+    ]
+    if other:
+        raise UserError(
+            f"{path} was trained with {', and with '.join(other)}: resume with the flags of its run"
+        )
+
+
+def _are_same(name: str, saved: Any, value: Any) -> bool:
+    try:
+        return bool(_comparable(name, saved) == _comparable(name, value))
+    except RuntimeError:  # a tensor in the place of a number
+        return False
 
 
 def _comparable(name: str, value: Any) -> Any:

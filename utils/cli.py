@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
+from utils.augment_config import AugmentConfig
 from utils.cores import available_cores, keep_freed_memory
 from utils.errors import LOST_PROCESS, has_lost_process, printable, sentence_of
 from utils.files import check_can_write, check_exists
@@ -120,6 +121,15 @@ def sizes_for(num_samples: int) -> list[object]:
     """
     batch = min(32, num_samples)
     return ["--batch_size", batch, "--num_negatives", max(batch, min(256, num_samples // 2))]
+
+
+def crop_for(side: int) -> list[object]:
+    """Return the flag of main_pretrain.py for patches smaller than its views, which would blur.
+
+    Args:
+        side: The shorter side of the patches in pixels.
+    """
+    return ["--crop_size", side] if side < AugmentConfig().crop_size else []
 
 
 def print_next(*command: object) -> None:

@@ -70,22 +70,23 @@ def with_flags_of_run(
     if is_auto and runs is not None:
         run_dir = _newest_run(flags["log_dir"], runs)
         return given if run_dir is None else _with_flags_of_grid(parser, run_dir, given, may_change)
-    done = 0
-    if is_auto:
-        path, done = _newest_checkpoint(flags["log_dir"])
-        given += [] if path is None else ["--resume_from_checkpoint", str(path)]
     check_checkpoint("resume_from_checkpoint", path)
-    if path is None:
+    folder = _newest_checkpoints(flags["log_dir"]) if is_auto else path and path.parent
+    if folder is None:
         return given
     stored: list[str] = []
-    if (path.parent / ARGUMENTS).is_file():
-        stored = _checked_flags(parser, path.parent / ARGUMENTS, given, {*may_change})
+    if (folder / ARGUMENTS).is_file():  # checked before anything is printed
+        stored = _checked_flags(parser, folder / ARGUMENTS, given, {*may_change})
     else:
-        _say(f"{path.parent / ARGUMENTS} is missing: the flags of this command alone count")
+        say(f"{folder / ARGUMENTS} is missing: the flags of this command alone count")
+    if not is_auto:
+        return [*stored, *given]
+    path, done = _newest_checkpoint(folder)
+    given += ["--resume_from_checkpoint", str(path)]
     if done and done >= vars(parser.parse_args([*stored, *given]))["max_epochs"]:
         if _results(path.parent.parent).get("metrics", {}).get("epochs") == done:
             _leave_finished(f"{path} has all {done} epochs")
-        _say(f"{path} has all {done} epochs: only the results are written")
+        say(f"{path} has all {done} epochs: only the results are written")
     return [*stored, *given]
 
 
@@ -120,10 +121,10 @@ def newest_resumable(
         try:
             check(path)
         except UserError as error:
-            _say(f"not resumed: {error}")
+            say(f"not resumed: {error}")
         else:
             if path != found[0]:
-                _say(f"resuming {path} instead")
+                say(f"resuming {path} instead")
             return path
     if found:
         raise UserError(f"no checkpoint in {folder} can be resumed: use another --log_dir")
@@ -165,7 +166,7 @@ def _with_flags_of_grid(
     lengths = ("max_epochs", "finetune_epochs", "num_seeds")
     if before and all(now.get(name) == before.get(name) for name in lengths):
         _leave_finished(f"{run_dir} has all results")
-    _say(f"resuming {run_dir}")
+    say(f"resuming {run_dir}")
     return [*stored, *given]
 
 
@@ -187,12 +188,15 @@ def _checked_flags(
             f"{file} does not hold the flags of a run, {error}: move it away, and give them all"
         ) from error
     now = vars(parser.parse_args([*stored, *given]))
-    for name in before.keys() - allowed:
-        if before[name] != now[name]:
-            raise UserError(
-                f"--{name} {_shown(now[name])} contradicts the run of {file.parent}, which has "
-                f"{_shown(before[name])}: leave it out, or give a new run its own --log_dir"
-            )
+    wrong = [name for name in before if name not in allowed and before[name] != now[name]]
+    if wrong:
+        flags = ", ".join(f"--{name} {_shown(now[name])}" for name in wrong)
+        verb, them = ("contradicts", "it") if len(wrong) == 1 else ("contradict", "them")
+        raise UserError(
+            f"{flags} {verb} the run of {file.parent}, which has "
+            f"{', '.join(_shown(before[name]) for name in wrong)}: leave {them} out, or give a "
+            "new run its own --log_dir"
+        )
     return stored
 
 
@@ -234,29 +238,28 @@ def _newest_run(log_dir: Path, runs: str) -> Path | None:
     found = sorted(log_dir.glob(f"{runs}/version_*"), key=lambda path: path.lstat().st_mtime)
     if not found or (found[-1] / ARGUMENTS).is_file():
         return found[-1] if found else None
-    _say(f"{found[-1] / ARGUMENTS} is missing: a new run begins")
+    say(f"{found[-1] / ARGUMENTS} is missing: a new run begins")
     return None
 
 
-def _newest_checkpoint(log_dir: Path) -> tuple[Path | None, int]:
-    """Return the newest readable checkpoint of the newest pre-training, and its whole epochs."""
+def _newest_checkpoints(log_dir: Path) -> Path | None:
+    """Return the folder of the checkpoints of the newest pre-training; None if there is none."""
     pattern = "pretrain-*/version_*/checkpoints"
     found = [path for name in (LAST, PREVIOUS) for path in log_dir.glob(f"{pattern}/{name}")]
-    if not found:
-        return None, 0
-    folder = max(found, key=lambda path: path.lstat().st_mtime).parent
+    return max(found, key=lambda path: path.lstat().st_mtime).parent if found else None
+
+
+def _newest_checkpoint(folder: Path) -> tuple[Path, int]:
+    """Return the newest readable checkpoint of a pre-training, and its whole epochs."""
     from utils.checkpoint import read_checkpoint, whole_epochs  # need torch
 
     path = newest_resumable(folder, lambda path: whole_epochs(path, read_checkpoint(path)))
-    if path is None:
-        return None, 0
-    checkpoint = read_checkpoint(path)
-    _say(f"resuming {path} after step {checkpoint.get('global_step')}")
-    return path, whole_epochs(path, checkpoint)
+    assert path is not None  # the folder was found by it
+    return path, whole_epochs(path, read_checkpoint(path))
 
 
-def _say(text: str) -> None:
-    """Print a line once, not in every process."""
+def say(text: str) -> None:
+    """Print a line to the standard error, once, not in every process."""
     if launched_rank() == 0:
         print(printable(text), file=sys.stderr)
 

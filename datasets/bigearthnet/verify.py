@@ -17,6 +17,7 @@ from datasets.bigearthnet.index import find_patches
 from datasets.bigearthnet.lmdb_store import PatchLmdb
 from datasets.checks import (
     Outline,
+    bit_notes,
     check_order,
     check_outlines,
     check_raster,
@@ -30,7 +31,6 @@ from datasets.problems import (
     LEAK,
     MISSING,
     PLACE,
-    PLAIN_NOTE,
     SIZE,
     SWAP_NOTE,
     TYPE,
@@ -88,7 +88,7 @@ class BigearthnetCheck:
         self._bands = ALL_BANDS
         if not isinstance(self._source, PatchFolder):
             self._bands = _stored_bands(self._source, self.names)
-        self.notes = (_LMDB_NOTE if lmdb else PLAIN_NOTE, SWAP_NOTE)
+        self.notes = (*[_LMDB_NOTE] * lmdb, SWAP_NOTE)
 
     def check(self, index: int) -> Report:
         """Read all files of a patch.
@@ -135,6 +135,7 @@ class BigearthnetCheck:
                 kind = MISSING if isinstance(error, FileNotFoundError) else DAMAGED
                 report.problems.append(Problem(kind, file, f"cannot be read ({error})"))
                 continue
+            report.notes |= bit_notes(data)
             side = SIDE_PX[band]
             pixels, problems = check_raster(data, file, 1, ("uint16",), (side, side))
             report.problems.extend(problems)

@@ -11,6 +11,7 @@ import numpy as np
 
 from datasets.bands import EUROSAT_BANDS
 from datasets.checks import (
+    bit_notes,
     check_order,
     check_picture,
     check_raster,
@@ -31,11 +32,9 @@ from datasets.eurosat.splits import LIST_PREFIXES, SPLITS, find_lists, list_prob
 from datasets.problems import (
     DAMAGED,
     EXTRA,
-    JPEG_NOTE,
     LABEL,
     LEAK,
     MISSING,
-    PLAIN_NOTE,
     SWAP_NOTE,
     SWAPPED,
     TYPE,
@@ -81,8 +80,6 @@ class EurosatCheck:
         self._shape: tuple[int, int] | None = None
         self._shape = self._sample()
         self.notes: tuple[str, ...] = (SWAP_NOTE,) if self._is_geotiff else (_CHANNELS_NOTE,)
-        if root.is_dir():
-            self.notes = (PLAIN_NOTE if self._is_geotiff else JPEG_NOTE, *self.notes)
 
     def check(self, index: int) -> Report:
         """Read a picture.
@@ -97,6 +94,8 @@ class EurosatCheck:
             return Report([Problem(DAMAGED, name, f"cannot be read ({error})")], num_files=1)
         pixels, problems = self._decode(data, name)
         report, salt = Report(problems, num_files=1), str(self._is_geotiff)
+        if not self._files.path.is_file():  # a zip has checksums
+            report.notes |= bit_notes(data)
         if pixels is None:
             return report
         if content := content_of(pixels, salt):

@@ -9,6 +9,7 @@ import numpy as np
 from datasets.bands import check_dn, find_band_files, two_digit_name
 from datasets.checks import (
     Outline,
+    bit_notes,
     check_order,
     check_outlines,
     check_picture,
@@ -26,7 +27,6 @@ from datasets.problems import (
     LABEL,
     LEAK,
     MISSING,
-    PLAIN_NOTE,
     SIZE,
     SWAP_NOTE,
     TYPE,
@@ -63,7 +63,7 @@ class OscdCheck:
     def __init__(self, root: Path) -> None:
         self._images, self._labels = find_cities(root), folders_with(root, "cm")
         self.names = sorted(self._images)
-        self.notes = (PLAIN_NOTE, SWAP_NOTE)
+        self.notes = (SWAP_NOTE,)
         self.problems: list[Problem] = []
         self.splits: dict[str, str] = {}
         with warnings.catch_warnings():
@@ -131,6 +131,7 @@ def _check_folder(folder: Path, city: str, report: Report) -> dict[str, np.ndarr
         report.problems.extend(problems)
         if found is not None:
             planes[band], data = found
+            report.notes |= bit_notes(data)
             outlines[name] = read_outline(data, planes[band].shape)
             if content := content_of(planes[band], salt):
                 report.contents[name] = content

@@ -14,6 +14,7 @@ from datasets.archive import ZipFiles
 from datasets.bands import ALL_BANDS, QUANTILES_NAME, band_of
 from datasets.checks import (
     Outline,
+    bit_notes,
     black_bands,
     check_order,
     check_outlines,
@@ -25,7 +26,6 @@ from datasets.checks import (
 from datasets.problems import (
     DAMAGED,
     EXTRA,
-    JPEG_NOTE,
     MISSING,
     SWAP_NOTE,
     ZEROED,
@@ -75,7 +75,7 @@ class SecoCheck:
         self._starts = count_dates(self._files.places)
         self.splits: Mapping[str, str] = {}
         self._shapes = self._sample()
-        self.notes = (SWAP_NOTE,) if root.is_file() else (JPEG_NOTE, SWAP_NOTE)
+        self.notes = (SWAP_NOTE,)
         counts = Counter(map(len, self._dates))
         usual, times = counts.most_common(1)[0]
         self._num_dates = usual if times >= _USUAL_SHARE * len(places) else 0
@@ -119,6 +119,8 @@ class SecoCheck:
             expected = hashes.get(os.path.basename(path))  # noqa: PTH119 - fast
             if expected not in (None, hashlib.sha256(data).hexdigest()):
                 report.problems.append(Problem(DAMAGED, file, f"differs from {_METADATA}"))
+            if not self.root.is_file():  # a zip has checksums
+                report.notes |= bit_notes(data)
             pixels, problems = check_raster(data, file, 1, ("uint8",), shape)
             report.problems.extend(problems)
             if pixels is None:

@@ -165,6 +165,7 @@ class LitdataCheck:
         self.names: list[str] = []
         if broken:
             return
+        self._num_files = len(chunks)
         self._places = StreamedPlaces(root)
         self.names = list(map(str, range(len(self._places.starts) - 1)))
         for name, reason in self._places.manifest.bad.values():
@@ -176,7 +177,7 @@ class LitdataCheck:
         Args:
             index: Index in ``names``.
         """
-        report = Report()
+        report = Report(num_files=0 if index else self._num_files)  # places share them
         patches = range(self._places.starts[index], self._places.starts[index + 1])
         for patch in patches:
             name = self._places.name(patch)

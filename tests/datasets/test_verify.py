@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import rasterio.shutil
 from PIL import Image
 
 from benchmarks import damage
@@ -19,7 +20,7 @@ from datasets.bigearthnet.facts import SIDE_PX
 from datasets.checks import check_order
 from datasets.checksums import compare_published
 from datasets.mini_earth import write_eurosat
-from datasets.problems import LEAK, SWAPPED
+from datasets.problems import JPEG_NOTE, LEAK, PLAIN_NOTE, SWAP_NOTE, SWAPPED
 from datasets.verify import main, verify_data
 from tests.references.bigearthnet_files import REAL, as_version_2
 from utils.collection import Collection
@@ -41,7 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("sets")
 
 
-FAST = ("seco zip, JPEG", "eurosat rgb", "store")
+FAST = ("seco zip, JPEG", "eurosat rgb", "store", "litdata")
 
 
 @pytest.mark.parametrize(
@@ -78,6 +79,21 @@ def test_real_patches_pass(real_root: Path) -> None:
 def test_previews_are_neither_extra_nor_pictures_of_eurosat(seco_root: Path) -> None:
     tally = verify_data(seco_root, 0)
     assert (tally.to_json()["problems"], tally.num_files) == ([], 6 * 4 * 12)
+    assert tally.notes == [SWAP_NOTE]  # Deflate has checksums
+
+
+def test_what_cannot_be_found_is_said_of_the_files_that_are_there(
+    seco_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "seco"
+    shutil.copytree(seco_root / "000000", root / "000000")
+    for compress, note in (("JPEG", JPEG_NOTE), ("NONE", PLAIN_NOTE)):
+        path = next(root.rglob("B4.tif"))
+        rasterio.shutil.copy(path, tmp_path / "copy.tif", driver="GTiff", compress=compress)
+        (tmp_path / "copy.tif").replace(path)
+        main([str(root), "--num_workers", "0"])
+        notes = [f"cannot be found: {each}" for each in (SWAP_NOTE, note)]
+        assert capsys.readouterr().out.splitlines()[:-1] == notes
 
 
 @pytest.mark.slow

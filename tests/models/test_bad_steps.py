@@ -131,6 +131,12 @@ def test_more_bad_steps_than_allowed_stop_the_run_at_once() -> None:
     assert len(spoil.states) == BAD + 1
 
 
+@pytest.mark.parametrize("count", [-1, 10**30, 1.5, True, None])
+def test_a_count_that_no_run_has_is_refused(count: object) -> None:
+    with pytest.raises(ValueError, match="another count of bad steps"):
+        BadSteps(1).load_state_dict({"count": count})
+
+
 def test_the_count_of_a_resumed_run_goes_on() -> None:
     watcher = BadSteps(1)
     watcher.load_state_dict({"count": 1})

@@ -1,6 +1,5 @@
 """Run main_pretrain.py on small data, in one process or two, and read its checkpoints."""
 
-import socket
 import subprocess
 from contextlib import nullcontext
 from pathlib import Path
@@ -11,9 +10,7 @@ import torch
 from torch import Tensor
 
 from main_pretrain import main
-from tests.references.launcher_variables import torchrun
-from tests.references.script import as_flags, forked, in_processes
-from tests.references.waiting import HANG_S
+from tests.references.script import as_flags, in_processes, in_two_forks
 from utils.plots import Views
 
 SMALL = as_flags(
@@ -70,14 +67,8 @@ def pretrain_in_two_processes(
 
 def pretrain_in_two_forks(data_dir: Path, log_dir: Path, output: Path, *flags: str) -> list[int]:
     """Do the same in forks, as workers of torchrun; return their exit codes."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = {"MASTER_PORT": str(free.getsockname()[1])}
     argv = [*SMALL, *as_flags(data_dir=data_dir, log_dir=log_dir, batch_size=2), *flags]
-    forks = [forked(main, argv, torchrun(2, 2, rank) | port, output) for rank in range(2)]
-    for fork in forks:
-        fork.join(HANG_S)
-    return [fork.exitcode or 0 for fork in forks]
+    return in_two_forks(main, argv, output)
 
 
 def state(log_dir: Path, name: str = "last.ckpt") -> dict[str, Tensor]:

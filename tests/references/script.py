@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 import warnings
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.references.launcher_variables import torchrun
 from tests.references.waiting import HANG_S
 from utils.cli import run
 
@@ -60,6 +62,19 @@ def forked(
     return process
 
 
+def in_two_forks(
+    main: Callable[[Sequence[str]], object], argv: Sequence[str], output: Path
+) -> list[int]:
+    """Run a script in two forks, as workers of torchrun; return their exit codes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = {"MASTER_PORT": str(free.getsockname()[1]), "GLOO_SOCKET_IFNAME": "lo"}
+    forks = [forked(main, argv, torchrun(2, 2, rank) | port, output) for rank in range(2)]
+    for fork in forks:
+        fork.join(HANG_S)
+    return [fork.exitcode or 0 for fork in forks]
+
+
 def _lead(
     main: Callable[[Sequence[str]], object],
     argv: Sequence[str],
@@ -68,6 +83,7 @@ def _lead(
 ) -> None:
     os.setsid()
     os.environ.update(variables)
+    sys.argv[1:] = argv
     sys.stdout = sys.stderr = output.open("a", buffering=1)
     torch.set_num_threads(1)
     run(lambda: main(argv))

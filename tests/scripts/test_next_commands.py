@@ -14,7 +14,7 @@ import main_oscd
 import main_pretrain
 from datasets import mini_earth, seco_packed
 from datasets.download import COLLECTIONS as DATA
-from utils.cli import print_next, sizes_for
+from utils.cli import crop_for, print_next, sizes_for
 from utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,10 +51,9 @@ def test_commands_after_a_miniature_parse(
     mini_earth.main([*flags, "--num_workers", "1"])
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.startswith(f"next: python {mini_earth.NEXT[dataset][0]} --data_dir '{root}'")
-    args = PARSERS[mini_earth.NEXT[dataset][0]]([*mini_earth.NEXT[dataset][1:], "--data_dir", "."])
+    PARSERS[mini_earth.NEXT[dataset][0]]([*mini_earth.NEXT[dataset][1:], "--data_dir", "."])
     if dataset == "seco":
-        assert "--batch_size 3 --num_negatives 3" in last  # no more than there are places
-        assert args.crop_size == 48
+        assert last.endswith(" --crop_size 32 --batch_size 3 --num_negatives 3")  # no more than is
 
 
 SCRIPTS = [name for name in PARSERS if name.startswith("main_")]
@@ -84,6 +83,11 @@ def test_the_queue_of_a_small_set_is_shorter_than_an_epoch(
     count: int, batch: int, queue: int
 ) -> None:
     assert sizes_for(count) == ["--batch_size", batch, "--num_negatives", queue]
+
+
+@pytest.mark.parametrize(("side", "flags"), [(64, ["--crop_size", 64]), (224, []), (264, [])])
+def test_views_are_no_larger_than_the_patches(side: int, flags: list[object]) -> None:
+    assert crop_for(side) == flags
 
 
 def test_paths_are_quoted_for_the_shell(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ import main_oscd
 from models.change_detector import ChangeDetector
 from models.ssl_finetuner import SSLFineTuner
 from tests.references.launcher_variables import forget_launchers
-from tests.references.script import as_flags
+from tests.references.script import as_flags, in_two_forks
 from utils.errors import UserError
 
 COMMON = as_flags(
@@ -49,7 +49,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[int, int], int]:
         step = self.seed, self.trainer.global_step
         number = seen.get(step, 0)
         seen[step] = -1
-        if number > 0:
+        if number > 0 and self.global_rank == 0:
             os.kill(os.getpid(), number)
 
     for module in (SSLFineTuner, ChangeDetector):
@@ -57,9 +57,12 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[int, int], int]:
     return seen
 
 
+def command(name: str, data_dir: Path, log_dir: Path, *more: str) -> list[str]:
+    return [*COMMON, *SMALL[name], *as_flags(data_dir=data_dir, log_dir=log_dir), *more]
+
+
 def run(name: str, data_dir: Path, log_dir: Path, *more: str) -> dict[str, Any]:
-    where = as_flags(data_dir=data_dir, log_dir=log_dir)
-    metrics: dict[str, Any] = MAINS[name].main([*COMMON, *SMALL[name], *where, *more])
+    metrics: dict[str, Any] = MAINS[name].main(command(name, data_dir, log_dir, *more))
     return metrics
 
 
@@ -107,6 +110,27 @@ def test_repetitions_that_are_stopped_end_with_the_same_bits_and_none_is_repeate
     assert set(trained) == {(43, steps)}
     stopped_run, whole = (left(tmp_path / each) for each in ("stopped", "whole"))
     assert stopped_run == whole
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["eurosat", "bigearthnet"])
+def test_two_processes_stop_at_one_step_and_end_with_the_same_bits(
+    name: str, request: pytest.FixtureRequest, tmp_path: Path, trained: dict[tuple[int, int], int]
+) -> None:
+    """The first process alone receives the signal; three steps per epoch."""
+    data_dir, output = request.getfixturevalue(f"{name}_root"), tmp_path / "output"
+
+    def start(log_dir: str) -> list[int]:
+        argv = command(name, data_dir, tmp_path / log_dir, "--batch_size=5", "--resume=auto")
+        return in_two_forks(MAINS[name].main, argv, output)
+
+    assert start("whole") == [0, 0], output.read_text()
+    trained |= {(42, 1): signal.SIGTERM, (43, 5): signal.SIGUSR1}
+    for _ in range(2):
+        assert start("stopped") == 2 * [os.EX_TEMPFAIL], output.read_text()
+    assert start("stopped") == [0, 0], output.read_text()
+    stopped, whole = (left(tmp_path / each) for each in ("stopped", "whole"))
+    assert stopped == whole
 
 
 def test_a_finished_evaluation_is_left_alone_and_a_contradiction_refused(

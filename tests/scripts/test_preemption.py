@@ -189,8 +189,16 @@ def test_a_contradiction_is_refused_and_a_finished_run_is_left_alone(
     seco_root: Path, stopped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     log_dir = shutil.copytree(stopped, tmp_path / "logs")
-    with pytest.raises(UserError, match=r"--seed 7 contradicts the run of .*, which has 42"):
-        main(flags(seco_root, log_dir, "--seed", "7"))
+    more = as_flags(momentum=0.8, emb_dim=16, seed=7)  # in another order than in --help
+    expected = r"^--seed 7, --emb_dim 16, --momentum 0.8 contradict the run of \S+, which has "
+    with pytest.raises(UserError, match=expected + "42, 128, 0.9: leave them out"):
+        main(flags(seco_root, log_dir, *more))
+    assert capsys.readouterr() == ("", "")
+    with pytest.raises(UserError, match="can be resumed: use another --log_dir"):
+        main(flags(seco_root, log_dir, "--batch_size", "3"))
+    error = capsys.readouterr().err
+    assert "with 2 samples per step, not 3" in error
+    assert "resuming" not in error
     main(flags(seco_root, log_dir))
     capsys.readouterr()
     with pytest.raises(SystemExit) as left:

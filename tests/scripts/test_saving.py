@@ -11,7 +11,7 @@ from benchmarks.reliability_checkpoints import PARTS
 from main_pretrain import main
 from tests.references.launcher_variables import forget_launchers
 from tests.references.pretraining import SMALL, assert_equal, run_dirs, tensors
-from tests.references.script import as_flags, in_processes
+from tests.references.script import as_flags, in_two_forks
 from utils import checkpoint
 from utils.files import WriteError
 
@@ -64,19 +64,32 @@ def test_a_save_that_fails_ends_the_run_or_is_made_up_for(
 
 
 @pytest.mark.slow
-def test_two_processes_survive_a_copy_that_cannot_be_written(
-    seco_root: Path, tmp_path: Path
+@pytest.mark.usefixtures("_restored_signals")
+def test_two_processes_survive_checkpoints_that_cannot_be_written(
+    seco_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    where = ["main_pretrain.py", *FLAGS, *as_flags(data_dir=seco_root, log_dir=tmp_path)]
-    where += ["--num_processes", "2", "--resume", "auto", "--on_save_error", "continue"]
-    where += ["--save_every_n_epochs", "1", "--data_mode", "moco"]
-    assert in_processes(*where, "--max_epochs", "1").returncode == 0
-    (run_dir,) = run_dirs(tmp_path)
+    """One within an epoch, and a copy."""
+    flags = [*FLAGS, *as_flags(data_dir=seco_root, log_dir=tmp_path / "logs", data_mode="moco")]
+    flags += as_flags(resume="auto", on_save_error="continue", save_every_n_epochs=1)
+    output = tmp_path / "output"
+    assert in_two_forks(main, [*flags, "--max_epochs", "1"], output) == [0, 0], output.read_text()
+    (run_dir,) = run_dirs(tmp_path / "logs")
     in_the_way = run_dir / "checkpoints" / "epoch=2.ckpt" / "x"
     in_the_way.mkdir(parents=True)
-    ended = in_processes(*where)
-    assert ended.returncode == 0, ended.stderr
-    assert f"cannot write {in_the_way.parent}: " in ended.stderr
+    save, calls = checkpoint.save_torch_file, list[Path]()
+
+    def save_but_once(content: Any, path: Path) -> None:
+        calls.append(path)
+        if len(calls) == 3:
+            raise FULL
+        save(content, path)
+
+    monkeypatch.setattr(checkpoint, "save_torch_file", save_but_once)
+    assert in_two_forks(main, flags, output) == [0, 0], output.read_text()
+    printed = output.read_text()
+    assert printed.count("; the training continues") == 2
+    assert f"cannot write {run_dir / 'checkpoints' / 'last.ckpt'}: No space left" in printed
+    assert f"cannot write {in_the_way.parent}: " in printed
     assert (run_dir / "checkpoints" / "epoch=3.ckpt").is_file()
 
 

@@ -26,16 +26,26 @@ from tests.references.waiting import HANG_S, wait_until
 pytestmark = pytest.mark.slow
 KILL_WAIT_S = 30.0 * 10  # of a machine that is ten times slower
 ENDLESS = 10**6
-# Starts the tasks of a step, and returns the highest exit code, as srun does.
+# Starts the tasks of a step, and returns the highest exit code, as srun does. They are forks: new
+# Pythons would import torch and Lightning for many seconds each. Figures take as long as the rest.
 SRUN = """#!{python}
-import json, os, subprocess, sys
-tasks = json.loads(os.environ["TASKS"])
-started = [subprocess.Popen(sys.argv[1:], env=os.environ | each) for each in tasks]
+import json, os, runpy, sys
+sys.path.insert(0, os.getcwd())
+import models.pretrain_run, datasets.seco_datamodule
+models.pretrain_run.plot_views = models.pretrain_run.plot_training = lambda *_: None
+_, _, *sys.argv = sys.argv  # without srun and python
+started = []
+for each in json.loads(os.environ["TASKS"]):
+    started.append(os.fork())
+    if not started[-1]:
+        os.environ.update(each)
+        runpy.run_path(sys.argv[0], run_name="__main__")
+        sys.exit()
 with open(os.environ["PIDS"] + ".partial", "w") as file:
-    json.dump([each.pid for each in started], file)
+    json.dump(started, file)
 os.rename(file.name, os.environ["PIDS"])
-codes = [each.wait() for each in started]
-sys.exit(max(code if code >= 0 else 128 - code for code in codes))
+codes = [os.waitstatus_to_exitcode(os.waitpid(each, 0)[1]) for each in started]
+os._exit(max(code if code >= 0 else 128 - code for code in codes))
 """
 SCONTROL = '#!/bin/sh\necho "$@" >> "$REQUEUED"\n'
 
@@ -116,6 +126,7 @@ def test_a_job_of_slurm_is_requeued_until_all_epochs_are_done(
 ) -> None:
     flags = [str(seco_root), *SMALL, *as_flags(batch_size=2, log_every_n_steps=1, data_mode="moco")]
     flags += as_flags(num_processes=tasks, num_nodes=1, log_dir=tmp_path / "logs")
+    flags.append("--no_report")
     slurm = Slurm(tmp_path, tasks, *flags)
     with slurm.job(ENDLESS) as script:  # the job is preempted while it starts
         assert slurm.announce(signal.SIGTERM, script) in (os.EX_TEMPFAIL, 143)
@@ -142,7 +153,7 @@ def test_torchrun_restarts_all_processes_and_they_resume(
 ) -> None:
     log_dir = tmp_path / "logs"
     flags = [*SMALL, *as_flags(data_dir=seco_root, log_dir=log_dir, batch_size=2)]
-    flags += [*as_flags(log_every_n_steps=1, data_mode="moco"), "--resume", "auto"]
+    flags += [*as_flags(log_every_n_steps=1, data_mode="moco"), "--resume", "auto", "--no_report"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--max-restarts=1"]
     command = [*torchrun, f"--nproc_per_node={processes}", "main_pretrain.py", *flags]
     endless = [*command, *as_flags(max_epochs=ENDLESS)]

@@ -150,7 +150,7 @@ def resumable(path: Path, **changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "part", ["epoch", "pytorch-lightning_version", "loops", "optimizer_states", "lr_schedulers"]
 )
-@pytest.mark.parametrize("value", [None, 3.5])
+@pytest.mark.parametrize("value", [None, 3.5, 10**30])
 def test_weights_without_the_state_of_a_run_are_not_resumed(
     tmp_path: Path, part: str, value: object
 ) -> None:
@@ -187,6 +187,7 @@ def test_a_run_resumes_from_a_checkpoint_of_before_the_contract_had_a_unit(tmp_p
         {"input_spec": None},
         {"input_spec": [1]},
         {"emb_dim": [[[[[[[[0]]]]]]]]},
+        {"learning_rate": torch.zeros(2)},
     ],
 )
 def test_a_run_does_not_resume_with_other_hyper_parameters(

@@ -137,11 +137,16 @@ def test_a_wrong_field_is_refused_or_changes_nothing(kind: str, tmp_path: Path) 
     assert [text for text in refused if not known.fullmatch(text)] == []
 
 
-def test_a_counter_that_a_file_of_this_lightning_lacks_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("value", "error"), [(MISSING, "loops has no ready"), (9, "loops has another .*/total/ready")]
+)
+def test_a_counter_that_a_file_of_this_lightning_would_not_have_is_refused(
+    value: object, error: str, tmp_path: Path
+) -> None:
     train("sgd", tmp_path, 2)
     path = tmp_path / "last.ckpt"
     content = torch.load(path, weights_only=True)
     keys = ("loops", "fit_loop", "epoch_loop.scheduler_progress", "total", "ready")
-    torch.save(changed(content, keys, MISSING), path)
-    with pytest.raises(UserError, match="loops has no ready"):
+    torch.save(changed(content, keys, value), path)
+    with pytest.raises(UserError, match=error):
         train("sgd", None, 3, path)

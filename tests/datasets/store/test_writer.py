@@ -116,6 +116,7 @@ def test_ragged_places_and_pictures_are_packed(
     *_, last = capsys.readouterr().out.splitlines()
     assert last.startswith("next: python main_pretrain.py")
     assert " --data_mode moco " in last  # pictures have no dates
+    assert last.endswith(" --crop_size 8")
     (tmp_path / "list").write_text("3.png\n1.png\n")
     for image_list in (None, tmp_path / "list"):
         store = PackedStore(tmp_path / "pictures", RGB_BANDS, image_list)
