@@ -46,7 +46,6 @@ PRIVATE: dict[str, Callable[[], object]] = {
     "_action_groups": ArgumentParser,
     "_actions": ArgumentParser,
     "_get_help_string": lambda: argparse.HelpFormatter,
-    "_negative_number_matcher": ArgumentParser,
     "_option_string_actions": ArgumentParser,
     "_content": requests.Response,
     "_content_consumed": requests.Response,
