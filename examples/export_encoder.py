@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     import torch
     from PIL import Image
 
-    model = timm.create_model(f"local-dir:{paths['timm']}", pretrained=True).eval()
+    model: Any = timm.create_model(f"local-dir:{paths['timm']}", pretrained=True).eval()
     mean, std = model.pretrained_cfg["mean"], model.pretrained_cfg["std"]
     picture = np.asarray(Image.open(args.picture).convert("RGB"), np.float32) / 255
     inputs = ((picture - mean) / std).astype(np.float32).transpose(2, 0, 1)[None]  # (1, 3, H, W)

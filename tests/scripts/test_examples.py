@@ -105,8 +105,8 @@ def test_seco_weights_embed_a_geotiff_by_their_contract(
     data = DataSpec.of_reflectance("the city", ("B2", "B3", "B4", "B8"))
     transform = input_transform(spec, data, "auto")
     with torch.inference_mode():
-        picture = torch.from_numpy(transform.to_picture(dn))
-        expected = encoder(transform.normalize(picture[None]))[0]
+        window = torch.from_numpy(transform.to_picture(dn))
+        expected = encoder(transform.normalize(window[None]))[0]
     np.testing.assert_allclose(features[at], expected, rtol=1e-4, atol=1e-4)
     with Image.open(tmp_path / "e.png") as picture:
         assert picture.size == (80, 80)
