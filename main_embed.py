@@ -41,11 +41,7 @@ if TYPE_CHECKING:
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     """Read the command line, or ``argv`` in tests."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    if "--neighbours" in words[:-1]:  # argparse takes a southern latitude for a flag
-        at = words.index("--neighbours")
-        words[at : at + 2] = [f"--neighbours={words[at + 1]}"]
-    return flags.embed_parser(__doc__).parse_args(words)
+    return flags.embed_parser(__doc__).parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> list[Neighbour]:
@@ -63,8 +59,10 @@ def main(argv: Sequence[str] | None = None) -> list[Neighbour]:
     share_cores(args.gpus, world.per_node, 0)
     import torch
 
+    from datasets.imagery_dataset import read_query
     from models.backbones import load_encoder
     from models.embedding_parts import identity_of
+    from models.neighbour_views import check_query
 
     torch.manual_seed(args.seed)
     encoder, spec = load_encoder(args.backbone_type, args.base_encoder, args.ckpt_path, args.bands)
@@ -73,6 +71,8 @@ def main(argv: Sequence[str] | None = None) -> list[Neighbour]:
     if args.components is not None:
         check_components(args.components, encoder.num_features)
         identity["components"] = str(args.components)
+    if args.neighbours is not None:
+        check_query(args.neighbours, patches, partial(read_query, patches=patches))
     if not is_embedded(args.save_path, identity):
         embed(args, world, encoder, patches, identity)
     if args.neighbours is None or world.rank > 0:

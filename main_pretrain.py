@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> Trainer:
     world = prepare(args)
     datamodule = make_datamodule(args, world)
     share_cores(args.gpus, world.per_node, datamodule.num_loaders)
-    for hint in datamodule.hints() if world.rank == 0 else ():
+    for hint in datamodule.hints(args.num_negatives) if world.rank == 0 else ():
         print(hint, file=sys.stderr)
     model = make_model(args, datamodule, world)
     callbacks, evaluation = make_callbacks(args, world, datamodule)

@@ -111,9 +111,7 @@ def embed_sample(folder: Path, data_dir: Path) -> Sample:
     if not pretraining.is_pretraining:
         raise UserError(f"--data_dir is for a pre-training, which {folder} is not: leave it out")
     model, spec = load_spaces(folder / "checkpoints" / "last.ckpt")
-    patches = open_imagery(
-        data_dir, spec, RasterFlags(64, 64, None, None, 0.0), on_bad_patch="skip"
-    )
+    patches = open_imagery(data_dir, spec, RasterFlags(), on_bad_patch="skip")
     return embed(model, patches, SPACES[pretraining.arguments["data_mode"]])
 
 

@@ -45,7 +45,7 @@ _DIMENSIONS, _ROWS_PER_BLOCK, _SCENE_PX = 512, 1000, 264
 class _InMemory:
     """Blocks that cost nothing to read."""
 
-    grid = None
+    grid, is_placed = None, False
     description = "random pictures"
 
     def __init__(self, num_blocks: int, transform: Any) -> None:

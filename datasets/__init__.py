@@ -19,7 +19,7 @@ Obtain data (command-line scripts):
 - ``collect/``: Plan, fetch and verify a collection.
 - ``verify.py``: Check every file of a data set before it is used (script).
 - ``checksums.py``: Write and compare lists of the sha256 of every file.
-- ``mini_earth.py``: Write procedural data in the layouts of the four data sets.
+- ``mini_earth.py``: Write procedural data in the layouts of the four data sets, and rasters.
 - ``miniature/``: Draw procedural places and write their files.
 
 Pre-training:

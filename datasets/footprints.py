@@ -50,19 +50,21 @@ def corners_of(crs: CRS | None, transform: Affine | None, boxes: np.ndarray) -> 
     return corners
 
 
-def pixel_m(crs: CRS, transform: Affine, height: int) -> float:
-    """Return the ground resolution in metres, the mean of both directions.
+def pixel_m(crs: CRS | None, transform: Affine | None, height: int) -> float:
+    """Return the ground resolution in metres, the mean of both directions; NaN if unknown.
 
     Args:
-        crs: Coordinate reference system; in degrees, a degree of longitude is measured at the
-            middle row.
-        transform: From column and row to coordinates.
+        crs: Coordinate reference system, None if unknown; in degrees, a degree of longitude is
+            measured at the middle row.
+        transform: From column and row to coordinates; None if unknown.
         height: Rows of the raster.
     """
+    if crs is None or transform is None:
+        return np.nan
     across = np.hypot(transform.a, transform.d)
     down = np.hypot(transform.b, transform.e)
     if not crs.is_geographic:
-        metres = crs.linear_units_factor[1]
+        metres = crs.units_factor[1]  # linear_units_factor refuses local systems
         return float((across + down) / 2 * metres)
     latitude = transform.e * height / 2 + transform.f
     across *= np.cos(np.radians(latitude))

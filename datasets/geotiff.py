@@ -199,6 +199,18 @@ def open_quietly(path: Path, driver: str) -> DatasetReader:
         return rasterio.open(path, driver=driver)
 
 
+def place_of(file: DatasetReader) -> tuple[CRS | None, Affine | None]:
+    """Return coordinate system and transform of a raster, None for what it does not say.
+
+    Args:
+        file: The raster.
+    """
+    transform = file.transform
+    # rasterio gives the identity for a file without a transform.
+    is_known = not transform.is_identity and bool(np.isfinite(tuple(transform)).all())
+    return file.crs, transform if is_known else None
+
+
 def locate(data: bytes, name: str) -> tuple[CRS | None, Affine | None, int, int]:
     """Return coordinate system and transform of a file, None if it has none, and its size.
 
@@ -215,8 +227,7 @@ def locate(data: bytes, name: str) -> tuple[CRS | None, Affine | None, int, int]
     """
     try:
         with opened(data, located=True) as file:
-            found = (None, None) if file.crs is None else (file.crs, file.transform)
-            return *found, file.width, file.height
+            return *place_of(file), file.width, file.height
     except ValueError as error:
         raise UserError(f"{name} is not a readable GeoTIFF: replace it") from error
 

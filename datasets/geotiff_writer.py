@@ -77,7 +77,7 @@ def encode_geotiff(image: np.ndarray, georeference: Tags, compress: str = "defla
     begin = -(-(longer_at + sum(size for size in sizes if size > 4)) // 8) * 8
     values[273] = (_LONG, tuple(accumulate(map(len, strips[:-1]), initial=begin)))
     head, longer = struct.pack("<2sHIH", b"II", 42, 8, len(values)), b""
-    for tag, (kind, numbers) in values.items():
+    for tag, (kind, numbers) in sorted(values.items()):
         content = struct.pack(f"<{len(numbers)}{LETTERS[kind]}", *numbers)
         if len(content) > 4:
             longer += content

@@ -1,6 +1,6 @@
 """Any imagery as patches for an encoder: rasters, data sets, and folders of pictures.
 
-patches = open_imagery(Path("scene.tif"), spec, RasterFlags(64, 64, None, None, 0.0))
+patches = open_imagery(Path("scene.tif"), spec, RasterFlags())
 block = patches.read(0)
 """
 

@@ -1,4 +1,4 @@
-r"""Write a miniature Earth: procedural places in the disk layouts of the four data sets.
+r"""Write a miniature Earth: procedural places in the layouts of the four data sets, and rasters.
 
 python datasets/mini_earth.py --dataset seco --save_path DIR --num_places 1000 \
     --num_dates 5 --size 96 --bands B4 B3 B2
@@ -147,6 +147,25 @@ def write_oscd(
         (root / f"{split}.txt").write_text(",".join(cities) + "\n")
 
 
+def write_rasters(
+    root: Path, *, num_cities: int, size: int = 1024, seed: int = 0, num_workers: int = CPU_COUNT
+) -> None:
+    """Write cities on two dates as GeoTIFFs of four bands: before.tif, after.tif, changes.tif.
+
+    Args:
+        root: Folder to create.
+        num_cities: Cities, in folders 000000, 000001, ...
+        size: Side in pixels of 10 m.
+        seed: Seed of the world.
+        num_workers: Processes; they do not change the bytes.
+    """
+    _create(root, size, num_cities=num_cities)
+    from datasets.miniature.rasters import write_dates
+
+    work = partial(write_dates, root, seed=seed, size=size)
+    _for_each(work, [(number,) for number in range(num_cities)], num_workers)
+
+
 def _create(root: Path, size: int = MIN_SIZE, **counts: int) -> None:
     """Create the folder; refuse one that has content, and sizes and counts below their minimum."""
     for name, value, least in (
@@ -179,6 +198,7 @@ WRITERS: dict[str, tuple[Callable[..., None], str, set[str]]] = {
     "eurosat": (write_eurosat, "images_per_class", {"size", "all_bands"}),
     "bigearthnet": (write_bigearthnet, "num_patches", set()),
     "oscd": (write_oscd, "num_cities", {"size"}),
+    "raster": (write_rasters, "num_cities", {"size"}),
 }
 # Per data set: the script that reads it, with flags that suit its size.
 NEXT = {
@@ -189,6 +209,7 @@ NEXT = {
         "bigearthnet": "main_bigearthnet.py --backbone_type random --freeze_backbone "
         "--learning_rate 1e-3",
         "oscd": "main_oscd.py --backbone_type random --max_epochs 10",
+        "raster": "main_embed.py --backbone_type random --bands B4 B3 B2 --save_path e.parquet",
     }.items()
 }
 
@@ -205,7 +226,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--num_workers", type=int, default=CPU_COUNT, help="Processes to use.")
     add = partial(add, default=argparse.SUPPRESS)  # the defaults are the writers'
     add("--num_dates", type=int, help="Dates of each place, for seco (default: 5).")
-    add("--size", type=int, help="Side in pixels (default: 264, for eurosat 64, for oscd 360).")
+    sizes = "Side in pixels (default: 264, for eurosat 64, for oscd 360, for raster 1024)."
+    add("--size", type=int, help=sizes)
     add("--bands", nargs="+", help="Bands to write, for seco (default: all 12).")
     add("--previews", action="store_true", help="Also write RGB previews, for seco.")
     add("--all_bands", action="store_true", help="Write 13 bands instead of RGB, for eurosat.")
@@ -230,6 +252,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         count //= _NUM_CLASSES
     write(root, **{count_name: count}, **args)
     script, *flags = NEXT[dataset]
+    if dataset == "raster":
+        root = root / "000000" / "before.tif"
     if dataset == "seco":
         flags += map(str, [*crop_for(min(48, args.get("size", 48))), *sizes_for(count)])
     print_next(script, "--data_dir", root, *flags)

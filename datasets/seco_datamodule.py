@@ -138,9 +138,18 @@ class SecoDataModule(LightningDataModule):
         self.input_spec = with_ndvi(source.input_spec, self.bands)
         self._augment = Augment(self.input_spec, self.augment_config)
 
-    def hints(self) -> list[str]:
-        """Return what makes the training slower than it could be; exists after ``setup``."""
+    def hints(self, num_negatives: int) -> list[str]:
+        """Return what makes the training slower or worse than it could be; exists after ``setup``.
+
+        Args:
+            num_negatives: Keys in the queue.
+        """
         hints = []
+        if num_negatives >= (count := len(self.dataset)):
+            hints.append(
+                f"--num_negatives {num_negatives} is not below the {count} samples: each meets its "
+                f"own keys of earlier epochs as negatives; {count // 2} or fewer are better"
+            )
         if not isinstance(self.dataset.source, PackedStore | StreamedPlaces):
             hints.append(
                 f"{self.data_dir} is read from single files, which is slow: pack it once with "

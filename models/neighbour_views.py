@@ -14,12 +14,37 @@ from matplotlib.figure import Figure
 from models.backbones import Encoder
 from models.features import encoder_of_pictures
 from models.neighbours import Neighbour, describe, embedding_of, parse_point, row_of_point
-from utils.errors import quoted
+from utils.errors import UserError, quoted
 from utils.input_spec import PICTURE_BANDS, InputSpec, letters
 from utils.patch_blocks import PatchBlocks
 from utils.plots import save_figure
 
 _COLUMNS = 6
+_ROW = re.compile("[0-9]{1,18}")
+
+
+def check_query(
+    query: str, patches: PatchBlocks, read_picture: Callable[[Path], np.ndarray]
+) -> None:
+    """Refuse, before anything is embedded, a query that no embedding of the imagery answers.
+
+    Args:
+        query: A row, a place or a picture file.
+        patches: Imagery that is searched.
+        read_picture: Reads a file as a patch, uint8, shape (C, H, W).
+    """
+    if _ROW.fullmatch(query):
+        if int(query) >= patches.num_patches:
+            raise UserError(
+                f"--neighbours {query} is beyond the last row, {patches.num_patches - 1}: lower it"
+            )
+    elif parse_point(query) is None:
+        read_picture(Path(query))
+    elif not patches.is_placed:
+        raise UserError(
+            f"--neighbours {query} is a place, but the imagery has no positions on Earth: query a "
+            "row or a picture"
+        )
 
 
 def embed_query(
@@ -41,7 +66,7 @@ def embed_query(
     """
     query, path = args.neighbours, args.save_path
     point = parse_point(query)
-    if re.fullmatch("[0-9]{1,18}", query) or point is not None:
+    if _ROW.fullmatch(query) or point is not None:
         row = int(query) if point is None else row_of_point(path, *point)
         found = embedding_of(path, row)
         (itself,) = describe(path, np.array([row]), np.ones(1))

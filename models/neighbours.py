@@ -58,8 +58,6 @@ def row_of_point(path: Path, latitude: float, longitude: float) -> int:
     """
     with _opened(path) as file:
         boxes = _boxes(file.read(columns=["bbox"]))
-    if np.isnan(boxes).all():
-        raise UserError(f"the patches of {path} have no positions: query it by a row or a picture")
     west, south, east, north = boxes.T
     east = np.where(east < west, east + 360, east)  # across the antimeridian
     x = np.where(longitude < west, longitude + 360, longitude)

@@ -1,7 +1,7 @@
 """Who may import whom, unique public names of the data sets, and the maps of the folders.
 
-Scripts and benchmarks stand above everything. Doors are the files of ``datasets/``, wings its
-folders, and the ground is what all wings stand on. ``models`` and ``datasets`` do not know each
+Scripts, benchmarks and examples stand above everything. Doors are the files of ``datasets/``, wings
+its folders, and the ground is what all wings stand on. ``models`` and ``datasets`` do not know each
 other, and ``utils`` knows neither.
 """
 
@@ -18,6 +18,7 @@ import pytest
 
 from tests.references.source_code import MODULES, PACKAGES, ROOT, top, trees
 
+ABOVE = ("benchmarks", "examples")
 OURS = {name.partition(".")[0] for name in MODULES}
 _GROUND = (
     "archive",
@@ -42,7 +43,7 @@ WING_TO_WING = {
 }
 # Folders whose ``__init__.py`` lists their files and folders, one line each.
 MAPPED = ["datasets", *(f"datasets/{name}" for name in sorted(WINGS)), "models", "utils"]
-MAPPED += ["datasets/miniature/services", "tests", "tests/references", "tests/servers"]
+MAPPED += ["datasets/miniature/services", "examples", "tests", "tests/references", "tests/servers"]
 
 
 class Import(NamedTuple):
@@ -82,9 +83,9 @@ def wing(module: str) -> str:
 
 
 def imports_a_script(one: Import) -> bool:
-    """Only tests and benchmarks import scripts and benchmarks."""
-    is_script = top(one.module) == "benchmarks" or one.module.startswith("main_")
-    return is_script and top(one.importer) not in {"tests", "benchmarks"}
+    """Only tests, benchmarks and examples import scripts."""
+    is_script = top(one.module) in ABOVE or one.module.startswith("main_")
+    return is_script and top(one.importer) not in {"tests", *ABOVE}
 
 
 def leaves_its_package(one: Import) -> bool:
@@ -135,6 +136,7 @@ RULES: dict[Callable[[Import], bool], list[tuple[str, str]]] = {
     imports_a_script: [
         ("import main_oscd", "models.probes"),
         ("from benchmarks.demo import main", "main_oscd"),
+        ("from examples import change_map", "main_oscd"),
     ],
     imports_a_test_module: [
         ("from tests.utils.test_files import f", "tests.test_x"),

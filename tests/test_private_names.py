@@ -21,7 +21,7 @@ import torch
 from pytorch_lightning import Trainer
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = ("datasets", "models", "utils", "benchmarks", "checkpoints")
+FOLDERS = ("datasets", "models", "utils", "benchmarks", "checkpoints", "examples")
 PATHS = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
 DOCUMENTED = {"_exit", "_replace"}  # of os and of named tuples
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from utils.errors import UserError
+from utils.errors import NOT_AS_WRITTEN, UserError
 from utils.files import written_whole
 from utils.input_spec import InputSpec
 from utils.torch_files import read_torch_file, save_torch_file
@@ -61,7 +61,7 @@ def whole_epochs(path: Path, checkpoint: Mapping[str, Any]) -> int:
     """
     try:
         return int(checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+    except NOT_AS_WRITTEN as error:
         raise UserError(f"{path} has no state of a run: use the last.ckpt of its run") from error
 
 

@@ -67,6 +67,9 @@ class Parser(argparse.ArgumentParser):
             prog, description=description, formatter_class=HelpFormatter, allow_abbrev=False
         )
 
+        # argparse takes "-33.9,151.2", a southern place, and "-1e-4" for flags.
+        self._negative_number_matcher = re.compile(r"-\.?\d")
+
     # argparse has no public type or list of groups, and no public list of flags or options.
     def group(self, title: str) -> "argparse._ArgumentGroup":
         """Return the group of flags with this title; create it if needed."""

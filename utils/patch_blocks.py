@@ -52,11 +52,13 @@ class PatchBlocks(Protocol):
     Attributes:
         transform: Conversion of stored values to inputs of the encoder.
         num_patches: Number of all patches; of a raster, some may hold no data.
+        is_placed: Whether patches have positions on Earth, as far as a sample of them shows.
         description: What they are, for people.
     """
 
     transform: InputTransform
     num_patches: int
+    is_placed: bool
     description: str
 
     @property

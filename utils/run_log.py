@@ -62,6 +62,11 @@ class RunLog(Logger):
             if first_step is not None:
                 self._add_event(first_step, session_log={"status": "START"})
 
+    @property
+    def save_dir(self) -> str:
+        """Folder of the run, which Lightning gives as ``trainer.log_dir``."""
+        return str(self.path.parent)
+
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Take values, which ``save`` writes.

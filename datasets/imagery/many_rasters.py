@@ -23,6 +23,7 @@ class ManyRasters:
         self.rasters = rasters
         self.transform = rasters[0].transform
         self.num_patches = sum(raster.num_patches for raster in rasters)
+        self.is_placed = any(raster.is_placed for raster in rasters)
         self._ends = list(accumulate(map(len, rasters)))
         self.description = f"{self.num_patches:,} windows of {len(rasters)} rasters"
         for raster in rasters:

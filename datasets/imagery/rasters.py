@@ -12,7 +12,7 @@ import numpy as np
 
 from datasets.bands import check_dn
 from datasets.footprints import corners_of, pixel_m
-from datasets.geotiff import open_quietly
+from datasets.geotiff import open_quietly, place_of
 from datasets.imagery.raster_files import day_of_raster, files_of_raster, stored_values
 from utils.errors import UserError, quoted
 from utils.input_spec import DataSpec, InputSpec, InputTransform
@@ -20,13 +20,15 @@ from utils.patch_blocks import Grid, PatchBlock, spans
 
 if TYPE_CHECKING:
     from rasterio.io import DatasetReader
+    from rasterio.transform import Affine
 
 SUFFIXES = (".tif", ".tiff", ".vrt")
 _DRIVERS = {".tif": "GTiff", ".tiff": "GTiff", ".vrt": "VRT"}
 _PATCHES_PER_BLOCK = 1024
 _BLOCK_BYTES = 2**26  # of pictures
 _MOST_PATCHES = 10**9  # the land of the Earth in patches of 390 m
-_NUM_SAMPLES = 16  # windows that show the unit
+_NUM_SAMPLES = 16  # windows that show the unit, and whether there are positions
+_IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)  # coefficients of a transform
 # Files next to a raster may change what it is, so none is read.
 _NO_SIDECARS = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_PAM_ENABLED": "NO"}
 # Ground resolution of SeCo's RGB patches (section 3.1 of arXiv 2103.16607), and how far a raster
@@ -57,11 +59,11 @@ class RasterFlags(NamedTuple):
         max_nodata: Largest share of pixels without data in a patch, in 0..1.
     """
 
-    patch_size: int
-    stride: int
-    scale: float | None
-    bands: Sequence[str] | None
-    max_nodata: float
+    patch_size: int = 64
+    stride: int = 64
+    scale: float | None = None
+    bands: Sequence[str] | None = None
+    max_nodata: float = 0.0
 
 
 class RasterWindows:
@@ -94,8 +96,13 @@ class RasterWindows:
         self._bands = [data.bands.index(band) + 1 for band in self.transform.bands]
         self.scale = flags.scale or 1.0
         shape = _grid_shape(file, path, flags, self.scale)
+        sampled = np.linspace(0, shape[0] * shape[1] - 1, _NUM_SAMPLES).astype(int)
+        cells = np.stack(np.divmod(sampled, shape[1]), axis=1)
+        self.is_placed = bool(np.isfinite(self._corners(cells)).any())
         self._check_resolution(file, spec)
-        self.grid = Grid(file.crs.to_wkt() if file.crs else "", self._grid_transform(file), shape)
+        crs, transform = place_of(file)
+        wkt = crs.to_wkt() if crs and transform else ""
+        self.grid = Grid(wkt, self._grid_transform(transform), shape)
         self.num_patches = shape[0] * shape[1]
         self._blocks = self._divide(file, shape)
         self._day = day_of_raster(file, path)
@@ -104,7 +111,7 @@ class RasterWindows:
             f"{file.height} px, {file.count} bands of {file.dtypes[0]})"
         )
         if data.unit == "reflectance":
-            self._check_unit(shape[1])
+            self._check_unit(cells)
 
     def __len__(self) -> int:
         return len(self._blocks)
@@ -123,15 +130,12 @@ class RasterWindows:
                     cells.append((rows[row], columns[column]))
                     kept.append(pictures[:, y : y + size, x : x + size])
         found = np.array(cells, np.int64).reshape(-1, 2)
-        file = self._open()
-        sides = np.full_like(found, size)
-        boxes = np.concatenate([found[:, ::-1] * stride, sides], axis=1) / self.scale
         return PatchBlock(
             np.stack(kept) if kept else np.empty((0, len(pictures), size, size), np.uint8),
             [f"{self.path.name}/{row}/{column}" for row, column in cells],
             str(self.path),
             [self._day] * len(cells),
-            corners_of(file.crs, file.transform, boxes),
+            self._corners(found),
             found,
         )
 
@@ -167,6 +171,12 @@ class RasterWindows:
             _held.owner = self
         return _held.file
 
+    def _corners(self, cells: np.ndarray) -> np.ndarray:
+        """Return the corners of windows, (N, 2) rows and columns of the grid, in degrees."""
+        sides = np.full_like(cells, self.flags.patch_size)
+        boxes = np.concatenate([cells[:, ::-1] * self.flags.stride, sides], axis=1)
+        return corners_of(*place_of(self._open()), boxes / self.scale)
+
     def _read_rectangle(self, rows: range, columns: range) -> tuple[np.ndarray, np.ndarray]:
         """Read windows that are next to each other, in pixels of the encoder.
 
@@ -198,11 +208,11 @@ class RasterWindows:
                 f"{window.row_off:.0f} ({quoted(str(error), 200)}): copy or download it again"
             ) from error
 
-    def _grid_transform(self, file: DatasetReader) -> tuple[float, ...]:
+    def _grid_transform(self, transform: Affine | None) -> tuple[float, ...]:
         """Return the transform of the grid, whose cells are centred in their patches."""
         size, stride = self.flags.patch_size, self.flags.stride
         step, first = stride / self.scale, (size - stride) / 2 / self.scale
-        a, b, c, d, e, f = tuple(file.transform)[:6]
+        a, b, c, d, e, f = tuple(transform or _IDENTITY)[:6]
         corner = (a + b) * first + c, (d + e) * first + f
         return a * step, b * step, corner[0], d * step, e * step, corner[1]
 
@@ -220,31 +230,32 @@ class RasterWindows:
             for of_columns in spans(shape[1], min(columns, max(1, 4 * most // rows)))
         ]
 
-    def _check_unit(self, num_columns: int) -> None:
-        """Refuse values that are not digital numbers, if some windows show it."""
-        numbers = np.linspace(0, self.num_patches - 1, _NUM_SAMPLES).astype(int)
-        cells = (divmod(int(number), num_columns) for number in numbers)
+    def _check_unit(self, cells: np.ndarray) -> None:
+        """Refuse values that are not digital numbers, if some windows, (N, 2), show it."""
         windows = (
             self._read_rectangle(range(row, row + 1), range(column, column + 1))
-            for row, column in cells
+            for row, column in cells.tolist()
         )
         samples = [pixels[:, is_valid] for pixels, is_valid in windows if is_valid.any()]
         if len(samples) == _NUM_SAMPLES:  # fewer may all be dark
             check_dn(samples, str(self.path))
 
     def _check_resolution(self, file: DatasetReader, spec: InputSpec) -> None:
-        """Refuse a resolution that the encoder has not seen, unless --scale was given."""
-        if self.flags.scale is not None or spec.unit != "reflectance":
-            return
-        if file.crs is None:
+        """Refuse a resolution that the encoder has not seen, unless --scale was given.
+
+        What the file does not say is taken for granted, with a warning.
+        """
+        found = pixel_m(*place_of(file), file.height)
+        is_compared = self.flags.scale is None and spec.unit == "reflectance"
+        if not self.is_placed:
+            is_taken = is_compared and np.isnan(found)
+            also = f", and its pixels are taken for those of {_TRAINED_M:g} m" if is_taken else ""
             warnings.warn(
-                f"{self.path} has no coordinate system: its pixels are taken for those of "
-                f"{_TRAINED_M:g} m, and its patches get no position",
+                f"the place of {self.path} on Earth is unknown (its coordinate system or transform "
+                f"is missing or local): its patches are written without positions{also}",
                 stacklevel=2,
             )
-            return
-        found = pixel_m(file.crs, file.transform, file.height)
-        if abs(found / _TRAINED_M - 1) > _TOLERANCE:
+        if is_compared and abs(found / _TRAINED_M - 1) > _TOLERANCE:
             raise UserError(
                 f"{self.path} has pixels of {found:.3g} m, but the encoder was trained on "
                 f"{_TRAINED_M:g} m: add --scale {found / _TRAINED_M:.4g} to resample it, or "

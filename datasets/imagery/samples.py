@@ -17,6 +17,7 @@ from utils.patch_blocks import PatchBlock, spans
 
 _PATCHES_PER_BLOCK = 256
 _BLOCK_BYTES = 2**26  # of pictures
+_NUM_SAMPLES = 16  # patches that show whether any has a position
 
 
 class SamplePatches:
@@ -59,6 +60,8 @@ class SamplePatches:
             raise UserError(f"{path} has no patch that can be read: replace it")
         first = self._sized(first)
         self._shape = first.shape
+        sampled = np.linspace(0, len(names) - 1, _NUM_SAMPLES).astype(int).tolist()
+        self.is_placed = any(np.isfinite(self._corners(row)).any() for row in sorted({*sampled}))
         most = max(1, min(_PATCHES_PER_BLOCK, _BLOCK_BYTES // first.size))
         self._blocks = spans(len(names), most)
         self.description = (

@@ -7,5 +7,6 @@
 - ``files.py``: Georeference and GeoTIFFs; places of SeCo and images of EuroSAT.
 - ``bigearthnet.py``: Patches, labels and lists of BigEarthNet.
 - ``oscd.py``: Cities of OSCD on two dates, and their change maps.
+- ``rasters.py``: A large raster of a city on two dates, and what was built.
 - ``services/``: A loopback Earth Engine over a made-up archive, for tests and benchmarks.
 """

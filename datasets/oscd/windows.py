@@ -31,8 +31,12 @@ class CityWindows:
         self.data_dir = data_dir
         self.transform = transform
         self.size, self.stride = size, stride
-        self._dates = [(name, date) for name in sorted(find_cities(data_dir)) for date in (1, 2)]
-        self.num_patches = sum(len(list(self._boxes(self._city(n)))) for n, _ in self._dates)
+        names = sorted(find_cities(data_dir))
+        self._dates = [(name, date) for name in names for date in (1, 2)]
+        self.num_patches, self.is_placed = 0, False
+        for city in map(self._city, names):
+            self.num_patches += 2 * len(list(self._boxes(city)))
+            self.is_placed |= all(each is not None for each in _placed(city))
         self.description = (
             f"{self.num_patches:,} windows of {size} px in {len(self._dates) // 2} "
             f"cities of {data_dir}"

@@ -109,8 +109,10 @@ def test_hints_name_crops_that_are_larger_than_the_patches(
 ) -> None:
     datamodule = make(seco_root, augment=AugmentConfig(crop_size=crop_size))
     datamodule.setup("fit")
-    hints = "\n".join(datamodule.hints())
+    hints = "\n".join(datamodule.hints(num_negatives=3))
     assert hints.count("crop_size 49 is more than the 48 x 48 pixels") == count
+    assert "--num_negatives" not in hints
+    assert "--num_negatives 6 is not below the 6 samples" in "".join(datamodule.hints(6))
     assert "datasets/seco_packed.py" in hints
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("datasets", "models", "utils")
-FOLDERS = (*PACKAGES, "benchmarks", "checkpoints", "tests")
+FOLDERS = (*PACKAGES, "benchmarks", "checkpoints", "examples", "tests")
 
 
 def dotted(path: Path) -> str:

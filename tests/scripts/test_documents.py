@@ -38,7 +38,7 @@ DOWNLOADER = "datasets/seco_downloader.py"
 # Flags that pages name and that belong to torchrun, srun and sbatch.
 OF_OTHERS = {"--nproc_per_node", "--nodes", "--ntasks-per-node", "--signal", "--array"}
 OF_OTHERS |= {"--gpus-per-node", "--max-restarts"}
-OURS = r"(?:benchmarks|checkpoints|datasets|docs|models|utils)"
+OURS = r"(?:benchmarks|checkpoints|datasets|docs|examples|models|utils)"
 
 
 def test_the_documents_are_complete_and_the_readme_is_short() -> None:

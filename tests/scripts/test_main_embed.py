@@ -180,6 +180,23 @@ def test_neighbours_of_a_row_a_place_and_a_picture(
             main_embed.main([*flags, "--neighbours", query])
 
 
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("48.9,2.3", "is a place, but the imagery has no positions on Earth"),
+        ("91,0", "91,0 is not LATITUDE,LONGITUDE"),
+        ("50", "--neighbours 50 is beyond the last row, 49"),
+        ("gone.jpg", "neither a readable picture"),
+    ],
+)
+def test_queries_without_an_answer_are_refused_before_the_embedding(
+    eurosat_root: Path, tmp_path: Path, query: str, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        embed(eurosat_root, tmp_path / "e.parquet", "--neighbours", query)
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_raster_of_an_embedding_and_16_bit_floats(raster: Path, tmp_path: Path) -> None:
     line = ["--data_dir", str(raster), *FLAGS, *RGB, "--patch_size", "32", "--stride", "16"]
     main_embed.main([*line, "--save_path", str(tmp_path / "e.tif"), "--components", "3"])

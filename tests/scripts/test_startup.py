@@ -53,6 +53,12 @@ SCRIPTS = {
     "main_report.py": ".",
     "datasets/verify.py": ".",
     "models.export": "--ckpt_path . --format timm --save_path x",
+    "examples.change_map": ". . --ckpt_path x",
+    "examples.embed_geotiff": "--data_dir . --ckpt_path x",
+    "examples.export_encoder": "--ckpt_path . --picture x",
+    "examples.few_labels": "--data_dir . --ckpt_path x",
+    "examples.pretrain_pictures": "--data_dir .",
+    "examples.search_city": "--data_dir . --ckpt_path x --place 0,0",
     **{
         f"benchmarks.{name}": ""
         for name in (

@@ -99,7 +99,7 @@ def test_other_mistakes_are_named(flags: str, message: str) -> None:
         main_pretrain.parse_args(flags.split())
 
 
-@pytest.mark.parametrize("text", ["-1", "-.5"])
+@pytest.mark.parametrize("text", ["-1", "-.5", "-1e-4"])
 def test_negative_numbers_are_values(text: str) -> None:
     args = main_pretrain.parse_args(["--data_dir", "x", "--weight_decay", text])
     assert args.weight_decay == float(text)

@@ -137,16 +137,29 @@ def test_a_wrong_field_is_refused_or_changes_nothing(kind: str, tmp_path: Path) 
     assert [text for text in refused if not known.fullmatch(text)] == []
 
 
+_LOOPS = ("loops", "fit_loop")
+_TOTAL = (*_LOOPS, "epoch_loop.scheduler_progress", "total", "ready")
+_VALIDATED = (*_LOOPS, "epoch_loop.val_loop.batch_progress", "current", "processed")
+
+
 @pytest.mark.parametrize(
-    ("value", "error"), [(MISSING, "loops has no ready"), (9, "loops has another .*/total/ready")]
+    ("keys", "value", "error"),
+    [
+        (_TOTAL, MISSING, "loops has no ready"),
+        (_TOTAL, 9, "loops has another .*/total/ready"),
+        (_VALIDATED, 9, "loops has another .*/current/processed"),
+        ((*_LOOPS, "epoch_progress"), torch.tensor(1), "has no state of a run"),
+        (("random_states",), "text", "random_states has another"),
+        (("random_states",), torch.zeros(3), "random_states has another"),
+        (("random_states",), torch.zeros(3, 2, dtype=torch.uint8), "random_states has another"),
+    ],
 )
-def test_a_counter_that_a_file_of_this_lightning_would_not_have_is_refused(
-    value: object, error: str, tmp_path: Path
+def test_a_value_that_this_version_would_not_have_written_is_refused(
+    keys: tuple[str, ...], value: object, error: str, tmp_path: Path
 ) -> None:
     train("sgd", tmp_path, 2)
     path = tmp_path / "last.ckpt"
     content = torch.load(path, weights_only=True)
-    keys = ("loops", "fit_loop", "epoch_loop.scheduler_progress", "total", "ready")
     torch.save(changed(content, keys, value), path)
     with pytest.raises(UserError, match=error):
         train("sgd", None, 3, path)

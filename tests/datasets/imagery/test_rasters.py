@@ -10,6 +10,7 @@ import numpy as np
 import pyproj
 import pytest
 import rasterio
+from rasterio.control import GroundControlPoint
 from rasterio.transform import from_origin
 
 from datasets.footprints import corners_of, pixel_m
@@ -20,6 +21,7 @@ from utils.errors import UserError
 from utils.input_spec import SECO_SPEC, InputSpec, input_transform
 from utils.patch_blocks import PatchBlock
 
+LOCAL = 'LOCAL_CS["quarry",UNIT["metre",1]]'
 COARSE = from_origin(2.0, 48.0, 0.0002, 0.0002)  # 14.9 x 22.2 m
 FLAGS = RasterFlags(patch_size=32, stride=32, scale=None, bands=None, max_nodata=0.0)
 
@@ -221,6 +223,7 @@ def test_corners_beyond_the_antimeridian_and_beyond_a_projection() -> None:
     [
         ({"transform": from_origin(0, 0, 0.5, 0.5)}, {}, "pixels of 0.5 m.*--scale 0.05"),
         ({"transform": COARSE, "crs": "EPSG:4326"}, {}, "--scale 1.85"),
+        ({"transform": from_origin(0, 0, 2, 2), "crs": LOCAL}, {}, "pixels of 2 m.*--scale 0.2"),
         ({"bands": ()}, {}, "no names in the file: name each band once with --raster_bands"),
         ({"bands": ("B2", "B2", "B4")}, {}, "name each band once"),
         ({"bands": ("B2", "B3", "B8")}, {}, "has no B4"),
@@ -262,11 +265,34 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
             opened(tmp_path / name)
 
 
-def test_without_a_coordinate_system_patches_have_no_place(tmp_path: Path) -> None:
-    path = write_raster(tmp_path / "a.tif", coded(64, 64), crs=None)
-    with pytest.warns(UserWarning, match="has no coordinate system"):
+@pytest.mark.parametrize(
+    ("profile", "is_size_known"),
+    [
+        ({"crs": None}, False),
+        ({"transform": rasterio.Affine.identity()}, False),
+        ({"transform": rasterio.Affine(10, 0, np.nan, 0, -10, np.nan)}, False),
+        ({"gcps": [GroundControlPoint(0, 0, 2, 48), GroundControlPoint(9, 9, 3, 47)]}, False),
+        ({"crs": LOCAL}, True),
+    ],
+)
+def test_patches_whose_place_cannot_be_computed_are_written_without_one_and_with_a_warning(
+    tmp_path: Path, profile: dict, is_size_known: bool
+) -> None:
+    if "gcps" in profile:
+        profile |= {"transform": rasterio.Affine.identity()}
+    path = write_raster(tmp_path / "a.tif", coded(64, 64), **profile)
+    with pytest.warns(UserWarning, match="the place of .*a.tif on Earth is unknown") as said:
         windows = opened(path)
+    assert not windows.is_placed
     assert np.isnan(blocks_of(windows)[0].corners).all()
+    assert ("are taken for those of 10 m" in str(said[0].message)) != is_size_known
+    with rasterio.open(path) as file:
+        assert bool(windows.grid.crs) == (is_size_known and file.crs is not None)
+    assert np.isfinite(windows.grid.transform).all()
+    many = write_raster(tmp_path / "b.tif", coded(64, 64))
+    assert opened(many).is_placed
+    with pytest.warns(UserWarning, match="is unknown"):
+        assert open_imagery(tmp_path, SECO_SPEC, FLAGS).is_placed  # one of both is
 
 
 def test_files_next_to_a_raster_change_nothing(tmp_path: Path) -> None:

@@ -228,6 +228,24 @@ def test_pixel_statistics_give_away_at_most_60_percent_of_the_classes(eurosat_ro
     assert 0.2 < accuracy <= 0.6
 
 
+def test_a_raster_of_a_city_has_two_dates_and_what_was_built(tmp_path: Path) -> None:
+    mini_earth.write_rasters(tmp_path / "a", num_cities=2, size=200, num_workers=1)
+    folder = tmp_path / "a" / "000001"
+    dates = []
+    for name in ("before", "after"):
+        with rasterio.open(folder / f"{name}.tif") as file:
+            assert (file.shape, file.res, file.dtypes) == ((200, 200), (10, 10), ("uint16",) * 4)
+            assert file.descriptions == ("B2", "B3", "B4", "B8")
+            dates.append((file.crs, file.transform, file.tags()["TIFFTAG_DATETIME"]))
+    assert dates[0][:2] == dates[1][:2]
+    assert dates[0][2] < dates[1][2]
+    is_new = read(folder / "changes.tif")[0] == 255
+    assert 0.005 < is_new.mean() < 0.5
+    before, after = (read(folder / f"{name}.tif").astype(float) for name in ("before", "after"))
+    likeness = [np.corrcoef(before[2][at], after[2][at])[0, 1] for at in (is_new, ~is_new)]
+    assert likeness[0] < 0.3 < likeness[1]
+
+
 def test_bigearthnet_patches_are_built_as_the_real_ones(tmp_path: Path) -> None:
     mini_earth.write_bigearthnet(tmp_path, num_patches=10)
     patches = sorted((tmp_path / "BigEarthNet-v1.0").iterdir())

@@ -1,0 +1,56 @@
+r"""Find the patches of a city that look like the one at a place.
+
+python -m examples.search_city --data_dir city.tif --ckpt_path last.ckpt --place 48.8584,2.2945
+
+Writes city.parquet (read by geopandas and QGIS), the neighbours as city_neighbours.csv and .png,
+and city_map.png, the similarity of every patch.
+"""
+
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+import main_embed
+from utils.cli import run
+from utils.flags import Parser
+
+
+def parse_args(argv: Sequence[str] | None = None) -> Namespace:
+    """Read the command line, or ``argv`` in tests."""
+    parser = Parser(__doc__)
+    add = parser.add_argument
+    add("--data_dir", required=True, help="GeoTIFF or VRT of any size.")
+    add("--ckpt_path", required=True, help="Encoder.")
+    add("--place", required=True, help="LATITUDE,LONGITUDE of what to look for.")
+    add("--save_path", type=Path, default=Path("city.parquet"), help="File of the embeddings.")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> Path:
+    """Search, and return the map."""
+    args = parse_args(argv)
+    encoder = ["--backbone_type", "pretrain", "--ckpt_path", args.ckpt_path]
+    files = ["--data_dir", args.data_dir, "--save_path", str(args.save_path), "--stride", "32"]
+    # Embeds only once: another place is answered from the file.
+    first, *_ = main_embed.main([*encoder, *files, "--neighbours", args.place])
+
+    import numpy as np
+    import pyarrow.parquet as pq
+    from matplotlib.figure import Figure
+
+    table = pq.read_table(args.save_path)
+    vectors = np.stack(table["embedding"].to_numpy())  # (patches, dimensions)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    boxes = table["bbox"].combine_chunks().flatten()  # west, south, east, north
+    west, south, east, north = (side.to_numpy() for side in boxes)
+    axes = (figure := Figure(figsize=(6, 5), layout="constrained")).subplots()
+    dots = axes.scatter((west + east) / 2, (south + north) / 2, 60, vectors @ vectors[first.row])
+    axes.set(xlabel="longitude", ylabel="latitude", title=f"similarity to {args.place}")
+    figure.colorbar(dots)
+    path = args.save_path.with_name(f"{args.save_path.stem}_map.png")
+    figure.savefig(path)
+    return path
+
+
+if __name__ == "__main__":
+    run(main)
