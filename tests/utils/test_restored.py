@@ -162,4 +162,4 @@ def test_a_value_that_this_version_would_not_have_written_is_refused(
     content = torch.load(path, weights_only=True)
     torch.save(changed(content, keys, value), path)
     with pytest.raises(UserError, match=error):
-        train("sgd", None, 3, path)
+        train("sgd", tmp_path / "resumed", 3, path)
