@@ -61,7 +61,7 @@ def whole_epochs(path: Path, checkpoint: Mapping[str, Any]) -> int:
     """
     try:
         return int(checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+    except (LookupError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{path} has no state of a run: use the last.ckpt of its run") from error
 
 

@@ -18,6 +18,8 @@ from utils.errors import UserError, quoted, sentence_of
 
 # Counters of Lightning's loops that count the steps of the run.
 _OF_STEPS = ("epoch_loop.batch_progress", "epoch_loop.automatic_optimization.optim_progress")
+# Counters of what is never under way when a checkpoint is written: all numbers of a kind are equal.
+_AT_REST = ("epoch_loop.scheduler_progress", "epoch_loop.val_loop.batch_progress")
 
 
 def fit(
@@ -209,7 +211,7 @@ def _check_loops(
             expected += key in ("ready", "started") and not is_over
         elif key == "_batches_that_stepped" or (here[0] in _OF_STEPS and "total" in here):
             expected = steps
-        elif here[0] == "epoch_loop.scheduler_progress":  # it is never saved within an update
-            expected = found.get("ready" if key == "completed" else "completed", first)
+        elif here[0] in _AT_REST and key != "is_last_batch":
+            expected = next((other for name, other in found.items() if name != key), value)
         if type(value) is not type(first) or value < 0 or value != expected:
             raise ValueError(f"loops has another {'/'.join(here)}")

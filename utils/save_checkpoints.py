@@ -126,10 +126,12 @@ class SaveCheckpoints(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         states, own = checkpoint.get("random_states"), torch.get_rng_state()
-        if states is None or len(states) != trainer.world_size:
-            return  # of an earlier version, or of other processes
-        if states.dtype != own.dtype or states.shape[1:] != own.shape:
+        if states is None:
+            return  # of an earlier version
+        if states.ndim != 2 or states.dtype != own.dtype or states.shape[1:] != own.shape:
             raise ValueError("random_states has another shape or type")
+        if len(states) != trainer.world_size:
+            return  # of other processes
         state = states[trainer.global_rank].clone()  # torch crashes on a part of a tensor
         torch.set_rng_state(state)  # before the loader draws its numbers
         if not checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"]:

@@ -138,15 +138,20 @@ def test_a_wrong_field_is_refused_or_changes_nothing(kind: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("value", "error"), [(MISSING, "loops has no ready"), (9, "loops has another .*/total/ready")]
+    ("part", "value", "error"),
+    [
+        ("scheduler_progress", MISSING, "loops has no ready"),
+        ("scheduler_progress", 9, "loops has another .*/total/ready"),
+        ("val_loop.batch_progress", 9, "loops has another .*/total/ready"),
+    ],
 )
 def test_a_counter_that_a_file_of_this_lightning_would_not_have_is_refused(
-    value: object, error: str, tmp_path: Path
+    part: str, value: object, error: str, tmp_path: Path
 ) -> None:
     train("sgd", tmp_path, 2)
     path = tmp_path / "last.ckpt"
     content = torch.load(path, weights_only=True)
-    keys = ("loops", "fit_loop", "epoch_loop.scheduler_progress", "total", "ready")
+    keys = ("loops", "fit_loop", f"epoch_loop.{part}", "total", "ready")
     torch.save(changed(content, keys, value), path)
     with pytest.raises(UserError, match=error):
         train("sgd", None, 3, path)
