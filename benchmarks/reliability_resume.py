@@ -185,8 +185,8 @@ def _train(
         with without_pictures():
             run(pretrain)
         of_numpy = np.random.get_state()  # noqa: NPY002  # that nothing has drawn from it
-        states = {"torch": torch.get_rng_state().tolist()}
-        states |= {"python": str(random.getstate()), "numpy": str(of_numpy)}
+        states = {"torch": str(torch.get_rng_state().tolist()), "python": str(random.getstate())}
+        states["numpy"] = str(of_numpy)
         (log_dir / f"random_{rank}.json").write_text(json.dumps(states))
     except SystemExit as left:
         code = left.code

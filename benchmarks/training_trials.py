@@ -130,9 +130,10 @@ def reference(folder: Path) -> Reference:
 
 def import_all() -> None:
     """Import what a run imports, so that its child need not."""
-    names = ("datasets.seco_datamodule", "models.moco2_module", "models.pretrain_run")
-    names += ("datasets.store.litdata_loader", "tensorboard.summary.writer.record_writer")
-    for name in names:
+    for name in (
+        *("datasets.seco_datamodule", "models.moco2_module", "models.pretrain_run"),
+        *("datasets.store.litdata_loader", "tensorboard.summary.writer.record_writer"),
+    ):
         import_module(name)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from utils.errors import UserError
@@ -71,6 +72,7 @@ class InputSpec:
         if not (
             all(names)
             and all(len(column) == len(self.bands) for column in columns)
+            and all(isinstance(value, Real) for column in columns for value in column)
             and all(abs(value) <= _LARGEST for column in columns for value in column)
             and all(low < high for low, high in zip(self.low, self.high, strict=True))
             and (NDVI not in self.bands or set(NDVI_BANDS) <= set(self.bands))

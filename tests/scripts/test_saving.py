@@ -3,9 +3,11 @@
 import errno
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from benchmarks.reliability_checkpoints import PARTS
 from main_pretrain import main
@@ -14,6 +16,7 @@ from tests.references.pretraining import SMALL, assert_equal, run_dirs, tensors
 from tests.references.script import as_flags, in_two_forks
 from utils import checkpoint
 from utils.files import WriteError
+from utils.save_checkpoints import SaveCheckpoints
 
 FLAGS = [*SMALL, *as_flags(batch_size=2, max_epochs=3, save_every_minutes=1e-9)]
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -61,6 +64,15 @@ def test_a_save_that_fails_ends_the_run_or_is_made_up_for(
     first = Path(tmp_path / "whole.ckpt")
     first.write_bytes(saved[-1])
     assert_equal(tensors(run_dir / "checkpoints/last.ckpt"), tensors(first))
+
+
+@pytest.mark.parametrize("states", [torch.zeros(2), torch.zeros(0), torch.zeros(1, 5).byte()])
+def test_random_states_of_another_shape_are_refused(states: torch.Tensor, tmp_path: Path) -> None:
+    trainer: Any = SimpleNamespace(world_size=1)
+    module: Any = None
+    callback = SaveCheckpoints(tmp_path, {}, None, None, None, "stop")
+    with pytest.raises(ValueError, match="random_states has another shape or type"):
+        callback.on_load_checkpoint(trainer, module, {"random_states": states})
 
 
 @pytest.mark.slow

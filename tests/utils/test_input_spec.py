@@ -179,7 +179,11 @@ def test_normalisation_is_torchvisions() -> None:
 
 
 @pytest.mark.parametrize("name", ["low", "high", "mean", "std"])
-@pytest.mark.parametrize("value", [10**400, math.inf, math.nan], ids=["huge", "inf", "nan"])
+@pytest.mark.parametrize(
+    "value",
+    [10**400, math.inf, math.nan, torch.zeros(2)],
+    ids=["huge", "inf", "nan", "tensor"],
+)
 def test_numbers_of_a_contract_are_finite(name: str, value: float) -> None:
     content = InputSpec.of_pictures().to_dict()
     content[name] = [value, *content[name][1:]]
