@@ -4,7 +4,7 @@ PYTHON3 ?= python3
 RESOLUTION ?= highest
 PYTHON := $(VENV)/bin/python
 
-.PHONY: help setup demo table bench test test-all test-floor audit lint format
+.PHONY: help setup demo table bench test test-all test-floor audit docs lint format
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -45,6 +45,9 @@ test-floor: ## the fast tests with the lowest versions that the requirements all
 
 audit: setup ## known vulnerabilities of the installed packages; skipped without a network
 	$(PYTHON) .ci/audit.py
+
+docs: setup ## the documentation as a site, in site/
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build
 
 lint: setup ## ruff and mypy
 	$(PYTHON) -m ruff check .

@@ -1,26 +1,29 @@
-"""README and docs: commands parse, examples run, and files, sections and flags exist."""
+"""README and docs: commands parse, examples run, links and flags exist, and the site builds."""
 
 import importlib
 import json
 import re
 import shlex
+import unicodedata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from benchmarks.rivals import COLUMNS, ROWS
 from datasets.collect import args as collect_args
 from models.backbones import Encoder
+from models.digests import PUBLISHED
 from utils.input_spec import SECO_SPEC
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = {
     str(path.relative_to(ROOT)): path.read_text()
-    for path in (ROOT / "README.md", *sorted(ROOT.glob("*/*.md")))
-    if path.parent.name in {"docs", "checkpoints", ROOT.name}
+    for pattern in ("*.md", "docs/*.md", "checkpoints/*.md")
+    for path in sorted(ROOT.glob(pattern))
 }
 README = DOCUMENTS["README.md"]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
@@ -92,9 +95,44 @@ def test_files_and_sections_that_are_named_exist(document: str) -> None:
         if section:
             slugs = re.findall(r"^#+ (.+)$", target.read_text(), flags=re.MULTILINE)
             slugs = [re.sub(r"[^\w -]", "", slug).lower().replace(" ", "-") for slug in slugs]
-            assert section in slugs, link
+            assert slugs.count(section) == 1, link
     for name in re.findall(rf"`((?:{OURS}|tests)/[\w./]+\.(?:py|md|json|sbatch))`", text):
         assert (ROOT / name).exists(), name
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_every_published_encoder_has_a_model_card(name: str) -> None:
+    assert f"\n| `{name}` | {PUBLISHED[name][1]} | " in DOCUMENTS["checkpoints/README.md"]
+
+
+def test_the_citation_is_valid_and_that_of_the_readme() -> None:
+    """Keys: https://github.com/citation-file-format/citation-file-format/tree/1.2.0."""
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["cff-version"] == "1.2.0"
+    assert citation.keys() >= {"message", "title", "authors"}
+    assert citation["license"] in README
+    paper = citation["preferred-citation"]
+    assert paper.keys() >= {"type", "title", "authors"}
+    assert f"{{{paper['title']}}}" in README
+    assert f"{{{paper['year']}}}" in README
+    people = [f"{person['family-names']}, {person['given-names']}" for person in paper["authors"]]
+    shown = re.sub(r"\{\\['~](\w)\}", r"\1", re.findall(r"author += \{(.+)\}", README)[0])
+    ascii_only = unicodedata.normalize("NFKD", " and ".join(people)).encode("ascii", "ignore")
+    assert shown == ascii_only.decode()
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
+    build = pytest.importorskip("mkdocs.commands.build")
+    from mkdocs.config import load_config
+
+    build.build(load_config(str(ROOT / "mkdocs.yml"), site_dir=str(tmp_path)))  # strict
+    for name in DOCUMENTS:
+        page = tmp_path / name.replace("README.md", "index.md").replace(".md", ".html")
+        content = page.read_text()
+        assert re.findall(r"<(?:script|img|link)[^>]+(?:src|href)=\"?https?:", content) == []
+        # Lists and tables that only GitHub takes for such.
+        assert re.findall(r"<p>[^<]*\n(?:[-*] |\|)", content) == []
 
 
 METHODS = {
