@@ -20,6 +20,9 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from PIL import Image
 
+from utils.errors import UserError
+from utils.plots import plain_texts
+
 # Colours for the colour-blind: Okabe and Ito (2008), jfly.uni-koeln.de/color.
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#999999")
 # Stands for the colour of the text, which a reader's light or dark mode decides.
@@ -29,6 +32,7 @@ _STYLE: dict[Any, Any] = {
     **dict.fromkeys(("xtick.color", "ytick.color", "grid.color"), _INK),
     **{"svg.fonttype": "none", "font.family": "sans-serif", "legend.framealpha": 0.0},
 }
+_MAX_PNG_BYTES, _MAX_JPEG_SIZE = 400_000, (1600, 1600)
 _CSS = """
 :root { color-scheme: light dark; --ink: #1b1f24; --paper: #ffffff; --line: #d0d7de; }
 @media (prefers-color-scheme: dark) {
@@ -46,6 +50,8 @@ figcaption, .note { opacity: .75; font-size: .9em; } .bad { color: #d55e00; font
 .strip { display: flex; flex-wrap: wrap; gap: .5rem; align-items: flex-start; }
 .strip figure { margin: 0; width: 96px; } .strip img { width: 96px; image-rendering: pixelated; }
 .strip figcaption { font-size: .72em; overflow-wrap: anywhere; } .wide img { max-width: 100%; }
+.scroll { overflow-x: auto; }
+.share { display: block; padding: 0 .3rem; text-align: right; }
 .map { display: flex; gap: 1rem; } .hovered { width: 140px; } use { cursor: crosshair; }
 nav a { margin-right: 1rem; } a { color: inherit; }
 """
@@ -99,7 +105,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """
     cells = "".join(f"<th>{escape(name)}</th>" for name in head)
     lines = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
-    return f"<table><thead><tr>{cells}</tr></thead><tbody>{lines}</tbody></table>"
+    parts = f"<thead><tr>{cells}</tr></thead><tbody>{lines}</tbody>"
+    return f'<div class="scroll"><table>{parts}</table></div>'
 
 
 class Markup(str):
@@ -142,7 +149,7 @@ def svg(figure: Figure, caption: str = "") -> str:
     figure.patch.set_alpha(0)
     for axes in figure.axes:
         axes.patch.set_alpha(0)
-    with mpl.rc_context(_STYLE | {"svg.hashsalt": caption}):
+    with mpl.rc_context(_STYLE | {"svg.hashsalt": caption}), plain_texts(figure):
         FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
     text = re.sub(r"^.*?(?=<svg)", "", buffer.getvalue(), count=1, flags=re.DOTALL)
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
@@ -151,14 +158,14 @@ def svg(figure: Figure, caption: str = "") -> str:
     return f"<figure>{text}{below}</figure>"
 
 
-def data_uri(picture: np.ndarray | Path) -> str:
-    """Return a picture as text: uint8, shape (H, W, 3), as JPEG; or a PNG file as it is."""
-    if isinstance(picture, Path):
-        content, kind = picture.read_bytes(), "png"
-    else:
-        buffer, kind = BytesIO(), "jpeg"
-        Image.fromarray(picture).save(buffer, "jpeg", quality=80)
-        content = buffer.getvalue()
+def data_uri(picture: np.ndarray) -> str:
+    """Return a picture, uint8, shape (H, W, 3), as text."""
+    buffer = BytesIO()
+    Image.fromarray(picture).save(buffer, "jpeg", quality=80)
+    return _uri("jpeg", buffer.getvalue())
+
+
+def _uri(kind: str, content: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
@@ -182,5 +189,19 @@ def picture_file(path: Path, caption: str) -> str:
         caption: Text below it.
     """
     text = escape(caption)
-    image = f'<img alt="{text}" src="{data_uri(path)}">'
+    image = f'<img alt="{text}" src="{_file_uri(path)}">'
     return f'<figure class="wide">{image}<figcaption>{text}</figcaption></figure>'
+
+
+def _file_uri(path: Path) -> str:
+    """Return a PNG as text; a large one, such as the map of a city, as a smaller JPEG."""
+    content = path.read_bytes()
+    if len(content) <= _MAX_PNG_BYTES:
+        return _uri("png", content)
+    try:
+        with Image.open(BytesIO(content), formats=["PNG"]) as picture:
+            shown = picture.convert("RGB")
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path} is not a picture of a run: delete it, or restore it") from error
+    shown.thumbnail(_MAX_JPEG_SIZE)
+    return data_uri(np.asarray(shown))

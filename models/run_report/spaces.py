@@ -17,8 +17,9 @@ from models.run_report.interactive import scatter
 from models.run_report.page import Section, note, thumbnail
 from utils.checkpoint import read_checkpoint
 from utils.errors import UserError
-from utils.input_spec import PICTURE_BANDS, InputSpec, letters
+from utils.input_spec import InputSpec
 from utils.patch_blocks import PatchBlocks
+from utils.plots import to_rgb
 from utils.progress import progress
 from utils.restored import check_tensors
 
@@ -200,11 +201,9 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 
 def _thumbnail(picture: np.ndarray, spec: InputSpec) -> np.ndarray:
     """Return red, green and blue, or the first three bands, reduced: uint8, (h, w, 3)."""
-    names = letters(spec.bands)
-    is_rgb = set(PICTURE_BANDS) <= set(names)
-    shown = [names.index(band) for band in PICTURE_BANDS] if is_rgb else [0, 1, 2]
-    step = max(1, min(picture.shape[1:]) // _THUMBNAIL_PX)
-    return np.ascontiguousarray(picture[shown, ::step, ::step].transpose(1, 2, 0))
+    rgb = to_rgb(picture, spec.bands)
+    step = max(1, min(rgb.shape[:2]) // _THUMBNAIL_PX)
+    return np.ascontiguousarray(rgb[::step, ::step])
 
 
 def _land() -> np.ndarray:
