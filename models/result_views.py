@@ -152,7 +152,7 @@ def write_errors(folder: Path, data: ProbeData, split: str, scores: Tensor) -> N
         if data.is_multi_label:
             lines = ["missed" if targets[row, label] else "not there", names[label]]
         else:
-            lines = [f"is {names[int(targets[row])]}", f"not {names[label]}"]
+            lines = [names[int(targets[row])], f"→ {names[label]}"]  # true, predicted
         titles.append("\n".join(shorten(line, _TITLE_LENGTH, placeholder=" …") for line in lines))
     shown = [to_rgb(picture, data.transform.bands) for picture in pictures]
     plot_grid(folder / "errors.png", shown, titles)

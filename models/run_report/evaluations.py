@@ -46,7 +46,7 @@ def evaluation_sections(runs: Sequence[Run]) -> list[Section]:
         parts = {
             "Classes": _per_class(run, baseline),
             "Confusion": _confusion(run),
-            "Most confident errors": _pictures(sorted(run.folder.glob("errors.png"))),
+            "Most confident errors": _errors(run.folder / "errors.png"),
             "Change maps": _pictures(maps[:_SHOWN_MAPS])
             + (note(f"The first {_SHOWN_MAPS} of {len(maps)}.") if maps[_SHOWN_MAPS:] else ""),
         }
@@ -156,10 +156,10 @@ def _per_class(run: Run, baseline: Run | None) -> str:
     if other:
         known = [each for each in ranked if other.get(each) is not None]
         axes.plot([other[each] for each in known], known, "D", color=COLORS[1], label="random")
+        axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.01, 0.5))
     axes.set(xlim=(0, 100), xlabel=f"{name.removeprefix('test/').replace('_', ' ')}, %")
     axes.margins(y=0.5 / max(1, len(ranked)))
     axes.invert_yaxis()
-    axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.01, 0.5))
     return svg(figure, f"Shown are {remark}." if remark else "")
 
 
@@ -176,6 +176,14 @@ def _confusion(run: Run) -> str:
 def _shade(percent: float) -> Markup:
     color = f"rgba(0,114,178,{min(1.0, percent / 100):.2f})"
     return Markup(f'<span class="share" style="background:{color}">{percent:.0f}</span>')
+
+
+def _errors(path: Path) -> str:
+    caption = (
+        "Pictures of the first repetition, largest margin first: the true class, and the predicted "
+        "one after the arrow; of several labels, one that was missed or is not there."
+    )
+    return picture_file(path, caption) if path.is_file() else ""
 
 
 def _pictures(paths: Sequence[Path]) -> str:

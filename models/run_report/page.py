@@ -18,6 +18,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from PIL import Image
 
 from utils.errors import UserError
@@ -25,13 +26,7 @@ from utils.plots import plain_texts
 
 # Colours for the colour-blind: Okabe and Ito (2008), jfly.uni-koeln.de/color.
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#999999")
-# Stands for the colour of the text, which a reader's light or dark mode decides.
-_INK = "#010203"
-_STYLE: dict[Any, Any] = {
-    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor"), _INK),
-    **dict.fromkeys(("xtick.color", "ytick.color", "grid.color"), _INK),
-    **{"svg.fonttype": "none", "font.family": "sans-serif", "legend.framealpha": 0.0},
-}
+_STYLE: dict[Any, Any] = {"svg.fonttype": "none"}  # texts stay texts
 _MAX_PNG_BYTES, _MAX_JPEG_SIZE = 400_000, (1600, 1600)
 _CSS = """
 :root { color-scheme: light dark; --ink: #1b1f24; --paper: #ffffff; --line: #d0d7de; }
@@ -46,13 +41,16 @@ th, td { border: 1px solid var(--line); padding: .2rem .6rem; text-align: left;
   vertical-align: top; overflow-wrap: break-word; max-width: 40rem; }
 th { white-space: nowrap; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; }
-svg { max-width: 100%; height: auto; } figure { margin: .8rem 0; }
+svg text { fill: currentColor; } svg { max-width: 100%; height: auto; } figure { margin: .8rem 0; }
 figcaption, .note { opacity: .75; font-size: .9em; } .bad { color: #d55e00; font-weight: 600; }
 .strip { display: flex; flex-wrap: wrap; gap: .5rem; align-items: flex-start; }
 .strip figure { margin: 0; width: 96px; } .strip img { width: 96px; image-rendering: pixelated; }
 .strip figcaption { font-size: .72em; overflow-wrap: anywhere; } .wide img { max-width: 100%; }
 .scroll { overflow-x: auto; }
 .share { display: block; padding: 0 .3rem; text-align: right; }
+.query { display: flex; gap: 1.2rem; border-top: 1px solid var(--line); padding: .8rem 0; }
+.row { display: flex; gap: .8rem; margin-bottom: .5rem; } .row > .note { flex: none; width: 9rem;
+  margin: 0; } .framed { outline: 3px solid #009e73; }
 .map { display: flex; gap: 1rem; } .hovered { width: 140px; } use { cursor: crosshair; }
 nav a { margin-right: 1rem; } a { color: inherit; }
 """
@@ -135,8 +133,7 @@ def new_figure(width: float, height: float) -> Figure:
         width: Width in inches.
         height: Height in inches.
     """
-    with mpl.rc_context(_STYLE):
-        return Figure(figsize=(width, height), layout="constrained")
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def svg(figure: Figure, caption: str = "") -> str:
@@ -150,11 +147,13 @@ def svg(figure: Figure, caption: str = "") -> str:
     figure.patch.set_alpha(0)
     for axes in figure.axes:
         axes.patch.set_alpha(0)
+    for legend in figure.findobj(Legend):
+        legend.set_frame_on(False)
     with mpl.rc_context(_STYLE | {"svg.hashsalt": caption}), plain_texts(figure):
         FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
     text = re.sub(r"^.*?(?=<svg)", "", buffer.getvalue(), count=1, flags=re.DOTALL)
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = text.replace(_INK, "currentColor").replace("#000000", "currentColor")
+    text = text.replace("#000000", "currentColor")  # black texts have no colour, see _CSS
     below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
     return f"<figure>{text}{below}</figure>"
 
@@ -170,15 +169,17 @@ def _uri(kind: str, content: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def thumbnail(picture: np.ndarray, caption: str) -> str:
+def thumbnail(picture: np.ndarray, caption: str, *, is_framed: bool = False) -> str:
     """Return a small picture with its caption.
 
     Args:
         picture: uint8, shape (H, W, 3).
         caption: Text below it.
+        is_framed: Whether to draw a frame around it.
     """
     text = escape(caption)
-    image = f'<img alt="{text}" src="{data_uri(picture)}">'
+    frame = ' class="framed"' if is_framed else ""
+    image = f'<img{frame} alt="{text}" src="{data_uri(picture)}">'
     return f"<figure>{image}<figcaption>{text}</figcaption></figure>"
 
 

@@ -123,21 +123,30 @@ def _neighbours(sample: Sample, explained: Mapping[str, str]) -> str:
         note(
             "For each query, the most similar patches of this sample in the encoder's features and "
             "in each space. In a space that ignores the season, other dates of the query's place "
-            "should come first; in one that does not, patches of the same season."
+            "should come first, here framed; in one that does not, patches of the same season."
         )
     ]
+    named = zip(sample.names, sample.days, strict=True)
+    places = [name.split("/")[0] if day else name for name, day in named]
     for query in queries:
         first = thumbnail(sample.pictures[query], f"query {_caption(sample, query)}")
-        parts.append(f'<hr><div class="strip">{first}</div>')
+        rows = []
         for space, vectors in sample.vectors.items():
             similarity = vectors @ vectors[query]
             similarity[query] = -np.inf
             nearest = np.argsort(-similarity, kind="stable")[:_NUM_SHOWN]
             shown = "".join(
-                thumbnail(sample.pictures[row], f"{similarity[row]:.2f} {_caption(sample, row)}")
+                thumbnail(
+                    sample.pictures[row],
+                    f"{similarity[row]:.3f} {_caption(sample, row)}",
+                    is_framed=places[row] == places[query],
+                )
                 for row in nearest
             )
-            parts.append(note(explained.get(space, space)) + f'<div class="strip">{shown}</div>')
+            title = note(explained.get(space, space))
+            rows.append(f'<div class="row">{title}<div class="strip">{shown}</div></div>')
+        strip = f'<div class="strip">{first}</div>'
+        parts.append(f'<div class="query">{strip}<div>{"".join(rows)}</div></div>')
     return "".join(parts)
 
 

@@ -347,7 +347,7 @@ def test_the_most_confident_errors_come_first(
     ((path, shown, titles),) = drawn
     assert path == tmp_path / "errors.png"
     assert [picture[0, 0, 0] for picture in shown] == [2, 0, 3]
-    expected = ["is land\nnot sea", "is sea\nnot lake", "is lake\nnot sea"]
+    expected = ["land\n→ sea", "sea\n→ lake", "lake\n→ sea"]
     if multi_label:
         expected = ["not there\nsea", "not there\nlake", "missed\nlake"]
     assert titles == expected
