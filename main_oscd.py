@@ -71,8 +71,9 @@ def evaluate(
     cities = data.cities["test"]
     whole = WholeCities(cities)
     test = [whole[number] for number in range(len(whole))]
-    shared = {f"num_{split}_cities": len(each) for split, each in data.cities.items()}
+    shared: dict[str, Any] = {f"num_{s}_cities": len(each) for s, each in data.cities.items()}
     shared["pos_weight"] = task.hyper_parameters["pos_weight"]
+    shared["data"] = data.describe()
     results: dict[str, dict[str, Any]] = {}
     for frac in sorted(args.train_frac):  # the largest share is the last, and the one reported
         folder = share_dir(run_dir, frac, len(args.train_frac))

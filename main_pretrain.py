@@ -71,8 +71,8 @@ def main(argv: Sequence[str] | None = None) -> Trainer:
         trainer = pretrain_trainer(args, world, callbacks, run_dir)
         fit(trainer, model, datamodule, resumed=args.resume_from_checkpoint)
         if run_dir is not None and trainer.is_global_zero:
-            spaces = mode.space_names
-            write_pretrain_results(args, trainer, spec, run_dir, started, evaluation, spaces)
+            described = (mode.space_names, datamodule.dataset.describe())
+            write_pretrain_results(args, trainer, spec, run_dir, started, evaluation, *described)
     return trainer
 
 

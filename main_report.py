@@ -43,7 +43,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
         help="File to write (default: report.html, or comparison.html, in the first folder).",
     )
     add("--no_baseline", action="store_true", help="Do not evaluate a random encoder.")
-    add("--follow", action="store_true", help="Write the report every minute, until Ctrl-C.")
+    add("--follow", action="store_true", help="Write it every minute until the runs end.")
     return parser.parse_args(argv)
 
 
@@ -51,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     """Write the report and return its path."""
     args = parse_args(argv)
     check_flags(args)
+    from models.run_report.run_files import read_run
     from models.run_report.writing import write_report
 
     if not args.no_baseline:
@@ -58,9 +59,10 @@ def main(argv: Sequence[str] | None = None) -> Path:
             evaluate_random(folder)
     sample = None if args.data_dir is None else embed_sample(args.run_dir[0], args.data_dir)
     while True:
-        write_report(args.run_dir, args.save_path, SPACES, sample, follow=args.follow)
-        print(f"report: {args.save_path}")
-        if not args.follow:
+        follow = args.follow and not all(read_run(each).is_finished for each in args.run_dir)
+        write_report(args.run_dir, args.save_path, SPACES, sample, follow=follow)
+        print(f"report: {args.save_path}", flush=True)
+        if not follow:
             return args.save_path
         time.sleep(_FOLLOW_S)
 
@@ -84,12 +86,12 @@ def _check_folder(folder: Path) -> None:
 
 def evaluate_random(folder: Path) -> None:
     """Evaluate a random encoder as a finished evaluation has its own, unless that was done."""
-    from models.run_report.evaluations import baseline_command, find_baseline
+    from models.run_report.baseline import baseline_command, find_baseline
     from models.run_report.run_files import read_run
 
     evaluation = read_run(folder)
     is_other = evaluation.arguments.get("backbone_type") not in (None, "random")
-    if not is_other or not evaluation.facts.get("finished") or find_baseline(evaluation):
+    if not is_other or not evaluation.is_finished or find_baseline(evaluation):
         return
     line = baseline_command(evaluation)
     print(f"evaluating a random encoder: python {' '.join(line)}", file=sys.stderr)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import main_eurosat
 import main_pretrain
+import main_report
 from datasets.bands import RGB_BANDS
 from datasets.mini_earth import write_eurosat, write_seco
 from datasets.seco.data_modes import DATA_MODES
@@ -69,19 +70,22 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     args = parse_args(argv)
     run_dir = new_run_dir(args.log_dir, "demo")
     seconds: dict[str, float] = {}
-    with announced("1/3 a miniature Earth", seconds):
+    with announced("1/4 a miniature Earth", seconds):
         write_places(args, run_dir)
         # Another seed is another part of the world: no place is in both. Reflectance, as in
         # EuroSAT's archive of 13 bands: its pictures are brighter than what the encoder was
         # trained on, which costs it two to three points.
         number, seed = args.images_per_class, args.seed + 1000
         write_eurosat(run_dir / "eurosat", images_per_class=number, seed=seed, all_bands=True)
-    with announced("2/3 pre-training without labels", seconds):
+    with announced("2/4 pre-training without labels", seconds):
         trainer = pretrain(args, run_dir)
-    with announced("3/3 linear probes on a frozen encoder", seconds):
+    with announced("3/4 linear probes on a frozen encoder", seconds):
         metrics: dict[str, Any] = {}
         for backbone in ENCODERS:
             metrics |= probe(args, run_dir, backbone)
+    with announced("4/4 what each space calls similar", seconds):
+        folder = checkpoint_of(run_dir).parents[1]
+        main_report.main([str(folder), "--data_dir", str(run_dir / "seco_packed")])
     print_table(metrics)
     _plot_demo(run_dir / "demo.png", trainer, metrics)
     print(f"picture: {run_dir / 'demo.png'}")

@@ -136,5 +136,7 @@ def plot_bars(path: Path, rates: Mapping[str, Rates], grey: str, **axis: Any) ->
     axes.bar_label(bars, fmt="{:,.0f}", padding=5)
     axes.margins(x=0.15)
     axes.set(**axis)
+    axes.xaxis.set_major_formatter("{x:,g}")  # not as formulas, which figures do not draw
+    axes.xaxis.set_minor_formatter("")
     axes.invert_yaxis()
     save_figure(figure, path)

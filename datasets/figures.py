@@ -46,7 +46,8 @@ def plot_images(views: Sequence[Any], titles: Sequence[str], spec: InputSpec) ->
     for axes, view, title in zip(row, views, titles, strict=True):
         lines = [shorten(line, _LINE_LENGTH, placeholder=" …") for line in title.split("\n")]
         axes.imshow(_shown(view, spec), cmap="gray", vmin=0, vmax=1)
-        axes.set(xticks=[], yticks=[], title="\n".join(lines))
+        axes.set(xticks=[], yticks=[])
+        axes.set_title("\n".join(lines), parse_math=False)  # names may hold a "$"
     return figure
 
 

@@ -18,6 +18,7 @@ Pre-training:
 - ``bad_steps.py``: Undo, count and report training steps that are not finite; warn of a collapse.
 - ``moco2_module.py``: MoCo-v2 with one or several embedding spaces, as a LightningModule.
 - ``pretrain_run.py``: Trainer, pictures and results of a pre-training.
+- ``run_timing.py``: Learning rate, speed, waiting time and memory in ``timing.csv``.
 - ``ssl_online.py``: Probes of the encoder during a pre-training.
 
 Embedding:
@@ -41,6 +42,7 @@ Evaluation by classification:
 - ``ssl_finetuner.py``: LightningModule of a classifier that is trained through the encoder.
 - ``finetuning.py``: Train it once per repetition, with checkpoints to resume from.
 - ``results.py``: Metrics of every repetition, and their summaries.
+- ``score_plots.py``: Figures of an evaluation.
 - ``result_views.py``: Tables, pictures and files of predictions.
 - ``evaluation.py``: Run every method on every share of the labels, and write the results.
 

@@ -23,7 +23,13 @@ from models.probes import (
     probe_by_lbfgs,
     vote_of_neighbours,
 )
-from models.result_views import print_finished, print_results, save_predictions, write_pictures
+from models.result_views import (
+    print_finished,
+    print_results,
+    save_predictions,
+    write_errors,
+    write_pictures,
+)
 from models.results import measure, measure_batches
 from models.run_report.writing import report_run
 from utils.launch import World
@@ -65,6 +71,7 @@ class Evaluation:
             The metrics, and the folder that was written, in the first process only.
         """
         methods, cost = self._methods()
+        cost = {**cost, "data": self.data.describe()} if self.world.rank == 0 else cost
         run_dir = evaluation_run_dir(self.args, self.folder, self.world.rank)
         with sole_run(run_dir if self.world.rank == 0 else None):
             metrics = self._run(methods, cost, started, run_dir)
@@ -195,13 +202,14 @@ class Evaluation:
         """Print the results, and write the files that the flags request."""
         args, data = self.args, self.data
         print_results(metrics)
+        split = [split for split in data.held_out if split in shown.scores][-1]
+        targets, scores = data.targets[split], shown.scores[split][0]
         if args.save_predictions is not None:
-            split = [split for split in data.held_out if split in shown.scores][-1]
-            targets, scores = data.targets[split], shown.scores[split][0]
             names = data.splits[split].names
             save_predictions(args.save_predictions, names, targets, scores, shown.embeddings)
         if run_dir is not None:
             write_pictures(run_dir, metrics, f"{self.name}, {args.backbone_type}")
+            write_errors(run_dir, data, split, scores)
             save_results(run_dir, args, metrics, started, finished=True)
             if not args.no_report:
                 report_run(run_dir, {})

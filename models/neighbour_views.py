@@ -9,17 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 
 from models.backbones import Encoder
 from models.features import encoder_of_pictures
 from models.neighbours import Neighbour, describe, embedding_of, parse_point, row_of_point
 from utils.errors import UserError, quoted
-from utils.input_spec import PICTURE_BANDS, InputSpec, letters
 from utils.patch_blocks import PatchBlocks
-from utils.plots import save_figure
+from utils.plots import plot_grid, to_rgb
 
-_COLUMNS = 6
 _ROW = re.compile("[0-9]{1,18}")
 
 
@@ -99,23 +96,6 @@ def plot_neighbours(
         neighbours: The most similar patches.
         patches: Imagery that holds them.
     """
-    spec = patches.transform.spec
-    pictures = [query, *(patches.picture(each.patch) for each in neighbours)]
+    shown = [query, *(patches.picture(each.patch) for each in neighbours)]
     titles = ["query", *(f"{each.similarity:.3f} {each.day}" for each in neighbours)]
-    rows = -(-len(pictures) // _COLUMNS)
-    figure = Figure(figsize=(1.8 * _COLUMNS, 0.2 + 2.05 * rows), layout="constrained")
-    grid = figure.subplots(rows, _COLUMNS, squeeze=False)
-    for axes in grid.flat:
-        axes.set_axis_off()
-    for axes, picture, title in zip(grid.flat, pictures, titles, strict=False):
-        axes.imshow(_rgb(picture, spec))
-        axes.set_title(title, fontsize="small")
-    save_figure(figure, path)
-
-
-def _rgb(picture: np.ndarray, spec: InputSpec) -> np.ndarray:
-    """Return red, green and blue, or else the first three bands: uint8, shape (H, W, 3)."""
-    names = letters(spec.bands)
-    is_rgb = set(PICTURE_BANDS) <= set(names)
-    shown = [names.index(band) for band in PICTURE_BANDS] if is_rgb else [0, 1, 2]
-    return picture[shown].transpose(1, 2, 0)
+    plot_grid(path, [to_rgb(picture, patches.transform.spec.bands) for picture in shown], titles)

@@ -1,7 +1,7 @@
 """What a pre-training does around its steps: draw pictures, write results."""
 
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from models.bad_steps import bad_steps
 from models.moco2_module import MocoV2
 from models.run_report.writing import report_run
+from models.run_timing import Timing, Waiting
 from utils.checkpoint import check_resumable, read_checkpoint
 from utils.cli import print_next, trainer_kwargs
 from utils.distributed import own_part, unshuffle
@@ -118,7 +119,10 @@ def pretrain_trainer(
         callbacks: Callbacks besides those of every training.
         run_dir: Folder of the run; None logs and saves nothing.
     """
-    settings = {"log_every_n_steps": args.log_every_n_steps, "benchmark": True}
+    settings: dict[str, Any] = {"log_every_n_steps": args.log_every_n_steps, "benchmark": True}
+    if run_dir is not None:
+        settings["profiler"] = waiting = Waiting()
+        callbacks = [*callbacks, Timing(run_dir, waiting, args.resume_from_checkpoint)]
     return run_trainer(
         "pre-training",
         world,
@@ -143,6 +147,7 @@ def write_pretrain_results(
     started: float,
     evaluation: Sequence[str],
     space_names: Sequence[str],
+    data: Mapping[str, Any],
 ) -> None:
     """Write results and report, and print their paths and the command that evaluates the encoder.
 
@@ -154,10 +159,12 @@ def write_pretrain_results(
         started: ``time.perf_counter()`` at the start of the run.
         evaluation: Command that evaluates encoders; empty for ``main_eurosat.py``.
         space_names: Name of each embedding space.
+        data: Numbers and digest that identify the data.
     """
-    metrics = last_values(run_dir / METRICS)  # the trainer has none of a run that was finished
+    # The trainer has no values of a run that was finished.
+    metrics: dict[str, Any] = dict(last_values(run_dir / METRICS))
     metrics |= {"epochs": trainer.current_epoch, "steps": trainer.global_step}
-    metrics |= {"bad_steps": bad_steps(trainer.lightning_module)}
+    metrics |= {"bad_steps": bad_steps(trainer.lightning_module), "data": data}
     last = run_dir / "checkpoints" / "last.ckpt"
     save_results(run_dir, args, metrics, started, finished=True)
     if not args.no_report:

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from models.results import LABEL_METRICS
+from models.score_plots import plot_confusion, plot_label_curve, plot_per_class
 from utils.files import written_whole
-from utils.plots import plot_confusion, plot_label_curve, plot_per_class
+from utils.plots import plot_grid, to_rgb
+from utils.probe_data import ProbeData
 
 # Order of the printed table.
 _TABLE = (
@@ -31,6 +33,7 @@ _CURVES = {
 }
 _HEADLINES = (*(names[0] for names in _CURVES.values()), "test/f1")  # a result has one of them
 _PER_CLASS = {"test/recall": "test recall", "test/ap_per_class": "test average precision"}
+_SHOWN_ERRORS, _TITLE_LENGTH = 18, 26  # pictures, characters
 _TEXT = ("metric", "method", "per seed")  # columns of text, which are aligned on the left
 
 
@@ -118,6 +121,41 @@ def write_pictures(folder: Path, metrics: Mapping[str, Any], title: str) -> None
         plot_per_class(folder / "average_precision.png", values, text)
     axis, names = next(each for each in _CURVES.items() if each[1][0] in metrics)
     write_curve(folder, metrics["by_method"], names, f"{axis} in percent")
+
+
+def write_errors(folder: Path, data: ProbeData, split: str, scores: Tensor) -> None:
+    """Draw the most confident errors in ``errors.png``, unless there is none.
+
+    Of one class per picture, an error is as confident as the score of the predicted class exceeds
+    that of the true one; of several labels, as the score of a wrong one is far from 0.
+
+    Args:
+        folder: Folder to write to.
+        data: Data set with the pictures.
+        split: Name of the split that was scored.
+        scores: Scores of its pictures, larger means more likely, shape (N, C).
+    """
+    targets, names = data.targets[split], data.classes
+    if data.is_multi_label:
+        errors = torch.where((scores > 0) == targets.bool(), 0, scores.abs())
+    else:
+        errors = (scores - scores.gather(1, targets[:, None])).clamp(min=0)
+    confidence, labels = errors.max(1)
+    rows = confidence.argsort(descending=True, stable=True)[:_SHOWN_ERRORS]
+    rows = rows[confidence[rows] > 0]
+    if not len(rows):
+        return
+    pictures = [data.splits[split].pictures[row][0].numpy() for row in rows.tolist()]
+    titles = []
+    for row in rows.tolist():
+        label = int(labels[row])
+        if data.is_multi_label:
+            lines = ["missed" if targets[row, label] else "not there", names[label]]
+        else:
+            lines = [names[int(targets[row])], f"→ {names[label]}"]  # true, predicted
+        titles.append("\n".join(shorten(line, _TITLE_LENGTH, placeholder=" …") for line in lines))
+    shown = [to_rgb(picture, data.transform.bands) for picture in pictures]
+    plot_grid(folder / "errors.png", shown, titles)
 
 
 def write_curve(

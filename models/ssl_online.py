@@ -22,7 +22,7 @@ _LEARNING_RATE = 1e-3  # of the original's online probe
 
 
 class SSLOnlineEvaluator(Callback):
-    """Probe the query encoder every few epochs, and after the last one.
+    """Probe the query encoder before the first step, every few epochs, and after the last one.
 
     The probes use a copy of the encoder in eval mode and generators of their own: the training ends
     with the same bits as without them. With several processes the first one probes, because
@@ -49,18 +49,29 @@ class SSLOnlineEvaluator(Callback):
         self.max_epochs, self.every_n_epochs = max_epochs, every_n_epochs
         self.seed, self.precision = seed, precision
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.global_step == 0:  # what the encoder knows before it has learned anything
+            scores = self._probe(pl_module, 0)
+            for logger in trainer.loggers:
+                logger.log_metrics({**scores, "epoch": 0}, step=0)
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         done = trainer.current_epoch + 1
         if done % self.every_n_epochs and done != trainer.max_epochs:
             return
-        scores: dict[str, float] = {}
-        if self.pictures is not None:
-            encoder = cast(Encoder, pl_module.encoder_q)
-            scores = self.evaluate(encoder, self.pictures, pl_module.device)
-            words = ", ".join(f"{name} {score:.2f} %" for name, score in scores.items())
-            tqdm.write(f"epoch {done}: {words}", file=sys.stderr)
         # Here the other processes wait; then all of them log the same numbers.
-        pl_module.log_dict(trainer.strategy.broadcast(scores), sync_dist=True)
+        scores = trainer.strategy.broadcast(self._probe(pl_module, done))
+        pl_module.log_dict(scores, sync_dist=True)
+
+    def _probe(self, pl_module: LightningModule, epochs: int) -> dict[str, float]:
+        """Print and return the scores after some epochs; none in the processes that only wait."""
+        if self.pictures is None:
+            return {}
+        encoder = cast(Encoder, pl_module.encoder_q)
+        scores = self.evaluate(encoder, self.pictures, pl_module.device)
+        words = ", ".join(f"{name} {score:.2f} %" for name, score in scores.items())
+        tqdm.write(f"epoch {epochs}: {words}", file=sys.stderr)
+        return scores
 
     def evaluate(self, encoder: Encoder, data: ProbeData, device: torch.device) -> dict[str, float]:
         """Return scores in percent: accuracies, or micro average precision of several labels.

@@ -26,15 +26,28 @@ def rows_before(path: Path, checkpoint: Mapping[str, Any]) -> list[dict[str, flo
     done = checkpoint["global_step"]
     paths = [folder / METRICS for folder in (path.parent, path.parent.parent)]
     found = next((path for path in paths if path.is_file()), paths[-1])
-    try:
-        # Row s describes step s, from 0.
-        rows = [row for row in read_history(found) if row["step"] < done]
-    except (KeyError, TypeError, ValueError, AttributeError, csv.Error) as error:
-        raise UserError(f"{found} is damaged: move it away to begin a new history") from error
+    rows = rows_until(found, done)
     if not rows and whole_epochs(path, checkpoint):  # within the first one there may be none
         text = f"{found} has no rows of the first {done} steps: a new history begins"
         tqdm.write(text, file=sys.stderr)
     return rows
+
+
+def rows_until(path: Path, step: int) -> list[dict[str, float]]:
+    """Return the logged rows of the steps before one; [] if the file is missing.
+
+    Args:
+        path: The file.
+        step: First step whose row is left out.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    try:
+        # Row s describes step s, from 0.
+        return [row for row in read_history(path) if row["step"] < step]
+    except (KeyError, TypeError, ValueError, AttributeError, csv.Error) as error:
+        raise UserError(f"{path} is damaged: move it away to begin a new history") from error
 
 
 def last_values(path: Path) -> dict[str, float]:

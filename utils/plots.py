@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from textwrap import fill
 from typing import TYPE_CHECKING, NamedTuple
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, FigureBase
+from matplotlib.text import Text
 from numpy.typing import NDArray
 
 from utils.files import written_whole
-from utils.input_spec import InputSpec
+from utils.input_spec import PICTURE_BANDS, InputSpec, letters
 
 if TYPE_CHECKING:  # the collector, which draws a map, does not import torch
     from torch import Tensor
@@ -27,80 +29,54 @@ def save_figure(figure: Figure, path: Path) -> None:
         figure: Figure to draw.
         path: File to write.
     """
-    with written_whole(path) as partial:
+    with written_whole(path) as partial, plain_texts(figure):
         FigureCanvasAgg(figure).print_png(partial)
 
 
-def plot_confusion(path: Path, confusion: Tensor, classes: Sequence[str], title: str) -> None:
-    """Draw a confusion matrix in percent of each true class, and write it as a PNG.
+@contextmanager
+def plain_texts(figure: Figure) -> Iterator[None]:
+    """Draw every text as it is: names come from data, and "$" would begin a formula.
+
+    Args:
+        figure: Figure that is drawn within the context.
+    """
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+    with mpl.rc_context({"text.parse_math": False}):  # for ticks, which drawing creates
+        yield
+
+
+def plot_grid(path: Path, pictures: Sequence[NDArray[np.uint8]], titles: Sequence[str]) -> None:
+    """Draw pictures with their titles, and write the figure as a PNG.
 
     Args:
         path: File to write.
-        confusion: Number of samples by true class (row) and predicted class (column), shape (C, C).
-        classes: Names of the classes.
-        title: Text above the figure.
+        pictures: RGB, shape (H, W, 3) each.
+        titles: Text above each picture.
     """
-    share = (100 * confusion / confusion.sum(1, keepdim=True).clamp(min=1)).numpy()
-    size = 2.5 + 0.6 * len(classes)
-    figure = Figure(figsize=(size, size), layout="constrained")
-    axes = figure.add_subplot()
-    axes.imshow(share, cmap="Blues", vmin=0, vmax=100)
-    ticks = range(len(classes))
-    axes.set_xticks(ticks, classes, rotation=45, ha="right")
-    axes.set_yticks(ticks, classes)
-    axes.set(title=title, xlabel="predicted", ylabel="true (each row is 100 %)")
-    for (row, column), value in np.ndenumerate(share):
-        color = "white" if value > 50 else "black"
-        axes.text(column, row, f"{value:.1f}", ha="center", va="center", color=color, fontsize=8)
+    columns = 6
+    rows = -(-len(pictures) // columns)
+    figure = Figure(figsize=(1.8 * columns, 0.2 + 2.05 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for axes, picture, title in zip(grid.flat, pictures, titles, strict=False):
+        axes.imshow(picture)
+        axes.set_title(title, fontsize="small")
     save_figure(figure, path)
 
 
-def plot_per_class(path: Path, values: Mapping[str, float], title: str) -> None:
-    """Draw one bar per class, the largest on top, and write the figure as a PNG.
+def to_rgb(picture: NDArray[np.uint8], bands: Sequence[str]) -> NDArray[np.uint8]:
+    """Return red, green and blue, or else the first three bands: uint8, shape (H, W, 3).
 
     Args:
-        path: File to write.
-        values: Percentage of each class; NaN draws no bar.
-        title: Text above the figure.
+        picture: uint8, shape (C, H, W).
+        bands: Names of its bands.
     """
-    ranked = sorted(values, key=lambda name: -np.nan_to_num(values[name], nan=-1))
-    figure = Figure(figsize=(9, 1 + 0.3 * len(values)), layout="constrained")
-    # Above the whole figure: above the axes alone, the title has half the width.
-    figure.suptitle(title, wrap=True)
-    axes = figure.add_subplot()
-    widths = np.nan_to_num([values[name] for name in ranked])
-    bars = axes.barh([fill(name, 46) for name in ranked], widths, color="tab:blue")
-    labels = ["-" if np.isnan(values[name]) else f"{values[name]:.1f}" for name in ranked]
-    axes.bar_label(bars, labels, padding=3)
-    axes.set(xlim=(0, 112), xlabel="percent")
-    axes.margins(y=0.5 / len(values))
-    axes.invert_yaxis()
-    save_figure(figure, path)
-
-
-def plot_label_curve(
-    path: Path, curves: Mapping[str, Mapping[float, tuple[float, float | None]]], metric: str
-) -> None:
-    """Draw a metric over the fraction of the labels, one line per method.
-
-    Args:
-        path: PNG to write.
-        curves: For each method and fraction of the labels, mean and standard deviation in percent.
-        metric: Name of the vertical axis.
-    """
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.add_subplot()
-    for name, points in curves.items():
-        line = [(100 * frac, mean, std or 0.0) for frac, (mean, std) in sorted(points.items())]
-        x, y, error = zip(*line, strict=True)
-        axes.errorbar(x, y, error, marker="o", capsize=3, label=name)
-    axes.set(xscale="log", xlabel="train labels in percent", ylabel=metric)
-    shares = sorted({100 * frac for points in curves.values() for frac in points})
-    axes.set_xticks(shares, [f"{share:g}" for share in shares])
-    axes.minorticks_off()
-    axes.grid(alpha=0.3)
-    axes.legend()
-    save_figure(figure, path)
+    names = letters(bands)
+    is_rgb = set(PICTURE_BANDS) <= set(names)
+    shown = [names.index(band) for band in PICTURE_BANDS] if is_rgb else _first_three(names)
+    return np.ascontiguousarray(picture[shown].transpose(1, 2, 0))
 
 
 class Views(NamedTuple):
@@ -125,10 +101,15 @@ def to_pictures(images: Tensor, spec: InputSpec) -> NDArray[np.float32]:
         spec: Input contract by which they were normalised.
     """
     bands = [spec.bands.index(band) for band in ("B4", "B3", "B2") if band in spec.bands]
-    shown = bands if len(bands) == 3 else [0, 1, 2]
+    shown = bands if len(bands) == 3 else _first_three(spec.bands)
     mean, std = np.array(spec.mean)[shown], np.array(spec.std)[shown]
     stack = images[:, shown].float().cpu().permute(0, 2, 3, 1).numpy()
     return np.asarray(np.clip(stack * std + mean, 0, 1), np.float32)
+
+
+def _first_three(bands: Sequence[str]) -> list[int]:
+    """Return the channels to show as red, green and blue; fewer than three are repeated."""
+    return [channel % len(bands) for channel in range(3)]
 
 
 def plot_views(path: Path, views: Views) -> None:

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset, Subset, TensorDataset
 
 from utils.input_spec import InputTransform
 from utils.metrics import accuracy, map_micro
+from utils.report import digest_of
 
 
 class NumberedPictures(Dataset[tuple[Tensor, Tensor, int]]):
@@ -75,6 +76,16 @@ class ProbeData:
     def targets(self) -> dict[str, Tensor]:
         """Targets of every split."""
         return {name: split.targets for name, split in self.splits.items()}
+
+    def describe(self) -> dict[str, Any]:
+        """Return the number of pictures per split, and a digest of their names and targets."""
+        counts = {name: len(split.targets) for name, split in self.splits.items()}
+        lines = (
+            f"{name} {target} {text}"
+            for name, split in self.splits.items()
+            for target, text in zip(split.targets.tolist(), split.names, strict=True)
+        )
+        return {**counts, "classes": len(self.classes), "digest": digest_of(lines)}
 
     @property
     def held_out(self) -> list[str]:

@@ -1,11 +1,13 @@
 """Folder of a run, and its results.json with arguments, versions and machine."""
 
+import hashlib
 import json
 import os
 import platform
 import subprocess
 import time
 from argparse import Namespace
+from collections.abc import Iterable
 from importlib.metadata import version
 from itertools import count
 from pathlib import Path
@@ -96,6 +98,18 @@ def provenance(args: Namespace) -> dict[str, Any]:
         "cpu_count": os.cpu_count(),
         "threads": torch.get_num_threads(),  # a resumed run has the same bits with as many
     }
+
+
+def digest_of(texts: Iterable[str]) -> str:
+    """Return 16 hexadecimal digits, which are equal only for the same texts in the same order.
+
+    Args:
+        texts: Names that identify a data set.
+    """
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(f"{text}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()[:16]
 
 
 def save_results(

@@ -30,8 +30,9 @@ class RunLog(Logger):
     was not written is kept, and written with the next values.
 
     Args:
-        folder: Folder of ``metrics.csv``.
+        folder: Folder of the file.
         rows: Rows of the resumed run, which replace those in the file.
+        file: Name of the file.
         tensorboard: Also write events for TensorBoard.
         first_step: Step after which a resumed run logs; TensorBoard drops later ones. None for a
             new run.
@@ -45,12 +46,13 @@ class RunLog(Logger):
         folder: Path,
         rows: Sequence[Row] = (),
         *,
+        file: str = METRICS,
         tensorboard: bool = False,
         first_step: int | None = None,
         on_error: str = "stop",
     ) -> None:
         super().__init__()
-        self.path, self.on_error = folder / METRICS, on_error
+        self.path, self.on_error = folder / file, on_error
         self._columns: list[str] = []  # those in the file
         self._rows = list(rows)  # not in the file yet
         events = f"events.out.tfevents.{time.time():010.0f}.{socket.gethostname()}.{os.getpid()}"

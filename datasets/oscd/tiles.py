@@ -7,6 +7,7 @@ A sample is both dates, uint8, (C, H, W) each, whether pixels changed, and wheth
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from datasets.oscd.files import City, city_splits, read_cities
 from utils.data import sample_keys, uniform
 from utils.errors import UserError
 from utils.input_spec import InputTransform
+from utils.report import digest_of
 from utils.subset import stratified_subset
 
 Sample = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -117,6 +119,16 @@ class CitySplits:
 
     cities: dict[str, list[City]]
     as_original: bool
+
+    def describe(self) -> dict[str, Any]:
+        """Return the number of cities per split, and a digest of their names and sizes."""
+        lines = [
+            f"{split} {city.name} {city.mask.shape} {city.mask.sum()}"
+            for split, each in self.cities.items()
+            for city in each
+        ]
+        counts = {split: len(each) for split, each in self.cities.items()}
+        return {**counts, "digest": digest_of(lines)}
 
     def samples(
         self, patch_size: int, seed: int, frac: float

@@ -17,6 +17,7 @@ from utils.data import sample_keys, uniform
 from utils.errors import UserError
 from utils.input_spec import InputSpec
 from utils.reading import Reading, watch_reading
+from utils.report import digest_of
 
 _DATES_STREAM = 1000  # of a sample's random numbers; the views take the first ones
 
@@ -95,6 +96,13 @@ class PatchDataset(Dataset[dict[str, Any]]):
 
     def __len__(self) -> int:
         return int(self.source.starts[-1]) if self.every_date else len(self._counts)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the number of places and patches, their size, and a digest of their names."""
+        starts, shape = self.source.starts, self.source.patch_shape
+        names = (f"{first} {self.source.name(first)}" for first in starts[:-1].tolist())
+        size = {"patches": int(starts[-1]), "patch": " x ".join(map(str, shape))}
+        return {"places": len(starts) - 1, **size, "digest": digest_of([*names, str(starts[-1])])}
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         """Read the sample of (epoch, index).

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from models.run_report.baseline import find_baseline
 from models.run_report.page import (
     COLORS,
     Markup,
@@ -19,7 +19,8 @@ from models.run_report.page import (
     svg,
     table,
 )
-from models.run_report.run_files import Run, read_run
+from models.run_report.run_files import Run
+from models.score_plots import confusion_shares, shown_classes
 
 # The score of a result, by what is evaluated: the first that a result has.
 _SCORES = (
@@ -27,73 +28,31 @@ _SCORES = (
     *("val/accuracy_batch_mean", "val/map_micro_batch_mean", "val/f1_batch_mean"),
 )
 _PER_CLASS = ("test/recall", "test/ap_per_class")
-# Flags that say what is scored, not which encoder or machine.
-_SAME = (
-    *("data_dir", "split", "split_seed", "val_frac", "labels_per_class", "train_frac", "method"),
-    *("num_seeds", "seed", "protocol", "num_classes", "image_size", "max_epochs", "bands"),
-    *("base_encoder", "freeze_backbone", "patch_size", "finetune_epochs", "finetune_backbone"),
-    *("pos_weight", "input_norm", "learning_rate", "finetune_learning_rate", "batch_size"),
-)
-# Flags of one start, not of what is learned.
-_OF_A_START = {"resume", "resume_from_checkpoint", "log_dir", "debug", "no_report"}
 _SHOWN_MAPS = 12
 
 
-def evaluation_sections(run: Run, baseline: Run | None) -> list[Section]:
-    """Return the sections about an evaluation.
+def evaluation_sections(runs: Sequence[Run]) -> list[Section]:
+    """Return the sections about one or several evaluations, next to those of a random encoder.
 
     Args:
-        run: The evaluation.
-        baseline: The same of a random encoder, if there is one.
+        runs: The evaluations.
     """
-    sections = [Section("Scores", _scores(run, baseline))]
-    if curve := _label_curve(run, baseline):
+    pairs = [(run, find_baseline(run)) for run in runs]
+    sections = [Section("Scores", _scores(pairs))]
+    if curve := _label_curve(pairs):
         sections.append(Section("Labels and scores", curve))
-    if classes := _per_class(run, baseline):
-        sections.append(Section("Classes", classes))
-    if confusion := _confusion(run):
-        sections.append(Section("Confusion", confusion))
-    if maps := sorted((run.folder / "maps").glob("*.png"))[:_SHOWN_MAPS]:
-        shown = "".join(picture_file(path, path.stem) for path in maps)
-        sections.append(Section("Change maps", shown))
+    for run, baseline in pairs:
+        maps = sorted((run.folder / "maps").glob("*.png"))
+        parts = {
+            "Classes": _per_class(run, baseline),
+            "Confusion": _confusion(run),
+            "Most confident errors": _errors(run.folder / "errors.png"),
+            "Change maps": _pictures(maps[:_SHOWN_MAPS])
+            + (note(f"The first {_SHOWN_MAPS} of {len(maps)}.") if maps[_SHOWN_MAPS:] else ""),
+        }
+        prefix = f"{run.name}: " if len(runs) > 1 else ""
+        sections += [Section(prefix + title, html) for title, html in parts.items() if html]
     return sections
-
-
-def find_baseline(run: Run) -> Run | None:
-    """Return the newest finished run of a random encoder with the same flags, if there is one.
-
-    Args:
-        run: An evaluation; its folder is ``LOG_DIR/NAME-BACKBONE/version_N``.
-    """
-    backbone = str(run.arguments.get("backbone_type"))
-    if backbone == "random":
-        return None
-    name = run.folder.resolve().parent.name.removesuffix(f"-{backbone}")
-    folders = run.folder.resolve().parents[1].glob(f"{name}-random/version_*")
-    for folder in sorted(folders, key=_number, reverse=True):
-        if (folder / "results.json").is_file():
-            found = read_run(folder)
-            if found.facts.get("finished") and _what_is_scored(found) == _what_is_scored(run):
-                return found
-    return None
-
-
-def baseline_command(run: Run) -> list[str]:
-    """Return the command line that evaluates a random encoder as a run has evaluated its own."""
-    script = f"main_{run.folder.resolve().parent.name.split('-')[0]}.py"
-    line = [script, "--backbone_type", "random"]
-    encoder = run.metrics.get("encoder") or {}
-    values = run.arguments | {n: encoder[n] for n in ("base_encoder", "bands") if n in encoder}
-    values["log_dir"] = str(run.folder.resolve().parents[1])
-    for name in (*_SAME, "log_dir", "num_workers", "precision"):
-        value = values.get(name)
-        if value is True:
-            line.append(f"--{name}")
-        elif isinstance(value, list):
-            line += [f"--{name}", *map(str, value)]
-        elif value is not None and value is not False:
-            line += [f"--{name}", str(value)]
-    return line
 
 
 def score_of(result: Mapping[str, Any]) -> str | None:
@@ -101,47 +60,42 @@ def score_of(result: Mapping[str, Any]) -> str | None:
     return next((name for name in _SCORES if name in result), None)
 
 
-def _what_is_scored(run: Run) -> dict[str, Any]:
-    flags = run.arguments
-    found = {name: flags.get(name) for name in _SAME}
-    # The encoder of a file names its architecture and bands itself.
-    encoder = run.metrics.get("encoder") or {}
-    return found | {name: encoder.get(name, found[name]) for name in ("base_encoder", "bands")}
-
-
-def _scores(run: Run, baseline: Run | None) -> str:
-    rows = []
-    for method, frac, result in _results(run):
-        name = score_of(result)
-        if name is None:
-            continue
-        other = _find(baseline, method, frac)
-        row: list[object] = [method, float(frac), result.get("num_labelled"), name]
-        row += [_with_interval(result, name), _with_interval(other, name)]
-        gain = result[name] - other[name] if name in other else None
-        worse = gain is not None and gain < 0
-        shown = "-" if gain is None else f"{gain:+.1f}" + " (worse than random)" * worse
-        row.append(Markup(f'<span class="{"bad" * worse}">{escape(shown)}</span>'))
-        rows.append(row)
-    head = (
-        "method",
-        "share of the labels",
-        "labels",
-        "metric, %",
-        "this encoder",
-        "random",
-        "gain",
-    )
-    remark = (
-        "In brackets: 95 % intervals of a bootstrap over the test images. A random encoder with "
-        "the same architecture, split and seeds shows what the images give away without learning."
-        if baseline
-        else ""
-        if run.arguments.get("backbone_type") == "random"
-        else "No evaluation of a random encoder on the same split is in this log folder yet: "
-        "main_report.py adds it."
-    )
+def _scores(pairs: Sequence[tuple[Run, Run | None]]) -> str:
+    rows, several = [], len(pairs) > 1
+    for run, baseline in pairs:
+        for method, frac, result in _results(run):
+            name = score_of(result)
+            if name is None:
+                continue
+            other = _find(baseline, method, frac)
+            row: list[object] = [run.name] * several + [method, float(frac)]
+            row += [result.get("num_labelled"), name]
+            row += [_with_interval(result, name), _with_interval(other, name)]
+            rows.append([*row, _gain(result[name], other.get(name))])
+    head = [
+        *["run"] * several,
+        *("method", "share of the labels", "labels", "metric, %", "this encoder", "random", "gain"),
+    ]
+    remark = "In brackets: 95 % intervals of a bootstrap over the test images."
+    if any(baseline for _, baseline in pairs):
+        remark += (
+            " A random encoder with the same architecture, split and seeds shows what the images "
+            "give away without learning."
+        )
+    elif any(run.arguments.get("backbone_type") != "random" for run, _ in pairs):
+        remark += (
+            " No evaluation of a random encoder on the same split is in this log folder yet: "
+            "main_report.py adds it."
+        )
     return table(head, rows) + note(remark)
+
+
+def _gain(score: float, other: float | None) -> Markup:
+    if other is None:
+        return Markup("-")
+    worse = score < other
+    text = f"{score - other:+.1f}" + " (worse than random)" * worse
+    return Markup(f'<span class="{"bad" * worse}">{text}</span>')
 
 
 def _with_interval(result: Mapping[str, Any], name: str) -> str:
@@ -153,31 +107,39 @@ def _with_interval(result: Mapping[str, Any], name: str) -> str:
     return text + (f" [{interval[0]:.1f}, {interval[1]:.1f}]" if interval else "")
 
 
-def _label_curve(run: Run, baseline: Run | None) -> str:
-    figure = new_figure(7, 3.8)
-    axes = figure.subplots()
-    by_method: dict[str, list[tuple[float, float]]] = {}
-    of_random: dict[str, list[tuple[float, float]]] = {}
-    for method, frac, result in _results(run):
-        name = score_of(result)
-        if name is None:
-            continue
-        by_method.setdefault(method, []).append((100 * float(frac), result[name]))
-        other = _find(baseline, method, frac)
-        if name in other:
-            of_random.setdefault(method, []).append((100 * float(frac), other[name]))
-    if max(map(len, by_method.values()), default=0) < 2:
+def _label_curve(pairs: Sequence[tuple[Run, Run | None]]) -> str:
+    """Draw scores over the share of the labels, if there are several; random encoders dashed."""
+    curves: dict[str, list[tuple[float, float, float, float]]] = {}
+    for run, baseline in pairs:
+        for method, frac, result in _results(run):
+            title = f"{run.name}, {method}" if len(pairs) > 1 else method
+            for label, found in ((title, result), (_random(title), _find(baseline, method, frac))):
+                if name := score_of(found):
+                    value = found[name]
+                    low, high = found.get(f"{name}_interval") or (value, value)
+                    point = (100 * float(frac), value, max(0, value - low), max(0, high - value))
+                    curves.setdefault(label, []).append(point)
+    if max(map(len, curves.values()), default=0) < 2:
         return ""
-    for number, (method, points) in enumerate(by_method.items()):
-        color = COLORS[number % len(COLORS)]
-        axes.plot(*np.transpose(sorted(points)), marker="o", color=color, label=method)
-        if method in of_random:
-            dashed = np.transpose(sorted(of_random[method]))
-            axes.plot(*dashed, "--", color=color, alpha=0.7, label=f"{method}, random")
+    figure = new_figure(8, 4.2)
+    axes = figure.subplots()
+    titles = list(dict.fromkeys(label.removesuffix(_random("")) for label in curves))
+    for label, points in curves.items():
+        color = COLORS[titles.index(label.removesuffix(_random(""))) % len(COLORS)]
+        style = "--" if label.endswith(_random("")) else "-"
+        x, y, *error = np.transpose(sorted(points))
+        axes.errorbar(x, y, error, marker="o", capsize=3, color=color, ls=style, label=label)
+    shares = sorted({point[0] for points in curves.values() for point in points})
     axes.set(xscale="log", xlabel="train labels, %", ylabel="score, %")
+    axes.set_xticks(shares, [f"{share:g}" for share in shares])
+    axes.minorticks_off()
     axes.grid(alpha=0.2)
-    axes.legend(fontsize="small")
-    return svg(figure)
+    axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return svg(figure, "Bars are 95 % intervals; dashed: random encoders.")
+
+
+def _random(title: str) -> str:
+    return f"{title}, random"
 
 
 def _per_class(run: Run, baseline: Run | None) -> str:
@@ -186,36 +148,46 @@ def _per_class(run: Run, baseline: Run | None) -> str:
         return ""
     values: Mapping[str, float | None] = run.metrics[name]
     other = baseline.metrics.get(name, {}) if baseline else {}
-    ranked = sorted(values, key=lambda each: -(values[each] or 0))
+    shown, remark = shown_classes(values)
+    ranked = sorted(shown, key=lambda each: -(values[each] or 0))
     figure = new_figure(9, 0.8 + 0.28 * len(ranked))
     axes = figure.subplots()
     axes.barh(ranked, [values[each] or 0 for each in ranked], color=COLORS[0], label="this encoder")
     if other:
         known = [each for each in ranked if other.get(each) is not None]
         axes.plot([other[each] for each in known], known, "D", color=COLORS[1], label="random")
+        axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.01, 0.5))
     axes.set(xlim=(0, 100), xlabel=f"{name.removeprefix('test/').replace('_', ' ')}, %")
+    axes.margins(y=0.5 / max(1, len(ranked)))
     axes.invert_yaxis()
-    axes.legend(fontsize="small")
-    return svg(figure)
+    return svg(figure, f"Shown are {remark}." if remark else "")
 
 
 def _confusion(run: Run) -> str:
     found, classes = run.metrics.get("test/confusion"), run.metrics.get("classes")
     if not found or not classes:
         return ""
-    counts = np.array(found, np.float64)
-    share = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    rows = []
-    for name, line in zip(classes, share, strict=True):
-        cells = [_shade(value) for value in line]
-        rows.append([name, *cells])
-    remark = note("Rows are true classes (100 % each), columns predicted ones.")
-    return table(["", *classes], rows) + remark
+    share, shown, remark = confusion_shares(np.array(found, np.float64), classes)
+    rows = [[name, *map(_shade, line)] for name, line in zip(shown, share.tolist(), strict=True)]
+    text = f"Rows are true classes ({remark or '100 % each'}), columns predicted ones."
+    return table(["", *shown], rows) + note(text)
 
 
-def _shade(value: float) -> Markup:
-    color = f"rgba(0,114,178,{min(1.0, value / 100):.2f})"
-    return Markup(f'<span style="background:{color};padding:0 .3rem">{value:.0f}</span>')
+def _shade(percent: float) -> Markup:
+    color = f"rgba(0,114,178,{min(1.0, percent / 100):.2f})"
+    return Markup(f'<span class="share" style="background:{color}">{percent:.0f}</span>')
+
+
+def _errors(path: Path) -> str:
+    caption = (
+        "Pictures of the first repetition, largest margin first: the true class, and the predicted "
+        "one after the arrow; of several labels, one that was missed or is not there."
+    )
+    return picture_file(path, caption) if path.is_file() else ""
+
+
+def _pictures(paths: Sequence[Path]) -> str:
+    return "".join(picture_file(path, path.stem.replace("_", " ")) for path in paths)
 
 
 def _results(run: Run) -> list[tuple[str, str, Mapping[str, Any]]]:
@@ -230,17 +202,3 @@ def _results(run: Run) -> list[tuple[str, str, Mapping[str, Any]]]:
 def _find(baseline: Run | None, method: str, frac: str) -> Mapping[str, Any]:
     found = _results(baseline) if baseline else []
     return next((each for m, share, each in found if (m, share) == (method, frac)), {})
-
-
-def _number(folder: Path) -> int:
-    text = folder.name.removeprefix("version_")
-    return int(text) if text.isdigit() else -1
-
-
-def differing_flags(runs: Sequence[Run]) -> str:
-    """Return a table of the flags in which runs differ; empty if they do not."""
-    names = {name for run in runs for name in run.arguments}
-    values = {name: [run.arguments.get(name) for run in runs] for name in names - _OF_A_START}
-    differing = {n: found for n, found in values.items() if any(v != found[0] for v in found)}
-    rows = [[name, *map(str, found)] for name, found in sorted(differing.items())]
-    return table(["flag", *(run.name for run in runs)], rows) if rows else ""

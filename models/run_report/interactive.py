@@ -10,6 +10,7 @@ import numpy as np
 
 from models.run_report.page import COLORS, data_uri, new_figure, svg
 
+_MARKERS = "os^"  # of groups beyond the number of colours
 _LAND = (-180, 180, -90, 90)  # degrees at the sides of a picture of the Earth
 # Shows the thumbnail of the point below the mouse, and the chosen figure. Texts from files are put
 # into the page as text, never as HTML.
@@ -68,6 +69,11 @@ def scatter(
     )
 
 
+def _shown(name: str) -> str:
+    """Return a name as a label: matplotlib leaves out those that begin with an underscore."""
+    return f"\u200b{name}" if name.startswith("_") else name
+
+
 def _figure(
     prefix: str,
     title: str,
@@ -88,7 +94,8 @@ def _figure(
     for number, name in enumerate(names):
         own = [row for row, group in enumerate(groups) if group == name]
         x, y = points[own].T
-        found = axes.scatter(x, y, s=22, color=COLORS[number % len(COLORS)], label=name)
+        color, marker = COLORS[number % len(COLORS)], _MARKERS[number // len(COLORS) % 3]
+        found = axes.scatter(x, y, s=22, color=color, marker=marker, label=_shown(name))
         found.set_gid(f"{prefix}-{number}")
         rows[f"{prefix}-{number}"] = own
     if len(names) > 1:

@@ -18,17 +18,16 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from PIL import Image
+
+from utils.errors import UserError
+from utils.plots import plain_texts
 
 # Colours for the colour-blind: Okabe and Ito (2008), jfly.uni-koeln.de/color.
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#999999")
-# Stands for the colour of the text, which a reader's light or dark mode decides.
-_INK = "#010203"
-_STYLE: dict[Any, Any] = {
-    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor"), _INK),
-    **dict.fromkeys(("xtick.color", "ytick.color", "grid.color"), _INK),
-    **{"svg.fonttype": "none", "font.family": "sans-serif", "legend.framealpha": 0.0},
-}
+_STYLE: dict[Any, Any] = {"svg.fonttype": "none"}  # texts stay texts
+_MAX_PNG_BYTES, _MAX_JPEG_SIZE = 400_000, (1600, 1600)
 _CSS = """
 :root { color-scheme: light dark; --ink: #1b1f24; --paper: #ffffff; --line: #d0d7de; }
 @media (prefers-color-scheme: dark) {
@@ -39,13 +38,19 @@ body { color: var(--ink); background: var(--paper); font: 15px/1.5 system-ui, sa
 h2 { border-bottom: 1px solid var(--line); padding-bottom: .2rem; margin-top: 2.2rem; }
 table { border-collapse: collapse; margin: .8rem 0; }
 th, td { border: 1px solid var(--line); padding: .2rem .6rem; text-align: left;
-  vertical-align: top; overflow-wrap: anywhere; }
+  vertical-align: top; overflow-wrap: break-word; max-width: 40rem; }
+th { white-space: nowrap; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; }
-svg { max-width: 100%; height: auto; } figure { margin: .8rem 0; }
+svg text { fill: currentColor; } svg { max-width: 100%; height: auto; } figure { margin: .8rem 0; }
 figcaption, .note { opacity: .75; font-size: .9em; } .bad { color: #d55e00; font-weight: 600; }
 .strip { display: flex; flex-wrap: wrap; gap: .5rem; align-items: flex-start; }
 .strip figure { margin: 0; width: 96px; } .strip img { width: 96px; image-rendering: pixelated; }
 .strip figcaption { font-size: .72em; overflow-wrap: anywhere; } .wide img { max-width: 100%; }
+.scroll { overflow-x: auto; }
+.share { display: block; padding: 0 .3rem; text-align: right; }
+.query { display: flex; gap: 1.2rem; border-top: 1px solid var(--line); padding: .8rem 0; }
+.row { display: flex; gap: .8rem; margin-bottom: .5rem; } .row > .note { flex: none; width: 9rem;
+  margin: 0; } .framed { outline: 3px solid #009e73; }
 .map { display: flex; gap: 1rem; } .hovered { width: 140px; } use { cursor: crosshair; }
 nav a { margin-right: 1rem; } a { color: inherit; }
 """
@@ -99,7 +104,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """
     cells = "".join(f"<th>{escape(name)}</th>" for name in head)
     lines = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
-    return f"<table><thead><tr>{cells}</tr></thead><tbody>{lines}</tbody></table>"
+    parts = f"<thead><tr>{cells}</tr></thead><tbody>{lines}</tbody>"
+    return f'<div class="scroll"><table>{parts}</table></div>'
 
 
 class Markup(str):
@@ -127,8 +133,7 @@ def new_figure(width: float, height: float) -> Figure:
         width: Width in inches.
         height: Height in inches.
     """
-    with mpl.rc_context(_STYLE):
-        return Figure(figsize=(width, height), layout="constrained")
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def svg(figure: Figure, caption: str = "") -> str:
@@ -142,35 +147,39 @@ def svg(figure: Figure, caption: str = "") -> str:
     figure.patch.set_alpha(0)
     for axes in figure.axes:
         axes.patch.set_alpha(0)
-    with mpl.rc_context(_STYLE | {"svg.hashsalt": caption}):
+    for legend in figure.findobj(Legend):
+        legend.set_frame_on(False)
+    with mpl.rc_context(_STYLE | {"svg.hashsalt": caption}), plain_texts(figure):
         FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
     text = re.sub(r"^.*?(?=<svg)", "", buffer.getvalue(), count=1, flags=re.DOTALL)
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = text.replace(_INK, "currentColor").replace("#000000", "currentColor")
+    text = text.replace("#000000", "currentColor")  # black texts have no colour, see _CSS
     below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
     return f"<figure>{text}{below}</figure>"
 
 
-def data_uri(picture: np.ndarray | Path) -> str:
-    """Return a picture as text: uint8, shape (H, W, 3), as JPEG; or a PNG file as it is."""
-    if isinstance(picture, Path):
-        content, kind = picture.read_bytes(), "png"
-    else:
-        buffer, kind = BytesIO(), "jpeg"
-        Image.fromarray(picture).save(buffer, "jpeg", quality=80)
-        content = buffer.getvalue()
+def data_uri(picture: np.ndarray) -> str:
+    """Return a picture, uint8, shape (H, W, 3), as text."""
+    buffer = BytesIO()
+    Image.fromarray(picture).save(buffer, "jpeg", quality=80)
+    return _uri("jpeg", buffer.getvalue())
+
+
+def _uri(kind: str, content: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def thumbnail(picture: np.ndarray, caption: str) -> str:
+def thumbnail(picture: np.ndarray, caption: str, *, is_framed: bool = False) -> str:
     """Return a small picture with its caption.
 
     Args:
         picture: uint8, shape (H, W, 3).
         caption: Text below it.
+        is_framed: Whether to draw a frame around it.
     """
     text = escape(caption)
-    image = f'<img alt="{text}" src="{data_uri(picture)}">'
+    frame = ' class="framed"' if is_framed else ""
+    image = f'<img{frame} alt="{text}" src="{data_uri(picture)}">'
     return f"<figure>{image}<figcaption>{text}</figcaption></figure>"
 
 
@@ -182,5 +191,19 @@ def picture_file(path: Path, caption: str) -> str:
         caption: Text below it.
     """
     text = escape(caption)
-    image = f'<img alt="{text}" src="{data_uri(path)}">'
+    image = f'<img alt="{text}" src="{_file_uri(path)}">'
     return f'<figure class="wide">{image}<figcaption>{text}</figcaption></figure>'
+
+
+def _file_uri(path: Path) -> str:
+    """Return a PNG as text; a large one, such as the map of a city, as a smaller JPEG."""
+    content = path.read_bytes()
+    if len(content) <= _MAX_PNG_BYTES:
+        return _uri("png", content)
+    try:
+        with Image.open(BytesIO(content), formats=["PNG"]) as picture:
+            shown = picture.convert("RGB")
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path} is not a picture of a run: delete it, or restore it") from error
+    shown.thumbnail(_MAX_JPEG_SIZE)
+    return data_uri(np.asarray(shown))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from models.run_timing import TIMING
 from utils.errors import UserError
 from utils.files import check_regular
+from utils.run_log import METRICS
 
 _MAX_BYTES = 2**28  # of a file of a run; a million logged steps take a tenth of it
 _ARGUMENTS = "checkpoints/arguments.json"
@@ -21,11 +24,13 @@ class Run(NamedTuple):
         folder: The folder.
         facts: ``results.json``, or what a run that is still going has written of it.
         rows: Logged values by name, in order of the steps; empty for a probe.
+        timing: Learning rate, speed and memory in the same way; empty if they were not written.
     """
 
     folder: Path
     facts: dict[str, Any]
     rows: list[dict[str, float]]
+    timing: list[dict[str, float]]
 
     @property
     def name(self) -> str:
@@ -49,6 +54,21 @@ class Run(NamedTuple):
         """Whether the run has learned without labels."""
         return "data_mode" in self.arguments
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run has written its last result."""
+        return bool(self.facts.get("finished"))
+
+    @property
+    def state(self) -> str:
+        """Whether the run is finished, or when it has written its last values."""
+        if self.is_finished:
+            return "finished"
+        paths = [self.folder / name for name in (METRICS, "results.json", _ARGUMENTS)]
+        written = max(path.stat().st_mtime for path in paths if path.exists())
+        day = f"{datetime.fromtimestamp(written, UTC):%Y-%m-%d %H:%M} UTC"
+        return f"not finished; last values written {day}"
+
 
 def read_run(folder: Path) -> Run:
     """Read a run, finished or still going.
@@ -70,15 +90,16 @@ def read_run(folder: Path) -> Run:
             raise ValueError("not an object")
     except (ValueError, RecursionError) as error:
         raise UserError(f"{folder / found} is damaged: restore it from a copy") from error
-    return Run(folder, facts, _read_csv(folder / "metrics.csv"))
+    return Run(folder, facts, _read_csv(folder / METRICS), _read_csv(folder / TIMING))
 
 
 def _read_csv(path: Path) -> list[dict[str, float]]:
-    """Return the rows of numbers; none without the file."""
+    """Return the complete rows of numbers; none without the file."""
     if not path.is_file():
         return []
+    text = _text(path)
     try:
-        lines = list(csv.DictReader(_text(path).splitlines()))
+        lines = csv.DictReader(text[: text.rfind("\n") + 1].splitlines())
         return [{name: float(text) for name, text in line.items() if text} for line in lines]
     except (ValueError, TypeError, AttributeError, csv.Error) as error:
         raise UserError(f"{path} is damaged: move it away to report the rest") from error

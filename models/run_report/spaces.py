@@ -17,8 +17,9 @@ from models.run_report.interactive import scatter
 from models.run_report.page import Section, note, thumbnail
 from utils.checkpoint import read_checkpoint
 from utils.errors import UserError
-from utils.input_spec import PICTURE_BANDS, InputSpec, letters
+from utils.input_spec import InputSpec
 from utils.patch_blocks import PatchBlocks
+from utils.plots import to_rgb
 from utils.progress import progress
 from utils.restored import check_tensors
 
@@ -122,21 +123,30 @@ def _neighbours(sample: Sample, explained: Mapping[str, str]) -> str:
         note(
             "For each query, the most similar patches of this sample in the encoder's features and "
             "in each space. In a space that ignores the season, other dates of the query's place "
-            "should come first; in one that does not, patches of the same season."
+            "should come first, here framed; in one that does not, patches of the same season."
         )
     ]
+    named = zip(sample.names, sample.days, strict=True)
+    places = [name.split("/")[0] if day else name for name, day in named]
     for query in queries:
         first = thumbnail(sample.pictures[query], f"query {_caption(sample, query)}")
-        parts.append(f'<hr><div class="strip">{first}</div>')
+        rows = []
         for space, vectors in sample.vectors.items():
             similarity = vectors @ vectors[query]
             similarity[query] = -np.inf
             nearest = np.argsort(-similarity, kind="stable")[:_NUM_SHOWN]
             shown = "".join(
-                thumbnail(sample.pictures[row], f"{similarity[row]:.2f} {_caption(sample, row)}")
+                thumbnail(
+                    sample.pictures[row],
+                    f"{similarity[row]:.3f} {_caption(sample, row)}",
+                    is_framed=places[row] == places[query],
+                )
                 for row in nearest
             )
-            parts.append(note(explained.get(space, space)) + f'<div class="strip">{shown}</div>')
+            title = note(explained.get(space, space))
+            rows.append(f'<div class="row">{title}<div class="strip">{shown}</div></div>')
+        strip = f'<div class="strip">{first}</div>'
+        parts.append(f'<div class="query">{strip}<div>{"".join(rows)}</div></div>')
     return "".join(parts)
 
 
@@ -200,11 +210,9 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 
 def _thumbnail(picture: np.ndarray, spec: InputSpec) -> np.ndarray:
     """Return red, green and blue, or the first three bands, reduced: uint8, (h, w, 3)."""
-    names = letters(spec.bands)
-    is_rgb = set(PICTURE_BANDS) <= set(names)
-    shown = [names.index(band) for band in PICTURE_BANDS] if is_rgb else [0, 1, 2]
-    step = max(1, min(picture.shape[1:]) // _THUMBNAIL_PX)
-    return np.ascontiguousarray(picture[shown, ::step, ::step].transpose(1, 2, 0))
+    rgb = to_rgb(picture, spec.bands)
+    step = max(1, min(rgb.shape[:2]) // _THUMBNAIL_PX)
+    return np.ascontiguousarray(rgb[::step, ::step])
 
 
 def _land() -> np.ndarray:

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
-from typing import Any
 
 from models.run_report.curves import EXPLAINED, curve_sections
-from models.run_report.evaluations import (
-    differing_flags,
-    evaluation_sections,
-    find_baseline,
-    score_of,
-)
+from models.run_report.evaluations import evaluation_sections
+from models.run_report.facts import facts, summary
 from models.run_report.interactive import SCRIPT
-from models.run_report.page import Section, page, picture_file, table
+from models.run_report.page import Section, page, picture_file
 from models.run_report.run_files import Run, read_run
 from models.run_report.spaces import Sample, space_sections
 from utils.errors import NOT_AS_WRITTEN, UserError
@@ -24,7 +18,6 @@ from utils.files import written_whole
 
 NAME = "report.html"
 _FOLLOW_S = 60
-_SHOWN_FACTS = ("git_commit", "device", "cpu_count", "seconds")
 
 
 def write_report(
@@ -81,12 +74,9 @@ def report_run(run_dir: Path, space_names: Mapping[str, Sequence[str]]) -> None:
 def _sections(
     runs: Sequence[Run], space_names: Mapping[str, Sequence[str]], sample: Sample | None
 ) -> list[Section]:
-    sections = [Section("Summary", _summary(runs))]
+    sections = [Section("Summary", summary(runs))]
     if not runs[0].is_pretraining:
-        for run in runs:
-            found = evaluation_sections(run, find_baseline(run))
-            prefix = f"{run.name}: " if len(runs) > 1 else ""
-            sections += [Section(prefix + each.title, each.html) for each in found]
+        sections += evaluation_sections(runs)
     else:
         names = space_names.get(str(runs[0].arguments.get("data_mode")), ())
         sections += curve_sections(runs, names)
@@ -97,28 +87,5 @@ def _sections(
         if sample is not None:
             explained = {"encoder": "features of the encoder"} | EXPLAINED
             sections += space_sections(sample, explained)
-    sections.append(Section("Flags and versions", "".join(map(_facts, runs))))
+    sections.append(Section("Flags and versions", "".join(map(facts, runs))))
     return sections
-
-
-def _summary(runs: Sequence[Run]) -> str:
-    rows = []
-    for run in runs:
-        metrics = run.metrics
-        name = score_of(metrics) or "train/loss"
-        value = metrics.get(name)
-        state = "finished" if run.facts.get("finished") else "still going, or stopped"
-        steps = metrics.get("steps") or (run.rows[-1].get("step") if run.rows else None)
-        rows.append([run.name, state, steps, name, value, run.facts.get("seconds")])
-    head = ("run", "state", "steps", "metric", "value", "seconds")
-    differing = differing_flags(runs) if len(runs) > 1 else ""
-    return table(head, rows) + (f"<h3>What differs</h3>{differing}" if differing else "")
-
-
-def _facts(run: Run) -> str:
-    known: dict[str, Any] = {name: run.facts.get(name) for name in _SHOWN_FACTS}
-    versions = run.facts.get("versions") or {}
-    rows = [[name, value] for name, value in (known | dict(versions)).items()]
-    flags = [[f"--{name}", str(value)] for name, value in sorted(run.arguments.items())]
-    title = f"<h3>{escape(run.name)}</h3>"
-    return title + table(("fact", "value"), rows) + table(("flag", "value"), flags)

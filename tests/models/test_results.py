@@ -13,9 +13,16 @@ from sklearn import metrics as sk
 from torch import Tensor
 
 from models import result_views
-from models.result_views import print_results, print_table, save_predictions, write_pictures
+from models.result_views import (
+    print_results,
+    print_table,
+    save_predictions,
+    write_errors,
+    write_pictures,
+)
 from models.results import measure, measure_batches, summarise
 from utils.errors import UserError
+from utils.input_spec import DataSpec, InputSpec, input_transform
 from utils.metrics import (
     RESAMPLES,
     LabelDecisions,
@@ -24,6 +31,7 @@ from utils.metrics import (
     detection_scores,
     map_micro,
 )
+from utils.probe_data import ProbeData, splits_in_memory
 from utils.report import new_run_dir
 
 CLASSES = ["a", "b", "c", "d"]
@@ -317,6 +325,34 @@ def test_pictures_name_what_they_show(
     assert title == f"EuroSAT, linear, 1,234 labels\ntest {name} {value:.1f} %"
     assert list(drawn["plot_label_curve"][1]) == curves
     assert drawn["plot_label_curve"][1][curves[0]].keys() == {0.1, 1.0}
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_the_most_confident_errors_come_first(
+    multi_label: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(result_views, "plot_grid", lambda *args: drawn.append(args))
+    targets = torch.tensor([0, 1, 2, 1])
+    scores = torch.tensor([[1.0, 2.0, -1.0], [0.0, 3.0, 0.0], [9.0, 0.0, 1.0], [-1.0, -2.0, -9.0]])
+    if multi_label:
+        targets = torch.eye(3, dtype=torch.int64)[targets]
+    pictures = torch.arange(4, dtype=torch.uint8)[:, None, None, None].expand(4, 3, 2, 2)
+    transform = input_transform(InputSpec.of_pictures(), DataSpec.of_pictures("a"), "auto")
+    splits = splits_in_memory(
+        pictures, targets, list("abcd"), dict.fromkeys(["train", "test"], torch.arange(4))
+    )
+    data = ProbeData(transform, splits, ["sea", "lake", "land"])
+    write_errors(tmp_path, data, "test", scores)
+    ((path, shown, titles),) = drawn
+    assert path == tmp_path / "errors.png"
+    assert [picture[0, 0, 0] for picture in shown] == [2, 0, 3]
+    expected = ["land\n→ sea", "sea\n→ lake", "lake\n→ sea"]
+    if multi_label:
+        expected = ["not there\nsea", "not there\nlake", "missed\nlake"]
+    assert titles == expected
+    write_errors(tmp_path, data, "test", 10 * torch.eye(3)[[0, 1, 2, 1]] - 5)
+    assert len(drawn) == 1  # no error, no picture
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".parquet"])

@@ -7,9 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image
 
-from models.run_report.evaluations import baseline_command, find_baseline
+import main_report
+from models.run_report import curves
+from models.run_report.baseline import baseline_command, find_baseline
 from models.run_report.interactive import scatter
 from models.run_report.page import Section, page, table
 from models.run_report.run_files import read_run
@@ -17,6 +21,7 @@ from models.run_report.writing import report_run, write_report
 from tests.references.run_folders import EVIL, write_pretraining
 from utils.errors import UserError
 
+FORMULA = "$\\frac{x$"  # as the name of a class; matplotlib would parse it, and fail
 SPACES = {"seco": ["all", "season", "synthetic"], "moco": ["synthetic"]}
 
 
@@ -42,8 +47,8 @@ class Tags(HTMLParser):
 def write_evaluation(folder: Path, backbone: str, accuracy: float) -> Path:
     folder.mkdir(parents=True)
     result = {"test/accuracy": accuracy, "test/accuracy_interval": [accuracy - 1, accuracy + 1]}
-    metrics = result | {"classes": ["A", EVIL], "test/confusion": [[3, 1], [0, 4]]}
-    metrics |= {"test/recall": {"A": 75.0, EVIL: None}}
+    metrics = result | {"classes": [FORMULA, EVIL], "test/confusion": [[3, 1], [0, 4]]}
+    metrics |= {"test/recall": {FORMULA: 75.0, EVIL: None}, "data": {"digest": "0123"}}
     shares = {"0.1": result | {"num_labelled": 5}, "1": result | {"test/accuracy": accuracy + 5}}
     metrics |= {"by_method": {"linear": shares}}
     arguments = {
@@ -75,7 +80,8 @@ def test_a_pretraining_is_reported_with_chance_and_nothing_leaves_the_file(
     for title in ("Is it training?", "Probes during the training", "Views", "Flags and versions"):
         assert title in text
     tags = Tags(text)
-    assert tags.tags.count("svg") == 2
+    assert tags.tags.count("svg") == 3
+    assert ">samples per second</text>" in text
     assert not tags.handlers
     assert all(value.startswith(("data:", "#")) for value in tags.loaded)
     assert "script" not in tags.tags  # readable without
@@ -90,8 +96,40 @@ def test_two_runs_share_their_curves_and_their_flags_are_compared(tmp_path: Path
     write_report([first, second], first / "report.html", SPACES)
     text = text_of(first)
     compared = text[text.index("What differs") : text.index("Is it training?</h2>")]
-    assert "learning_rate" in compared
-    assert "num_negatives" not in compared
+    assert re.findall(r"<td>(--.*?)</td>", compared) == ["--learning_rate"]
+
+
+@pytest.mark.usefixtures("laid_out")
+def test_no_legend_covers_a_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Figure] = []
+
+    def keep(figure: Figure, caption: str) -> str:
+        figures.append(figure)
+        return caption
+
+    monkeypatch.setattr(curves, "svg", keep)
+    runs = [read_run(write_pretraining(tmp_path / "pretrain" / f"version_{n}")) for n in range(2)]
+    for shown in (runs[:1], runs):
+        curves.curve_sections(shown, SPACES["seco"])
+    assert len(figures) == 6
+    boxes = []
+    for figure in figures:
+        FigureCanvasAgg(figure).draw()
+        for legend in figure.legends:
+            boxes.append(legend.get_window_extent())
+            assert not any(boxes[-1].overlaps(axes.get_window_extent()) for axes in figure.axes)
+        assert not any(axes.get_legend() for axes in figure.axes)
+    assert len(boxes) == 4  # a single run needs none for probes and speed
+
+
+def test_long_curves_are_means_of_neighbours() -> None:
+    values = np.random.default_rng(0).normal(size=4000)
+    rows = [{"step": float(step), "a": value} for step, value in enumerate(values)]
+    found = curves._points(rows, "a")
+    parts = [slice(first, first + 3) for first in range(0, 4000, 3)]
+    slow = [(np.arange(4000)[part].mean(), values[part].mean()) for part in parts]
+    np.testing.assert_allclose(found, slow)
+    np.testing.assert_array_equal(curves._points(rows[:1500], "a")[:, 1], values[:1500])
 
 
 def test_an_evaluation_stands_next_to_the_random_encoder(tmp_path: Path) -> None:
@@ -108,11 +146,40 @@ def test_an_evaluation_stands_next_to_the_random_encoder(tmp_path: Path) -> None
     assert "40.00 [39.0, 41.0]" in text
     assert "50.00 [49.0, 51.0]" in text
     assert EVIL not in text
+    assert f">{FORMULA}</text>" in text
     assert {"Labels and scores", "Classes", "Confusion"} <= set(re.findall(r"<h2>(.*?)</h2>", text))
     facts = json.loads((other / "results.json").read_text())
     facts["arguments"]["seed"] = 5
     (other / "results.json").write_text(json.dumps(facts))
     assert find_baseline(read_run(folder)) is None  # of another split
+    facts["arguments"]["seed"], facts["metrics"]["data"] = 4, {"digest": "4567"}
+    (other / "results.json").write_text(json.dumps(facts))
+    assert find_baseline(read_run(folder)) is None  # of other data under the same path
+
+
+def test_large_pictures_and_hundreds_of_classes_leave_a_page_small(tmp_path: Path) -> None:
+    folder = write_evaluation(tmp_path / "oscd-random" / "version_0", "random", 40.0)
+    facts = json.loads((folder / "results.json").read_text())
+    classes = [f"class {number:03d}" for number in range(300)]
+    recall = {name: float(number) / 3 for number, name in enumerate(classes)}
+    matrix = (np.eye(300) * 3 + np.eye(300, k=1)).tolist()
+    facts["metrics"] |= {"classes": classes, "test/recall": recall, "test/confusion": matrix}
+    (folder / "results.json").write_text(json.dumps(facts))
+    (folder / "maps").mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (300, 1700, 3), np.uint8)
+    for number in range(13):
+        Image.fromarray(noise).save(folder / "maps" / f"city_{number:02d}.png", compress_level=0)
+    write_report([folder], folder / "report.html", SPACES)
+    text = text_of(folder)
+    assert len(text) < 15e6
+    assert "The first 12 of 13." in text
+    assert text.count("data:image/jpeg") == 12
+    assert text.count("the 40 lowest of 300 classes") == 2
+    assert text.count(">class 039<") == 3  # a bar, a row and a column
+    assert ">class 040<" not in text
+    (folder / "maps" / "city_00.png").write_bytes(bytes(500_000))
+    with pytest.raises(UserError, match=r"city_00\.png is not a picture of a run"):
+        write_report([folder], folder / "report.html", SPACES)
 
 
 def test_a_run_that_is_still_going_is_reported(tmp_path: Path) -> None:
@@ -122,9 +189,30 @@ def test_a_run_that_is_still_going_is_reported(tmp_path: Path) -> None:
     (folder / "checkpoints").mkdir()
     (folder / "checkpoints/arguments.json").write_text(json.dumps(facts | {"finished": False}))
     write_report([folder], folder / "report.html", SPACES, follow=True)
-    assert "still going" in text_of(folder)
+    assert "not finished; last values written 20" in text_of(folder)
     assert "No step has been logged yet." in text_of(folder)
     assert '<meta http-equiv="refresh" content="60">' in text_of(folder)
+
+
+def test_following_ends_with_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_pretraining(tmp_path / "pretrain" / "version_0")
+    results = (folder / "results.json").read_text()
+    (folder / "results.json").write_text(results.replace("true", "false"))
+    with (folder / "metrics.csv").open("a") as file:
+        file.write("40,0,1.5")  # a line that is being written
+    waited: list[float] = []
+
+    def wait(seconds: float) -> None:
+        assert 'http-equiv="refresh"' in text_of(folder)
+        waited.append(seconds)
+        (folder / "results.json").write_text(results)
+
+    monkeypatch.setattr("main_report.time.sleep", wait)
+    assert main_report.main([str(folder), "--follow"]) == folder / "report.html"
+    assert waited == [60]
+    assert 'http-equiv="refresh"' not in text_of(folder)
+    with pytest.raises(UserError, match=r"last\.ckpt"):
+        main_report.main([str(folder), "--data_dir", str(tmp_path)])
 
 
 def test_what_is_no_run_or_damaged_is_refused(

@@ -142,7 +142,7 @@ def online_rows(run_dir: Path) -> list[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def probed(seco_root: Path, eurosat_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three epochs, with probes after the second and the last one."""
+    """Three epochs, with probes before them, after the second and the last one."""
     return pretrain(
         *(seco_root, tmp_path_factory.mktemp("probed"), "--max_epochs", "3"),
         *("--online_data_dir", str(eurosat_root), "--online_max_epochs", "2"),
@@ -159,9 +159,10 @@ def test_a_run_with_probes_ends_with_the_bits_of_one_without(
     assert online_rows(plain) == []
 
 
-def test_probes_come_every_few_epochs_and_after_the_last(probed: Path) -> None:
-    rows = online_rows(probed)
+def test_probes_come_at_first_every_few_epochs_and_after_the_last(probed: Path) -> None:
+    untrained, *rows = online_rows(probed)
     steps_per_epoch = 2
+    assert (untrained["step"], untrained["epoch"], untrained["train/loss"]) == ("0", "0", "")
     assert [(int(row["step"]) + 1) / steps_per_epoch for row in rows] == [2, 3]
     assert all(0 <= float(row["online/linear_accuracy"]) <= 100 for row in rows)
     results = (probed / "results.json").read_text()
@@ -207,5 +208,5 @@ def test_one_of_two_processes_probes_while_the_other_waits(
     assert done.stderr.count("reading EuroSAT") == 1
     assert "sync_dist" not in done.stderr
     (run_dir,) = (tmp_path / "probed").glob("pretrain-*/*")
-    (row,) = online_rows(run_dir)
+    _, row = online_rows(run_dir)
     assert f"{float(row['online/knn_accuracy']):.2f} %" in done.stderr  # not a mean with nothing

@@ -20,6 +20,10 @@ def write_pretraining(folder: Path, steps: int = 40, **flags: Any) -> Path:
     arguments = {"data_mode": "seco", "num_negatives": 64, "batch_size": 8, "note": EVIL} | flags
     facts = {"arguments": arguments, "versions": {"torch": "2.15"}, "finished": True}
     (folder / "results.json").write_text(json.dumps(facts | {"metrics": {"train/loss": 1.5}}))
+    with (folder / "timing.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["step", "learning_rate", "samples_per_s", "waiting_percent"])
+        rows.writerows([step, 0.1, 200 + step % 3, 4] for step in range(steps))
     with (folder / "metrics.csv").open("w", newline="") as file:
         names = [
             f"train/{kind}_{space}" for kind in ("loss", "accuracy", "spread") for space in range(3)
@@ -28,5 +32,5 @@ def write_pretraining(folder: Path, steps: int = 40, **flags: Any) -> Path:
         writer.writeheader()
         for step in range(steps):
             row = {"step": step, "epoch": 0} | dict.fromkeys(names, 1 + 1 / (1 + step))
-            writer.writerow(row | ({"online/knn_accuracy": 50 + step} if step % 20 == 19 else {}))
+            writer.writerow(row | ({"online/knn_accuracy": 50 + step} if step % 20 == 0 else {}))
     return folder

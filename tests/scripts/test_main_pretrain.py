@@ -15,8 +15,10 @@ from PIL import Image
 from datasets import seco_utils
 from main_pretrain import main, make_datamodule, make_model, parse_args
 from models.moco2_module import MocoV2
+from models.run_timing import TIMING
 from tests.references.pretraining import SMALL, assert_equal, pretrain, run_dirs, tensors
 from utils.errors import UserError
+from utils.history import read_history
 from utils.launch import World
 from utils.precision import PRECISIONS
 from utils.training import prepare
@@ -50,6 +52,7 @@ def test_a_run_leaves_whole_files(two_epochs: Path) -> None:
     assert {
         *("checkpoints/last.ckpt", "checkpoints/epoch=1.ckpt", "checkpoints/epoch=2.ckpt"),
         *("checkpoints/arguments.json", "views.png", "curves.png", "metrics.csv", "results.json"),
+        "timing.csv",
     } <= names
     assert any(name.startswith("events.out.tfevents") for name in names)
     assert not [name for name in names if "partial" in name]
@@ -59,6 +62,11 @@ def test_a_run_leaves_whole_files(two_epochs: Path) -> None:
     assert results["arguments"]["crop_size"] == 32
     assert results["arguments"]["precision"] in PRECISIONS  # not "auto"
     assert results["versions"]["torch"] == torch.__version__.split("+")[0] or "+" in str(results)
+    for row in read_history(two_epochs / TIMING):
+        assert row["samples_per_s"] > 0
+        assert row["learning_rate"] == pytest.approx(0.03)
+        assert 0 <= row["waiting_percent"] <= 100
+        assert 0.05 < row["peak_memory_gb"] < 100
     spaces = [f"train/{kind}_{s}" for s in range(3) for kind in ("loss", "accuracy", "spread")]
     assert set(spaces) <= results["metrics"].keys()
     of_spaces = [results["metrics"][f"train/loss_{space}"] for space in range(3)]
@@ -135,6 +143,8 @@ def test_a_checkpoint_alone_resumes_its_run_in_its_folder(
     assert_equal(tensors(two_epochs / "checkpoints/last.ckpt"), tensors(last))
     assert len(history(first)) == 2
     assert history(first) == history(two_epochs)
+    for run_dir in (first, two_epochs):
+        assert [row["step"] for row in read_history(run_dir / TIMING)] == [1, 3]
     assert (first / "views.png").stat().st_mtime_ns == views
 
 

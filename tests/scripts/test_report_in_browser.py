@@ -63,6 +63,14 @@ def test_the_figures_of_a_report_answer_without_an_error_or_a_request(tmp_path: 
         wait.until(lambda _: (image.get_attribute("src") or "").startswith("data:image/jpeg"))
         text = browser.find_element("css selector", ".hovered figcaption").text
         assert "2019-" in text
+        dark = {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", dark)
+        ink, fills = browser.execute_script(
+            "return [getComputedStyle(document.body).color, [...document.querySelectorAll("
+            "'svg text')].map(text => getComputedStyle(text).fill)]"
+        )
+        assert ink == "rgb(230, 237, 243)"  # light on dark, as every text of a figure
+        assert set(fills) == {ink}
         assert browser.get_log("browser") == []
         events = [
             json.loads(entry["message"])["message"] for entry in browser.get_log("performance")

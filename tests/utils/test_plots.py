@@ -8,12 +8,11 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
+from models.score_plots import plot_confusion, plot_per_class
 from utils.plots import (
     Views,
     draw_curves,
     draw_views,
-    plot_confusion,
-    plot_per_class,
     read_curves,
     running_mean,
 )
@@ -72,7 +71,7 @@ def test_confusion_picture_is_dark_where_the_shares_are(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("laid_out")
 def test_neither_title_nor_names_of_a_picture_are_cut_off(tmp_path: Path) -> None:
-    values = {"Land with " * 6 + "trees": 100.0, "Sea": 0.0, "Beach": float("nan")}
+    values = {"Land with " * 6 + "trees": 100.0, "$\\frac{$": 0.0, "Beach": float("nan")}
     plot_per_class(tmp_path / "classes.png", values, "A title of many words, " * 6)
     picture = np.asarray(Image.open(tmp_path / "classes.png").convert("L"))
     assert picture.std() > 5
