@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from models import embed_args as flags
 from utils.cli import run, share_cores
+from utils.config_file import with_config
 from utils.errors import UserError
 from utils.launch import planned_world
 from utils.launchers import launcher
@@ -41,11 +42,12 @@ if TYPE_CHECKING:
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     """Read the command line, or ``argv`` in tests."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    parser = flags.embed_parser(__doc__)
+    words = with_config(parser, argv)
     if "--neighbours" in words[:-1]:  # argparse takes a southern latitude for a flag
         at = words.index("--neighbours")
         words[at : at + 2] = [f"--neighbours={words[at + 1]}"]
-    return flags.embed_parser(__doc__).parse_args(words)
+    return parser.parse_args(words)
 
 
 def main(argv: Sequence[str] | None = None) -> list[Neighbour]:
