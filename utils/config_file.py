@@ -104,7 +104,7 @@ def _read(path: Path) -> dict[Any, Any]:
         reason = quoted(" ".join(str(error).split()) or type(error).__name__, 200)
         raise UserError(f"{path} cannot be read as YAML, {reason}: correct it") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path} holds no flags: write lines such as batch_size: 64")
+        raise UserError(f"{path} holds no flags: write lines of NAME: VALUE")
     return content
 
 

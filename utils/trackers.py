@@ -135,18 +135,19 @@ class _MlflowRun:
         from mlflow import MlflowClient
         from mlflow.entities import Param
 
-        store = Path(arguments["log_dir"]).absolute() / "mlflow.db"
-        self._client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store}")
+        log_dir, uri = Path(arguments["log_dir"]).absolute(), os.environ.get("MLFLOW_TRACKING_URI")
+        self._client = client = MlflowClient(uri or f"sqlite:///{log_dir}/mlflow.db")
         if run_id is None:
             project = os.environ.get("MLFLOW_EXPERIMENT_NAME", _PROJECT)
-            found = self._client.get_experiment_by_name(project)
-            experiment = found.experiment_id if found else self._client.create_experiment(project)
-            self.id = self._client.create_run(experiment, run_name=title).info.run_id
+            files = None if uri else f"{log_dir}/mlruns"  # else in the working directory
+            known = client.get_experiment_by_name(project)
+            experiment = known.experiment_id if known else client.create_experiment(project, files)
+            self.id = client.create_run(experiment, run_name=title).info.run_id
             params = [Param(name, str(value)) for name, value in arguments.items()]
-            self._client.log_batch(self.id, params=params)
+            client.log_batch(self.id, params=params)
         else:
             self.id = run_id
-            self._client.update_run(run_id, status="RUNNING")
+            client.update_run(run_id, status="RUNNING")
 
     def log(self, values: dict[str, Any], step: int) -> None:
         from mlflow.entities import Metric

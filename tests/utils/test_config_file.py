@@ -100,7 +100,7 @@ def test_an_unknown_choice_is_named_with_file_and_key(config: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ("", "holds no flags: write lines such as batch_size: 64"),
+        ("", "holds no flags: write lines of NAME: VALUE"),
         ("- batch_size", "holds no flags"),
         ("a: &a [1]\nb: *a", "cannot be read as YAML, it has an alias (*): correct it"),
         ("seed: 1\nseed: 2", "cannot be read as YAML, it has seed twice: correct it"),

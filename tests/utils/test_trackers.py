@@ -1,10 +1,11 @@
 """Runs of Weights & Biases (a stand-in, and offline) and of MLflow: each value arrives once."""
 
 import json
+import struct
 import sys
 from argparse import Namespace
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -57,21 +58,34 @@ def read_stand_in(folder: Path, run_id: str) -> History:
 
 def read_wandb(folder: Path, run_id: str) -> History:
     """Read the files that `wandb sync` would send."""
-    from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal.datastore import DataStore
+    from wandb.proto.wandb_internal_pb2 import Record
 
     history = []
     for path in sorted(folder.glob(f"wandb/offline-run-*/run-{run_id}.wandb")):
-        store, record = DataStore(), wandb_internal_pb2.Record()
-        store.open_for_scan(str(path))
-        while data := store.scan_data():
-            record.ParseFromString(data)
-            items = {
-                each.key or each.nested_key[0]: each.value_json for each in record.history.item
-            }
-            if "train/loss" in items:
-                history.append((int(items["_step"]), float(items["train/loss"])))
+        for data in wandb_records(path.read_bytes()):
+            items = Record.FromString(data).history.item
+            values = {each.nested_key[0]: float(each.value_json) for each in items}
+            if values:
+                history.append((int(values["_step"]), values["train/loss"]))
     return history
+
+
+def wandb_records(data: bytes) -> Iterator[bytes]:
+    """Parse LevelDB's log format, after a header of 7 bytes.
+
+    https://github.com/google/leveldb/blob/main/doc/log_format.md
+    """
+    at, record = 7, b""
+    while at + 7 <= len(data):
+        if (left := 2**15 - at % 2**15) < 7:
+            at += left
+            continue
+        size, kind = struct.unpack_from("<HB", data, at + 4)
+        record += data[at + 7 : at + 7 + size]
+        at += 7 + size
+        if kind in (1, 4):  # whole, or its last part
+            yield record
+            record = b""
 
 
 def read_mlflow(folder: Path, run_id: str) -> History:
