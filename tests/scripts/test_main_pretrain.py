@@ -265,7 +265,8 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(
     log_dir = tmp_path / "logs"
     flags = [*as_flags(data_dir=seco_root, log_dir=log_dir), *SMALL, "--dry_run"]
     trainer = main([*flags, *as_flags(max_epochs=9, save_every_n_epochs=4)])
-    plan = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines()[1:])
+    lines = capsys.readouterr().out.splitlines()
+    plan = dict(line.split(": ", 1) for line in lines if ": " in line)
     assert plan["data"] == f"6 samples in {seco_root}"
     assert plan["steps"] == "18 (9 epochs x 2)"
     assert trainer.global_step == 18

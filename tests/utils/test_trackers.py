@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -48,12 +48,15 @@ class StandIn:
 
 @pytest.fixture
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> StandIn:
-    monkeypatch.setitem(sys.modules, "wandb", StandIn())  # type: ignore[arg-type]
-    return sys.modules["wandb"]  # type: ignore[return-value]
+    module = StandIn()
+    monkeypatch.setitem(sys.modules, "wandb", cast(Any, module))
+    return module
 
 
 def read_stand_in(folder: Path, run_id: str) -> History:
-    return sys.modules["wandb"].received[run_id]  # type: ignore[attr-defined, no-any-return]
+    module: Any = sys.modules["wandb"]
+    received: History = module.received[run_id]
+    return received
 
 
 def read_wandb(folder: Path, run_id: str) -> History:
