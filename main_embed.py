@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from models import embed_args as flags
 from utils.cli import run, share_cores
+from utils.config_file import with_config
 from utils.errors import UserError
 from utils.launch import planned_world
 from utils.launchers import launcher
@@ -41,7 +42,8 @@ if TYPE_CHECKING:
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     """Read the command line, or ``argv`` in tests."""
-    return flags.embed_parser(__doc__).parse_args(argv)
+    parser = flags.embed_parser(__doc__)
+    return parser.parse_args(with_config(parser, argv))
 
 
 def main(argv: Sequence[str] | None = None) -> list[Neighbour]:

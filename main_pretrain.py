@@ -48,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> Trainer:
     started = time.perf_counter()
     args = parse_args(argv)
     flags.check_pretrain_flags(args)
+    from models.pretrain_plan import dry_run
     from models.pretrain_run import PretrainPictures, pretrain_trainer, write_pretrain_results
     from utils.locks import sole_run
     from utils.restored import fit
@@ -59,6 +60,8 @@ def main(argv: Sequence[str] | None = None) -> Trainer:
     for hint in datamodule.hints(args.num_negatives) if world.rank == 0 else ():
         print(hint, file=sys.stderr)
     model = make_model(args, datamodule, world)
+    if args.dry_run:
+        return dry_run(args, world, model, datamodule, len(datamodule.dataset))
     callbacks, evaluation = make_callbacks(args, world, datamodule)
     name = f"pretrain-{args.data_mode}-{args.base_encoder}"  # what is learned
     run_dir = resumed_run_dir(args) or run_dir_of_rank(args, name, world.rank)

@@ -17,6 +17,7 @@ Pre-training:
 - ``contrast.py``: Queue of keys, InfoNCE logits and moving average of weights.
 - ``bad_steps.py``: Undo, count and report training steps that are not finite; warn of a collapse.
 - ``moco2_module.py``: MoCo-v2 with one or several embedding spaces, as a LightningModule.
+- ``pretrain_plan.py``: The plan of a pre-training, with the measured speed of a few steps.
 - ``pretrain_run.py``: Trainer, pictures and results of a pre-training.
 - ``run_timing.py``: Learning rate, speed, waiting time and memory in ``timing.csv``.
 - ``ssl_online.py``: Probes of the encoder during a pre-training.

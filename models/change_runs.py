@@ -135,6 +135,7 @@ class ChangeTask:
         trainer = run_trainer(
             *("change detection", World(), arguments, folder, folder, origin, resumed),
             every_minutes=args.save_every_minutes,
+            loggers=args.logger,
         )
         loader = self._load(train, trainer, detector.seed, args.num_workers)
         if self.as_original:
@@ -147,7 +148,7 @@ class ChangeTask:
         best, threshold = detector.best, detector.threshold
         if not best.epoch:
             found = {name: value.item() for name, value in trainer.callback_metrics.items()}
-            found = found if folder is None else last_values(folder / METRICS)
+            found = last_values(folder / METRICS) if folder and trainer.loggers else found
             return {name: value for name, value in sorted(found.items()) if name.startswith("val/")}
         detector.load_best_state()
         if folder is not None:

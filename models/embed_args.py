@@ -5,6 +5,7 @@ from pathlib import Path
 
 from models.evaluation_args import add_encoder_args, check_encoder_source
 from utils.cli import GPUS_HELP, PRECISION_HELP
+from utils.config_file import CONFIG_HELP
 from utils.cores import available_cores
 from utils.errors import UserError
 from utils.files import check_can_write, check_checkpoint, check_exists
@@ -28,6 +29,7 @@ def embed_parser(description: str | None) -> Parser:
     _add_data_args(parser)
     add_encoder_args(parser)
     add = parser.group("output").add_argument
+    add("--config", type=Path, metavar="FILE", help=CONFIG_HELP)
     file = "File to write: .parquet (GeoParquet), .npz, or .tif for a raster."
     add("--save_path", type=Path, required=True, metavar="FILE", help=file)
     add("--dtype", choices=["float32", "float16"], default="float32", help="Type of the features.")

@@ -41,6 +41,7 @@ def evaluation_parser(description: str | None, batch_size: int, learning_rate: f
     parser = base_parser(
         description, max_epochs=100, batch_size=batch_size, learning_rate=learning_rate
     )
+    parser.set_defaults(logger=["csv"])
     add_encoder_args(parser)
     add = parser.group("model").add_argument
     norm = "How stored values become inputs (default: auto, as in the pre-training; under "

@@ -112,6 +112,8 @@ def add_pretrain_args(parser: Parser) -> None:
     failed = "Whether a checkpoint or log that cannot be written ends the run."
     add("--on_save_error", choices=["stop", "continue"], default="stop", help=failed)
     add("--log_every_n_steps", type=int, default=50, help="Steps between two logged values.")
+    plan = "Check data, disk and memory, measure a few steps, print the plan, and write nothing."
+    add("--dry_run", action="store_true", help=plan)
     add = parser.group("evaluation").add_argument
     online = "EuroSAT or BigEarthNet, on which the encoder is probed during the training."
     add("--online_data_dir", type=Path, help=online)

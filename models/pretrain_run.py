@@ -77,7 +77,8 @@ class PretrainPictures(Callback):
         if trainer.is_global_zero:
             for logger in trainer.loggers:
                 logger.save()
-            plot_training(self.folder / "curves.png", self.folder / METRICS, self.spaces)
+            if trainer.loggers:
+                plot_training(self.folder / "curves.png", self.folder / METRICS, self.spaces)
 
 
 def checkpoint_to_resume(args: Namespace, model: MocoV2, samples_per_step: int) -> Path | None:
@@ -109,7 +110,11 @@ def checkpoint_to_resume(args: Namespace, model: MocoV2, samples_per_step: int) 
 
 
 def pretrain_trainer(
-    args: Namespace, world: World, callbacks: Sequence[Callback], run_dir: Path | None
+    args: Namespace,
+    world: World,
+    callbacks: Sequence[Callback],
+    run_dir: Path | None,
+    max_steps: int = -1,
 ) -> Trainer:
     """Configure Lightning for a pre-training.
 
@@ -118,8 +123,10 @@ def pretrain_trainer(
         world: Processes of the run.
         callbacks: Callbacks besides those of every training.
         run_dir: Folder of the run; None logs and saves nothing.
+        max_steps: Steps after which it ends before its last epoch; -1 for all.
     """
     settings: dict[str, Any] = {"log_every_n_steps": args.log_every_n_steps, "benchmark": True}
+    settings["max_steps"] = max_steps
     if run_dir is not None:
         settings["profiler"] = waiting = Waiting()
         callbacks = [*callbacks, Timing(run_dir, waiting, args.resume_from_checkpoint)]
@@ -135,7 +142,7 @@ def pretrain_trainer(
         every_minutes=args.save_every_minutes,
         on_save_error=args.on_save_error,
         callbacks=callbacks,
-        tensorboard=True,
+        loggers=args.logger,
     )
 
 
@@ -161,8 +168,11 @@ def write_pretrain_results(
         space_names: Name of each embedding space.
         data: Numbers and digest that identify the data.
     """
-    # The trainer has no values of a run that was finished.
-    metrics: dict[str, Any] = dict(last_values(run_dir / METRICS))
+    metrics: dict[str, Any]
+    if trainer.loggers:  # the trainer has no values of a run that was finished
+        metrics = dict(last_values(run_dir / METRICS))
+    else:
+        metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
     metrics |= {"epochs": trainer.current_epoch, "steps": trainer.global_step}
     metrics |= {"bad_steps": bad_steps(trainer.lightning_module), "data": data}
     last = run_dir / "checkpoints" / "last.ckpt"

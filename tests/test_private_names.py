@@ -45,6 +45,7 @@ PRIVATE: dict[str, Callable[[], object]] = {
     "_ArgumentGroup": lambda: argparse,
     "_action_groups": ArgumentParser,
     "_actions": ArgumentParser,
+    "_add_action": ArgumentParser,
     "_get_help_string": lambda: argparse.HelpFormatter,
     "_option_string_actions": ArgumentParser,
     "_content": requests.Response,

@@ -13,6 +13,7 @@
 - ``collection.py``: Groups of files to download and unpack, and their command line.
 - ``images.py``: Pillow's errors for damaged images, and bits per channel.
 - ``flags.py``: Argument parser with one-line errors, and checks of values.
+- ``config_file.py``: Flags from a YAML file, and those of a run as such a file.
 - ``output.py``: A standard output that may become full or lose its reader.
 - ``cli.py``: Flags that the scripts share, and running a script to its exit code.
 - ``signals.py``: What a signal does that announces the end of a run.
@@ -37,6 +38,7 @@
 - ``checkpoint.py``: Write and check the checkpoints of a run.
 - ``save_checkpoints.py``: When a run saves: after epochs, by time and at signals.
 - ``run_log.py``: Values of a run in metrics.csv and for TensorBoard.
+- ``trackers.py``: The values of a run in Weights & Biases and in MLflow.
 - ``restored.py``: Resume a training only from the state that its run would have written.
 - ``resume.py``: Restore the flags of a run from the file next to its checkpoint.
 - ``distributed.py``: Exchange of tensors between processes.

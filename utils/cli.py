@@ -9,14 +9,16 @@ import threading
 import time
 import warnings
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
 from utils.augment_config import AugmentConfig
+from utils.config_file import CONFIG_HELP
 from utils.cores import available_cores, keep_freed_memory
-from utils.errors import LOST_PROCESS, has_lost_process, printable, sentence_of
+from utils.errors import LOST_PROCESS, UserError, has_lost_process, printable, sentence_of
 from utils.files import check_can_write, check_exists
 from utils.flags import Parser, check_not_negative, check_positive
 from utils.launchers import launched_rank
@@ -30,6 +32,8 @@ GROUPS = ("data", "views", "model", "training", "devices", "evaluation", "output
 PROTOCOL_HELP = "paper restores the choices of the original, see docs/differences.md."
 GPUS_HELP = "GPUs on each machine, 0 for the CPU (default: 1 if there is a GPU, else 0)."
 PRECISION_HELP = "Floating-point type of the arithmetic; auto takes bf16 where the device has it."
+TRACKERS = ("wandb", "mlflow")  # names of their packages, too
+LOGGERS = ("csv", "tensorboard", *TRACKERS, "none")
 
 
 def base_parser(
@@ -67,6 +71,10 @@ def base_parser(
     add("--accelerator", choices=["dp", "ddp"], help="Spelling of 2021; both run as ddp.")
     add("--precision", choices=["auto", *PRECISIONS], default="auto", help=PRECISION_HELP)
     add = parser.group("output").add_argument
+    add("--config", type=Path, metavar="FILE", help=CONFIG_HELP)
+    places = "Where values are logged, always in metrics.csv unless none."
+    loggers = ["csv", "tensorboard"]
+    add("--logger", nargs="+", choices=LOGGERS, default=loggers, metavar="NAME", help=places)
     add("--log_dir", type=Path, default=Path("logs"), help="Folder in which a run gets its own.")
     add("--debug", action="store_true", help="Write neither logs nor checkpoints.")
     add("--no_report", action="store_true", help="Write no report.html at the end.")
@@ -80,6 +88,17 @@ def check_base_flags(args: Namespace) -> None:
     check_exists("data_dir", args.data_dir)
     if not args.debug:
         check_can_write("log_dir", args.log_dir, is_folder=True)
+        _check_loggers(args.logger)
+
+
+def _check_loggers(names: Sequence[str]) -> None:
+    """Refuse trackers that are not installed."""
+    if "none" in names and len(names) > 1:
+        raise UserError("--logger none excludes the other loggers: leave it out")
+    for name in TRACKERS:
+        # Without an origin it is a folder of that name, as wandb leaves one.
+        if name in names and getattr(find_spec(name), "origin", None) is None:
+            raise UserError(f"--logger {name} is not installed: use pip install {name}")
 
 
 def trainer_kwargs(args: Namespace) -> dict[str, Any]:

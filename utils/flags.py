@@ -87,30 +87,30 @@ class Parser(argparse.ArgumentParser):
             # The rule of argparse: a negative number is a value.
             is_flag = re.match(r"-[^\d.]", token) is not None and " " not in token
             if is_flag and name not in self._option_string_actions:
-                self.error(f"{quoted(name, 40)} is not a flag{self._suggestion(name)}")
+                self.error(f"{quoted(name, 40)} is not a flag{self.suggestion(name)}")
         return super().parse_known_args(args, namespace)
 
     def parse_given(self, argv: Sequence[str] | None = None) -> dict[str, Any]:
         """Return only the flags that are on the command line, without any defaults."""
         unset = object()
-        parsed = self.parse_args(argv, Namespace(**dict.fromkeys(self._names(), unset)))
+        parsed = self.parse_args(argv, Namespace(**dict.fromkeys(self.flags(), unset)))
         return {name: value for name, value in vars(parsed).items() if value is not unset}
 
     def with_defaults(self, given: dict[str, Any]) -> Namespace:
         """Return all flags: the given ones, and the defaults of the others."""
-        return Namespace(**{name: self.get_default(name) for name in self._names()} | given)
+        return Namespace(**{name: self.get_default(name) for name in self.flags()} | given)
 
     def error(self, message: str) -> NoReturn:
         """Raise the message as a ``UserError``."""
         shown = quoted(_SECRET.split(message)[0], 500)
         raise UserError(f"{shown} See --help" if shown.endswith("?") else f"{shown}; see --help")
 
-    def _names(self) -> list[str]:
-        # See ``group``.
-        return [action.dest for action in self._actions if action.dest != "help"]
+    def flags(self) -> dict[str, argparse.Action]:
+        """Return the flags by name, without dashes."""
+        return {each.dest: each for each in self._actions if each.dest != "help"}  # see ``group``
 
-    def _suggestion(self, name: str) -> str:
-        """Return the most similar flag as a question, or an empty string."""
+    def suggestion(self, name: str) -> str:
+        """Return the flag that is most similar to a name as a question, or an empty string."""
         known = [each[2:] for each in self._option_string_actions if each[2:]]  # see ``group``
         wanted = name.lstrip("-").replace("-", "_").lower()
         guesses = [wanted, *(flag for flag, names in _SYNONYMS.items() if wanted in names.split())]

@@ -2,13 +2,15 @@
 
 import json
 import sys
-from argparse import SUPPRESS, Action, ArgumentParser, BooleanOptionalAction, Namespace
+from argparse import SUPPRESS, ArgumentParser, Namespace
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from utils.config_file import NOT_KEPT, as_words, with_config, write_config
 from utils.errors import UserError, printable, quoted
 from utils.files import check_checkpoint
+from utils.flags import Parser
 from utils.launchers import launched_rank
 from utils.report import provenance, run_dir_of_rank, write_json
 
@@ -19,7 +21,7 @@ ARGUMENTS = "arguments.json"  # next to the checkpoints, as ``utils.report.prove
 MAY_CHANGE = {
     *("data_dir", "num_workers", "batch_size", "gpus", "accelerator", "num_nodes"),
     *("num_processes", "precision", "max_epochs", "log_dir", "debug", "no_report"),
-    *("save_every_minutes", "resume", "resume_from_checkpoint"),
+    *("save_every_minutes", "resume", "resume_from_checkpoint", "config", "logger", "dry_run"),
 }
 # A flag that one script alone has, in the order in which they are looked for.
 _SCRIPTS = {
@@ -28,26 +30,17 @@ _SCRIPTS = {
     "num_classes": "main_bigearthnet.py",
     "pos_weight": "main_oscd.py",
 }
-# These belong to one start, not to the run.
-_NOT_KEPT = {
-    "log_dir",
-    "debug",
-    "no_report",
-    "resume",
-    "resume_from_checkpoint",
-    "save_predictions",
-}
 # These name the repetition of a checkpoint; earlier versions stored the values of the whole run.
 _REPETITION = {"num_seeds", "seed", "train_frac", "method"}
 
 
 def with_flags_of_run(
-    parser: ArgumentParser,
+    parser: Parser,
     argv: Sequence[str] | None,
     may_change: Collection[str] = (),
     runs: str | None = None,
 ) -> list[str]:
-    """Put the stored flags of the run to resume before those of ``argv``.
+    """Put the stored flags of the run to resume before those of ``--config`` and ``argv``.
 
     Args:
         parser: Parser of the script; it checks stored flags as it checks given ones.
@@ -63,7 +56,7 @@ def with_flags_of_run(
         UserError: A flag contradicts the run.
         SystemExit: ``--resume auto`` found a finished run.
     """
-    given = list(sys.argv[1:] if argv is None else argv)
+    given = with_config(parser, argv)
     flags = _resume_flags(parser, given)
     path: Path | None = flags.get("resume_from_checkpoint")
     is_auto = flags.get("resume") == "auto" and path is None and "--debug" not in given
@@ -143,11 +136,22 @@ def evaluation_run_dir(args: Namespace, name: str, rank: int) -> Path | None:
         return found
     run_dir = run_dir_of_rank(args, name, rank)
     if run_dir is not None and rank == 0:
-        write_json(run_dir / ARGUMENTS, provenance(args))
+        write_flags(run_dir, provenance(args))
     return run_dir
 
 
-def _resume_flags(parser: ArgumentParser, given: Sequence[str]) -> dict[str, Any]:
+def write_flags(folder: Path, origin: dict[str, Any]) -> None:
+    """Write the flags of a run, to resume it and, as ``config.yaml``, to repeat it.
+
+    Args:
+        folder: Folder to write into.
+        origin: Arguments, versions and commit of the run.
+    """
+    write_json(folder / ARGUMENTS, origin)
+    write_config(folder, origin.get("arguments", {}))
+
+
+def _resume_flags(parser: Parser, given: Sequence[str]) -> dict[str, Any]:
     """Return only the flags that name what is resumed."""
     only = ArgumentParser(add_help=False, allow_abbrev=False, argument_default=SUPPRESS)
     only.add_argument("--resume_from_checkpoint", type=Path, nargs="?")
@@ -157,7 +161,7 @@ def _resume_flags(parser: ArgumentParser, given: Sequence[str]) -> dict[str, Any
 
 
 def _with_flags_of_grid(
-    parser: ArgumentParser, run_dir: Path, given: Sequence[str], may_change: Collection[str]
+    parser: Parser, run_dir: Path, given: Sequence[str], may_change: Collection[str]
 ) -> list[str]:
     """Put the stored flags of an evaluation before the given ones; leave if it is finished."""
     may_change = {*may_change, "num_seeds"}
@@ -171,7 +175,7 @@ def _with_flags_of_grid(
 
 
 def _checked_flags(
-    parser: ArgumentParser,
+    parser: Parser,
     file: Path,
     given: Sequence[str],
     may_change: Collection[str],
@@ -200,12 +204,10 @@ def _checked_flags(
     return stored
 
 
-def _stored_flags(
-    parser: ArgumentParser, file: Path, *, is_grid: bool
-) -> tuple[list[str], set[str]]:
+def _stored_flags(parser: Parser, file: Path, *, is_grid: bool) -> tuple[list[str], set[str]]:
     """Return the flags of a run as a command line, and those that name only its repetition."""
     arguments = _read_arguments(file)
-    actions = {action.dest: action for action in parser._actions}  # argparse has no public list
+    actions = parser.flags()
     for name, script in _SCRIPTS.items():
         if name in arguments and name not in actions:
             raise UserError(f"{file} is of a run of {script}: resume it with that script")
@@ -213,8 +215,8 @@ def _stored_flags(
     stored = [
         word
         for name, value in arguments.items()
-        if name in actions and name not in repeated | _NOT_KEPT and value is not None
-        for word in _as_flag(actions[name], value)
+        if name in actions and name not in repeated | NOT_KEPT and value is not None
+        for word in as_words(actions[name], value)
     ]
     return stored, set(repeated)
 
@@ -272,18 +274,6 @@ def _read_arguments(path: Path) -> dict[str, Any]:
     if not isinstance(arguments, dict):
         raise UserError(f"{path} does not hold the flags of a run: move it away, and give them all")
     return arguments
-
-
-def _as_flag(action: Action, value: Any) -> list[str]:
-    """Write a stored value as words of a command line."""
-    flag = action.option_strings[0]
-    if isinstance(action, BooleanOptionalAction):
-        return [flag if value else action.option_strings[1]]
-    if action.nargs == 0:
-        return [flag] if value else []
-    if action.nargs is None:
-        return [f"{flag}={value}"]
-    return [flag, *map(str, value if isinstance(value, list) else [value])]
 
 
 def _shown(value: Any) -> str:

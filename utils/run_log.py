@@ -10,7 +10,7 @@ from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
@@ -18,6 +18,9 @@ from tqdm import tqdm
 
 from utils.errors import os_error_sentence
 from utils.files import WriteError, written_whole
+
+if TYPE_CHECKING:
+    from utils.trackers import Tracker
 
 METRICS = "metrics.csv"
 Row = Mapping[str, float | str]
@@ -34,6 +37,7 @@ class RunLog(Logger):
         rows: Rows of the resumed run, which replace those in the file.
         file: Name of the file.
         tensorboard: Also write events for TensorBoard.
+        trackers: Also send the values there, after they are in the file.
         first_step: Step after which a resumed run logs; TensorBoard drops later ones. None for a
             new run.
         on_error: ``stop`` raises a ``WriteError``, ``continue`` prints it.
@@ -48,6 +52,7 @@ class RunLog(Logger):
         *,
         file: str = METRICS,
         tensorboard: bool = False,
+        trackers: "Sequence[Tracker]" = (),
         first_step: int | None = None,
         on_error: str = "stop",
     ) -> None:
@@ -55,6 +60,7 @@ class RunLog(Logger):
         self.path, self.on_error = folder / file, on_error
         self._columns: list[str] = []  # those in the file
         self._rows = list(rows)  # not in the file yet
+        self._trackers = trackers
         events = f"events.out.tfevents.{time.time():010.0f}.{socket.gethostname()}.{os.getpid()}"
         self._events_path = folder / events if tensorboard else None
         self._events = io.BytesIO()  # not in the file yet
@@ -81,6 +87,8 @@ class RunLog(Logger):
         if self._events_path is not None:
             values = [{"tag": tag, "simple_value": value} for tag, value in metrics.items()]
             self._add_event(step or 0, summary={"value": values})
+        for tracker in self._trackers:
+            tracker.add(metrics, step or 0)
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *_: Any, **__: Any) -> None:
         """Flags are in ``arguments.json``."""
@@ -102,6 +110,8 @@ class RunLog(Logger):
     def finalize(self, status: str) -> None:
         with suppress(*([WriteError] if status == "failed" else [])):  # the run has its own error
             self._write()
+        for tracker in self._trackers:
+            tracker.finish(is_complete=status != "failed")
 
     def _write(self) -> None:
         if self._rows:
@@ -117,6 +127,8 @@ class RunLog(Logger):
             self._events_path.parent.mkdir(parents=True, exist_ok=True)
             _append(self._events_path, self._events.getvalue())
             self._events = io.BytesIO()
+        for tracker in self._trackers:
+            tracker.send()
 
     def _add_event(self, step: int = 0, **content: Any) -> None:
         from tensorboard.compat.proto.event_pb2 import Event

@@ -16,8 +16,7 @@ from tqdm import tqdm
 from utils.distributed import gather
 from utils.errors import UserError
 from utils.files import WriteError, remove_abandoned, remove_partials, written_whole
-from utils.report import write_json
-from utils.resume import ARGUMENTS, LAST, PREVIOUS
+from utils.resume import LAST, PREVIOUS, write_flags
 from utils.signals import Hold
 
 _SAVE, _STOP = 1, 2
@@ -78,7 +77,7 @@ class SaveCheckpoints(Checkpoint):
                 "machines share"
             )
         if trainer.is_global_zero:
-            write_json(self.folder / ARGUMENTS, self.origin)
+            write_flags(self.folder, self.origin)
             for name in (LAST, PREVIOUS):
                 remove_partials(self.folder / name)  # of a run that was killed while it wrote
             if self.resumed is not None:

@@ -12,7 +12,7 @@ from pytorch_lightning.loggers import Logger
 from tqdm import tqdm
 
 from utils.checkpoint import read_checkpoint
-from utils.cli import trainer_kwargs
+from utils.cli import TRACKERS, trainer_kwargs
 from utils.end_together import EndTogether
 from utils.history import rows_before
 from utils.launch import World, launch_kwargs, planned_world
@@ -21,6 +21,7 @@ from utils.progress import progress
 from utils.report import provenance
 from utils.run_log import RunLog
 from utils.save_checkpoints import SaveCheckpoints
+from utils.trackers import Tracker
 
 
 def prepare(args: Namespace) -> World:
@@ -44,7 +45,7 @@ def run_trainer(
     every_minutes: float | None = None,
     on_save_error: str = "stop",
     callbacks: Sequence[Callback] = (),
-    tensorboard: bool = False,
+    loggers: Sequence[str] = ("csv",),
 ) -> Trainer:
     """Configure a trainer that takes the order of the samples as the loader gives it.
 
@@ -60,7 +61,7 @@ def run_trainer(
         every_minutes: See ``SaveCheckpoints``.
         on_save_error: ``stop`` or ``continue``, if a checkpoint or a log cannot be written.
         callbacks: Further callbacks.
-        tensorboard: Also write the values of metrics.csv for TensorBoard.
+        loggers: Values of ``--logger``: where values are logged besides metrics.csv, or none.
     """
     together = EndTogether()
     added: list[Callback] = [together, SampleProgress(description), *callbacks]
@@ -71,12 +72,20 @@ def run_trainer(
             )
         )
     log: Logger | None = None
-    if folder is not None:
+    if folder is not None and "none" not in loggers:
         checkpoint = read_checkpoint(resumed) if resumed else {}
         done: int | None = checkpoint.get("global_step")
         is_first = world.rank == 0  # it alone writes
         rows = rows_before(resumed, checkpoint) if resumed and is_first else ()
-        log = RunLog(folder, rows, tensorboard=tensorboard, first_step=done, on_error=on_save_error)
+        flags = (origin or {}).get("arguments", {})
+        chosen = [name for name in TRACKERS if name in loggers and is_first]
+        log = RunLog(
+            *(folder, rows),
+            tensorboard="tensorboard" in loggers,
+            trackers=[Tracker(name, folder, flags, rows) for name in chosen],
+            first_step=done,
+            on_error=on_save_error,
+        )
     trainer = Trainer(
         **{"log_every_n_steps": 1, **arguments, **launch_kwargs(world)},
         logger=log or False,
@@ -130,6 +139,7 @@ def make_trainer(
     return run_trainer(
         *(description, world, arguments, folder, checkpoints, origin, resumed),
         every_minutes=minutes,
+        loggers=args.logger,
     )
 
 

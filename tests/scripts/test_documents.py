@@ -38,9 +38,9 @@ COMMANDS = sorted(
     }
 )
 DOWNLOADER = "datasets/seco_downloader.py"
-# Flags that pages name and that belong to torchrun, srun and sbatch.
+# Flags that pages name and that belong to torchrun, srun, sbatch and mlflow.
 OF_OTHERS = {"--nproc_per_node", "--nodes", "--ntasks-per-node", "--signal", "--array"}
-OF_OTHERS |= {"--gpus-per-node", "--max-restarts"}
+OF_OTHERS |= {"--gpus-per-node", "--max-restarts", "--backend-store-uri"}
 OURS = r"(?:benchmarks|checkpoints|datasets|docs|examples|models|utils)"
 
 

@@ -116,8 +116,8 @@ def test_a_probe_leaves_results_pictures_and_predictions(
     written = json.loads((run_dir / "results.json").read_text())
     assert written["metrics"] == json.loads(json.dumps(metrics))
     assert sorted(path.name for path in run_dir.iterdir()) == [
-        *("arguments.json", "average_precision.png", "errors.png", "label_efficiency.png"),
-        *("report.html", "results.json"),
+        *("arguments.json", "average_precision.png", "config.yaml", "errors.png"),
+        *("label_efficiency.png", "report.html", "results.json"),
     ]
     assert Image.open(run_dir / "label_efficiency.png").width > 300
     assert list(metrics["by_train_frac"]) == ["0.8", "1"]

@@ -92,8 +92,8 @@ def test_run_leaves_results_split_and_picture(
     assert written["metrics"] == json.loads(json.dumps(metrics))
     assert written["arguments"]["num_seeds"] == 2
     assert sorted(path.name for path in run_dir.iterdir()) == [
-        *("arguments.json", "confusion.png", "errors.png", "report.html", "results.json"),
-        *("test.txt", "train.txt", "val.txt"),
+        *("arguments.json", "config.yaml", "confusion.png", "errors.png", "report.html"),
+        *("results.json", "test.txt", "train.txt", "val.txt"),
     ]
     assert Image.open(run_dir / "confusion.png").width > 300
     assert [metrics[f"num_{split}"] for split in ("train", "val", "test")] == [60, 20, 20]
@@ -335,7 +335,7 @@ def test_every_method_and_share_is_measured(curve: tuple[Any, Path]) -> None:
     assert results["lbfgs"]["1"].items() <= metrics.items()
     assert metrics["num_labelled"] == 60
     (run_dir,) = logs.glob("eurosat-random/*")
-    files = ["arguments.json", "confusion.png", "errors.png", "label_efficiency.png"]
+    files = ["arguments.json", "config.yaml", "confusion.png", "errors.png", "label_efficiency.png"]
     files += ["report.html", "results.json", "test.txt", "train.txt", "val.txt"]
     assert sorted(path.name for path in run_dir.iterdir()) == files
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from argparse import Namespace
 from pathlib import Path
@@ -17,6 +18,7 @@ from main_pretrain import main, make_datamodule, make_model, parse_args
 from models.moco2_module import MocoV2
 from models.run_timing import TIMING
 from tests.references.pretraining import SMALL, assert_equal, pretrain, run_dirs, tensors
+from tests.references.script import as_flags
 from utils.errors import UserError
 from utils.history import read_history
 from utils.launch import World
@@ -40,10 +42,12 @@ def two_epochs(seco_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 def test_odd_views_in_batches_of_two_train(seco_root: Path, tmp_path: Path) -> None:
-    flags = ["--batch_size", "2", "--crop_size", "33", "--max_epochs", "1"]
+    flags = ["--batch_size", "2", "--crop_size", "33", "--max_epochs", "1", "--logger", "none"]
     run_dir = pretrain(seco_root, tmp_path, *flags)
     results = json.loads((run_dir / "results.json").read_text())
     assert results["metrics"]["steps"] == 3
+    assert results["metrics"]["train/loss"] > 0
+    assert not [*run_dir.glob("metrics.csv"), *run_dir.glob("events*")]
     assert np.load(run_dir / "views.png").shape[1:4] == (2, 33, 33)
 
 
@@ -86,10 +90,12 @@ def test_the_checkpoint_holds_plain_values_and_the_input_contract(two_epochs: Pa
 
 
 @pytest.mark.difference("seed")
-def test_two_identical_runs_end_with_the_same_bits(
-    two_epochs: Path, seco_root: Path, tmp_path: Path
+def test_a_run_is_repeated_from_its_config_to_the_same_bits(
+    two_epochs: Path, tmp_path: Path
 ) -> None:
-    again = pretrain(seco_root, tmp_path, "--max_epochs", "2", "--num_workers", "2")
+    config = two_epochs / "checkpoints/config.yaml"
+    main(["--config", str(config), "--log_dir", str(tmp_path), "--num_workers", "2"])
+    (again,) = run_dirs(tmp_path)
     assert_equal(
         tensors(two_epochs / "checkpoints/last.ckpt"), tensors(again / "checkpoints/last.ckpt")
     )
@@ -100,6 +106,20 @@ def model_of(data_dir: Path, *flags: str) -> MocoV2:
     args = parse_args(["--data_dir", str(data_dir), *SMALL, *flags])
     world = prepare(args)
     return make_model(args, make_datamodule(args, world), world)
+
+
+def test_a_config_is_compared_with_the_run_that_is_resumed(
+    two_epochs: Path, tmp_path: Path
+) -> None:
+    config = tmp_path / "run.yaml"
+    flags = ["--config", str(config), "--resume", "auto"]
+    config.write_text(f"max_epochs: 3\nnum_workers: 1\nlog_dir: {two_epochs.parents[1]}\n")
+    args = parse_args(flags)
+    assert (args.max_epochs, args.num_workers, args.batch_size) == (3, 1, 3)
+    assert args.resume_from_checkpoint == two_epochs / "checkpoints/last.ckpt"
+    config.write_text("softmax_temperature: 0.5\n")
+    with pytest.raises(UserError, match=r"--softmax_temperature 0\.5 contradicts the run of"):
+        parse_args([*flags, "--log_dir", str(two_epochs.parents[1])])
 
 
 def test_another_seed_starts_elsewhere(seco_root: Path) -> None:
@@ -136,6 +156,7 @@ def test_a_checkpoint_alone_resumes_its_run_in_its_folder(
     main(["--resume_from_checkpoint", str(last), "--max_epochs", "2"])
     assert sorted(path.name for path in last.parent.iterdir()) == [
         "arguments.json",
+        "config.yaml",
         "last.ckpt",
         "previous.ckpt",
     ]
@@ -241,6 +262,33 @@ def test_twelve_bands_train_once_their_quantiles_are_known(seco_root: Path, tmp_
     run_dir = pretrain(copy, tmp_path / "logs", *flags)
     state = tensors(run_dir / "checkpoints/last.ckpt")
     assert state["encoder_q.0.weight"].shape[1] == 4
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(
+    two_epochs: Path,
+    seco_root: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    log_dir = tmp_path / "logs"
+    flags = [*as_flags(data_dir=seco_root, log_dir=log_dir), *SMALL, "--dry_run"]
+    trainer = main([*flags, *as_flags(max_epochs=9, save_every_n_epochs=4)])
+    lines = capsys.readouterr().out.splitlines()
+    plan = dict(line.split(": ", 1) for line in lines if ": " in line)
+    assert plan["data"] == f"6 samples in {seco_root}"
+    assert plan["steps"] == "18 (9 epochs x 2)"
+    assert trainer.global_step == 18
+    assert "measured on 15 steps" in plan["speed"]
+    size = (two_epochs / "checkpoints/last.ckpt").stat().st_size
+    count, found = map(float, re.findall(r"([\d.]+) (?:checkpoints|GB;)", plan["disk"]))
+    assert count == 2 + 2
+    assert found == pytest.approx(size / 1e9, rel=0.1)
+    assert float(plan["time"].split()[0]) < 1
+    monkeypatch.setattr("shutil.disk_usage", lambda _: Namespace(free=size))
+    with pytest.raises(UserError, match=r"GB free, but 0\.\d GB are needed: free"):
+        main([*flags, "--max_epochs", "200"])
+    assert not list(tmp_path.iterdir())
 
 
 # --- flags ------------------------------------------------------------------------------------

@@ -158,6 +158,8 @@ REFUSED = [
     (f"{PRETRAIN} . --image_list {NOWHERE}", f"--image_list {NOWHERE} does not exist"),
     (f"{PRETRAIN} . --online_data_dir {NOWHERE}", f"--online_data_dir {NOWHERE} does not"),
     (f"{PRETRAIN} . --resume_from_checkpoint {NOWHERE}", f"_checkpoint {NOWHERE} does not"),
+    (f"{PRETRAIN} . --config {NOWHERE}", f"--config {NOWHERE} does not exist"),
+    (f"{PRETRAIN} . --logger none csv", "--logger none excludes the other loggers"),
     (f"{PRETRAIN} . --batch_size 1", "--batch_size and --bn_group_size cannot be 1"),
     (f"{EUROSAT} . --backbone_type pretrain", "--backbone_type pretrain needs --ckpt_path"),
     (f"{EUROSAT} . --ckpt_path x", "not read with --backbone_type imagenet: add --backbone_"),

@@ -1,0 +1,130 @@
+"""Flags from a YAML file, and the flags of a run as such a file."""
+
+import json
+import sys
+from argparse import Action, ArgumentParser, BooleanOptionalAction
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from utils.errors import UserError, quoted
+from utils.files import check_exists, read_file, read_list, written_whole
+from utils.flags import Parser
+
+CONFIG = "config.yaml"
+CONFIG_HELP = "YAML file with values of flags (batch_size: 64); the command line wins."
+# Flags of one start, not of the work: a file that says them would change what is resumed.
+OF_A_START = {"config", "resume", "resume_from_checkpoint"}
+# A run does not keep these either: where it writes, and whether.
+NOT_KEPT = OF_A_START | {"debug", "dry_run", "log_dir", "no_report", "save_predictions"}
+_MAX_BYTES = 2**16
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain values only; neither aliases, by which a small file becomes huge, nor repeated keys."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it has an alias (*)")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        if repeated := [str(key) for number, key in enumerate(keys) if key in keys[:number]]:
+            raise yaml.YAMLError(f"it has {quoted(repeated[0])} twice")
+        return super().construct_mapping(node, deep)
+
+
+def with_config(parser: Parser, argv: Sequence[str] | None) -> list[str]:
+    """Put the flags in the file of ``--config`` before those of the command line, which win.
+
+    Args:
+        parser: Parser of the script, which checks each value of the file by its flag.
+        argv: Command line, or None for that of the process.
+
+    Raises:
+        UserError: The file cannot be read, or has an unknown flag or a value of another type.
+    """
+    given = list(sys.argv[1:] if argv is None else argv)
+    only = ArgumentParser(add_help=False, allow_abbrev=False)
+    only.add_argument("--config", type=Path, nargs="?")
+    path = only.parse_known_args(given)[0].config
+    if path is None:
+        return given
+    check_exists("config", path)
+    words = []
+    for key, value in _read(path).items():
+        name, flag = f"{path}: {quoted(str(key), 40)}", parser.flags().get(key)
+        if key in OF_A_START:
+            raise UserError(f"{name} belongs to one start: give it on the command line")
+        if flag is None:
+            raise UserError(f"{name} is not a flag{parser.suggestion(str(key))}")
+        words += _checked(flag, value, name)
+    return [*words, *given]
+
+
+def write_config(folder: Path, arguments: Mapping[str, Any]) -> None:
+    """Write the flags of a run as a file for ``--config``, which repeats it.
+
+    Args:
+        folder: Folder of the file.
+        arguments: All flags of the run by name; those that are None were not given.
+    """
+    kept = {k: value for k, value in arguments.items() if k not in NOT_KEPT and value is not None}
+    plain = json.loads(json.dumps(kept, default=str))
+    with written_whole(folder / CONFIG) as partial:
+        partial.write_text("# --config reads these flags of the run.\n" + yaml.safe_dump(plain))
+
+
+def as_words(flag: Action, value: Any) -> list[str]:
+    """Return a value as words of a command line.
+
+    Args:
+        flag: Flag that takes it.
+        value: Plain value, or a list of them.
+    """
+    name = flag.option_strings[0]
+    if isinstance(flag, BooleanOptionalAction):
+        return [name if value else flag.option_strings[1]]
+    if flag.nargs == 0:
+        return [name] if value else []
+    if flag.nargs is None:
+        return [f"{name}={value}"]
+    return [name, *map(str, value if isinstance(value, list) else [value])]
+
+
+def _read(path: Path) -> dict[Any, Any]:
+    text = read_list(read_file(path, _MAX_BYTES), path)
+    try:
+        content = yaml.load(text, _Loader)
+    # PyYAML lets errors of its conversions through, such as KeyError for "!!bool maybe".
+    except Exception as error:
+        reason = quoted(" ".join(str(error).split()) or type(error).__name__, 200)
+        raise UserError(f"{path} cannot be read as YAML, {reason}: correct it") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no flags: write lines of NAME: VALUE")
+    return content
+
+
+def _checked(flag: Action, value: Any, name: str) -> list[str]:
+    """Return the value as words, which its flag alone accepts."""
+    is_switch = flag.nargs == 0 or isinstance(flag, BooleanOptionalAction)
+    if value is None:
+        return []  # as in arguments.json
+    if is_switch and not isinstance(value, bool):
+        raise UserError(f"{name} must be true or false, not {quoted(str(value))}")
+    values = value if isinstance(value, list) else [value]
+    is_plain = all(type(each) in (str, int, float) for each in values)
+    if not is_switch and (not is_plain or (flag.nargs is None and values is value)):
+        what = "a value" if flag.nargs is None else "values"
+        raise UserError(f"{name} must be {what}, not {quoted(str(value))}")
+    alone, words = Parser(), as_words(flag, value)
+    alone._add_action(flag)  # argparse has no public way to check a single flag
+    try:
+        alone.parse_args(words)
+    except UserError as error:
+        reason = str(error).removeprefix(f"argument {flag.option_strings[0]}: ")
+        raise UserError(f"{name}: {reason}") from error
+    return words
