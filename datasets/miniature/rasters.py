@@ -60,7 +60,7 @@ def write_dates(root: Path, number: int, *, seed: int, size: int) -> None:
         weather = replace(draw_weather(rng, grid.latitude, date), snow=0.0)
         images = observe(rng, canvas, weather, _BANDS)
         stack = np.stack([to_dn(images[band])[:size, :size] for band in _BANDS])
-        (folder / f"{name}.tif").write_bytes(encode_geotiff(stack, place | _named(date)))
+        (folder / f"{name}.tif").write_bytes(encode_geotiff(stack, {**place, **_named(date)}))
     changes = np.where(is_new[:size, :size], 255, 0).astype(np.uint8)
     (folder / "changes.tif").write_bytes(encode_geotiff(changes, place))
 
