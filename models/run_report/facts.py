@@ -10,9 +10,9 @@ from typing import Any
 from models.run_report.evaluations import score_of
 from models.run_report.page import table
 from models.run_report.run_files import Run
+from utils.config_file import NOT_KEPT
 
-# Flags of one start, not of what is learned.
-_OF_A_START = {"resume", "resume_from_checkpoint", "log_dir", "debug", "no_report"}
+_NOT_RESULTS = NOT_KEPT | {"logger"}  # flags of one start and of what is written
 _SHOWN = ("git_commit", "device", "cpu_count", "threads")
 
 
@@ -64,7 +64,7 @@ def _known(run: Run) -> dict[str, Any]:
 def _differing(runs: Sequence[Run]) -> str:
     """Return a table of the flags and facts in which runs differ; empty if they do not."""
     each = [
-        {f"--{name}": run.arguments[name] for name in sorted(run.arguments.keys() - _OF_A_START)}
+        {f"--{name}": run.arguments[name] for name in sorted(run.arguments.keys() - _NOT_RESULTS)}
         | _known(run)
         for run in runs
     ]
