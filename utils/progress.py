@@ -2,12 +2,15 @@
 
 import sys
 from collections.abc import Iterable
+from threading import RLock
 from typing import Any
 
 from tqdm import tqdm
 
 from utils.launchers import launched_rank
 
+# Forked processes share tqdm's own lock: one that is killed while it draws would stop the others.
+tqdm.set_lock(RLock())
 _REFRESH_S = 0.5  # on a terminal
 _REFRESH_LOG_S = 30.0  # in a log file, where every refresh is a line
 

@@ -1,5 +1,7 @@
 """The bar of a training: what it counts and what it shows."""
 
+import os
+import signal
 from unittest.mock import PropertyMock, create_autospec
 
 import pytest
@@ -8,6 +10,7 @@ import torch.nn.functional as F
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
+from tqdm import tqdm
 
 from tests.references.plain_training import plain_trainer
 from tests.references.waiting import HANG_S
@@ -64,3 +67,13 @@ def test_of_several_processes_the_first_one_shows_a_bar(
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert list(progress(range(3), desc="work")) == [0, 1, 2]
     assert capsys.readouterr().err == ""
+
+
+def test_a_process_that_is_killed_while_it_draws_does_not_stop_others() -> None:
+    child = os.fork()
+    if child == 0:
+        tqdm.get_lock().acquire()
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert tqdm.get_lock().acquire(blocking=False)
+    tqdm.get_lock().release()
