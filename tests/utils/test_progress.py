@@ -75,5 +75,5 @@ def test_a_process_that_is_killed_while_it_draws_does_not_stop_others() -> None:
         tqdm.get_lock().acquire()
         os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(child, 0)
-    assert tqdm.get_lock().acquire(blocking=False)
+    assert tqdm.get_lock().acquire(False)
     tqdm.get_lock().release()
