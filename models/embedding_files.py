@@ -185,6 +185,9 @@ def write_geotiff(
         written_whole(path, RasterioError) as partial,
         rasterio.open(partial, "w", **profile) as file,
     ):
+        missing = np.full((file.count, 1, columns), np.nan, np.float32)
+        for row in range(rows):  # GDAL would write 0 around a window once its cache is full
+            file.write(missing, window=Window(0, row, columns, 1))
         for part in parts:
             if not part.ids:
                 continue
@@ -193,7 +196,7 @@ def write_geotiff(
             values = np.full(shape, np.nan, np.float32)
             values[:, *(part.cells - (top, left)).T] = project(part.features.astype(np.float32)).T
             file.write(values, window=Window(left, top, right - left, bottom - top))
-        file.update_tags(embedding=json.dumps(facts))  # before, GDAL would fill one band only
+        file.update_tags(embedding=json.dumps(facts))
 
 
 def _table(part: Part, schema: pa.Schema) -> pa.Table:

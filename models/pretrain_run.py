@@ -129,7 +129,8 @@ def pretrain_trainer(
     settings["max_steps"] = max_steps
     if run_dir is not None:
         settings["profiler"] = waiting = Waiting()
-        callbacks = [*callbacks, Timing(run_dir, waiting, args.resume_from_checkpoint)]
+        timing = Timing(run_dir, waiting, args.resume_from_checkpoint, args.on_save_error)
+        callbacks = [*callbacks, timing]
     return run_trainer(
         "pre-training",
         world,

@@ -46,10 +46,11 @@ class Timing(Callback):
         folder: Folder of ``timing.csv``.
         waiting: Profiler of the trainer.
         resumed: Checkpoint of the run to resume, in a subfolder of the folder of its file.
+        on_error: "stop" or "continue" if the file cannot be written.
     """
 
-    def __init__(self, folder: Path, waiting: Waiting, resumed: Path | None) -> None:
-        self._folder, self._waiting = folder, waiting
+    def __init__(self, folder: Path, waiting: Waiting, resumed: Path | None, on_error: str) -> None:
+        self._folder, self._waiting, self._on_error = folder, waiting, on_error
         self._before = resumed and resumed.parent.parent / TIMING
         self._log: RunLog | None = None
 
@@ -58,7 +59,7 @@ class Timing(Callback):
             rows: Sequence[Any] = ()
             if self._before is not None:
                 rows = rows_until(self._before, trainer.global_step)
-            self._log = RunLog(self._folder, rows, file=TIMING, on_error="continue")
+            self._log = RunLog(self._folder, rows, file=TIMING, on_error=self._on_error)
             self._restart()
 
     def on_train_batch_end(

@@ -100,8 +100,9 @@ def test_a_geotiff_has_a_pixel_per_patch_and_principal_components_are_those_of_s
     grid = Grid("EPSG:32631", (640.0, 0.0, 5e5, 0.0, -640.0, 5.4e6), (3, 4))
     features = np.concatenate([part.features for part in parts])
     cells = np.concatenate([part.cells for part in parts])
-    write_geotiff(tmp_path / "all.tif", parts, grid, None, {"identity": {"encoder": "a"}})
-    write_geotiff(tmp_path / "rgb.tif", parts, grid, 3, {})
+    with rasterio.Env(GDAL_CACHEMAX=0):  # as if the raster were larger than the cache
+        write_geotiff(tmp_path / "all.tif", parts, grid, None, {"identity": {"encoder": "a"}})
+        write_geotiff(tmp_path / "rgb.tif", parts, grid, 3, {})
     assert read_identity(tmp_path / "all.tif") == {"encoder": "a"}
     with rasterio.open(tmp_path / "all.tif") as file:
         assert file.crs.to_epsg() == 32631
