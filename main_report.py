@@ -10,6 +10,7 @@ evaluation, the same evaluation of a random encoder is run once, and shown next 
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 import time
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from datasets.seco.data_modes import DATA_MODES
 from utils.cli import run
-from utils.errors import UserError
+from utils.errors import UserError, printable
 from utils.files import check_can_write, check_exists
 from utils.flags import Parser
 
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from models.run_report.spaces import Sample
 
 SPACES = {name: mode.space_names for name, mode in DATA_MODES.items()}
-_FOLLOW_S = 60
 
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     args = parse_args(argv)
     check_flags(args)
     from models.run_report.run_files import read_run
-    from models.run_report.writing import write_report
+    from models.run_report.writing import FOLLOW_S, write_report
 
     if not args.no_baseline:
         for folder in args.run_dir:
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
         print(f"report: {args.save_path}", flush=True)
         if not follow:
             return args.save_path
-        time.sleep(_FOLLOW_S)
+        time.sleep(FOLLOW_S)
 
 
 def check_flags(args: Namespace) -> None:
@@ -94,7 +94,8 @@ def evaluate_random(folder: Path) -> None:
     if not is_other or not evaluation.is_finished or find_baseline(evaluation):
         return
     line = baseline_command(evaluation)
-    print(f"evaluating a random encoder: python {' '.join(line)}", file=sys.stderr)
+    command = printable(shlex.join(line))
+    print(f"evaluating a random encoder: python {command}", file=sys.stderr)
     root = Path(__file__).parent
     done = subprocess.run([sys.executable, str(root / line[0]), *line[1:]], check=False)
     if done.returncode:

@@ -70,17 +70,17 @@ class Evaluation:
         Returns:
             The metrics, and the folder that was written, in the first process only.
         """
-        methods, cost = self._methods()
-        cost = {**cost, "data": self.data.describe()} if self.world.rank == 0 else cost
+        methods, facts = self._methods()
+        facts = {**facts, "data": self.data.describe()} if self.world.rank == 0 else facts
         run_dir = evaluation_run_dir(self.args, self.folder, self.world.rank)
         with sole_run(run_dir if self.world.rank == 0 else None):
-            metrics = self._run(methods, cost, started, run_dir)
+            metrics = self._run(methods, facts, started, run_dir)
         return metrics, None if self.world.rank > 0 else run_dir
 
     def _run(
         self,
         methods: Mapping[str, Method],
-        cost: Mapping[str, Any],
+        facts: Mapping[str, Any],
         started: float,
         run_dir: Path | None,
     ) -> dict[str, Any]:
@@ -98,7 +98,7 @@ class Evaluation:
                     result = self._measure(predictions[name])
                     result |= {"num_labelled": len(rows[0]), "seconds_training": seconds}
                     results.setdefault(name, {})[f"{frac:g}"] = result
-                    metrics = {**cost, **self._record(results)}
+                    metrics = {**facts, **self._record(results)}
                     print_finished(f"{name}, {len(rows[0]):,} labels", result)
                     save_results(run_dir, args, metrics, started)
         if self.world.rank == 0:

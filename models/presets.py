@@ -40,9 +40,9 @@ _SECO: dict[str, Any] = {
     "rotate": False,
 }
 DEFAULT = "seco_1m"  # the defaults of the original are those of its README's run on SeCo-1M
+BEFORE = {"seco": DEFAULT}  # names in runs before December 2026, which can be resumed
 PRESETS: dict[str, dict[str, Any]] = {
     "seco_1m": _SECO,
-    "seco": _SECO,  # its name in runs before December 2026, which can be resumed
     "seco_100k": _SECO
     | {
         "max_epochs": 1000,  # Checkpoint

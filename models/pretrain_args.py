@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from models.presets import DEFAULT, PRESETS
+from models.presets import BEFORE, DEFAULT, PRESETS
 from utils.augment_config import AugmentConfig
 from utils.cli import check_base_flags
 from utils.errors import UserError
@@ -96,7 +96,8 @@ def add_pretrain_args(parser: Parser) -> None:
     add("--compile", action="store_true", help="Compile the encoders, which pays off on a GPU.")
     add = parser.group("training").add_argument
     preset = "Set of defaults for a data set, see docs/training.md; other flags win."
-    add("--preset", choices=PRESETS, default=DEFAULT, help=preset)
+    known: dict[str, Any] = {"type": lambda name: BEFORE.get(name, name), "choices": PRESETS}
+    add("--preset", **known, default=DEFAULT, help=preset)
     add("--momentum", type=float, help="Momentum of SGD, in 0..1.")
     add("--weight_decay", type=float, help="Weight decay of SGD.")
     epochs: dict[str, Any] = {"type": int, "nargs": "*", "metavar": "EPOCH"}

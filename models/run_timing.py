@@ -11,6 +11,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.profilers import PassThroughProfiler
 
+from utils.errors import UserError
 from utils.history import rows_until
 from utils.run_log import RunLog
 
@@ -58,7 +59,10 @@ class Timing(Callback):
         if trainer.is_global_zero:
             rows: Sequence[Any] = ()
             if self._before is not None:
-                rows = rows_until(self._before, trainer.global_step)
+                try:
+                    rows = rows_until(self._before, trainer.global_step)
+                except UserError as error:  # nothing that is learned depends on it
+                    print(f"{error}; it begins anew", file=sys.stderr)
             self._log = RunLog(self._folder, rows, file=TIMING, on_error=self._on_error)
             self._restart()
 

@@ -3,6 +3,7 @@
 import json
 import sys
 from argparse import Action, ArgumentParser, BooleanOptionalAction
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,8 @@ class _Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        if repeated := [str(key) for number, key in enumerate(keys) if key in keys[:number]]:
+        counts = Counter(str(key.value) for key, _ in node.value)
+        if repeated := [key for key, count in counts.items() if count > 1]:
             raise yaml.YAMLError(f"it has {quoted(repeated[0])} twice")
         return super().construct_mapping(node, deep)
 
@@ -120,11 +121,12 @@ def _checked(flag: Action, value: Any, name: str) -> list[str]:
     if not is_switch and (not is_plain or (flag.nargs is None and values is value)):
         what = "a value" if flag.nargs is None else "values"
         raise UserError(f"{name} must be {what}, not {quoted(str(value))}")
-    alone, words = Parser(), as_words(flag, value)
+    alone = Parser()
     alone._add_action(flag)  # argparse has no public way to check a single flag
     try:
+        words = as_words(flag, value)
         alone.parse_args(words)
-    except UserError as error:
+    except (UserError, ValueError) as error:  # ValueError: a number of over 4,300 digits
         reason = str(error).removeprefix(f"argument {flag.option_strings[0]}: ")
         raise UserError(f"{name}: {reason}") from error
     return words

@@ -10,11 +10,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from utils.errors import UserError, printable, quoted
+from utils.errors import NOT_AS_WRITTEN, UserError, printable, quoted
 from utils.report import write_json
-from utils.run_log import METRICS, Row, read_rows
+from utils.run_log import Row
 
-_IDS = "trackers.json"  # in the folder of a run: the id of its run in each tracker
+_STATES = "trackers.json"  # per tracker the id of its run, the last step sent, names of its values
 _PROJECT = "seco"  # of Weights & Biases, and experiment of MLflow
 
 
@@ -23,9 +23,9 @@ class Tracker:
 
     Args:
         name: "wandb" or "mlflow".
-        folder: Folder of ``metrics.csv``, which holds whatever the tracker has received.
+        folder: Folder of the run.
         arguments: Flags of the run.
-        rows: Rows of the resumed run, for a tracker that has none of them.
+        rows: Rows of the resumed run, of which the tracker may lack some.
 
     Raises:
         UserError: The tracker does not begin or continue a run.
@@ -34,42 +34,48 @@ class Tracker:
     def __init__(
         self, name: str, folder: Path, arguments: Mapping[str, Any], rows: Sequence[Row]
     ) -> None:
-        self.name = name
-        ids = _read_ids(folder / _IDS)
-        is_known = name in ids
+        self.name, self._path = name, folder / _STATES
+        state = _read_states(self._path).get(name, {})
         plain = json.loads(json.dumps(dict(arguments), default=str))
         title = os.path.relpath(folder, arguments["log_dir"])
         self._is_failing = self._is_finished = False
-        self._rows = [] if is_known else list(rows)  # not sent yet
-        self._sent: set[tuple[int, str]] = set()  # steps and names of values
-        if is_known and (folder / METRICS).exists():
-            logged = read_rows(folder / METRICS)
-            self._sent = {(int(row["step"]), key) for row in logged for key in row}
+        # The last step that the tracker has received, and the names of its values.
+        self._last = self._before = int(state.get("step", -1)), set(state.get("names", ()))
+        self._rows: list[Row] = []  # not sent yet
+        for row in rows:
+            self.add({key: value for key, value in row.items() if key != "step"}, int(row["step"]))
         try:
-            self._run = _RUNS[name](folder, title, plain, ids.get(name))
+            self._run = _RUNS[name](folder, title, plain, state.get("id"))
         except Exception as error:  # libraries and their services raise many kinds
             reason, remedy = quoted(_first_line(error), 300), _REMEDIES[name]
             raise UserError(f"--logger {name} cannot start, {reason}: {remedy}") from error
-        write_json(folder / _IDS, ids | {name: self._run.id})
+        self._keep_state()
 
-    def add(self, metrics: Mapping[str, float], step: int) -> None:
+    def add(self, metrics: Row, step: int) -> None:
         """Take values, which ``send`` passes on unless an earlier start did.
 
         Args:
             metrics: Values by name.
             step: Step that they describe.
         """
-        new = {k: value for k, value in metrics.items() if (step, k) not in self._sent}
-        if new:
+        last, names = self._before
+        sent = metrics.keys() if step < last else names if step == last else ()
+        if new := {key: value for key, value in metrics.items() if key not in sent}:
             self._rows.append({**new, "step": step})
 
     def send(self) -> None:
         """Pass on what is not sent yet; what the tracker does not take is sent with the next."""
+        if not self._rows:
+            return
         try:
             while self._rows:
                 values = dict(self._rows[0])
-                self._run.log(values, int(values.pop("step")))
+                step = int(values.pop("step"))
+                self._run.log(values, step)
                 del self._rows[0]
+                last, names = self._last
+                self._last = step, {*values, *(names if step == last else ())}
+            self._keep_state()
         except Exception as error:  # as above; metrics.csv has the values, and the run goes on
             self._report(error)
         else:
@@ -89,6 +95,11 @@ class Tracker:
             self._run.finish(is_complete)
         except Exception as error:  # as above
             self._report(error)
+
+    def _keep_state(self) -> None:
+        step, names = self._last
+        state = {"id": self._run.id, "step": step, "names": sorted(names)}
+        write_json(self._path, _read_states(self._path) | {self.name: state})
 
     def _report(self, error: Exception) -> None:
         if not self._is_failing:
@@ -167,14 +178,20 @@ _REMEDIES = {
 }
 
 
-def _read_ids(path: Path) -> dict[str, str]:
+def _read_states(path: Path) -> dict[str, dict[str, Any]]:
     if not path.exists():
         return {}
     try:
-        ids = json.loads(path.read_text())
-    except (ValueError, RecursionError) as error:
+        return {
+            name: {
+                "id": str(state["id"]),
+                "step": int(state["step"]),
+                "names": list(map(str, state["names"])),
+            }
+            for name, state in json.loads(path.read_text()).items()
+        }
+    except NOT_AS_WRITTEN as error:
         raise UserError(f"{path} is damaged: move it away, and trackers begin new runs") from error
-    return {name: ids[name] for name in _RUNS if isinstance(ids, dict) and name in ids}
 
 
 def _first_line(error: Exception) -> str:

@@ -13,7 +13,9 @@ _SAME = (
     *("num_seeds", "seed", "protocol", "num_classes", "image_size", "max_epochs", "bands"),
     *("base_encoder", "freeze_backbone", "patch_size", "finetune_epochs", "finetune_backbone"),
     *("pos_weight", "input_norm", "learning_rate", "finetune_learning_rate", "batch_size"),
+    "milestones",
 )
+_OF_READING = ("lmdb", "num_workers", "precision")
 
 
 def find_baseline(run: Run) -> Run | None:
@@ -42,7 +44,7 @@ def baseline_command(run: Run) -> list[str]:
     encoder = run.metrics.get("encoder") or {}
     values = run.arguments | {n: encoder[n] for n in ("base_encoder", "bands") if n in encoder}
     values["log_dir"] = str(run.folder.resolve().parents[1])
-    for name in (*_SAME, "log_dir", "num_workers", "precision"):
+    for name in (*_SAME, *_OF_READING, "log_dir"):
         value = values.get(name)
         if value is True:
             line.append(f"--{name}")

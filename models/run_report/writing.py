@@ -17,7 +17,7 @@ from utils.errors import NOT_AS_WRITTEN, UserError
 from utils.files import written_whole
 
 NAME = "report.html"
-_FOLLOW_S = 60
+FOLLOW_S = 60
 
 
 def write_report(
@@ -52,7 +52,7 @@ def write_report(
         names = ", ".join(str(run.folder) for run in runs)
         raise UserError(f"{names} holds results that no run writes: restore its files") from error
     title = " and ".join(run.name for run in runs)
-    text = page(title, sections, SCRIPT if sample else "", _FOLLOW_S if follow else 0)
+    text = page(title, sections, SCRIPT if sample else "", FOLLOW_S if follow else 0)
     with written_whole(path) as partial:
         partial.write_text(text, "utf-8")
 

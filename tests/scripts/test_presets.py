@@ -15,7 +15,6 @@ ORIGINAL = (
     "--color_jitter 0.4 0.4 0.4 0.1 --grayscale_prob 0.2 --blur_prob 0.5 --no-rotate"
 )
 SOURCES = {
-    "seco": "",
     "seco_1m": "",
     # Issue 11 of the original: epochs of the released checkpoint; README of CACo: its schedule.
     "seco_100k": "--max_epochs 1000 --schedule 600 800",
@@ -42,6 +41,10 @@ def flags_of(line: str) -> dict[str, object]:
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_preset_is_the_command_line_of_its_source(preset: str) -> None:
     assert flags_of(f"--preset {preset}") == flags_of(f"{ORIGINAL} {SOURCES[preset]}")
+
+
+def test_a_name_of_before_is_that_of_now() -> None:
+    assert parse_args(["--data_dir", "x", "--preset", "seco"]).preset == "seco_1m"
 
 
 def test_without_a_preset_the_defaults_are_those_of_the_original() -> None:

@@ -132,7 +132,7 @@ def start(folder: Path, steps: range, *trackers: str, status: str | None = "fail
 
 
 def the_id(folder: Path, name: str) -> str:
-    run_id = json.loads((folder / "trackers.json").read_text())[name]
+    run_id = json.loads((folder / "trackers.json").read_text())[name]["id"]
     assert isinstance(run_id, str)
     return run_id
 
@@ -163,6 +163,18 @@ def test_a_tracker_that_is_added_later_receives_what_was_logged_before(
     (asked,) = stand_in.asked
     assert asked["project"] == "seco"
     assert asked["config"] == {"log_dir": str(tmp_path), "seed": 42, "bands": None}
+
+
+@pytest.mark.parametrize("is_named", [True, False])
+def test_a_tracker_receives_what_was_logged_without_it(
+    tmp_path: Path, stand_in: StandIn, *, is_named: bool
+) -> None:
+    start(tmp_path, range(2), "wandb")
+    stand_in.is_down = True
+    start(tmp_path, range(2, 4), *(["wandb"] if is_named else []))
+    stand_in.is_down = False
+    start(tmp_path, range(3, 6), "wandb", status="success")
+    assert stand_in.received == {"run1": EXPECTED}
 
 
 def test_what_a_tracker_does_not_take_is_sent_later(
