@@ -60,9 +60,9 @@ def main(argv: Sequence[str] | None = None) -> Trainer:
     for hint in datamodule.hints(args.num_negatives) if world.rank == 0 else ():
         print(hint, file=sys.stderr)
     model = make_model(args, datamodule, world)
+    callbacks, evaluation = make_callbacks(args, world, datamodule)
     if args.dry_run:
         return dry_run(args, world, model, datamodule, len(datamodule.dataset))
-    callbacks, evaluation = make_callbacks(args, world, datamodule)
     name = f"pretrain-{args.data_mode}-{args.base_encoder}"  # what is learned
     run_dir = resumed_run_dir(args) or run_dir_of_rank(args, name, world.rank)
     spec, mode = datamodule.input_spec, datamodule.mode

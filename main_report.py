@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from datasets.seco.data_modes import DATA_MODES
 from utils.cli import run
-from utils.errors import UserError, printable
+from utils.errors import NOT_AS_WRITTEN, UserError, printable
 from utils.files import check_can_write, check_exists
 from utils.flags import Parser
 
@@ -74,6 +74,8 @@ def check_flags(args: Namespace) -> None:
     check_exists("data_dir", args.data_dir)
     name = "report.html" if len(args.run_dir) == 1 else "comparison.html"
     args.save_path = args.save_path or args.run_dir[0] / name
+    if args.save_path.suffix != ".html":
+        raise UserError(f"--save_path {args.save_path} must end in .html")
     check_can_write("save_path", args.save_path, is_folder=False)
     if args.data_dir is not None and len(args.run_dir) > 1:
         raise UserError("--data_dir shows the spaces of one run: name one RUN_DIR")
@@ -91,9 +93,12 @@ def evaluate_random(folder: Path) -> None:
 
     evaluation = read_run(folder)
     is_other = evaluation.arguments.get("backbone_type") not in (None, "random")
-    if not is_other or not evaluation.is_finished or find_baseline(evaluation):
-        return
-    line = baseline_command(evaluation)
+    try:
+        if not is_other or not evaluation.is_finished or find_baseline(evaluation):
+            return
+        line = baseline_command(evaluation)
+    except NOT_AS_WRITTEN as error:
+        raise UserError(f"{folder} holds results that no run writes: restore its files") from error
     command = printable(shlex.join(line))
     print(f"evaluating a random encoder: python {command}", file=sys.stderr)
     root = Path(__file__).parent

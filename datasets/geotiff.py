@@ -208,6 +208,7 @@ def place_of(file: DatasetReader) -> tuple[CRS | None, Affine | None]:
     transform = file.transform
     # rasterio gives the identity for a file without a transform.
     is_known = not transform.is_identity and bool(np.isfinite(tuple(transform)).all())
+    is_known = is_known and transform.determinant != 0
     return file.crs, transform if is_known else None
 
 

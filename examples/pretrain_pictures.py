@@ -1,6 +1,6 @@
 r"""Pre-train an encoder on your own folder of pictures, and see what it calls similar.
 
-python -m examples.pretrain_pictures --data_dir my_pictures --max_epochs 30
+python -m examples.pretrain_pictures --data_dir data/my_pictures --max_epochs 30
 
 Writes a checkpoint, report.html, and neighbours of the first picture into the folder of the run.
 """

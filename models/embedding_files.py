@@ -42,6 +42,7 @@ def write_embedding(
     """
     count = sum(len(part.ids) for part in parts)
     if count == 0:
+        parts.remove()  # they would stand in the way of another try
         raise UserError(
             f"{args.data_dir} has no patch that holds enough data: raise --max_nodata, or choose "
             "another raster"

@@ -58,7 +58,7 @@ class Timing(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
             rows: Sequence[Any] = ()
-            if self._before is not None:
+            if self._before is not None and self._before.is_file():
                 try:
                     rows = rows_until(self._before, trainer.global_step)
                 except UserError as error:  # nothing that is learned depends on it

@@ -65,7 +65,7 @@ def base_parser(
     newest = "Resume the newest run in --log_dir, or start one."
     add("--resume", choices=["auto"], help=newest)
     minutes = "Minutes between two checkpoints; one is also written at a signal and after an epoch."
-    add("--save_every_minutes", type=float, default=30, help=minutes)
+    add("--save_every_minutes", type=float, default=30.0, help=minutes)
     add = parser.group("devices").add_argument
     add("--gpus", type=int, help=GPUS_HELP)
     add("--accelerator", choices=["dp", "ddp"], help="Spelling of 2021; both run as ddp.")
@@ -94,7 +94,7 @@ def check_base_flags(args: Namespace) -> None:
 def _check_loggers(names: Sequence[str]) -> None:
     """Refuse trackers that are not installed."""
     if "none" in names and len(names) > 1:
-        raise UserError("--logger none excludes the other loggers: leave it out")
+        raise UserError("--logger none excludes the other loggers: name it alone, or leave it out")
     for name in TRACKERS:
         # Without an origin it is a folder of that name, as wandb leaves one.
         if name in names and getattr(find_spec(name), "origin", None) is None:

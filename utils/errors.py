@@ -17,7 +17,7 @@ LOST_PROCESS = os.EX_OSERR  # exit code of a run that has lost one of its proces
 # Exceptions of parsing JSON that another program has written, and of using its values.
 NOT_AS_WRITTEN = (
     *(ValueError, LookupError, TypeError),
-    *(AttributeError, OverflowError, RecursionError),
+    *(AttributeError, ArithmeticError, RecursionError),
 )
 _LONGEST = 2000  # characters of a text that is printed
 # What the user can do about an error of the operating system that concerns a path.

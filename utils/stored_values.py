@@ -53,8 +53,10 @@ def stored_bands(bands: Sequence[str]) -> tuple[str, ...]:
         bands: Names of channels.
 
     Raises:
-        UserError: NDVI cannot be computed from the others.
+        UserError: A name is repeated, or NDVI cannot be computed from the others.
     """
+    if len(set(bands)) < len(bands):
+        raise UserError(f"--bands needs distinct names, not: {' '.join(bands)}")
     if NDVI in bands and not set(NDVI_BANDS) <= set(bands):
         raise UserError(f"NDVI is computed from B8 and B4: name them next to {' '.join(bands)}")
     return tuple(band for band in bands if band != NDVI)

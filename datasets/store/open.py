@@ -46,7 +46,9 @@ def open_patches(data_dir: Path, bands: Sequence[str], image_list: Path | None =
         patches = Pictures(data_dir, image_list)
     is_pictures = patches.bands == PICTURE_BANDS
     if is_pictures and tuple(bands) != RGB_BANDS:
-        raise UserError(f"{data_dir} holds pictures, which have no --bands to choose")
+        raise UserError(
+            f"{data_dir} holds pictures: leave --bands out, as --preset small_images does"
+        )
     if image_list is not None and not isinstance(patches, Pictures | PackedStore):
         kind = "LitData chunks" if isinstance(patches, StreamedPlaces) else "SeCo patches"
         raise UserError(f"--image_list is for pictures, but {data_dir} holds {kind}")

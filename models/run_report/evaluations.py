@@ -143,8 +143,9 @@ def _random(title: str) -> str:
 
 
 def _per_class(run: Run, baseline: Run | None) -> str:
-    name = next((name for name in _PER_CLASS if name in run.metrics), None)
-    if name is None:
+    # A change detector has one class, and one number of that name.
+    named = (name for name in _PER_CLASS if isinstance(run.metrics.get(name), Mapping))
+    if (name := next(named, None)) is None:
         return ""
     values: Mapping[str, float | None] = run.metrics[name]
     other = baseline.metrics.get(name, {}) if baseline else {}

@@ -41,10 +41,10 @@ def write_report(
         UserError: A folder holds no run, a file of it is damaged, or the runs are of two kinds.
     """
     runs = [read_run(folder) for folder in folders]
-    if len({run.is_pretraining for run in runs}) > 1:
+    kinds = [(run.is_pretraining, run.arguments.get("data_mode")) for run in runs]
+    if other := [run.name for run, kind in zip(runs, kinds, strict=True) if kind != kinds[0]]:
         raise UserError(
-            f"{runs[0].name} and {runs[1].name} are a pre-training and an evaluation: report them "
-            "one by one"
+            f"{runs[0].name} and {other[0]} are runs of two kinds or modes: report them one by one"
         )
     try:
         sections = _sections(runs, space_names, sample)

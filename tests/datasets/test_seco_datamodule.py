@@ -303,7 +303,7 @@ def test_wrong_data_is_refused_with_its_remedy(seco_root: Path, tmp_path: Path) 
     cases = [
         (make(pictures), r"needs 3 dates of each place, but .*: use --data_mode moco"),
         (make(pictures, "moco_tp"), "needs 2 dates of each place, but"),
-        (make(pictures, "moco", bands=("B2",)), "no --bands to choose"),
+        (make(pictures, "moco", bands=("B2",)), "leave --bands out"),
         (make(tmp_path / "seco.zip", bands=("B4",)), "has 1 date, but"),
         (make(place, "moco"), "give the folder of the places"),
         (make(seco_root.parent, "moco"), "give the folder of the places"),

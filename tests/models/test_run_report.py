@@ -99,6 +99,24 @@ def test_two_runs_share_their_curves_and_their_flags_are_compared(tmp_path: Path
     assert re.findall(r"<td>(--.*?)</td>", compared) == ["--learning_rate"]
 
 
+def test_what_a_report_cannot_be_of_is_one_sentence(tmp_path: Path) -> None:
+    first = write_pretraining(tmp_path / "pretrain" / "version_0")
+    other = write_pretraining(tmp_path / "pretrain" / "version_1", data_mode="moco")
+    with pytest.raises(UserError, match="runs of two kinds or modes: report them one by one"):
+        write_report([first, other], first / "report.html", SPACES)
+    with pytest.raises(UserError, match=r"results\.json must end in \.html"):
+        main_report.main([str(first), "--save_path", str(first / "results.json")])
+    odd = write_pretraining(tmp_path / "pretrain" / "version_2", batch_size=0.5)
+    with pytest.raises(UserError, match="holds results that no run writes"):
+        write_report([odd], odd / "report.html", SPACES)
+    foreign = write_evaluation(tmp_path / "eurosat-pretrain" / "version_0", "pretrain", 40.0)
+    facts = json.loads((foreign / "results.json").read_text())
+    facts["metrics"]["encoder"] = "resnet18 base_encoder"
+    (foreign / "results.json").write_text(json.dumps(facts))
+    with pytest.raises(UserError, match="holds results that no run writes"):
+        main_report.main([str(foreign)])
+
+
 @pytest.mark.usefixtures("laid_out")
 def test_no_legend_covers_a_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     figures: list[Figure] = []
@@ -163,6 +181,10 @@ def test_large_pictures_and_hundreds_of_classes_leave_a_page_small(tmp_path: Pat
     classes = [f"class {number:03d}" for number in range(300)]
     recall = {name: float(number) / 3 for number, name in enumerate(classes)}
     matrix = (np.eye(300) * 3 + np.eye(300, k=1)).tolist()
+    detected = {"test/f1": 40.0, "test/recall": 35.0}  # of a change detector, which has one class
+    (folder / "results.json").write_text(json.dumps(facts | {"metrics": detected}))
+    write_report([folder], folder / "report.html", SPACES)
+    assert "test/f1" in text_of(folder)
     facts["metrics"] |= {"classes": classes, "test/recall": recall, "test/confusion": matrix}
     (folder / "results.json").write_text(json.dumps(facts))
     (folder / "maps").mkdir()
@@ -224,7 +246,7 @@ def test_what_is_no_run_or_damaged_is_refused(
     with pytest.raises(UserError, match=r"did you mean .*version_0"):
         read_run(tmp_path)
     evaluation = write_evaluation(tmp_path / "eurosat-random" / "version_0", "random", 1.0)
-    with pytest.raises(UserError, match="a pre-training and an evaluation"):
+    with pytest.raises(UserError, match="two kinds or modes"):
         write_report([folder, evaluation], folder / "report.html", SPACES)
     (folder / "metrics.csv").write_text("step,train/loss_0\n1,abc\n")
     report_run(folder, SPACES)
