@@ -19,11 +19,10 @@ WINDOWS = ("--patch_size", "32", "--stride", "16")  # of 320 m, every 160 m
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     """Read the command line, or ``argv`` in tests."""
-    parser = Parser(__doc__)
-    add = parser.add_argument
+    add = (parser := Parser(__doc__)).add_argument
     add("dates", nargs=2, metavar="FILE", help="GeoTIFF before, and after.")
     add("--ckpt_path", required=True, help="Encoder.")
-    add("--save_path", type=Path, default=Path("change.tif"), help="Map to write.")
+    add("--save_path", type=Path, default=Path("change.tif"), help="Map to write, a new .tif.")
     return parser.parse_args(argv)
 
 
@@ -31,6 +30,8 @@ def main(argv: Sequence[str] | None = None) -> Path:
     """Compare the dates, and return the map."""
     args = parse_args(argv)
     path: Path = args.save_path
+    if path.suffix != ".tif" or path.exists() or path.with_suffix(".png").exists():
+        raise UserError(f"--save_path {path} must be a new .tif, and its .png new: choose another")
     encoder = ["--backbone_type", "pretrain", "--ckpt_path", args.ckpt_path, *WINDOWS]
     embeddings = [path.with_name(f"{path.stem}_{name}.tif") for name in ("before", "after")]
     for raster, embedding in zip(args.dates, embeddings, strict=True):

@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from utils.cli import run
+from utils.errors import UserError
 from utils.flags import Parser
 
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     """Read the command line, or ``argv`` in tests."""
-    parser = Parser(__doc__)
-    add = parser.add_argument
+    add = (parser := Parser(__doc__)).add_argument
     add("--data_dir", type=Path, required=True, help="GeoTIFF with pixels of 10 m.")
     add("--ckpt_path", type=Path, required=True, help="Weights of SeCo, or of your own run.")
     add("--raster_bands", nargs="+", help="Names of the bands, if the file has none.")
@@ -36,18 +36,18 @@ def main(argv: Sequence[str] | None = None) -> Path:
     from datasets.imagery_dataset import open_imagery
     from models.backbones import load_encoder
 
-    # The contract of the input comes with the weights; a raster that does not fit is refused.
-    encoder, spec = load_encoder("pretrain", ckpt_path=args.ckpt_path)
+    encoder, spec = load_encoder("pretrain", ckpt_path=args.ckpt_path)  # and its input's contract
     print(f"{encoder.architecture}, {spec}")
     patches = open_imagery(args.data_dir, spec, RasterFlags(64, 32, bands=args.raster_bands))
-    blocks = [patches.read(number) for number in range(len(patches))]
+    blocks = [patches.read(number) for number in range(len(patches) if patches.grid else 0)]
+    if sum(len(block.ids) for block in blocks) < 3:  # as many as there are colours
+        raise UserError(f"{args.data_dir} is no raster of 3 windows with data: give a larger one")
     with torch.inference_mode():
         inputs = (patches.transform.normalize(torch.from_numpy(each.pictures)) for each in blocks)
         features = torch.cat([encoder(each) for each in inputs]).numpy()
     cells = np.concatenate([block.cells for block in blocks])
     np.savez(args.save_path.with_suffix(".npz"), features=features, cells=cells)
     print(f"{patches.description}: features of shape {features.shape}")
-
     shown = PCA(3).fit_transform(features)
     low, high = np.quantile(shown, (0.02, 0.98), axis=0)
     colours = np.zeros((*(cells.max(0) + 1), 3), np.uint8)

@@ -12,13 +12,15 @@ from typing import Any
 
 from models import export
 from utils.cli import run
+from utils.errors import UserError
+from utils.files import read_file
 from utils.flags import Parser
+from utils.images import MAX_BYTES, read_image
 
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     """Read the command line, or ``argv`` in tests."""
-    parser = Parser(__doc__)
-    add = parser.add_argument
+    add = (parser := Parser(__doc__)).add_argument
     add("--ckpt_path", required=True, help="Encoder of red, green and blue.")
     add("--picture", required=True, help="Picture to embed.")
     add("--save_path", type=Path, default=Path("exported"), help="New folder of both exports.")
@@ -28,26 +30,27 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Export, and return the features of the picture by both libraries, (1, D)."""
     args = parse_args(argv)
+    try:
+        picture = read_image(read_file(args.picture, MAX_BYTES), "RGB")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{args.picture} is no readable JPEG, PNG or TIFF: correct it") from error
     paths = {"timm": args.save_path / "timm", "onnx": args.save_path / "encoder.onnx"}
     for form, path in paths.items():
-        flags = ["--ckpt_path", args.ckpt_path, "--format", form, "--save_path", str(path)]
-        export.main(flags)
+        export.main(["--ckpt_path", args.ckpt_path, "--format", form, "--save_path", str(path)])
 
     # From here on, nothing of this project is used.
     import numpy as np
     import onnxruntime
     import timm
     import torch
-    from PIL import Image
 
     model: Any = timm.create_model(f"local-dir:{paths['timm']}", pretrained=True).eval()
     mean, std = model.pretrained_cfg["mean"], model.pretrained_cfg["std"]
-    picture = np.asarray(Image.open(args.picture).convert("RGB"), np.float32) / 255
-    inputs = ((picture - mean) / std).astype(np.float32).transpose(2, 0, 1)[None]  # (1, 3, H, W)
+    pixels = np.asarray(picture, np.float32) / 255
+    inputs = ((pixels - mean) / std).astype(np.float32).transpose(2, 0, 1)[None]  # (1, 3, H, W)
     with torch.inference_mode():
         by_timm = model(torch.from_numpy(inputs)).numpy()
-    session = onnxruntime.InferenceSession(paths["onnx"])
-    (by_onnx,) = session.run(["features"], {"input": inputs})
+    (by_onnx,) = onnxruntime.InferenceSession(paths["onnx"]).run(["features"], {"input": inputs})
     difference = abs(by_timm - by_onnx).max()
     print(f"features of shape {by_timm.shape}; timm and ONNX differ by at most {difference:.1e}")
     return {"timm": by_timm, "onnx": by_onnx}

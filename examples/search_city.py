@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import main_embed
+from models.neighbours import parse_point
 from utils.cli import run
+from utils.errors import UserError
 from utils.flags import Parser
 
 
@@ -29,6 +31,8 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
 def main(argv: Sequence[str] | None = None) -> Path:
     """Search, and return the map."""
     args = parse_args(argv)
+    if parse_point(args.place) is None:
+        raise UserError(f"--place {args.place} is not LATITUDE,LONGITUDE: write 48.8584,2.2945")
     encoder = ["--backbone_type", "pretrain", "--ckpt_path", args.ckpt_path]
     files = ["--data_dir", args.data_dir, "--save_path", str(args.save_path), "--stride", "32"]
     # Embeds only once: another place is answered from the file.

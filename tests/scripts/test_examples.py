@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from examples import (
 )
 from models.backbones import load_encoder
 from tests.references.legacy_checkpoint import write_legacy_checkpoint
-from tests.references.raster_files import write_raster
+from tests.references.raster_files import coded, write_raster
 from tests.references.script import ROOT
 from utils.errors import UserError
 from utils.input_spec import DataSpec, input_transform
@@ -164,6 +165,56 @@ def test_changes_are_where_pixels_changed_and_nowhere_between_equal_dates(
     small = str(write_raster(tmp_path / "small.tif", pixels[:, :96], bands, **where))
     with pytest.raises(UserError, match="has other pixels than"):
         change_map.main([before, small, *flags, str(tmp_path / "other.tif")])
+
+
+@pytest.mark.parametrize("name", ["taken.tif", "map.png", "pictured.tif"])
+def test_a_change_map_replaces_no_file(name: str, tmp_path: Path) -> None:
+    for other in ("taken.tif", "pictured.png"):
+        (tmp_path / other).write_bytes(b"the user's")
+    taken = str(tmp_path / "taken.tif")
+    with pytest.raises(UserError, match=r"must be a new \.tif"):
+        change_map.main([taken, taken, "--ckpt_path", "x", "--save_path", str(tmp_path / name)])
+    assert {path.name for path in tmp_path.iterdir()} == {"taken.tif", "pictured.png"}
+    assert (tmp_path / "taken.tif").read_bytes() == b"the user's"
+
+
+@pytest.mark.parametrize("kind", ["one window", "no data", "pictures"])
+def test_only_a_raster_of_some_windows_has_colours(
+    kind: str, slim_weights: Path, eurosat_root: Path, tmp_path: Path
+) -> None:
+    data = eurosat_root if kind == "pictures" else tmp_path / "scene.tif"
+    if kind != "pictures":
+        pixels = coded(64, 64) if kind == "one window" else 0 * coded(192, 192)
+        write_raster(data, pixels)
+    flags = ["--data_dir", str(data), "--ckpt_path", str(slim_weights)]
+    with pytest.raises(UserError, match="is no raster of 3 windows with data: give a larger one"):
+        embed_geotiff.main([*flags, "--save_path", str(tmp_path / "e")])
+    assert not list(tmp_path.glob("e.*"))
+
+
+@pytest.mark.parametrize("place", ["0", "picture.jpg", "95,200"])
+def test_a_search_needs_a_place(place: str, tmp_path: Path) -> None:
+    flags = ["--data_dir", "x.tif", "--ckpt_path", "x", "--place", place]
+    with pytest.raises(UserError, match="is not LATITUDE,LONGITUDE"):
+        search_city.main([*flags, "--save_path", str(tmp_path / "city.parquet")])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["damaged", "missing", "pipe", "folder"])
+def test_nothing_is_exported_for_what_is_no_picture(
+    kind: str, slim_weights: Path, tmp_path: Path
+) -> None:
+    picture = tmp_path / "picture.jpg"
+    if kind == "damaged":
+        picture.write_bytes(b"no picture")
+    elif kind == "pipe":
+        os.mkfifo(picture)
+    elif kind == "folder":
+        picture.mkdir()
+    flags = ["--ckpt_path", str(slim_weights), "--picture", str(picture)]
+    with pytest.raises(UserError, match=r"picture\.jpg is no readable JPEG, PNG or TIFF"):
+        export_encoder.main([*flags, "--save_path", str(tmp_path / "exported")])
+    assert not (tmp_path / "exported").exists()
 
 
 @pytest.mark.slow
