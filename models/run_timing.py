@@ -62,7 +62,7 @@ class Timing(Callback):
                 try:
                     rows = rows_until(self._before, trainer.global_step)
                 except UserError as error:  # nothing that is learned depends on it
-                    print(f"{error}; it begins anew", file=sys.stderr)
+                    print(f"{error}; the training writes a new one", file=sys.stderr)
             self._log = RunLog(self._folder, rows, file=TIMING, on_error=self._on_error)
             self._restart()
 

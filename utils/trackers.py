@@ -76,7 +76,7 @@ class Tracker:
                 last, names = self._last
                 self._last = step, {*values, *(names if step == last else ())}
             self._keep_state()
-        except Exception as error:  # as above; metrics.csv has the values, and the run goes on
+        except Exception as error:  # as above; metrics.csv has the values, and the run continues
             self._report(error)
         else:
             self._is_failing = False
