@@ -212,7 +212,8 @@ def _scores(path: Path, groups: list[int], unit: np.ndarray) -> np.ndarray:
         for batch in file.iter_batches(_ROWS_PER_BATCH, groups, columns=["embedding"]):
             vectors = _vectors(batch.column(0)).astype(np.float32, copy=False)
             norms = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))
-            found.append(vectors @ unit / np.maximum(norms, 1e-12))
+            # Not `@`: from several threads, those of its BLAS wait busily for each other.
+            found.append(np.einsum("nd,d->n", vectors, unit) / np.maximum(norms, 1e-12))
     return np.concatenate(found)
 
 
