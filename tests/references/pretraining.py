@@ -16,6 +16,7 @@ from utils.plots import Views
 SMALL = as_flags(
     base_encoder="resnet18_slim", crop_size=32, batch_size=3, num_negatives=8, num_workers=0, gpus=0
 )
+SMALL.append("--no_report")  # it takes as long to draw as a small run takes to train
 
 
 def run_dirs(log_dir: Path) -> list[Path]:

@@ -35,14 +35,15 @@ def eurosat_flags(data_dir: Path, log_dir: Path) -> list[str]:
     """The script and the flags of a short fine-tuning: 30 images, 2 steps per epoch."""
     where = {"data_dir": data_dir, "log_dir": log_dir, "precision": "32-true", "num_workers": 0}
     flags = as_flags(**where, **COMMON, method="finetune", finetune_epochs=2, batch_size=16)
-    return ["main_eurosat.py", *flags]
+    return ["main_eurosat.py", *flags, "--no_report"]
 
 
 def bigearthnet_flags(data_dir: Path, log_dir: Path) -> list[str]:
     """The script and the flags of a short fine-tuning as the original does it, with dropout."""
     where = {"data_dir": data_dir, "log_dir": log_dir, "num_workers": 1, "image_size": 32}
     sizes = {"max_epochs": 2, "batch_size": 6, "learning_rate": 1e-3}
-    return ["main_bigearthnet.py", *as_flags(**where, **COMMON, **sizes, protocol="paper")]
+    flags = as_flags(**where, **COMMON, **sizes, protocol="paper")
+    return ["main_bigearthnet.py", *flags, "--no_report"]
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from utils.errors import UserError
 COMMON = as_flags(
     backbone_type="random", base_encoder="resnet18_slim", num_workers=0, gpus=0, num_seeds=2
 )
+COMMON.append("--no_report")
 SMALL = {
     "eurosat": as_flags(method="finetune", batch_size=8, finetune_epochs=2),
     # Dropout draws random numbers within an epoch.

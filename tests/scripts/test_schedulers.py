@@ -126,7 +126,6 @@ def test_a_job_of_slurm_is_requeued_until_all_epochs_are_done(
 ) -> None:
     flags = [str(seco_root), *SMALL, *as_flags(batch_size=2, log_every_n_steps=1, data_mode="moco")]
     flags += as_flags(num_processes=tasks, num_nodes=1, log_dir=tmp_path / "logs")
-    flags.append("--no_report")
     slurm = Slurm(tmp_path, tasks, *flags)
     with slurm.job(ENDLESS) as script:  # the job is preempted while it starts
         assert slurm.announce(signal.SIGTERM, script) in (os.EX_TEMPFAIL, 143)
@@ -153,7 +152,7 @@ def test_torchrun_restarts_all_processes_and_they_resume(
 ) -> None:
     log_dir = tmp_path / "logs"
     flags = [*SMALL, *as_flags(data_dir=seco_root, log_dir=log_dir, batch_size=2)]
-    flags += [*as_flags(log_every_n_steps=1, data_mode="moco"), "--resume", "auto", "--no_report"]
+    flags += [*as_flags(log_every_n_steps=1, data_mode="moco"), "--resume", "auto"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--max-restarts=1"]
     command = [*torchrun, f"--nproc_per_node={processes}", "main_pretrain.py", *flags]
     endless = [*command, *as_flags(max_epochs=ENDLESS)]
