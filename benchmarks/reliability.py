@@ -18,8 +18,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
 from benchmarks.trials import Trial
 from utils.cli import run
 from utils.errors import UserError, printable
@@ -91,6 +89,8 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Run the parts, write the JSON, print the table, and return the JSON's content."""
     args = parse_args(argv)
+    import torch
+
     torch.set_num_threads(1)  # trials are forks, which would wait for threads that they lack
     args.folder = args.folder.absolute() / ("quick" if args.quick else "full")
     commit = provenance(args)["git_commit"]
