@@ -15,7 +15,7 @@ from datasets.bigearthnet.facts import FILE_NAMES, LABELS, NEW_LABELS, SIDE_PX
 from datasets.bigearthnet.folder import PatchFolder
 from datasets.bigearthnet.index import find_patches
 from datasets.bigearthnet.lmdb_store import PatchLmdb
-from datasets.checks import (
+from datasets.checking.checks import (
     Outline,
     bit_notes,
     check_order,
@@ -24,7 +24,7 @@ from datasets.checks import (
     content_of,
     read_outline,
 )
-from datasets.problems import (
+from datasets.checking.problems import (
     DAMAGED,
     EXTRA,
     LABEL,

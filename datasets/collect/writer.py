@@ -19,7 +19,7 @@ from datasets.bands import RESOLUTION_M, RGB_BANDS, RGB_QUANTILES
 from datasets.collect.journal import Record, Shard
 from datasets.collect.scenes import Array, Place, Scene
 from datasets.collect.settings import Settings
-from datasets.geotiff_writer import encode_geotiff, utm_tags
+from datasets.geotiff.writer import encode_geotiff, utm_tags
 from utils.errors import UserError, os_error_sentence
 from utils.files import written_whole
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from datasets.bands import EUROSAT_BANDS
-from datasets.checks import (
+from datasets.checking.checks import (
     bit_notes,
     check_order,
     check_picture,
@@ -20,16 +20,7 @@ from datasets.checks import (
     most_common,
     read_outline,
 )
-from datasets.eurosat.files import (
-    CLASSES,
-    SmallFiles,
-    class_of,
-    find_folders,
-    is_geotiff,
-    is_picture,
-)
-from datasets.eurosat.splits import LIST_PREFIXES, SPLITS, find_lists, list_problems
-from datasets.problems import (
+from datasets.checking.problems import (
     DAMAGED,
     EXTRA,
     LABEL,
@@ -42,6 +33,15 @@ from datasets.problems import (
     Problem,
     Report,
 )
+from datasets.eurosat.files import (
+    CLASSES,
+    SmallFiles,
+    class_of,
+    find_folders,
+    is_geotiff,
+    is_picture,
+)
+from datasets.eurosat.splits import LIST_PREFIXES, SPLITS, find_lists, list_problems
 from utils.errors import UserError
 from utils.files import is_hidden
 

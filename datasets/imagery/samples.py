@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
-from datasets.footprints import corners_of
-from datasets.geotiff import locate
+from datasets.geotiff.footprints import corners_of
+from datasets.geotiff.reader import locate
 from utils.errors import UserError
 from utils.input_spec import InputTransform
 from utils.patch_blocks import PatchBlock, spans

@@ -16,7 +16,7 @@ import numpy as np
 
 from datasets.archive import ZipFiles, zip_hint
 from datasets.bands import ALL_BANDS, QUANTILES_NAME, band_of, find_band_files
-from datasets.geotiff import read_geotiff
+from datasets.geotiff.reader import read_geotiff
 from datasets.seco.bad_patches import BadPatchError
 from utils.errors import UserError
 from utils.files import is_hidden, read_file

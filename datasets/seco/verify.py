@@ -12,7 +12,7 @@ import numpy as np
 
 from datasets.archive import ZipFiles
 from datasets.bands import ALL_BANDS, QUANTILES_NAME, band_of
-from datasets.checks import (
+from datasets.checking.checks import (
     Outline,
     bit_notes,
     black_bands,
@@ -23,7 +23,7 @@ from datasets.checks import (
     most_common,
     read_outline,
 )
-from datasets.problems import (
+from datasets.checking.problems import (
     DAMAGED,
     EXTRA,
     MISSING,

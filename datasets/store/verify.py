@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.checks import (
+from datasets.checking.checks import (
     black_bands,
     content_of,
 )
-from datasets.problems import (
+from datasets.checking.problems import (
     DAMAGED,
     EXTRA,
     MISSING,

@@ -14,8 +14,18 @@ import numpy as np
 from PIL import Image
 
 from datasets.bands import ALL_BANDS
-from datasets.geotiff import MAX_SIDE_PX, read_compression, read_georeference, read_geotiff
-from datasets.problems import BIT_NOTES, DAMAGED, JPEG_NOTE, PLACE, SIZE, SWAPPED, TYPE, Problem
+from datasets.checking.problems import (
+    BIT_NOTES,
+    DAMAGED,
+    JPEG_NOTE,
+    PLACE,
+    SIZE,
+    SWAPPED,
+    TYPE,
+    Problem,
+)
+from datasets.geotiff.plain import read_compression, read_georeference
+from datasets.geotiff.reader import MAX_SIDE_PX, read_geotiff
 from utils.errors import UserError
 from utils.images import bit_depth
 
