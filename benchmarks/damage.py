@@ -14,7 +14,7 @@ from rasterio.io import MemoryFile
 
 from datasets.archive import ZipFiles
 from datasets.bigearthnet.lmdb_store import PatchLmdb
-from datasets.checking.checks import read_outline
+from datasets.checking.outlines import read_outline
 from datasets.geotiff.reader import read_geotiff
 
 Rng = np.random.Generator

@@ -93,7 +93,7 @@ def measure_histograms(
 
 def _open(root: Path) -> tuple[Sequence[str], Sequence[Any], Callable[[Any, str], np.ndarray]]:
     """Return bands, dates, and a function that reads a band of a date with its stored pixels."""
-    from datasets.seco.layouts import SecoFolder
+    from datasets.seco.folder import SecoFolder
     from datasets.store.reader import PackedStore, is_packed
 
     if root.is_file():

@@ -81,9 +81,7 @@ def open_bigearthnet(
     return BigEarthNet(source, names_kept, targets_kept, splits, CLASS_NAMES[num_classes], left_out)
 
 
-def find_patches(
-    data_dir: Path, *, lmdb: bool = False, strict: bool = True
-) -> tuple[PatchSource, Listing]:
+def find_patches(data_dir: Path, *, lmdb: bool, strict: bool = True) -> tuple[PatchSource, Listing]:
     """Find the patches of a folder or of an LMDB, and read their lists.
 
     Args:

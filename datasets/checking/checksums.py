@@ -13,7 +13,6 @@ from utils.pools import in_processes
 from utils.progress import progress
 
 _CHUNK = 16  # files that a process hashes at a time
-_HASH_BYTES = 2**22  # read at a time
 
 
 def compare_published(path: Path, published: Iterable[RemoteFile]) -> list[Problem]:
@@ -71,11 +70,8 @@ def _hash_chunk(root: Path, names: Sequence[str]) -> list[str]:
 
 
 def _hash(path: Path, kind: str) -> str:
-    digest = hashlib.new(kind)
     with path.open("rb", buffering=0) as file:
-        while block := file.read(_HASH_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, kind).hexdigest()
 
 
 def write_checksums(data_dir: Path, path: Path, num_workers: int) -> None:

@@ -16,10 +16,9 @@ from datasets.checking.checks import (
     check_picture,
     check_raster,
     content_of,
-    hash_place,
     most_common,
-    read_outline,
 )
+from datasets.checking.outlines import hash_place, read_outline
 from datasets.checking.problems import (
     DAMAGED,
     EXTRA,

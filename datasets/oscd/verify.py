@@ -8,16 +8,14 @@ import numpy as np
 
 from datasets.bands import check_dn, find_band_files, two_digit_name
 from datasets.checking.checks import (
-    Outline,
     bit_notes,
     check_order,
-    check_outlines,
     check_picture,
     check_raster,
     content_of,
     most_common,
-    read_outline,
 )
+from datasets.checking.outlines import Outline, check_outlines, read_outline
 from datasets.checking.problems import (
     DAMAGED,
     EXTRA,

@@ -27,7 +27,8 @@ from datasets.bands import (
     seco_input_spec,
 )
 from datasets.seco.bad_patches import BadPatchError, first_readable
-from datasets.seco.layouts import SecoFolder, SecoZip, split_run
+from datasets.seco.folder import SecoFolder
+from datasets.seco.zipped import SecoZip, split_run
 from utils.errors import NOT_AS_WRITTEN, UserError
 from utils.files import is_hidden
 from utils.input_spec import InputSpec
@@ -127,7 +128,7 @@ class SecoPatches:
 
     def band_bytes(self, patch: int) -> bytes:
         """Return the content of the file of the first band of a patch."""
-        return self._files.band_bytes(self.name(patch), self.bands[0], patch)
+        return self._files.read_bytes(self.name(patch), self.bands[0], patch)[0]
 
     def samples(self) -> Iterator[np.ndarray]:
         """Yield bands of some patches as they are stored, spread over the data set."""

@@ -13,16 +13,14 @@ import numpy as np
 from datasets.archive import ZipFiles
 from datasets.bands import ALL_BANDS, QUANTILES_NAME, band_of
 from datasets.checking.checks import (
-    Outline,
     bit_notes,
     black_bands,
     check_order,
-    check_outlines,
     check_raster,
     content_of,
     most_common,
-    read_outline,
 )
+from datasets.checking.outlines import Outline, check_outlines, read_outline
 from datasets.checking.problems import (
     DAMAGED,
     EXTRA,
@@ -33,9 +31,10 @@ from datasets.checking.problems import (
     Report,
 )
 from datasets.seco.bad_patches import BadPatchError
-from datasets.seco.layouts import MISSING as IS_MISSING
-from datasets.seco.layouts import SecoFolder, SecoZip, decode_band
+from datasets.seco.folder import MISSING as IS_MISSING
+from datasets.seco.folder import SecoFolder, decode_band
 from datasets.seco.patches import count_dates
+from datasets.seco.zipped import SecoZip
 from utils.errors import UserError
 from utils.files import is_hidden
 

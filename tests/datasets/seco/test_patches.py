@@ -15,14 +15,14 @@ import torch
 
 from datasets import seco_packed, seco_utils
 from datasets.bands import ALL_BANDS, RGB_BANDS
-from datasets.seco import layouts
+from datasets.seco import folder as seco_folder
 from datasets.seco.bad_patches import (
     BadPatchError,
     ConstantPatches,
     OnBadPatch,
     are_constant,
 )
-from datasets.seco.layouts import SecoFolder, decode_band
+from datasets.seco.folder import SecoFolder, decode_band
 from datasets.seco.patches import SecoPatches, parse_quantiles
 from datasets.seco.samples import PatchDataset
 from datasets.store.reader import PackedStore
@@ -414,7 +414,7 @@ def test_quantiles_of_a_part_are_drawn_by_seed(
         read.append(Path(name).parent)
         return decode_band(data, name)
 
-    monkeypatch.setattr(layouts, "decode_band", recording_decode)
+    monkeypatch.setattr(seco_folder, "decode_band", recording_decode)
     histogram = seco_utils.measure_histograms(seco_root, num_images=3, seed=0)["B2"]
     assert histogram.sum() == 3 * 48 * 48
     first = set(read)
