@@ -72,7 +72,8 @@ class InputSpec:
         if not (
             all(names)
             and all(len(each) == len(self.bands) for each in columns)
-            and all(isinstance(v, Real) and abs(v) <= _LARGEST for each in columns for v in each)
+            and all(isinstance(value, Real) for each in columns for value in each)
+            and all(abs(value) <= _LARGEST for each in columns for value in each)
             and all(low < high for low, high in zip(self.low, self.high, strict=True))
             and (NDVI not in self.bands or set(NDVI_BANDS) <= set(self.bands))
             and min(self.std) > 0
@@ -249,9 +250,8 @@ class InputTransform:
 
     def fingerprint(self) -> str:
         """Return a sha256 of the conversion, for the names of cached features."""
-        digest = hashlib.sha256(repr((self.channels, self.spec.mean, self.spec.std)).encode())
-        digest.update(self.table.tobytes())
-        return digest.hexdigest()
+        scaling = repr((self.channels, self.spec.mean, self.spec.std)).encode()
+        return hashlib.sha256(scaling + self.table.tobytes()).hexdigest()
 
 
 def input_transform(spec: InputSpec, data: DataSpec, input_norm: str) -> InputTransform:

@@ -80,7 +80,7 @@ def test_channels_come_in_the_order_of_the_encoder() -> None:
     assert input_transform(seco_input_spec(RGB_BANDS), PICTURES, "auto").bands == ("R", "G", "B")
     turned = input_transform(seco_input_spec(("B2", "B4")), PICTURES, "auto")
     assert turned.bands == ("B", "R")
-    assert turned.mean == (IMAGENET_MEAN[2], IMAGENET_MEAN[0])
+    assert turned.spec.mean == (IMAGENET_MEAN[2], IMAGENET_MEAN[0])
 
 
 @pytest.mark.parametrize("norm", ["auto", "imagenet", "paper", "none"])

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ import torch
 
 from datasets import seco_packed, seco_utils
 from datasets.bands import ALL_BANDS, RGB_BANDS
-from datasets.seco import folder as seco_folder
 from datasets.seco.bad_patches import (
     BadPatchError,
     ConstantPatches,
@@ -23,19 +21,12 @@ from datasets.seco.bad_patches import (
     are_constant,
 )
 from datasets.seco.folder import SecoFolder, decode_band
-from datasets.seco.patches import SecoPatches, parse_quantiles
+from datasets.seco.patches import SecoPatches
 from datasets.seco.samples import PatchDataset
-from datasets.store.reader import PackedStore
-from tests.references.seco_files import write_tif
+from tests.references.seco_files import read_tif, write_tif
 from utils.errors import UserError
-from utils.input_spec import SECO_SPEC
 
 Damage = Callable[[Path], None]
-
-
-def rasterio_read(path: Path) -> np.ndarray:
-    with rasterio.open(path) as file:
-        return file.read(1)
 
 
 def seco_dataset(
@@ -46,40 +37,6 @@ def seco_dataset(
 
 def folders(root: Path) -> list[str]:
     return sorted(path.name for path in root.iterdir() if path.is_dir())
-
-
-@pytest.fixture
-def copy(seco_root: Path, tmp_path: Path) -> Path:
-    """A copy to damage."""
-    return Path(shutil.copytree(seco_root, tmp_path / "copy"))
-
-
-class NumberedDates:
-    """A source without files: each patch is one pixel, the number of its date from 1."""
-
-    root = Path("numbers")
-    input_spec = SECO_SPEC
-    patch_shape = (1, 1, 1)
-
-    def __init__(self, num_places: int, num_dates: int) -> None:
-        self.num_dates = num_dates
-        self.starts = np.arange(num_places + 1) * num_dates
-
-    def name(self, patch: int) -> str:
-        return "{}/{}".format(*divmod(patch, self.num_dates))
-
-    def read(self, patch: int, out: np.ndarray | None = None) -> np.ndarray:
-        pixels = np.empty((1, 1, 1), np.uint8) if out is None else out
-        pixels[:] = patch % self.num_dates + 1
-        return pixels
-
-
-def dates_of(dataset: PatchDataset, epochs: int) -> np.ndarray:
-    """Return the dates of all samples of the first epochs: (epochs * places, dates of a sample)."""
-    keys = torch.cartesian_prod(torch.arange(epochs), torch.arange(len(dataset)))
-    patches = dataset.draw(*keys.T).numpy()
-    dates: np.ndarray = patches - dataset.source.starts[keys[:, 1]][:, None]
-    return dates
 
 
 @pytest.mark.difference("order")
@@ -121,7 +78,7 @@ def test_patches_are_what_rasterio_reads_in_the_order_of_the_bands(seco_root: Pa
         sample = dataset[0, index]
         assert sample["patches"].dtype == torch.uint8
         assert (sample["epoch"], sample["index"], sample["bad"]) == (0, index, [])
-        expected = np.stack([rasterio_read(dates[index] / f"{band}.tif") for band in bands])
+        expected = np.stack([read_tif(dates[index] / f"{band}.tif") for band in bands])
         np.testing.assert_array_equal(sample["patches"].numpy(), expected[None])
 
 
@@ -162,46 +119,6 @@ def test_size_that_60_m_do_not_divide_is_covered_by_rounded_pixels(tmp_path: Pat
     write_tif(tmp_path / "0/0/B1.tif", np.ones((11, 10), np.uint8))
     (tmp_path / "quantiles.json").write_text('{"quantiles": {"B1": [0, 9]}}')
     assert seco_dataset(tmp_path, ["B1", "B2"], 1)[0, 0]["patches"].shape == (1, 2, 64, 64)
-
-
-@pytest.mark.difference("dates")
-def test_dates_of_a_sample_are_different() -> None:
-    dates = dates_of(PatchDataset(NumberedDates(20, 3), 3), epochs=5)
-    assert (np.sort(dates) == [0, 1, 2]).all()
-
-
-def test_every_order_of_dates_is_equally_likely() -> None:
-    dates = dates_of(PatchDataset(NumberedDates(4, 4), 2), epochs=600)
-    draws = Counter(map(tuple, dates.tolist()))
-    assert len(draws) == 12
-    # 200 each are expected, with a standard deviation of 13.5.
-    assert all(140 < count < 260 for count in draws.values())
-
-
-@pytest.mark.difference("dates")
-def test_paper_protocol_draws_dates_with_replacement() -> None:
-    dates = dates_of(PatchDataset(NumberedDates(4, 5), 3, replace=True), epochs=500)
-    distinct = Counter(len(set(sample)) for sample in dates.tolist())
-    assert distinct[3] / 2000 == pytest.approx(0.48, abs=0.04)
-    assert distinct[1] / 2000 == pytest.approx(0.04, abs=0.02)
-    assert (dates_of(PatchDataset(NumberedDates(1, 1), 3, replace=True), epochs=2) == 0).all()
-
-
-def test_no_two_samples_share_a_stream() -> None:
-    dates = dates_of(PatchDataset(NumberedDates(20, 40), 20), epochs=20)
-    assert len(np.unique(dates, axis=0)) == 400
-
-
-def test_sample_is_a_function_of_seed_epoch_and_index() -> None:
-    dataset, again, other_seed = (
-        PatchDataset(NumberedDates(6, 40), 20, seed=seed) for seed in (7, 7, 8)
-    )
-    forward = [dataset[3, index]["patches"] for index in range(6)]
-    backward = [again[3, index]["patches"] for index in reversed(range(6))]
-    assert all(torch.equal(a, b) for a, b in zip(forward, reversed(backward), strict=True))
-    assert forward[2].flatten().tolist() == (dates_of(dataset, 4)[3 * 6 + 2] + 1).tolist()
-    assert not torch.equal(forward[0], other_seed[3, 0]["patches"])
-    assert not torch.equal(forward[0], dataset[4, 0]["patches"])
 
 
 def test_too_few_dates_name_the_place_and_the_need(copy: Path) -> None:
@@ -310,7 +227,7 @@ def test_broken_contract_is_an_error_that_cannot_be_skipped(
 
 def test_reflectance_that_was_cut_to_0_and_1_is_refused(copy: Path, tmp_path: Path) -> None:
     for path in copy.glob("*/*/B*.tif"):
-        write_tif(path, (rasterio_read(path) > 40).astype(np.uint8))
+        write_tif(path, (read_tif(path) > 40).astype(np.uint8))
     flags = ["--data_dir", str(copy)]
     with pytest.raises(UserError, match=f"{copy} holds values of 0 and 1 only"):
         seco_packed.main([*flags, "--save_path", str(tmp_path / "store"), "--num_workers", "0"])
@@ -374,79 +291,3 @@ def test_too_many_bad_patches_in_a_row_end_the_search(copy: Path) -> None:
     truncate(first_date(copy) / "B3.tif")
     with pytest.raises(UserError, match=r"more than 1% of 24 samples are bad, 1 so far, such as"):
         seco_dataset(copy, every_date=True, on_bad_patch="skip")[0, 0]
-
-
-@pytest.mark.difference("quantiles")
-def test_rgb_keeps_the_published_quantiles(copy: Path) -> None:
-    measured = {"B4": [50, 60], "B8": [7, 90]}
-    (copy / "quantiles.json").write_text(json.dumps({"quantiles": measured}))
-    spec = seco_dataset(copy, ["B4", "B8"]).source.input_spec
-    assert spec.low == (0.0, 7.0)
-    assert spec.high == (129.0, 90.0)
-
-
-@pytest.mark.parametrize(
-    "content", ["", "{}", '{"quantiles": {"B8": 3}}', "[]", '{"quantiles": {"B8": [9, 9]}}']
-)
-def test_damaged_quantiles_are_an_error(tmp_path: Path, content: str) -> None:
-    with pytest.raises(UserError, match=r"quantiles\.json is damaged"):
-        parse_quantiles(content.encode(), tmp_path / "quantiles.json")
-
-
-def test_quantiles_are_those_of_all_pixels(copy: Path) -> None:
-    seco_utils.main(["--data_dir", str(copy)])
-    written = json.loads((copy / "quantiles.json").read_text())["quantiles"]
-    assert list(written) == list(ALL_BANDS)
-    for band, limits in written.items():
-        paths = [p for p in copy.rglob(f"{band}.tif") if p.stem == band]
-        pixels = np.concatenate([rasterio_read(path).ravel() for path in paths])
-        expected = np.quantile(pixels, [0.02, 0.98], method="inverted_cdf")
-        assert limits == expected.tolist()
-    assert seco_utils.stretch_limits(np.bincount([4] * 100, minlength=256)) == (4, 5)  # a flat band
-
-
-def test_quantiles_of_a_part_are_drawn_by_seed(
-    seco_root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read: list[Path] = []
-
-    def recording_decode(data: bytes, name: str) -> np.ndarray:
-        read.append(Path(name).parent)
-        return decode_band(data, name)
-
-    monkeypatch.setattr(seco_folder, "decode_band", recording_decode)
-    histogram = seco_utils.measure_histograms(seco_root, num_images=3, seed=0)["B2"]
-    assert histogram.sum() == 3 * 48 * 48
-    first = set(read)
-    read.clear()
-    seco_utils.measure_histograms(seco_root, num_images=3, seed=0)
-    assert set(read) == first
-    assert len(first) == 3
-    read.clear()
-    seco_utils.measure_histograms(seco_root, num_images=3, seed=1)
-    assert set(read) != first
-
-
-def test_quantiles_of_a_store_are_those_of_its_source(copy: Path, tmp_path: Path) -> None:
-    """A zip has no room for the file: what it is packed into does."""
-    archive = shutil.make_archive(str(tmp_path / "s"), "zip", copy)
-    with pytest.raises(UserError, match=r"s\.zip is a file: pack it .* and measure the store"):
-        seco_utils.main(["--data_dir", archive])
-    store = str(tmp_path / "store")
-    flags = ["--save_path", store, "--bands", *RGB_BANDS, "B8", "--num_workers", "0"]
-    seco_packed.main(["--data_dir", archive, *flags])
-    for root in (str(copy), store):
-        seco_utils.main(["--data_dir", root])
-    of_store = json.loads((tmp_path / "store" / "quantiles.json").read_text())["quantiles"]
-    of_folder = json.loads((copy / "quantiles.json").read_text())["quantiles"]
-    assert of_store == {band: of_folder[band] for band in (*RGB_BANDS, "B8")}
-    patches = SecoPatches(copy, ["B8", "B4"])
-    assert PackedStore(tmp_path / "store", ["B8", "B4"]).input_spec == patches.input_spec
-
-
-def test_failed_measurement_leaves_no_file(copy: Path) -> None:
-    truncate(first_date(copy) / "B3.tif")
-    before = set(copy.iterdir())
-    with pytest.raises(UserError, match=r"B3\.tif is not a readable GeoTIFF"):
-        seco_utils.main(["--data_dir", str(copy)])
-    assert set(copy.iterdir()) == before

@@ -19,11 +19,6 @@ from tests.references.seco_files import zip_folder
 from utils.errors import UserError
 
 
-@pytest.fixture
-def copy(seco_root: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(seco_root, tmp_path / "copy"))
-
-
 @pytest.mark.parametrize(
     ("prefix", "method"), [("", zipfile.ZIP_STORED), ("data/seco/", zipfile.ZIP_DEFLATED)]
 )

@@ -18,7 +18,7 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-from datasets import seco_packed, seco_utils
+from datasets import seco_utils
 from datasets.bands import ALL_BANDS, RGB_BANDS
 from datasets.mini_earth import write_seco
 from datasets.seco.bad_patches import BadPatchError
@@ -27,15 +27,10 @@ from datasets.seco.pictures import Pictures
 from datasets.store import writer as packing
 from datasets.store.open import open_patches
 from datasets.store.reader import PackedStore
-from tests.references.seco_files import write_tif, zip_folder
+from tests.references.seco_files import pack, write_tif, zip_folder
 from tests.references.waiting import HANG_S
 from utils.cli import run
 from utils.errors import UserError
-
-
-def pack(source: Path, store: Path, *flags: str) -> None:
-    command = ["--data_dir", str(source), "--save_path", str(store), *flags]
-    seco_packed.main([*command, "--num_workers", "0"] if "--num_workers" not in flags else command)
 
 
 def hashes(root: Path) -> dict[str, str]:
@@ -44,11 +39,6 @@ def hashes(root: Path) -> dict[str, str]:
         for path in sorted(root.rglob("*"))
         if path.is_file()
     }
-
-
-@pytest.fixture
-def copy(seco_root: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(seco_root, tmp_path / "copy"))
 
 
 @pytest.fixture
@@ -145,18 +135,6 @@ def test_flaws_of_the_source_are_those_of_the_store(
     assert manifest["flaws"][0] == {"patch": 1, "band": "B3", "reason": "is missing"}
 
 
-def test_bands_that_are_not_requested_are_not_opened(seco_root: Path, tmp_path: Path) -> None:
-    pack(seco_root, tmp_path / "store", "--bands", "B8", "B2", "B3", "B4")
-    store = PackedStore(tmp_path / "store", RGB_BANDS)
-    for patch in range(24):
-        store.read(patch)
-    assert list(store._descriptors) == ["rgb-00000.u8"]
-    assert {path.name: path.stat().st_size for path in store.root.glob("*.u8")} == {
-        "rgb-00000.u8": 24 * 3 * 48 * 48,
-        "other-00000.u8": 24 * 48 * 48,
-    }
-
-
 def test_manifest_describes_the_store(seco_root: Path, tmp_path: Path) -> None:
     pack(seco_root, tmp_path / "store", "--bands", *RGB_BANDS, "B8")
     content = json.loads((tmp_path / "store" / "manifest.json").read_text())
@@ -248,10 +226,8 @@ def test_complete_store_is_left_alone(seco_root: Path, tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in times} == times
 
 
-def test_repaired_source_is_read_again(
-    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(packing, "_CHUNK", 3)
+@pytest.mark.usefixtures("small_chunks")
+def test_repaired_source_is_read_again(copy: Path, tmp_path: Path) -> None:
     pack(copy, tmp_path / "whole")
     path = next(copy.glob("000000/*/B4.tif"))
     path.rename(tmp_path / "away.tif")
@@ -281,18 +257,6 @@ def begin(source: Path, store: Path, bands: tuple[str, ...] = RGB_BANDS) -> pack
     bitmap = packing._Bitmap(store / packing.BITMAP_NAME, plan, source)
     bitmap.done[:] = True
     return bitmap
-
-
-def test_verify_finds_a_flipped_byte(seco_root: Path, tmp_path: Path) -> None:
-    store = tmp_path / "store"
-    pack(seco_root, store, "--bands", *RGB_BANDS, "B8")
-    seco_packed.main(["--verify", "--save_path", str(store)])
-    path = store / "other-00000.u8"
-    data = bytearray(path.read_bytes())
-    data[1234] ^= 1
-    path.write_bytes(data)
-    with pytest.raises(UserError, match=r"other-00000\.u8 differs from the hash .* copy the store"):
-        seco_packed.main(["--verify", "--save_path", str(store)])
 
 
 def test_full_disk_is_found_before_the_first_byte(
@@ -351,14 +315,6 @@ def test_errors_of_files_that_are_open_name_them(
         packing.sync_files(plan, tmp_path)
 
 
-def test_a_pipe_of_quantiles_is_not_waited_for(copy: Path, tmp_path: Path) -> None:
-    pack(copy, tmp_path / "store")
-    for source in (SecoPatches(copy), PackedStore(tmp_path / "store", RGB_BANDS)):
-        os.mkfifo(source.root / "quantiles.json")
-        with pytest.raises(OSError, match="not a regular file"):
-            _ = source.input_spec
-
-
 def test_two_packers_on_one_target_exclude_each_other(seco_root: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
     store.mkdir()
@@ -387,12 +343,17 @@ def begun_with_other_bands(store: Path, copy: Path) -> None:
     begin(copy, store, ("B2",)).flush()
 
 
+def begun_from_another_source(store: Path, copy: Path) -> None:
+    begin(Path(shutil.copytree(copy, store.with_name("other"))), store).flush()
+
+
 @pytest.mark.parametrize(
     ("prepare", "message"),
     [
         (lambda store, _: occupied(store), r"holds packing\.jsonl: choose .*, or delete it if it"),
         (packed_with_other_bands, "is a store of other data or --bands"),
         (begun_with_other_bands, "holds the beginning of a store of other data or --bands"),
+        (begun_from_another_source, "or its source has changed"),
     ],
 )
 def test_target_that_holds_something_else_is_left_alone(
@@ -404,23 +365,6 @@ def test_target_that_holds_something_else_is_left_alone(
     with pytest.raises(UserError, match=message):
         pack(seco_root, store)
     assert hashes(store) == before
-
-
-def test_wrong_flags_are_refused(copy: Path, tmp_path: Path) -> None:
-    for target in (copy, copy / "inside"):
-        with pytest.raises(UserError, match="is in --data_dir"):
-            pack(copy, target)
-    with pytest.raises(UserError, match="--data_dir is missing"):
-        seco_packed.main(["--save_path", str(tmp_path / "store")])
-    with pytest.raises(UserError, match="unknown band B99"):
-        pack(copy, tmp_path / "store", "--bands", "B99")
-    pack(copy, tmp_path / "store")
-    with pytest.raises(UserError, match="is packed already"):
-        pack(tmp_path / "store", tmp_path / "again")
-    with pytest.raises(UserError, match="nowhere does not exist"):
-        seco_packed.main(["--verify", "--save_path", str(tmp_path / "nowhere")])
-    with pytest.raises(UserError, match=r"s3://bucket/prefix is not a local folder"):
-        pack(copy, Path("s3://bucket/prefix"))
 
 
 def test_contract_broken_by_the_source_stops_the_packing(copy: Path, tmp_path: Path) -> None:
@@ -443,20 +387,3 @@ def test_killed_worker_is_one_sentence_and_leaves_no_process(
     with pytest.raises(UserError, match="was killed, perhaps because"):
         pack(seco_root, tmp_path / "store", "--num_workers", "2")
     assert set(multiprocessing.active_children()) <= before
-
-
-def test_another_source_does_not_resume_a_packing(seco_root: Path, tmp_path: Path) -> None:
-    begin(seco_root, tmp_path / "store").flush()
-    other = Path(shutil.copytree(seco_root, tmp_path / "other"))
-    with pytest.raises(UserError, match="or its source has changed"):
-        pack(other, tmp_path / "store")
-    pack(seco_root, tmp_path / "store")
-
-
-def test_broken_store_is_not_taken_for_complete(seco_root: Path, tmp_path: Path) -> None:
-    pack(seco_root, tmp_path / "store")
-    (tmp_path / "store" / "rgb-00000.u8").unlink()
-    with pytest.raises(UserError, match=r"rgb-00000\.u8 is missing: .* or delete it"):
-        pack(seco_root, tmp_path / "store")
-    with pytest.raises(UserError, match=r"rgb-00000\.u8 is missing: .* or delete it"):
-        seco_packed.main(["--verify", "--save_path", str(tmp_path / "store")])

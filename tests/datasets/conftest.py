@@ -1,0 +1,11 @@
+"""A SeCo data set to damage."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def copy(seco_root: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(seco_root, tmp_path / "copy"))
