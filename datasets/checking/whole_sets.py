@@ -1,5 +1,7 @@
 """Check all of a data set, and compare its parts: duplicates, and leaks from split to split."""
 
+from __future__ import annotations
+
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial

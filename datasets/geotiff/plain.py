@@ -42,12 +42,12 @@ class Layout(NamedTuple):
     """How the pixels of a file are stored."""
 
     shape: tuple[int, int]  # height and width
-    dtype: np.dtype
+    dtype: np.dtype  # with its order of bytes
     block: tuple[int, int]  # rows and columns of a strip or tile
-    is_tiled: bool
-    compression: int
-    predictor: int
-    offsets: Sequence[int]
+    is_tiled: bool  # else in strips, of which the last may be shorter
+    compression: int  # number of TIFF 6.0
+    predictor: int  # 2 for differences of neighbours in a row, else 1
+    offsets: Sequence[int]  # of the blocks in the file
     sizes: Sequence[int]  # in bytes
     tables: bytes  # of all JPEG streams
 
@@ -81,7 +81,15 @@ def parse_plain(data: bytes) -> Layout | None:
 
 
 def decode_plain(data: bytes, layout: Layout) -> np.ndarray | None:
-    """Decode all blocks: (H, W); None where GDAL has to decide."""
+    """Decode all blocks: (H, W); None where GDAL has to decide.
+
+    Args:
+        data: Content of the file.
+        layout: What ``parse_plain`` found in it.
+
+    Raises:
+        ValueError: The compressed pixels are damaged.
+    """
     height, width = layout.shape
     rows, columns = layout.block
     pixels = np.empty(layout.shape, layout.dtype.newbyteorder("="))

@@ -108,15 +108,14 @@ def opened(
         ValueError: The file has another format, or is damaged, also where it is read later.
     """
     from rasterio import Env
-    from rasterio.errors import NotGeoreferencedWarning, RasterioError
+    from rasterio.errors import RasterioError
     from rasterio.io import MemoryFile
 
     if not data:  # rasterio would create a new file
         raise ValueError("an empty file")
     try:
         with Env(**GDAL_OPTIONS), MemoryFile(data) as memory:
-            with _GDAL_LOCK, warnings.catch_warnings():
-                warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with _quietly():
                 options = {} if located else {"GEOREF_SOURCES": "NONE"}
                 file = memory.open(driver=list(drivers), **options)
             with file:
@@ -133,11 +132,19 @@ def open_quietly(path: Path, driver: str) -> DatasetReader:
         driver: GDAL's name of its format.
     """
     import rasterio
+
+    with _quietly():
+        return rasterio.open(path, driver=driver)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Ignore that a file has no georeference."""
     from rasterio.errors import NotGeoreferencedWarning
 
     with _GDAL_LOCK, warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        return rasterio.open(path, driver=driver)
+        yield
 
 
 def place_of(file: DatasetReader) -> tuple[CRS | None, Affine | None]:
