@@ -52,26 +52,16 @@ class SecoFolder:
         found = {band for date in dates for band in _band_files(self.root / place / date)}
         return [band for band in ALL_BANDS if band in found]
 
-    def read_band(self, name: str, band: str, patch: int = 0) -> np.ndarray:
-        """Read a band of a patch as it is stored.
+    def read_bytes(self, name: str, band: str, patch: int = 0) -> tuple[bytes, str]:
+        """Return the content of a band's file, and its path: the arguments of ``decode_band``.
 
         Args:
             name: Name "place/scene" of the patch.
             band: Name of the band.
             patch: Number of the patch, which a zip needs.
 
-        Returns:
-            uint8, shape (height, width).
-
         Raises:
-            BadPatchError: The file is missing or cannot be decoded.
-        """
-        return decode_band(*self.read_bytes(name, band, patch))
-
-    def read_bytes(self, name: str, band: str, patch: int = 0) -> tuple[bytes, str]:
-        """Return the content of a band's file, and its path.
-
-        Arguments as in ``SecoFolder.read_band``.
+            BadPatchError: The file is missing or cannot be read.
         """
         folder = f"{self.root}/{name}"
         path = f"{folder}/{band}.tif"
@@ -117,7 +107,11 @@ def decode_band(data: bytes, name: str) -> np.ndarray:
         data: Content of the file.
         name: Its name, for errors.
 
+    Returns:
+        uint8, shape (height, width).
+
     Raises:
+        BadPatchError: The file cannot be decoded.
         UserError: The file is not one band of uint8.
     """
 

@@ -14,7 +14,7 @@ import numpy as np
 from datasets.archive import ZipFiles
 from datasets.bands import ALL_BANDS, QUANTILES_NAME, band_of, find_band_files
 from datasets.seco.bad_patches import BadPatchError
-from datasets.seco.folder import MISSING, UNREADABLE, check_any, decode_band, natural_order
+from datasets.seco.folder import MISSING, UNREADABLE, check_any, natural_order
 from utils.errors import UserError
 from utils.files import is_hidden
 
@@ -53,15 +53,8 @@ class SecoZip:
         """Return the bands that at least one date of the first place has."""
         return [band for band, bit in _BITS.items() if self._of_first & bit]
 
-    def read_band(self, name: str, band: str, patch: int = 0) -> np.ndarray:
-        """Read a band of a patch as it is stored; arguments as in ``SecoFolder.read_band``."""
-        return decode_band(*self.read_bytes(name, band, patch))
-
-    def read_bytes(self, name: str, band: str, patch: int = 0) -> tuple[bytes, str]:
-        """Return the content of a band's file, and its path.
-
-        Arguments as in ``SecoFolder.read_band``.
-        """
+    def read_bytes(self, name: str, band: str, patch: int) -> tuple[bytes, str]:
+        """Return the content of a band's file, and its path; see ``SecoFolder.read_bytes``."""
         entry = int(self._entries[patch, self.bands.index(band)])
         where = f"{self.path}/{name}/{band}.tif"
         if entry == _ABSENT:

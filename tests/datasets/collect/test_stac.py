@@ -168,7 +168,7 @@ def test_of_two_versions_of_a_scene_the_newer_one_is_taken(stac_server: StacServ
 # Faults.
 
 PASSING: dict[str, Fault] = {
-    "408": status(408),
+    "408": content(HTML, code=408),
     "500": status(500),
     "502 with a page": content(HTML, code=502),
     "reset": reset,
