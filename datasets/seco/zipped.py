@@ -54,7 +54,10 @@ class SecoZip:
         return [band for band, bit in _BITS.items() if self._of_first & bit]
 
     def read_bytes(self, name: str, band: str, patch: int) -> tuple[bytes, str]:
-        """Return the content of a band's file, and its path; see ``SecoFolder.read_bytes``."""
+        """Return the content of a band's file, and its path.
+
+        Arguments as in ``SecoFolder.read_bytes``.
+        """
         entry = int(self._entries[patch, self.bands.index(band)])
         where = f"{self.path}/{name}/{band}.tif"
         if entry == _ABSENT:

@@ -1,4 +1,4 @@
-"""A SeCo data set to damage."""
+"""Copies of the data sets of the whole run, to damage."""
 
 import shutil
 from pathlib import Path
@@ -7,5 +7,5 @@ import pytest
 
 
 @pytest.fixture
-def copy(seco_root: Path, tmp_path: Path) -> Path:
+def seco_copy(seco_root: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(seco_root, tmp_path / "copy"))

@@ -22,21 +22,21 @@ def test_verify_finds_a_flipped_byte(seco_root: Path, tmp_path: Path) -> None:
         seco_packed.main(["--verify", "--save_path", str(store)])
 
 
-def test_wrong_flags_are_refused(copy: Path, tmp_path: Path) -> None:
-    for target in (copy, copy / "inside"):
+def test_wrong_flags_are_refused(seco_copy: Path, tmp_path: Path) -> None:
+    for target in (seco_copy, seco_copy / "inside"):
         with pytest.raises(UserError, match="is in --data_dir"):
-            pack(copy, target)
+            pack(seco_copy, target)
     with pytest.raises(UserError, match="--data_dir is missing"):
         seco_packed.main(["--save_path", str(tmp_path / "store")])
     with pytest.raises(UserError, match="unknown band B99"):
-        pack(copy, tmp_path / "store", "--bands", "B99")
-    pack(copy, tmp_path / "store")
+        pack(seco_copy, tmp_path / "store", "--bands", "B99")
+    pack(seco_copy, tmp_path / "store")
     with pytest.raises(UserError, match="is packed already"):
         pack(tmp_path / "store", tmp_path / "again")
     with pytest.raises(UserError, match="nowhere does not exist"):
         seco_packed.main(["--verify", "--save_path", str(tmp_path / "nowhere")])
     with pytest.raises(UserError, match=r"s3://bucket/prefix is not a local folder"):
-        pack(copy, Path("s3://bucket/prefix"))
+        pack(seco_copy, Path("s3://bucket/prefix"))
 
 
 def test_broken_store_is_not_taken_for_complete(seco_root: Path, tmp_path: Path) -> None:

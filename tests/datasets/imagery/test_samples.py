@@ -21,10 +21,10 @@ def cut(path: Path) -> None:
 @pytest.mark.parametrize("damage", [Path.unlink, cut])
 @pytest.mark.parametrize("zipped", [False, True])
 def test_a_patch_that_cannot_be_read_is_left_out_although_it_shows_no_place(
-    copy: Path, tmp_path: Path, damage: Callable[[Path], None], zipped: bool
+    seco_copy: Path, tmp_path: Path, damage: Callable[[Path], None], zipped: bool
 ) -> None:
-    damage(sorted(copy.glob("*/*/B4.tif"))[0])
-    data_dir = zip_folder(copy, tmp_path / "s.zip") if zipped else copy
+    damage(sorted(seco_copy.glob("*/*/B4.tif"))[0])
+    data_dir = zip_folder(seco_copy, tmp_path / "s.zip") if zipped else seco_copy
     patches = open_imagery(data_dir, SECO_SPEC, FLAGS, on_bad_patch="skip")
     assert patches.is_placed
     assert sum(len(patches.read(block).ids) for block in range(len(patches))) == 23

@@ -51,21 +51,21 @@ def test_places_and_dates_are_sorted_by_number_then_by_name(tmp_path: Path) -> N
 
 
 @pytest.mark.difference("previews")
-def test_previews_and_stray_files_and_folders_are_no_places_and_no_dates(copy: Path) -> None:
-    place = copy / folders(copy)[0]
+def test_previews_and_stray_files_and_folders_are_no_places_and_no_dates(seco_copy: Path) -> None:
+    place = seco_copy / folders(seco_copy)[0]
     assert len(list(place.glob("*.tif"))) == 4  # the previews are there
-    expected = ["/".join([name, *folders(copy / name)]) for name in folders(copy)]
-    for folder in (copy, place, place / folders(place)[0]):
+    expected = ["/".join([name, *folders(seco_copy / name)]) for name in folders(seco_copy)]
+    for folder in (seco_copy, place, place / folders(place)[0]):
         (folder / ".DS_Store").touch()
         (folder / "README.txt").touch()
         (folder / "preview.tif").touch()
         (folder / ".hidden" / "x").mkdir(parents=True)
         (folder / ".hidden" / "x" / "B2.tif").touch()
-    (copy / "empty_place").mkdir()
+    (seco_copy / "empty_place").mkdir()
     (place / "empty_date").mkdir()
     (place / "date_without_tif").mkdir()
     (place / "date_without_tif" / "metadata.json").touch()
-    assert SecoFolder(copy, ("B2",)).places == expected
+    assert SecoFolder(seco_copy, ("B2",)).places == expected
 
 
 def test_patches_are_what_rasterio_reads_in_the_order_of_the_bands(seco_root: Path) -> None:
@@ -106,10 +106,10 @@ def test_coarse_bands_are_interpolated_between_pixel_centres(
             assert patch[row, column] == pytest.approx((1 - dy) * above + dy * below, abs=1.0)
 
 
-def test_all_bands_share_the_10_m_grid_also_without_a_band_of_10_m(copy: Path) -> None:
-    seco_utils.main(["--data_dir", str(copy)])
+def test_all_bands_share_the_10_m_grid_also_without_a_band_of_10_m(seco_copy: Path) -> None:
+    seco_utils.main(["--data_dir", str(seco_copy)])
     for bands in (["B1"], ["B1", "B12"], ALL_BANDS):
-        dataset = seco_dataset(copy, bands, num_dates=2)
+        dataset = seco_dataset(seco_copy, bands, num_dates=2)
         assert dataset.source.patch_shape == (len(bands), 48, 48)
         assert dataset[0, 0]["patches"].shape == (2, len(bands), 48, 48)
 
@@ -121,13 +121,13 @@ def test_size_that_60_m_do_not_divide_is_covered_by_rounded_pixels(tmp_path: Pat
     assert seco_dataset(tmp_path, ["B1", "B2"], 1)[0, 0]["patches"].shape == (1, 2, 64, 64)
 
 
-def test_too_few_dates_name_the_place_and_the_need(copy: Path) -> None:
-    place = copy / folders(copy)[2]
+def test_too_few_dates_name_the_place_and_the_need(seco_copy: Path) -> None:
+    place = seco_copy / folders(seco_copy)[2]
     for date in folders(place)[1:]:
         shutil.rmtree(place / date)
     with pytest.raises(UserError, match=rf"{place.name} has 1 date, .* needs 3 of each place"):
-        seco_dataset(copy)
-    assert len(seco_dataset(copy, every_date=True)) == 21
+        seco_dataset(seco_copy)
+    assert len(seco_dataset(seco_copy, every_date=True)) == 21
 
 
 def test_wrong_roots_are_refused(tmp_path: Path) -> None:
@@ -143,11 +143,11 @@ def test_wrong_roots_are_refused(tmp_path: Path) -> None:
         seco_dataset(tmp_path)
 
 
-def test_band_that_the_data_set_does_not_have_is_refused_at_once(copy: Path) -> None:
-    for path in copy.rglob("B8.tif"):
+def test_band_that_the_data_set_does_not_have_is_refused_at_once(seco_copy: Path) -> None:
+    for path in seco_copy.rglob("B8.tif"):
         path.unlink()
     with pytest.raises(UserError, match=r"no band B8, .* choose bands among B1 B2 B3 B4 B5 "):
-        seco_dataset(copy, ["B8", "B4"])
+        seco_dataset(seco_copy, ["B8", "B4"])
 
 
 def first_date(root: Path) -> Path:
@@ -183,23 +183,23 @@ def not_a_tiff(path: Path) -> None:
     ],
 )
 @pytest.mark.difference("bad-patches")
-def test_damaged_band_names_its_file(copy: Path, damage: Damage, reason: str) -> None:
-    damage(first_date(copy) / "B3.tif")
+def test_damaged_band_names_its_file(seco_copy: Path, damage: Damage, reason: str) -> None:
+    damage(first_date(seco_copy) / "B3.tif")
     with pytest.raises(BadPatchError, match=reason) as caught:
-        seco_dataset(copy, every_date=True)[0, 0]
-    assert caught.value.name == str(first_date(copy) / "B3.tif")
+        seco_dataset(seco_copy, every_date=True)[0, 0]
+    assert caught.value.name == str(first_date(seco_copy) / "B3.tif")
     assert "on_bad_patch skip" in str(caught.value)
 
 
-def test_patch_of_zeros_names_its_folder(copy: Path) -> None:
-    folder = first_date(copy)
+def test_patch_of_zeros_names_its_folder(seco_copy: Path) -> None:
+    folder = first_date(seco_copy)
     for band in ("B2", "B3", "B4"):
         write_tif(folder / f"{band}.tif", np.zeros((48, 48), np.uint8))
     with pytest.raises(BadPatchError, match="holds only zeros") as caught:
-        seco_dataset(copy, every_date=True)[0, 0]
+        seco_dataset(seco_copy, every_date=True)[0, 0]
     assert caught.value.name == str(folder)
     write_tif(folder / "B3.tif", np.eye(48, dtype=np.uint8))
-    assert seco_dataset(copy, every_date=True)[0, 0]["bad"] == []
+    assert seco_dataset(seco_copy, every_date=True)[0, 0]["bad"] == []
 
 
 @pytest.mark.parametrize(
@@ -217,45 +217,45 @@ def test_patch_of_zeros_names_its_folder(copy: Path) -> None:
 @pytest.mark.parametrize("on_bad_patch", ["raise", "skip"])
 @pytest.mark.difference("unit")
 def test_broken_contract_is_an_error_that_cannot_be_skipped(
-    copy: Path, image: np.ndarray, reason: str, on_bad_patch: OnBadPatch
+    seco_copy: Path, image: np.ndarray, reason: str, on_bad_patch: OnBadPatch
 ) -> None:
-    write_tif(first_date(copy) / "B3.tif", image)
+    write_tif(first_date(seco_copy) / "B3.tif", image)
     with pytest.raises(UserError, match=reason) as caught:
-        seco_dataset(copy, every_date=True, on_bad_patch=on_bad_patch)[0, 0]
+        seco_dataset(seco_copy, every_date=True, on_bad_patch=on_bad_patch)[0, 0]
     assert not isinstance(caught.value, BadPatchError)
 
 
-def test_reflectance_that_was_cut_to_0_and_1_is_refused(copy: Path, tmp_path: Path) -> None:
-    for path in copy.glob("*/*/B*.tif"):
+def test_reflectance_that_was_cut_to_0_and_1_is_refused(seco_copy: Path, tmp_path: Path) -> None:
+    for path in seco_copy.glob("*/*/B*.tif"):
         write_tif(path, (read_tif(path) > 40).astype(np.uint8))
-    flags = ["--data_dir", str(copy)]
-    with pytest.raises(UserError, match=f"{copy} holds values of 0 and 1 only"):
+    flags = ["--data_dir", str(seco_copy)]
+    with pytest.raises(UserError, match=f"{seco_copy} holds values of 0 and 1 only"):
         seco_packed.main([*flags, "--save_path", str(tmp_path / "store"), "--num_workers", "0"])
-    with pytest.raises(UserError, match=f"{copy} holds values of 0 and 1 only"):
+    with pytest.raises(UserError, match=f"{seco_copy} holds values of 0 and 1 only"):
         seco_utils.main(flags)
-    assert not (copy / "quantiles.json").exists()
+    assert not (seco_copy / "quantiles.json").exists()
     assert not (tmp_path / "store").exists()
 
 
-def test_place_of_another_size_is_refused(copy: Path) -> None:
-    folder = first_date(copy).parent
+def test_place_of_another_size_is_refused(seco_copy: Path) -> None:
+    folder = first_date(seco_copy).parent
     for path in folder.rglob("B[234].tif"):
         write_tif(path, np.ones((48, 48), np.uint8))
-    other = copy / folders(copy)[3]
+    other = seco_copy / folders(seco_copy)[3]
     for path in other.rglob("B[234].tif"):
         write_tif(path, np.ones((96, 96), np.uint8))
     with pytest.raises(UserError, match=rf"{other}.* has 96 x 96 px .* need the same size"):
-        seco_dataset(copy)[0, 3]
+        seco_dataset(seco_copy)[0, 3]
 
 
 def test_skipped_patch_is_replaced_by_the_next_good_one(
-    copy: Path, monkeypatch: pytest.MonkeyPatch
+    seco_copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("datasets.seco.bad_patches.MAX_BAD_FRACTION", 0.5)
-    dates = [place / date for place in sorted(copy.iterdir()) for date in folders(place)]
+    dates = [place / date for place in sorted(seco_copy.iterdir()) for date in folders(place)]
     for folder in (dates[0], dates[22], dates[23]):
         truncate(folder / "B3.tif")
-    dataset = seco_dataset(copy, every_date=True, on_bad_patch="skip")
+    dataset = seco_dataset(seco_copy, every_date=True, on_bad_patch="skip")
     sample = dataset[5, 22]
     assert torch.equal(sample["patches"], dataset[0, 1]["patches"])
     assert (sample["epoch"], sample["index"]) == (5, 22)
@@ -278,16 +278,16 @@ def test_constant_patches_are_found_and_named_once() -> None:
     assert "and perhaps others" in texts[-1]
 
 
-def test_names_of_constant_patches_come_with_the_batch(copy: Path) -> None:
-    for path in first_date(copy).glob("B*.tif"):
+def test_names_of_constant_patches_come_with_the_batch(seco_copy: Path) -> None:
+    for path in first_date(seco_copy).glob("B*.tif"):
         write_tif(path, np.full_like(decode_band(path.read_bytes(), "a"), 5))
-    dataset = seco_dataset(copy, every_date=True)
-    name = first_date(copy).relative_to(copy).as_posix()
+    dataset = seco_dataset(seco_copy, every_date=True)
+    name = first_date(seco_copy).relative_to(seco_copy).as_posix()
     assert dataset[0, 0]["constant"] == [name]
     assert dataset[0, 1]["constant"] == []
 
 
-def test_too_many_bad_patches_in_a_row_end_the_search(copy: Path) -> None:
-    truncate(first_date(copy) / "B3.tif")
+def test_too_many_bad_patches_in_a_row_end_the_search(seco_copy: Path) -> None:
+    truncate(first_date(seco_copy) / "B3.tif")
     with pytest.raises(UserError, match=r"more than 1% of 24 samples are bad, 1 so far, such as"):
-        seco_dataset(copy, every_date=True, on_bad_patch="skip")[0, 0]
+        seco_dataset(seco_copy, every_date=True, on_bad_patch="skip")[0, 0]

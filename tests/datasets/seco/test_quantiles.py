@@ -19,10 +19,10 @@ from utils.errors import UserError
 
 
 @pytest.mark.difference("quantiles")
-def test_rgb_keeps_the_published_quantiles(copy: Path) -> None:
+def test_rgb_keeps_the_published_quantiles(seco_copy: Path) -> None:
     measured = {"B4": [50, 60], "B8": [7, 90]}
-    (copy / "quantiles.json").write_text(json.dumps({"quantiles": measured}))
-    spec = SecoPatches(copy, ["B4", "B8"]).input_spec
+    (seco_copy / "quantiles.json").write_text(json.dumps({"quantiles": measured}))
+    spec = SecoPatches(seco_copy, ["B4", "B8"]).input_spec
     assert spec.low == (0.0, 7.0)
     assert spec.high == (129.0, 90.0)
 
@@ -35,12 +35,12 @@ def test_damaged_quantiles_are_an_error(tmp_path: Path, content: str) -> None:
         parse_quantiles(content.encode(), tmp_path / "quantiles.json")
 
 
-def test_quantiles_are_those_of_all_pixels(copy: Path) -> None:
-    seco_utils.main(["--data_dir", str(copy)])
-    written = json.loads((copy / "quantiles.json").read_text())["quantiles"]
+def test_quantiles_are_those_of_all_pixels(seco_copy: Path) -> None:
+    seco_utils.main(["--data_dir", str(seco_copy)])
+    written = json.loads((seco_copy / "quantiles.json").read_text())["quantiles"]
     assert list(written) == list(ALL_BANDS)
     for band, limits in written.items():
-        paths = [p for p in copy.rglob(f"{band}.tif") if p.stem == band]
+        paths = [p for p in seco_copy.rglob(f"{band}.tif") if p.stem == band]
         pixels = np.concatenate([read_tif(path).ravel() for path in paths])
         expected = np.quantile(pixels, [0.02, 0.98], method="inverted_cdf")
         assert limits == expected.tolist()
@@ -69,33 +69,33 @@ def test_quantiles_of_a_part_are_drawn_by_seed(
     assert set(read) != first
 
 
-def test_quantiles_of_a_store_are_those_of_its_source(copy: Path, tmp_path: Path) -> None:
+def test_quantiles_of_a_store_are_those_of_its_source(seco_copy: Path, tmp_path: Path) -> None:
     """A zip has no room for the file: what it is packed into does."""
-    archive = shutil.make_archive(str(tmp_path / "s"), "zip", copy)
+    archive = shutil.make_archive(str(tmp_path / "s"), "zip", seco_copy)
     with pytest.raises(UserError, match=r"s\.zip is a file: pack it .* and measure the store"):
         seco_utils.main(["--data_dir", archive])
     pack(Path(archive), tmp_path / "store", "--bands", *RGB_BANDS, "B8")
-    for root in (copy, tmp_path / "store"):
+    for root in (seco_copy, tmp_path / "store"):
         seco_utils.main(["--data_dir", str(root)])
     of_store = json.loads((tmp_path / "store" / "quantiles.json").read_text())["quantiles"]
-    of_folder = json.loads((copy / "quantiles.json").read_text())["quantiles"]
+    of_folder = json.loads((seco_copy / "quantiles.json").read_text())["quantiles"]
     assert of_store == {band: of_folder[band] for band in (*RGB_BANDS, "B8")}
-    patches = SecoPatches(copy, ["B8", "B4"])
+    patches = SecoPatches(seco_copy, ["B8", "B4"])
     assert PackedStore(tmp_path / "store", ["B8", "B4"]).input_spec == patches.input_spec
 
 
-def test_failed_measurement_leaves_no_file(copy: Path) -> None:
-    path = sorted(copy.glob("*/*/B3.tif"))[0]
+def test_failed_measurement_leaves_no_file(seco_copy: Path) -> None:
+    path = sorted(seco_copy.glob("*/*/B3.tif"))[0]
     path.write_bytes(path.read_bytes()[:200])
-    before = set(copy.iterdir())
+    before = set(seco_copy.iterdir())
     with pytest.raises(UserError, match=r"B3\.tif is not a readable GeoTIFF"):
-        seco_utils.main(["--data_dir", str(copy)])
-    assert set(copy.iterdir()) == before
+        seco_utils.main(["--data_dir", str(seco_copy)])
+    assert set(seco_copy.iterdir()) == before
 
 
-def test_a_pipe_of_quantiles_is_not_waited_for(copy: Path, tmp_path: Path) -> None:
-    pack(copy, tmp_path / "store")
-    for source in (SecoPatches(copy), PackedStore(tmp_path / "store", RGB_BANDS)):
+def test_a_pipe_of_quantiles_is_not_waited_for(seco_copy: Path, tmp_path: Path) -> None:
+    pack(seco_copy, tmp_path / "store")
+    for source in (SecoPatches(seco_copy), PackedStore(tmp_path / "store", RGB_BANDS)):
         os.mkfifo(source.root / "quantiles.json")
         with pytest.raises(OSError, match="not a regular file"):
             _ = source.input_spec

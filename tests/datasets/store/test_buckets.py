@@ -1,5 +1,6 @@
 """LitData chunks streamed from a bucket, against the same chunks in a folder."""
 
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -103,9 +104,10 @@ def test_a_bucket_that_cannot_be_read_says_what_to_check(
 
 @pytest.mark.usefixtures("cache")
 def test_a_chunk_that_a_bucket_lacks_is_named(
-    s3: Any, copy: Path, monkeypatch: pytest.MonkeyPatch
+    s3: Any, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("litdata.streaming.item_loader._MAX_WAIT_TIME", 1)
+    copy = shutil.copytree(root, tmp_path / "copy")
     (copy / "chunk-0-3.bin").unlink()
     upload(s3, copy, "lacking")
     source = StreamedPlaces(Path(f"s3://{BUCKET}/lacking"))

@@ -73,27 +73,27 @@ def assert_same_patches(source: Any, store: PackedStore) -> None:
 @pytest.mark.parametrize("zipped", [False, True])
 @pytest.mark.difference("packed")
 def test_store_holds_what_its_source_holds(
-    copy: Path, tmp_path: Path, zipped: bool, num_workers: str
+    seco_copy: Path, tmp_path: Path, zipped: bool, num_workers: str
 ) -> None:
-    seco_utils.main(["--data_dir", str(copy)])
-    data_dir = zip_folder(copy, tmp_path / "s.zip", "above/") if zipped else copy
-    before = hashes(copy)
+    seco_utils.main(["--data_dir", str(seco_copy)])
+    data_dir = zip_folder(seco_copy, tmp_path / "s.zip", "above/") if zipped else seco_copy
+    before = hashes(seco_copy)
     store = tmp_path / "store"
     pack(data_dir, store, "--bands", *ALL_BANDS, "--num_workers", num_workers)
-    assert hashes(copy) == before
+    assert hashes(seco_copy) == before
     for bands in (RGB_BANDS, ALL_BANDS, ("B8", "B3", "B4", "B1"), ("B12",)):
         assert_same_patches(SecoPatches(data_dir, bands), PackedStore(store, bands))
     assert not list(store.glob("packing*"))
 
 
 def test_ragged_places_and_pictures_are_packed(
-    copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    seco_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    place = next(copy.glob("000002"))
+    place = next(seco_copy.glob("000002"))
     for date in [path for path in sorted(place.iterdir()) if path.is_dir()][1:]:
         shutil.rmtree(date)
-    pack(copy, tmp_path / "ragged")
-    assert_same_patches(SecoPatches(copy), PackedStore(tmp_path / "ragged", RGB_BANDS))
+    pack(seco_copy, tmp_path / "ragged")
+    assert_same_patches(SecoPatches(seco_copy), PackedStore(tmp_path / "ragged", RGB_BANDS))
 
     for number in range(4):
         noise = np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)
@@ -115,11 +115,11 @@ def test_ragged_places_and_pictures_are_packed(
 
 @pytest.mark.usefixtures("small_chunks")
 def test_flaws_of_the_source_are_those_of_the_store(
-    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    seco_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("datasets.seco.bad_patches.MAX_BAD_FRACTION", 0.5)
-    seco_utils.main(["--data_dir", str(copy)])
-    dates = [path for path in sorted(copy.glob("*/*")) if path.is_dir()]
+    seco_utils.main(["--data_dir", str(seco_copy)])
+    dates = [path for path in sorted(seco_copy.glob("*/*")) if path.is_dir()]
     (dates[1] / "B3.tif").unlink()
     (dates[2] / "B8.tif").write_bytes(b"no picture")
     (dates[3] / "B4.tif").write_bytes(b"")
@@ -128,9 +128,9 @@ def test_flaws_of_the_source_are_those_of_the_store(
     for band in RGB_BANDS:
         shutil.copy(zeros, dates[5] / f"{band}.tif")
     shutil.copy(zeros, dates[6] / "B4.tif")
-    pack(copy, tmp_path / "store", "--bands", *RGB_BANDS, "B8")
+    pack(seco_copy, tmp_path / "store", "--bands", *RGB_BANDS, "B8")
     for bands in (RGB_BANDS, ("B8",), ("B4",), ("B4", "B8"), ("B3", "B2")):
-        assert_same_patches(SecoPatches(copy, bands), PackedStore(tmp_path / "store", bands))
+        assert_same_patches(SecoPatches(seco_copy, bands), PackedStore(tmp_path / "store", bands))
     manifest = json.loads((tmp_path / "store" / "manifest.json").read_text())
     assert manifest["flaws"][0] == {"patch": 1, "band": "B3", "reason": "is missing"}
 
@@ -227,14 +227,14 @@ def test_complete_store_is_left_alone(seco_root: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("small_chunks")
-def test_repaired_source_is_read_again(copy: Path, tmp_path: Path) -> None:
-    pack(copy, tmp_path / "whole")
-    path = next(copy.glob("000000/*/B4.tif"))
+def test_repaired_source_is_read_again(seco_copy: Path, tmp_path: Path) -> None:
+    pack(seco_copy, tmp_path / "whole")
+    path = next(seco_copy.glob("000000/*/B4.tif"))
     path.rename(tmp_path / "away.tif")
     with pytest.raises(UserError, match=r"more than 1% of 24 samples are bad, 1 so far"):
-        pack(copy, tmp_path / "store")
+        pack(seco_copy, tmp_path / "store")
     (tmp_path / "away.tif").rename(path)
-    pack(copy, tmp_path / "store")
+    pack(seco_copy, tmp_path / "store")
     assert hashes(tmp_path / "store") == hashes(tmp_path / "whole")
 
 
@@ -333,18 +333,18 @@ def occupied(store: Path) -> None:
     (store / "packing.jsonl").touch()  # of an interrupted packing before December 2026
 
 
-def packed_with_other_bands(store: Path, copy: Path) -> None:
-    pack(copy, store, "--bands", "B2")
+def packed_with_other_bands(store: Path, seco_copy: Path) -> None:
+    pack(seco_copy, store, "--bands", "B2")
 
 
-def begun_with_other_bands(store: Path, copy: Path) -> None:
-    packed_with_other_bands(store, copy)
+def begun_with_other_bands(store: Path, seco_copy: Path) -> None:
+    packed_with_other_bands(store, seco_copy)
     (store / "manifest.json").unlink()
-    begin(copy, store, ("B2",)).flush()
+    begin(seco_copy, store, ("B2",)).flush()
 
 
-def begun_from_another_source(store: Path, copy: Path) -> None:
-    begin(Path(shutil.copytree(copy, store.with_name("other"))), store).flush()
+def begun_from_another_source(store: Path, seco_copy: Path) -> None:
+    begin(Path(shutil.copytree(seco_copy, store.with_name("other"))), store).flush()
 
 
 @pytest.mark.parametrize(
@@ -367,10 +367,10 @@ def test_target_that_holds_something_else_is_left_alone(
     assert hashes(store) == before
 
 
-def test_contract_broken_by_the_source_stops_the_packing(copy: Path, tmp_path: Path) -> None:
-    write_tif(next(copy.glob("000003/*/B4.tif")), np.ones((24, 24), np.uint8))
+def test_contract_broken_by_the_source_stops_the_packing(seco_copy: Path, tmp_path: Path) -> None:
+    write_tif(next(seco_copy.glob("000003/*/B4.tif")), np.ones((24, 24), np.uint8))
     with pytest.raises(UserError, match=r"B4\.tif has 24 x 24 px .* need the same size"):
-        pack(copy, tmp_path / "store", "--num_workers", "1")
+        pack(seco_copy, tmp_path / "store", "--num_workers", "1")
 
 
 def test_killed_worker_is_one_sentence_and_leaves_no_process(
