@@ -14,8 +14,8 @@ from rasterio.io import MemoryFile
 
 from datasets.archive import ZipFiles
 from datasets.bigearthnet.lmdb_store import PatchLmdb
-from datasets.checks import read_outline
-from datasets.geotiff import read_geotiff
+from datasets.checking.outlines import read_outline
+from datasets.geotiff.reader import read_geotiff
 
 Rng = np.random.Generator
 Damage = Callable[[Path, Rng], None]

@@ -73,8 +73,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     if args.json:
         write_json(RESULTS, results | provenance(args))
     if args.plot is not None:
-        found = results["images_per_second"]
-        rates = {case: Rates(each["values"]) for case, each in found.items()}
+        found = results["images_per_second"].items()
+        rates = {case: Rates(each["values"]) for case, each in found}
         plot_bars(args.plot, rates, DECODE, xlabel=f"images/s of 12 bands, {args.patch_px} px")
     return results
 
@@ -180,21 +180,14 @@ def downloader_flags(args: Namespace, folder: Path, url: str) -> Namespace:
     )
 
 
-def open_source(plan: Plan, flags: Namespace) -> EarthEngine:
-    """Start the client, as the downloader does.
+def decoding(plan: Plan, flags: Namespace) -> Callable[[], float]:
+    """Return a measurement of decoding and writing, with as many threads as a run: images/s.
+
+    Every scene gets the pixels of one real answer, without a network.
 
     Args:
         plan: Plan of the collection.
         flags: Flags of the downloader.
-    """
-    return cast("EarthEngine", seco_downloader.open_source(plan, flags))
-
-
-def decoding(plan: Plan, flags: Namespace) -> Callable[[], float]:
-    """Return a measurement of decoding and writing, with as many threads as a run: images/s.
-
-    Every scene gets the pixels of one real answer, without a network. Arguments as in
-    ``open_source``.
 
     Raises:
         UserError: No place has clear scenes.
@@ -204,7 +197,7 @@ def decoding(plan: Plan, flags: Namespace) -> Callable[[], float]:
     from datasets.collect.scenes import Lack, choose
     from datasets.collect.writer import Draft, PlaceWriter
 
-    source = open_source(plan, flags)
+    source = seco_downloader.open_source(plan, flags)
     places = [plan.place(number) for number in range(plan.num_places)]
     for first in places:
         candidates = choose(first, source.search([first])[0], plan.settings)
@@ -241,8 +234,7 @@ def collect_once(plan: Plan, flags: Namespace) -> dict[str, float]:
     """Collect all places into an empty folder, verify it, and remove it.
 
     Places that --verify finds damaged do not count. The time is from the first request to the last
-    line of the journal; requests include repeats, bytes no headers. Arguments as in
-    ``open_source``.
+    line of the journal; requests include repeats, bytes no headers. Arguments as in ``decoding``.
 
     Raises:
         UserError: Nothing could be collected.
@@ -255,7 +247,7 @@ def collect_once(plan: Plan, flags: Namespace) -> dict[str, float]:
     save_path.mkdir()
     write_plan(save_path, plan)
     with redirect_stdout(StringIO()) as shown, redirect_stderr(shown):
-        source = open_source(plan, flags)
+        source = cast("EarthEngine", seco_downloader.open_source(plan, flags))
         received, started = source.transport.web.bytes_received, time.perf_counter()
         collect(plan, source, seco_downloader.new_requester(flags), flags)
         elapsed = time.perf_counter() - started

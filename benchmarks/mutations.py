@@ -1,22 +1,16 @@
-"""Files of all kinds that readers take, and damage done to them: both functions of a generator."""
+"""Damage done to files of all kinds, as a function of a generator."""
 
-import io
 import json
 import re
 import struct
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image
-from rasterio.crs import CRS
-from rasterio.io import MemoryFile
-from rasterio.transform import from_origin
 
 Rng = np.random.Generator
 Order = Literal["little", "big"]
-EPSG, LEFT, TOP = 32632, 600_000, 5_200_020  # of the seeds of a catalogue
 # Where a number begins to be too large for something.
 _NUMBERS = (
     *(0, 1, 2, 3, 4, 7, 8, 16, 32, 255, 256, 1023, 10_980, 10_981, 16_384, 40_000, 65_535),
@@ -27,87 +21,6 @@ _VALUES: tuple[Any, ...] = (
     *(float("nan"), float("inf"), "", "x", "\x1b[2J", "../../etc/passwd", "\ud800", "a" * 10_000),
     *([], {}, [[]], [None], {"": None}, "2020-01-01", "1" * 5000, "/dev/zero"),
 )
-
-
-def image_seeds() -> dict[str, bytes]:
-    """Return small whole files of all kinds, by "kind: description"."""
-    rng = np.random.default_rng(15)
-
-    def pixels(*shape: int, dtype: str = "uint8") -> np.ndarray:
-        smooth = rng.integers(0, 200, shape) + np.arange(shape[-1])
-        return np.asarray((smooth * (20 if dtype == "uint16" else 1)).clip(0, 6000).astype(dtype))
-
-    seeds: dict[str, bytes] = {}
-
-    def tiff(name: str, planes: np.ndarray, **options: Any) -> None:
-        count, height, width = planes.shape
-        profile = {"count": count, "height": height, "width": width, "dtype": planes.dtype}
-        profile |= {"crs": CRS.from_epsg(EPSG), "transform": from_origin(LEFT, TOP, 10, 10)}
-        with MemoryFile() as memory:
-            with memory.open(driver="GTiff", **profile, **options) as file:
-                file.write(planes)
-            seeds[f"tiff: {name}"] = memory.read()
-
-    band, dn = pixels(1, 48, 48), pixels(1, 120, 120, dtype="uint16")
-    tiles = {"tiled": True, "blockxsize": 16, "blockysize": 16}
-    for compress in ("none", "deflate", "lzw", "packbits", "zstd", "lzma", "lerc", "webp"):
-        if compress != "webp":  # of three or four bands only
-            tiff(f"uint8 {compress}", band, compress=compress)
-        tiff(f"rgb {compress}", pixels(3, 48, 48), compress=compress, photometric="RGB")
-    for compress in ("none", "deflate", "lzw", "zstd"):
-        tiff(f"uint16 {compress}", dn, compress=compress)
-        tiff(f"13 bands {compress}", pixels(13, 64, 64, dtype="uint16"), compress=compress)
-    tiff("uint16 predictor", dn, compress="deflate", predictor=2, **tiles)
-    tiff("float predictor", pixels(1, 48, 48, dtype="float32"), compress="deflate", predictor=3)
-    tiff("jpeg", band, compress="jpeg")
-    tiff("jpeg tiles", band, compress="jpeg", **tiles)
-    tiff("ycbcr", pixels(3, 48, 48), compress="jpeg", photometric="YCBCR", interleave="pixel")
-    tiff("planes", pixels(13, 64, 64, dtype="uint16"), interleave="band", compress="deflate")
-    tiff("big endian", dn, ENDIANNESS="BIG")
-    tiff("bigtiff", dn, BIGTIFF="YES", compress="deflate")
-    tiff("uint16 small", dn[:, :48, :48], compress="deflate")
-    tiff("int16", pixels(1, 48, 48, dtype="int16"))
-    tiff("complex", pixels(1, 48, 48).astype("complex64"))
-    tiff("1 bit", (band > 99).astype("uint8"), nbits=1, compress="ccittfax4")
-    tiff("12 bit", dn, nbits=12)
-    tiff("map", np.array(1 + (band > 99), "uint8"))
-    tiff("sparse", np.zeros((1, 120, 120), "uint16"), sparse_ok=True)
-    tiff("rgba", pixels(4, 48, 48), photometric="RGB", alpha="YES")
-    tiff("cmyk", pixels(4, 48, 48), photometric="CMYK", compress="jpeg", interleave="pixel")
-
-    rgb = Image.fromarray(pixels(48, 48, 3))
-    grey, deep = rgb.convert("L"), Image.fromarray(pixels(48, 48, dtype="uint16"))
-    change = grey.point(lambda value: 255 * (value > 99))
-    exif = Image.Exif()
-    exif[0x0112], exif[0x010E] = 6, "orientation"
-    profile = zlib.compress(bytes(2000))[:400]
-    saved: list[tuple[str, str, Image.Image, dict[str, Any]]] = [
-        ("rgb", "JPEG", rgb, {"exif": exif}),
-        ("grey", "JPEG", grey, {}),
-        ("progressive", "JPEG", rgb, {"progressive": True, "icc_profile": profile}),
-        ("cmyk", "JPEG", rgb.convert("CMYK"), {}),
-        ("restarts", "JPEG", rgb, {"restart_marker_blocks": 2, "subsampling": "4:4:4"}),
-        ("pages", "MPO", rgb, {"save_all": True, "append_images": [rgb]}),
-        ("rgb", "PNG", rgb, {"exif": exif}),
-        ("map", "PNG", change, {}),
-        ("profile", "PNG", grey, {"icc_profile": profile}),
-        ("palette", "PNG", rgb.quantize(16), {"transparency": 3}),
-        ("1 bit", "PNG", change.convert("1"), {}),
-        ("16 bit", "PNG", deep, {}),
-        ("rgba", "PNG", rgb.convert("RGBA"), {}),
-        ("frames", "PNG", rgb, {"save_all": True, "append_images": [rgb]}),
-        ("palette", "TIFF", rgb.quantize(16), {"compression": "tiff_lzw"}),
-        ("g3", "TIFF", change.convert("1"), {"compression": "group3"}),
-        ("jpeg", "TIFF", rgb, {"compression": "jpeg"}),
-        ("lab", "TIFF", Image.merge("LAB", rgb.split()), {}),
-        ("pages", "TIFF", rgb, {"save_all": True, "append_images": [rgb]}),
-        *((kind.lower(), kind, rgb, {}) for kind in ("BMP", "GIF", "WEBP", "PPM", "EPS", "ICO")),
-    ]
-    for name, kind, image, options in saved:
-        buffer = io.BytesIO()
-        image.save(buffer, kind, **options)
-        seeds[f"{kind.lower()}: {name}"] = buffer.getvalue()
-    return seeds
 
 
 def damage(data: bytes, rng: Rng, others: Sequence[bytes] = ()) -> tuple[str, bytes]:
@@ -215,9 +128,17 @@ def _png_chunk(data: bytes, rng: Rng) -> bytes:
     else:
         content = content[: int(rng.integers(len(content) + 1))]
     chunks[number] = (name, content)
+    return data[:8] + png_chunks(chunks)
+
+
+def png_chunks(chunks: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Encode the chunks of a PNG, with checksums that fit.
+
+    Args:
+        chunks: Name and content of each.
+    """
     checked = [(len(c), n + c, zlib.crc32(n + c)) for n, c in chunks]
-    body = b"".join(struct.pack(f">L{len(c)}sL", size, c, crc) for size, c, crc in checked)
-    return data[:8] + body
+    return b"".join(struct.pack(f">L{len(c)}sL", size, c, crc) for size, c, crc in checked)
 
 
 def _jpeg_marker(data: bytes, rng: Rng) -> bytes:

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 from rasterio.io import MemoryFile
 
+from benchmarks.mutations import png_chunks
 from benchmarks.reliability_files import Case, failure_of, image_cases
 from benchmarks.reliability_tables import table_cases
 from benchmarks.trials import Attempt, Trial, in_children
@@ -134,9 +135,7 @@ def _png(side: int, kind: int = 2, *more: tuple[bytes, bytes], complete: bool = 
     pixels = b"".join(packer.compress(row) for _ in range(side if complete else 1)) + packer.flush()
     head = struct.pack(">2L5B", side, side, 8, kind, 0, 0, 0)
     chunks = [(b"IHDR", head), *more, (b"IDAT", pixels), (b"IEND", b"")]
-    checked = [(len(c), n + c, zlib.crc32(n + c)) for n, c in chunks]
-    body = b"".join(struct.pack(f">L{len(c)}sL", size, c, crc) for size, c, crc in checked)
-    return b"\x89PNG\r\n\x1a\n" + body
+    return b"\x89PNG\r\n\x1a\n" + png_chunks(chunks)
 
 
 def _jpeg(side: int, **options: Any) -> bytes:

@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from benchmarks.mutations import EPSG, LEFT, TOP, Rng, damage, image_seeds
+from benchmarks.image_seeds import EPSG, LEFT, TOP, image_seeds
+from benchmarks.mutations import Rng, damage
 from benchmarks.trials import Attempt, Trial, in_children
 
 Damage = Callable[[bytes, Rng], tuple[str, bytes]]
@@ -100,7 +101,7 @@ def image_cases(folder: Path) -> dict[str, Case]:
         folder: Scratch folder, in which each has one of its own.
     """
     from datasets.bigearthnet.folder import PatchFolder
-    from datasets.seco.layouts import read_band
+    from datasets.seco.folder import read_band
     from datasets.seco.pictures import Pictures
 
     band, picture = _place(folder / "seco/B4.tif"), _place(folder / "pictures/picture.png")

@@ -26,9 +26,9 @@ from benchmarks.trials import Trial
 from datasets.bands import ALL_BANDS
 from datasets.bigearthnet.index import find_folder
 from datasets.bigearthnet.writer import write_lmdb
-from datasets.checksums import compare_checksums, write_checksums
+from datasets.checking.checksums import compare_checksums, write_checksums
+from datasets.checking.problems import Tally
 from datasets.mini_earth import write_bigearthnet, write_eurosat, write_oscd, write_seco
-from datasets.problems import Tally
 from datasets.seco.patches import SecoPatches
 from datasets.store.litdata_writer import write_litdata
 from datasets.store.writer import pack

@@ -4,11 +4,7 @@ Bands and file formats that all data sets share:
 
 - ``bands.py``: Sentinel-2 bands with order, resolution and unit; which file holds which band.
 - ``archive.py``: Files of folders, and of zips with millions of members, for any process.
-- ``geotiff.py``: The only reader of GeoTIFFs; small ones without the time that GDAL takes.
-- ``geotiff_writer.py``: The only writer of GeoTIFFs.
-- ``problems.py``: Kinds of problems that ``verify.py`` finds.
-- ``checks.py``: Checks of one file or patch, for all data sets.
-- ``footprints.py``: Longitude and latitude of the corners of patches.
+- ``geotiff/``: The only reader and the only writer of GeoTIFFs.
 - ``figures.py``: Stretched bands as images, and figures of them.
 - ``loaders.py``: Loaders of the plain data modules.
 
@@ -18,7 +14,7 @@ Obtain data (command-line scripts):
 - ``seco_downloader.py``: Collect a SeCo data set from Earth Engine or a STAC catalogue.
 - ``collect/``: Plan, fetch and verify a collection.
 - ``verify.py``: Check every file of a data set before it is used (script).
-- ``checksums.py``: Write and compare lists of the sha256 of every file.
+- ``checking/``: What the checks of all data sets share.
 - ``mini_earth.py``: Write procedural data in the layouts of the four data sets, and rasters.
 - ``miniature/``: Draw procedural places and write their files.
 

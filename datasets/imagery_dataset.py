@@ -18,14 +18,13 @@ from datasets.archive import ZipFiles, is_zip
 from datasets.bands import with_ndvi
 from datasets.bigearthnet.facts import BIGEARTHNET_SPEC, IMAGE_SIZE
 from datasets.bigearthnet.folder import PatchFolder
-from datasets.bigearthnet.index import find_patches
+from datasets.bigearthnet.index import find_patches, is_bigearthnet, is_lmdb
 from datasets.bigearthnet.pictures import patch_picture
 from datasets.eurosat.files import CLASSES, is_geotiff
 from datasets.eurosat_dataset import EurosatDataset
 from datasets.imagery.many_rasters import ManyRasters
 from datasets.imagery.rasters import SUFFIXES, RasterFlags, RasterWindows
 from datasets.imagery.samples import SamplePatches
-from datasets.online_data import is_bigearthnet, is_lmdb
 from datasets.oscd.facts import OSCD_DATA
 from datasets.oscd.files import find_cities
 from datasets.oscd.windows import CityWindows

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import torch
 
-from datasets.bigearthnet.facts import BIGEARTHNET_SPEC, V1_FOLDER, V2_FOLDER
-from datasets.bigearthnet.index import open_bigearthnet
-from datasets.bigearthnet.lmdb_store import DATA_FILE
+from datasets.bigearthnet.facts import BIGEARTHNET_SPEC
+from datasets.bigearthnet.index import is_bigearthnet, is_lmdb, open_bigearthnet
 from datasets.bigearthnet.pictures import BigEarthNetPictures
 from datasets.eurosat_dataset import EurosatDataset
 from utils.input_spec import InputSpec, input_transform
@@ -65,15 +64,3 @@ def evaluation_command(data_dir: Path) -> tuple[str, ...]:
         return "main_eurosat.py", "--data_dir", str(data_dir)
     flags = ("--freeze_backbone", "--learning_rate", "1e-3", *["--lmdb"] * is_lmdb(data_dir))
     return "main_bigearthnet.py", "--data_dir", str(data_dir), *flags
-
-
-def is_lmdb(data_dir: Path) -> bool:
-    """Return whether a folder holds an LMDB of BigEarthNet's patches."""
-    return any(data_dir.glob(DATA_FILE)) or any(data_dir.glob(f"*/{DATA_FILE}"))
-
-
-def is_bigearthnet(data_dir: Path) -> bool:
-    """Return whether a folder holds BigEarthNet, as unpacked or as an LMDB."""
-    folders = (V1_FOLDER, V2_FOLDER)
-    is_folder = data_dir.name in folders or any((data_dir / name).is_dir() for name in folders)
-    return is_folder or is_lmdb(data_dir)

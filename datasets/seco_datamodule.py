@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
@@ -12,21 +12,19 @@ from datasets.bands import RGB_BANDS, with_ndvi
 from datasets.seco.bad_patches import BadPatchList, ConstantPatches, OnBadPatch
 from datasets.seco.data_modes import DATA_MODES
 from datasets.seco.patches import day_of
-from datasets.seco.samples import PatchDataset, collate
+from datasets.seco.samples import PatchDataset
 from datasets.store.litdata import StreamedPlaces
-from datasets.store.loader import DeviceLoader, StoreLoader
+from datasets.store.loader import Cache, open_loader
 from datasets.store.manifest import PICTURE_BANDS
 from datasets.store.open import open_patches
 from datasets.store.reader import PackedStore
 from utils.augment_config import AugmentConfig
-from utils.data import InfiniteDataLoader, SeededSampler, batches_done, epoch_of, sample_keys
+from utils.data import SeededSampler, batches_done, epoch_of, sample_keys
 from utils.distributed import exchange, shared_permutation, to_device
 from utils.errors import UserError
 from utils.input_spec import InputSpec
 from utils.stored_values import add_ndvi, stored_bands
 from utils.transforms import Augment
-
-Cache = Literal["mmap", "ram", "gpu"]
 
 
 class SecoDataModule(LightningDataModule):
@@ -182,8 +180,7 @@ class SecoDataModule(LightningDataModule):
         self.steps_per_epoch(trainer.world_size)
         log_dir = self.log_dir if trainer.is_global_zero else None
         self._bad_patches = BadPatchList(len(self.dataset), log_dir)
-        device = trainer.strategy.root_device
-        source, on_gpu = self.dataset.source, device.type == "cuda"
+        source = self.dataset.source
         shares: dict[str, Any] = {
             "epoch": lambda: epoch_of(trainer),
             "done": lambda: batches_done(trainer) * self.batch_size,
@@ -201,23 +198,10 @@ class SecoDataModule(LightningDataModule):
             from datasets.store.litdata_loader import ChunkOrder  # needs LitData
 
             sampler = ChunkOrder(source.first_samples(self.mode.every_date), self.seed, **shares)
-        if not isinstance(source, PackedStore):
-            return InfiniteDataLoader(
-                self.dataset,
-                self.batch_size,
-                sampler=sampler,
-                num_workers=self.num_workers,
-                collate_fn=collate,
-                drop_last=True,  # as the original; the queue and batch norm see full batches only
-                pin_memory=on_gpu,
-            )
-        if self.cache == "gpu":
-            if not on_gpu:
-                raise UserError("--cache gpu needs a GPU: use --cache ram, or train on a GPU")
-            return DeviceLoader(self.dataset, sampler, self.batch_size, device)
-        if self.cache == "ram":
-            source.load()
-        return StoreLoader(self.dataset, sampler, self.batch_size, self.num_workers, device)
+        device = trainer.strategy.root_device
+        return open_loader(
+            self.dataset, sampler, self.batch_size, self.num_workers, device, self.cache
+        )
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Remove what the device does not need."""

@@ -29,7 +29,7 @@ from datasets.bands import ALL_BANDS, RGB_BANDS, check_stored
 from datasets.figures import plot_images, to_image
 from datasets.seco.bad_patches import OnBadPatch
 from datasets.seco.data_modes import DATA_MODES
-from datasets.seco.layouts import read_band
+from datasets.seco.folder import read_band
 from datasets.seco.patches import SecoPatches
 from datasets.seco.samples import PatchDataset
 from utils.augment_config import AugmentConfig

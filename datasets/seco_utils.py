@@ -93,7 +93,7 @@ def measure_histograms(
 
 def _open(root: Path) -> tuple[Sequence[str], Sequence[Any], Callable[[Any, str], np.ndarray]]:
     """Return bands, dates, and a function that reads a band of a date with its stored pixels."""
-    from datasets.seco.layouts import SecoFolder
+    from datasets.seco.folder import SecoFolder, decode_band
     from datasets.store.reader import PackedStore, is_packed
 
     if root.is_file():
@@ -107,7 +107,11 @@ def _open(root: Path) -> tuple[Sequence[str], Sequence[Any], Callable[[Any, str]
     folder = SecoFolder(root, ALL_BANDS)
     split = (place.split("/") for place in folder.places)
     dates = [f"{place}/{scene}" for place, *scenes in split for scene in scenes]
-    return folder.band_names(), dates, folder.read_band
+
+    def read_band(date: str, band: str) -> np.ndarray:
+        return decode_band(*folder.read_bytes(date, band))
+
+    return folder.band_names(), dates, read_band
 
 
 def stretch_limits(histogram: np.ndarray) -> tuple[int, int]:

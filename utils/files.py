@@ -63,7 +63,7 @@ def written_whole(path: Path, *others: type[Exception]) -> Iterator[Path]:
             partial.replace(path)
         finally:
             _remove(partial)
-        _flush(path.parent)
+        flush_entry(path.parent)
     except errors as error:
         if isinstance(error.__context__, KeyboardInterrupt | SystemExit):
             raise error.__context__ from None  # torch reports an interrupted write in its own way
@@ -80,10 +80,11 @@ def written_whole(path: Path, *others: type[Exception]) -> Iterator[Path]:
 def flush_to_disk(path: Path) -> None:
     """Wait until the content of a file, or of a folder with all its files, is on the disk."""
     for each in (*path.rglob("*"), path) if path.is_dir() else (path,):
-        _flush(each)
+        flush_entry(each)
 
 
-def _flush(path: Path) -> None:
+def flush_entry(path: Path) -> None:
+    """Wait until the content of a file, or the names in a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -71,9 +71,9 @@ class InputSpec:
         columns = (self.low, self.high, self.mean, self.std)
         if not (
             all(names)
-            and all(len(column) == len(self.bands) for column in columns)
-            and all(isinstance(value, Real) for column in columns for value in column)
-            and all(abs(value) <= _LARGEST for column in columns for value in column)
+            and all(len(each) == len(self.bands) for each in columns)
+            and all(isinstance(value, Real) for each in columns for value in each)
+            and all(abs(value) <= _LARGEST for each in columns for value in each)
             and all(low < high for low, high in zip(self.low, self.high, strict=True))
             and (NDVI not in self.bands or set(NDVI_BANDS) <= set(self.bands))
             and min(self.std) > 0
@@ -201,7 +201,6 @@ class InputTransform:
         self.bands = stored_bands(channels)
         self.table = table
         self.spec = spec
-        self.mean, self.std = spec.mean, spec.std
 
     def to_picture(self, stored: np.ndarray) -> np.ndarray:
         """Map stored values of the ``bands``, (bands, H, W), to a picture, uint8, (C, H, W).
@@ -251,9 +250,8 @@ class InputTransform:
 
     def fingerprint(self) -> str:
         """Return a sha256 of the conversion, for the names of cached features."""
-        digest = hashlib.sha256(repr((self.channels, self.mean, self.std)).encode())
-        digest.update(self.table.tobytes())
-        return digest.hexdigest()
+        scaling = repr((self.channels, self.spec.mean, self.spec.std)).encode()
+        return hashlib.sha256(scaling + self.table.tobytes()).hexdigest()
 
 
 def input_transform(spec: InputSpec, data: DataSpec, input_norm: str) -> InputTransform:

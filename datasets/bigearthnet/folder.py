@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from datasets.bigearthnet.facts import FILE_NAMES, check_band
-from datasets.geotiff import one_band, read_geotiff
+from datasets.geotiff.reader import one_band, read_geotiff
 from utils.errors import NOT_AS_WRITTEN, UserError
 from utils.files import read_file
 

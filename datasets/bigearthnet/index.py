@@ -81,9 +81,7 @@ def open_bigearthnet(
     return BigEarthNet(source, names_kept, targets_kept, splits, CLASS_NAMES[num_classes], left_out)
 
 
-def find_patches(
-    data_dir: Path, *, lmdb: bool = False, strict: bool = True
-) -> tuple[PatchSource, Listing]:
+def find_patches(data_dir: Path, *, lmdb: bool, strict: bool = True) -> tuple[PatchSource, Listing]:
     """Find the patches of a folder or of an LMDB, and read their lists.
 
     Args:
@@ -133,6 +131,22 @@ def find_folder(data_dir: Path, *, strict: bool = True) -> tuple[PatchFolder, Li
             return PatchFolder(root, by_scene=not is_flat), listing
     hint = ": it is an LMDB, use --lmdb" if (data_dir / DATA_FILE).exists() else ""
     raise UserError(f"{data_dir} has neither a folder {V1_FOLDER} nor {V2_FOLDER}{hint}")
+
+
+def has_patch_folder(data_dir: Path) -> bool:
+    """Return whether a folder is, or holds, the folder of v1 or v2."""
+    names = (V1_FOLDER, V2_FOLDER)
+    return data_dir.name in names or any((data_dir / name).is_dir() for name in names)
+
+
+def is_lmdb(data_dir: Path) -> bool:
+    """Return whether a folder holds an LMDB of BigEarthNet's patches."""
+    return any(data_dir.glob(DATA_FILE)) or any(data_dir.glob(f"*/{DATA_FILE}"))
+
+
+def is_bigearthnet(data_dir: Path) -> bool:
+    """Return whether a folder holds BigEarthNet, as unpacked or as an LMDB."""
+    return has_patch_folder(data_dir) or is_lmdb(data_dir)
 
 
 def _read_metadata(folders: Sequence[Path], strict: bool) -> Listing:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from datasets.problems import LABEL, LEAK, Problem
+from datasets.checking.problems import LABEL, LEAK, Problem
 from utils.errors import UserError
 from utils.files import MAX_TABLE_BYTES, read_file, read_list, written_whole
 

@@ -15,16 +15,9 @@ from datasets.bigearthnet.facts import FILE_NAMES, LABELS, NEW_LABELS, SIDE_PX
 from datasets.bigearthnet.folder import PatchFolder
 from datasets.bigearthnet.index import find_patches
 from datasets.bigearthnet.lmdb_store import PatchLmdb
-from datasets.checks import (
-    Outline,
-    bit_notes,
-    check_order,
-    check_outlines,
-    check_raster,
-    content_of,
-    read_outline,
-)
-from datasets.problems import (
+from datasets.checking.checks import bit_notes, check_order, check_raster, content_of
+from datasets.checking.outlines import Outline, check_outlines, read_outline
+from datasets.checking.problems import (
     DAMAGED,
     EXTRA,
     LABEL,

@@ -20,7 +20,7 @@ from datasets.collect.journal import Record, Shard, forget, read_journals
 from datasets.collect.plan import Plan
 from datasets.collect.scenes import Array
 from datasets.collect.writer import METADATA_NAME
-from datasets.seco.layouts import read_band
+from datasets.seco.folder import read_band
 from datasets.seco.patches import on_10_m_grid
 from datasets.store.manifest import (
     MANIFEST_NAME,

@@ -19,7 +19,7 @@ from rasterio.windows import Window as PixelWindow
 from datasets.collect.scenes import Array, Missing, PatchGrid, Refused
 from datasets.collect.utm import utm_crs
 from datasets.collect.web import Web
-from datasets.geotiff import GDAL_OPTIONS
+from datasets.geotiff.reader import GDAL_OPTIONS
 from utils.errors import UserError, quoted
 from utils.retry import Transient
 

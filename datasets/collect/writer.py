@@ -19,9 +19,9 @@ from datasets.bands import RESOLUTION_M, RGB_BANDS, RGB_QUANTILES
 from datasets.collect.journal import Record, Shard
 from datasets.collect.scenes import Array, Place, Scene
 from datasets.collect.settings import Settings
-from datasets.geotiff_writer import encode_geotiff, utm_tags
+from datasets.geotiff.writer import encode_geotiff, utm_tags
 from utils.errors import UserError, os_error_sentence
-from utils.files import written_whole
+from utils.files import flush_entry, written_whole
 
 METADATA_NAME = "metadata.json"
 
@@ -144,11 +144,11 @@ class Draft:
             for name, content in self._files.items():
                 _write_synced(folder / name, content)
             for path in (*(folder / scene for scene in scenes), folder):
-                _sync_folder(path)
+                flush_entry(path)
             if os.path.lexists(target):  # a killed run finished it, but did not note it
                 target.rename(folder.with_name(f"{self.place.name}.old"))  # for ``clear``
             folder.rename(target)
-            _sync_folder(self._writer.root)
+            flush_entry(self._writer.root)
         except OSError as error:
             shutil.rmtree(folder, ignore_errors=True)
             raise UserError(
@@ -202,16 +202,5 @@ def _sha256(content: bytes) -> str:
 
 
 def _write_synced(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    """Bring the names in a folder to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    path.write_bytes(content)
+    flush_entry(path)

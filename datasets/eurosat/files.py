@@ -10,7 +10,7 @@ from PIL import Image
 
 from datasets.archive import ZipFiles
 from datasets.bands import EUROSAT_BANDS
-from datasets.geotiff import read_geotiff
+from datasets.geotiff.reader import read_geotiff
 from utils.errors import UserError, listed
 from utils.files import is_hidden, read_file
 from utils.images import bit_depth, read_image

@@ -10,26 +10,16 @@ from pathlib import Path
 import numpy as np
 
 from datasets.bands import EUROSAT_BANDS
-from datasets.checks import (
+from datasets.checking.checks import (
     bit_notes,
     check_order,
     check_picture,
     check_raster,
     content_of,
-    hash_place,
     most_common,
-    read_outline,
 )
-from datasets.eurosat.files import (
-    CLASSES,
-    SmallFiles,
-    class_of,
-    find_folders,
-    is_geotiff,
-    is_picture,
-)
-from datasets.eurosat.splits import LIST_PREFIXES, SPLITS, find_lists, list_problems
-from datasets.problems import (
+from datasets.checking.outlines import hash_place, read_outline
+from datasets.checking.problems import (
     DAMAGED,
     EXTRA,
     LABEL,
@@ -42,6 +32,15 @@ from datasets.problems import (
     Problem,
     Report,
 )
+from datasets.eurosat.files import (
+    CLASSES,
+    SmallFiles,
+    class_of,
+    find_folders,
+    is_geotiff,
+    is_picture,
+)
+from datasets.eurosat.splits import LIST_PREFIXES, SPLITS, find_lists, list_problems
 from utils.errors import UserError
 from utils.files import is_hidden
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from datasets.bands import check_dn
-from datasets.footprints import corners_of, pixel_m
-from datasets.geotiff import open_quietly, place_of
+from datasets.geotiff.footprints import corners_of, pixel_m
+from datasets.geotiff.reader import open_quietly, place_of
 from datasets.imagery.raster_files import day_of_raster, files_of_raster, stored_values
 from utils.errors import UserError, quoted
 from utils.input_spec import DataSpec, InputSpec, InputTransform

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
-from datasets.footprints import corners_of
-from datasets.geotiff import locate
+from datasets.geotiff.footprints import corners_of
+from datasets.geotiff.reader import locate
 from utils.errors import UserError
 from utils.input_spec import InputTransform
 from utils.patch_blocks import PatchBlock, spans
@@ -61,7 +62,7 @@ class SamplePatches:
         first = self._sized(first)
         self._shape = first.shape
         sampled = np.linspace(0, len(names) - 1, _NUM_SAMPLES).astype(int).tolist()
-        self.is_placed = any(np.isfinite(self._corners(row)).any() for row in sorted({*sampled}))
+        self.is_placed = any(map(self._is_placed, sorted({*sampled})))
         most = max(1, min(_PATCHES_PER_BLOCK, _BLOCK_BYTES // first.size))
         self._blocks = spans(len(names), most)
         self.description = (
@@ -116,6 +117,11 @@ class SamplePatches:
         stack = torch.from_numpy(np.array(picture))[None]
         side = (self.size, self.size)
         return interpolate(stack, side, mode="bilinear", antialias=True)[0].numpy()
+
+    def _is_placed(self, row: int) -> bool:
+        with suppress(UserError):  # is raised, or left out, when the patch is due
+            return bool(np.isfinite(self._corners(row)).any())
+        return False
 
     def _corners(self, row: int) -> np.ndarray:
         content = self._locate(row)

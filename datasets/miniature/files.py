@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from datasets.bands import EUROSAT_BANDS, RGB_BANDS
-from datasets.geotiff_writer import encode_geotiff, utm_tags
+from datasets.geotiff.writer import encode_geotiff, utm_tags
 from datasets.miniature.canvas import Array, Rng
 from datasets.miniature.covers import COVER_NAMES, draw_place
 from datasets.miniature.render import SENSOR_RESOLUTION_M, level_1c, observe

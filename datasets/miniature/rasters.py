@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.geotiff_writer import Tags, encode_geotiff, utm_tags
+from datasets.geotiff.writer import Tags, encode_geotiff, utm_tags
 from datasets.miniature.canvas import Canvas, Rng, noise
 from datasets.miniature.covers import draw_place, paint
 from datasets.miniature.files import Grid, to_dn

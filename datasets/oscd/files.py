@@ -22,8 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datasets.bands import check_dn, two_digit_name
-from datasets.geotiff import MAX_BYTES, one_band, read_georeference, read_geotiff
-from datasets.geotiff_writer import Tags
+from datasets.geotiff.plain import read_georeference
+from datasets.geotiff.reader import MAX_BYTES, one_band, read_geotiff
+from datasets.geotiff.writer import Tags
 from datasets.oscd.facts import TEST_CITIES, TRAIN_CITIES
 from utils.errors import UserError
 from utils.files import is_hidden, read_file, read_list

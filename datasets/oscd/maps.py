@@ -9,7 +9,7 @@ from matplotlib.patches import Patch
 from torch import Tensor
 
 from datasets.bands import RGB_BANDS
-from datasets.geotiff_writer import encode_geotiff
+from datasets.geotiff.writer import encode_geotiff
 from datasets.oscd.files import City
 from utils.files import written_whole
 from utils.plots import save_figure

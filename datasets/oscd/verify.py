@@ -7,21 +7,16 @@ from pathlib import Path
 import numpy as np
 
 from datasets.bands import check_dn, find_band_files, two_digit_name
-from datasets.checks import (
-    Outline,
+from datasets.checking.checks import (
     bit_notes,
     check_order,
-    check_outlines,
     check_picture,
     check_raster,
     content_of,
     most_common,
-    read_outline,
 )
-from datasets.geotiff import MAX_BYTES
-from datasets.oscd.facts import BAND_QUANTILES
-from datasets.oscd.files import find_cities, folders_with, read_city_lists
-from datasets.problems import (
+from datasets.checking.outlines import Outline, check_outlines, read_outline
+from datasets.checking.problems import (
     DAMAGED,
     EXTRA,
     LABEL,
@@ -34,6 +29,9 @@ from datasets.problems import (
     Problem,
     Report,
 )
+from datasets.geotiff.reader import MAX_BYTES
+from datasets.oscd.facts import BAND_QUANTILES
+from datasets.oscd.files import find_cities, folders_with, read_city_lists
 from utils.errors import UserError
 from utils.files import is_hidden, read_file
 

@@ -7,9 +7,9 @@ import numpy as np
 from rasterio.crs import CRS
 from rasterio.transform import Affine
 
-from datasets.footprints import corners_of
-from datasets.geotiff import locate
-from datasets.geotiff_writer import encode_geotiff
+from datasets.geotiff.footprints import corners_of
+from datasets.geotiff.reader import locate
+from datasets.geotiff.writer import encode_geotiff
 from datasets.oscd.files import City, find_cities, read_cities
 from utils.input_spec import InputTransform
 from utils.patch_blocks import PatchBlock

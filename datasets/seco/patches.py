@@ -27,7 +27,8 @@ from datasets.bands import (
     seco_input_spec,
 )
 from datasets.seco.bad_patches import BadPatchError, first_readable
-from datasets.seco.layouts import SecoFolder, SecoZip, split_run
+from datasets.seco.folder import SecoFolder, decode_band
+from datasets.seco.zipped import SecoZip, split_run
 from utils.errors import NOT_AS_WRITTEN, UserError
 from utils.files import is_hidden
 from utils.input_spec import InputSpec
@@ -68,10 +69,8 @@ class SecoPatches:
                 f"{self.places[0].split('/')[0]} shows: choose bands among {' '.join(there)}"
             )
         finest = min(self.bands, key=RESOLUTION_M.__getitem__)
-        first = first_readable(
-            lambda patch: self._files.read_band(self.name(patch), finest, patch),
-            int(self.starts[-1]),
-        )
+        count = int(self.starts[-1])
+        first = first_readable(lambda patch: self._read_band(patch, finest), count)
         height, width = (size * (RESOLUTION_M[finest] // 10) for size in first.shape)
         self.patch_shape = (len(self.bands), height, width)
 
@@ -114,7 +113,7 @@ class SecoPatches:
         height, width = self.patch_shape[1:]
         band = self.bands[channel]
         name, factor = self.name(patch), RESOLUTION_M[band] // 10
-        stored = self._files.read_band(name, band, patch)
+        stored = self._read_band(patch, band)
         # The side of a patch need not be a multiple of 60 m: the number of pixels is rounded.
         excess = np.abs(np.array(stored.shape) * factor - (height, width))
         if (excess >= factor).any():
@@ -127,7 +126,7 @@ class SecoPatches:
 
     def band_bytes(self, patch: int) -> bytes:
         """Return the content of the file of the first band of a patch."""
-        return self._files.band_bytes(self.name(patch), self.bands[0], patch)
+        return self._files.read_bytes(self.name(patch), self.bands[0], patch)[0]
 
     def samples(self) -> Iterator[np.ndarray]:
         """Yield bands of some patches as they are stored, spread over the data set."""
@@ -135,7 +134,10 @@ class SecoPatches:
         for patch in range(0, count, max(1, count // _NUM_SAMPLES)):
             for band in self.bands:
                 with suppress(BadPatchError):  # is raised when the patch is due
-                    yield self._files.read_band(self.name(patch), band, patch)
+                    yield self._read_band(patch, band)
+
+    def _read_band(self, patch: int, band: str) -> np.ndarray:
+        return decode_band(*self._files.read_bytes(self.name(patch), band, patch))
 
 
 def count_dates(places: Sequence[str]) -> np.ndarray:

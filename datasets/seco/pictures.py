@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 
 from datasets.archive import ZipFiles, is_zip, zip_hint
 from datasets.bands import band_of
-from datasets.geotiff import opened
+from datasets.geotiff.reader import opened
 from datasets.seco.bad_patches import BadPatchError, first_readable
 from utils.errors import UserError
 from utils.files import MAX_TABLE_BYTES, is_hidden, read_file, read_list

@@ -12,18 +12,16 @@ import numpy as np
 
 from datasets.archive import ZipFiles
 from datasets.bands import ALL_BANDS, QUANTILES_NAME, band_of
-from datasets.checks import (
-    Outline,
+from datasets.checking.checks import (
     bit_notes,
     black_bands,
     check_order,
-    check_outlines,
     check_raster,
     content_of,
     most_common,
-    read_outline,
 )
-from datasets.problems import (
+from datasets.checking.outlines import Outline, check_outlines, read_outline
+from datasets.checking.problems import (
     DAMAGED,
     EXTRA,
     MISSING,
@@ -33,9 +31,10 @@ from datasets.problems import (
     Report,
 )
 from datasets.seco.bad_patches import BadPatchError
-from datasets.seco.layouts import MISSING as IS_MISSING
-from datasets.seco.layouts import SecoFolder, SecoZip, decode_band
+from datasets.seco.folder import MISSING as IS_MISSING
+from datasets.seco.folder import SecoFolder, decode_band
 from datasets.seco.patches import count_dates
+from datasets.seco.zipped import SecoZip
 from utils.errors import UserError
 from utils.files import is_hidden
 

@@ -1,4 +1,4 @@
-"""Batches from a packed store, without worker processes.
+"""Batches for a training: of files by worker processes, of a packed store without any.
 
 One thread runs ahead: it draws the samples of the coming batches, lets a pool of threads copy their
 patches from the files into buffers that are reused, and starts their upload while the device still
@@ -11,21 +11,65 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from datasets.seco.samples import PatchDataset
+from datasets.seco.samples import PatchDataset, collate
 from datasets.store.reader import PackedStore
-from utils.data import SeededSampler
+from utils.data import InfiniteDataLoader, SeededSampler
 from utils.distributed import to_device
+from utils.errors import UserError
 
+Cache = Literal["mmap", "ram", "gpu"]
 _AHEAD = 3  # batches that wait for the device, or are being filled
 _BUFFERS = _AHEAD + 2  # one is in use, and the one before it may still be
 _WINDOW_S = 20.0  # of training, over which waiting is measured
 _MOST_WAITING = 0.2  # share of the time that goes unmentioned
+
+
+def open_loader(
+    dataset: PatchDataset,
+    sampler: SeededSampler,
+    batch_size: int,
+    num_workers: int,
+    device: torch.device,
+    cache: Cache,
+) -> "InfiniteDataLoader | StoreLoader | DeviceLoader":
+    """Return the loader of a training, whose batches are full.
+
+    Args:
+        dataset: Samples of any source.
+        sampler: Order of the samples.
+        batch_size: Samples of a batch; an incomplete last one is dropped, as in the original: the
+            queue and batch norm see full batches only.
+        num_workers: Processes that decode files, or threads that copy from a packed store.
+        device: Device that trains.
+        cache: Where a packed store is read from: its files, memory, or the GPU's memory.
+
+    Raises:
+        UserError: The GPU's memory is to be used, but the training is on the CPU.
+    """
+    source, on_gpu = dataset.source, device.type == "cuda"
+    if not isinstance(source, PackedStore):
+        return InfiniteDataLoader(
+            dataset,
+            batch_size,
+            sampler=sampler,
+            num_workers=num_workers,
+            collate_fn=collate,
+            drop_last=True,
+            pin_memory=on_gpu,
+        )
+    if cache == "gpu":
+        if not on_gpu:
+            raise UserError("--cache gpu needs a GPU: use --cache ram, or train on a GPU")
+        return DeviceLoader(dataset, sampler, batch_size, device)
+    if cache == "ram":
+        source.load()
+    return StoreLoader(dataset, sampler, batch_size, num_workers, device)
 
 
 class StoreLoader:

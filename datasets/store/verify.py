@@ -7,11 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.checks import (
-    black_bands,
-    content_of,
-)
-from datasets.problems import (
+from datasets.checking.checks import black_bands, content_of
+from datasets.checking.problems import (
     DAMAGED,
     EXTRA,
     MISSING,
@@ -28,7 +25,6 @@ from utils.errors import UserError
 from utils.files import is_hidden
 
 _ROWS = 64  # of a unit of work
-_HASH_BYTES = 2**22  # read at a time
 # Of collections and downloads; the others hold rows.
 _PLAIN_SUFFIXES = (".json", ".jsonl", ".csv", ".txt", ".md", ".lock", ".png", ".log")
 _LITDATA_NOTE = "a changed bit in a LitData chunk, which has no checksum"
@@ -94,11 +90,9 @@ class StoreCheck:
             return [Problem(MISSING, name, "is missing")]
         if found != size:
             return [Problem(DAMAGED, name, f"has {found} bytes instead of {size}")]
-        digest = hashlib.sha256()
         with path.open("rb", buffering=0) as file:
-            while block := file.read(_HASH_BYTES):
-                digest.update(block)
-        if digest.hexdigest() != sha256:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest != sha256:
             return [Problem(DAMAGED, name, f"differs from its sha256 in {MANIFEST_NAME}")]
         return []
 

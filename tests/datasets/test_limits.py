@@ -15,7 +15,7 @@ from PIL import Image
 
 from benchmarks.trials import Attempt, in_children
 from datasets.bigearthnet.lmdb_pages import check_pages
-from datasets.seco.layouts import read_band
+from datasets.seco.folder import read_band
 from utils.files import read_file
 from utils.images import read_image
 

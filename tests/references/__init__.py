@@ -12,11 +12,12 @@ Files:
 - ``tar_files.py``: Tar archives in memory.
 - ``hostile_pickles.py``: Pickles that run code when opened.
 - ``legacy_checkpoint.py``: Checkpoints as Lightning 1.1 wrote them.
-- ``seco_files.py``: A GeoTIFF, and the zip of a SeCo folder.
+- ``seco_files.py``: Write and read a GeoTIFF, zip a SeCo folder or pack it.
 - ``bigearthnet_files.py``: Small data sets in BigEarthNet's layouts.
 - ``run_folders.py``: Folders as main_pretrain.py leaves them, without a training.
 - ``raster_files.py``: GeoTIFFs whose pixels say where they are.
 - ``place_files.py``: Files of a collected place.
+- ``numbered_patches.py``: Patches that hold their own number, and their samples.
 
 Runs:
 

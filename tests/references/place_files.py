@@ -1,4 +1,4 @@
-"""A plan of places in a row; a place with two scenes of random pixels, and its written files."""
+"""Settings and a plan of places in a row; a place with two scenes, and its written files."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -16,6 +16,14 @@ from datasets.collect.settings import Settings
 from datasets.collect.writer import Draft, PlaceWriter
 
 SETTINGS = Settings(patch_px=12)
+SMALL = Settings(
+    num_locations=60,
+    sampler="uniform",
+    land_mask=False,
+    patch_px=12,
+    spares=0.5,
+    reference_date="2021-06-30",
+)
 PLACE = Place(7, -33.25, 151.5, PatchGrid(32756, 340020, 6320020, 12), ())
 OLD, NEW = "20200101T101010_20200101T101011_T56HLH", "20200401T101010_20200401T101011_T56HLH"
 

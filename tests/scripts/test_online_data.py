@@ -45,7 +45,7 @@ def test_eurosat_gives_its_splits(eurosat_root: Path) -> None:
     assert torch.equal(found.targets["val"], dataset.labels[splits["val"]])
     assert not found.is_multi_label
     assert len(found.classes) == 10
-    assert found.transform.mean == SECO_RGB.mean  # normalised as in the pre-training
+    assert found.transform.spec.mean == SECO_RGB.mean  # normalised as in the pre-training
 
 
 def test_the_command_that_evaluates_is_one_for_the_data_set(

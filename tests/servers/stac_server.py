@@ -1,4 +1,4 @@
-"""A loopback STAC catalogue with small COGs of the made-up archive, and changed copies of items."""
+"""A loopback STAC catalogue with small COGs of the made-up archive, and places to ask it for."""
 
 import copy
 import json
@@ -15,10 +15,18 @@ from rasterio.io import MemoryFile
 from rasterio.transform import from_origin
 
 from datasets.bands import RESOLUTION_M
-from datasets.collect.utm import to_utm, utm_epsg
+from datasets.collect.scenes import PatchGrid, Place, Scene, Window
+from datasets.collect.settings import Settings
+from datasets.collect.stac import Stac
+from datasets.collect.utm import from_utm, to_utm, utm_epsg
 from datasets.miniature.services.catalogue import TILE_M, Catalogue, Granule, pixel_centres
-from datasets.miniature.services.faults import FaultPlan, no_fault, status
+from datasets.miniature.services.faults import (
+    FaultPlan,
+    no_fault,
+    status,
+)
 from datasets.miniature.services.loopback import LoopbackHandler, LoopbackServer, served
+from tests.references.waiting import HANG_S
 
 EARTH_SEARCH = {
     **{"coastal": "B1", "blue": "B2", "green": "B3", "red": "B4", "rededge1": "B5"},
@@ -220,3 +228,25 @@ class _Handler(LoopbackHandler):
 def stac(**settings: Any) -> AbstractContextManager[StacServer]:
     """Serve in threads of this process until the block ends."""
     return served(StacServer(**settings))
+
+
+WINDOWS = (Window(LATE, date(2022, 2, 11)), Window(EARLY, date(2022, 1, 21)))
+
+
+def place_at(
+    left: int = 450_000, top: int = 5_500_020, size_px: int = 12, epsg: int = 32632
+) -> Place:
+    grid = PatchGrid(epsg, left, top, size_px)
+    middle = 5 * size_px
+    lat, lng = from_utm(left + middle, top - middle, epsg)
+    return Place(0, float(lat), float(lng), grid, WINDOWS)
+
+
+def source(server: StacServer, collection: str = "raw", **settings: Any) -> Stac:
+    common = {"source": "stac", "stac_url": server.url, "collection": collection}
+    return Stac(Settings(**(common | {"cloud_pct": 100.0} | settings)), timeout_s=HANG_S)
+
+
+def scenes_of(server: StacServer, place: Place, collection: str = "raw") -> list[Scene]:
+    (found,) = source(server, collection).search([place])
+    return found

@@ -58,7 +58,7 @@ class Evaluator:
         remembers: Look once for the scenes of a place in some windows, with what was measured.
     """
 
-    def __init__(self, catalogue: Catalogue, *, remembers: bool = False) -> None:
+    def __init__(self, catalogue: Catalogue, *, remembers: bool) -> None:
         self.catalogue = catalogue
         self.other_zones = not remembers
         self.searched: Counter[Rectangle] = Counter()

@@ -13,7 +13,7 @@ import rasterio
 from rasterio.control import GroundControlPoint
 from rasterio.transform import from_origin
 
-from datasets.footprints import corners_of, pixel_m
+from datasets.geotiff.footprints import corners_of, pixel_m
 from datasets.imagery.rasters import RasterFlags, RasterWindows
 from datasets.imagery_dataset import open_imagery
 from tests.references.raster_files import IN_DEGREES, UTM, coded, write_raster

@@ -11,7 +11,7 @@ import rasterio
 from PIL import Image
 
 from datasets.bands import check_dn
-from datasets.geotiff import read_georeference
+from datasets.geotiff.plain import read_georeference
 from datasets.oscd.facts import BAND_QUANTILES, OSCD_DATA, TEST_CITIES, TRAIN_CITIES
 from datasets.oscd.files import City, city_splits, find_cities, read_cities
 from utils.errors import UserError

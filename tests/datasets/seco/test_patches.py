@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,27 +14,19 @@ import torch
 
 from datasets import seco_packed, seco_utils
 from datasets.bands import ALL_BANDS, RGB_BANDS
-from datasets.seco import layouts
 from datasets.seco.bad_patches import (
     BadPatchError,
     ConstantPatches,
     OnBadPatch,
     are_constant,
 )
-from datasets.seco.layouts import SecoFolder, decode_band
-from datasets.seco.patches import SecoPatches, parse_quantiles
+from datasets.seco.folder import SecoFolder, decode_band
+from datasets.seco.patches import SecoPatches
 from datasets.seco.samples import PatchDataset
-from datasets.store.reader import PackedStore
-from tests.references.seco_files import write_tif
+from tests.references.seco_files import read_tif, write_tif
 from utils.errors import UserError
-from utils.input_spec import SECO_SPEC
 
 Damage = Callable[[Path], None]
-
-
-def rasterio_read(path: Path) -> np.ndarray:
-    with rasterio.open(path) as file:
-        return file.read(1)
 
 
 def seco_dataset(
@@ -46,40 +37,6 @@ def seco_dataset(
 
 def folders(root: Path) -> list[str]:
     return sorted(path.name for path in root.iterdir() if path.is_dir())
-
-
-@pytest.fixture
-def copy(seco_root: Path, tmp_path: Path) -> Path:
-    """A copy to damage."""
-    return Path(shutil.copytree(seco_root, tmp_path / "copy"))
-
-
-class NumberedDates:
-    """A source without files: each patch is one pixel, the number of its date from 1."""
-
-    root = Path("numbers")
-    input_spec = SECO_SPEC
-    patch_shape = (1, 1, 1)
-
-    def __init__(self, num_places: int, num_dates: int) -> None:
-        self.num_dates = num_dates
-        self.starts = np.arange(num_places + 1) * num_dates
-
-    def name(self, patch: int) -> str:
-        return "{}/{}".format(*divmod(patch, self.num_dates))
-
-    def read(self, patch: int, out: np.ndarray | None = None) -> np.ndarray:
-        pixels = np.empty((1, 1, 1), np.uint8) if out is None else out
-        pixels[:] = patch % self.num_dates + 1
-        return pixels
-
-
-def dates_of(dataset: PatchDataset, epochs: int) -> np.ndarray:
-    """Return the dates of all samples of the first epochs: (epochs * places, dates of a sample)."""
-    keys = torch.cartesian_prod(torch.arange(epochs), torch.arange(len(dataset)))
-    patches = dataset.draw(*keys.T).numpy()
-    dates: np.ndarray = patches - dataset.source.starts[keys[:, 1]][:, None]
-    return dates
 
 
 @pytest.mark.difference("order")
@@ -94,21 +51,21 @@ def test_places_and_dates_are_sorted_by_number_then_by_name(tmp_path: Path) -> N
 
 
 @pytest.mark.difference("previews")
-def test_previews_and_stray_files_and_folders_are_no_places_and_no_dates(copy: Path) -> None:
-    place = copy / folders(copy)[0]
+def test_previews_and_stray_files_and_folders_are_no_places_and_no_dates(seco_copy: Path) -> None:
+    place = seco_copy / folders(seco_copy)[0]
     assert len(list(place.glob("*.tif"))) == 4  # the previews are there
-    expected = ["/".join([name, *folders(copy / name)]) for name in folders(copy)]
-    for folder in (copy, place, place / folders(place)[0]):
+    expected = ["/".join([name, *folders(seco_copy / name)]) for name in folders(seco_copy)]
+    for folder in (seco_copy, place, place / folders(place)[0]):
         (folder / ".DS_Store").touch()
         (folder / "README.txt").touch()
         (folder / "preview.tif").touch()
         (folder / ".hidden" / "x").mkdir(parents=True)
         (folder / ".hidden" / "x" / "B2.tif").touch()
-    (copy / "empty_place").mkdir()
+    (seco_copy / "empty_place").mkdir()
     (place / "empty_date").mkdir()
     (place / "date_without_tif").mkdir()
     (place / "date_without_tif" / "metadata.json").touch()
-    assert SecoFolder(copy, ("B2",)).places == expected
+    assert SecoFolder(seco_copy, ("B2",)).places == expected
 
 
 def test_patches_are_what_rasterio_reads_in_the_order_of_the_bands(seco_root: Path) -> None:
@@ -121,7 +78,7 @@ def test_patches_are_what_rasterio_reads_in_the_order_of_the_bands(seco_root: Pa
         sample = dataset[0, index]
         assert sample["patches"].dtype == torch.uint8
         assert (sample["epoch"], sample["index"], sample["bad"]) == (0, index, [])
-        expected = np.stack([rasterio_read(dates[index] / f"{band}.tif") for band in bands])
+        expected = np.stack([read_tif(dates[index] / f"{band}.tif") for band in bands])
         np.testing.assert_array_equal(sample["patches"].numpy(), expected[None])
 
 
@@ -149,10 +106,10 @@ def test_coarse_bands_are_interpolated_between_pixel_centres(
             assert patch[row, column] == pytest.approx((1 - dy) * above + dy * below, abs=1.0)
 
 
-def test_all_bands_share_the_10_m_grid_also_without_a_band_of_10_m(copy: Path) -> None:
-    seco_utils.main(["--data_dir", str(copy)])
+def test_all_bands_share_the_10_m_grid_also_without_a_band_of_10_m(seco_copy: Path) -> None:
+    seco_utils.main(["--data_dir", str(seco_copy)])
     for bands in (["B1"], ["B1", "B12"], ALL_BANDS):
-        dataset = seco_dataset(copy, bands, num_dates=2)
+        dataset = seco_dataset(seco_copy, bands, num_dates=2)
         assert dataset.source.patch_shape == (len(bands), 48, 48)
         assert dataset[0, 0]["patches"].shape == (2, len(bands), 48, 48)
 
@@ -164,53 +121,13 @@ def test_size_that_60_m_do_not_divide_is_covered_by_rounded_pixels(tmp_path: Pat
     assert seco_dataset(tmp_path, ["B1", "B2"], 1)[0, 0]["patches"].shape == (1, 2, 64, 64)
 
 
-@pytest.mark.difference("dates")
-def test_dates_of_a_sample_are_different() -> None:
-    dates = dates_of(PatchDataset(NumberedDates(20, 3), 3), epochs=5)
-    assert (np.sort(dates) == [0, 1, 2]).all()
-
-
-def test_every_order_of_dates_is_equally_likely() -> None:
-    dates = dates_of(PatchDataset(NumberedDates(4, 4), 2), epochs=600)
-    draws = Counter(map(tuple, dates.tolist()))
-    assert len(draws) == 12
-    # 200 each are expected, with a standard deviation of 13.5.
-    assert all(140 < count < 260 for count in draws.values())
-
-
-@pytest.mark.difference("dates")
-def test_paper_protocol_draws_dates_with_replacement() -> None:
-    dates = dates_of(PatchDataset(NumberedDates(4, 5), 3, replace=True), epochs=500)
-    distinct = Counter(len(set(sample)) for sample in dates.tolist())
-    assert distinct[3] / 2000 == pytest.approx(0.48, abs=0.04)
-    assert distinct[1] / 2000 == pytest.approx(0.04, abs=0.02)
-    assert (dates_of(PatchDataset(NumberedDates(1, 1), 3, replace=True), epochs=2) == 0).all()
-
-
-def test_no_two_samples_share_a_stream() -> None:
-    dates = dates_of(PatchDataset(NumberedDates(20, 40), 20), epochs=20)
-    assert len(np.unique(dates, axis=0)) == 400
-
-
-def test_sample_is_a_function_of_seed_epoch_and_index() -> None:
-    dataset, again, other_seed = (
-        PatchDataset(NumberedDates(6, 40), 20, seed=seed) for seed in (7, 7, 8)
-    )
-    forward = [dataset[3, index]["patches"] for index in range(6)]
-    backward = [again[3, index]["patches"] for index in reversed(range(6))]
-    assert all(torch.equal(a, b) for a, b in zip(forward, reversed(backward), strict=True))
-    assert forward[2].flatten().tolist() == (dates_of(dataset, 4)[3 * 6 + 2] + 1).tolist()
-    assert not torch.equal(forward[0], other_seed[3, 0]["patches"])
-    assert not torch.equal(forward[0], dataset[4, 0]["patches"])
-
-
-def test_too_few_dates_name_the_place_and_the_need(copy: Path) -> None:
-    place = copy / folders(copy)[2]
+def test_too_few_dates_name_the_place_and_the_need(seco_copy: Path) -> None:
+    place = seco_copy / folders(seco_copy)[2]
     for date in folders(place)[1:]:
         shutil.rmtree(place / date)
     with pytest.raises(UserError, match=rf"{place.name} has 1 date, .* needs 3 of each place"):
-        seco_dataset(copy)
-    assert len(seco_dataset(copy, every_date=True)) == 21
+        seco_dataset(seco_copy)
+    assert len(seco_dataset(seco_copy, every_date=True)) == 21
 
 
 def test_wrong_roots_are_refused(tmp_path: Path) -> None:
@@ -226,11 +143,11 @@ def test_wrong_roots_are_refused(tmp_path: Path) -> None:
         seco_dataset(tmp_path)
 
 
-def test_band_that_the_data_set_does_not_have_is_refused_at_once(copy: Path) -> None:
-    for path in copy.rglob("B8.tif"):
+def test_band_that_the_data_set_does_not_have_is_refused_at_once(seco_copy: Path) -> None:
+    for path in seco_copy.rglob("B8.tif"):
         path.unlink()
     with pytest.raises(UserError, match=r"no band B8, .* choose bands among B1 B2 B3 B4 B5 "):
-        seco_dataset(copy, ["B8", "B4"])
+        seco_dataset(seco_copy, ["B8", "B4"])
 
 
 def first_date(root: Path) -> Path:
@@ -266,23 +183,23 @@ def not_a_tiff(path: Path) -> None:
     ],
 )
 @pytest.mark.difference("bad-patches")
-def test_damaged_band_names_its_file(copy: Path, damage: Damage, reason: str) -> None:
-    damage(first_date(copy) / "B3.tif")
+def test_damaged_band_names_its_file(seco_copy: Path, damage: Damage, reason: str) -> None:
+    damage(first_date(seco_copy) / "B3.tif")
     with pytest.raises(BadPatchError, match=reason) as caught:
-        seco_dataset(copy, every_date=True)[0, 0]
-    assert caught.value.name == str(first_date(copy) / "B3.tif")
+        seco_dataset(seco_copy, every_date=True)[0, 0]
+    assert caught.value.name == str(first_date(seco_copy) / "B3.tif")
     assert "on_bad_patch skip" in str(caught.value)
 
 
-def test_patch_of_zeros_names_its_folder(copy: Path) -> None:
-    folder = first_date(copy)
+def test_patch_of_zeros_names_its_folder(seco_copy: Path) -> None:
+    folder = first_date(seco_copy)
     for band in ("B2", "B3", "B4"):
         write_tif(folder / f"{band}.tif", np.zeros((48, 48), np.uint8))
     with pytest.raises(BadPatchError, match="holds only zeros") as caught:
-        seco_dataset(copy, every_date=True)[0, 0]
+        seco_dataset(seco_copy, every_date=True)[0, 0]
     assert caught.value.name == str(folder)
     write_tif(folder / "B3.tif", np.eye(48, dtype=np.uint8))
-    assert seco_dataset(copy, every_date=True)[0, 0]["bad"] == []
+    assert seco_dataset(seco_copy, every_date=True)[0, 0]["bad"] == []
 
 
 @pytest.mark.parametrize(
@@ -300,45 +217,45 @@ def test_patch_of_zeros_names_its_folder(copy: Path) -> None:
 @pytest.mark.parametrize("on_bad_patch", ["raise", "skip"])
 @pytest.mark.difference("unit")
 def test_broken_contract_is_an_error_that_cannot_be_skipped(
-    copy: Path, image: np.ndarray, reason: str, on_bad_patch: OnBadPatch
+    seco_copy: Path, image: np.ndarray, reason: str, on_bad_patch: OnBadPatch
 ) -> None:
-    write_tif(first_date(copy) / "B3.tif", image)
+    write_tif(first_date(seco_copy) / "B3.tif", image)
     with pytest.raises(UserError, match=reason) as caught:
-        seco_dataset(copy, every_date=True, on_bad_patch=on_bad_patch)[0, 0]
+        seco_dataset(seco_copy, every_date=True, on_bad_patch=on_bad_patch)[0, 0]
     assert not isinstance(caught.value, BadPatchError)
 
 
-def test_reflectance_that_was_cut_to_0_and_1_is_refused(copy: Path, tmp_path: Path) -> None:
-    for path in copy.glob("*/*/B*.tif"):
-        write_tif(path, (rasterio_read(path) > 40).astype(np.uint8))
-    flags = ["--data_dir", str(copy)]
-    with pytest.raises(UserError, match=f"{copy} holds values of 0 and 1 only"):
+def test_reflectance_that_was_cut_to_0_and_1_is_refused(seco_copy: Path, tmp_path: Path) -> None:
+    for path in seco_copy.glob("*/*/B*.tif"):
+        write_tif(path, (read_tif(path) > 40).astype(np.uint8))
+    flags = ["--data_dir", str(seco_copy)]
+    with pytest.raises(UserError, match=f"{seco_copy} holds values of 0 and 1 only"):
         seco_packed.main([*flags, "--save_path", str(tmp_path / "store"), "--num_workers", "0"])
-    with pytest.raises(UserError, match=f"{copy} holds values of 0 and 1 only"):
+    with pytest.raises(UserError, match=f"{seco_copy} holds values of 0 and 1 only"):
         seco_utils.main(flags)
-    assert not (copy / "quantiles.json").exists()
+    assert not (seco_copy / "quantiles.json").exists()
     assert not (tmp_path / "store").exists()
 
 
-def test_place_of_another_size_is_refused(copy: Path) -> None:
-    folder = first_date(copy).parent
+def test_place_of_another_size_is_refused(seco_copy: Path) -> None:
+    folder = first_date(seco_copy).parent
     for path in folder.rglob("B[234].tif"):
         write_tif(path, np.ones((48, 48), np.uint8))
-    other = copy / folders(copy)[3]
+    other = seco_copy / folders(seco_copy)[3]
     for path in other.rglob("B[234].tif"):
         write_tif(path, np.ones((96, 96), np.uint8))
     with pytest.raises(UserError, match=rf"{other}.* has 96 x 96 px .* need the same size"):
-        seco_dataset(copy)[0, 3]
+        seco_dataset(seco_copy)[0, 3]
 
 
 def test_skipped_patch_is_replaced_by_the_next_good_one(
-    copy: Path, monkeypatch: pytest.MonkeyPatch
+    seco_copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("datasets.seco.bad_patches.MAX_BAD_FRACTION", 0.5)
-    dates = [place / date for place in sorted(copy.iterdir()) for date in folders(place)]
+    dates = [place / date for place in sorted(seco_copy.iterdir()) for date in folders(place)]
     for folder in (dates[0], dates[22], dates[23]):
         truncate(folder / "B3.tif")
-    dataset = seco_dataset(copy, every_date=True, on_bad_patch="skip")
+    dataset = seco_dataset(seco_copy, every_date=True, on_bad_patch="skip")
     sample = dataset[5, 22]
     assert torch.equal(sample["patches"], dataset[0, 1]["patches"])
     assert (sample["epoch"], sample["index"]) == (5, 22)
@@ -361,92 +278,16 @@ def test_constant_patches_are_found_and_named_once() -> None:
     assert "and perhaps others" in texts[-1]
 
 
-def test_names_of_constant_patches_come_with_the_batch(copy: Path) -> None:
-    for path in first_date(copy).glob("B*.tif"):
+def test_names_of_constant_patches_come_with_the_batch(seco_copy: Path) -> None:
+    for path in first_date(seco_copy).glob("B*.tif"):
         write_tif(path, np.full_like(decode_band(path.read_bytes(), "a"), 5))
-    dataset = seco_dataset(copy, every_date=True)
-    name = first_date(copy).relative_to(copy).as_posix()
+    dataset = seco_dataset(seco_copy, every_date=True)
+    name = first_date(seco_copy).relative_to(seco_copy).as_posix()
     assert dataset[0, 0]["constant"] == [name]
     assert dataset[0, 1]["constant"] == []
 
 
-def test_too_many_bad_patches_in_a_row_end_the_search(copy: Path) -> None:
-    truncate(first_date(copy) / "B3.tif")
+def test_too_many_bad_patches_in_a_row_end_the_search(seco_copy: Path) -> None:
+    truncate(first_date(seco_copy) / "B3.tif")
     with pytest.raises(UserError, match=r"more than 1% of 24 samples are bad, 1 so far, such as"):
-        seco_dataset(copy, every_date=True, on_bad_patch="skip")[0, 0]
-
-
-@pytest.mark.difference("quantiles")
-def test_rgb_keeps_the_published_quantiles(copy: Path) -> None:
-    measured = {"B4": [50, 60], "B8": [7, 90]}
-    (copy / "quantiles.json").write_text(json.dumps({"quantiles": measured}))
-    spec = seco_dataset(copy, ["B4", "B8"]).source.input_spec
-    assert spec.low == (0.0, 7.0)
-    assert spec.high == (129.0, 90.0)
-
-
-@pytest.mark.parametrize(
-    "content", ["", "{}", '{"quantiles": {"B8": 3}}', "[]", '{"quantiles": {"B8": [9, 9]}}']
-)
-def test_damaged_quantiles_are_an_error(tmp_path: Path, content: str) -> None:
-    with pytest.raises(UserError, match=r"quantiles\.json is damaged"):
-        parse_quantiles(content.encode(), tmp_path / "quantiles.json")
-
-
-def test_quantiles_are_those_of_all_pixels(copy: Path) -> None:
-    seco_utils.main(["--data_dir", str(copy)])
-    written = json.loads((copy / "quantiles.json").read_text())["quantiles"]
-    assert list(written) == list(ALL_BANDS)
-    for band, limits in written.items():
-        paths = [p for p in copy.rglob(f"{band}.tif") if p.stem == band]
-        pixels = np.concatenate([rasterio_read(path).ravel() for path in paths])
-        expected = np.quantile(pixels, [0.02, 0.98], method="inverted_cdf")
-        assert limits == expected.tolist()
-    assert seco_utils.stretch_limits(np.bincount([4] * 100, minlength=256)) == (4, 5)  # a flat band
-
-
-def test_quantiles_of_a_part_are_drawn_by_seed(
-    seco_root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read: list[Path] = []
-
-    def recording_decode(data: bytes, name: str) -> np.ndarray:
-        read.append(Path(name).parent)
-        return decode_band(data, name)
-
-    monkeypatch.setattr(layouts, "decode_band", recording_decode)
-    histogram = seco_utils.measure_histograms(seco_root, num_images=3, seed=0)["B2"]
-    assert histogram.sum() == 3 * 48 * 48
-    first = set(read)
-    read.clear()
-    seco_utils.measure_histograms(seco_root, num_images=3, seed=0)
-    assert set(read) == first
-    assert len(first) == 3
-    read.clear()
-    seco_utils.measure_histograms(seco_root, num_images=3, seed=1)
-    assert set(read) != first
-
-
-def test_quantiles_of_a_store_are_those_of_its_source(copy: Path, tmp_path: Path) -> None:
-    """A zip has no room for the file: what it is packed into does."""
-    archive = shutil.make_archive(str(tmp_path / "s"), "zip", copy)
-    with pytest.raises(UserError, match=r"s\.zip is a file: pack it .* and measure the store"):
-        seco_utils.main(["--data_dir", archive])
-    store = str(tmp_path / "store")
-    flags = ["--save_path", store, "--bands", *RGB_BANDS, "B8", "--num_workers", "0"]
-    seco_packed.main(["--data_dir", archive, *flags])
-    for root in (str(copy), store):
-        seco_utils.main(["--data_dir", root])
-    of_store = json.loads((tmp_path / "store" / "quantiles.json").read_text())["quantiles"]
-    of_folder = json.loads((copy / "quantiles.json").read_text())["quantiles"]
-    assert of_store == {band: of_folder[band] for band in (*RGB_BANDS, "B8")}
-    patches = SecoPatches(copy, ["B8", "B4"])
-    assert PackedStore(tmp_path / "store", ["B8", "B4"]).input_spec == patches.input_spec
-
-
-def test_failed_measurement_leaves_no_file(copy: Path) -> None:
-    truncate(first_date(copy) / "B3.tif")
-    before = set(copy.iterdir())
-    with pytest.raises(UserError, match=r"B3\.tif is not a readable GeoTIFF"):
-        seco_utils.main(["--data_dir", str(copy)])
-    assert set(copy.iterdir()) == before
+        seco_dataset(seco_copy, every_date=True, on_bad_patch="skip")[0, 0]

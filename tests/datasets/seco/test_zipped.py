@@ -19,23 +19,18 @@ from tests.references.seco_files import zip_folder
 from utils.errors import UserError
 
 
-@pytest.fixture
-def copy(seco_root: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(seco_root, tmp_path / "copy"))
-
-
 @pytest.mark.parametrize(
     ("prefix", "method"), [("", zipfile.ZIP_STORED), ("data/seco/", zipfile.ZIP_DEFLATED)]
 )
 def test_zip_holds_what_the_folder_holds(
-    copy: Path, tmp_path: Path, prefix: str, method: int
+    seco_copy: Path, tmp_path: Path, prefix: str, method: int
 ) -> None:
-    assert list(copy.glob("*/*.tif"))  # previews
-    seco_utils.main(["--data_dir", str(copy)])
-    (copy / ".DS_Store").touch()
-    shutil.copytree(next(copy.glob("[0-9]*")), copy / "__MACOSX" / "000000")
-    folder = SecoPatches(copy, ALL_BANDS)
-    packed = SecoPatches(zip_folder(copy, tmp_path / "s.zip", prefix, method), ALL_BANDS)
+    assert list(seco_copy.glob("*/*.tif"))  # previews
+    seco_utils.main(["--data_dir", str(seco_copy)])
+    (seco_copy / ".DS_Store").touch()
+    shutil.copytree(next(seco_copy.glob("[0-9]*")), seco_copy / "__MACOSX" / "000000")
+    folder = SecoPatches(seco_copy, ALL_BANDS)
+    packed = SecoPatches(zip_folder(seco_copy, tmp_path / "s.zip", prefix, method), ALL_BANDS)
     assert packed.places == [place for place in folder.places if "__MACOSX" not in place]
     assert packed.patch_shape == folder.patch_shape
     assert packed.input_spec == folder.input_spec
@@ -44,20 +39,24 @@ def test_zip_holds_what_the_folder_holds(
         assert packed.name(patch) == folder.name(patch)
 
 
-def test_missing_and_damaged_bands_are_named_as_in_the_folder(copy: Path, tmp_path: Path) -> None:
-    dates = [path for path in sorted(copy.glob("*/*")) if path.is_dir()]
+def test_missing_and_damaged_bands_are_named_as_in_the_folder(
+    seco_copy: Path, tmp_path: Path
+) -> None:
+    dates = [path for path in sorted(seco_copy.glob("*/*")) if path.is_dir()]
     (dates[1] / "B3.tif").unlink()
     (dates[2] / "B4.tif").write_bytes(b"no picture")
     (dates[3] / "B2.tif").write_bytes((dates[3] / "B2.tif").read_bytes()[:200])
-    folder = SecoPatches(copy)
-    packed = SecoPatches(zip_folder(copy, tmp_path / "s.zip"))
+    folder = SecoPatches(seco_copy)
+    packed = SecoPatches(zip_folder(seco_copy, tmp_path / "s.zip"))
     for patch in (1, 2, 3):
         with pytest.raises(BadPatchError) as expected:
             folder.read(patch)
         with pytest.raises(BadPatchError) as caught:
             packed.read(patch)
         assert caught.value.reason == expected.value.reason
-        assert caught.value.name == expected.value.name.replace(str(copy), str(tmp_path / "s.zip"))
+        assert caught.value.name == expected.value.name.replace(
+            str(seco_copy), str(tmp_path / "s.zip")
+        )
 
 
 def test_bytes_that_changed_in_the_zip_are_found(seco_root: Path, tmp_path: Path) -> None:
@@ -107,13 +106,13 @@ def rename_bands(root: Path, spell: Callable[[str], str]) -> None:
 @pytest.mark.parametrize("zipped", [False, True])
 @pytest.mark.parametrize("spell", SPELLINGS, ids=[spell("B8") for spell in SPELLINGS])
 def test_bands_under_other_spellings_are_read(
-    seco_root: Path, copy: Path, tmp_path: Path, spell: Callable[[str], str], zipped: bool
+    seco_root: Path, seco_copy: Path, tmp_path: Path, spell: Callable[[str], str], zipped: bool
 ) -> None:
-    rename_bands(copy, spell)
-    for date in copy.glob("*/*/"):
+    rename_bands(seco_copy, spell)
+    for date in seco_copy.glob("*/*/"):
         (date / f"._{spell('B4')}").write_bytes(b"\0\5\x16\7")  # AppleDouble
         (date / f".{spell('B4')}").write_bytes(b"no picture")
-    root = zip_folder(copy, tmp_path / "s.zip") if zipped else copy
+    root = zip_folder(seco_copy, tmp_path / "s.zip") if zipped else seco_copy
     assert is_seco(root)
     expected = SecoPatches(seco_root, ALL_BANDS)
     patches = SecoPatches(root, ALL_BANDS)
@@ -130,12 +129,12 @@ def test_bands_under_other_spellings_are_read(
 
 @pytest.mark.parametrize("zipped", [False, True])
 def test_two_spellings_of_a_band_in_a_scene_are_refused(
-    copy: Path, tmp_path: Path, zipped: bool
+    seco_copy: Path, tmp_path: Path, zipped: bool
 ) -> None:
-    path = sorted(copy.glob("*/*/B4.tif"))[1]
+    path = sorted(seco_copy.glob("*/*/B4.tif"))[1]
     shutil.copy(path, path.with_name("B04.TIF"))
-    root = zip_folder(copy, tmp_path / "s.zip") if zipped else copy
-    where = path.parent.relative_to(copy).as_posix()
+    root = zip_folder(seco_copy, tmp_path / "s.zip") if zipped else seco_copy
+    where = path.parent.relative_to(seco_copy).as_posix()
     with pytest.raises(UserError, match=rf"{where} has B04.TIF and B4.tif for band B4: keep one"):
         SecoPatches(root)
 

@@ -2,140 +2,39 @@
 
 import itertools
 import json
-import multiprocessing
 import os
 import shutil
-import signal
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
-from filelock import FileLock
 from litdata.streaming.writer import BinaryWriter
-from moto.server import ThreadedMotoServer
 from pytorch_lightning import Trainer
 
 from datasets.seco.bad_patches import BadPatchError
-from datasets.seco.samples import PatchDataset
-from datasets.seco_packed import main as pack
 from datasets.store.litdata import INDEX_NAME, MANIFEST_NAME, StreamedPlaces, is_litdata
 from datasets.store.litdata_writer import write_litdata
-from datasets.store.open import open_patches
 from main_pretrain import main as pretrain
+from tests.references.numbered_patches import CHUNK_BYTES, Numbered, assert_samples_of, indices
 from tests.references.recorded_batches import CALM, Recorder
 from tests.references.stream_process import (
     BATCH_SIZE,
     MODES,
-    SEED,
-    WORLD,
-    Batches,
     assert_equal,
     make_loader,
-    work,
 )
 from utils.data import InfiniteDataLoader, batches_done, epoch_of
 from utils.errors import UserError, sentence_of
-from utils.input_spec import InputSpec
-
-CHUNK_BYTES = 1000  # about six places
-BUCKET = "seco-test"
-
-
-class Numbered:
-    """Patches that hold their own number, of places with three to five dates."""
-
-    root = Path("numbers")
-    input_spec = InputSpec(("B4", "B8"), (0.0, 1.0), (90.0, 99.0), (0.4, 0.5), (0.2, 0.3))
-    patch_shape = (2, 3, 7)
-
-    def __init__(self, num_places: int = 50, bad: tuple[int, ...] = ()) -> None:
-        counts = 3 + np.arange(num_places) % 3
-        self.starts = np.concatenate([[0], counts.cumsum()])
-        self.bad = bad
-
-    def name(self, patch: int) -> str:
-        return f"patch/{patch}"
-
-    def read(self, patch: int, out: np.ndarray | None = None) -> np.ndarray:
-        if patch in self.bad:
-            raise BadPatchError(self.name(patch), "is torn")
-        pixels = np.empty(self.patch_shape, np.uint8) if out is None else out
-        pixels[:] = np.random.default_rng(patch).integers(0, 256, self.patch_shape, np.uint8)
-        pixels[0, 0, :2] = divmod(patch, 256)
-        return pixels
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A set of 50 places, 199 patches; read only."""
-    root = tmp_path_factory.mktemp("litdata") / "set"
-    write_litdata(Numbered(), root, chunk_bytes=CHUNK_BYTES)
-    return root
 
 
 @pytest.fixture
 def copy(root: Path, tmp_path: Path) -> Path:
     """A set to damage."""
     return Path(shutil.copytree(root, tmp_path / "copy"))
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[Any]:
-    """A client of an S3 server on loopback, with one empty bucket."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", "http://{}:{}".format(*server.get_host_and_port()))
-        patch.setenv("AWS_ACCESS_KEY_ID", "key")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        client = boto3.client("s3")
-        client.create_bucket(Bucket=BUCKET)
-        yield client
-    server.stop()
-
-
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Folder of the chunks that are downloaded."""
-    monkeypatch.setenv("LITDATA_CACHE_DIR", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-@pytest.fixture(scope="module")
-def bucket(s3: Any, root: Path) -> str:
-    """The address of the same set in the bucket."""
-    upload(s3, root, "train")
-    return f"s3://{BUCKET}/train"
-
-
-def upload(s3: Any, folder: Path, prefix: str) -> None:
-    for path in folder.iterdir():
-        s3.upload_file(str(path), BUCKET, f"{prefix}/{path.name}")
-
-
-def indices(batches: Batches) -> list[int]:
-    return [index for batch in batches for index in batch["index"].tolist()]
-
-
-def assert_samples_of(source: Numbered, batches: Batches, mode: str, **options: Any) -> None:
-    """Compare each sample with what the source itself gives for its (epoch, index)."""
-    dataset = PatchDataset(source, seed=SEED, **MODES[mode], **options)
-    for batch in batches:
-        assert batch["patches"].dtype == torch.uint8
-        keys = zip(batch["epoch"].tolist(), batch["index"].tolist(), strict=True)
-        expected = [dataset[key] for key in keys]
-        assert batch["bad"] == [name for sample in expected for name in sample["bad"]]
-        torch.testing.assert_close(
-            batch["patches"], torch.stack([sample["patches"] for sample in expected])
-        )
 
 
 @pytest.mark.parametrize(("mode", "num_workers"), [*((mode, 0) for mode in MODES), ("seco", 2)])
@@ -209,7 +108,7 @@ class Notes(Recorder):
             self.trainer.save_checkpoint(self.path)
 
 
-@pytest.mark.parametrize("save_after", [5, 12, 17])
+@pytest.mark.parametrize("save_after", [12, 17])
 def test_lightning_resumes_within_an_epoch(root: Path, tmp_path: Path, save_after: int) -> None:
     def fit(checkpoint: Path | None) -> list[tuple[int, list[int]]]:
         model = Notes(root, save_after, tmp_path / "new.ckpt")
@@ -246,57 +145,6 @@ def test_a_bad_patch_stops_a_run_that_does_not_skip(tmp_path: Path, num_workers:
     with pytest.raises(UserError) as caught:
         list(make_loader(tmp_path / "set", "moco", num_workers))
     assert sentence_of(caught.value) == str(BadPatchError("patch/8", "is torn"))
-
-
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_a_bucket_streams_what_the_folder_does(
-    root: Path, bucket: str, cache: Path, num_workers: int
-) -> None:
-    batches = list(make_loader(bucket, num_workers=num_workers))
-    assert_equal(batches, list(make_loader(root, num_workers=num_workers)))
-    assert list(cache.rglob("*.bin"))
-
-
-@pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=pytest.mark.slow)])
-def test_two_processes_share_a_bucket_and_take_each_sample_once(
-    bucket: str, cache: Path, tmp_path: Path, num_workers: int
-) -> None:
-    arguments = (bucket, str(tmp_path), num_workers)
-    mp.start_processes(work, arguments, nprocs=WORLD, start_method="fork")
-    batches = [batch for rank in range(WORLD) for batch in torch.load(tmp_path / f"{rank}.pt")]
-    assert set(Counter(indices(batches)).values()) == {1}
-    assert len(indices(batches)) == 48  # of 50: full batches only, equally many in each process
-    assert_samples_of(Numbered(), batches, "seco")
-
-
-def test_a_bucket_that_cannot_be_read_says_what_to_check(
-    bucket: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for nothing in (f"s3://{BUCKET}/nothing", "s3://nobody/nothing"):
-        with pytest.raises(UserError, match=rf"{nothing}/index.json cannot be read \(.*404"):
-            StreamedPlaces(Path(nothing))
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")  # nobody answers
-    with pytest.raises(UserError, match=r"Could not connect .* the credentials, AWS_ENDPOINT_URL"):
-        StreamedPlaces(Path(bucket))
-    with pytest.raises(UserError, match="https://host/set is not streamed: --data_dir takes s3://"):
-        StreamedPlaces(Path("https://host/set"))
-    # As if it were not installed, nor imported by an earlier test.
-    monkeypatch.setitem(sys.modules, "google.cloud.storage", None)
-    monkeypatch.delattr(sys.modules.get("google.cloud"), "storage", raising=False)
-    with pytest.raises(UserError, match=r"gs://bucket/set/.* that google-cloud-storage is install"):
-        StreamedPlaces(Path("gs://bucket/set"))
-
-
-@pytest.mark.usefixtures("cache")
-def test_a_chunk_that_a_bucket_lacks_is_named(
-    s3: Any, copy: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("litdata.streaming.item_loader._MAX_WAIT_TIME", 1)
-    (copy / "chunk-0-3.bin").unlink()
-    upload(s3, copy, "lacking")
-    source = StreamedPlaces(Path(f"s3://{BUCKET}/lacking"))
-    with pytest.raises(UserError, match=r"chunk-0-3\.bin cannot be read .* check the connection"):
-        source.read(int(source.first_samples(every_date=True)[3]))
 
 
 @pytest.mark.parametrize("use", [lambda path: write_litdata(Numbered(), path), StreamedPlaces])
@@ -422,121 +270,11 @@ def test_a_damaged_chunk_is_named(copy: Path, damage: str) -> None:
         list(make_loader(copy))
 
 
-def test_writing_leaves_alone_what_is_there(root: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="set exists: remove it"):
-        write_litdata(Numbered(), root)
-    busy = FileLock(tmp_path / "new.lock")
-    with busy, pytest.raises(UserError, match=r"another process writes .*new: wait for it"):
-        write_litdata(Numbered(), tmp_path / "new")
-    (tmp_path / ".new.1.partial").mkdir()  # of a process that was killed
-    write_litdata(Numbered(), tmp_path / "new")
-    assert [path.name for path in tmp_path.iterdir()] == ["new"]
-
-
-def test_writing_needs_room_and_few_bad_patches(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for num_workers in (0, 1):
-        with pytest.raises(UserError, match=r"^more than 1% of 199 samples are bad"):
-            write_litdata(Numbered(50, bad=(1, 30, 60)), tmp_path / "set", num_workers)
-    usage = shutil.disk_usage(tmp_path)._replace(free=199 * 42 - 1)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(UserError, match=r"0\.0 GB free, but 0\.0 GB are needed"):
-        write_litdata(Numbered(), tmp_path / "set")
-    assert not list(tmp_path.iterdir())
-
-
-def test_workers_write_the_same_bytes_and_show_progress(
-    root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    write_litdata(Numbered(), tmp_path / "set", 2, chunk_bytes=CHUNK_BYTES)
-    assert "50/50" in capfd.readouterr().err
-    files = {path.name: path.read_bytes() for path in root.iterdir()}
-    again = {path.name: path.read_bytes() for path in (tmp_path / "set").iterdir()}
-    for content in (files, again):
-        index = json.loads(content.pop(INDEX_NAME))
-        content[INDEX_NAME] = json.dumps(index["chunks"]).encode()
-    assert again == files
-
-
-class Deadly(Numbered):
-    """Ends the process that reads a patch, unless it is that of the test."""
-
-    parent = os.getpid()
-
-    def read(self, patch: int, out: np.ndarray | None = None) -> np.ndarray:
-        if patch == 100 and os.getpid() != self.parent:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().read(patch, out)
-
-
-def test_a_killed_worker_ends_the_writing_and_leaves_no_process(tmp_path: Path) -> None:
-    before = set(multiprocessing.active_children())  # of loaders that are not yet collected
-    with pytest.raises(UserError, match="a worker process was killed"):
-        write_litdata(Deadly(), tmp_path / "set", 2)
-    assert set(multiprocessing.active_children()) <= before
-    assert not list(tmp_path.iterdir())
-
-
 def test_addresses_and_folders_of_chunks_are_recognised(root: Path, tmp_path: Path) -> None:
     assert is_litdata(root)
     assert is_litdata(Path("s3://bucket/prefix"))
     assert not is_litdata(tmp_path)
     assert not is_litdata(tmp_path / "missing")
-
-
-def test_the_command_writes_what_the_folder_holds(
-    seco_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = tmp_path / "set"
-    flags = ["--bands", "B4", "B3", "B8", "--num_workers", "0", "--format", "litdata"]
-    shutil.copytree(seco_root, tmp_path / "source")
-    quantiles = {"quantiles": {"B8": [0, 100]}}
-    (tmp_path / "source" / "quantiles.json").write_text(json.dumps(quantiles))
-    pack(["--data_dir", str(tmp_path / "source"), "--save_path", str(folder), *flags])
-    out = capsys.readouterr().out
-    assert "24 patches of 6 places, B4 B3 B8, 48 x 48 px, 0.00 GB" in out
-    places = open_patches(folder, ["B4", "B3", "B8"])
-    source = open_patches(tmp_path / "source", ["B4", "B3", "B8"])
-    assert places.input_spec == source.input_spec
-    for patch in range(24):
-        np.testing.assert_array_equal(places.read(patch), source.read(patch))
-
-
-@pytest.fixture
-def flags(s3: Any, seco_root: Path, tmp_path: Path, cache: Path) -> Callable[..., list[str]]:
-    """Flags of a small training from a bucket, which has three batches."""
-    pack(["--data_dir", str(seco_root), "--save_path", str(tmp_path / "set"), "--format=litdata"])
-    upload(s3, tmp_path / "set", "run")
-
-    def make(log_dir: str, max_epochs: int) -> list[str]:
-        texts = f"--data_dir s3://{BUCKET}/run --log_dir {tmp_path / log_dir} --batch_size 2"
-        texts += f" --max_epochs {max_epochs} --num_negatives 8 --crop_size 32 --num_workers 0"
-        return [*texts.split(), "--base_encoder", "resnet18_slim", "--gpus", "0"]
-
-    return make
-
-
-def test_a_training_reads_from_a_bucket(flags: Callable[..., list[str]], tmp_path: Path) -> None:
-    trainer = pretrain([*flags("logs", max_epochs=1), "--debug"])
-    assert trainer.global_step == 3
-    assert list((tmp_path / "cache").rglob("chunk-*.bin"))
-
-
-@pytest.mark.slow
-def test_a_resumed_training_from_a_bucket_is_as_if_unbroken(
-    flags: Callable[..., list[str]], tmp_path: Path
-) -> None:
-    pretrain(flags("whole", max_epochs=2))
-    pretrain(flags("first", max_epochs=1))
-    (first,) = (tmp_path / "first").rglob("last.ckpt")
-    resume = ["--resume_from_checkpoint", str(first)]  # into the folder of the checkpoint
-    pretrain([*flags("first", max_epochs=2), *resume])
-    states = []
-    for name in ("whole", "first"):
-        (path,) = (tmp_path / name).rglob("last.ckpt")
-        states.append(torch.load(path, weights_only=True)["state_dict"])
-    assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
 
 
 @pytest.mark.parametrize(
@@ -552,10 +290,3 @@ def test_flags_that_do_not_fit_a_stream_are_refused(
 ) -> None:
     with pytest.raises(UserError, match=message):
         pretrain(["--data_dir", str(root), "--gpus", "0", "--bands", "B4", "B8", *flags])
-
-
-def test_chunks_are_not_packed_again(root: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is packed already: --data_dir takes its source"):
-        pack(["--data_dir", str(root), "--save_path", str(tmp_path / "x"), "--bands", "B4", "B8"])
-    with pytest.raises(UserError, match="--verify is for packed stores"):
-        pack(["--save_path", str(root), "--verify", "--format", "litdata"])

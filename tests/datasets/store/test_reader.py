@@ -20,6 +20,7 @@ from datasets.store import memory
 from datasets.store import reader as packed_store
 from datasets.store.open import open_patches
 from datasets.store.reader import PackedStore
+from tests.references.seco_files import pack
 from utils.errors import UserError
 
 Edit = Callable[[dict[str, Any]], object]
@@ -29,8 +30,7 @@ Edit = Callable[[dict[str, Any]], object]
 def packed(seco_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store of 24 patches, B4 B3 B2 B8. Read only."""
     root = tmp_path_factory.mktemp("packed") / "store"
-    flags = ["--bands", *RGB_BANDS, "B8", "--num_workers", "0"]
-    seco_packed.main(["--data_dir", str(seco_root), "--save_path", str(root), *flags])
+    pack(seco_root, root, "--bands", *RGB_BANDS, "B8")
     return root
 
 
@@ -197,3 +197,15 @@ def test_store_can_be_sent_to_a_spawned_process(packed: Path) -> None:
     data = pickle.dumps(store)
     assert len(data) < 10_000
     np.testing.assert_array_equal(pickle.loads(data).read(3), store.read(3))
+
+
+def test_bands_that_are_not_requested_are_not_opened(seco_root: Path, tmp_path: Path) -> None:
+    pack(seco_root, tmp_path / "store", "--bands", "B8", "B2", "B3", "B4")
+    store = PackedStore(tmp_path / "store", RGB_BANDS)
+    for patch in range(24):
+        store.read(patch)
+    assert list(store._descriptors) == ["rgb-00000.u8"]
+    assert {path.name: path.stat().st_size for path in store.root.glob("*.u8")} == {
+        "rgb-00000.u8": 24 * 3 * 48 * 48,
+        "other-00000.u8": 24 * 48 * 48,
+    }

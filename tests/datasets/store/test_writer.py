@@ -18,7 +18,7 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-from datasets import seco_packed, seco_utils
+from datasets import seco_utils
 from datasets.bands import ALL_BANDS, RGB_BANDS
 from datasets.mini_earth import write_seco
 from datasets.seco.bad_patches import BadPatchError
@@ -27,15 +27,10 @@ from datasets.seco.pictures import Pictures
 from datasets.store import writer as packing
 from datasets.store.open import open_patches
 from datasets.store.reader import PackedStore
-from tests.references.seco_files import write_tif, zip_folder
+from tests.references.seco_files import pack, write_tif, zip_folder
 from tests.references.waiting import HANG_S
 from utils.cli import run
 from utils.errors import UserError
-
-
-def pack(source: Path, store: Path, *flags: str) -> None:
-    command = ["--data_dir", str(source), "--save_path", str(store), *flags]
-    seco_packed.main([*command, "--num_workers", "0"] if "--num_workers" not in flags else command)
 
 
 def hashes(root: Path) -> dict[str, str]:
@@ -44,11 +39,6 @@ def hashes(root: Path) -> dict[str, str]:
         for path in sorted(root.rglob("*"))
         if path.is_file()
     }
-
-
-@pytest.fixture
-def copy(seco_root: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(seco_root, tmp_path / "copy"))
 
 
 @pytest.fixture
@@ -83,27 +73,27 @@ def assert_same_patches(source: Any, store: PackedStore) -> None:
 @pytest.mark.parametrize("zipped", [False, True])
 @pytest.mark.difference("packed")
 def test_store_holds_what_its_source_holds(
-    copy: Path, tmp_path: Path, zipped: bool, num_workers: str
+    seco_copy: Path, tmp_path: Path, zipped: bool, num_workers: str
 ) -> None:
-    seco_utils.main(["--data_dir", str(copy)])
-    data_dir = zip_folder(copy, tmp_path / "s.zip", "above/") if zipped else copy
-    before = hashes(copy)
+    seco_utils.main(["--data_dir", str(seco_copy)])
+    data_dir = zip_folder(seco_copy, tmp_path / "s.zip", "above/") if zipped else seco_copy
+    before = hashes(seco_copy)
     store = tmp_path / "store"
     pack(data_dir, store, "--bands", *ALL_BANDS, "--num_workers", num_workers)
-    assert hashes(copy) == before
+    assert hashes(seco_copy) == before
     for bands in (RGB_BANDS, ALL_BANDS, ("B8", "B3", "B4", "B1"), ("B12",)):
         assert_same_patches(SecoPatches(data_dir, bands), PackedStore(store, bands))
     assert not list(store.glob("packing*"))
 
 
 def test_ragged_places_and_pictures_are_packed(
-    copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    seco_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    place = next(copy.glob("000002"))
+    place = next(seco_copy.glob("000002"))
     for date in [path for path in sorted(place.iterdir()) if path.is_dir()][1:]:
         shutil.rmtree(date)
-    pack(copy, tmp_path / "ragged")
-    assert_same_patches(SecoPatches(copy), PackedStore(tmp_path / "ragged", RGB_BANDS))
+    pack(seco_copy, tmp_path / "ragged")
+    assert_same_patches(SecoPatches(seco_copy), PackedStore(tmp_path / "ragged", RGB_BANDS))
 
     for number in range(4):
         noise = np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)
@@ -125,11 +115,11 @@ def test_ragged_places_and_pictures_are_packed(
 
 @pytest.mark.usefixtures("small_chunks")
 def test_flaws_of_the_source_are_those_of_the_store(
-    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    seco_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("datasets.seco.bad_patches.MAX_BAD_FRACTION", 0.5)
-    seco_utils.main(["--data_dir", str(copy)])
-    dates = [path for path in sorted(copy.glob("*/*")) if path.is_dir()]
+    seco_utils.main(["--data_dir", str(seco_copy)])
+    dates = [path for path in sorted(seco_copy.glob("*/*")) if path.is_dir()]
     (dates[1] / "B3.tif").unlink()
     (dates[2] / "B8.tif").write_bytes(b"no picture")
     (dates[3] / "B4.tif").write_bytes(b"")
@@ -138,23 +128,11 @@ def test_flaws_of_the_source_are_those_of_the_store(
     for band in RGB_BANDS:
         shutil.copy(zeros, dates[5] / f"{band}.tif")
     shutil.copy(zeros, dates[6] / "B4.tif")
-    pack(copy, tmp_path / "store", "--bands", *RGB_BANDS, "B8")
+    pack(seco_copy, tmp_path / "store", "--bands", *RGB_BANDS, "B8")
     for bands in (RGB_BANDS, ("B8",), ("B4",), ("B4", "B8"), ("B3", "B2")):
-        assert_same_patches(SecoPatches(copy, bands), PackedStore(tmp_path / "store", bands))
+        assert_same_patches(SecoPatches(seco_copy, bands), PackedStore(tmp_path / "store", bands))
     manifest = json.loads((tmp_path / "store" / "manifest.json").read_text())
     assert manifest["flaws"][0] == {"patch": 1, "band": "B3", "reason": "is missing"}
-
-
-def test_bands_that_are_not_requested_are_not_opened(seco_root: Path, tmp_path: Path) -> None:
-    pack(seco_root, tmp_path / "store", "--bands", "B8", "B2", "B3", "B4")
-    store = PackedStore(tmp_path / "store", RGB_BANDS)
-    for patch in range(24):
-        store.read(patch)
-    assert list(store._descriptors) == ["rgb-00000.u8"]
-    assert {path.name: path.stat().st_size for path in store.root.glob("*.u8")} == {
-        "rgb-00000.u8": 24 * 3 * 48 * 48,
-        "other-00000.u8": 24 * 48 * 48,
-    }
 
 
 def test_manifest_describes_the_store(seco_root: Path, tmp_path: Path) -> None:
@@ -248,17 +226,15 @@ def test_complete_store_is_left_alone(seco_root: Path, tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in times} == times
 
 
-def test_repaired_source_is_read_again(
-    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(packing, "_CHUNK", 3)
-    pack(copy, tmp_path / "whole")
-    path = next(copy.glob("000000/*/B4.tif"))
+@pytest.mark.usefixtures("small_chunks")
+def test_repaired_source_is_read_again(seco_copy: Path, tmp_path: Path) -> None:
+    pack(seco_copy, tmp_path / "whole")
+    path = next(seco_copy.glob("000000/*/B4.tif"))
     path.rename(tmp_path / "away.tif")
     with pytest.raises(UserError, match=r"more than 1% of 24 samples are bad, 1 so far"):
-        pack(copy, tmp_path / "store")
+        pack(seco_copy, tmp_path / "store")
     (tmp_path / "away.tif").rename(path)
-    pack(copy, tmp_path / "store")
+    pack(seco_copy, tmp_path / "store")
     assert hashes(tmp_path / "store") == hashes(tmp_path / "whole")
 
 
@@ -281,18 +257,6 @@ def begin(source: Path, store: Path, bands: tuple[str, ...] = RGB_BANDS) -> pack
     bitmap = packing._Bitmap(store / packing.BITMAP_NAME, plan, source)
     bitmap.done[:] = True
     return bitmap
-
-
-def test_verify_finds_a_flipped_byte(seco_root: Path, tmp_path: Path) -> None:
-    store = tmp_path / "store"
-    pack(seco_root, store, "--bands", *RGB_BANDS, "B8")
-    seco_packed.main(["--verify", "--save_path", str(store)])
-    path = store / "other-00000.u8"
-    data = bytearray(path.read_bytes())
-    data[1234] ^= 1
-    path.write_bytes(data)
-    with pytest.raises(UserError, match=r"other-00000\.u8 differs from the hash .* copy the store"):
-        seco_packed.main(["--verify", "--save_path", str(store)])
 
 
 def test_full_disk_is_found_before_the_first_byte(
@@ -351,14 +315,6 @@ def test_errors_of_files_that_are_open_name_them(
         packing.sync_files(plan, tmp_path)
 
 
-def test_a_pipe_of_quantiles_is_not_waited_for(copy: Path, tmp_path: Path) -> None:
-    pack(copy, tmp_path / "store")
-    for source in (SecoPatches(copy), PackedStore(tmp_path / "store", RGB_BANDS)):
-        os.mkfifo(source.root / "quantiles.json")
-        with pytest.raises(OSError, match="not a regular file"):
-            _ = source.input_spec
-
-
 def test_two_packers_on_one_target_exclude_each_other(seco_root: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
     store.mkdir()
@@ -377,14 +333,18 @@ def occupied(store: Path) -> None:
     (store / "packing.jsonl").touch()  # of an interrupted packing before December 2026
 
 
-def packed_with_other_bands(store: Path, copy: Path) -> None:
-    pack(copy, store, "--bands", "B2")
+def packed_with_other_bands(store: Path, seco_copy: Path) -> None:
+    pack(seco_copy, store, "--bands", "B2")
 
 
-def begun_with_other_bands(store: Path, copy: Path) -> None:
-    packed_with_other_bands(store, copy)
+def begun_with_other_bands(store: Path, seco_copy: Path) -> None:
+    packed_with_other_bands(store, seco_copy)
     (store / "manifest.json").unlink()
-    begin(copy, store, ("B2",)).flush()
+    begin(seco_copy, store, ("B2",)).flush()
+
+
+def begun_from_another_source(store: Path, seco_copy: Path) -> None:
+    begin(Path(shutil.copytree(seco_copy, store.with_name("other"))), store).flush()
 
 
 @pytest.mark.parametrize(
@@ -393,6 +353,7 @@ def begun_with_other_bands(store: Path, copy: Path) -> None:
         (lambda store, _: occupied(store), r"holds packing\.jsonl: choose .*, or delete it if it"),
         (packed_with_other_bands, "is a store of other data or --bands"),
         (begun_with_other_bands, "holds the beginning of a store of other data or --bands"),
+        (begun_from_another_source, "or its source has changed"),
     ],
 )
 def test_target_that_holds_something_else_is_left_alone(
@@ -406,27 +367,10 @@ def test_target_that_holds_something_else_is_left_alone(
     assert hashes(store) == before
 
 
-def test_wrong_flags_are_refused(copy: Path, tmp_path: Path) -> None:
-    for target in (copy, copy / "inside"):
-        with pytest.raises(UserError, match="is in --data_dir"):
-            pack(copy, target)
-    with pytest.raises(UserError, match="--data_dir is missing"):
-        seco_packed.main(["--save_path", str(tmp_path / "store")])
-    with pytest.raises(UserError, match="unknown band B99"):
-        pack(copy, tmp_path / "store", "--bands", "B99")
-    pack(copy, tmp_path / "store")
-    with pytest.raises(UserError, match="is packed already"):
-        pack(tmp_path / "store", tmp_path / "again")
-    with pytest.raises(UserError, match="nowhere does not exist"):
-        seco_packed.main(["--verify", "--save_path", str(tmp_path / "nowhere")])
-    with pytest.raises(UserError, match=r"s3://bucket/prefix is not a local folder"):
-        pack(copy, Path("s3://bucket/prefix"))
-
-
-def test_contract_broken_by_the_source_stops_the_packing(copy: Path, tmp_path: Path) -> None:
-    write_tif(next(copy.glob("000003/*/B4.tif")), np.ones((24, 24), np.uint8))
+def test_contract_broken_by_the_source_stops_the_packing(seco_copy: Path, tmp_path: Path) -> None:
+    write_tif(next(seco_copy.glob("000003/*/B4.tif")), np.ones((24, 24), np.uint8))
     with pytest.raises(UserError, match=r"B4\.tif has 24 x 24 px .* need the same size"):
-        pack(copy, tmp_path / "store", "--num_workers", "1")
+        pack(seco_copy, tmp_path / "store", "--num_workers", "1")
 
 
 def test_killed_worker_is_one_sentence_and_leaves_no_process(
@@ -443,20 +387,3 @@ def test_killed_worker_is_one_sentence_and_leaves_no_process(
     with pytest.raises(UserError, match="was killed, perhaps because"):
         pack(seco_root, tmp_path / "store", "--num_workers", "2")
     assert set(multiprocessing.active_children()) <= before
-
-
-def test_another_source_does_not_resume_a_packing(seco_root: Path, tmp_path: Path) -> None:
-    begin(seco_root, tmp_path / "store").flush()
-    other = Path(shutil.copytree(seco_root, tmp_path / "other"))
-    with pytest.raises(UserError, match="or its source has changed"):
-        pack(other, tmp_path / "store")
-    pack(seco_root, tmp_path / "store")
-
-
-def test_broken_store_is_not_taken_for_complete(seco_root: Path, tmp_path: Path) -> None:
-    pack(seco_root, tmp_path / "store")
-    (tmp_path / "store" / "rgb-00000.u8").unlink()
-    with pytest.raises(UserError, match=r"rgb-00000\.u8 is missing: .* or delete it"):
-        pack(seco_root, tmp_path / "store")
-    with pytest.raises(UserError, match=r"rgb-00000\.u8 is missing: .* or delete it"):
-        seco_packed.main(["--verify", "--save_path", str(tmp_path / "store")])

@@ -1,29 +1,28 @@
 """Lists of the sha256 of every file, in the format of ``sha256sum``: write and compare them."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from datasets.download import COLLECTIONS
-from datasets.problems import DAMAGED, EXTRA, MISSING, Problem, Tally
+from datasets.checking.problems import DAMAGED, EXTRA, MISSING, Problem, Tally
+from utils.download import RemoteFile
 from utils.errors import UserError
 from utils.files import is_hidden, read_list, written_whole
 from utils.pools import in_processes
 from utils.progress import progress
 
 _CHUNK = 16  # files that a process hashes at a time
-_HASH_BYTES = 2**22  # read at a time
 
 
-def compare_published(path: Path) -> list[Problem]:
+def compare_published(path: Path, published: Iterable[RemoteFile]) -> list[Problem]:
     """Compare an archive that has the name, and as far as it is known the size, of a published one.
 
     Args:
         path: A zip, or a folder, which is not compared.
+        published: All published files.
     """
-    files = (file for each in COLLECTIONS.values() for file in each.files if path.is_file())
-    known = [file for file in files if file.name == path.name]
+    known = [file for file in published if file.name == path.name and path.is_file()]
     return [
         Problem(DAMAGED, path.name, f"differs from the {kind} of the published archive")
         for file in known
@@ -71,11 +70,8 @@ def _hash_chunk(root: Path, names: Sequence[str]) -> list[str]:
 
 
 def _hash(path: Path, kind: str) -> str:
-    digest = hashlib.new(kind)
     with path.open("rb", buffering=0) as file:
-        while block := file.read(_HASH_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, kind).hexdigest()
 
 
 def write_checksums(data_dir: Path, path: Path, num_workers: int) -> None:

@@ -15,12 +15,13 @@ import rasterio
 import rasterio.errors
 from rasterio.io import MemoryFile
 
-from datasets import geotiff
-from datasets.geotiff import one_band, read_geotiff
-from datasets.geotiff_writer import encode_geotiff, utm_tags
+from datasets.geotiff import reader
+from datasets.geotiff.plain import decode_plain, parse_plain
+from datasets.geotiff.reader import one_band, read_geotiff
+from datasets.geotiff.writer import encode_geotiff, utm_tags
 from utils.errors import UserError
 
-REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "bigearthnet_tiny"
+REAL = Path(__file__).resolve().parents[4] / "shared" / "data" / "bigearthnet_tiny"
 TILES = {"tiled": True, "blockxsize": 64, "blockysize": 32}
 LAYOUTS: list[dict[str, Any]] = [
     *({"compress": each} | more for each, more in product(("NONE", "DEFLATE"), ({}, TILES))),
@@ -57,7 +58,7 @@ def encode(bands: np.ndarray, **options: Any) -> bytes:
 def gdal(data: bytes) -> np.ndarray | None:
     """Read with GDAL alone; None for a file that it refuses."""
     try:
-        with geotiff.opened(data) as file:
+        with reader.opened(data) as file:
             return np.asarray(file.read())
     except ValueError:
         return None
@@ -91,7 +92,7 @@ def test_pixels_are_those_of_gdal_and_usual_files_are_read_without_it(
         assert pixels is not None
         with monkeypatch.context() as patch:
             if is_usual:
-                patch.delattr(geotiff, "opened")
+                patch.delattr(reader, "opened")
             found = read_geotiff(data, "x.tif", small)
         np.testing.assert_array_equal(found, pixels)
         assert found.dtype == pixels.dtype
@@ -122,7 +123,7 @@ def test_damaged_files_are_left_to_gdal_or_read_as_by_gdal(monkeypatch: pytest.M
             last = min(330, len(damaged)) if number % 3 == 1 else len(damaged)
             damaged[rng.integers(last)] = rng.integers(256)
         with monkeypatch.context() as patch:
-            patch.setattr(geotiff, "opened", left_to_gdal)
+            patch.setattr(reader, "opened", left_to_gdal)
             try:
                 found = read_geotiff(bytes(damaged), "x.tif", small)
             except (LeftToGdal, ValueError, UserError):
@@ -163,11 +164,11 @@ def test_a_huge_band_is_refused_before_it_is_decoded(compress: str) -> None:
 
 
 def test_a_block_inflates_to_its_own_size_at_most() -> None:
-    layout = geotiff._parse(encode(np.zeros((1, 8, 8), np.uint8), compress="DEFLATE"))
+    layout = parse_plain(encode(np.zeros((1, 8, 8), np.uint8), compress="DEFLATE"))
     assert layout is not None
     bomb = zlib.compress(bytes(10**8))
     tracemalloc.start()
-    assert geotiff._decode(bomb, layout._replace(offsets=[0], sizes=[len(bomb)])) is None
+    assert decode_plain(bomb, layout._replace(offsets=[0], sizes=[len(bomb)])) is None
     assert tracemalloc.get_traced_memory()[1] < 2**20
     tracemalloc.stop()
 
@@ -177,9 +178,9 @@ def test_a_jpeg_of_another_size_than_its_block_is_not_allocated(declared: tuple[
     data = bytearray(encode(np.zeros((1, 8, 8), np.uint8), compress="JPEG"))
     at = data.index(b"\xff\xc0") + 5
     data[at : at + 4] = struct.pack(">HH", *declared)
-    layout = geotiff._parse(bytes(data))
+    layout = parse_plain(bytes(data))
     assert layout is not None
-    assert geotiff._decode(bytes(data), layout) is None
+    assert decode_plain(bytes(data), layout) is None
 
 
 def test_several_bands_are_named_where_one_is_needed() -> None:
@@ -209,14 +210,14 @@ def test_tags_with_many_values_take_no_more_memory_than_the_file() -> None:
     claims = [(tag, 7, 10**6, 8) for tag in (277, 284, 317, 339, 325, 347) for _ in range(10)]
     data = plain_tiff(*claims, pixels=bytes(10**6))
     tracemalloc.start()
-    assert geotiff._parse(data) is None
+    assert parse_plain(data) is None
     assert tracemalloc.get_traced_memory()[1] < 4 * len(data)
     tracemalloc.stop()
 
 
 def test_damaged_compressed_pixels_are_refused_where_gdal_makes_some_up() -> None:
     data = encode(pattern(48, 40, "uint16")[None], compress="DEFLATE")
-    layout = geotiff._parse(data)
+    layout = parse_plain(data)
     assert layout is not None
     at, size = layout.offsets[0], layout.sizes[0]
     cases = [data[:at] + bytes(size) + data[at + size :]]
@@ -235,5 +236,5 @@ def test_collected_files_are_read_without_gdal(
     image = pattern(264, 264, "uint8")
     data = encode_geotiff(image, utm_tags(32631, 500_000, 5_000_000, 10), compress)
     expected = gdal(data)
-    monkeypatch.delattr(geotiff, "opened")
+    monkeypatch.delattr(reader, "opened")
     np.testing.assert_array_equal(read_geotiff(data, "x.tif", small), expected)

@@ -10,8 +10,8 @@ import rasterio
 from rasterio.io import MemoryFile
 
 from datasets.collect.scenes import Array, PatchGrid
-from datasets.geotiff import read_georeference
-from datasets.geotiff_writer import encode_geotiff, utm_tags
+from datasets.geotiff.plain import read_georeference
+from datasets.geotiff.writer import encode_geotiff, utm_tags
 
 
 def picture(side: int, dtype: str) -> Array:

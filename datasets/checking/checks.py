@@ -8,20 +8,25 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
 from itertools import combinations, pairwise
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from datasets.bands import ALL_BANDS
-from datasets.geotiff import MAX_SIDE_PX, read_compression, read_georeference, read_geotiff
-from datasets.problems import BIT_NOTES, DAMAGED, JPEG_NOTE, PLACE, SIZE, SWAPPED, TYPE, Problem
+from datasets.checking.problems import (
+    BIT_NOTES,
+    DAMAGED,
+    JPEG_NOTE,
+    SIZE,
+    SWAPPED,
+    TYPE,
+    Problem,
+)
+from datasets.geotiff.plain import read_compression
+from datasets.geotiff.reader import MAX_SIDE_PX, read_geotiff
 from utils.errors import UserError
 from utils.images import bit_depth
 
-# Tags of GeoTIFF (OGC 19-008r4, annexes B and C), and its keys of a projected and geographic CRS.
-_SCALE, _TIEPOINT, _KEYS = 33550, 33922, 34735
-_CRS_KEYS = (3072, 2048)
 # A sum of correlations of neighbours that a swap raises by more does not occur: the most on three
 # real patches of BigEarthNet is 0.19 (B3 and B4 over meadows).
 _SWAP_GAIN = 0.75
@@ -36,45 +41,8 @@ _MAX_B10, _TIMES_DARKEST = 200, 4
 _LIT = 8
 
 
-class Outline(NamedTuple):
-    """Where a file is on the ground.
-
-    Args:
-        crs: EPSG code; 32767 for a user's own.
-        left: Coordinate of the left edge.
-        top: Coordinate of the upper edge.
-        width: Width of the whole image in units of the coordinates.
-        height: Its height.
-    """
-
-    crs: int
-    left: float
-    top: float
-    width: float
-    height: float
-
-
 class _UnfitError(Exception):
     """The header of a file is not that of the data set."""
-
-
-def read_outline(data: bytes, shape: tuple[int, ...]) -> Outline | None:
-    """Read the georeference of a GeoTIFF without GDAL; None if it has none, or an unusual one.
-
-    Args:
-        data: Content of the file.
-        shape: Shape of the image, height and width last.
-    """
-    found = {tag: values for tag, (_, values) in read_georeference(data).items()}
-    try:
-        (across, down, *_), (column, row, _, x, y, *_) = found[_SCALE], found[_TIEPOINT]
-        keys = dict(zip(found[_KEYS][4::4], found[_KEYS][7::4], strict=True))
-        crs = next(int(keys[key]) for key in _CRS_KEYS if key in keys)
-        left, top = x - column * across, y + row * down
-    except (LookupError, ValueError, StopIteration):
-        return None
-    height, width = shape[-2:]
-    return Outline(crs, left, top, width * across, height * down)
 
 
 def bit_notes(data: bytes) -> set[str]:
@@ -179,36 +147,6 @@ def content_of(pixels: np.ndarray, salt: str = "") -> int:
     return int.from_bytes(digest.digest())
 
 
-def hash_place(*place: object) -> int:
-    """Hash a place on the ground to 64 bits."""
-    return int.from_bytes(hashlib.blake2b(repr(place).encode(), digest_size=8).digest())
-
-
-def check_outlines(
-    outlines: Mapping[str, Outline | None], tolerance: float, where: str
-) -> list[Problem]:
-    """Find files whose outline differs from that of most files of a place.
-
-    Args:
-        outlines: Outline of each file; None of one without a georeference.
-        tolerance: Largest distance of corners, as a share of the side.
-        where: The place, for the message.
-    """
-    known = {name: outline for name, outline in outlines.items() if outline}
-    if 2 * len(known) <= len(outlines):
-        return []
-    systems = [outline.crs for outline in known.values()]
-    usual = max(sorted(set(systems)), key=systems.count)
-    median = np.median([outline[1:] for outline in known.values() if outline.crs == usual], axis=0)
-    limit = tolerance * float(median[2:].max())
-    what = f"is not at the place of the other files of {where}"
-    return [
-        Problem(PLACE, name, what)
-        for name, outline in outlines.items()
-        if outline is None or outline.crs != usual or not _is_near(outline, median, limit)
-    ]
-
-
 def check_order(planes: Mapping[str, np.ndarray], name: str) -> list[Problem]:
     """Find a pair of bands that, swapped, would be more like their neighbours in wavelength.
 
@@ -274,14 +212,6 @@ def most_common(values: Iterable[tuple[int, int]]) -> tuple[int, int] | None:
 
 def _differs(size: tuple[int, int], shape: tuple[int, int]) -> str:
     return f"has {size[1]} x {size[0]} px instead of {shape[1]} x {shape[0]}"
-
-
-def _is_near(outline: Outline, median: np.ndarray, limit: float) -> bool:
-    corners = np.array(
-        [outline.left, outline.top, outline.left + outline.width, outline.top - outline.height]
-    )
-    wanted = np.array([*median[:2], median[0] + median[2], median[1] - median[3]])
-    return bool((np.abs(corners - wanted) <= limit).all())
 
 
 def _shrink(plane: np.ndarray, side: int) -> np.ndarray:

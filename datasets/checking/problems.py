@@ -17,7 +17,6 @@ PLAIN_NOTE = "a changed bit in a GeoTIFF that is not compressed is another value
 # By the number of Compression (TIFF 6.0, and its Technical Note 2); Deflate ends in a checksum.
 BIT_NOTES = {1: PLAIN_NOTE, 7: JPEG_NOTE}
 SWAP_NOTE = "bands of one size are compared by correlation: neighbours in wavelength look alike"
-LIST_NOTE = "a list of --write_checksums finds every later change: compare with --checksums"
 _KEPT = 10_000  # problems of a kind that are kept with their names
 
 
