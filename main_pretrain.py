@@ -62,7 +62,8 @@ def main(argv: Sequence[str] | None = None) -> Trainer:
     model = make_model(args, datamodule, world)
     callbacks, evaluation = make_callbacks(args, world, datamodule)
     if args.dry_run:
-        return dry_run(args, world, model, datamodule, len(datamodule.dataset))
+        sizes = len(datamodule.dataset), datamodule.steps_per_epoch(world.size)
+        return dry_run(args, world, model, datamodule, *sizes)
     name = f"pretrain-{args.data_mode}-{args.base_encoder}"  # what is learned
     run_dir = resumed_run_dir(args) or run_dir_of_rank(args, name, world.rank)
     spec, mode = datamodule.input_spec, datamodule.mode

@@ -77,7 +77,10 @@ def check_bands(bands: Sequence[str]) -> tuple[str, ...]:
     if NDVI in unknown:
         raise UserError("NDVI is computed when B8 and B4 are trained on or evaluated: leave it out")
     if unknown:
-        raise UserError(f"unknown band {unknown[0]}: the bands are {' '.join(ALL_BANDS)}")
+        raise UserError(
+            f"unknown band {unknown[0]}: the bands are {' '.join(ALL_BANDS)}; trainings also take "
+            f"{NDVI}"
+        )
     if not bands or len(set(bands)) < len(bands):
         raise UserError(f"--bands needs distinct names, not: {' '.join(bands)}")
     return tuple(bands)

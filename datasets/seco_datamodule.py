@@ -11,7 +11,7 @@ from torch import Tensor
 from datasets.bands import RGB_BANDS, with_ndvi
 from datasets.seco.bad_patches import BadPatchList, ConstantPatches, OnBadPatch
 from datasets.seco.data_modes import DATA_MODES
-from datasets.seco.patches import day_of
+from datasets.seco.patches import SecoPatches, day_of
 from datasets.seco.samples import PatchDataset
 from datasets.store.litdata import StreamedPlaces
 from datasets.store.loader import Cache, open_loader
@@ -148,7 +148,9 @@ class SecoDataModule(LightningDataModule):
                 f"--num_negatives {num_negatives} is not below the {count} samples: each meets its "
                 f"own keys of earlier epochs as negatives; {count // 2} or fewer are better"
             )
-        if not isinstance(self.dataset.source, PackedStore | StreamedPlaces):
+        # A sample is a TIFF per band and date, slower to open than to read. A picture is one file,
+        # of 64 px decoded in about half a millisecond, and its views take several.
+        if isinstance(self.dataset.source, SecoPatches):
             hints.append(
                 f"{self.data_dir} is read from single files, which is slow: pack it once with "
                 "datasets/seco_packed.py, and give the store to --data_dir"

@@ -2,7 +2,7 @@ r"""Map what changed between two GeoTIFFs of the same pixels, without labels.
 
 python -m examples.change_map before.tif after.tif --ckpt_path last.ckpt
 
-Writes change.tif, the change of each window in 0..2, and the same as a picture, change.png.
+Writes change.tif, the change of each window in 0..2, and the same as a picture into --save_dir.
 """
 
 from argparse import Namespace
@@ -22,16 +22,16 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     add = (parser := Parser(__doc__)).add_argument
     add("dates", nargs=2, metavar="FILE", help="GeoTIFF before, and after.")
     add("--ckpt_path", required=True, help="Encoder.")
-    add("--save_path", type=Path, default=Path("change.tif"), help="Map to write, a new .tif.")
+    add("--save_dir", type=Path, default=Path("logs/change_map"), help="Folder to write into.")
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
     """Compare the dates, and return the map."""
     args = parse_args(argv)
-    path: Path = args.save_path
-    if path.suffix != ".tif" or path.exists() or path.with_suffix(".png").exists():
-        raise UserError(f"--save_path {path} must be a new .tif, and its .png new: choose another")
+    path: Path = args.save_dir / "change.tif"
+    if path.exists() or path.with_suffix(".png").exists():
+        raise UserError(f"--save_dir {path.parent} has a change.tif or .png: choose another")
     encoder = ["--backbone_type", "pretrain", "--ckpt_path", args.ckpt_path, *WINDOWS]
     embeddings = [path.with_name(f"{path.stem}_{name}.tif") for name in ("before", "after")]
     for raster, embedding in zip(args.dates, embeddings, strict=True):

@@ -20,12 +20,12 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     add("--data_dir", type=Path, required=True, help="GeoTIFF with pixels of 10 m.")
     add("--ckpt_path", type=Path, required=True, help="Weights of SeCo, or of your own run.")
     add("--raster_bands", nargs="+", help="Names of the bands, if the file has none.")
-    add("--save_path", type=Path, default=Path("embedding"), help="Files to write, no suffix.")
+    add("--save_dir", type=Path, default=Path("logs/embed_geotiff"), help="Folder to write into.")
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
-    """Embed the raster, and return the path of both files, without suffix."""
+    """Embed the raster, and return the path of the features."""
     args = parse_args(argv)
     import numpy as np
     import torch
@@ -46,14 +46,14 @@ def main(argv: Sequence[str] | None = None) -> Path:
         inputs = (patches.transform.normalize(torch.from_numpy(each.pictures)) for each in blocks)
         features = torch.cat([encoder(each) for each in inputs]).numpy()
     cells = np.concatenate([block.cells for block in blocks])
-    np.savez(args.save_path.with_suffix(".npz"), features=features, cells=cells)
+    (path := args.save_dir / "embedding.npz").parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, features=features, cells=cells)
     print(f"{patches.description}: features of shape {features.shape}")
-    shown = PCA(3).fit_transform(features)
-    low, high = np.quantile(shown, (0.02, 0.98), axis=0)
+    low, high = np.quantile(shown := PCA(3).fit_transform(features), (0.02, 0.98), axis=0)
     colours = np.zeros((*(cells.max(0) + 1), 3), np.uint8)
     colours[*cells.T] = np.clip((shown - low) / (high - low) * 255, 0, 255)
-    Image.fromarray(colours.repeat(16, 0).repeat(16, 1)).save(args.save_path.with_suffix(".png"))
-    return args.save_path
+    Image.fromarray(colours.repeat(16, 0).repeat(16, 1)).save(path.with_suffix(".png"))
+    return path
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 r"""Export an encoder to timm and ONNX, and embed a picture with both, without this project.
 
-python -m examples.export_encoder --ckpt_path last.ckpt --picture some.jpg --save_path exported
+python -m examples.export_encoder --ckpt_path last.ckpt --picture some.jpg
 
 Needs timm, onnx, onnxscript and onnxruntime.
 """
@@ -23,7 +23,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     add = (parser := Parser(__doc__)).add_argument
     add("--ckpt_path", required=True, help="Encoder of red, green and blue.")
     add("--picture", required=True, help="Picture to embed.")
-    add("--save_path", type=Path, default=Path("exported"), help="New folder of both exports.")
+    add("--save_dir", type=Path, default=Path("logs/export_encoder"), help="Folder of the exports.")
     return parser.parse_args(argv)
 
 
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         picture = read_image(read_file(args.picture, MAX_BYTES), "RGB")
     except (OSError, ValueError) as error:
         raise UserError(f"{args.picture} is no readable JPEG, PNG or TIFF: correct it") from error
-    paths = {"timm": args.save_path / "timm", "onnx": args.save_path / "encoder.onnx"}
+    paths = {"timm": args.save_dir / "timm", "onnx": args.save_dir / "encoder.onnx"}
     for form, path in paths.items():
         export.main(["--ckpt_path", args.ckpt_path, "--format", form, "--save_path", str(path)])
 

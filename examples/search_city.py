@@ -2,8 +2,8 @@ r"""Find the patches of a city that look like the one at a place.
 
 python -m examples.search_city --data_dir city.tif --ckpt_path last.ckpt --place 48.8584,2.2945
 
-Writes city.parquet (read by geopandas and QGIS), the neighbours as city_neighbours.csv and .png,
-and city_map.png, the similarity of every patch.
+Writes into --save_dir: city.parquet (read by geopandas and QGIS), city_neighbours.csv and .png, and
+city_map.png, the similarity of every patch.
 """
 
 from argparse import Namespace
@@ -24,7 +24,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     add("--data_dir", required=True, help="GeoTIFF or VRT of any size.")
     add("--ckpt_path", required=True, help="Encoder.")
     add("--place", required=True, help="LATITUDE,LONGITUDE of what to look for.")
-    add("--save_path", type=Path, default=Path("city.parquet"), help="File of the embeddings.")
+    add("--save_dir", type=Path, default=Path("logs/search_city"), help="Folder to write into.")
     return parser.parse_args(argv)
 
 
@@ -33,8 +33,9 @@ def main(argv: Sequence[str] | None = None) -> Path:
     args = parse_args(argv)
     if parse_point(args.place) is None:
         raise UserError(f"--place {args.place} is not LATITUDE,LONGITUDE: write 48.8584,2.2945")
+    table_path: Path = args.save_dir / "city.parquet"
     encoder = ["--backbone_type", "pretrain", "--ckpt_path", args.ckpt_path]
-    files = ["--data_dir", args.data_dir, "--save_path", str(args.save_path), "--stride", "32"]
+    files = ["--data_dir", args.data_dir, "--save_path", str(table_path), "--stride", "32"]
     # Embeds only once: another place is answered from the file.
     first, *_ = main_embed.main([*encoder, *files, "--neighbours", args.place])
 
@@ -42,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     import pyarrow.parquet as pq
     from matplotlib.figure import Figure
 
-    table = pq.read_table(args.save_path)
+    table = pq.read_table(table_path)
     vectors = np.stack(table["embedding"].to_numpy())  # (patches, dimensions)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     boxes = table["bbox"].combine_chunks().flatten()  # west, south, east, north
@@ -51,8 +52,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     dots = axes.scatter((west + east) / 2, (south + north) / 2, 60, vectors @ vectors[first.row])
     axes.set(xlabel="longitude", ylabel="latitude", title=f"similarity to {args.place}")
     figure.colorbar(dots)
-    path = args.save_path.with_name(f"{args.save_path.stem}_map.png")
-    figure.savefig(path)
+    figure.savefig(path := table_path.with_name("city_map.png"))
     return path
 
 

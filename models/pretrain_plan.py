@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import resource
 import shutil
 import sys
 import time
@@ -18,6 +17,7 @@ from torch import Tensor
 from models.bad_steps import BadSteps
 from models.moco2_module import MocoV2
 from models.pretrain_run import pretrain_trainer
+from models.run_timing import peak_memory
 from utils.checkpoint import read_checkpoint
 from utils.files import require_free
 from utils.launch import World, batch_size_per_process
@@ -38,6 +38,7 @@ def dry_run(
     model: MocoV2,
     datamodule: LightningDataModule,
     num_samples: int,
+    per_epoch: int,
 ) -> Trainer:
     """Check the disk, take a few steps in one process, and print the plan; write nothing.
 
@@ -47,6 +48,7 @@ def dry_run(
         model: Model that is trained.
         datamodule: Its data.
         num_samples: Samples of the data.
+        per_epoch: Steps of an epoch.
 
     Returns:
         The trainer of the measured steps.
@@ -57,7 +59,6 @@ def dry_run(
     if world.rank > 0:
         sys.exit(0)
     samples = batch_size_per_process(args, world) * world.size
-    per_epoch = num_samples // samples
     resumed, total = args.resume_from_checkpoint, per_epoch * args.max_epochs
     done = read_checkpoint(resumed)["global_step"] if resumed else 0
     left = f", {done:,} are done" if done else ""
@@ -113,7 +114,7 @@ class _StepTimer(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         _wait_for_gpu()
         self.seconds = time.perf_counter() - self._began
-        self.peak = _peak_memory()
+        self.peak = _peak_with_loaders()
 
     def _begin(self) -> None:
         _wait_for_gpu()
@@ -155,13 +156,12 @@ def _memory(args: Namespace, world: World, peak: int) -> str:
     return text
 
 
-def _peak_memory() -> int:
+def _peak_with_loaders() -> int:
     """Return the largest memory of this process and of its loaders so far, in bytes.
 
     Pages that they share, such as those of a mapped file, are counted in each.
     """
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    peak = peak_memory()
     for child in multiprocessing.active_children():
         status = Path(f"/proc/{child.pid}/status")
         lines = status.read_text().splitlines() if status.exists() else []

@@ -13,6 +13,7 @@ from models.run_report.writing import report_run
 from models.run_timing import Timing, Waiting
 from utils.checkpoint import check_resumable, read_checkpoint
 from utils.cli import print_next, trainer_kwargs
+from utils.config_file import write_config
 from utils.distributed import own_part, unshuffle
 from utils.history import last_values
 from utils.input_spec import PICTURE_BANDS, InputSpec, letters
@@ -128,6 +129,8 @@ def pretrain_trainer(
     settings: dict[str, Any] = {"log_every_n_steps": args.log_every_n_steps, "benchmark": True}
     settings["max_steps"] = max_steps
     if run_dir is not None:
+        if world.rank == 0:
+            write_config(run_dir, vars(args))
         settings["profiler"] = waiting = Waiting()
         timing = Timing(run_dir, waiting, args.resume_from_checkpoint, args.on_save_error)
         callbacks = [*callbacks, timing]

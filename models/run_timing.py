@@ -20,6 +20,11 @@ _MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024  # getrusage(2) of macOS
 _FETCH = ".train_dataloader_next"  # end of the name that Lightning's loop gives to reading a batch
 
 
+def peak_memory() -> int:
+    """Return the largest memory of this process so far, in bytes, without its loaders'."""
+    return getrusage(RUSAGE_SELF).ru_maxrss * _MAXRSS_BYTES
+
+
 class Waiting(PassThroughProfiler):
     """Add up the ``seconds`` in which the training waits for its loader."""
 
@@ -79,7 +84,7 @@ class Timing(Callback):
             "learning_rate": float(trainer.optimizers[0].param_groups[0]["lr"]),
             "samples_per_s": self._samples / seconds,
             "waiting_percent": 100 * self._waiting.seconds / seconds,
-            "peak_memory_gb": getrusage(RUSAGE_SELF).ru_maxrss * _MAXRSS_BYTES / 1e9,
+            "peak_memory_gb": peak_memory() / 1e9,
         }
         if pl_module.device.type == "cuda":
             values["peak_gpu_memory_gb"] = torch.cuda.max_memory_allocated(pl_module.device) / 1e9

@@ -59,8 +59,25 @@ def whole_epochs(path: Path, checkpoint: Mapping[str, Any]) -> int:
     Raises:
         UserError: The checkpoint is without the state of a run.
     """
+    return _num_epochs(path, checkpoint, "processed")
+
+
+def begun_epochs(path: Path, checkpoint: Mapping[str, Any]) -> int:
+    """Return how many epochs a run had begun, as ``whole_epochs`` does those that it had finished.
+
+    Args:
+        path: File of the checkpoint, for the error.
+        checkpoint: Its content.
+
+    Raises:
+        UserError: The checkpoint is without the state of a run.
+    """
+    return _num_epochs(path, checkpoint, "ready")
+
+
+def _num_epochs(path: Path, checkpoint: Mapping[str, Any], stage: str) -> int:
     try:
-        return int(checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
+        return int(checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"][stage])
     except NOT_AS_WRITTEN as error:
         raise UserError(f"{path} has no state of a run: use the last.ckpt of its run") from error
 

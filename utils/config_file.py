@@ -6,11 +6,11 @@ from argparse import Action, ArgumentParser, BooleanOptionalAction
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
-from utils.errors import UserError, quoted
+from utils.errors import UserError, listed, quoted
 from utils.files import check_exists, read_file, read_list, written_whole
 from utils.flags import Parser
 
@@ -21,10 +21,20 @@ OF_A_START = {"config", "resume", "resume_from_checkpoint"}
 # A run does not keep these either: where it writes, and whether.
 NOT_KEPT = OF_A_START | {"debug", "dry_run", "log_dir", "no_report", "save_predictions"}
 _MAX_BYTES = 2**16
+# YAML 1.1's booleans, for switches; elsewhere they are text, as all other plain words.
+_TRUE, _FALSE = ("true", "yes", "on"), ("false", "no", "off")
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain values only; neither aliases, by which a small file becomes huge, nor repeated keys."""
+    """Text, as on a command line, whose flags convert it: YAML 1.1 takes 010 for 8, 1e-3 for text.
+
+    Neither aliases, by which a small file becomes huge, nor repeated keys.
+    """
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {
+        first: [(tag, pattern) for tag, pattern in found if tag == "tag:yaml.org,2002:null"]
+        for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -46,23 +56,24 @@ def with_config(parser: Parser, argv: Sequence[str] | None) -> list[str]:
         argv: Command line, or None for that of the process.
 
     Raises:
-        UserError: The file cannot be read, or has an unknown flag or a value of another type.
+        UserError: There are two files, or the file cannot be read, or has unknown flags or a value
+            of another type.
     """
     given = list(sys.argv[1:] if argv is None else argv)
     only = ArgumentParser(add_help=False, allow_abbrev=False)
-    only.add_argument("--config", type=Path, nargs="?")
-    path = only.parse_known_args(given)[0].config
-    if path is None:
+    only.add_argument("--config", type=Path, nargs="?", action="append", default=[])
+    paths = [path for path in only.parse_known_args(given)[0].config if path is not None]
+    if not paths:
         return given
-    check_exists("config", path)
-    words = []
-    for key, value in _read(path).items():
-        name, flag = f"{path}: {quoted(str(key), 40)}", parser.flags().get(key)
-        if key in OF_A_START:
-            raise UserError(f"{name} belongs to one start: give it on the command line")
-        if flag is None:
-            raise UserError(f"{name} is not a flag{parser.suggestion(str(key))}")
-        words += _checked(flag, value, name)
+    if len(paths) > 1:
+        names = " and ".join(map(str, paths))
+        raise UserError(f"--config takes one file, not {names}: join them, or name one")
+    check_exists("config", paths[0])
+    content = _read(paths[0])
+    _check_names(parser, paths[0], content)
+    flags, words = parser.flags(), list[str]()
+    for key, value in content.items():
+        words += _checked(flags[key], value, f"{paths[0]}: {key}")
     return [*words, *given]
 
 
@@ -109,16 +120,34 @@ def _read(path: Path) -> dict[Any, Any]:
     return content
 
 
+def _check_names(parser: Parser, path: Path, content: Mapping[Any, Any]) -> None:
+    """Refuse all keys that are not flags of the script, in one sentence."""
+    flags = parser.flags()
+    unknown = [str(key) for key in content if key not in flags]
+    if len(unknown) == 1:
+        name = quoted(unknown[0], 40)
+        raise UserError(f"{path}: {name} is not a flag{parser.suggestion(unknown[0])}")
+    if unknown:
+        raise UserError(
+            f"{path}: {listed(unknown, len(unknown))} are not flags of this script: "
+            "remove them, or run the script that the file is for"
+        )
+    for key in content:
+        if key in OF_A_START:
+            raise UserError(f"{path}: {key} belongs to one start: give it on the command line")
+
+
 def _checked(flag: Action, value: Any, name: str) -> list[str]:
     """Return the value as words, which its flag alone accepts."""
-    is_switch = flag.nargs == 0 or isinstance(flag, BooleanOptionalAction)
     if value is None:
         return []  # as in arguments.json
-    if is_switch and not isinstance(value, bool):
-        raise UserError(f"{name} must be true or false, not {quoted(str(value))}")
     values = value if isinstance(value, list) else [value]
-    is_plain = all(type(each) in (str, int, float) for each in values)
-    if not is_switch and (not is_plain or (flag.nargs is None and values is value)):
+    is_text = all(isinstance(each, str) for each in values)
+    if flag.nargs == 0 or isinstance(flag, BooleanOptionalAction):
+        if values is value or not is_text or value.lower() not in (*_TRUE, *_FALSE):
+            raise UserError(f"{name} must be true or false, not {quoted(str(value))}")
+        value = value.lower() in _TRUE
+    elif not is_text or (flag.nargs is None and values is value):
         what = "a value" if flag.nargs is None else "values"
         raise UserError(f"{name} must be {what}, not {quoted(str(value))}")
     alone = Parser()
@@ -126,7 +155,7 @@ def _checked(flag: Action, value: Any, name: str) -> list[str]:
     try:
         words = as_words(flag, value)
         alone.parse_args(words)
-    except (UserError, ValueError) as error:  # ValueError: a number of over 4,300 digits
+    except UserError as error:
         reason = str(error).removeprefix(f"argument {flag.option_strings[0]}: ")
         raise UserError(f"{name}: {reason}") from error
     return words

@@ -74,12 +74,11 @@ def with_flags_of_run(
         say(f"{folder / ARGUMENTS} is missing: the flags of this command alone count")
     if not is_auto:
         return [*stored, *given]
-    path, done = _newest_checkpoint(folder)
+    path, done, begun = _newest_checkpoint(folder)
     given += ["--resume_from_checkpoint", str(path)]
-    if done and done >= vars(parser.parse_args([*stored, *given]))["max_epochs"]:
-        if _results(path.parent.parent).get("metrics", {}).get("epochs") == done:
-            _leave_finished(f"{path} has all {done} epochs")
-        say(f"{path} has all {done} epochs: only the results are written")
+    max_epochs = vars(parser.parse_args([*stored, *given]))["max_epochs"]
+    if done and done >= max_epochs:
+        _check_end(path, done, begun, max_epochs)
     return [*stored, *given]
 
 
@@ -136,19 +135,9 @@ def evaluation_run_dir(args: Namespace, name: str, rank: int) -> Path | None:
         return found
     run_dir = run_dir_of_rank(args, name, rank)
     if run_dir is not None and rank == 0:
-        write_flags(run_dir, provenance(args))
+        write_json(run_dir / ARGUMENTS, provenance(args))
+        write_config(run_dir, vars(args))
     return run_dir
-
-
-def write_flags(folder: Path, origin: dict[str, Any]) -> None:
-    """Write the flags of a run, to resume it and, as ``config.yaml``, to repeat it.
-
-    Args:
-        folder: Folder to write into.
-        origin: Arguments, versions and commit of the run.
-    """
-    write_json(folder / ARGUMENTS, origin)
-    write_config(folder, origin.get("arguments", {}))
 
 
 def _resume_flags(parser: Parser, given: Sequence[str]) -> dict[str, Any]:
@@ -235,6 +224,20 @@ def _leave_finished(what: str) -> NoReturn:
     sys.exit(0)
 
 
+def _check_end(path: Path, done: int, begun: int, max_epochs: int) -> None:
+    """Leave a finished run alone, and refuse to end one before the epochs that it has begun."""
+    if _results(path.parent.parent).get("metrics", {}).get("epochs") == done:
+        _leave_finished(f"{path} has all {done} epochs")
+    if begun > max_epochs:  # the results would name fewer epochs than the encoder has learned from
+        epochs = "1 epoch" if done == 1 else f"{done} epochs"
+        part = "" if begun == done else " and a part of the next one"
+        raise UserError(
+            f"{path} has done {epochs}{part}, more than --max_epochs {max_epochs}: "
+            f"raise it to {begun} or more, or give a new run its own --log_dir"
+        )
+    say(f"{path} has all {done} epochs: only the results are written")
+
+
 def _newest_run(log_dir: Path, runs: str) -> Path | None:
     """Return the newest folder of an evaluation, of those that match a pattern."""
     found = sorted(log_dir.glob(f"{runs}/version_*"), key=lambda path: path.lstat().st_mtime)
@@ -251,13 +254,14 @@ def _newest_checkpoints(log_dir: Path) -> Path | None:
     return max(found, key=lambda path: path.lstat().st_mtime).parent if found else None
 
 
-def _newest_checkpoint(folder: Path) -> tuple[Path, int]:
-    """Return the newest readable checkpoint of a pre-training, and its whole epochs."""
-    from utils.checkpoint import read_checkpoint, whole_epochs  # need torch
+def _newest_checkpoint(folder: Path) -> tuple[Path, int, int]:
+    """Return the newest readable checkpoint of a pre-training, its whole and its begun epochs."""
+    from utils.checkpoint import begun_epochs, read_checkpoint, whole_epochs  # need torch
 
     path = newest_resumable(folder, lambda path: whole_epochs(path, read_checkpoint(path)))
     assert path is not None  # the folder was found by it
-    return path, whole_epochs(path, read_checkpoint(path))
+    checkpoint = read_checkpoint(path)
+    return path, whole_epochs(path, checkpoint), begun_epochs(path, checkpoint)
 
 
 def say(text: str) -> None:

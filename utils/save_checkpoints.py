@@ -16,7 +16,8 @@ from tqdm import tqdm
 from utils.distributed import gather
 from utils.errors import UserError
 from utils.files import WriteError, remove_abandoned, remove_partials, written_whole
-from utils.resume import LAST, PREVIOUS, write_flags
+from utils.report import write_json
+from utils.resume import ARGUMENTS, LAST, PREVIOUS
 from utils.signals import Hold
 
 _SAVE, _STOP = 1, 2
@@ -77,7 +78,7 @@ class SaveCheckpoints(Checkpoint):
                 "machines share"
             )
         if trainer.is_global_zero:
-            write_flags(self.folder, self.origin)
+            write_json(self.folder / ARGUMENTS, self.origin)
             for name in (LAST, PREVIOUS):
                 remove_partials(self.folder / name)  # of a run that was killed while it wrote
             if self.resumed is not None:

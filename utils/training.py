@@ -173,6 +173,8 @@ class SampleProgress(Callback):
                 per_epoch = len(loader.sampler)
             done = per_epoch * trainer.current_epoch + batch_idx * samples
             total = per_epoch * (trainer.max_epochs or 1) * trainer.world_size
+            if trainer.max_steps >= 0:  # ends within an epoch, as the steps of --dry_run do
+                total = min(total, trainer.max_steps * samples * trainer.world_size)
             self.bar = progress(
                 desc=self.description,
                 total=total,

@@ -26,6 +26,7 @@ from datasets.store.memory import read_shared
 from utils.errors import UserError
 from utils.files import read_file
 from utils.input_spec import InputSpec
+from utils.stored_values import NDVI, NDVI_BANDS
 
 if TYPE_CHECKING:  # the downloader, which writes stores, does without torch
     import torch
@@ -60,9 +61,10 @@ class PackedStore:
         self.bands = there if self._is_pictures else tuple(bands or there)
         missing = [band for band in self.bands if band not in there]
         if missing:
+            known = (*there, NDVI) if set(NDVI_BANDS) <= set(there) else there
             raise UserError(
                 f"{root} was packed without {' '.join(missing)}: choose --bands among "
-                f"{' '.join(there)}, or pack the data again with more"
+                f"{' '.join(known)}, or pack the data again with more"
             )
         if image_list is not None and not self._is_pictures:
             raise UserError(f"--image_list is for pictures, but {root} holds SeCo patches")

@@ -85,6 +85,7 @@ def test_band_without_quantiles_names_the_command() -> None:
     ("bands", "message"),
     [
         (["B4", "B10"], "unknown band B10: .*B8A"),
+        (["ndvi"], "unknown band ndvi: .*B12; trainings also take NDVI"),
         (["B04"], "unknown band B04"),
         (["B4", "B4"], "distinct names"),
         ([], "distinct names"),

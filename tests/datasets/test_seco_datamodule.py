@@ -290,6 +290,7 @@ def test_moco_takes_pictures_from_class_folders_or_a_zip(tmp_path: Path, zipped:
     assert len(datamodule.dataset) == 3
     assert datamodule.input_spec.bands == ("R", "G", "B")
     assert [img_q.shape for img_q, _, _ in recorder.batches] == [(2, 3, 16, 16)]
+    assert not datamodule.hints(num_negatives=2)  # to pack a file per sample would gain nothing
 
 
 def test_wrong_data_is_refused_with_its_remedy(seco_root: Path, tmp_path: Path) -> None:

@@ -94,9 +94,9 @@ def test_seco_weights_embed_a_geotiff_by_their_contract(
     seco_weights: Path, city: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = ["--data_dir", str(city / "before.tif"), "--ckpt_path", str(seco_weights)]
-    embed_geotiff.main([*flags, "--save_path", str(tmp_path / "e")])
+    embed_geotiff.main([*flags, "--save_dir", str(tmp_path / "e")])
     assert "('B4', 'B3', 'B2')" in capsys.readouterr().out
-    with np.load(tmp_path / "e.npz") as file:
+    with np.load(tmp_path / "e/embedding.npz") as file:
         features, cells = file["features"], file["cells"]
     assert features.shape == (25, 512)
     at = cells.tolist().index([2, 3])
@@ -109,7 +109,7 @@ def test_seco_weights_embed_a_geotiff_by_their_contract(
         window = torch.from_numpy(transform.to_picture(dn))
         expected = encoder(transform.normalize(window[None]))[0]
     np.testing.assert_allclose(features[at], expected, rtol=1e-4, atol=1e-4)
-    with Image.open(tmp_path / "e.png") as picture:
+    with Image.open(tmp_path / "e/embedding.png") as picture:
         assert picture.size == (80, 80)
 
 
@@ -117,7 +117,7 @@ def test_a_search_starts_at_its_place(slim_weights: Path, city: Path, tmp_path: 
     with rasterio.open(city / "before.tif") as file:
         (x,), (y,) = rasterio.warp.transform(file.crs, "EPSG:4326", *zip(file.xy(95, 63)))
     flags = ["--data_dir", str(city / "before.tif"), "--ckpt_path", str(slim_weights)]
-    flags += ["--place", f"{y},{x}", "--save_path", str(tmp_path / "city.parquet")]
+    flags += ["--place", f"{y},{x}", "--save_dir", str(tmp_path)]
     assert search_city.main(flags).stat().st_size < 100_000
     with (tmp_path / "city_neighbours.csv").open(newline="") as file:
         found = list(csv.DictReader(file))
@@ -145,8 +145,8 @@ def test_changes_are_where_pixels_changed_and_nowhere_between_equal_dates(
     slim_weights: Path, city: Path, tmp_path: Path
 ) -> None:
     before, after = str(city / "before.tif"), tmp_path / "after.tif"
-    flags = ["--ckpt_path", str(slim_weights), "--save_path"]
-    same = change_map.main([before, before, *flags, str(tmp_path / "same.tif")])
+    flags = ["--ckpt_path", str(slim_weights), "--save_dir"]
+    same = change_map.main([before, before, *flags, str(tmp_path / "same")])
     with rasterio.open(same) as file:
         assert np.abs(file.read(1)).max() < 1e-5
     with rasterio.open(before) as file:
@@ -154,7 +154,7 @@ def test_changes_are_where_pixels_changed_and_nowhere_between_equal_dates(
         where = {"crs": file.crs.to_string(), "transform": file.transform}
     pixels[:, 64:128, 80:144] = pixels[:, :64, :64].transpose(0, 2, 1) // 2  # its block 4, 5
     write_raster(after, pixels, bands, **where)
-    found = change_map.main([before, str(after), *flags, str(tmp_path / "change.tif")])
+    found = change_map.main([before, str(after), *flags, str(tmp_path / "changed")])
     with rasterio.open(found) as file:
         assert file.bounds.left == where["transform"].c + 80  # half of 32 - 16 px
         change = file.read(1)
@@ -164,18 +164,16 @@ def test_changes_are_where_pixels_changed_and_nowhere_between_equal_dates(
     assert change[is_near].min() > change[is_far].max()
     small = str(write_raster(tmp_path / "small.tif", pixels[:, :96], bands, **where))
     with pytest.raises(UserError, match="has other pixels than"):
-        change_map.main([before, small, *flags, str(tmp_path / "other.tif")])
+        change_map.main([before, small, *flags, str(tmp_path / "other")])
 
 
-@pytest.mark.parametrize("name", ["taken.tif", "map.png", "pictured.tif"])
+@pytest.mark.parametrize("name", ["change.tif", "change.png"])
 def test_a_change_map_replaces_no_file(name: str, tmp_path: Path) -> None:
-    for other in ("taken.tif", "pictured.png"):
-        (tmp_path / other).write_bytes(b"the user's")
-    taken = str(tmp_path / "taken.tif")
-    with pytest.raises(UserError, match=r"must be a new \.tif"):
-        change_map.main([taken, taken, "--ckpt_path", "x", "--save_path", str(tmp_path / name)])
-    assert {path.name for path in tmp_path.iterdir()} == {"taken.tif", "pictured.png"}
-    assert (tmp_path / "taken.tif").read_bytes() == b"the user's"
+    (tmp_path / name).write_bytes(b"the user's")
+    with pytest.raises(UserError, match=r"has a change\.tif or \.png: choose another"):
+        change_map.main(["a.tif", "b.tif", "--ckpt_path", "x", "--save_dir", str(tmp_path)])
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_bytes() == b"the user's"
 
 
 @pytest.mark.parametrize("kind", ["one window", "no data", "pictures"])
@@ -188,15 +186,15 @@ def test_only_a_raster_of_some_windows_has_colours(
         write_raster(data, pixels)
     flags = ["--data_dir", str(data), "--ckpt_path", str(slim_weights)]
     with pytest.raises(UserError, match="is no raster of 3 windows with data: give a larger one"):
-        embed_geotiff.main([*flags, "--save_path", str(tmp_path / "e")])
-    assert not list(tmp_path.glob("e.*"))
+        embed_geotiff.main([*flags, "--save_dir", str(tmp_path / "e")])
+    assert not (tmp_path / "e").exists()
 
 
 @pytest.mark.parametrize("place", ["0", "picture.jpg", "95,200"])
 def test_a_search_needs_a_place(place: str, tmp_path: Path) -> None:
     flags = ["--data_dir", "x.tif", "--ckpt_path", "x", "--place", place]
     with pytest.raises(UserError, match="is not LATITUDE,LONGITUDE"):
-        search_city.main([*flags, "--save_path", str(tmp_path / "city.parquet")])
+        search_city.main([*flags, "--save_dir", str(tmp_path)])
     assert not list(tmp_path.iterdir())
 
 
@@ -213,7 +211,7 @@ def test_nothing_is_exported_for_what_is_no_picture(
         picture.mkdir()
     flags = ["--ckpt_path", str(slim_weights), "--picture", str(picture)]
     with pytest.raises(UserError, match=r"picture\.jpg is no readable JPEG, PNG or TIFF"):
-        export_encoder.main([*flags, "--save_path", str(tmp_path / "exported")])
+        export_encoder.main([*flags, "--save_dir", str(tmp_path / "exported")])
     assert not (tmp_path / "exported").exists()
 
 
@@ -224,7 +222,7 @@ def test_timm_and_onnx_give_the_features_of_this_project(
     pytest.importorskip("onnxruntime")
     picture = eurosat_root / "River" / "River_1.jpg"
     flags = ["--ckpt_path", str(seco_weights), "--picture", str(picture)]
-    found = export_encoder.main([*flags, "--save_path", str(tmp_path / "exported")])
+    found = export_encoder.main([*flags, "--save_dir", str(tmp_path / "exported")])
     encoder, spec = load_encoder("pretrain", ckpt_path=seco_weights)
     pixels = torch.from_numpy(np.array(Image.open(picture))).permute(2, 0, 1)
     with torch.inference_mode():

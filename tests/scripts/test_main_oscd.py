@@ -116,7 +116,7 @@ def test_run_leaves_scores_and_checkpoints(finished: Finished) -> None:
         low, high = metrics[f"test/{name}_interval"]
         assert 0 <= low <= metrics[f"test/{name}"] <= high <= 100
     for seed in ("seed=42", "seed=43"):
-        names = ["arguments.json", "best.ckpt", "config.yaml", "last.ckpt", "metrics.csv"]
+        names = ["arguments.json", "best.ckpt", "last.ckpt", "metrics.csv"]
         found = sorted(path.name for path in (run_dir / seed).iterdir())
         assert found == [*names, "previous.ckpt"]
         with (run_dir / seed / "metrics.csv").open(newline="") as file:

@@ -93,7 +93,7 @@ def test_the_checkpoint_holds_plain_values_and_the_input_contract(two_epochs: Pa
 def test_a_run_is_repeated_from_its_config_to_the_same_bits(
     two_epochs: Path, tmp_path: Path
 ) -> None:
-    config = two_epochs / "checkpoints/config.yaml"
+    config = two_epochs / "config.yaml"
     main(["--config", str(config), "--log_dir", str(tmp_path), "--num_workers", "2"])
     (again,) = run_dirs(tmp_path)
     assert_equal(
@@ -156,7 +156,6 @@ def test_a_checkpoint_alone_resumes_its_run_in_its_folder(
     main(["--resume_from_checkpoint", str(last), "--max_epochs", "2"])
     assert sorted(path.name for path in last.parent.iterdir()) == [
         "arguments.json",
-        "config.yaml",
         "last.ckpt",
         "previous.ckpt",
     ]

@@ -199,6 +199,9 @@ def test_a_contradiction_is_refused_and_a_finished_run_is_left_alone(
     error = capsys.readouterr().err
     assert "with 2 samples per step, not 3" in error
     assert "resuming" not in error
+    fewer = r"last\.ckpt has done 1 epoch and a part of the next one, more than --max_epochs 1: "
+    with pytest.raises(UserError, match=f"{fewer}raise it to 2 or more, or give a new run"):
+        main(flags(seco_root, log_dir, "--max_epochs", "1"))
     main(flags(seco_root, log_dir))
     capsys.readouterr()
     with pytest.raises(SystemExit) as left:

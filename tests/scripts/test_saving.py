@@ -55,7 +55,7 @@ def test_a_save_that_fails_ends_the_run_or_is_made_up_for(
             main(flags)
     (run_dir,) = run_dirs(tmp_path)
     names = {path.name for path in (run_dir / "checkpoints").iterdir()}
-    assert names == {"last.ckpt", "previous.ckpt", "arguments.json", "config.yaml"}
+    assert names == {"last.ckpt", "previous.ckpt", "arguments.json"}
     text = f"step 3: cannot write {run_dir / 'checkpoints/last.ckpt'}: No space left on device"
     assert (f"{text}: free" in capsys.readouterr().err) == survives
     if not survives:

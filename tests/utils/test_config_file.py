@@ -72,14 +72,21 @@ def test_the_flags_of_a_run_repeat_it(script: ModuleType, flags: str, tmp_path: 
         ("5: 3", "5 is not a flag"),
         ("batch_size: many", "batch_size: invalid int value: 'many'; see --help"),
         ("batch_size: 2.5", "batch_size: invalid int value: '2.5'; see --help"),
-        ("batch_size: true", "batch_size must be a value, not True"),
-        ("batch_size: [1, 2]", "batch_size must be a value, not [1, 2]"),
-        ("batch_size: {a: 1}", "batch_size must be a value, not {'a': 1}"),
+        ("batch_size: true", "batch_size: invalid int value: 'true'; see --help"),
+        ("batch_size: 1:30", "batch_size: invalid int value: '1:30'; see --help"),
+        ("batch_size: [1, 2]", "batch_size must be a value, not ['1', '2']"),
+        ("batch_size: {a: 1}", "batch_size must be a value, not {'a': '1'}"),
         ("bands: [[B4], B3]", "bands must be values, not [['B4'], 'B3']"),
         ("bands: [B4, --debug]", "bands: --debug is not a flag; see --help"),
         ("crop_scale: [0.5]", "crop_scale: expected 2 arguments; see --help"),
         ("compile: 1", "compile must be true or false, not 1"),
         ("rotate: maybe", "rotate must be true or false, not maybe"),
+        ("rotate: [true]", "rotate must be true or false, not ['true']"),
+        (
+            "method: [linear]\nseed: 1\nepochs: 3\nlabels_per_class: 5",
+            "method, epochs, labels_per_class are not flags of this script: remove them, or "
+            "run the script that the file is for",
+        ),
         ("resume: auto", "resume belongs to one start: give it on the command line"),
         ("config: a.yaml", "config belongs to one start: give it on the command line"),
     ],
@@ -89,6 +96,33 @@ def test_a_wrong_line_is_named_with_file_and_key(config: Path, content: str, rea
     with pytest.raises(UserError) as refused:
         main_pretrain.parse_args(["--data_dir", "x", "--config", str(config)])
     assert str(refused.value) == f"{config}: {reason}"
+
+
+@pytest.mark.parametrize(
+    ("content", "flags"),
+    [
+        ("seed: 010", "--seed 010"),
+        ("batch_size: 1_0", "--batch_size 1_0"),
+        ("weight_decay: 1e-3\nlearning_rate: .5", "--weight_decay 1e-3 --learning_rate .5"),
+        ("image_list: on\nlog_dir: no", "--image_list on --log_dir no"),
+        ("image_list: 2026-11-29\nbands: [ON, =]", "--image_list 2026-11-29 --bands ON ="),
+        ("image_list: '~'\nrotate: off\nseed: ~", "--image_list ~ --no-rotate"),
+        ("compile: On\nrotate: FALSE", "--compile --no-rotate"),
+    ],
+)
+def test_a_config_means_what_its_flags_mean(config: Path, content: str, flags: str) -> None:
+    config.write_text(content)
+    read = vars(main_pretrain.parse_args(["--data_dir", "x", "--config", str(config)]))
+    expected = vars(main_pretrain.parse_args(["--data_dir", "x", *flags.split()]))
+    assert read == expected | {"config": config}
+
+
+def test_a_second_file_is_refused(config: Path) -> None:
+    with pytest.raises(UserError) as refused:
+        with_config(Parser(), ["--config", str(config), "--seed", "1", "--config=b.yaml"])
+    assert str(refused.value) == (
+        f"--config takes one file, not {config} and b.yaml: join them, or name one"
+    )
 
 
 def test_an_unknown_choice_is_named_with_file_and_key(config: Path) -> None:
@@ -106,8 +140,8 @@ def test_an_unknown_choice_is_named_with_file_and_key(config: Path) -> None:
         ("seed: 1\nseed: 2", "cannot be read as YAML, it has seed twice: correct it"),
         ("seed: !!python/object/apply:os.system [touch x]", "could not determine a constructor"),
         ("seed: !!bool maybe", "cannot be read as YAML, 'maybe'"),
+        ("seed: !!int x", "cannot be read as YAML"),
         ("[" * 30_000, "cannot be read as YAML"),
-        ("seed: " + "1" * 5_000, "cannot be read as YAML"),
         ("a: [1", "cannot be read as YAML"),
         ("#" * 2**17, "131,072 bytes, more than the 65,536 of any such file"),
         ("\udcff", "is not a text in UTF-8: save it with this encoding"),

@@ -48,6 +48,9 @@ def test_samples_of_a_partial_last_batch_are_counted(
     assert "57/57" in bars[-1]  # 3 x 19, not 3 x 24
     assert "epoch=3/3, loss=0.500, score=72]" in bars[-1]
     assert len(bars) == 2  # nobody watches: the first line and the last
+    few = plain_trainer(None, 3, max_steps=2, callbacks=[SampleProgress("few steps")])
+    few.fit(Line(), loader, loader)
+    assert "16/16" in capsys.readouterr().err
 
 
 def test_processes_without_a_bar_read_the_scores_as_the_first_one_does() -> None:

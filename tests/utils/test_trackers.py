@@ -100,7 +100,10 @@ def read_mlflow(folder: Path, run_id: str) -> History:
     return [(each.step, each.value) for each in client.get_metric_history(run_id, "train/loss")]
 
 
-@pytest.fixture(params=["stand-in", "wandb", "mlflow"])
+_SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in cli.TRACKERS]  # to start
+
+
+@pytest.fixture(params=["stand-in", *_SLOW])
 def tracker(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> tuple[str, Callable[[Path, str], History]]:
@@ -111,7 +114,6 @@ def tracker(
     if request.param == "stand-in":
         request.getfixturevalue("stand_in")
         return "wandb", read_stand_in
-    pytest.importorskip(request.param)
     return request.param, {"wandb": read_wandb, "mlflow": read_mlflow}[request.param]
 
 
