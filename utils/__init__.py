@@ -2,6 +2,7 @@
 
 - ``errors.py``: The error of a user, and its one-line message.
 - ``files.py``: Files written completely or not at all, checks of paths, and lists of names.
+- ``folders.py``: Folders that are created for files, but not one that was lost meanwhile.
 - ``locks.py``: A lock between processes.
 - ``pools.py``: Worker processes that end without a traceback when interrupted.
 - ``cores.py``: Number of cores that this process may use.
