@@ -18,7 +18,7 @@
 - ``output.py``: A standard output that may become full or lose its reader.
 - ``cli.py``: Flags that the scripts share, and running a script to its exit code.
 - ``signals.py``: What a signal does that announces the end of a run.
-- ``launchers.py``: Environment variables of torchrun, SLURM and Lightning.
+- ``launchers.py``: Variables of torchrun, SLURM and Lightning, and which process fails first.
 - ``launch.py``: Number of processes, and Lightning's settings for them.
 - ``precision.py``: Numerical precision that a device supports.
 - ``data.py``: Random numbers and order of the samples as functions of seed and epoch; a loader.

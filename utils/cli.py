@@ -185,9 +185,7 @@ def run(main: Callable[[], object], *, resumes: bool = False) -> None:
     except Exception as error:
         if resumes and leave.came is not None:  # what it ended may fail in another way
             _stop(leave)
-        if sentence := sentence_of(error):
-            code = LOST_PROCESS if has_lost_process(error) else 2
-            _leave(f"error: {printable(sentence)}", code)
+        leave_for(error)
         raise
     except (KeyboardInterrupt, SystemExit) as leaving:
         if getattr(leaving, "code", None) == os.EX_TEMPFAIL:
@@ -201,6 +199,13 @@ def run(main: Callable[[], object], *, resumes: bool = False) -> None:
     else:
         if lost:
             _leave_without_output(lost[0], is_done=result is not None)
+
+
+def leave_for(error: Exception) -> None:
+    """Print the sentence of an error, and exit; return if it has none, as that of a bug."""
+    if sentence := sentence_of(error):
+        code = LOST_PROCESS if has_lost_process(error) else 2
+        _leave(f"error: {printable(sentence)}", code)
 
 
 def _stop(leave: Leave) -> NoReturn:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
+from utils.cli import leave_for
 from utils.errors import LOST_PROCESS, has_lost_process, sentence_of
 from utils.launchers import GRACE_S, is_first_to_fail, launched_rank, launcher
 
@@ -62,9 +63,13 @@ class EndTogether(Callback):
         """Wait for the end of a process that has failed before; its launcher may end this one."""
         if _is_of_another(exception):
             self._is_lost.wait(GRACE_S)
-        # Asked before any process is killed: it may be printing the error.
-        if not self._lost and not is_first_to_fail() and not self._is_lost.wait(GRACE_S):
-            self._lost.append(LOST_PROCESS)
+        if self._lost:
+            return
+        if not is_first_to_fail():
+            if not self._is_lost.wait(GRACE_S):
+                self._lost.append(LOST_PROCESS)
+        elif launched_rank() > 0 and isinstance(exception, Exception):
+            leave_for(exception)  # before the others end this process, which has no files
 
     def _watch_children(self, strategy: Any) -> None:
         while len(strategy.launcher.procs) < strategy.num_processes - 1:

@@ -1,4 +1,4 @@
-"""Environment variables with which launchers number the processes that they start.
+"""Environment variables with which launchers number processes, and which process fails first.
 
 Variables may be left over from another launcher, for example in the shell of an interactive job. A
 process is one of several only if all variables of its launcher are set and consistent.

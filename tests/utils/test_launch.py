@@ -239,7 +239,10 @@ def test_of_processes_that_fail_together_one_prints_its_error(
             os.environ["MASTER_PORT"] = "1"
         trainer: Any = Namespace(world_size=2)
         error = UserError("a bad patch")
-        EndTogether().on_exception(trainer, LightningModule(), error)
+        try:
+            EndTogether().on_exception(trainer, LightningModule(), error)
+        finally:
+            dist.barrier()  # the store is in the first process
         raise error
 
     output = tmp_path / "output"
