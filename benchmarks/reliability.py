@@ -18,6 +18,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from benchmarks.trials import Trial
 from utils.cli import run
 from utils.errors import UserError, printable
@@ -89,6 +91,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Run the parts, write the JSON, print the table, and return the JSON's content."""
     args = parse_args(argv)
+    torch.set_num_threads(1)  # trials are forks, which would wait for threads that they lack
     args.folder = args.folder.absolute() / ("quick" if args.quick else "full")
     commit = provenance(args)["git_commit"]
     path = args.save_path or (args.folder / RESULTS.name if args.quick else RESULTS)

@@ -78,7 +78,6 @@ def part(start: int, stop: int, folder: Path) -> Iterator[Trial]:
         stop: Trial after the last one.
         folder: Folder of data, which are kept, of undisturbed runs and of those of trials.
     """
-    torch.set_num_threads(1)  # children of a fork have no other threads
     import_all()  # else a child would import later code than the one before it
     shutil.rmtree(folder / "whole", ignore_errors=True)  # they may be of other code
     _make_data(folder / "data")

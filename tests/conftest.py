@@ -50,6 +50,9 @@ def laying_out() -> Iterator[Any]:
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     torch.set_num_threads(1)  # tensors are tiny: more threads only wait for each other
+    # Autograd counts the devices at its first use. Without a GPU, an export or torch.compile before
+    # it leaves a pretended one, whose threads forbid training in forks of this process.
+    torch.ones((), requires_grad=True).backward()
     # Tests replace functions that worker processes call: only forks have them replaced.
     multiprocessing.set_start_method("fork", force=True)  # not the default from Python 3.14 on
     with pytest.MonkeyPatch.context() as patch:

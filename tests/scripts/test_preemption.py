@@ -334,9 +334,6 @@ def test_processes_that_resume_other_checkpoints_are_refused(
         main(flags(seco_root, tmp_path))
 
 
-# Slow because it passes alone, but twice failed within the whole suite: the run ended before its
-# first step, which is not explained yet.
-@pytest.mark.slow
 def test_a_signal_to_all_processes_of_a_step_is_survived_by_the_loaders(
     seco_root: Path, tmp_path: Path
 ) -> None:
