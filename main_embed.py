@@ -156,7 +156,8 @@ def embed(
         parts = Parts(args.save_path, identity, len(patches))
         print(f"embedding {patches.description}", file=sys.stderr)
         embed_blocks(encoder, patches, parts, device=device, **work)
-        wait_for(parts)
+        if world.size > 1:
+            wait_for(parts)
         count = write_embedding(args, parts, patches, identity)
         parts.remove()
     print(f"embedding: {args.save_path}, {count:,} patches of {encoder.num_features} dimensions")

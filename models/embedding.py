@@ -14,6 +14,7 @@ import torch
 from models.backbones import Encoder
 from models.embedding_parts import Parts
 from models.features import encoder_of_pictures
+from utils.folders import held, make_folder
 from utils.launch import World
 from utils.patch_blocks import PatchBlocks
 from utils.progress import progress
@@ -52,7 +53,7 @@ def embed_blocks(
     own = [block for block in missing if block % world.size == world.rank]
     begun = patches.num_patches * (parts.num_blocks - len(missing)) // max(1, parts.num_blocks)
     settings: dict[str, Any] = {"total": patches.num_patches, "initial": begun}
-    with progress(desc="embedding", unit=" patches", **settings) as bar:
+    with held(parts.folder), progress(desc="embedding", unit=" patches", **settings) as bar:
         for block, found in zip(own, prefetched(patches.read, own, num_threads), strict=True):
             pictures = torch.from_numpy(found.pictures)
             features = [encode(batch).numpy() for batch in pictures.split(batch_size)]
@@ -65,8 +66,10 @@ def embed_blocks(
 
 def wait_for(parts: Parts) -> None:
     """Wait until other processes have finished all blocks; their launcher ends this one too."""
-    while parts.missing():
-        time.sleep(_POLL_S)
+    with held(parts.folder):
+        while parts.missing():
+            make_folder(parts.folder)  # an error if it is lost, and its blocks with it
+            time.sleep(_POLL_S)
 
 
 def prefetched(read: Callable[[int], T], items: Sequence[int], num_threads: int) -> Iterator[T]:

@@ -2,6 +2,7 @@
 
 - ``errors.py``: The error of a user, and its one-line message.
 - ``files.py``: Files written completely or not at all, checks of paths, and lists of names.
+- ``folders.py``: Folders that are created for files, but not one that was lost meanwhile.
 - ``locks.py``: A lock between processes.
 - ``pools.py``: Worker processes that end without a traceback when interrupted.
 - ``cores.py``: Number of cores that this process may use.
@@ -17,7 +18,7 @@
 - ``output.py``: A standard output that may become full or lose its reader.
 - ``cli.py``: Flags that the scripts share, and running a script to its exit code.
 - ``signals.py``: What a signal does that announces the end of a run.
-- ``launchers.py``: Environment variables of torchrun, SLURM and Lightning.
+- ``launchers.py``: Variables of torchrun, SLURM and Lightning, and which process fails first.
 - ``launch.py``: Number of processes, and Lightning's settings for them.
 - ``precision.py``: Numerical precision that a device supports.
 - ``data.py``: Random numbers and order of the samples as functions of seed and epoch; a loader.

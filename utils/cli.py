@@ -6,7 +6,6 @@ import shlex
 import signal
 import sys
 import threading
-import time
 import warnings
 from argparse import Namespace
 from collections.abc import Callable, Sequence
@@ -21,13 +20,11 @@ from utils.cores import available_cores, keep_freed_memory
 from utils.errors import LOST_PROCESS, UserError, has_lost_process, printable, sentence_of
 from utils.files import check_can_write, check_exists
 from utils.flags import Parser, check_not_negative, check_positive
-from utils.launchers import launched_rank
+from utils.launchers import is_first_to_fail
 from utils.output import lenient_output
 from utils.precision import PRECISIONS
 from utils.signals import SIGNALS, Leave, end_in_time
 
-# Time for the launcher to end a process that fails only because another one did.
-GRACE_S = 5.0
 GROUPS = ("data", "views", "model", "training", "devices", "evaluation", "output")
 PROTOCOL_HELP = "paper restores the choices of the original, see docs/differences.md."
 GPUS_HELP = "GPUs on each machine, 0 for the CPU (default: 1 if there is a GPU, else 0)."
@@ -188,9 +185,7 @@ def run(main: Callable[[], object], *, resumes: bool = False) -> None:
     except Exception as error:
         if resumes and leave.came is not None:  # what it ended may fail in another way
             _stop(leave)
-        if sentence := sentence_of(error):
-            code = LOST_PROCESS if has_lost_process(error) else 2
-            _leave(f"error: {printable(sentence)}", code)
+        leave_for(error)
         raise
     except (KeyboardInterrupt, SystemExit) as leaving:
         if getattr(leaving, "code", None) == os.EX_TEMPFAIL:
@@ -204,6 +199,13 @@ def run(main: Callable[[], object], *, resumes: bool = False) -> None:
     else:
         if lost:
             _leave_without_output(lost[0], is_done=result is not None)
+
+
+def leave_for(error: Exception) -> None:
+    """Print the sentence of an error, and exit; return if it has none, as that of a bug."""
+    if sentence := sentence_of(error):
+        code = LOST_PROCESS if has_lost_process(error) else 2
+        _leave(f"error: {printable(sentence)}", code)
 
 
 def _stop(leave: Leave) -> NoReturn:
@@ -256,12 +258,7 @@ def _leave_without_output(error: OSError, *, is_done: bool) -> NoReturn:
 
 
 def _leave(text: str, code: int) -> NoReturn:
-    """Print the text and exit.
-
-    If several processes fail with the same error, only the first one prints it: the others wait,
-    because the end of the first one ends them.
-    """
-    if launched_rank() > 0:
-        time.sleep(GRACE_S)
-    print(text, file=sys.stderr)
+    """Print the text, in one of the processes of a run, and exit."""
+    if is_first_to_fail():
+        print(text, file=sys.stderr)
     sys.exit(code)

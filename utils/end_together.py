@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from utils.cli import GRACE_S
+from utils.cli import leave_for
 from utils.errors import LOST_PROCESS, has_lost_process, sentence_of
-from utils.launchers import launched_rank, launcher
+from utils.launchers import GRACE_S, is_first_to_fail, launched_rank, launcher
 
 _POLL_S = 0.2
 
@@ -20,8 +20,8 @@ _POLL_S = 0.2
 class EndTogether(Callback):
     """End all processes when one of them fails, with its exit code.
 
-    A failed process prints the error. For one that was killed, the process that started it does,
-    or the second one for the first. Only the first process may have to clean up files.
+    The one that fails first prints the error. For one that was killed, the process that started it
+    does, or the second one for the first. Only the first process may have to clean up files.
 
     The attributes are those of the process, which may have several trainers one after the other.
     """
@@ -30,6 +30,7 @@ class EndTogether(Callback):
     _lost: ClassVar[list[int]] = []  # exit codes
     _is_lost = threading.Event()
     _is_over = threading.Event()  # the training, or all of the run
+    _ending = threading.Lock()  # of the first thread that ends this process
 
     def watch(self, trainer: Trainer) -> None:
         """Watch the processes that Lightning is going to start, or the one that started this one.
@@ -50,13 +51,25 @@ class EndTogether(Callback):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        if trainer.world_size > 1 and _is_of_another(exception):
-            self._is_lost.wait(GRACE_S)  # another launcher ends this process meanwhile
+        if trainer.world_size > 1 and not isinstance(exception, SystemExit):
+            self._let_first_report(exception)
         self._is_over.set()
         for child in self._children:
             child.kill()  # a process that waits for another one reacts to no other signal
         if self._lost:
             sys.exit(self._lost[0])
+
+    def _let_first_report(self, exception: BaseException) -> None:
+        """Wait for the end of a process that has failed before; its launcher may end this one."""
+        if _is_of_another(exception):
+            self._is_lost.wait(GRACE_S)
+        if self._lost:
+            return
+        if not is_first_to_fail():
+            if not self._is_lost.wait(GRACE_S):
+                self._lost.append(LOST_PROCESS)
+        elif launched_rank() > 0 and isinstance(exception, Exception):
+            leave_for(exception)  # before the others end this process, which has no files
 
     def _watch_children(self, strategy: Any) -> None:
         while len(strategy.launcher.procs) < strategy.num_processes - 1:
@@ -83,9 +96,10 @@ class EndTogether(Callback):
 
     def _end(self, code: int, text: str = "") -> None:
         """End this process, by an exception if it is not waiting for another process forever."""
-        if self._is_over.is_set() or self._is_lost.is_set():
+        if self._is_over.is_set() or not self._ending.acquire(blocking=False):
             return
-        if text:
+        # The first process takes the store with it, which notes who fails first.
+        if text and (not self._children or is_first_to_fail()):
             why = "perhaps because the memory is full: use a lower --batch_size or --num_workers"
             text += f", {why}; the same command with --resume auto resumes"
             print(f"\nerror: {text}", file=sys.stderr, flush=True)

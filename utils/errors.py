@@ -47,6 +47,10 @@ class UserError(Exception):
     """Invalid input; the text is one sentence that names the cause and the remedy."""
 
 
+class WriteError(UserError):
+    """A file that could not be written; the previous one, if any, is as it was."""
+
+
 def os_error_sentence(error: OSError, path: object = None) -> str:
     """Describe an error of the operating system and its remedy; empty for one without a path.
 

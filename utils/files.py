@@ -15,7 +15,8 @@ from functools import cache
 from io import FileIO
 from pathlib import Path
 
-from utils.errors import UserError, os_error_sentence
+from utils.errors import UserError, WriteError, os_error_sentence
+from utils.folders import make_folder
 from utils.reading import Reading
 
 MAX_FILE_BYTES = 2**26  # far more than a band of a patch; limits bombs
@@ -33,16 +34,13 @@ _PARTIAL = re.compile(r"\..+\.([0-9a-f]{8})-(\d+)\.partial", re.DOTALL)
 _ABANDONED_S = 86_400.0  # age after which a file of another machine, such as a container, is stale
 
 
-class WriteError(UserError):
-    """A file that could not be written; the previous one, if any, is as it was."""
-
-
 @contextmanager
 def written_whole(path: Path, *others: type[Exception]) -> Iterator[Path]:
     """Write a file or folder completely or not at all; a kill leaves the previous one as it was.
 
     Args:
-        path: File or folder to write; its folder is created, and a file that exists is replaced.
+        path: File or folder to write; its folder is created (``make_folder``), and a file that
+            exists is replaced.
         others: What a library raises for a full disk, besides ``OSError``.
 
     Yields:
@@ -54,7 +52,7 @@ def written_whole(path: Path, *others: type[Exception]) -> Iterator[Path]:
     partial = _partial(path)
     errors: tuple[type[Exception], ...] = (OSError, *others)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         _clean(path.parent)
         _remove(partial)  # of an earlier process with the same number
         try:

@@ -1,11 +1,18 @@
-"""Environment variables with which launchers number the processes that they start.
+"""Environment variables with which launchers number processes, and which process fails first.
 
 Variables may be left over from another launcher, for example in the shell of an interactive job. A
 process is one of several only if all variables of its launcher are set and consistent.
 """
 
 import os
+import socket
+import sys
+import time
+from datetime import timedelta
 from typing import Literal
+
+# Time for the launcher to end a process that fails only because another one did.
+GRACE_S = 5.0
 
 Launcher = Literal["torchrun", "srun", "Lightning"]
 
@@ -49,6 +56,30 @@ def launched_rank() -> int:
         return 0
     rank, size = (number_of(name) or 0 for name in VARIABLES[started_by][:2])
     return rank if started_by == "Lightning" or rank < size else 0
+
+
+def is_first_to_fail() -> bool:
+    """Return whether no other process of a training has failed before, so that one error is shown.
+
+    The store of the connected processes remembers the first one. Processes that are not connected
+    yet fail alike: the first one answers at once, and its end ends the others, which wait.
+    """
+    dist = sys.modules.get("torch.distributed")
+    if dist is None or not dist.is_available() or not dist.is_initialized():
+        if launched_rank() > 0:
+            time.sleep(GRACE_S)
+        return True
+    if dist.get_world_size() == 1:
+        return True
+    start, own = os.environ.get("TORCHELASTIC_RESTART_COUNT", ""), str(dist.get_rank())
+    try:
+        place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        socket.create_connection(place, GRACE_S).close()  # torch fills pages if nobody answers
+        limit = timedelta(seconds=GRACE_S)
+        store = dist.TCPStore(*place, is_master=False, timeout=limit, wait_for_workers=False)
+        return bool(store.compare_set(f"first to fail {start}", "", own) == own.encode())
+    except (LookupError, ValueError, OSError, RuntimeError):
+        return True  # the process with the store has ended
 
 
 def _is_only_process_of_job() -> bool:

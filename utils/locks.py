@@ -10,6 +10,7 @@ from pathlib import Path
 from filelock import FileLock, LeaseCompromise, SoftFileLease, Timeout
 
 from utils.errors import UserError, os_error_sentence
+from utils.folders import held
 
 # Network disks that were mounted without locks: nobody waits, and nobody is refused.
 _WITHOUT_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
@@ -18,7 +19,7 @@ _LEASE_S = 30.0  # a run renews its lease three times as often
 
 @contextmanager
 def locked(path: Path, busy: str = "") -> Iterator[None]:
-    """Hold a lock file, which is removed at the end.
+    """Hold a lock file, which is removed at the end, and its folder (``held``).
 
     The system releases the lock of a process that ends.
 
@@ -44,7 +45,8 @@ def locked(path: Path, busy: str = "") -> Iterator[None]:
                 "file must not be a link"
             ) from error
     try:
-        yield
+        with held(path.parent):
+            yield
     finally:
         path.unlink(missing_ok=True)  # while it is held: a waiting process opens the next one
         lock.release()
@@ -95,7 +97,8 @@ def sole_run(folder: Path | None) -> Iterator[None]:
     except OSError as error:
         raise UserError(os_error_sentence(error, path)) from error
     try:
-        yield
+        with held(folder):
+            yield
     finally:
         lease.release()
 

@@ -16,8 +16,9 @@ from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 from tqdm import tqdm
 
-from utils.errors import os_error_sentence
-from utils.files import WriteError, written_whole
+from utils.errors import WriteError, os_error_sentence
+from utils.files import written_whole
+from utils.folders import make_folder
 
 if TYPE_CHECKING:
     from utils.trackers import Tracker
@@ -124,7 +125,6 @@ class RunLog(Logger):
                     partial.write_bytes(_lines([*before, *self._rows], columns, header=True))
             self._columns, self._rows = columns, []
         if self._events_path is not None and self._events.tell():
-            self._events_path.parent.mkdir(parents=True, exist_ok=True)
             _append(self._events_path, self._events.getvalue())
             self._events = io.BytesIO()
         for tracker in self._trackers:
@@ -161,6 +161,7 @@ def _lines(rows: Sequence[Row], columns: Sequence[str], *, header: bool = False)
 def _append(path: Path, content: bytes) -> None:
     """Write at the end of a file; of a write that fails, nothing stays."""
     try:
+        make_folder(path.parent)
         with path.open("ab", buffering=0) as file:
             size = file.tell()
             try:

@@ -14,8 +14,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from utils.distributed import gather
-from utils.errors import UserError
-from utils.files import WriteError, remove_abandoned, remove_partials, written_whole
+from utils.errors import UserError, WriteError
+from utils.files import remove_abandoned, remove_partials, written_whole
 from utils.report import write_json
 from utils.resume import ARGUMENTS, LAST, PREVIOUS
 from utils.signals import Hold

@@ -22,6 +22,7 @@ from datasets.collect.settings import Settings
 from datasets.geotiff.writer import encode_geotiff, utm_tags
 from utils.errors import UserError, os_error_sentence
 from utils.files import flush_entry, written_whole
+from utils.folders import make_folder
 
 METADATA_NAME = "metadata.json"
 
@@ -140,7 +141,7 @@ class Draft:
                 self._write_preview(self._writer.previews)
             shutil.rmtree(folder, ignore_errors=True)  # of an earlier run
             for scene in scenes:
-                (folder / scene).mkdir(parents=True)
+                make_folder(folder / scene)
             for name, content in self._files.items():
                 _write_synced(folder / name, content)
             for path in (*(folder / scene for scene in scenes), folder):

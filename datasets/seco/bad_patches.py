@@ -9,6 +9,7 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from utils.errors import UserError
+from utils.folders import make_folder
 
 OnBadPatch = Literal["raise", "skip"]
 MAX_BAD_FRACTION = 0.01  # of the samples of a data set; more point to a damaged copy
@@ -143,7 +144,7 @@ class BadPatchList:
         if not new:
             return
         if self._path:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(self._path.parent)
             with self._path.open("a") as file:
                 file.writelines(f"{name}\n" for name in new)
         if not self.names:

@@ -10,6 +10,7 @@ import pytest
 import rasterio
 import shapely
 
+from models.embedding import wait_for
 from models.embedding_files import (
     METADATA,
     read_identity,
@@ -125,6 +126,21 @@ def test_a_geotiff_has_a_pixel_per_patch_and_principal_components_are_those_of_s
 def test_boxes_and_polygons_of_no_patches() -> None:
     assert boxes_of(np.empty((0, 4, 2))).shape == (0, 4)
     assert wkb_of(np.empty((0, 4, 2))) == []
+
+
+def test_blocks_that_are_lost_are_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = make_parts(tmp_path / "e.npz", squares((0, 0)))
+
+    def lose() -> list[int]:
+        parts.folder.rename(tmp_path / "moved")
+        return [0]
+
+    monkeypatch.setattr(parts, "missing", lose)
+    with pytest.raises(UserError, match=r"e\.npz\.parts was removed or renamed"):
+        wait_for(parts)
+    assert not parts.folder.exists()
 
 
 def test_parts_of_another_embedding_or_damaged_ones_are_refused(tmp_path: Path) -> None:

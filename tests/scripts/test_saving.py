@@ -15,7 +15,7 @@ from tests.references.launcher_variables import forget_launchers
 from tests.references.pretraining import SMALL, assert_equal, run_dirs, tensors
 from tests.references.script import as_flags, in_two_forks
 from utils import checkpoint
-from utils.files import WriteError
+from utils.errors import WriteError
 from utils.save_checkpoints import SaveCheckpoints
 
 FLAGS = [*SMALL, *as_flags(batch_size=2, max_epochs=3, save_every_minutes=1e-9)]

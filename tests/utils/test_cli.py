@@ -21,7 +21,6 @@ from tests.references.plain_training import plain_trainer
 from tests.references.script import in_processes
 from tests.references.waiting import HANG_S
 from utils.cli import (
-    GRACE_S,
     base_parser,
     check_base_flags,
     print_next,
@@ -30,6 +29,7 @@ from utils.cli import (
     trainer_kwargs,
 )
 from utils.errors import UserError
+from utils.launchers import GRACE_S
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -3,13 +3,15 @@
 import errno
 import os
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 import torch
 from filelock import FileLock
 
-from utils.errors import UserError, os_error_sentence, printable, sentence_of
+from utils.errors import UserError, WriteError, os_error_sentence, printable, sentence_of
 from utils.files import (
     check_can_write,
     check_checkpoint,
@@ -18,8 +20,9 @@ from utils.files import (
     remove_partials,
     written_whole,
 )
-from utils.locks import locked, sole_writer
+from utils.locks import locked, sole_run, sole_writer
 from utils.report import write_json
+from utils.run_log import RunLog
 
 HIDDEN = (
     ".DS_Store ._B04.tif .B04.tif paris/imgs_1/._B04.tif .git/B04.tif ._B04.tif ./._B04.tif "
@@ -189,6 +192,27 @@ def test_a_second_writer_is_refused_until_the_first_has_ended(tmp_path: Path) ->
     with locked(path):
         assert path.exists()
     assert not path.exists()
+
+
+@pytest.mark.parametrize("hold", [sole_run, lambda folder: locked(folder / "lock")])
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_a_folder_that_is_lost_while_it_is_held_is_not_written_again(
+    hold: Callable[[Path], AbstractContextManager[None]], is_replaced: bool, tmp_path: Path
+) -> None:
+    run_dir, log = tmp_path / "version_0", RunLog(tmp_path / "version_0", tensorboard=True)
+    run_dir.mkdir()
+    with hold(run_dir):
+        write_json(run_dir / "new/a.json", {})
+        run_dir.rename(tmp_path / "elsewhere")
+        if is_replaced:  # by another run
+            run_dir.mkdir()
+        for write in (lambda: write_json(run_dir / "new/b.json", {}), log.save):
+            with pytest.raises(WriteError, match="version_0 was removed or renamed"):
+                write()
+        assert not (run_dir / "new").exists()
+        write_json(tmp_path / "other/c.json", {})
+    assert run_dir.exists() == is_replaced
+    write_json(run_dir / "d.json", {})
 
 
 def test_a_lock_that_is_a_link_leaves_its_target_alone(tmp_path: Path) -> None:

@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 from argparse import Namespace
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from pytorch_lightning import LightningModule
 from pytorch_lightning.strategies import DDPStrategy
 
@@ -31,9 +33,10 @@ from tests.references.pretraining import (
     pretrain_in_two_processes,
     state,
 )
+from tests.references.script import in_two_forks
 from tests.references.waiting import HANG_S
 from utils.end_together import EndTogether
-from utils.errors import UserError
+from utils.errors import LOST_PROCESS, UserError
 from utils.launch import World, batch_size_per_process, launch_kwargs, planned_world, resolve_gpus
 from utils.launchers import launched_rank, launcher
 
@@ -221,6 +224,31 @@ def test_a_failed_process_ends_the_others_with_its_exit_code(
     assert receiver.recv() == -signal.SIGKILL
     process.join(HANG_S)
     assert process.exitcode == (0 if len(commands) == 1 else 2)
+
+
+@pytest.mark.parametrize("has_store", [True, False])
+def test_of_processes_that_fail_together_one_prints_its_error(
+    has_store: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("utils.end_together.GRACE_S", 0.1)
+
+    def fail(argv: Sequence[str]) -> None:
+        dist.init_process_group("gloo")
+        dist.barrier()
+        if not has_store:  # which notes the first failure
+            os.environ["MASTER_PORT"] = "1"
+        trainer: Any = Namespace(world_size=2)
+        error = UserError("a bad patch")
+        try:
+            EndTogether().on_exception(trainer, LightningModule(), error)
+        finally:
+            dist.barrier()  # the store is in the first process
+        raise error
+
+    output = tmp_path / "output"
+    codes = in_two_forks(fail, [], output)
+    assert sorted(codes) == [2, LOST_PROCESS if has_store else 2]
+    assert output.read_text() == "error: a bad patch\n" * (1 if has_store else 2)
 
 
 # --- whole runs -------------------------------------------------------------------------------

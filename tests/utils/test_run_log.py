@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from utils.errors import UserError
-from utils.files import WriteError
+from utils.errors import UserError, WriteError
 from utils.history import rows_before
 from utils.run_log import METRICS, RunLog
 

@@ -36,6 +36,7 @@ from tests.references.place_files import (
     writer_in,
 )
 from utils.errors import UserError
+from utils.locks import locked
 
 
 def read(path: Path) -> Array:
@@ -244,6 +245,16 @@ def test_a_disk_that_fills_is_one_sentence_and_leaves_nothing(
     assert tree(tmp_path) == {}
     write(writer)
     assert len(tree(tmp_path)) == 26
+
+
+def test_a_collection_that_is_lost_is_not_begun_again(tmp_path: Path) -> None:
+    writer = writer_in(tmp_path / "seco")
+    write(writer)
+    with locked(tmp_path / "seco/journal.lock"):
+        (tmp_path / "seco").rename(tmp_path / "moved")
+        with pytest.raises(UserError, match="seco was removed or renamed"):
+            write(writer)
+    assert not (tmp_path / "seco").exists()
 
 
 class Killed(BaseException):
