@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import main_embed
-from models.neighbours import parse_point
+from models.neighbours import parse_point, row_of_point
 from utils.cli import run
 from utils.errors import UserError
 from utils.flags import Parser
@@ -31,12 +31,12 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
 def main(argv: Sequence[str] | None = None) -> Path:
     """Search, and return the map."""
     args = parse_args(argv)
-    if parse_point(args.place) is None:
+    if (place := parse_point(args.place)) is None:
         raise UserError(f"--place {args.place} is not LATITUDE,LONGITUDE: write 48.8584,2.2945")
     encoder = ["--backbone_type", "pretrain", "--ckpt_path", args.ckpt_path]
     files = ["--data_dir", args.data_dir, "--save_path", str(args.save_path), "--stride", "32"]
     # Embeds only once: another place is answered from the file.
-    first, *_ = main_embed.main([*encoder, *files, "--neighbours", args.place])
+    main_embed.main([*encoder, *files, "--neighbours", args.place])
 
     import numpy as np
     import pyarrow.parquet as pq
@@ -47,8 +47,9 @@ def main(argv: Sequence[str] | None = None) -> Path:
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     boxes = table["bbox"].combine_chunks().flatten()  # west, south, east, north
     west, south, east, north = (side.to_numpy() for side in boxes)
+    row = row_of_point(args.save_path, *place)
     axes = (figure := Figure(figsize=(6, 5), layout="constrained")).subplots()
-    dots = axes.scatter((west + east) / 2, (south + north) / 2, 60, vectors @ vectors[first.row])
+    dots = axes.scatter((west + east) / 2, (south + north) / 2, 60, vectors @ vectors[row])
     axes.set(xlabel="longitude", ylabel="latitude", title=f"similarity to {args.place}")
     figure.colorbar(dots)
     path = args.save_path.with_name(f"{args.save_path.stem}_map.png")
