@@ -113,11 +113,12 @@ def draw_per_class(
     ranked, lengths = [shown[row] for row in order], known[order]
     figure.set_size_inches(9, 1 + 0.3 * len(ranked))
     axes, rows = figure.add_subplot(), range(len(ranked))
-    bars = axes.barh(rows, np.nan_to_num(lengths), color=COLORS[0], label="this encoder")
-    axes.bar_label(bars, ["-" if isnan(each) else f"{each:.1f}" for each in lengths], padding=3)
+    axes.barh(rows, np.nan_to_num(lengths), color=COLORS[0], label="this encoder")
+    for row, value in enumerate(lengths):  # in a column, where no diamond is
+        axes.text(111, row, "-" if isnan(value) else f"{value:.1f}", ha="right", va="center")
     axes.set_yticks(rows, [fill(name, 46) for name in ranked])
-    if others:
-        points = [(others[name], row) for row, name in enumerate(ranked) if name in others]
+    others = others or {}
+    if points := [(others[name], row) for row, name in enumerate(ranked) if name in others]:
         axes.plot(*zip(*points, strict=True), "D", color=COLORS[1], label="random")
         axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.01, 0.5))
     axes.set(xlim=(0, 112), xlabel="percent")

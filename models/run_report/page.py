@@ -48,7 +48,8 @@ figcaption, .note { opacity: .75; font-size: .9em; } .bad { color: #d55e00; font
 .strip figure { margin: 0; width: 96px; } .strip img { width: 96px; image-rendering: pixelated; }
 .strip figcaption { font-size: .72em; overflow-wrap: anywhere; } .wide img { max-width: 100%; }
 .scroll { overflow-x: auto; }
-.turned { writing-mode: vertical-rl; transform: rotate(180deg); }
+th.turned { vertical-align: bottom; }
+.turned span { writing-mode: vertical-rl; transform: rotate(180deg); }
 .share { display: block; padding: 0 .3rem; text-align: right; }
 .query { display: flex; gap: 1.2rem; border-top: 1px solid var(--line); padding: .8rem 0; }
 .row { display: flex; gap: .8rem; margin-bottom: .5rem; } .row > .note { flex: none; width: 9rem;
@@ -109,7 +110,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]], *, is_turned: b
     if is_turned:
         shown = [escape(shorten(name, _TURNED_LENGTH, placeholder=" …")) for name in head]
         cells = "".join(
-            f'<th title="{escape(name)}"><span class="turned">{text}</span></th>'
+            f'<th class="turned" title="{escape(name)}"><span>{text}</span></th>'
             for name, text in zip(head, shown, strict=True)
         )
     lines = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
