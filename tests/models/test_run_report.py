@@ -110,7 +110,6 @@ def test_a_queue_longer_than_an_epoch_explains_its_curves(tmp_path: Path) -> Non
     text = text_of(folder)
     assert "holds 64 keys, but an epoch has 24 samples" in text
     assert f"about {64 / 24:.1f} keys of its own sample" in text
-    assert f"about 1 in {1 + 64 / 24:.1f}, or {100 / (1 + 64 / 24):.0f} %" in text
     assert "--num_negatives 15, or with more samples" in text
     assert "synthetic: the only space, invariant to synthetic change" in text
     assert "Z2" not in text
