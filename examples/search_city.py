@@ -45,11 +45,10 @@ def main(argv: Sequence[str] | None = None) -> Path:
     table = pq.read_table(args.save_path)
     vectors = np.stack(table["embedding"].to_numpy())  # (patches, dimensions)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    boxes = table["bbox"].combine_chunks().flatten()  # west, south, east, north
-    west, south, east, north = (side.to_numpy() for side in boxes)
-    row = row_of_point(args.save_path, *place)
+    query = vectors[row_of_point(args.save_path, *place)]
+    west, south, east, north = (s.to_numpy() for s in table["bbox"].combine_chunks().flatten())
     axes = (figure := Figure(figsize=(6, 5), layout="constrained")).subplots()
-    dots = axes.scatter((west + east) / 2, (south + north) / 2, 60, vectors @ vectors[row])
+    dots = axes.scatter((west + east) / 2, (south + north) / 2, 60, vectors @ query)
     axes.set(xlabel="longitude", ylabel="latitude", title=f"similarity to {args.place}")
     figure.colorbar(dots)
     path = args.save_path.with_name(f"{args.save_path.stem}_map.png")

@@ -4,6 +4,7 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -276,7 +277,7 @@ def test_following_ends_with_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
         waited.append(seconds)
         (folder / "results.json").write_text(results)
 
-    monkeypatch.setattr("main_report.time.sleep", wait)
+    monkeypatch.setattr("main_report.time", SimpleNamespace(sleep=wait))  # threads sleep, too
     assert main_report.main([str(folder), "--follow"]) == folder / "report.html"
     assert waited == [60]
     assert 'http-equiv="refresh"' not in text_of(folder)
