@@ -169,12 +169,13 @@ def find_neighbours(args: Namespace, encoder: Encoder, patches: PatchBlocks) -> 
     from models import neighbour_views, neighbours
 
     read = partial(read_query, patches=patches)
-    query, shown = neighbour_views.embed_query(args, encoder, patches, read)
-    found = neighbours.nearest(args.save_path, query, args.num_neighbours, args.num_workers)
+    query, shown, itself = neighbour_views.embed_query(args, encoder, patches, read)
+    row = itself and itself.row
+    found = neighbours.nearest(args.save_path, query, args.num_neighbours, args.num_workers, row)
     stem = args.save_path.with_suffix("")
     neighbours.write_table(Path(f"{stem}_neighbours.csv"), found)
     neighbour_views.plot_neighbours(Path(f"{stem}_neighbours.png"), shown, found, patches)
-    neighbour_views.print_neighbours(found)
+    neighbour_views.print_neighbours(itself, found)
     print(f"neighbours: {stem}_neighbours.csv, {stem}_neighbours.png")
     return found
 

@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> Trainer:
     world = prepare(args)
     datamodule = make_datamodule(args, world)
     share_cores(args.gpus, world.per_node, datamodule.num_loaders)
-    for hint in datamodule.hints(args.num_negatives) if world.rank == 0 else ():
+    for hint in datamodule.hints(args.num_negatives, world.size) if world.rank == 0 else ():
         print(hint, file=sys.stderr)
     model = make_model(args, datamodule, world)
     callbacks, evaluation = make_callbacks(args, world, datamodule)
@@ -71,12 +71,14 @@ def main(argv: Sequence[str] | None = None) -> Trainer:
         datamodule.log_dir = run_dir
         titles = (mode.view_labels, mode.space_names)
         callbacks.append(PretrainPictures(run_dir, spec, *titles, datamodule.dates))
+    training = datamodule.facts(world.size)
     with sole_run(run_dir if world.rank == 0 else None):
-        trainer = pretrain_trainer(args, world, callbacks, run_dir)
+        trainer = pretrain_trainer(args, world, callbacks, run_dir, training=training)
         fit(trainer, model, datamodule, resumed=args.resume_from_checkpoint)
         if run_dir is not None and trainer.is_global_zero:
-            described = (mode.space_names, datamodule.dataset.describe())
-            write_pretrain_results(args, trainer, spec, run_dir, started, evaluation, *described)
+            facts = {"data": datamodule.dataset.describe(), "training": training}
+            names = mode.space_names
+            write_pretrain_results(args, trainer, run_dir, started, evaluation, names, facts)
     return trainer
 
 

@@ -46,7 +46,7 @@ class _InMemory:
     """Blocks that cost nothing to read."""
 
     grid, is_placed = None, False
-    description = "random pictures"
+    description, digest = "random pictures", ""
 
     def __init__(self, num_blocks: int, transform: Any) -> None:
         self.transform = transform

@@ -30,6 +30,7 @@ from datasets.oscd.files import find_cities
 from datasets.oscd.windows import CityWindows
 from datasets.seco.bad_patches import BadPatchError, OnBadPatch
 from datasets.seco.patches import SecoPatches, day_of
+from datasets.seco.samples import digest_of_places
 from datasets.store.open import open_patches
 from utils.errors import UserError, quoted
 from utils.files import is_hidden, read_file
@@ -155,6 +156,7 @@ def _patches(
         day=lambda patch: day_of(names[patch]),
         locate=source.band_bytes if isinstance(source, SecoPatches) else _nowhere,
         identity=_identity(data_dir, names),
+        digest=digest_of_places(source),
     )
 
 

@@ -19,6 +19,7 @@ from datasets.store.manifest import PICTURE_BANDS
 from datasets.store.open import open_patches
 from datasets.store.reader import PackedStore
 from utils.augment_config import AugmentConfig
+from utils.cli import shorter_queue
 from utils.data import SeededSampler, batches_done, epoch_of, sample_keys
 from utils.distributed import exchange, shared_permutation, to_device
 from utils.errors import UserError
@@ -136,17 +137,19 @@ class SecoDataModule(LightningDataModule):
         self.input_spec = with_ndvi(source.input_spec, self.bands)
         self._augment = Augment(self.input_spec, self.augment_config)
 
-    def hints(self, num_negatives: int) -> list[str]:
+    def hints(self, num_negatives: int, world_size: int = 1) -> list[str]:
         """Return what makes the training slower or worse than it could be; exists after ``setup``.
 
         Args:
             num_negatives: Keys in the queue.
+            world_size: Processes that train together.
         """
         hints = []
         if num_negatives >= (count := len(self.dataset)):
+            better = shorter_queue(count, self.batch_size * world_size, world_size)
             hints.append(
                 f"--num_negatives {num_negatives} is not below the {count} samples: each meets its "
-                f"own keys of earlier epochs as negatives; {count // 2} or fewer are better"
+                f"own keys of earlier epochs as negatives, and the loss can rise; use {better}"
             )
         # A sample is a TIFF per band and date, slower to open than to read. A picture is one file,
         # of 64 px decoded in about half a millisecond, and its views take several.
@@ -163,6 +166,16 @@ class SecoDataModule(LightningDataModule):
                 f"crops are enlarged, which costs time and adds no detail; {enough} is enough"
             )
         return hints
+
+    def facts(self, world_size: int) -> dict[str, int]:
+        """Return what a report needs to know of the training; exists after ``setup``.
+
+        Args:
+            world_size: Processes that train together.
+        """
+        samples_per_step = self.batch_size * world_size
+        counts = {"samples": len(self.dataset), "samples_per_step": samples_per_step}
+        return counts | {"processes": world_size}
 
     def steps_per_epoch(self, world_size: int) -> int:
         """Return the number of full batches of each process; none at all is a ``UserError``."""

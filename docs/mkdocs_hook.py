@@ -17,17 +17,16 @@ def links(page: Path) -> list[Path]:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Replace what is in ``docs_dir`` by the README, its pages in its order, and their files."""
+    """Replace what is in ``docs_dir`` by the README, the pages that it leads to, their files."""
     found = [ROOT / "README.md"]
     for path in found:  # grows meanwhile
         if path.suffix == ".md":
             found += [linked for linked in links(path) if linked not in found]
     names = [path.relative_to(ROOT).as_posix() for path in found]
-    config.nav = [name for name in names if name.endswith(".md")]
-    of_theme = [file for file in files if file.src_dir != config.docs_dir]
+    others = [file for file in files if file.src_dir != config.docs_dir or file.is_css()]
     sources = zip(names, found, strict=True)
     ours = [File.generated(config, name, abs_src_path=str(path)) for name, path in sources]
-    return Files([*of_theme, *ours])
+    return Files([*others, *ours])
 
 
 def on_page_content(html: str, **_: object) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import main_embed
-from models.neighbours import parse_point
+from models.neighbours import parse_point, row_of_point
 from utils.cli import run
 from utils.errors import UserError
 from utils.flags import Parser
@@ -31,13 +31,13 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
 def main(argv: Sequence[str] | None = None) -> Path:
     """Search, and return the map."""
     args = parse_args(argv)
-    if parse_point(args.place) is None:
+    if (place := parse_point(args.place)) is None:
         raise UserError(f"--place {args.place} is not LATITUDE,LONGITUDE: write 48.8584,2.2945")
     table_path: Path = args.save_dir / "city.parquet"
     encoder = ["--backbone_type", "pretrain", "--ckpt_path", args.ckpt_path]
     files = ["--data_dir", args.data_dir, "--save_path", str(table_path), "--stride", "32"]
     # Embeds only once: another place is answered from the file.
-    first, *_ = main_embed.main([*encoder, *files, "--neighbours", args.place])
+    main_embed.main([*encoder, *files, "--neighbours", args.place])
 
     import numpy as np
     import pyarrow.parquet as pq
@@ -46,10 +46,10 @@ def main(argv: Sequence[str] | None = None) -> Path:
     table = pq.read_table(table_path)
     vectors = np.stack(table["embedding"].to_numpy())  # (patches, dimensions)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    boxes = table["bbox"].combine_chunks().flatten()  # west, south, east, north
-    west, south, east, north = (side.to_numpy() for side in boxes)
+    query = vectors[row_of_point(args.save_path, *place)]
+    west, south, east, north = (s.to_numpy() for s in table["bbox"].combine_chunks().flatten())
     axes = (figure := Figure(figsize=(6, 5), layout="constrained")).subplots()
-    dots = axes.scatter((west + east) / 2, (south + north) / 2, 60, vectors @ vectors[first.row])
+    dots = axes.scatter((west + east) / 2, (south + north) / 2, 60, vectors @ query)
     axes.set(xlabel="longitude", ylabel="latitude", title=f"similarity to {args.place}")
     figure.colorbar(dots)
     figure.savefig(path := table_path.with_name("city_map.png"))

@@ -12,7 +12,14 @@ import torch
 
 from models.backbones import Encoder
 from models.features import encoder_of_pictures
-from models.neighbours import Neighbour, describe, embedding_of, parse_point, row_of_point
+from models.neighbours import (
+    Neighbour,
+    describe,
+    embedding_of,
+    parse_point,
+    row_of_patch,
+    row_of_point,
+)
 from utils.errors import UserError, quoted
 from utils.patch_blocks import PatchBlocks
 from utils.plots import plot_grid, to_rgb
@@ -49,8 +56,8 @@ def embed_query(
     encoder: Encoder,
     patches: PatchBlocks,
     read_picture: Callable[[Path], np.ndarray],
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the embedding of the query, float32, (D,), and its picture, uint8, (C, H, W).
+) -> tuple[np.ndarray, np.ndarray, Neighbour | None]:
+    """Embed the query, or read its embedding if it is a patch of the file.
 
     Args:
         args: Flags: ``neighbours`` is a row, a place or a picture file.
@@ -58,24 +65,46 @@ def embed_query(
         patches: Imagery of the file.
         read_picture: Reads a file as a patch, uint8, shape (C, H, W).
 
+    Returns:
+        Its embedding, float32, (D,); its picture, uint8, (C, H, W); and what the file says about
+        it, None if it is not a patch of the file.
+
     Raises:
         UserError: The query is none of them, or outside.
     """
-    query, path = args.neighbours, args.save_path
-    point = parse_point(query)
-    if _ROW.fullmatch(query) or point is not None:
-        row = int(query) if point is None else row_of_point(path, *point)
-        found = embedding_of(path, row)
-        (itself,) = describe(path, np.array([row]), np.ones(1))
-        return found, patches.picture(itself.patch)
-    picture = read_picture(Path(query))
+    row = _row_of_query(args)
+    if row is not None:
+        found = embedding_of(args.save_path, row)
+        (itself,) = describe(args.save_path, np.array([row]), np.ones(1))
+        return found, patches.picture(itself.patch), itself
+    picture = read_picture(Path(args.neighbours))
     device = torch.device("cuda" if args.gpus else "cpu")
     encode = encoder_of_pictures(encoder, patches.transform, device, args.precision)
-    return encode(torch.from_numpy(picture[None]))[0].numpy(), picture
+    return encode(torch.from_numpy(picture[None]))[0].numpy(), picture, None
 
 
-def print_neighbours(neighbours: Sequence[Neighbour]) -> None:
-    """Print a line per neighbour, the most similar first."""
+def _row_of_query(args: Namespace) -> int | None:
+    """Return the row of a number, of a place, and of a picture file of the data."""
+    query, path = args.neighbours, args.save_path
+    if _ROW.fullmatch(query):
+        return int(query)
+    if (point := parse_point(query)) is not None:
+        return row_of_point(path, *point)
+    file, folder = Path(query).resolve(), args.data_dir.resolve()
+    if not file.is_relative_to(folder):
+        return None
+    return row_of_patch(path, file.relative_to(folder).as_posix())
+
+
+def print_neighbours(query: Neighbour | None, neighbours: Sequence[Neighbour]) -> None:
+    """Print the query, if the file holds it, and a line per neighbour, the most similar first.
+
+    Args:
+        query: The patch that was asked for; None if it is not in the file.
+        neighbours: The patches that are most similar to it.
+    """
+    if query is not None:
+        print(f"query: row {query.row}, {quoted(query.patch)}")
     head = f"{'rank':>4} {'similarity':>10} {'row':>9} {'latitude':>9} {'longitude':>9}"
     print(f"{head}  {'day':10}  id")
     for rank, each in enumerate(neighbours, 1):

@@ -96,7 +96,23 @@ def embedding_of(path: Path, row: int) -> np.ndarray:
     raise AssertionError("a row group has this row")
 
 
-def nearest(path: Path, query: np.ndarray, k: int, num_threads: int) -> list[Neighbour]:
+def row_of_patch(path: Path, patch: str) -> int | None:
+    """Return the row of the patch with this id; None if there is none.
+
+    Args:
+        path: GeoParquet of an embedding.
+        patch: Its id.
+    """
+    import pyarrow.compute as pc
+
+    with _opened(path) as file:
+        row = pc.index(file.read(columns=["id"]).column("id"), patch).as_py()
+    return None if row < 0 else int(row)
+
+
+def nearest(
+    path: Path, query: np.ndarray, k: int, num_threads: int, row: int | None = None
+) -> list[Neighbour]:
     """Return the patches with the most similar embeddings, the most similar first.
 
     Args:
@@ -104,6 +120,7 @@ def nearest(path: Path, query: np.ndarray, k: int, num_threads: int) -> list[Nei
         query: Embedding, shape (D,).
         k: Number of patches to return.
         num_threads: Threads that read.
+        row: Row of the query, which is not its own neighbour; None if it is not in the file.
 
     Raises:
         UserError: The query has another dimension than the embeddings.
@@ -120,7 +137,10 @@ def nearest(path: Path, query: np.ndarray, k: int, num_threads: int) -> list[Nei
     with ThreadPoolExecutor(max(1, num_threads)) as pool:
         found = pool.map(lambda part: _scores(path, part.tolist(), unit), parts)
         scores = np.concatenate(list(found))
-    best = np.argpartition(-scores, min(k, len(scores)) - 1)[:k]
+    count = min(k, len(scores) - (row is not None))
+    if row is not None:
+        scores[row] = -np.inf
+    best = np.argpartition(-scores, max(count - 1, 0))[:count]
     best = best[np.lexsort((best, -scores[best]))]
     return describe(path, best, scores[best])
 

@@ -16,7 +16,7 @@ from utils.cli import print_next, trainer_kwargs
 from utils.config_file import write_config
 from utils.distributed import own_part, unshuffle
 from utils.history import last_values
-from utils.input_spec import PICTURE_BANDS, InputSpec, letters
+from utils.input_spec import InputSpec
 from utils.launch import World
 from utils.plots import Views, plot_training, plot_views, to_pictures
 from utils.report import provenance, save_results, write_results
@@ -116,6 +116,8 @@ def pretrain_trainer(
     callbacks: Sequence[Callback],
     run_dir: Path | None,
     max_steps: int = -1,
+    *,
+    training: Mapping[str, int] | None = None,
 ) -> Trainer:
     """Configure Lightning for a pre-training.
 
@@ -125,6 +127,7 @@ def pretrain_trainer(
         callbacks: Callbacks besides those of every training.
         run_dir: Folder of the run; None logs and saves nothing.
         max_steps: Steps after which it ends before its last epoch; -1 for all.
+        training: Processes, samples and samples per step, for reports of the run.
     """
     settings: dict[str, Any] = {"log_every_n_steps": args.log_every_n_steps, "benchmark": True}
     settings["max_steps"] = max_steps
@@ -140,7 +143,7 @@ def pretrain_trainer(
         trainer_kwargs(args) | settings,
         run_dir,
         run_dir and run_dir / "checkpoints",
-        provenance(args),
+        provenance(args) | {"training": dict(training or {})},
         args.resume_from_checkpoint,
         every_n_epochs=args.save_every_n_epochs,
         every_minutes=args.save_every_minutes,
@@ -153,24 +156,23 @@ def pretrain_trainer(
 def write_pretrain_results(
     args: Namespace,
     trainer: Trainer,
-    spec: InputSpec,
     run_dir: Path,
     started: float,
     evaluation: Sequence[str],
     space_names: Sequence[str],
-    data: Mapping[str, Any],
+    facts: Mapping[str, Any],
 ) -> None:
-    """Write results and report, and print their paths and the command that evaluates the encoder.
+    """Write results and report, and print their paths and what can be done with the encoder next.
 
     Args:
         args: Flags of the run.
         trainer: Trainer of the finished run.
-        spec: Input of the encoder.
         run_dir: Folder of the run.
         started: ``time.perf_counter()`` at the start of the run.
-        evaluation: Command that evaluates encoders; empty for ``main_eurosat.py``.
+        evaluation: Command that evaluates encoders on labelled pictures that the user has; empty
+            for a report that shows the data of the run.
         space_names: Name of each embedding space.
-        data: Numbers and digest that identify the data.
+        facts: Further results: ``data``, which identifies the data, and ``training``.
     """
     metrics: dict[str, Any]
     if trainer.loggers:  # the trainer has no values of a run that was finished
@@ -178,14 +180,13 @@ def write_pretrain_results(
     else:
         metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
     metrics |= {"epochs": trainer.current_epoch, "steps": trainer.global_step}
-    metrics |= {"bad_steps": bad_steps(trainer.lightning_module), "data": data}
+    metrics |= {"bad_steps": bad_steps(trainer.lightning_module), **facts}
     last = run_dir / "checkpoints" / "last.ckpt"
     save_results(run_dir, args, metrics, started, finished=True)
     if not args.no_report:
         report_run(run_dir, {args.data_mode: space_names})
     write_results(run_dir / "results.json", args, metrics, started, last)
-    if not evaluation:
-        is_rgb = letters(spec.bands) == PICTURE_BANDS
-        archive = f"EuroSAT{'_RGB' if is_rgb else 'allBands'}.zip"
-        evaluation = ("main_eurosat.py", "--data_dir", archive)
-    print_next(*evaluation, "--backbone_type", "pretrain", "--ckpt_path", last)
+    if evaluation:
+        print_next(*evaluation, "--backbone_type", "pretrain", "--ckpt_path", last)
+    else:
+        print_next("main_report.py", run_dir, "--data_dir", args.data_dir)

@@ -4,12 +4,14 @@ from collections.abc import Mapping, Sequence
 from math import isnan
 from pathlib import Path
 from textwrap import fill
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from utils.plots import save_figure
+from utils.plots import COLORS, save_figure
 
 _MAX_CLASSES = 40  # in a figure; hundreds take minutes, and nobody can read them
 
@@ -76,33 +78,59 @@ def plot_confusion(path: Path, confusion: Tensor, classes: Sequence[str], title:
 
 
 def plot_per_class(path: Path, values: Mapping[str, float], title: str) -> None:
-    """Draw one bar per class, the largest on top, and write the figure as a PNG.
+    """Draw the classes by ``draw_per_class``, and write the figure as a PNG.
 
     Args:
         path: File to write.
         values: Percentage of each class; NaN draws no bar.
         title: Text above the figure.
     """
-    shown, remark = shown_classes(values)
-    ranked = sorted(shown, key=lambda name: -np.nan_to_num(values[name], nan=-1))
-    figure = Figure(figsize=(9, 1 + 0.3 * len(ranked)), layout="constrained")
+    figure = Figure(layout="constrained")
+    remark = draw_per_class(figure, values)
     # Above the whole figure: above the axes alone, the title has half the width.
     figure.suptitle(f"{title}\n{remark}" if remark else title, wrap=True)
-    axes = figure.add_subplot()
-    widths = np.nan_to_num([values[name] for name in ranked])
-    bars = axes.barh([fill(name, 46) for name in ranked], widths, color="tab:blue")
-    labels = ["-" if np.isnan(values[name]) else f"{values[name]:.1f}" for name in ranked]
-    axes.bar_label(bars, labels, padding=3)
+    save_figure(figure, path)
+
+
+def draw_per_class(
+    figure: Figure,
+    values: Mapping[str, float | None],
+    others: Mapping[str, float | None] | None = None,
+) -> str:
+    """Draw one bar per class, the largest on top, and a diamond for what it is compared with.
+
+    Args:
+        figure: Figure, which gets the height that its classes need.
+        values: Percentage of each class; None or NaN draws no bar.
+        others: Percentages of a random encoder in the same way.
+
+    Returns:
+        A remark if not all classes are shown, or "".
+    """
+    shown, remark = shown_classes(values)
+    known = np.array([values[name] for name in shown], np.float64)  # None becomes NaN
+    order = np.argsort(-np.nan_to_num(known, nan=-1), kind="stable")
+    ranked, lengths = [shown[row] for row in order], known[order]
+    figure.set_size_inches(9, 1 + 0.3 * len(ranked))
+    axes, rows = figure.add_subplot(), range(len(ranked))
+    axes.barh(rows, np.nan_to_num(lengths), color=COLORS[0], label="this encoder")
+    for row, value in enumerate(lengths):  # in a column, where no diamond is
+        axes.text(111, row, "-" if isnan(value) else f"{value:.1f}", ha="right", va="center")
+    axes.set_yticks(rows, [fill(name, 46) for name in ranked])
+    others = others or {}
+    if points := [(others[name], row) for row, name in enumerate(ranked) if name in others]:
+        axes.plot(*zip(*points, strict=True), "D", color=COLORS[1], label="random")
+        axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.01, 0.5))
     axes.set(xlim=(0, 112), xlabel="percent")
     axes.margins(y=0.5 / max(1, len(ranked)))
     axes.invert_yaxis()
-    save_figure(figure, path)
+    return remark
 
 
 def plot_label_curve(
     path: Path, curves: Mapping[str, Mapping[float, tuple[float, float | None]]], metric: str
 ) -> None:
-    """Draw a metric over the fraction of the labels, one line per method.
+    """Draw a metric over the fraction of the labels, one line per method, and write it as a PNG.
 
     Args:
         path: PNG to write.
@@ -111,14 +139,35 @@ def plot_label_curve(
     """
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.add_subplot()
+    points = {
+        name: [(100 * frac, mean, std or 0.0, std or 0.0) for frac, (mean, std) in curve.items()]
+        for name, curve in curves.items()
+    }
+    draw_label_curves(axes, points)
+    axes.set(ylabel=metric)
+    axes.legend()
+    save_figure(figure, path)
+
+
+def draw_label_curves(
+    axes: Axes,
+    curves: Mapping[str, Sequence[tuple[float, float, float, float]]],
+    styles: Mapping[str, Mapping[str, str]] | None = None,
+) -> None:
+    """Draw one line per method over the share of the labels, on a logarithmic axis.
+
+    Args:
+        axes: Axes to draw on.
+        curves: Points of each method: share of the labels in percent, value, and the lengths of
+            the bar below and above it.
+        styles: Colour and style of its line.
+    """
     for name, points in curves.items():
-        line = [(100 * frac, mean, std or 0.0) for frac, (mean, std) in sorted(points.items())]
-        x, y, error = zip(*line, strict=True)
-        axes.errorbar(x, y, error, marker="o", capsize=3, label=name)
-    axes.set(xscale="log", xlabel="train labels in percent", ylabel=metric)
-    shares = sorted({100 * frac for points in curves.values() for frac in points})
+        x, y, *error = np.transpose(sorted(points))
+        style: Mapping[str, Any] = (styles or {}).get(name, {})
+        axes.errorbar(x, y, error, marker="o", capsize=3, label=name, **style)
+    shares = sorted({point[0] for points in curves.values() for point in points})
+    axes.set(xscale="log", xlabel="train labels in percent")
     axes.set_xticks(shares, [f"{share:g}" for share in shares])
     axes.minorticks_off()
     axes.grid(alpha=0.3)
-    axes.legend()
-    save_figure(figure, path)

@@ -139,6 +139,24 @@ def sizes_for(num_samples: int) -> list[object]:
     return ["--batch_size", batch, "--num_negatives", max(batch, min(256, num_samples // 2))]
 
 
+def shorter_queue(num_samples: int, samples_per_step: int, num_processes: int = 1) -> str:
+    """Return flags of main_pretrain.py whose queue is half an epoch.
+
+    In random orders an eighth of the queries then meets the key of its own sample from the last
+    epoch. A queue cannot be shorter than the samples of a step, two or more of each process.
+
+    Args:
+        num_samples: Samples of an epoch.
+        samples_per_step: Samples per step of all processes.
+        num_processes: Processes that share a step.
+    """
+    queue = max(2 * num_processes, num_samples // 2)
+    flags = f"--num_negatives {queue}"
+    if queue < samples_per_step:
+        flags += f" --batch_size {queue // num_processes}"
+    return flags
+
+
 def crop_for(side: int) -> list[object]:
     """Return the flag of main_pretrain.py for patches smaller than its views, which would blur.
 

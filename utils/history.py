@@ -43,11 +43,8 @@ def rows_until(path: Path, step: int) -> list[dict[str, float]]:
     Raises:
         UserError: The file is damaged.
     """
-    try:
-        # Row s describes step s, from 0.
-        return [row for row in read_history(path) if row["step"] < step]
-    except (KeyError, TypeError, ValueError, AttributeError, csv.Error) as error:
-        raise UserError(f"{path} is damaged: move it away to begin a new history") from error
+    # Row s describes step s, from 0.
+    return [row for row in read_history(path) if row["step"] < step]
 
 
 def last_values(path: Path) -> dict[str, float]:
@@ -55,6 +52,9 @@ def last_values(path: Path) -> dict[str, float]:
 
     Args:
         path: The file.
+
+    Raises:
+        UserError: The file is damaged.
     """
     values: dict[str, float] = {}
     for row in read_history(path):
@@ -63,15 +63,24 @@ def last_values(path: Path) -> dict[str, float]:
 
 
 def read_history(path: Path) -> list[dict[str, float]]:
-    """Return the values of each row of ``metrics.csv``; [] if it is missing.
+    """Return the values of each complete row of ``metrics.csv``; [] if it is missing.
 
     Args:
-        path: The file.
+        path: The file, or ``timing.csv``.
+
+    Raises:
+        UserError: It is damaged.
     """
     if not path.exists():
         return []
-    # Integers stay integers, so that the text is the same.
-    return [
-        {name: int(text) if text.isdigit() else float(text) for name, text in row.items()}
-        for row in read_rows(path)
-    ]
+    try:
+        # Integers stay integers, so that the text is the same.
+        rows = [
+            {name: int(text) if text.isdigit() else float(text) for name, text in row.items()}
+            for row in read_rows(path)
+        ]
+        if not all("step" in row for row in rows):
+            raise ValueError("a row without its step")
+    except (TypeError, ValueError, AttributeError, csv.Error) as error:
+        raise UserError(f"{path} is damaged: restore it from a copy, or move it away") from error
+    return rows

@@ -54,12 +54,15 @@ class PatchBlocks(Protocol):
         num_patches: Number of all patches; of a raster, some may hold no data.
         is_placed: Whether patches have positions on Earth, as far as a sample of them shows.
         description: What they are, for people.
+        digest: 16 hexadecimal digits that identify the data set; of separate patches by their
+            names, wherever they are stored.
     """
 
     transform: InputTransform
     num_patches: int
     is_placed: bool
     description: str
+    digest: str
 
     @property
     def grid(self) -> Grid | None:

@@ -21,6 +21,9 @@ from utils.input_spec import PICTURE_BANDS, InputSpec, letters
 if TYPE_CHECKING:  # the collector, which draws a map, does not import torch
     from torch import Tensor
 
+# Colours for the colour-blind: Okabe and Ito (2008), jfly.uni-koeln.de/color.
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#999999")
+
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a PNG completely or not at all.

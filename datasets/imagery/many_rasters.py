@@ -8,6 +8,7 @@ import numpy as np
 from datasets.imagery.rasters import RasterWindows
 from utils.errors import UserError
 from utils.patch_blocks import PatchBlock
+from utils.report import digest_of
 
 
 class ManyRasters:
@@ -31,6 +32,7 @@ class ManyRasters:
                 raise UserError(
                     f"{raster.path} has another unit than {rasters[0].path}: embed them one by one"
                 )
+        self.digest = digest_of([self.fingerprint()])
 
     def __len__(self) -> int:
         return self._ends[-1]

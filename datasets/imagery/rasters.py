@@ -17,6 +17,7 @@ from datasets.imagery.raster_files import day_of_raster, files_of_raster, stored
 from utils.errors import UserError, quoted
 from utils.input_spec import DataSpec, InputSpec, InputTransform
 from utils.patch_blocks import Grid, PatchBlock, spans
+from utils.report import digest_of
 
 if TYPE_CHECKING:
     from rasterio.io import DatasetReader
@@ -112,6 +113,7 @@ class RasterWindows:
         )
         if data.unit == "reflectance":
             self._check_unit(cells)
+        self.digest = digest_of([self.fingerprint()])
 
     def __len__(self) -> int:
         return len(self._blocks)

@@ -15,6 +15,7 @@ from datasets.geotiff.reader import locate
 from utils.errors import UserError
 from utils.input_spec import InputTransform
 from utils.patch_blocks import PatchBlock, spans
+from utils.report import digest_of
 
 _PATCHES_PER_BLOCK = 256
 _BLOCK_BYTES = 2**26  # of pictures
@@ -34,6 +35,7 @@ class SamplePatches:
         day: Returns the day of a patch by its number, "" if unknown.
         locate: Returns the content of a GeoTIFF of the patch, b"" if there is none.
         identity: Text that changes with the files.
+        digest: See ``PatchBlocks``; None for that of the names.
     """
 
     grid = None
@@ -49,12 +51,14 @@ class SamplePatches:
         day: Callable[[int], str] = lambda index: "",
         locate: Callable[[int], bytes] = lambda index: b"",
         identity: str,
+        digest: str | None = None,
     ) -> None:
         self.path = path
         self.names = names
         self.transform = transform
         self.size = size
         self.num_patches = len(names)
+        self.digest = digest or digest_of(names)
         self._read, self._day, self._locate, self._identity = read, day, locate, identity
         first = next((each for each in map(read, range(len(names))) if each is not None), None)
         if first is None:

@@ -13,6 +13,7 @@ from datasets.geotiff.writer import encode_geotiff
 from datasets.oscd.files import City, find_cities, read_cities
 from utils.input_spec import InputTransform
 from utils.patch_blocks import PatchBlock
+from utils.report import digest_of
 
 
 class CityWindows:
@@ -41,6 +42,7 @@ class CityWindows:
             f"{self.num_patches:,} windows of {size} px in {len(self._dates) // 2} "
             f"cities of {data_dir}"
         )
+        self.digest = digest_of([self.fingerprint()])
 
     def __len__(self) -> int:
         return len(self._dates)

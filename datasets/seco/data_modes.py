@@ -43,7 +43,11 @@ class DataMode(NamedTuple):
     def view_labels(self) -> list[str]:
         """Title of each view in two lines, the query first."""
         names = ["query", *(f"key {n}: {name}" for n, name in enumerate(self.space_names))]
-        dates = [f"date t{view.date}{', augmented' * view.synthetic}" for view in self.views]
+        days = [f"date t{view.date}, " if self.num_dates > 1 else "" for view in self.views]
+        dates = [
+            (day + "augmented" * view.synthetic).removesuffix(", ")
+            for day, view in zip(days, self.views, strict=True)
+        ]
         return [f"{name}\n{date}" for name, date in zip(names, dates, strict=True)]
 
 

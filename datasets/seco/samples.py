@@ -57,6 +57,17 @@ class PatchSource(Protocol):
         ...
 
 
+def digest_of_places(source: PatchSource) -> str:
+    """Return digits that identify places and patches by name, wherever they are stored.
+
+    Args:
+        source: The patches.
+    """
+    starts = source.starts
+    names = (f"{first} {source.name(first)}" for first in starts[:-1].tolist())
+    return digest_of([*names, str(starts[-1])])
+
+
 class PatchDataset(Dataset[dict[str, Any]]):
     """Patches of several dates of a place, as stored.
 
@@ -100,9 +111,8 @@ class PatchDataset(Dataset[dict[str, Any]]):
     def describe(self) -> dict[str, Any]:
         """Return the number of places and patches, their size, and a digest of their names."""
         starts, shape = self.source.starts, self.source.patch_shape
-        names = (f"{first} {self.source.name(first)}" for first in starts[:-1].tolist())
         size = {"patches": int(starts[-1]), "patch": " x ".join(map(str, shape))}
-        return {"places": len(starts) - 1, **size, "digest": digest_of([*names, str(starts[-1])])}
+        return {"places": len(starts) - 1, **size, "digest": digest_of_places(self.source)}
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         """Read the sample of (epoch, index).

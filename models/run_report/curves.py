@@ -8,17 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from models.run_report.page import COLORS, Section, new_figure, note, svg, table
+from models.run_report.page import Section, new_figure, note, svg, table, warning
+from models.run_report.queue import keys_of_a_query, own_keys_remark, steps_to_fill
 from models.run_report.run_files import Run
-from utils.plots import running_mean
+from utils.plots import COLORS, running_mean
 
 _STYLES = ("-", "--", ":")  # of the spaces, when several runs are shown
 _MAX_POINTS = 1500  # of a curve; more are averaged, for a page of a few MB
-EXPLAINED = {
-    "all": "Z0, invariant to season and synthetic change",
-    "season": "Z1, invariant to the season",
-    "synthetic": "Z2, invariant to synthetic change",
-}
+_INVARIANCES = {"all": "season and synthetic change", "season": "the season"}
 _PANELS = {"loss": "train/loss_", "accuracy": "train/accuracy_", "spread": "train/spread_"}
 _TIMING_PANELS = {
     "learning rate": ("learning_rate",),
@@ -26,6 +23,18 @@ _TIMING_PANELS = {
     "waiting for data, % of the time": ("waiting_percent",),
     "peak memory, GB": ("peak_memory_gb", "peak_gpu_memory_gb"),
 }
+
+
+def explained(spaces: Sequence[str]) -> dict[str, str]:
+    """Return the meaning of each space by name; the only one of a mode has no number.
+
+    Args:
+        spaces: Name of each space: "all", "season" or "synthetic".
+    """
+    invariances = [f"invariant to {_INVARIANCES.get(name, f'{name} change')}" for name in spaces]
+    if len(spaces) == 1:
+        return {spaces[0]: f"the only space, {invariances[0]}"}
+    return {name: f"Z{n}, {invariances[n]}" for n, name in enumerate(spaces)}
 
 
 def curve_sections(runs: Sequence[Run], spaces: Sequence[str]) -> list[Section]:
@@ -59,15 +68,15 @@ def _training(runs: Sequence[Run], spaces: Sequence[str]) -> str:
                 _draw(axes, _points(run.rows, f"{prefix}{space}"), label, color, style)
         axes.set(title=title, xlabel="step")
         axes.grid(alpha=0.2)
-    for space, classes in enumerate(_chance(runs[0], len(spaces))):
+    for space, classes in enumerate(keys_of_a_query(runs[0], len(spaces))):
         color = COLORS[space % len(COLORS)] if is_single else COLORS[-1]
         for axes, value in zip(grid, (math.log(classes), 1 / classes), strict=False):
             axes.axhline(value, color=color, linewidth=0.8, alpha=0.8, dashes=(1, 2))
-    filled = _steps_to_fill(runs[0])
+    filled = steps_to_fill(runs[0])
     for axes in grid[:2]:
         axes.axvspan(0, filled, color="#999999", alpha=0.18, linewidth=0)
     _legend_below(figure, grid[0])
-    meanings = ", ".join(f"{name}: {EXPLAINED.get(name, name)}" for name in spaces)
+    meanings = ", ".join(f"{name}: {meaning}" for name, meaning in explained(spaces).items())
     return svg(
         figure,
         f"{meanings}. Thin lines are logged values, thick ones their running means. Dotted lines "
@@ -107,13 +116,17 @@ def _legend_below(figure: Any, axes: Any) -> None:
 
 
 def _verdict(run: Run, spaces: Sequence[str], *, is_named: bool) -> str:
-    """Return a table of where each space stands at the end, next to chance."""
+    """Return a table of where each space stands at the end, next to chance, and why."""
     rows = []
-    for space, (name, classes) in enumerate(zip(spaces, _chance(run, len(spaces)), strict=True)):
+    for space, (name, classes) in enumerate(
+        zip(spaces, keys_of_a_query(run, len(spaces)), strict=True)
+    ):
         last = [_last(run, f"{prefix}{space}") for prefix in _PANELS.values()]
         rows.append((name, last[0], math.log(classes), last[1], 1 / classes, last[2]))
     head = ("space", "loss", "by chance", "accuracy", "by chance", "spread")
-    return (note(run.name) if is_named else "") + table(head, rows)
+    remark = own_keys_remark(run)
+    title = note(run.name) if is_named else ""
+    return title + (warning(remark) if remark else "") + table(head, rows)
 
 
 def _probes(runs: Sequence[Run]) -> str:
@@ -160,21 +173,3 @@ def _points(rows: Sequence[dict[str, float]], name: str) -> np.ndarray:
 def _last(run: Run, name: str) -> float | None:
     points = _points(run.rows, name)
     return float(running_mean(points[:, 1])[-1]) if len(points) else None
-
-
-def _samples_per_step(run: Run) -> int:
-    flags = run.arguments
-    processes = max(1, flags.get("gpus") or flags.get("num_processes") or 1)
-    split = 1 if flags.get("accelerator") == "dp" else processes * (flags.get("num_nodes") or 1)
-    return int(flags.get("batch_size") or 1) * split
-
-
-def _chance(run: Run, num_spaces: int) -> list[int]:
-    """Return the number of keys among which a query finds its own, per space."""
-    keys = 1 + int(run.arguments.get("num_negatives") or 1)
-    more = (num_spaces - 1) * _samples_per_step(run)  # of the other views, but in space 0
-    return [keys + more * (space > 0) for space in range(num_spaces)]
-
-
-def _steps_to_fill(run: Run) -> int:
-    return -(-int(run.arguments.get("num_negatives") or 1) // _samples_per_step(run))

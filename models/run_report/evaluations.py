@@ -9,18 +9,10 @@ from typing import Any
 import numpy as np
 
 from models.run_report.baseline import find_baseline
-from models.run_report.page import (
-    COLORS,
-    Markup,
-    Section,
-    new_figure,
-    note,
-    picture_file,
-    svg,
-    table,
-)
+from models.run_report.page import Markup, Section, new_figure, note, picture_file, svg, table
 from models.run_report.run_files import Run
-from models.score_plots import confusion_shares, shown_classes
+from models.score_plots import confusion_shares, draw_label_curves, draw_per_class
+from utils.plots import COLORS
 
 # The score of a result, by what is evaluated: the first that a result has.
 _SCORES = (
@@ -71,7 +63,7 @@ def _scores(pairs: Sequence[tuple[Run, Run | None]]) -> str:
             row: list[object] = [run.name] * several + [method, float(frac)]
             row += [result.get("num_labelled"), name]
             row += [_with_interval(result, name), _with_interval(other, name)]
-            rows.append([*row, _gain(result[name], other.get(name))])
+            rows.append([*row, _gain(name, result, other)])
     head = [
         *["run"] * several,
         *("method", "share of the labels", "labels", "metric, %", "this encoder", "random", "gain"),
@@ -80,7 +72,8 @@ def _scores(pairs: Sequence[tuple[Run, Run | None]]) -> str:
     if any(baseline for _, baseline in pairs):
         remark += (
             " A random encoder with the same architecture, split and seeds shows what the images "
-            "give away without learning."
+            "give away without learning. Two scores count as different if their intervals do not "
+            "overlap; without intervals, nothing is said."
         )
     elif any(run.arguments.get("backbone_type") != "random" for run, _ in pairs):
         remark += (
@@ -90,12 +83,18 @@ def _scores(pairs: Sequence[tuple[Run, Run | None]]) -> str:
     return table(head, rows) + note(remark)
 
 
-def _gain(score: float, other: float | None) -> Markup:
-    if other is None:
+def _gain(name: str, result: Mapping[str, Any], other: Mapping[str, Any]) -> Markup:
+    """Return the difference to a random encoder, and whether it is within the intervals."""
+    if name not in other:
         return Markup("-")
-    worse = score < other
-    text = f"{score - other:+.1f}" + " (worse than random)" * worse
-    return Markup(f'<span class="{"bad" * worse}">{text}</span>')
+    text, kind = f"{result[name] - other[name]:+.1f}", ""
+    own, random = result.get(f"{name}_interval"), other.get(f"{name}_interval")
+    if own and random:
+        if own[1] < random[0]:
+            text, kind = f"{text} (worse than random)", "bad"
+        elif own[0] <= random[1]:
+            text += " (not different from random)"
+    return Markup(f'<span class="{kind}">{text}</span>')
 
 
 def _with_interval(result: Mapping[str, Any], name: str) -> str:
@@ -121,19 +120,18 @@ def _label_curve(pairs: Sequence[tuple[Run, Run | None]]) -> str:
                     curves.setdefault(label, []).append(point)
     if max(map(len, curves.values()), default=0) < 2:
         return ""
+    titles = list(dict.fromkeys(label.removesuffix(_random("")) for label in curves))
+    styles = {
+        label: {
+            "color": COLORS[titles.index(label.removesuffix(_random(""))) % len(COLORS)],
+            "linestyle": "--" if label.endswith(_random("")) else "-",
+        }
+        for label in curves
+    }
     figure = new_figure(8, 4.2)
     axes = figure.subplots()
-    titles = list(dict.fromkeys(label.removesuffix(_random("")) for label in curves))
-    for label, points in curves.items():
-        color = COLORS[titles.index(label.removesuffix(_random(""))) % len(COLORS)]
-        style = "--" if label.endswith(_random("")) else "-"
-        x, y, *error = np.transpose(sorted(points))
-        axes.errorbar(x, y, error, marker="o", capsize=3, color=color, ls=style, label=label)
-    shares = sorted({point[0] for points in curves.values() for point in points})
-    axes.set(xscale="log", xlabel="train labels, %", ylabel="score, %")
-    axes.set_xticks(shares, [f"{share:g}" for share in shares])
-    axes.minorticks_off()
-    axes.grid(alpha=0.2)
+    draw_label_curves(axes, curves, styles)
+    axes.set(ylabel="score, %")
     axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.01, 0.5))
     return svg(figure, "Bars are 95 % intervals; dashed: random encoders.")
 
@@ -147,21 +145,11 @@ def _per_class(run: Run, baseline: Run | None) -> str:
     named = (name for name in _PER_CLASS if isinstance(run.metrics.get(name), Mapping))
     if (name := next(named, None)) is None:
         return ""
-    values: Mapping[str, float | None] = run.metrics[name]
-    other = baseline.metrics.get(name, {}) if baseline else {}
-    shown, remark = shown_classes(values)
-    ranked = sorted(shown, key=lambda each: -(values[each] or 0))
-    figure = new_figure(9, 0.8 + 0.28 * len(ranked))
-    axes = figure.subplots()
-    axes.barh(ranked, [values[each] or 0 for each in ranked], color=COLORS[0], label="this encoder")
-    if other:
-        known = [each for each in ranked if other.get(each) is not None]
-        axes.plot([other[each] for each in known], known, "D", color=COLORS[1], label="random")
-        axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.01, 0.5))
-    axes.set(xlim=(0, 100), xlabel=f"{name.removeprefix('test/').replace('_', ' ')}, %")
-    axes.margins(y=0.5 / max(1, len(ranked)))
-    axes.invert_yaxis()
-    return svg(figure, f"Shown are {remark}." if remark else "")
+    figure = new_figure(9, 1)
+    others = baseline.metrics.get(name) if baseline else None
+    remark = draw_per_class(figure, run.metrics[name], others)
+    kind = f"{name.removeprefix('test/').replace('_', ' ')} in percent"
+    return svg(figure, f"{kind}; shown are {remark}." if remark else f"{kind}.")
 
 
 def _confusion(run: Run) -> str:
@@ -171,7 +159,7 @@ def _confusion(run: Run) -> str:
     share, shown, remark = confusion_shares(np.array(found, np.float64), classes)
     rows = [[name, *map(_shade, line)] for name, line in zip(shown, share.tolist(), strict=True)]
     text = f"Rows are true classes ({remark or '100 % each'}), columns predicted ones."
-    return table(["", *shown], rows) + note(text)
+    return table(["", *shown], rows, is_turned=True) + note(text)
 
 
 def _shade(percent: float) -> Markup:

@@ -57,7 +57,8 @@ def facts(run: Run) -> str:
 
 def _known(run: Run) -> dict[str, Any]:
     known: dict[str, Any] = {name: run.facts.get(name) for name in _SHOWN}
-    known |= {f"data: {name}": value for name, value in (run.metrics.get("data") or {}).items()}
+    for kind, values in {"data": run.metrics.get("data"), "training": run.training}.items():
+        known |= {f"{kind}: {name}": value for name, value in (values or {}).items()}
     return known | (run.facts.get("versions") or {})
 
 

@@ -8,7 +8,8 @@ from html import escape
 
 import numpy as np
 
-from models.run_report.page import COLORS, data_uri, new_figure, svg
+from models.run_report.page import data_uri, new_figure, svg
+from utils.plots import COLORS
 
 _MARKERS = "os^"  # of groups beyond the number of colours
 _LAND = (-180, 180, -90, 90)  # degrees at the sides of a picture of the Earth

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from html import escape
 from io import BytesIO, StringIO
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
@@ -24,9 +25,8 @@ from PIL import Image
 from utils.errors import UserError
 from utils.plots import plain_texts
 
-# Colours for the colour-blind: Okabe and Ito (2008), jfly.uni-koeln.de/color.
-COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#999999")
 _STYLE: dict[Any, Any] = {"svg.fonttype": "none"}  # texts stay texts
+_TURNED_LENGTH = 30  # characters
 _MAX_PNG_BYTES, _MAX_JPEG_SIZE = 400_000, (1600, 1600)
 _CSS = """
 :root { color-scheme: light dark; --ink: #1b1f24; --paper: #ffffff; --line: #d0d7de; }
@@ -43,10 +43,13 @@ th { white-space: nowrap; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; }
 svg text { fill: currentColor; } svg { max-width: 100%; height: auto; } figure { margin: .8rem 0; }
 figcaption, .note { opacity: .75; font-size: .9em; } .bad { color: #d55e00; font-weight: 600; }
+.warning { border-left: 4px solid #d55e00; padding-left: .8rem; max-width: 60rem; }
 .strip { display: flex; flex-wrap: wrap; gap: .5rem; align-items: flex-start; }
 .strip figure { margin: 0; width: 96px; } .strip img { width: 96px; image-rendering: pixelated; }
 .strip figcaption { font-size: .72em; overflow-wrap: anywhere; } .wide img { max-width: 100%; }
 .scroll { overflow-x: auto; }
+th.turned { vertical-align: bottom; }
+.turned span { writing-mode: vertical-rl; transform: rotate(180deg); }
 .share { display: block; padding: 0 .3rem; text-align: right; }
 .query { display: flex; gap: 1.2rem; border-top: 1px solid var(--line); padding: .8rem 0; }
 .row { display: flex; gap: .8rem; margin-bottom: .5rem; } .row > .note { flex: none; width: 9rem;
@@ -95,14 +98,21 @@ def page(title: str, sections: Sequence[Section], scripts: str = "", refresh_s: 
     )
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[object]], *, is_turned: bool = False) -> str:
     """Return a table; numbers are aligned on the right.
 
     Args:
         head: Names of the columns.
         rows: Cells; ``Markup`` is HTML, other texts are escaped.
+        is_turned: Whether to write the names upwards, for narrow columns; long ones are shortened.
     """
     cells = "".join(f"<th>{escape(name)}</th>" for name in head)
+    if is_turned:
+        shown = [escape(shorten(name, _TURNED_LENGTH, placeholder=" …")) for name in head]
+        cells = "".join(
+            f'<th class="turned" title="{escape(name)}"><span>{text}</span></th>'
+            for name, text in zip(head, shown, strict=True)
+        )
     lines = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
     parts = f"<thead><tr>{cells}</tr></thead><tbody>{lines}</tbody>"
     return f'<div class="scroll"><table>{parts}</table></div>'
@@ -124,6 +134,11 @@ def _cell(value: object) -> str:
 def note(text: str) -> str:
     """Return a remark in small print."""
     return f'<p class="note">{escape(text)}</p>'
+
+
+def warning(text: str) -> str:
+    """Return a remark that is not to be overlooked."""
+    return f'<p class="warning">{escape(text)}</p>'
 
 
 def new_figure(width: float, height: float) -> Figure:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 from models.run_timing import TIMING
 from utils.errors import UserError
 from utils.files import check_regular
+from utils.history import read_history
 from utils.run_log import METRICS
 
 _MAX_BYTES = 2**28  # of a file of a run; a million logged steps take a tenth of it
@@ -47,6 +49,12 @@ class Run(NamedTuple):
     def metrics(self) -> dict[str, Any]:
         """Results of the run, so far."""
         found = self.facts.get("metrics")
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """Processes, samples and samples per step of a pre-training; empty of an older one."""
+        found = self.facts.get("training") or self.metrics.get("training")
         return found if isinstance(found, dict) else {}
 
     @property
@@ -90,27 +98,30 @@ def read_run(folder: Path) -> Run:
             raise ValueError("not an object")
     except (ValueError, RecursionError) as error:
         raise UserError(f"{folder / found} is damaged: restore it from a copy") from error
-    return Run(folder, facts, _read_csv(folder / METRICS), _read_csv(folder / TIMING))
+    return Run(folder, facts, _rows(folder / METRICS), _rows(folder / TIMING))
 
 
-def _read_csv(path: Path) -> list[dict[str, float]]:
+def _rows(path: Path) -> list[dict[str, float]]:
     """Return the complete rows of numbers; none without the file."""
     if not path.is_file():
         return []
-    text = _text(path)
-    try:
-        lines = csv.DictReader(text[: text.rfind("\n") + 1].splitlines())
-        return [{name: float(text) for name, text in line.items() if text} for line in lines]
-    except (ValueError, TypeError, AttributeError, csv.Error) as error:
-        raise UserError(f"{path} is damaged: move it away to report the rest") from error
+    with _reading(path):
+        return read_history(path)
 
 
 def _text(path: Path) -> str:
+    with _reading(path):
+        return path.read_text("utf-8", errors="replace")
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Refuse what no run has written, before it is read, and what cannot be read."""
     try:
         check_regular(path)
         if path.stat().st_size > _MAX_BYTES:
             raise UserError(f"{path} is larger than {_MAX_BYTES >> 20} MB: it is not of a run")
-        return path.read_text("utf-8", errors="replace")
+        yield
     except OSError as error:
         raise UserError(
             f"{path} cannot be read ({error.strerror}): check its permissions"

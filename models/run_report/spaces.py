@@ -38,6 +38,8 @@ class Sample(NamedTuple):
         centres: Longitude and latitude, degrees, shape (N, 2); NaN if unknown.
         pictures: RGB, uint8, shape (H, W, 3) each.
         vectors: For each space by name, unit vectors, shape (N, D).
+        data: What the data set is, for people.
+        digest: Digits that identify it.
     """
 
     names: list[str]
@@ -45,6 +47,8 @@ class Sample(NamedTuple):
     centres: np.ndarray
     pictures: list[np.ndarray]
     vectors: dict[str, np.ndarray]
+    data: str
+    digest: str
 
 
 def load_spaces(path: Path) -> tuple[MocoV2, InputSpec]:
@@ -97,17 +101,25 @@ def embed_sample(model: MocoV2, patches: PatchBlocks, spaces: Sequence[str]) -> 
     vectors = {name: _unit(np.concatenate(parts)) for name, parts in outputs.items()}
     shown = [_thumbnail(picture, patches.transform.spec) for picture in stored.numpy()]
     centres = np.concatenate(corners)[:count].mean(1)
-    return Sample(names[:count], days[:count], centres, shown, vectors)
+    known = (names[:count], days[:count], centres, shown, vectors)
+    return Sample(*known, patches.description, patches.digest)
 
 
-def space_sections(sample: Sample, explained: Mapping[str, str]) -> list[Section]:
+def space_sections(sample: Sample, explained: Mapping[str, str], trained: str) -> list[Section]:
     """Return the nearest neighbours per space, the map of the embedding and that of the world.
 
     Args:
         sample: Patches in all spaces.
         explained: Meaning of each space by name.
+        trained: Digest of the data of the pre-training; "" if unknown.
     """
-    sections = [Section("What each space calls similar", _neighbours(sample, explained))]
+    known = "unknown" if not trained else "these" if trained == sample.digest else f"of {trained}"
+    origin = note(
+        f"{len(sample.names):,} of {sample.data}, digest {sample.digest}; the data of the "
+        f"pre-training are {known}."
+    )
+    neighbours = origin + _neighbours(sample, explained)
+    sections = [Section("What each space calls similar", neighbours)]
     sections.append(Section("Map of the embedding", _embedding_map(sample)))
     known = ~np.isnan(sample.centres).any(1)
     if known.any():
@@ -119,15 +131,18 @@ def _neighbours(sample: Sample, explained: Mapping[str, str]) -> str:
     """Return, for some queries, a row of the most similar patches per space."""
     count = len(sample.names)
     queries = np.linspace(0, count - 1, min(_NUM_QUERIES, count) + 2)[1:-1].astype(int)
-    parts = [
-        note(
-            "For each query, the most similar patches of this sample in the encoder's features and "
-            "in each space. In a space that ignores the season, other dates of the query's place "
-            "should come first, here framed; in one that does not, patches of the same season."
-        )
-    ]
     named = zip(sample.names, sample.days, strict=True)
     places = [name.split("/")[0] if day else name for name, day in named]
+    remark = (
+        "For each query, the most similar patches of this sample in the encoder's features and in "
+        "each space."
+    )
+    if len(set(places)) < count:
+        remark += (
+            " In a space that ignores the season, other dates of the query's place should come "
+            "first, here framed; in one that does not, patches of the same season."
+        )
+    parts = [note(remark)]
     for query in queries:
         first = thumbnail(sample.pictures[query], f"query {_caption(sample, query)}")
         rows = []
@@ -158,7 +173,7 @@ def _embedding_map(sample: Sample) -> str:
         tsne = TSNE(2, perplexity=perplexity, init="pca", random_state=0)
         points["t-SNE"] = tsne.fit_transform(features)
     views = {
-        f"{method} by {kind}": (found, groups)
+        f"{method} by {kind}" if kind else method: (found, groups)
         for method, found in reversed(points.items())
         for kind, groups in colors.items()
     }
@@ -174,14 +189,15 @@ def _world_map(sample: Sample, rows: np.ndarray) -> str:
 
 
 def _groups(sample: Sample) -> dict[str, list[str]]:
-    """Return the colours to choose from: season, class or place, where they are known."""
+    """Return the colours to choose from, season and class or place, where they differ."""
     found = {}
     if any(sample.days):
         found["season"] = [_season(*each) for each in zip(sample.days, sample.centres, strict=True)]
     folders = [name.rsplit("/", 2)[-2] if "/" in name else "all" for name in sample.names]
     kept = {name for name, _ in Counter(folders).most_common(_MAX_GROUPS)}
     found["folder (class or place)"] = [name if name in kept else "others" for name in folders]
-    return found
+    differing = {kind: groups for kind, groups in found.items() if len(set(groups)) > 1}
+    return differing or {"": ["patches"] * len(folders)}
 
 
 def _season(day: str, centre: np.ndarray) -> str:

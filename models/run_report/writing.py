@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from models.run_report.curves import EXPLAINED, curve_sections
+from models.run_report.curves import curve_sections, explained
 from models.run_report.evaluations import evaluation_sections
 from models.run_report.facts import facts, summary
 from models.run_report.interactive import SCRIPT
@@ -85,7 +85,8 @@ def _sections(
             caption = "A query, and its key in each space, as the network sees them."
             sections.append(Section("Views", picture_file(views, caption)))
         if sample is not None:
-            explained = {"encoder": "features of the encoder"} | EXPLAINED
-            sections += space_sections(sample, explained)
+            meanings = {"encoder": "features of the encoder"} | explained(names)
+            trained = str((runs[0].metrics.get("data") or {}).get("digest", ""))
+            sections += space_sections(sample, meanings, trained)
     sections.append(Section("Flags and versions", "".join(map(facts, runs))))
     return sections

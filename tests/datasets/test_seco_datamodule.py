@@ -112,7 +112,10 @@ def test_hints_name_crops_that_are_larger_than_the_patches(
     hints = "\n".join(datamodule.hints(num_negatives=3))
     assert hints.count("crop_size 49 is more than the 48 x 48 pixels") == count
     assert "--num_negatives" not in hints
-    assert "--num_negatives 6 is not below the 6 samples" in "".join(datamodule.hints(6))
+    longer = "".join(datamodule.hints(6, world_size=2))
+    assert "--num_negatives 6 is not below the 6 samples" in longer
+    assert "use --num_negatives 4" in longer  # two samples of each process fit into a queue
+    assert datamodule.facts(4) == {"samples": 6, "samples_per_step": 8, "processes": 4}
     assert "datasets/seco_packed.py" in hints
 
 

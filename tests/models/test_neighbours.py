@@ -13,6 +13,7 @@ from models.neighbours import (
     embedding_of,
     nearest,
     parse_point,
+    row_of_patch,
     row_of_point,
     write_table,
 )
@@ -62,11 +63,18 @@ def test_neighbours_are_those_of_all_cosines(
     assert {each.day for each in found} == {"2020-01-02"}
 
 
-def test_a_row_is_its_own_nearest_neighbour(embedding: tuple[Path, np.ndarray]) -> None:
+def test_a_row_is_its_own_nearest_neighbour_unless_it_is_the_query(
+    embedding: tuple[Path, np.ndarray],
+) -> None:
     path, features = embedding
     for row in (0, 49, 50, COUNT - 1):
         assert (embedding_of(path, row) == features[row]).all()
-        assert nearest(path, features[row], 1, 2)[0].row == row
+        assert row_of_patch(path, f"p{row}") == row
+        first, *others = nearest(path, features[row], COUNT, 2)
+        assert first.row == row
+        assert nearest(path, features[row], 3, 2, row) == others[:3]
+        assert nearest(path, features[row], COUNT, 2, row) == others
+    assert row_of_patch(path, "p") is None
 
 
 def test_a_place_is_in_the_patch_that_holds_it(embedding: tuple[Path, np.ndarray]) -> None:

@@ -4,6 +4,7 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +17,14 @@ from models.run_report import curves
 from models.run_report.baseline import baseline_command, find_baseline
 from models.run_report.interactive import scatter
 from models.run_report.page import Section, page, table
+from models.run_report.queue import (
+    keys_of_a_query,
+    own_keys_remark,
+    samples_per_step,
+    steps_to_fill,
+)
 from models.run_report.run_files import read_run
+from models.run_report.spaces import Sample, space_sections
 from models.run_report.writing import report_run, write_report
 from tests.references.run_folders import EVIL, write_pretraining
 from utils.errors import UserError
@@ -85,9 +93,41 @@ def test_a_pretraining_is_reported_with_chance_and_nothing_leaves_the_file(
     assert not tags.handlers
     assert all(value.startswith(("data:", "#")) for value in tags.loaded)
     assert "script" not in tags.tags  # readable without
+    assert "Z1, invariant to the season" in text
+    assert "own sample" not in text  # an unknown number of samples
     assert EVIL not in text
     assert "default-src &#x27;none&#x27;" in text or "default-src 'none'" in text
     assert len(text) < 2**20
+
+
+def test_a_queue_longer_than_an_epoch_explains_its_curves(tmp_path: Path) -> None:
+    """The loss of 800 pictures rose, because each met five keys of its own in the queue."""
+    folder = write_pretraining(tmp_path / "pretrain" / "version_0", data_mode="moco")
+    facts = json.loads((folder / "results.json").read_text())
+    # Recorded of four processes, which the flags do not say: 24 of 30 samples are used.
+    facts["metrics"]["training"] = {"samples": 30, "samples_per_step": 12, "processes": 4}
+    (folder / "results.json").write_text(json.dumps(facts))
+    write_report([folder], folder / "report.html", SPACES)
+    text = text_of(folder)
+    assert "holds 64 keys, but an epoch has 24 samples" in text
+    assert f"about {64 / 24:.1f} keys of its own sample" in text
+    assert "--num_negatives 15, or with more samples" in text
+    assert "synthetic: the only space, invariant to synthetic change" in text
+    assert "Z2" not in text
+    run = read_run(folder)
+    assert (samples_per_step(run), steps_to_fill(run)) == (12, 6)
+    assert keys_of_a_query(run, 3) == [65, 65 + 2 * 12, 65 + 2 * 12]
+    # An older run: the flags, and the patches of its data.
+    facts["metrics"] = {"data": {"places": 10, "patches": 20}}
+    older = run._replace(facts=facts)
+    assert samples_per_step(older) == 8
+    assert "an epoch has 16 samples" in own_keys_remark(older)
+    assert "--num_negatives 10," in own_keys_remark(older)
+    facts["arguments"]["batch_size"] = 16
+    assert "--num_negatives 10 --batch_size 10," in own_keys_remark(older)
+    assert own_keys_remark(older._replace(rows=[{"step": 0}])) == ""  # in the first epoch
+    facts["metrics"]["data"]["patches"] = 65
+    assert own_keys_remark(older) == ""
 
 
 def test_two_runs_share_their_curves_and_their_flags_are_compared(tmp_path: Path) -> None:
@@ -161,12 +201,20 @@ def test_an_evaluation_stands_next_to_the_random_encoder(tmp_path: Path) -> None
     write_report([folder], folder / "report.html", SPACES)
     text = text_of(folder)
     assert re.search(r'class="bad">-10\.0 \(worse than random\)', text)
+    assert text.count("worse than random") == 2  # of both shares
     assert "40.00 [39.0, 41.0]" in text
     assert "50.00 [49.0, 51.0]" in text
     assert EVIL not in text
     assert f">{FORMULA}</text>" in text
     assert {"Labels and scores", "Classes", "Confusion"} <= set(re.findall(r"<h2>(.*?)</h2>", text))
     facts = json.loads((other / "results.json").read_text())
+    low = {"test/accuracy": 41.5, "test/accuracy_interval": [40.5, 42.5]}
+    for share in facts["metrics"]["by_method"]["linear"].values():
+        share |= low
+    (other / "results.json").write_text(json.dumps(facts))
+    write_report([folder], folder / "report.html", SPACES)
+    assert "-1.5 (not different from random)" in text_of(folder)  # 39 to 41, 40.5 to 42.5
+    assert "worse than random" not in text_of(folder)
     facts["arguments"]["seed"] = 5
     (other / "results.json").write_text(json.dumps(facts))
     assert find_baseline(read_run(folder)) is None  # of another split
@@ -229,7 +277,7 @@ def test_following_ends_with_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
         waited.append(seconds)
         (folder / "results.json").write_text(results)
 
-    monkeypatch.setattr("main_report.time.sleep", wait)
+    monkeypatch.setattr("main_report.time", SimpleNamespace(sleep=wait))  # threads sleep, too
     assert main_report.main([str(folder), "--follow"]) == folder / "report.html"
     assert waited == [60]
     assert 'http-equiv="refresh"' not in text_of(folder)
@@ -258,6 +306,35 @@ def test_what_is_no_run_or_damaged_is_refused(
     with pytest.raises(UserError, match=r"results\.json is damaged"):
         read_run(evaluation)
     assert not (tmp_path / "r.html").exists()
+
+
+def test_what_a_set_of_pictures_lacks_is_not_spoken_of(tmp_path: Path) -> None:
+    """A flat folder has neither dates nor classes; the page names it with its digest."""
+    vectors = np.eye(12, 4, dtype=np.float32)
+    pictures = [np.zeros((4, 4, 3), np.uint8)] * 12
+    flat = Sample(
+        [f"{n}.jpg" for n in range(12)],
+        [""] * 12,
+        np.full((12, 2), np.nan),
+        pictures,
+        {"encoder": vectors, "synthetic": vectors},
+        "12 patches of 4 x 4 px in my_pictures",
+        "0123",
+    )
+    html = "".join(section.html for section in space_sections(flat, {}, "0123"))
+    assert "12 of 12 patches of 4 x 4 px in my_pictures, digest 0123" in html
+    assert "the data of the pre-training are these." in html
+    assert "season" not in html
+    assert re.findall("<option>(.*?)</option>", html) == ["t-SNE", "PCA"]
+    dated = flat._replace(
+        names=[f"{n // 6}/{n}" for n in range(12)],
+        days=[f"2020-{1 + 6 * (n % 2):02d}-01" for n in range(12)],
+    )
+    html = "".join(section.html for section in space_sections(dated, {}, "4567"))
+    assert "the data of the pre-training are of 4567." in html
+    assert "In a space that ignores the season" in html
+    kinds = [f"{m} by {k}" for m in ("t-SNE", "PCA") for k in ("season", "folder (class or place)")]
+    assert re.findall("<option>(.*?)</option>", html) == kinds
 
 
 def test_names_cannot_leave_a_figure_or_a_table() -> None:

@@ -86,8 +86,8 @@ def test_a_folder_of_pictures_becomes_an_encoder_and_a_report(
     assert (run_dir / "report.html").stat().st_size > 100_000  # with thumbnails
     with (run_dir / "embedding_neighbours.csv").open(newline="") as file:
         first = next(csv.DictReader(file))
-    assert (first["row"], first["id"]) == ("0", "AnnualCrop/AnnualCrop_1.jpg")
-    assert float(first["similarity"]) == pytest.approx(1, abs=1e-5)
+    assert (first["rank"], first["row"] == "0") == ("1", False)  # which is the query
+    assert 0 < float(first["similarity"]) <= 1
 
 
 def test_seco_weights_embed_a_geotiff_by_their_contract(
@@ -113,7 +113,9 @@ def test_seco_weights_embed_a_geotiff_by_their_contract(
         assert picture.size == (80, 80)
 
 
-def test_a_search_starts_at_its_place(slim_weights: Path, city: Path, tmp_path: Path) -> None:
+def test_a_search_starts_at_its_place(
+    slim_weights: Path, city: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with rasterio.open(city / "before.tif") as file:
         (x,), (y,) = rasterio.warp.transform(file.crs, "EPSG:4326", *zip(file.xy(95, 63)))
     flags = ["--data_dir", str(city / "before.tif"), "--ckpt_path", str(slim_weights)]
@@ -122,7 +124,9 @@ def test_a_search_starts_at_its_place(slim_weights: Path, city: Path, tmp_path: 
     with (tmp_path / "city_neighbours.csv").open(newline="") as file:
         found = list(csv.DictReader(file))
     assert len(found) == 10
-    assert found[0]["id"] == "before.tif/2/1"  # rows 64 to 128, columns 32 to 96
+    itself = "before.tif/2/1"  # rows 64 to 128, columns 32 to 96
+    assert f"query: row 11, {itself}\n" in capsys.readouterr().out
+    assert itself not in [each["id"] for each in found]
 
 
 @pytest.mark.usefixtures("_quick")

@@ -102,8 +102,14 @@ def test_pictures_of_several_sizes_are_brought_to_one(tmp_path: Path) -> None:
     folder.mkdir()
     for number, size in enumerate([(40, 40), (60, 50)]):
         Image.new("RGB", size, (10, 20, 200)).save(folder / f"{number}.png")
+    flags = ["--patch_size", "32"]
     with pytest.warns(UserWarning, match="pictures differ in size"):
-        assert embed(folder, tmp_path / "e.parquet", "--patch_size", "32").shape == (2, 128)
+        assert embed(folder, tmp_path / "e.parquet", *flags).shape == (2, 128)
+    # A file of the data is not its own neighbour.
+    flags += ["--data_dir", str(folder), "--save_path", str(tmp_path / "e.parquet"), *FLAGS]
+    with pytest.warns(UserWarning, match="pictures differ in size"):
+        found = main_embed.main([*flags, "--neighbours", str(folder / "1.png")])
+    assert [each.patch for each in found] == ["0.png"]
 
 
 def test_an_interrupted_embedding_resumes_and_ends_the_same(
@@ -165,11 +171,17 @@ def test_neighbours_of_a_row_a_place_and_a_picture(
     flags = ["--data_dir", str(raster), "--save_path", str(path), *FLAGS, *RGB]
     flags += ["--patch_size", "32", "--num_neighbours", "5"]
     found = main_embed.main([*flags, "--neighbours", "9"])
-    assert (found[0].row, len(found)) == (9, 5)
-    assert f"{found[0].latitude:.4f}" in capsys.readouterr().out
+    assert len(found) == 5
+    assert 9 not in [each.row for each in found]  # it is its own nearest one
+    lines = capsys.readouterr().out.splitlines()
+    assert "query: row 9, a.tif/1/2" in lines
+    assert any(f"{found[0].latitude:.4f}" in line for line in lines)
     with Image.open(tmp_path / "e_neighbours.png") as picture:
         assert min(picture.size) > 100
-    place = f"{found[0].latitude},{found[0].longitude}"
+    with_bounds = pq.read_table(path)["bbox"][9].as_py()
+    place = ",".join(
+        str((with_bounds[f"{axis}min"] + with_bounds[f"{axis}max"]) / 2) for axis in "yx"
+    )
     assert main_embed.main([*flags, "--neighbours", place]) == found
     assert "complete" in capsys.readouterr().err
     Image.new("RGB", (50, 70), (90, 80, 70)).save(tmp_path / "query.png")

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+import main_report
 from datasets import seco_utils
 from main_pretrain import main, make_datamodule, make_model, parse_args
 from models.moco2_module import MocoV2
@@ -30,7 +31,7 @@ class Stopped(Exception):
     """Holds the arguments that a run would have used."""
 
 
-def stop_at(args: Namespace, *others: object) -> None:
+def stop_at(args: Namespace, *others: object, **more: object) -> None:
     raise Stopped(args)
 
 
@@ -149,9 +150,17 @@ def test_a_checkpoint_alone_resumes_its_run_in_its_folder(
     assert capsys.readouterr().out.splitlines()[-3:] == [
         f"checkpoint: {last}",
         f"results: {first / 'results.json'}",
-        "next: python main_eurosat.py --data_dir EuroSAT_RGB.zip --backbone_type pretrain "
-        f"--ckpt_path {last}",
+        f"next: python main_report.py {first} --data_dir {seco_root}",
     ]
+    training = {"samples": 6, "samples_per_step": 3, "processes": 1}
+    results = json.loads((first / "results.json").read_text())
+    assert results["metrics"]["training"] == training
+    assert json.loads((last.parent / "arguments.json").read_text())["training"] == training
+    # The command is one that works.
+    main_report.main([str(first), "--data_dir", str(seco_root)])
+    digest = results["metrics"]["data"]["digest"]
+    text = (first / "report.html").read_text()
+    assert f"digest {digest}; the data of the pre-training are these." in text
     (last.parent / ".last.ckpt.99.partial").touch()  # of a process that was killed
     main(["--resume_from_checkpoint", str(last), "--max_epochs", "2"])
     assert sorted(path.name for path in last.parent.iterdir()) == [

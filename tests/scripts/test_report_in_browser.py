@@ -34,7 +34,8 @@ def make_sample(count: int = 40) -> Sample:
     vectors = {name: rng.standard_normal((count, 8)) for name in ("encoder", "all", "season")}
     names = [f"{n // 4:06d}/{n}" for n in range(count)]
     days = [f"2019-{1 + n % 12:02d}-05" for n in range(count)]
-    return Sample(names, days, rng.uniform(-60, 60, (count, 2)), pictures, vectors)
+    centres = rng.uniform(-60, 60, (count, 2))
+    return Sample(names, days, centres, pictures, vectors, "40 patches", "0123")
 
 
 def test_the_figures_of_a_report_answer_without_an_error_or_a_request(tmp_path: Path) -> None:
