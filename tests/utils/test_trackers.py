@@ -6,6 +6,7 @@ import sys
 from argparse import Namespace
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -61,12 +62,11 @@ def read_stand_in(folder: Path, run_id: str) -> History:
 
 def read_wandb(folder: Path, run_id: str) -> History:
     """Read the files that `wandb sync` would send."""
-    from wandb.proto.wandb_internal_pb2 import Record
-
+    protocol: Any = import_module("wandb.proto.wandb_internal_pb2")
     history = []
     for path in sorted(folder.glob(f"wandb/offline-run-*/run-{run_id}.wandb")):
         for data in wandb_records(path.read_bytes()):
-            items = Record.FromString(data).history.item
+            items = protocol.Record.FromString(data).history.item
             values = {each.nested_key[0]: float(each.value_json) for each in items}
             if values:
                 history.append((int(values["_step"]), values["train/loss"]))
