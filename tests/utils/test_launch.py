@@ -270,7 +270,7 @@ def test_two_processes_train_and_leave_one_folder(places: Path, tmp_path: Path) 
     assert pretrain_in_two_forks(places, tmp_path, output, "--max_epochs", "1") == [0, 0]
     printed = output.read_text()
     names = [line.split(":")[0] for line in printed.splitlines() if re.match(r"[a-z]+: ", line)]
-    assert names == ["precision", "report", "checkpoint", "results", "next"]
+    assert names == ["precision", "checkpoint", "results", "next"]
     (run_dir,) = tmp_path.glob("pretrain-*/*")
     assert run_dir.name == "version_0"
     files = {path.name for path in run_dir.rglob("*")}
