@@ -132,11 +132,10 @@ def share_cores(gpus: int, num_processes: int, num_loaders: int) -> None:
 def sizes_for(num_samples: int) -> list[object]:
     """Return flags of main_pretrain.py for a small data set.
 
-    A batch is no larger than the data set, and the queue shorter: otherwise every query meets keys
-    of its own place as negatives.
+    The queue is at most half an epoch, see ``shorter_queue``, and a batch no longer than the queue.
     """
-    batch = min(32, num_samples)
-    return ["--batch_size", batch, "--num_negatives", max(batch, min(256, num_samples // 2))]
+    queue = max(2, min(256, num_samples // 2))
+    return ["--batch_size", min(32, queue), "--num_negatives", queue]
 
 
 def shorter_queue(num_samples: int, samples_per_step: int, num_processes: int = 1) -> str:

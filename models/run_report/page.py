@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from html import escape
 from io import BytesIO, StringIO
 from pathlib import Path
-from textwrap import shorten
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
@@ -108,7 +107,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]], *, is_turned: b
     """
     cells = "".join(f"<th>{escape(name)}</th>" for name in head)
     if is_turned:
-        shown = [escape(shorten(name, _TURNED_LENGTH, placeholder=" …")) for name in head]
+        shown = [escape(_shortened(name)) for name in head]
         cells = "".join(
             f'<th class="turned" title="{escape(name)}"><span>{text}</span></th>'
             for name, text in zip(head, shown, strict=True)
@@ -120,6 +119,11 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]], *, is_turned: b
 
 class Markup(str):
     """A cell that is HTML already."""
+
+
+def _shortened(name: str) -> str:
+    """Cut a long name, which may be one word, such as that of a folder."""
+    return name if len(name) <= _TURNED_LENGTH else f"{name[: _TURNED_LENGTH - 1].rstrip()}…"
 
 
 def _cell(value: object) -> str:

@@ -337,6 +337,13 @@ def test_what_a_set_of_pictures_lacks_is_not_spoken_of(tmp_path: Path) -> None:
     assert re.findall("<option>(.*?)</option>", html) == kinds
 
 
+def test_a_long_name_of_one_word_is_cut_and_not_left_out() -> None:
+    names = ["Forest", "Land_principally_occupied_by_agriculture"]
+    html = table(names, [], is_turned=True)
+    assert re.findall("<span>(.*?)</span>", html) == ["Forest", "Land_principally_occupied_by_…"]
+    assert f'title="{names[1]}"' in html
+
+
 def test_names_cannot_leave_a_figure_or_a_table() -> None:
     points, pictures = np.zeros((2, 2)), [np.zeros((4, 4, 3), np.uint8)] * 2
     html = scatter("a", {EVIL: (points, [EVIL, "b"])}, [EVIL, "c"], pictures)

@@ -55,7 +55,7 @@ def test_commands_after_a_miniature_parse(
     assert last.startswith(f"next: python {mini_earth.NEXT[dataset][0]} --data_dir '{root}")
     PARSERS[mini_earth.NEXT[dataset][0]]([*mini_earth.NEXT[dataset][1:], "--data_dir", "."])
     if dataset == "seco":
-        assert last.endswith(" --crop_size 32 --batch_size 3 --num_negatives 3")  # no more than is
+        assert last.endswith(" --crop_size 32 --batch_size 2 --num_negatives 2")  # no more than is
 
 
 SCRIPTS = [name for name in PARSERS if name.startswith("main_") and name != "main_embed.py"]
@@ -79,7 +79,8 @@ def test_a_checkpoint_of_another_script_is_refused_by_the_name_of_its_script(
 
 
 @pytest.mark.parametrize(
-    ("count", "batch", "queue"), [(12, 12, 12), (40, 32, 32), (200, 32, 100), (5000, 32, 256)]
+    ("count", "batch", "queue"),
+    [(2, 2, 2), (12, 6, 6), (40, 20, 20), (200, 32, 100), (5000, 32, 256)],
 )
 def test_the_queue_of_a_small_set_is_shorter_than_an_epoch(
     count: int, batch: int, queue: int

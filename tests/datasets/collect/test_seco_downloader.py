@@ -98,8 +98,8 @@ def test_the_process_stops_on_a_signal_and_resumes(downloaded: Path, tmp_path: P
 
     assert process.returncode == 75, error
     assert "SIGTERM was received; the same command resumes it" in error
-    after = f"next: python main_pretrain.py --data_dir {tmp_path / 'c'} --batch_size 12"
-    after += " --num_negatives 12 --crop_size 12"
+    after = f"next: python main_pretrain.py --data_dir {tmp_path / 'c'} --batch_size 6"
+    after += " --num_negatives 6 --crop_size 12"
     assert again.returncode == 0
     assert out.splitlines() == [f"complete: 12 places in {tmp_path / 'c'}", after]
     assert tree(tmp_path / "c") == tree(downloaded)
