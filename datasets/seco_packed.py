@@ -34,7 +34,6 @@ from utils.errors import UserError
 from utils.files import address, check_can_write, check_exists
 from utils.flags import Parser, check_not_negative
 
-DEFAULT_QUEUE = 16_384  # of main_pretrain.py
 # Modules that take long to import are imported by the functions that use them, after the flags are
 # checked.
 
@@ -91,8 +90,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     print(f"{'chunks' if args.format == 'litdata' else 'store'}: {args.save_path}")
     flags: list[object] = ["--data_mode", "moco"] if isinstance(source, Pictures) else []
-    if num_places <= DEFAULT_QUEUE:
-        flags += sizes_for(num_places)
+    flags += sizes_for(num_places)
     flags += crop_for(min(height, width))
     print_next("main_pretrain.py", "--data_dir", args.save_path, *flags)
 

@@ -109,7 +109,7 @@ def _open(root: Path) -> tuple[Sequence[str], Sequence[Any], Callable[[Any, str]
     dates = [f"{place}/{scene}" for place, *scenes in split for scene in scenes]
 
     def read_band(date: str, band: str) -> np.ndarray:
-        return decode_band(*folder.read_bytes(date, band))
+        return decode_band(*folder.read_bytes(date, band, 0))
 
     return folder.band_names(), dates, read_band
 

@@ -30,6 +30,7 @@ PROTOCOL_HELP = "paper restores the choices of the original, see docs/difference
 GPUS_HELP = "GPUs on each machine, 0 for the CPU (default: 1 if there is a GPU, else 0)."
 PRECISION_HELP = "Floating-point type of the arithmetic; auto takes bf16 where the device has it."
 TRACKERS = ("wandb", "mlflow")  # names of their packages, too
+DEFAULT_QUEUE = 16_384  # keys, of main_pretrain.py
 LOGGERS = ("csv", "tensorboard", *TRACKERS, "none")
 
 
@@ -130,16 +131,18 @@ def share_cores(gpus: int, num_processes: int, num_loaders: int) -> None:
 
 
 def sizes_for(num_samples: int) -> list[object]:
-    """Return flags of main_pretrain.py for a small data set.
+    """Return flags of main_pretrain.py for a small data set, none for one beyond the default queue.
 
     The queue is at most half an epoch, see ``shorter_queue``, and a batch no longer than the queue.
     """
+    if num_samples > DEFAULT_QUEUE:
+        return []
     queue = max(2, min(256, num_samples // 2))
     return ["--batch_size", min(32, queue), "--num_negatives", queue]
 
 
 def shorter_queue(num_samples: int, samples_per_step: int, num_processes: int = 1) -> str:
-    """Return flags of main_pretrain.py whose queue is half an epoch.
+    """Return how to give main_pretrain.py a queue of half an epoch.
 
     In random orders an eighth of the queries then meets the key of its own sample from the last
     epoch. A queue cannot be shorter than the samples of a step, two or more of each process.
@@ -152,7 +155,7 @@ def shorter_queue(num_samples: int, samples_per_step: int, num_processes: int = 
     queue = max(2 * num_processes, num_samples // 2)
     flags = f"--num_negatives {queue}"
     if queue < samples_per_step:
-        flags += f" --batch_size {queue // num_processes}"
+        flags += f" and at most {queue - queue % num_processes} samples per step (--batch_size)"
     return flags
 
 

@@ -28,7 +28,7 @@ _TRUE, _FALSE = ("true", "yes", "on"), ("false", "no", "off")
 class _Loader(yaml.SafeLoader):
     """Text, as on a command line, whose flags convert it: YAML 1.1 takes 010 for 8, 1e-3 for text.
 
-    Neither aliases, by which a small file becomes huge, nor repeated keys.
+    Neither aliases, by which a small file becomes huge, nor types ("!!int 8"), nor repeated keys.
     """
 
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {
@@ -39,6 +39,8 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError("it has an alias (*)")
+        if tag := self.peek_event().tag:
+            raise yaml.YAMLError(f"it has a type ({tag})")
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
@@ -111,8 +113,7 @@ def _read(path: Path) -> dict[Any, Any]:
     text = read_list(read_file(path, _MAX_BYTES), path)
     try:
         content = yaml.load(text, _Loader)
-    # PyYAML lets errors of its conversions through, such as KeyError for "!!bool maybe".
-    except Exception as error:
+    except (yaml.YAMLError, RecursionError) as error:
         reason = quoted(" ".join(str(error).split()) or type(error).__name__, 200)
         raise UserError(f"{path} cannot be read as YAML, {reason}: correct it") from error
     if not isinstance(content, dict):
@@ -130,7 +131,7 @@ def _check_names(parser: Parser, path: Path, content: Mapping[Any, Any]) -> None
     if unknown:
         raise UserError(
             f"{path}: {listed(unknown, len(unknown))} are not flags of this script: "
-            "remove them, or run the script that the file is for"
+            "correct or remove them, or run the script that the file is for"
         )
     for key in content:
         if key in OF_A_START:

@@ -44,11 +44,15 @@ def locked(path: Path, busy: str = "") -> Iterator[None]:
                 f"cannot lock {path} ({error.strerror}): its folder has to be writable, and the "
                 "file must not be a link"
             ) from error
+    own = path.stat() if path.exists() else None
     try:
         with held(path.parent):
             yield
     finally:
-        path.unlink(missing_ok=True)  # while it is held: a waiting process opens the next one
+        # While it is held: a waiting process opens the next one. That of a new folder is another's.
+        with suppress(FileNotFoundError, NotADirectoryError):
+            if own and os.path.samestat(path.stat(), own):
+                path.unlink()
         lock.release()
 
 

@@ -20,7 +20,6 @@ from datasets.store.rows import verify_store
 from utils.cli import crop_for, print_next, sizes_for
 from utils.errors import UserError, printable, sentence_of
 
-_BATCH_SIZE = 256  # default of main_pretrain.py
 _EXIT_CODES = {"complete": 0, "incomplete": 1, "later": EXIT_LATER}
 
 
@@ -58,8 +57,7 @@ def collect(plan: Plan, source: Source, requester: Requester, args: Namespace) -
         done = fetch.progress.done
         print(f"complete: {some_places(done)} in {save_path}")
         if args.shard[1] == 1:
-            sizes = sizes_for(done) if done < _BATCH_SIZE else []
-            sizes += crop_for(plan.settings.patch_px)
+            sizes = [*sizes_for(done), *crop_for(plan.settings.patch_px)]
             print_next("main_pretrain.py", "--data_dir", save_path, *sizes)
     if 0 < stored < plan.num_places:
         print(f"{save_path} is a store of {stored} places instead of {plan.num_places}")

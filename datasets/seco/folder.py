@@ -52,7 +52,7 @@ class SecoFolder:
         found = {band for date in dates for band in _band_files(self.root / place / date)}
         return [band for band in ALL_BANDS if band in found]
 
-    def read_bytes(self, name: str, band: str, patch: int = 0) -> tuple[bytes, str]:
+    def read_bytes(self, name: str, band: str, patch: int) -> tuple[bytes, str]:
         """Return the content of a band's file, and its path: the arguments of ``decode_band``.
 
         Args:

@@ -124,7 +124,7 @@ def test_a_queue_longer_than_an_epoch_explains_its_curves(tmp_path: Path) -> Non
     assert "an epoch has 16 samples" in own_keys_remark(older)
     assert "--num_negatives 10," in own_keys_remark(older)
     facts["arguments"]["batch_size"] = 16
-    assert "--num_negatives 10 --batch_size 10," in own_keys_remark(older)
+    assert "10 and at most 10 samples per step (--batch_size)," in own_keys_remark(older)
     assert own_keys_remark(older._replace(rows=[{"step": 0}])) == ""  # in the first epoch
     facts["metrics"]["data"]["patches"] = 65
     assert own_keys_remark(older) == ""

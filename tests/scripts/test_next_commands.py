@@ -88,6 +88,12 @@ def test_the_queue_of_a_small_set_is_shorter_than_an_epoch(
     assert sizes_for(count) == ["--batch_size", batch, "--num_negatives", queue]
 
 
+def test_data_beyond_the_default_queue_need_no_flags() -> None:
+    default = main_pretrain.parse_args(["--data_dir", "."]).num_negatives
+    assert sizes_for(default)
+    assert not sizes_for(default + 1)
+
+
 @pytest.mark.parametrize(("side", "flags"), [(64, ["--crop_size", 64]), (224, []), (264, [])])
 def test_views_are_no_larger_than_the_patches(side: int, flags: list[object]) -> None:
     assert crop_for(side) == flags

@@ -206,12 +206,13 @@ def test_a_folder_that_is_lost_while_it_is_held_is_not_written_again(
         run_dir.rename(tmp_path / "elsewhere")
         if is_replaced:  # by another run
             run_dir.mkdir()
+            (run_dir / "lock").touch()
         for write in (lambda: write_json(run_dir / "new/b.json", {}), log.save):
             with pytest.raises(WriteError, match="version_0 was removed or renamed"):
                 write()
         assert not (run_dir / "new").exists()
         write_json(tmp_path / "other/c.json", {})
-    assert run_dir.exists() == is_replaced
+    assert run_dir.exists() == (run_dir / "lock").exists() == is_replaced
     write_json(run_dir / "d.json", {})
 
 
