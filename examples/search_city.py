@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     table = pq.read_table(table_path)
     vectors = np.stack(table["embedding"].to_numpy())  # (patches, dimensions)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    query = vectors[row_of_point(args.save_path, *place)]
+    query = vectors[row_of_point(table_path, *place)]
     west, south, east, north = (s.to_numpy() for s in table["bbox"].combine_chunks().flatten())
     axes = (figure := Figure(figsize=(6, 5), layout="constrained")).subplots()
     dots = axes.scatter((west + east) / 2, (south + north) / 2, 60, vectors @ query)
