@@ -74,6 +74,9 @@ def evaluate(
     shared: dict[str, Any] = {f"num_{s}_cities": len(each) for s, each in data.cities.items()}
     shared["pos_weight"] = task.hyper_parameters["pos_weight"]
     shared["data"] = data.describe()
+    # As in the other evaluations: the report's random encoder has the same architecture and bands.
+    bands = list(transform.bands)
+    shared["encoder"] = {"base_encoder": task.encoder.architecture, "bands": bands}
     results: dict[str, dict[str, Any]] = {}
     for frac in sorted(args.train_frac):  # the largest share is the last, and the one reported
         folder = share_dir(run_dir, frac, len(args.train_frac))

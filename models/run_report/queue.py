@@ -51,7 +51,8 @@ def own_keys_remark(run: Run) -> str:
     last_step = max(row["step"] for row in run.rows)
     if not per_epoch or length < samples or (last_step + 1) * samples_per_step(run) <= per_epoch:
         return ""  # unknown, long enough, or before the second epoch
-    own = length / per_epoch
+    # Each epoch leaves one key of a sample: a young run has fewer than its queue can hold.
+    own = min(length / per_epoch, last_step * samples_per_step(run) // per_epoch)
     remedy = shorter_queue(samples, samples_per_step(run), run.training.get("processes", 1))
     # Seen with 800 pictures, of which 768 were used: the loss rose from 6.4 to 7.2 with 4096 keys,
     # and fell from 5.9 to 4.9 with 400.

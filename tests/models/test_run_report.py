@@ -123,6 +123,8 @@ def test_a_queue_longer_than_an_epoch_explains_its_curves(tmp_path: Path) -> Non
     assert samples_per_step(older) == 8
     assert "an epoch has 16 samples" in own_keys_remark(older)
     assert "--num_negatives 10," in own_keys_remark(older)
+    young = own_keys_remark(older._replace(rows=[{"step": 3}]))  # the end of the second epoch
+    assert "about 1.0 keys of its own sample" in young
     facts["arguments"]["batch_size"] = 16
     assert "10 and at most 10 samples per step (--batch_size)," in own_keys_remark(older)
     assert own_keys_remark(older._replace(rows=[{"step": 0}])) == ""  # in the first epoch

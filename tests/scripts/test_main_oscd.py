@@ -110,6 +110,8 @@ def test_run_leaves_scores_and_checkpoints(finished: Finished) -> None:
     ]
     written = json.loads((run_dir / "results.json").read_text())
     assert written["metrics"] == json.loads(json.dumps(metrics))
+    # From which the report finds the random encoder that belongs to it.
+    assert metrics["encoder"] == {"base_encoder": "resnet18_slim", "bands": ["B4", "B3", "B2"]}
     assert [metrics[f"num_{split}_cities"] for split in ("train", "val", "test")] == [1, 1, 2]
     for name in ("f1", "precision", "recall", "iou"):
         assert len(metrics[f"test/{name}_per_seed"]) == 2
