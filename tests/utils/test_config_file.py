@@ -84,8 +84,8 @@ def test_the_flags_of_a_run_repeat_it(script: ModuleType, flags: str, tmp_path: 
         ("rotate: [true]", "rotate must be true or false, not ['true']"),
         (
             "method: [linear]\nseed: 1\nepochs: 3\nlabels_per_class: 5",
-            "method, epochs, labels_per_class are not flags of this script: remove them, or "
-            "run the script that the file is for",
+            "method, epochs, labels_per_class are not flags of this script: correct or "
+            "remove them, or run the script that the file is for",
         ),
         ("resume: auto", "resume belongs to one start: give it on the command line"),
         ("config: a.yaml", "config belongs to one start: give it on the command line"),
