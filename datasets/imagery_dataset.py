@@ -103,7 +103,13 @@ def read_query(path: Path, patches: PatchBlocks) -> np.ndarray:
     """
     transform = input_transform(patches.transform.spec, DataSpec.of_pictures(str(path)), "auto")
     blocks = (patches.read(block) for block in range(len(patches)))
-    size = next(block for block in blocks if block.ids).pictures.shape[:1:-1]
+    found = next((block for block in blocks if block.ids), None)
+    if found is None:
+        raise UserError(
+            f"{patches.description} hold no data to search: choose other imagery, or raise "
+            "--max_nodata"
+        )
+    size = found.pictures.shape[:1:-1]
 
     def check(image: Image.Image) -> None:
         if bit_depth(image, data) > 8:

@@ -17,7 +17,7 @@ from models.backbones import Encoder
 from models.change_detector import Batch, ChangeDetector
 from models.change_scores import THRESHOLDS, count_changes, summarise_cities
 from models.results import summarise
-from utils.checkpoint import WholeCheckpointIO, check_same_run
+from utils.checkpoint import WholeCheckpointIO, check_not_shorter, check_same_run
 from utils.cli import trainer_kwargs
 from utils.data import InfiniteDataLoader, SeededSampler, batches_done, epoch_of
 from utils.history import last_values
@@ -86,7 +86,10 @@ class ChangeTask:
         """Return the checkpoint that a repetition resumes; a finished one is only tested again."""
         if self.args.resume != "auto" or folder is None:
             return self.args.resume_from_checkpoint
-        return newest_resumable(folder, lambda path: check_same_run(path, detector.hparams, None))
+        found = newest_resumable(folder, lambda path: check_same_run(path, detector.hparams, None))
+        if found is not None:
+            check_not_shorter(found, self.args.max_epochs)
+        return found
 
     def run(
         self,

@@ -19,7 +19,12 @@ from models.backbones import Encoder
 from models.linear_probe import Recipe
 from models.probes import Predictions
 from models.ssl_finetuner import SSLFineTuner
-from utils.checkpoint import WholeCheckpointIO, check_same_run, read_checkpoint
+from utils.checkpoint import (
+    WholeCheckpointIO,
+    check_not_shorter,
+    check_same_run,
+    read_checkpoint,
+)
 from utils.data import InfiniteDataLoader, SeededOrder, SeededSampler, batches_done, epoch_of
 from utils.errors import UserError
 from utils.probe_data import ProbeData
@@ -110,7 +115,10 @@ class FineTuning:
         def check(path: Path) -> None:
             check_same_run(path, self._classifier(seed, rows, frac, path).hparams, None)
 
-        return newest_resumable(folder / "checkpoints", check)
+        found = newest_resumable(folder / "checkpoints", check)
+        if found is not None:
+            check_not_shorter(found, self.recipe.max_epochs, "finetune_epochs")
+        return found
 
     def _classifier(
         self, seed: int, rows: Tensor, frac: float, resumed: Path | None

@@ -188,6 +188,27 @@ def _check_unfinished(
         )
 
 
+def check_not_shorter(path: Path, max_epochs: int, flag: str = "max_epochs") -> None:
+    """Refuse to end a run before the epochs that it has begun.
+
+    Its results would name fewer epochs than the encoder or classifier has learned from.
+
+    Args:
+        path: Checkpoint of the run.
+        max_epochs: Epochs of the whole run.
+        flag: Name of the flag of these epochs, for the error.
+    """
+    checkpoint = read_checkpoint(path)
+    done, begun = whole_epochs(path, checkpoint), begun_epochs(path, checkpoint)
+    if begun > max_epochs:
+        epochs = "1 epoch" if done == 1 else f"{done} epochs"
+        part = "" if begun == done else " and a part of the next one"
+        raise UserError(
+            f"{path} has done {epochs}{part}, more than --{flag} {max_epochs}: "
+            f"raise it to {begun} or more, or give a new run its own --log_dir"
+        )
+
+
 class WholeCheckpointIO(TorchCheckpointIO):
     """Write Lightning's checkpoints completely or not at all; read them without running code."""
 

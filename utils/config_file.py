@@ -127,7 +127,9 @@ def _check_names(parser: Parser, path: Path, content: Mapping[Any, Any]) -> None
     unknown = [str(key) for key in content if key not in flags]
     if len(unknown) == 1:
         name = quoted(unknown[0], 40)
-        raise UserError(f"{path}: {name} is not a flag{parser.suggestion(unknown[0])}")
+        # Keys have no dashes.
+        guess = parser.suggestion(unknown[0]).replace("--", "")
+        raise UserError(f"{path}: {name} is not a flag{guess}")
     if unknown:
         raise UserError(
             f"{path}: {listed(unknown, len(unknown))} are not flags of this script: "

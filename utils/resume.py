@@ -74,11 +74,11 @@ def with_flags_of_run(
         say(f"{folder / ARGUMENTS} is missing: the flags of this command alone count")
     if not is_auto:
         return [*stored, *given]
-    path, done, begun = _newest_checkpoint(folder)
+    path, done = _newest_checkpoint(folder)
     given += ["--resume_from_checkpoint", str(path)]
     max_epochs = vars(parser.parse_args([*stored, *given]))["max_epochs"]
     if done and done >= max_epochs:
-        _check_end(path, done, begun, max_epochs)
+        _check_end(path, done, max_epochs)
     return [*stored, *given]
 
 
@@ -224,17 +224,13 @@ def _leave_finished(what: str) -> NoReturn:
     sys.exit(0)
 
 
-def _check_end(path: Path, done: int, begun: int, max_epochs: int) -> None:
+def _check_end(path: Path, done: int, max_epochs: int) -> None:
     """Leave a finished run alone, and refuse to end one before the epochs that it has begun."""
+    from utils.checkpoint import check_not_shorter  # needs torch
+
     if _results(path.parent.parent).get("metrics", {}).get("epochs") == done:
         _leave_finished(f"{path} has all {done} epochs")
-    if begun > max_epochs:  # the results would name fewer epochs than the encoder has learned from
-        epochs = "1 epoch" if done == 1 else f"{done} epochs"
-        part = "" if begun == done else " and a part of the next one"
-        raise UserError(
-            f"{path} has done {epochs}{part}, more than --max_epochs {max_epochs}: "
-            f"raise it to {begun} or more, or give a new run its own --log_dir"
-        )
+    check_not_shorter(path, max_epochs)
     say(f"{path} has all {done} epochs: only the results are written")
 
 
@@ -254,14 +250,13 @@ def _newest_checkpoints(log_dir: Path) -> Path | None:
     return max(found, key=lambda path: path.lstat().st_mtime).parent if found else None
 
 
-def _newest_checkpoint(folder: Path) -> tuple[Path, int, int]:
-    """Return the newest readable checkpoint of a pre-training, its whole and its begun epochs."""
-    from utils.checkpoint import begun_epochs, read_checkpoint, whole_epochs  # need torch
+def _newest_checkpoint(folder: Path) -> tuple[Path, int]:
+    """Return the newest readable checkpoint of a pre-training, and its whole epochs."""
+    from utils.checkpoint import read_checkpoint, whole_epochs  # need torch
 
     path = newest_resumable(folder, lambda path: whole_epochs(path, read_checkpoint(path)))
     assert path is not None  # the folder was found by it
-    checkpoint = read_checkpoint(path)
-    return path, whole_epochs(path, checkpoint), begun_epochs(path, checkpoint)
+    return path, whole_epochs(path, read_checkpoint(path))
 
 
 def say(text: str) -> None:

@@ -106,6 +106,9 @@ def test_repetitions_that_are_stopped_end_with_the_same_bits_and_none_is_repeate
         with pytest.raises(SystemExit) as stopped:
             run(name, data_dir, tmp_path / "stopped", "--resume", "auto")
         assert stopped.value.code == os.EX_TEMPFAIL
+    fewer = "finetune_epochs" if name == "eurosat" else "max_epochs"
+    with pytest.raises(UserError, match=r"has done 2 epochs, more than --.* 1: raise it to 2"):
+        run(name, data_dir, tmp_path / "stopped", "--resume", "auto", f"--{fewer}", "1")
     trained.clear()
     run(name, data_dir, tmp_path / "stopped", "--resume", "auto")
     assert set(trained) == {(43, steps)}

@@ -66,8 +66,8 @@ def test_the_flags_of_a_run_repeat_it(script: ModuleType, flags: str, tmp_path: 
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ("epochs: 3", "epochs is not a flag: did you mean --max_epochs?"),
-        ("batch-size: 3", "batch-size is not a flag: did you mean --batch_size?"),
+        ("epochs: 3", "epochs is not a flag: did you mean max_epochs?"),
+        ("batch-size: 3", "batch-size is not a flag: did you mean batch_size?"),
         ("qqqq: 3", "qqqq is not a flag"),
         ("5: 3", "5 is not a flag"),
         ("batch_size: many", "batch_size: invalid int value: 'many'; see --help"),
