@@ -47,12 +47,12 @@ def main(argv: Sequence[str] | None = None) -> Path:
         profile, dates = before.profile | {"count": 1}, [before.read(), after.read()]
     # Season and light change all windows alike: what a date has in common is no change.
     dates = [each - np.nanmean(each, axis=(1, 2), keepdims=True) for each in dates]
-    units = [each / np.linalg.norm(each, axis=0) for each in dates]  # (D, rows, columns)
-    change = 1 - (units[0] * units[1]).sum(0)
+    change = 1 - np.prod([each / np.linalg.norm(each, axis=0) for each in dates], axis=0).sum(0)
     with rasterio.open(path, "w", **profile) as file:
         file.write(change, 1)
     shown = np.nan_to_num(255 * np.clip(change / np.nanquantile(change, 0.995), 0, 1))
     Image.fromarray(shown.astype(np.uint8)).resize((480, 480)).save(path.with_suffix(".png"))
+    print(f"map: {path}")
     return path
 
 

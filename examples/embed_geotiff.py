@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     cells = np.concatenate([block.cells for block in blocks])
     (path := args.save_dir / "embedding.npz").parent.mkdir(parents=True, exist_ok=True)
     np.savez(path, features=features, cells=cells)
-    print(f"{patches.description}: features of shape {features.shape}")
+    print(f"{path}: features of shape {features.shape} of {patches.description}")
     low, high = np.quantile(shown := PCA(3).fit_transform(features), (0.02, 0.98), axis=0)
     colours = np.zeros((*(cells.max(0) + 1), 3), np.uint8)
     colours[*cells.T] = np.clip((shown - low) / (high - low) * 255, 0, 255)

@@ -49,10 +49,10 @@ def main(argv: Sequence[str] | None = None) -> Path:
     query = vectors[row_of_point(table_path, *place)]
     west, south, east, north = (s.to_numpy() for s in table["bbox"].combine_chunks().flatten())
     axes = (figure := Figure(figsize=(6, 5), layout="constrained")).subplots()
-    dots = axes.scatter((west + east) / 2, (south + north) / 2, 60, vectors @ query)
+    figure.colorbar(axes.scatter((west + east) / 2, (south + north) / 2, 60, vectors @ query))
     axes.set(xlabel="longitude", ylabel="latitude", title=f"similarity to {args.place}")
-    figure.colorbar(dots)
     figure.savefig(path := table_path.with_name("city_map.png"))
+    print(f"map: {path}")
     return path
 
 

@@ -83,6 +83,7 @@ def download_or_list(
             licences = ", ".join(sorted({file.licence for file in one.files}))
             print(f"{name:<{width}}  {one.size:>8}  {licences:<20}  {one.about}")
     elif args.name is None or args.save_path is None:
-        parser.error("give a name and --save_path, or --list")
+        needed = "a name" if save_path else "a name and --save_path"
+        parser.error(f"give {needed}, or --list")
     else:
         download(collections[args.name], args.save_path)

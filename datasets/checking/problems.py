@@ -16,7 +16,7 @@ JPEG_NOTE = (
 PLAIN_NOTE = "a changed bit in a GeoTIFF that is not compressed is another value, without an error"
 # By the number of Compression (TIFF 6.0, and its Technical Note 2); Deflate ends in a checksum.
 BIT_NOTES = {1: PLAIN_NOTE, 7: JPEG_NOTE}
-SWAP_NOTE = "bands of one size are compared by correlation: neighbours in wavelength look alike"
+SWAP_NOTE = "two bands of one size that were swapped, if they are neighbours in wavelength"
 _KEPT = 10_000  # problems of a kind that are kept with their names
 
 

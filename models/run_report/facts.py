@@ -20,7 +20,7 @@ def summary(runs: Sequence[Run]) -> str:
     """Return state and most important result of each run, and in what they differ."""
     rows = []
     for run in runs:
-        steps = run.metrics.get("steps") or (run.rows[-1].get("step") if run.rows else None)
+        steps = run.metrics.get("steps") or (run.rows[-1].get("step", -1) + 1 if run.rows else None)
         rows.append([run.name, run.state, steps, _duration(run), _result(run)])
     differing = _differing(runs) if len(runs) > 1 else ""
     shown = table(("run", "state", "steps", "duration", "result"), rows)

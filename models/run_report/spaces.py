@@ -113,7 +113,8 @@ def space_sections(sample: Sample, explained: Mapping[str, str], trained: str) -
         explained: Meaning of each space by name.
         trained: Digest of the data of the pre-training; "" if unknown.
     """
-    known = "unknown" if not trained else "these" if trained == sample.digest else f"of {trained}"
+    known = "these" if trained == sample.digest else f"of {trained}"
+    known = known if trained else "not recorded, which a run does at its end"
     origin = note(
         f"{len(sample.names):,} of {sample.data}, digest {sample.digest}; the data of the "
         f"pre-training are {known}."
