@@ -100,7 +100,7 @@ def print_neighbours(query: Neighbour | None, neighbours: Sequence[Neighbour]) -
     """Print the query, if the file holds it, and a line per neighbour, the most similar first.
 
     Args:
-        query: The patch that was asked for; None if it is not in the file.
+        query: The patch of the query; None if it is not in the file.
         neighbours: The patches that are most similar to it.
     """
     if query is not None:

@@ -1,4 +1,4 @@
-"""No version with a known vulnerability is allowed, and nothing is sent without being asked for."""
+"""No version with a known vulnerability is allowed, and nothing is sent unless requested."""
 
 import json
 import os
